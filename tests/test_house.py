@@ -1,0 +1,275 @@
+"""The rules of the house: who may import whom, file sizes, type ignores, a light import, one version everywhere."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import time
+import tokenize
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "detrkit"
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+MAX_LINES = 400
+MAX_TYPE_IGNORES = 20
+
+# AGPL packages, and packages that compile when they are installed.
+FORBIDDEN = {
+    "albumentations",
+    "detectron2",
+    "detrex",
+    "lightly_train",
+    "mmcv",
+    "mmdet",
+    "mmengine",
+    "ultralytics",
+}
+
+# room -> the rooms it may import besides itself. Imports flow one way; data and metrics know no model, a model knows
+# no recipe and no trainer.
+FLOOR = {"structures", "errors"}
+MAY_IMPORT = {
+    "errors": set(),
+    "structures": {"errors"},
+    "ops": FLOOR,
+    "nn": FLOOR | {"ops"},
+    "data": FLOOR,
+    "metrics": FLOOR,
+    "losses": FLOOR | {"ops", "nn"},
+    "models": FLOOR | {"ops", "nn"},
+    "weights": FLOOR | {"ops", "nn", "models"},
+    "config": FLOOR,
+    "inference": FLOOR | {"ops", "nn", "models", "losses", "data", "metrics", "weights", "config"},
+    "training": FLOOR | {"ops", "nn", "models", "losses", "data", "metrics", "weights", "config", "inference"},
+}
+# Rooms at the top, which may import every other.
+TOP = {"cli", "__init__", "__main__"}
+# Conveniences on a noun that reach up, inside a function so that importing the noun stays free of them.
+LAZY_EXCEPTIONS = {("structures", "inference")}
+
+
+def project() -> dict[str, Any]:
+    """The ``[project]`` table of pyproject.toml."""
+    table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return table
+
+
+def requirements() -> list[str]:
+    """Every declared dependency, those of the extras too."""
+    extras = project()["optional-dependencies"].values()
+    return [*project()["dependencies"], *(line for lines in extras for line in lines)]
+
+
+def room_of(path: Path) -> str:
+    """The first part of a module's path below the package, without ``.py``."""
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def _is_type_checking(node: ast.If) -> bool:
+    return "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, bool, int]]:
+    """(dotted name, inside a function?, line) of every import that is executed; those for typing alone are left out."""
+
+    def walk(node: ast.AST, lazy: bool) -> Iterator[tuple[str, bool, int]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and _is_type_checking(child):
+                for other in child.orelse:
+                    yield from walk(other, lazy)
+            elif isinstance(child, ast.Import):
+                for alias in child.names:
+                    yield alias.name, lazy, child.lineno
+            elif isinstance(child, ast.ImportFrom):
+                package = ["detrkit", *path.relative_to(SOURCE).parts[:-1]]
+                prefix = ".".join(package[: len(package) - child.level + 1]) if child.level else ""
+                base = ".".join(part for part in (prefix, child.module) if part)
+                for alias in child.names:
+                    yield f"{base}.{alias.name}", lazy, child.lineno
+            else:
+                yield from walk(child, lazy or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
+
+    yield from walk(ast.parse(path.read_text(encoding="utf-8")), False)
+
+
+def test_every_room_has_its_rule() -> None:
+    rooms = {room_of(path) for path in MODULES}
+    assert rooms, f"no modules below {SOURCE}"
+    assert rooms <= set(MAY_IMPORT) | TOP, "a new room needs a line in MAY_IMPORT"
+
+
+def test_imports_flow_one_way() -> None:
+    wrong = []
+    for path in MODULES:
+        room = room_of(path)
+        if room in TOP:
+            continue
+        for name, lazy, line in imports_of(path):
+            if not name.startswith("detrkit."):
+                continue
+            target = name.split(".")[1]
+            is_room = target in MAY_IMPORT or target in TOP
+            allowed = not is_room or target == room or target in MAY_IMPORT[room]
+            if not (allowed or (lazy and (room, target) in LAZY_EXCEPTIONS)):
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_import_check_sees_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader above finds plain, relative and lazy imports, and leaves out those for typing alone."""
+    monkeypatch.setattr(f"{__name__}.SOURCE", tmp_path)
+    module = tmp_path / "nn" / "attention.py"
+    module.parent.mkdir()
+    module.write_text(
+        "from __future__ import annotations\n"
+        "from typing import TYPE_CHECKING\n"
+        "import torch\n"
+        "from ..models import detr\n"
+        "from .position import sine\n"
+        "if TYPE_CHECKING:\n"
+        "    from detrkit.training import trainer\n"
+        "def late():\n"
+        "    from detrkit.data import loader\n",
+        encoding="utf-8",
+    )
+    found = {(name, lazy) for name, lazy, _ in imports_of(module)}
+    assert {
+        ("torch", False),
+        ("detrkit.models.detr", False),
+        ("detrkit.nn.position.sine", False),
+        ("detrkit.data.loader", True),
+    } <= found
+    assert not any("trainer" in name for name, _ in found)
+
+
+def test_no_forbidden_dependency() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in MODULES
+        for name, _, line in imports_of(path)
+        if name.split(".")[0] in FORBIDDEN
+    ]
+    assert not wrong, "\n".join(wrong)
+    names = {re.split(r"[^A-Za-z0-9_.-]", requirement)[0].lower().replace("-", "_") for requirement in requirements()}
+    assert names, "no dependencies declared"
+    assert not names & FORBIDDEN
+
+
+def test_dependencies_have_no_upper_cap() -> None:
+    """Plain lower bounds: the current releases of torch and its friends must always install."""
+    assert not [line for line in requirements() if any(mark in line for mark in ("<", "==", "~=", "@", "!="))]
+
+
+def test_files_stay_small() -> None:
+    sizes = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert not {str(path.relative_to(ROOT)): lines for path, lines in sizes.items() if lines > MAX_LINES}
+
+
+def _comments(path: Path) -> Iterator[tuple[int, str]]:
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
+def test_type_ignores_are_few_and_explained() -> None:
+    """At most 20 in the whole repository, each naming its error code and then its reason in a comment."""
+    ignores = [
+        (f"{path.relative_to(ROOT)}:{line}", text)
+        for folder in ("src", "tests", "benchmarks")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for line, text in _comments(path)
+        if re.match(r"#\s*type:\s*ignore", text)
+    ]
+    assert len(ignores) <= MAX_TYPE_IGNORES, ignores
+    unexplained = [place for place, text in ignores if not re.match(r"#\s*type:\s*ignore\[[\w, -]+\]\s+#\s*\w+", text)]
+    assert not unexplained, "write `# type: ignore[code]  # reason`: " + ", ".join(unexplained)
+
+
+def test_public_modules_have_docstrings() -> None:
+    bare = [
+        str(path.relative_to(ROOT))
+        for path in MODULES
+        if path.read_text(encoding="utf-8").strip()
+        and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert not bare, f"no module docstring: {bare}"
+
+
+def _python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_import_is_light() -> None:
+    """``import detrkit`` loads no heavy package and costs less than 0.3 s."""
+    heavy = "('torch', 'torchvision', 'timm', 'accelerate', 'scipy', 'pydantic', 'typer', 'hotcoco', 'matplotlib')"
+    loaded = _python(f"import sys, detrkit; print([name for name in {heavy} if name in sys.modules])")
+    assert loaded.strip() == "[]"
+
+    def seconds(code: str) -> float:
+        start = time.perf_counter()
+        _python(code)
+        return time.perf_counter() - start
+
+    bare, light = (min(seconds(code) for _ in range(5)) for code in ("pass", "import detrkit"))
+    assert light - bare < 0.3, f"import detrkit costs {light - bare:.2f} s"
+
+
+def test_command_line_starts_light() -> None:
+    """Asking for help loads no torch: the commands import what they need when they run."""
+    code = (
+        "import sys\n"
+        "sys.argv = ['detrkit', '--help']\n"
+        "from detrkit.cli.main import main\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as stop:\n"
+        "    assert not stop.code, stop.code\n"
+        "print('torch' in sys.modules)"
+    )
+    assert _python(code).splitlines()[-1] == "False"
+
+
+def test_one_version_everywhere() -> None:
+    import detrkit
+
+    assert detrkit.__version__ == project()["version"]
+    assert f"version: {project()['version']}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"## {project()['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_public_names_exist() -> None:
+    """Everything that ``detrkit.__all__`` promises is there, and documented."""
+    import detrkit
+
+    assert {"create_model", "list_models", "load", "save", "load_official", "to_official", "Predictor", "train"} <= set(
+        detrkit.__all__
+    )
+    for name in detrkit.__all__:
+        value = getattr(detrkit, name)
+        if callable(value):
+            assert (value.__doc__ or "").strip(), f"detrkit.{name} has no docstring"
+
+
+def test_continuous_integration_runs_the_tests() -> None:
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o111, ".ci/run is not executable"
+    text = script.read_text(encoding="utf-8")
+    assert "set -euo pipefail" in text
+    assert "make test" in text
+
+
+@pytest.mark.parametrize("target", ["install", "demo", "test", "test-all", "lint", "bench"])
+def test_make_targets_exist(target: str) -> None:
+    """``make -n`` resolves every promised target without running anything."""
+    result = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
