@@ -1,0 +1,267 @@
+"""COCO ground truth and results, read from files people really have and brought into one strict form.
+
+Files differ in what they leave out (annotation ids, ``iscrowd``, ``area``) and in how they number. What can be filled
+in without guessing is filled in; the rest is an error that names the file and the row.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from detrkit.errors import DataError
+
+__all__ = ["GroundTruth", "read_ground_truth", "read_results"]
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """Cleaned COCO ground truth.
+
+    dataset: COCO JSON with images numbered 1.. in the order of their original ids, categories 0..K-1 in the order of
+    theirs, annotations 1.. · image_numbers, category_numbers: original id to these numbers · class_names in category
+    order, made unique · source: what to call the ground truth in messages.
+    """
+
+    dataset: dict[str, Any]
+    image_numbers: dict[Hashable, int]
+    category_numbers: dict[Hashable, int]
+    class_names: list[str]
+    source: str
+
+    def image(self, number: int) -> Row:
+        """The image with this number."""
+        row: Row = self.dataset["images"][number - 1]
+        return row
+
+
+def read_ground_truth(source: Row | str | Path, *, iou_type: str) -> GroundTruth:
+    """Ground truth from a COCO annotation file or its content.
+
+    Filled in: annotation ids, ``iscrowd`` 0, and for boxes ``area`` = width times height. With ``"segm"`` a missing
+    ``area`` stays missing, for the evaluator to measure on the mask.
+
+    Raises:
+        DataError: no such file, not COCO annotations, or a row that cannot be used.
+    """
+    content, name = _read_json(source, "ground truth")
+    if not isinstance(content, Mapping):
+        raise DataError(f"{name}: COCO ground truth is a JSON object with images, annotations and categories")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), Sequence):
+            raise DataError(f"{name}: not COCO ground truth, the list '{key}' is missing")
+
+    images_by_id = _unique(content["images"], f"{name}: images")
+    categories_by_id = _unique(content["categories"], f"{name}: categories")
+    image_numbers = {key: number for number, key in enumerate(_in_order(images_by_id), start=1)}
+    category_numbers = {key: number for number, key in enumerate(_in_order(categories_by_id))}
+    images = []
+    for key, number in image_numbers.items():
+        row = {"id": number, "file_name": str(images_by_id[key].get("file_name", ""))}
+        for side in ("height", "width"):
+            if images_by_id[key].get(side) is not None:
+                row[side] = int(images_by_id[key][side])
+        images.append(row)
+    class_names = _unique_names([(key, categories_by_id[key].get("name")) for key in category_numbers])
+
+    truth = GroundTruth({}, image_numbers, category_numbers, class_names, name)
+    truth.dataset["images"] = images
+    truth.dataset["categories"] = [{"id": number, "name": class_names[number]} for number in category_numbers.values()]
+    annotations = truth.dataset["annotations"] = []
+    for index, row in enumerate(content["annotations"]):
+        where = f"{name}: annotations[{index}]"
+        image, category = _image_and_category(row, truth, where)
+        if category is None:
+            raise DataError(f"{where}: category_id {row.get('category_id')!r} is not among the categories of the file")
+        # Ids are given anew: pycocotools (and what follows it) takes an object with id 0 for "no match".
+        clean: dict[str, Any] = {"id": index + 1, "image_id": image, "category_id": category}
+        clean["iscrowd"] = int(bool(row.get("iscrowd", 0)))
+        if iou_type == "segm":
+            clean["segmentation"] = _segmentation(row, truth.image(image), where)
+            clean["bbox"] = _box(row, where) if row.get("bbox") else [0.0, 0.0, 0.0, 0.0]
+        else:
+            clean["bbox"] = _box(row, where)
+        if row.get("area") is not None:
+            clean["area"] = _number(row["area"], f"{where}: area")
+        elif iou_type == "bbox":
+            clean["area"] = clean["bbox"][2] * clean["bbox"][3]
+        annotations.append(clean)
+    return truth
+
+
+def read_results(
+    source: Sequence[Row] | Row | str | Path, truth: GroundTruth, *, iou_type: str
+) -> list[dict[str, Any]]:
+    """Results rows in the numbering of ``truth``; rows of classes it does not list are left out with a warning.
+
+    Raises:
+        DataError: no such file, not COCO results, or a row that cannot be used (unknown image, score not a number, …).
+    """
+    content, name = _read_json(source, "results")
+    if isinstance(content, Mapping):
+        content = _rows_of_predictions(content, truth, name)
+    if not isinstance(content, Sequence) or isinstance(content, str):
+        raise DataError(f"{name}: COCO results are a JSON list of {{image_id, category_id, bbox, score}}")
+    rows = []
+    unknown: dict[Any, int] = {}
+    for index, row in enumerate(content):
+        where = f"{name}: row {index}"
+        image, category = _image_and_category(row, truth, where)
+        if "score" not in row:
+            raise DataError(f"{where}: no score; is this a ground-truth file?")
+        clean: dict[str, Any] = {"image_id": image, "category_id": category}
+        clean["score"] = _number(row["score"], f"{where}: score")
+        # Only what the overlap is measured on: with both in a row pycocotools would take the area of the box for that
+        # of the mask, and so sort small and large objects differently.
+        if iou_type == "segm":
+            clean["segmentation"] = _segmentation(row, truth.image(image), where)
+        else:
+            clean["bbox"] = _box(row, where)
+        if category is None:
+            unknown[row["category_id"]] = unknown.get(row["category_id"], 0) + 1
+            continue
+        rows.append(clean)
+    if unknown:
+        listed = ", ".join(str(key) for key in _in_order(unknown))
+        message = f"{name}: category ids {listed} ({sum(unknown.values())} rows) are not in {truth.source}"
+        if not rows:
+            raise DataError(f"{message}; no row is left. Its ids: {', '.join(map(str, truth.category_numbers))}")
+        warnings.warn(f"{message}; left out", stacklevel=3)
+    return rows
+
+
+def _rows_of_predictions(content: Row, truth: GroundTruth, name: str) -> list[dict[str, Any]]:
+    """Rows of a ``predictions.json``: images are matched by file name and classes by name, since ids are its own."""
+    for key in ("images", "annotations"):
+        if not isinstance(content.get(key), Sequence):
+            raise DataError(f"{name}: results are a list, or an object with images and annotations; no '{key}' here")
+    originals = list(truth.image_numbers)
+    by_file = {row["file_name"]: originals[row["id"] - 1] for row in truth.dataset["images"]}
+    by_base: dict[str, list[Hashable]] = {}
+    for file_name, key in by_file.items():
+        by_base.setdefault(PurePosixPath(file_name).name, []).append(key)
+    image_ids: dict[Hashable, Hashable] = {}
+    for row in content["images"]:
+        file_name = str(row.get("file_name", ""))
+        candidates = [by_file[file_name]] if file_name in by_file else by_base.get(PurePosixPath(file_name).name, [])
+        if len(candidates) != 1:
+            what = "is not" if not candidates else "occurs more than once"
+            raise DataError(f"{name}: image '{file_name}' {what} among the images of {truth.source}")
+        image_ids[row["id"]] = candidates[0]
+
+    ids_by_name = dict(zip(truth.class_names, truth.category_numbers, strict=True))
+    category_ids = {row["id"]: ids_by_name.get(row.get("name"), row["id"]) for row in content.get("categories", [])}
+    rows = []
+    for index, row in enumerate(content["annotations"]):
+        if not isinstance(row, Mapping) or row.get("image_id") not in image_ids:
+            raise DataError(f"{name}: annotations[{index}] names no image of the file")
+        category_id = category_ids.get(row.get("category_id"), row.get("category_id"))
+        rows.append({**row, "image_id": image_ids[row["image_id"]], "category_id": category_id})
+    return rows
+
+
+def _read_json(source: Any, what: str) -> tuple[Any, str]:
+    """Content and what to call it: the file's path, or "ground truth" / "results" for content given directly."""
+    if not isinstance(source, str | Path):
+        return source, what
+    path = Path(source)
+    try:
+        return json.loads(path.read_bytes()), str(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such {what} file") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: the {what} is a JSON file, but this is a folder") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON: {error}") from error
+
+
+def _unique(rows: Sequence[Any], where: str) -> dict[Hashable, Row]:
+    """Rows by id."""
+    result: dict[Hashable, Row] = {}
+    for index, row in enumerate(rows):
+        if not isinstance(row, Mapping) or not isinstance(row.get("id"), int | str | float):
+            raise DataError(f"{where}[{index}] has no id")
+        if row["id"] in result and dict(result[row["id"]]) != dict(row):
+            raise DataError(f"{where}[{index}]: id {row['id']} is used twice")
+        result[row["id"]] = row
+    return result
+
+
+def _in_order(ids: Iterable[Hashable]) -> list[Any]:
+    """Ids sorted; numbers before texts where a file mixes them."""
+    return sorted(ids, key=lambda key: (isinstance(key, str), key))
+
+
+def _unique_names(categories: list[tuple[Hashable, Any]]) -> list[str]:
+    """A name a class: its own, its id where it has none, and the id added where two share a name."""
+    names = [str(key) if name is None else str(name) for key, name in categories]
+    return [
+        f"{name} (id {key})" if names.count(name) > 1 else name
+        for name, (key, _) in zip(names, categories, strict=True)
+    ]
+
+
+def _image_and_category(row: Any, truth: GroundTruth, where: str) -> tuple[int, int | None]:
+    """Image and category number of a row; the category is None where the ground truth does not list it."""
+    if not isinstance(row, dict | Mapping):
+        raise DataError(f"{where} is not an object but {type(row).__name__}")
+    for key in ("image_id", "category_id"):
+        if not isinstance(row.get(key), int | str | float):
+            raise DataError(f"{where}: {key} is missing")
+    image = truth.image_numbers.get(row["image_id"])
+    if image is None:
+        count = len(truth.image_numbers)
+        raise DataError(f"{where}: image_id {row['image_id']!r} is not among the {count} images of {truth.source}")
+    return image, truth.category_numbers.get(row["category_id"])
+
+
+def _number(value: Any, where: str) -> float:
+    """A finite number."""
+    if isinstance(value, bool) or not isinstance(value, float | int | Real) or not math.isfinite(value):
+        raise DataError(f"{where} must be a finite number, not {value!r}")
+    return float(value)
+
+
+def _box(row: Row, where: str) -> list[float]:
+    """bbox [x, y, width, height]: four finite numbers, sizes not negative."""
+    box = row.get("bbox")
+    if not isinstance(box, list | tuple) or len(box) != 4:
+        raise DataError(f"{where}: bbox must be [x, y, width, height], not {box!r}")
+    where = f"{where}: each value of bbox"
+    numbers = [_number(value, where) for value in box]
+    if numbers[2] < 0 or numbers[3] < 0:
+        raise DataError(f"{where} [x, y, width, height]: the size must not be negative, but it is {box!r}")
+    return numbers
+
+
+def _segmentation(row: Row, image: Row, where: str) -> Any:
+    """Polygons or a run-length code of the size of the image."""
+    value = row.get("segmentation")
+    if not value:
+        raise DataError(f"{where}: no segmentation, which masks are scored on (boxes: iou type bbox)")
+    if isinstance(value, Mapping):
+        size, counts = value.get("size"), value.get("counts")
+        if size is None or counts is None:
+            raise DataError(f"{where}: a run-length segmentation needs size and counts")
+        expected = [image.get("height", size[0]), image.get("width", size[1])]
+        if list(size) != expected:
+            raise DataError(f"{where}: mask size {list(size)} is not the image's [height, width] {expected}")
+        return {"size": list(size), "counts": counts.decode() if isinstance(counts, bytes) else counts}
+    if "height" not in image or "width" not in image:
+        raise DataError(f"{where}: polygons need the image's height and width, which the ground truth does not give")
+    for polygon in value:
+        if not isinstance(polygon, list | tuple) or len(polygon) < 6 or len(polygon) % 2:
+            raise DataError(f"{where}: a polygon must be a list of three or more x, y pairs")
+        for number in polygon:
+            _number(number, f"{where}: each polygon value")
+    return value
