@@ -1,0 +1,41 @@
+"""Errors for people: what is wrong, where (file, key, value), what to do. The command line prints them as one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["CheckpointError", "DataError", "DetrkitError", "RecipeError", "RunError", "did_you_mean"]
+
+
+class DetrkitError(Exception):
+    """Base of every error a user can mend. ``exit_code``: 2 unusable arguments or input, 1 failed at run time."""
+
+    exit_code = 2
+
+
+class DataError(DetrkitError, ValueError):
+    """Images or annotations that cannot be used."""
+
+
+class RecipeError(DetrkitError, ValueError):
+    """A recipe or an override that does not fit the schema."""
+
+
+class CheckpointError(DetrkitError, ValueError):
+    """Weights that cannot be read or do not fit the model."""
+
+
+class RunError(DetrkitError, RuntimeError):
+    """Something failed while working: disk full, loss not finite."""
+
+    exit_code = 1
+
+
+def did_you_mean(word: str, valid: Iterable[str]) -> str:
+    """``" Did you mean 'x'?"`` with the nearest valid word, or a list of what is valid when nothing is near."""
+    options = sorted(valid)
+    near = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    if near:
+        return f" Did you mean '{near[0]}'?"
+    return f" Valid: {', '.join(options)}." if options else ""

@@ -1,0 +1,180 @@
+"""The set-prediction loss of DETR (section 3.1; spec A6, C3, D1), computed for all decoder layers together."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from detrkit.losses.label_augmentation import LabelAugmentation
+from detrkit.losses.matcher import HungarianMatcher, Matches
+from detrkit.ops.boxes import cxcywh_to_xyxy, generalized_iou
+from detrkit.structures import Predictions, Target
+
+if TYPE_CHECKING:
+    from detrkit.models.config import DetectorConfig
+
+__all__ = ["Criterion", "LossOutput", "build_criterion"]
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """total: what is minimised, weighted over all layers · terms: detached scalars for the log, unweighted.
+
+    Names: ``loss_class``, ``loss_bbox``, ``loss_giou`` for the last layer, ``…_0`` onward for the layers before it,
+    ``cardinality_error`` likewise, ``class_error`` (per cent of matched queries with a wrong class, last layer).
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    matches: Matches
+
+
+class Criterion:
+    """Matches, then sums classification, L1 and GIoU losses over the layers.
+
+    Two normalisers, given by :meth:`count`, are additive: boxes (after label augmentation) and the class weights of
+    all queries. Summed over ranks and accumulated micro-batches they make the gradient that of the whole batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        matcher: HungarianMatcher,
+        label_augmentation: LabelAugmentation,
+        num_classes: int,
+        num_queries: int,
+        classification: str = "softmax",
+        no_object_weight: float = 0.1,
+        focal_alpha: float = 0.25,
+        loss_class: float = 1.0,
+        loss_bbox: float = 5.0,
+        loss_giou: float = 2.0,
+    ) -> None:
+        self.matcher = matcher
+        self.label_augmentation = label_augmentation
+        self.num_classes = num_classes
+        self.num_queries = num_queries
+        self.classification = classification
+        self.no_object_weight = no_object_weight
+        self.focal_alpha = focal_alpha
+        self.weights = {"loss_class": loss_class, "loss_bbox": loss_bbox, "loss_giou": loss_giou}
+        self._warned = False
+
+    def prepare(self, targets: list[Target]) -> list[Target]:
+        """Label augmentation: what training matches against. Evaluation losses use the targets as they are."""
+        crowded = max((len(target) for target in targets), default=0)
+        if crowded > self.num_queries and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"an image has {crowded} objects but the model only {self.num_queries} queries: the surplus is not "
+                "learned. Set num_queries above the largest number of objects an image",
+                stacklevel=2,
+            )
+        return self.label_augmentation(targets, self.num_queries)
+
+    def count(self, targets: list[Target]) -> Tensor:
+        """(2,) float64: boxes, and the class weight of all queries; from prepared targets, before any prediction.
+
+        An image with n boxes has min(n, Q) matched queries, whatever the matching.
+        """
+        boxes = sum(len(target) for target in targets)
+        matched = sum(min(len(target), self.num_queries) for target in targets)
+        unmatched = len(targets) * self.num_queries - matched
+        return torch.tensor([boxes, matched + self.no_object_weight * unmatched], dtype=torch.float64)
+
+    def __call__(self, predictions: Predictions, targets: list[Target], counts: Tensor | None = None) -> LossOutput:
+        """Losses of prepared targets.
+
+        Args:
+            predictions: all layers, (L, B, Q, …).
+            targets: from :meth:`prepare`.
+            counts: normalisers of the whole batch divided by the number of ranks; None = this batch alone.
+        """
+        counts = self.count(targets) if counts is None else counts
+        num_boxes, class_weight = max(float(counts[0]), 1.0), float(counts[1])
+        logits, boxes = predictions.logits.float(), predictions.boxes.float()
+        matches = self.matcher(predictions, targets)
+        labels = torch.cat([target.labels for target in targets])
+        goal = torch.cat([target.boxes for target in targets])[matches.target]
+
+        chosen = boxes[matches.layer, matches.image, matches.query]
+        giou = 1 - generalized_iou(cxcywh_to_xyxy(chosen), cxcywh_to_xyxy(goal))
+        layers = len(logits)
+        by_layer = {
+            "loss_class": self._classification(logits, labels, matches, num_boxes, class_weight),
+            "loss_bbox": (chosen - goal).abs().sum(-1).view(layers, -1).sum(1) / num_boxes,
+            "loss_giou": giou.view(layers, -1).sum(1) / num_boxes,
+        }
+        total = torch.stack([self.weights[name] * value.sum() for name, value in by_layer.items()]).sum()
+        terms = {name: value.detach() for name, value in by_layer.items()}
+        terms["cardinality_error"] = self._cardinality(logits.detach(), targets)
+        flat = {
+            name if layer == layers - 1 else f"{name}_{layer}": value[layer]
+            for layer in reversed(range(layers))
+            for name, value in terms.items()
+        }
+        flat["class_error"] = self._class_error(logits.detach(), labels, matches)
+        return LossOutput(total, flat, matches)
+
+    def _classification(
+        self, logits: Tensor, labels: Tensor, matches: Matches, num_boxes: float, class_weight: float
+    ) -> Tensor:
+        where = (matches.layer, matches.image, matches.query)
+        if self.classification == "softmax":
+            goal = torch.full(logits.shape[:3], self.num_classes, dtype=torch.long, device=logits.device)
+            goal[where] = labels[matches.target]
+            weight = logits.new_ones(self.num_classes + 1)
+            weight[-1] = self.no_object_weight
+            loss = F.cross_entropy(logits.flatten(0, 2), goal.flatten(), weight, reduction="none")
+            return loss.view(len(logits), -1).sum(1) / class_weight
+        goal = torch.zeros_like(logits)
+        goal[(*where, labels[matches.target])] = 1.0
+        p = logits.sigmoid()
+        loss = F.binary_cross_entropy_with_logits(logits, goal, reduction="none")
+        loss = loss * (1 - (p * goal + (1 - p) * (1 - goal))) ** 2
+        loss = loss * (self.focal_alpha * goal + (1 - self.focal_alpha) * (1 - goal))
+        return loss.flatten(1).sum(1) / num_boxes
+
+    def _cardinality(self, logits: Tensor, targets: list[Target]) -> Tensor:
+        """Mean absolute difference between the number of queries that claim an object and the objects (log only)."""
+        counts = torch.tensor([len(target) for target in targets], device=logits.device, dtype=torch.float32)
+        if self.classification == "softmax":
+            claimed = (logits.argmax(-1) != self.num_classes).sum(-1)
+        else:
+            claimed = (logits.sigmoid().amax(-1) > 0.5).sum(-1)
+        return (claimed.float() - counts).abs().mean(-1)
+
+    def _class_error(self, logits: Tensor, labels: Tensor, matches: Matches) -> Tensor:
+        last = matches.layer == len(logits) - 1
+        if not bool(len(matches.layer)):
+            return logits.new_tensor(100.0)
+        guess = logits[-1, matches.image[last], matches.query[last]].argmax(-1)
+        return 100 - 100 * (guess == labels[matches.target[last]]).float().mean()
+
+
+def build_criterion(config: DetectorConfig) -> Criterion:
+    """The criterion a model configuration asks for."""
+    return Criterion(
+        matcher=HungarianMatcher(
+            cost_class=config.cost_class,
+            cost_bbox=config.cost_bbox,
+            cost_giou=config.cost_giou,
+            classification=config.classification,
+            focal_alpha=config.focal_alpha,
+            two_stage=config.two_stage_match,
+        ),
+        label_augmentation=LabelAugmentation(repeat=config.repeat_label, ratio=config.repeat_ratio),
+        num_classes=config.num_classes,
+        num_queries=config.num_queries,
+        classification=config.classification,
+        no_object_weight=config.no_object_weight,
+        focal_alpha=config.focal_alpha,
+        loss_class=config.loss_class,
+        loss_bbox=config.loss_bbox,
+        loss_giou=config.loss_giou,
+    )

@@ -1,0 +1,137 @@
+"""Bipartite matching of queries and objects (DETR, section 3.1; spec A5) for all layers and images at once."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from detrkit.ops.boxes import cxcywh_to_xyxy, generalized_iou
+from detrkit.structures import Predictions, Target
+
+__all__ = ["HungarianMatcher", "Matches"]
+
+# What a query costs a copy when an original already has it (two-stage matching, spec C2).
+TAKEN = 1e6
+# Stands in for NaN and infinity, so that one bad prediction cannot stop a run.
+NOT_FINITE = 1e8
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Matched pairs of all layers, layer-major: four index vectors of one length L·M.
+
+    ``target`` counts through the concatenated targets of the batch.
+    """
+
+    layer: Tensor
+    image: Tensor
+    query: Tensor
+    target: Tensor
+
+    def pairs(self, layer: int, image: int, offset: int = 0) -> Tensor:
+        """(2, n) query and target index of one layer and image; ``offset`` = targets of the images before."""
+        chosen = (self.layer == layer) & (self.image == image)
+        return torch.stack((self.query[chosen], self.target[chosen] - offset))
+
+
+def _assign(cost: np.ndarray, copies: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Queries and targets of one problem: cost (Q, n). With ``copies`` (n,) bool, originals choose first."""
+    if copies is None or not copies.any():
+        return linear_sum_assignment(cost)
+    (originals,), (repeated,) = np.nonzero(~copies), np.nonzero(copies)
+    query, target = linear_sum_assignment(cost[:, originals])
+    rest = cost[:, repeated]
+    rest[query] = TAKEN
+    query2, target2 = linear_sum_assignment(rest)
+    return np.concatenate((query, query2)), np.concatenate((originals[target], repeated[target2]))
+
+
+class HungarianMatcher:
+    """One-to-one matching by weighted class, L1 and GIoU cost.
+
+    Args:
+        cost_class, cost_bbox, cost_giou: weights (published: 1, 5, 2; focal classification 2, 5, 2).
+        classification: "softmax" uses the probability of the target class, "focal" the focal cost (spec D1).
+        focal_alpha: for "focal"; gamma is 2.
+        two_stage: originals are matched before their copies.
+    """
+
+    def __init__(
+        self,
+        *,
+        cost_class: float = 1.0,
+        cost_bbox: float = 5.0,
+        cost_giou: float = 2.0,
+        classification: str = "softmax",
+        focal_alpha: float = 0.25,
+        two_stage: bool = False,
+    ) -> None:
+        self.cost_class = cost_class
+        self.cost_bbox = cost_bbox
+        self.cost_giou = cost_giou
+        self.classification = classification
+        self.focal_alpha = focal_alpha
+        self.two_stage = two_stage
+        self._warned: set[str] = set()
+
+    def cost(self, predictions: Predictions, targets: list[Target]) -> Tensor:
+        """(L, G, Q): what each object of the batch costs each query of its own image."""
+        counts = [len(target) for target in targets]
+        image = torch.arange(len(targets)).repeat_interleave(torch.tensor(counts, dtype=torch.long))
+        image = image.to(predictions.logits.device)
+        labels = torch.cat([target.labels for target in targets])
+        boxes = torch.cat([target.boxes for target in targets])[None, :, None]
+        # Only the target's own class is ever needed: (L, B, Q, C) -> (L, G, Q).
+        logits = predictions.logits.float()
+        if self.classification == "softmax":
+            class_cost = -logits.softmax(-1)[:, image, :, labels].transpose(0, 1)
+        else:
+            p = logits[:, image, :, labels].transpose(0, 1).sigmoid()
+            alpha = self.focal_alpha
+            positive = alpha * (1 - p) ** 2 * -(p + 1e-8).log()
+            negative = (1 - alpha) * p**2 * -(1 - p + 1e-8).log()
+            class_cost = positive - negative
+        predicted = predictions.boxes.float()[:, image]
+        l1 = (predicted - boxes).abs().sum(-1)
+        giou = generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(boxes))
+        return self.cost_bbox * l1 + self.cost_class * class_cost - self.cost_giou * giou
+
+    @torch.no_grad()
+    def __call__(self, predictions: Predictions, targets: list[Target]) -> Matches:
+        """Matches every layer on its own; at most min(Q, objects) pairs an image."""
+        num_layers, _, num_queries, _ = predictions.logits.shape
+        device = predictions.logits.device
+        counts = [len(target) for target in targets]
+        if sum(counts) == 0:
+            empty = torch.zeros(0, dtype=torch.long, device=device)
+            return Matches(empty, empty, empty, empty)
+        cost = self.cost(predictions, targets).cpu().numpy()  # the only copy to the host
+        finite = np.isfinite(cost)
+        if not finite.all():
+            self._warn_once("finite", "predictions are not finite: the matcher treats them as the worst match")
+            cost = np.where(finite, cost, NOT_FINITE)
+        copies = [self._copies(target) for target in targets]
+        rows: list[np.ndarray] = []
+        for layer in range(num_layers):
+            start = 0
+            for image, count in enumerate(counts):
+                if count:
+                    query, target = _assign(cost[layer, start : start + count].T, copies[image])
+                    rows.append(
+                        np.stack((np.full_like(query, layer), np.full_like(query, image), query, target + start))
+                    )
+                start += count
+        return Matches(*torch.from_numpy(np.concatenate(rows, axis=1)).to(device))
+
+    def _copies(self, target: Target) -> np.ndarray | None:
+        return target.is_copy.cpu().numpy() if self.two_stage and target.is_copy is not None else None
+
+    def _warn_once(self, topic: str, message: str) -> None:
+        if topic not in self._warned:
+            self._warned.add(topic)
+            warnings.warn(message, stacklevel=3)

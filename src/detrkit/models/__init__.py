@@ -1,0 +1,154 @@
+"""Registry: every model by name. A name stands for a family and what differs from the family's published default."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import timm
+
+from detrkit.errors import did_you_mean
+from detrkit.models.config import DetectorConfig
+from detrkit.models.de_detr import DEDETR, DEDETRConfig
+from detrkit.models.detector import Detector
+from detrkit.models.detr import DETR, DETRConfig
+from detrkit.models.lite import LITE
+from detrkit.nn.backbone_weights import load_backbone_weights
+
+__all__ = ["Detector", "DetectorConfig", "Entry", "create_model", "entry", "list_models", "model_config"]
+
+
+class _Builder(Protocol):
+    def from_config(self, config: Any) -> Detector: ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered model: its family, what it sets differently, and where it was published."""
+
+    model: _Builder
+    config: type[DetectorConfig]
+    family: str
+    settings: dict[str, Any]
+    summary: str
+
+
+# DELA = DE-DETR + every label twice in training + soft NMS at inference (spec C5).
+_LABEL_AUGMENTATION = {"repeat_label": 2, "nms": 0.7, "nms_decay": 0.01}
+
+
+def _detr(summary: str, **settings: Any) -> Entry:
+    return Entry(DETR, DETRConfig, "detr", settings, summary)
+
+
+def _de_detr(summary: str, **settings: Any) -> Entry:
+    return Entry(DEDETR, DEDETRConfig, "de_detr", settings, summary)
+
+
+_R101 = {"backbone": "resnet101.tv_in1k"}
+_SINGLE_SCALE = {"num_feature_levels": 1, "reference_dim": 4, "refine_boxes": False, "roi_resolution": 7}
+
+_REGISTRY: dict[str, Entry] = {
+    "detr_r50": _detr("DETR, ResNet-50"),
+    "detr_r50_dc5": _detr("DETR, ResNet-50 with stride 16", dilation=True),
+    "detr_r101": _detr("DETR, ResNet-101", **_R101),
+    "detr_r101_dc5": _detr("DETR, ResNet-101 with stride 16", **_R101, dilation=True),
+    "la_detr_r50": _detr("DETR with label augmentation", **_LABEL_AUGMENTATION),
+    "detr_lite0": _detr("DETR, laptop size", **LITE["lite0"]),
+    "de_detr_r50": _de_detr("DE-DETR, ResNet-50"),
+    "de_detr_r50_single_scale": _de_detr("DE-DETR on one level, 7x7 RoI, no refinement", **_SINGLE_SCALE),
+    "dela_detr_r50": _de_detr("DE-DETR with label augmentation", num_queries=300, **_LABEL_AUGMENTATION),
+    "de_detr_lite0": _de_detr("DE-DETR, laptop size", **LITE["lite0"]),
+    "dela_detr_lite0": _de_detr("DELA-DETR, laptop size: the embedded default", **LITE["lite0"], **_LABEL_AUGMENTATION),
+}
+# The DE-DETRs repository carries DETR as its baseline branch; it is the same model.
+_ALIASES = {"dedetrs_branch_detr_r50": "detr_r50"}
+
+
+def list_models(filter: str = "*") -> list[str]:
+    """Names of registered models that match a shell pattern, sorted."""
+    return sorted(fnmatch.filter(_REGISTRY, filter))
+
+
+def entry(name: str) -> Entry:
+    """What the registry knows of a name (a trailing ``_q50`` style query count is understood).
+
+    Raises:
+        ValueError: no such model; the message names the nearest.
+    """
+    name = _ALIASES.get(name, name)
+    if name in _REGISTRY:
+        return _REGISTRY[name]
+    base, _, queries = name.rpartition("_q")
+    if queries.isdigit() and base in _REGISTRY:
+        found = _REGISTRY[base]
+        return replace(found, settings={**found.settings, "num_queries": int(queries)})
+    raise ValueError(f"there is no model '{name}'.{did_you_mean(name, _REGISTRY)}")
+
+
+def model_config(name: str, **overrides: Any) -> DetectorConfig:
+    """The configuration of a registered model with overrides; ``None`` in the normalisation is filled from timm.
+
+    Raises:
+        TypeError: an override that the model does not have; the message names the nearest.
+        ValueError: unknown model, or a value out of range.
+    """
+    found = entry(name)
+    valid = {field.name for field in fields(found.config)}
+    for key in overrides:
+        if key not in valid:
+            raise TypeError(f"model '{name}' has no option '{key}'.{did_you_mean(key, valid)}")
+    settings = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in {**found.settings, **overrides}.items()
+    }
+    config = found.config(**settings)
+    if config.image_mean is None or config.image_std is None:
+        pretrained = timm.get_pretrained_cfg(config.backbone)
+        mean = pretrained.mean if pretrained else (0.485, 0.456, 0.406)
+        std = pretrained.std if pretrained else (0.229, 0.224, 0.225)
+        config = replace(config, image_mean=config.image_mean or mean, image_std=config.image_std or std)
+    return config
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    num_queries: int | None = None,
+    one_to_many_queries: int | None = None,
+    backbone: str | None = None,
+    pretrained_backbone: bool | str | Path = False,
+    **overrides: Any,
+) -> Detector:
+    """Builds a registered model; without overrides the official full-size configuration.
+
+    Args:
+        name: see :func:`list_models`.
+        num_classes: classes without no-object.
+        num_queries: object queries.
+        one_to_many_queries: only for models with a one-to-many branch.
+        backbone: timm name.
+        pretrained_backbone: True loads ImageNet weights (an installed weight package, else download), a path loads
+            that file. Otherwise nothing touches the network.
+        overrides: any field of the model's configuration.
+
+    Raises:
+        TypeError: an override that the model does not have; the message names the nearest.
+        ValueError: unknown model or backbone, or a value out of range.
+        CheckpointError: backbone weights cannot be had.
+    """
+    named = {
+        "num_classes": num_classes,
+        "num_queries": num_queries,
+        "one_to_many_queries": one_to_many_queries,
+        "backbone": backbone,
+    }
+    config = model_config(name, **{key: value for key, value in named.items() if value is not None}, **overrides)
+    model = entry(name).model.from_config(config)
+    model.name = _ALIASES.get(name, name)
+    if pretrained_backbone:
+        body = model.get_submodule("backbone.body")
+        load_backbone_weights(body, config.backbone, pretrained_backbone)
+    return model

@@ -1,0 +1,179 @@
+"""DE-DETR: "Towards Data-Efficient Detection Transformers" (Wang et al., ECCV 2022, arXiv 2203.09507).
+
+What changes against DETR, all of it in :meth:`DEDETR.detect`:
+
+1. **Sparse feature sampling** (eq. 3): from the second decoder layer on, a query attends only to the K x K features
+   that RoIAlign takes from its box of the layer before.
+2. **Multi-scale** (eq. 4): sampling makes it affordable to read every backbone level; only the stride-32 level goes
+   through the encoder.
+3. **Boxes relative to an initial point**, refined layer by layer.
+
+DELA-DETR is the same network; its label augmentation is an option of every model
+(:mod:`detrkit.losses.label_augmentation`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.models.config import DetectorConfig
+from detrkit.models.detector import Detector
+from detrkit.models.detr import (
+    Decoder,
+    DETRConfig,
+    build_backbone,
+    build_encoder,
+    build_position,
+    class_slots,
+)
+from detrkit.nn.backbone import Backbone, FeatureMap, valid_sizes
+from detrkit.nn.heads import MLP
+from detrkit.nn.projection import LevelProjection, to_tokens
+from detrkit.nn.transformer import Encoder
+from detrkit.ops.boxes import cxcywh_to_xyxy, inverse_sigmoid
+from detrkit.ops.roi_align import RoIBags, roi_align_bags
+from detrkit.structures import Predictions, Target
+
+__all__ = ["DEDETR", "DEDETRConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DEDETRConfig(DETRConfig):
+    """Configuration of DE-DETR (spec B5).
+
+    num_feature_levels: 1 (stride 32 only), 3 (strides 8, 16, 32) or 4 (and 64) · roi_resolution: K, so that a query
+    sees levels · K² keys · roi_aligned: half-pixel aligned RoIAlign, as published · refine_boxes: every layer
+    refines the box of the one before, with heads of its own; off: shared heads, every box relative to the initial
+    point · reference_dim: 2 (initial centre) or 4 (initial box).
+    """
+
+    num_feature_levels: int = 3
+    roi_resolution: int = 4
+    roi_sampling_ratio: int = 2
+    roi_aligned: bool = True
+    refine_boxes: bool = True
+    reference_dim: int = 2
+
+    def __post_init__(self) -> None:
+        """Checks values; raises ValueError naming the field."""
+        super().__post_init__()
+        if self.num_feature_levels not in (1, 3, 4):
+            raise ValueError(f"num_feature_levels must be 1, 3 or 4, got {self.num_feature_levels}")
+        if self.reference_dim not in (2, 4):
+            raise ValueError(f"reference_dim must be 2 (centre) or 4 (box), got {self.reference_dim}")
+        if self.roi_resolution < 1 or self.roi_sampling_ratio < 1:
+            raise ValueError("roi_resolution and roi_sampling_ratio must be at least 1")
+
+
+class DEDETR(Detector):
+    """DE-DETR with modules passed in; :meth:`from_config` builds the published ones."""
+
+    config: DEDETRConfig
+
+    def __init__(
+        self, *, config: DEDETRConfig, backbone: Backbone, position: nn.Module, encoder: Encoder, decoder: Decoder
+    ) -> None:
+        super().__init__(config=config)
+        dim = config.hidden_dim
+        self.backbone = backbone
+        self.position = position
+        multi_scale = config.num_feature_levels > 1
+        self.input_proj = nn.ModuleList(
+            LevelProjection(in_channels=channels, dim=dim, group_norm=multi_scale) for channels in backbone.channels
+        )
+        if config.num_feature_levels == 4:
+            self.input_proj.append(LevelProjection(in_channels=backbone.channels[-1], dim=dim, stride=2))
+        self.encoder = encoder
+        self.decoder = decoder
+        self.query_embed = nn.Embedding(config.num_queries, dim)
+        self.ref_point_head = MLP(dim, dim, config.reference_dim, num_layers=2)
+        heads = config.decoder_layers if config.refine_boxes else 1
+        self.class_embed = nn.ModuleList(nn.Linear(dim, class_slots(config)) for _ in range(heads))
+        self.bbox_embed = nn.ModuleList(MLP(dim, dim, 4, num_layers=3) for _ in range(heads))
+        self._initialise_heads()
+
+    def _initialise_heads(self) -> None:
+        """Class prior 0.01; boxes start as points of side sigmoid(-2); heads of all layers start alike (spec B4)."""
+        nn.init.constant_(self.class_embed[0].bias, -math.log(99))
+        last = self.bbox_embed[0].layers[-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        for heads in (self.class_embed, self.bbox_embed):
+            for head in heads[1:]:
+                head.load_state_dict(heads[0].state_dict())
+        with torch.no_grad():
+            last.bias[2:] = -2.0
+
+    @classmethod
+    def from_config(cls, config: DEDETRConfig) -> DEDETR:
+        """The whole model of a configuration, randomly initialised."""
+        return cls(
+            config=config,
+            backbone=build_backbone(config, num_levels=min(config.num_feature_levels, 3)),
+            position=build_position(config),
+            encoder=build_encoder(config),
+            decoder=Decoder(config=config),
+        )
+
+    def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
+        """Encoder on stride 32; first decoder layer global, the others on features sampled from their boxes."""
+        levels = self._project(self.backbone(images, padding_mask))
+        top = min(2, len(levels) - 1)  # the level that the encoder processes
+        mask = levels[top].padding_mask.flatten(1)
+        positions = [self.position(level.padding_mask).flatten(1, 2) for level in levels]
+        contents = [to_tokens(level.tensor) for level in levels]
+        contents[top] = self.encoder(contents[top], positions[top], mask)
+        all_content, all_positions = torch.cat(contents, dim=1), torch.cat(positions, dim=1)
+
+        sizes = valid_sizes(padding_mask)
+        scale = sizes.flip(1).repeat(1, 2)[:, None]  # (B, 1, 4): width, height, width, height of the valid area
+        queries = self.query_embed.weight.expand(len(images), -1, -1)
+        initial = self.ref_point_head(queries).float()
+        content = torch.zeros_like(queries)
+        reference = initial
+        logits, boxes = [], []
+        for index, layer in enumerate(self.decoder.layers):
+            attention = layer.multihead_attn
+            if index == 0:
+                memory, position = contents[top], positions[top]
+                content = layer(
+                    content, queries, lambda q, a=attention, m=memory, p=position: a(q, m + p, m, mask)
+                )
+            else:
+                bags = self._sample(levels, cxcywh_to_xyxy(boxes[-1].detach()) * scale, sizes)
+                # RoIAlign is linear: project the maps once, then pool keys and values together.
+                sampled = bags.pool(attention.project_memory(all_content, all_positions))
+                content = layer(content, queries, lambda q, a=attention, s=sampled: a.attend_sampled(q, s))
+            hidden = self.decoder.norm(content)
+            head = index if self.config.refine_boxes else 0
+            logits.append(self.class_embed[head](hidden))
+            offset = self.bbox_embed[head](hidden).float()  # half precision would round boxes to 1/256
+            # A centre moves only the centre; sizes then come from the offset alone.
+            reference = nn.functional.pad(reference, (0, 4 - reference.shape[-1]))
+            boxes.append((offset + reference).sigmoid())
+            reference = inverse_sigmoid(boxes[-1].detach()) if self.config.refine_boxes else initial
+        return Predictions(torch.stack(logits), torch.stack(boxes))
+
+    def _project(self, maps: list[FeatureMap]) -> list[FeatureMap]:
+        sources = maps if len(self.input_proj) == len(maps) else [*maps, maps[-1]]
+        mask_padding = self.config.mask_backbone_padding
+        return [
+            projection(level, mask_padding=mask_padding)
+            for projection, level in zip(self.input_proj, sources, strict=True)
+        ]
+
+    def _sample(self, levels: list[FeatureMap], boxes: Tensor, sizes: Tensor) -> RoIBags:
+        """Where RoIAlign reads for boxes (B, Q, 4) xyxy in pixels."""
+        return roi_align_bags(
+            boxes,
+            shapes=[(level.tensor.shape[-2], level.tensor.shape[-1]) for level in levels],
+            strides=[level.stride for level in levels],
+            resolution=self.config.roi_resolution,
+            sampling_ratio=self.config.roi_sampling_ratio,
+            aligned=self.config.roi_aligned,
+            valid_size=sizes if self.config.mask_backbone_padding else None,
+        )

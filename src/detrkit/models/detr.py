@@ -1,0 +1,158 @@
+"""DETR: "End-to-End Object Detection with Transformers" (Carion et al., ECCV 2020, arXiv 2005.12872).
+
+An image becomes one feature map; an encoder mixes its tokens; a fixed set of learned queries reads the memory through
+a decoder; every query predicts one box or "no object". A bipartite matching (:mod:`detrkit.losses.matcher`) says in
+training which query answers for which object, so nothing needs anchors or NMS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.models.config import DetectorConfig
+from detrkit.models.detector import Detector
+from detrkit.nn.backbone import Backbone
+from detrkit.nn.heads import MLP
+from detrkit.nn.position import LearnedPosition, SinePosition
+from detrkit.nn.projection import to_tokens
+from detrkit.nn.transformer import DecoderLayer, Encoder, xavier_
+from detrkit.structures import Predictions, Target
+
+__all__ = ["DETR", "DETRConfig", "build_position", "class_slots"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DETRConfig(DetectorConfig):
+    """Configuration of DETR; the defaults are the published ones (spec A9).
+
+    dilation: "DC5", the last backbone stage at stride 16 · pre_norm: norms before instead of after the sub-blocks.
+    """
+
+    hidden_dim: int = 256
+    num_heads: int = 8
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    ffn_dim: int = 2048
+    dropout: float = 0.1
+    position_embedding: Literal["sine", "learned"] = "sine"
+    pre_norm: bool = False
+    dilation: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks values; raises ValueError naming the field."""
+        super().__post_init__()
+        if self.position_embedding not in ("sine", "learned"):
+            raise ValueError(f"position_embedding must be 'sine' or 'learned', got {self.position_embedding!r}")
+        if self.hidden_dim % self.num_heads or self.hidden_dim % 32:
+            raise ValueError(
+                f"hidden_dim {self.hidden_dim} must be divisible by 32 and by num_heads ({self.num_heads})"
+            )
+
+
+def class_slots(config: DetectorConfig) -> int:
+    """Logits a query has: one a class, and for softmax classification no-object as the last."""
+    return config.num_classes + (config.classification == "softmax")
+
+
+def build_position(config: DETRConfig) -> nn.Module:
+    """The position encoding a configuration asks for."""
+    encodings: dict[str, type[SinePosition] | type[LearnedPosition]] = {"sine": SinePosition, "learned": LearnedPosition}
+    return encodings[config.position_embedding](dim=config.hidden_dim)
+
+
+def build_backbone(config: DETRConfig, num_levels: int) -> Backbone:
+    """The backbone a configuration asks for, with ``num_levels`` levels."""
+    return Backbone(
+        name=config.backbone,
+        num_levels=num_levels,
+        dilation=config.dilation,
+        frozen_batch_norm=config.frozen_batch_norm,
+        frozen_stride=config.frozen_stride,
+        mask_padding=config.mask_backbone_padding,
+    )
+
+
+def build_encoder(config: DETRConfig) -> Encoder:
+    """The transformer encoder a configuration asks for."""
+    encoder = Encoder(
+        num_layers=config.encoder_layers,
+        dim=config.hidden_dim,
+        num_heads=config.num_heads,
+        ffn_dim=config.ffn_dim,
+        dropout=config.dropout,
+        pre_norm=config.pre_norm,
+    )
+    xavier_(encoder)
+    return encoder
+
+
+class Decoder(nn.Module):
+    """A stack of decoder layers with one norm that the heads see; its layers say nothing about what they attend to."""
+
+    def __init__(self, *, config: DETRConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            DecoderLayer(
+                dim=config.hidden_dim,
+                num_heads=config.num_heads,
+                ffn_dim=config.ffn_dim,
+                dropout=config.dropout,
+                pre_norm=config.pre_norm,
+            )
+            for _ in range(config.decoder_layers)
+        )
+        self.norm = nn.LayerNorm(config.hidden_dim)
+        xavier_(self)
+
+
+class DETR(Detector):
+    """DETR with modules passed in; :meth:`from_config` builds the published ones."""
+
+    config: DETRConfig
+
+    def __init__(
+        self, *, config: DETRConfig, backbone: Backbone, position: nn.Module, encoder: Encoder, decoder: Decoder
+    ) -> None:
+        super().__init__(config=config)
+        dim = config.hidden_dim
+        self.backbone = backbone
+        self.position = position
+        self.input_proj = nn.Conv2d(backbone.channels[-1], dim, kernel_size=1)
+        self.encoder = encoder
+        self.decoder = decoder
+        self.query_embed = nn.Embedding(config.num_queries, dim)
+        self.class_embed = nn.Linear(dim, class_slots(config))
+        self.bbox_embed = MLP(dim, dim, 4, num_layers=3)
+
+    @classmethod
+    def from_config(cls, config: DETRConfig) -> DETR:
+        """The whole model of a configuration, randomly initialised."""
+        return cls(
+            config=config,
+            backbone=build_backbone(config, num_levels=1),
+            position=build_position(config),
+            encoder=build_encoder(config),
+            decoder=Decoder(config=config),
+        )
+
+    def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
+        """Backbone, encoder, decoder, heads."""
+        (c5,) = self.backbone(images, padding_mask)
+        mask = c5.padding_mask.flatten(1)
+        position = self.position(c5.padding_mask).flatten(1, 2)
+        memory = self.encoder(to_tokens(self.input_proj(c5.tensor)), position, mask)
+
+        queries = self.query_embed.weight.expand(len(images), -1, -1)
+        content = torch.zeros_like(queries)
+        hidden = []
+        for layer in self.decoder.layers:
+            content = layer(
+                content, queries, lambda q, layer=layer: layer.multihead_attn(q, memory + position, memory, mask)
+            )
+            hidden.append(self.decoder.norm(content))
+        states = torch.stack(hidden)
+        return Predictions(self.class_embed(states), self.bbox_embed(states).float().sigmoid())

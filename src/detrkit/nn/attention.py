@@ -1,0 +1,58 @@
+"""Multi-head attention with the packed projection of DETR, over one memory or over keys sampled for each query."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["MultiheadAttention"]
+
+
+class MultiheadAttention(nn.Module):
+    """Scaled dot-product attention; parameters are named and packed as in ``torch.nn.MultiheadAttention``."""
+
+    def __init__(self, *, dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"hidden_dim {dim} is not divisible by num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        """query (B, N, C), key and value (B, S, C), mask (B, S) bool True = padding -> (B, N, C)."""
+        wq, wk, wv = self.in_proj_weight.chunk(3)
+        bq, bk, bv = self.in_proj_bias.chunk(3)
+        q, k, v = (
+            F.linear(x, w, b).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for x, w, b in ((query, wq, bq), (key, wk, bk), (value, wv, bv))
+        )
+        mask = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+    def project_memory(self, content: Tensor, position: Tensor) -> Tensor:
+        """Keys and values of tokens (B, S, C), **without** their biases: (B, S, 2C).
+
+        What is pooled later must be linear in the tokens; a bias would vanish where RoIAlign reads outside the map.
+        """
+        _, wk, wv = self.in_proj_weight.chunk(3)
+        return torch.cat((F.linear(content + position, wk), F.linear(content, wv)), dim=-1)
+
+    def attend_sampled(self, query: Tensor, keys_values: Tensor) -> Tensor:
+        """Each query attends to its own keys: query (B, Q, C), pooled projections (B, Q, S, 2C) -> (B, Q, C)."""
+        batch, queries = query.shape[:2]
+        wq = self.in_proj_weight.chunk(3)[0]
+        bq, bkv = self.in_proj_bias.split([query.shape[-1], 2 * query.shape[-1]])
+        q = F.linear(query, wq, bq).reshape(batch * queries, self.num_heads, 1, -1)
+        # (B·Q, S, 2, heads, d): one batch of B·Q problems with a single query and S keys each.
+        k, v = (keys_values + bkv).flatten(0, 1).unflatten(-1, (2, self.num_heads, -1)).unbind(2)
+        mixed = F.scaled_dot_product_attention(
+            q, k.transpose(1, 2), v.transpose(1, 2), dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.out_proj(mixed.reshape(batch, queries, -1))

@@ -1,0 +1,57 @@
+"""Projections of backbone maps to the width of the transformer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detrkit.nn.backbone import FeatureMap
+
+__all__ = ["LevelProjection", "MaskedGroupNorm", "to_tokens"]
+
+
+def to_tokens(maps: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, h·w, C)."""
+    return maps.flatten(2).transpose(1, 2)
+
+
+class MaskedGroupNorm(nn.GroupNorm):
+    """Group norm whose statistics leave padding out, so that an image is normalised alone and in a batch alike."""
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """x (B, C, h, w), padding_mask (B, h, w) bool or None (ordinary group norm) -> (B, C, h, w), 0 in padding."""
+        if padding_mask is None:
+            return super().forward(x)
+        valid = (~padding_mask)[:, None, None].to(torch.float32)
+        grouped = x.float().unflatten(1, (self.num_groups, -1))
+        count = valid.sum((2, 3, 4), keepdim=True) * grouped.shape[2]
+        mean = (grouped * valid).sum((2, 3, 4), keepdim=True) / count
+        centred = (grouped - mean) * valid
+        variance = centred.square().sum((2, 3, 4), keepdim=True) / count
+        normed = (centred * (variance + self.eps).rsqrt()).flatten(1, 2)
+        affine = normed * self.weight[:, None, None] + self.bias[:, None, None]
+        return (affine * valid[:, 0]).to(x.dtype)
+
+
+class LevelProjection(nn.Module):
+    """1x1 convolution (or 3x3 with stride 2 for an extra level), then group norm if asked."""
+
+    def __init__(self, *, in_channels: int, dim: int, stride: int = 1, group_norm: bool = True) -> None:
+        super().__init__()
+        kernel = 3 if stride == 2 else 1
+        self.conv = nn.Conv2d(in_channels, dim, kernel, stride=stride, padding=kernel // 2)
+        self.norm = MaskedGroupNorm(32, dim) if group_norm else None
+        self.stride = stride
+
+    def forward(self, level: FeatureMap, *, mask_padding: bool = False) -> FeatureMap:
+        """Projects one level; with ``mask_padding`` its padding stays zero and out of the statistics."""
+        x = self.conv(level.tensor)
+        mask = level.padding_mask
+        if self.stride > 1:
+            mask = F.interpolate(mask[None].float(), size=x.shape[-2:]).to(torch.bool)[0]
+        if self.norm is not None:
+            x = self.norm(x, mask if mask_padding else None)
+        elif mask_padding:
+            x = x.masked_fill(mask[:, None], 0.0)
+        return FeatureMap(x, mask, level.stride * self.stride)

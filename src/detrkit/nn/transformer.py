@@ -1,0 +1,100 @@
+"""Encoder and decoder layers of DETR (paper, appendix "Detailed architecture"; spec A4), batch first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detrkit.nn.attention import MultiheadAttention
+
+__all__ = ["DecoderLayer", "Encoder", "EncoderLayer", "xavier_"]
+
+
+def xavier_(module: nn.Module) -> None:
+    """Xavier-uniform for every parameter of two or more dimensions, as DETR starts its transformer."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+
+
+class _Layer(nn.Module):
+    """Residual sub-blocks with the norm after (post-norm, published) or before (pre-norm)."""
+
+    def __init__(self, *, dim: int, ffn_dim: int, dropout: float, pre_norm: bool) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(dim, ffn_dim)
+        self.linear2 = nn.Linear(ffn_dim, dim)
+        self.dropout = dropout
+        self.pre_norm = pre_norm
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+    def _residual(self, x: Tensor, norm: nn.Module, block: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.pre_norm:
+            return x + self._drop(block(norm(x)))
+        return norm(x + self._drop(block(x)))
+
+    def _ffn(self, x: Tensor) -> Tensor:
+        return self.linear2(self._drop(F.relu(self.linear1(x))))
+
+
+class EncoderLayer(_Layer):
+    """Self-attention over the image tokens, then a feed-forward block; positions enter at every layer."""
+
+    def __init__(self, *, dim: int, num_heads: int, ffn_dim: int, dropout: float, pre_norm: bool = False) -> None:
+        super().__init__(dim=dim, ffn_dim=ffn_dim, dropout=dropout, pre_norm=pre_norm)
+        self.self_attn = MultiheadAttention(dim=dim, num_heads=num_heads, dropout=dropout)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+
+    def forward(self, tokens: Tensor, position: Tensor, padding_mask: Tensor) -> Tensor:
+        """tokens and position (B, S, C), padding_mask (B, S) -> (B, S, C)."""
+        tokens = self._residual(
+            tokens, self.norm1, lambda x: self.self_attn(x + position, x + position, x, padding_mask)
+        )
+        return self._residual(tokens, self.norm2, self._ffn)
+
+
+class Encoder(nn.Module):
+    """A stack of encoder layers; pre-norm adds a final norm, post-norm has none."""
+
+    def __init__(
+        self, *, num_layers: int, dim: int, num_heads: int, ffn_dim: int, dropout: float, pre_norm: bool = False
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            EncoderLayer(dim=dim, num_heads=num_heads, ffn_dim=ffn_dim, dropout=dropout, pre_norm=pre_norm)
+            for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(dim) if pre_norm else nn.Identity()
+
+    def forward(self, tokens: Tensor, position: Tensor, padding_mask: Tensor) -> Tensor:
+        """tokens and position (B, S, C), padding_mask (B, S) -> memory (B, S, C)."""
+        for layer in self.layers:
+            tokens = layer(tokens, position, padding_mask)
+        return self.norm(tokens)
+
+
+class DecoderLayer(_Layer):
+    """Self-attention among the queries, cross-attention to image features, feed-forward block.
+
+    What the queries attend to is passed in as a function, so that DETR (the whole memory) and DE-DETR (keys sampled
+    for each query) share the layer.
+    """
+
+    def __init__(self, *, dim: int, num_heads: int, ffn_dim: int, dropout: float, pre_norm: bool = False) -> None:
+        super().__init__(dim=dim, ffn_dim=ffn_dim, dropout=dropout, pre_norm=pre_norm)
+        self.self_attn = MultiheadAttention(dim=dim, num_heads=num_heads, dropout=dropout)
+        self.multihead_attn = MultiheadAttention(dim=dim, num_heads=num_heads, dropout=dropout)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
+
+    def forward(self, content: Tensor, queries: Tensor, cross_attend: Callable[[Tensor], Tensor]) -> Tensor:
+        """content and queries (B, Q, C); ``cross_attend`` maps content + queries to what they gathered (B, Q, C)."""
+        content = self._residual(content, self.norm1, lambda x: self.self_attn(x + queries, x + queries, x))
+        content = self._residual(content, self.norm2, lambda x: cross_attend(x + queries))
+        return self._residual(content, self.norm3, self._ffn)

@@ -1,0 +1,1 @@
+"""Kernels and arithmetic behind one function each; the reference is pure torch and runs on every device."""

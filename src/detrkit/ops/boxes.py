@@ -1,0 +1,45 @@
+"""Box arithmetic: conversions, generalised IoU, inverse sigmoid."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["cxcywh_to_xyxy", "generalized_iou", "inverse_sigmoid", "xyxy_to_cxcywh"]
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """Boxes (…, 4) from centre and size to corners."""
+    cx, cy, w, h = boxes.unbind(-1)
+    return torch.stack((cx - 0.5 * w, cy - 0.5 * h, cx + 0.5 * w, cy + 0.5 * h), dim=-1)
+
+
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """Boxes (…, 4) from corners to centre and size."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1), dim=-1)
+
+
+def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
+    """GIoU of xyxy boxes that broadcast against each other: (…, 4), (…, 4) -> (…).
+
+    Unlike the assertion in the official code, degenerate boxes only give a low value: two empty boxes at one point
+    have GIoU 0 instead of NaN.
+    """
+    eps = torch.finfo(first.dtype).tiny
+    area1 = (first[..., 2] - first[..., 0]) * (first[..., 3] - first[..., 1])
+    area2 = (second[..., 2] - second[..., 0]) * (second[..., 3] - second[..., 1])
+    overlap = (
+        torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])
+    ).clamp(min=0)
+    intersection = overlap[..., 0] * overlap[..., 1]
+    union = area1 + area2 - intersection
+    hull = torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2])
+    enclosing = hull[..., 0] * hull[..., 1]
+    return intersection / union.clamp(min=eps) - (enclosing - union) / enclosing.clamp(min=eps)
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """Logit of ``x`` in [0, 1], with both ``x`` and ``1 - x`` kept at or above ``eps`` (spec B2)."""
+    x = x.clamp(0, 1)
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
