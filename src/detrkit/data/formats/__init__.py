@@ -1,0 +1,86 @@
+"""Annotation formats, and finding out which one a folder holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detrkit.data.formats import coco
+from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
+from detrkit.data.records import Table
+from detrkit.errors import DataError, did_you_mean
+
+__all__ = ["FORMATS", "Format", "Source", "detect", "find_source", "find_sources", "read_source"]
+
+FORMATS: dict[str, Format] = {reader.FORMAT.name: reader.FORMAT for reader in (coco,)}
+
+
+def read_source(source: Source) -> Table:
+    """The annotations of one split."""
+    return FORMATS[source.format].read(source)
+
+
+def detect(root: Path, name: str = "auto") -> Format:
+    """The format of a data folder.
+
+    Raises:
+        DataError: no such folder, it is empty, or none or several formats fit.
+    """
+    if not root.is_dir():
+        what = "is a file, not a data folder" if root.exists() else "no such data folder"
+        raise DataError(f"{root}: {what}")
+    if not any(root.iterdir()):
+        raise DataError(f"{root}: the data folder is empty")
+    if name != "auto":
+        if name not in FORMATS:
+            raise DataError(f"format '{name}' is unknown.{did_you_mean(name, [*FORMATS, 'auto'])}")
+        return FORMATS[name]
+    fitting = [form for form in FORMATS.values() if form.recognises(root)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        names = " and ".join(form.name for form in fitting)
+        raise DataError(f"{root}: looks like {names} at once; choose one with format= (recipe: data.format)")
+    looked = "; ".join(form.looked_for for form in FORMATS.values())
+    raise DataError(f"{root}: no known data set layout. Looked for {looked}")
+
+
+def find_source(
+    root: Path, split: str, *, format: str = "auto", annotations: Path | None = None, images: Path | None = None
+) -> Source:
+    """Where a split lies. annotations (a COCO JSON file) and images may be relative to ``root``.
+
+    Raises:
+        DataError: not found; the message says what to do.
+    """
+    if split not in SPLIT_WORDS:
+        raise DataError(f"split '{split}' is unknown.{did_you_mean(split, SPLIT_WORDS)}")
+    if images is not None:
+        images = root / images if (root / images).is_dir() else images
+    if annotations is not None:
+        annotations = root / annotations if (root / annotations).is_file() else annotations
+        if format not in ("auto", "coco"):
+            raise DataError(f"annotations={annotations} names a COCO file, but format is '{format}'")
+        return Source(format="coco", root=root, split=split, annotations=annotations, images=images)
+    form = detect(root, format)
+    source = form.locate(root, split)
+    if source is None:
+        present = [other for other in SPLIT_WORDS if form.locate(root, other) is not None]
+        hint = (
+            f"It has {' and '.join(present)}; to make a split: detrkit data split {root} --out {root}_split, "
+            f"then use {root}_split, or name the file with annotations= (recipe: data.{split}.annotations)"
+            if present
+            else f"Looked for {form.looked_for}"
+        )
+        raise DataError(f"{root}: this {form.name} data set has no {split} split. {hint}")
+    return source if images is None else Source(**{**vars(source), "images": images})
+
+
+def find_sources(root: Path, *, format: str = "auto") -> dict[str, Source]:
+    """The source of every split that a data folder has.
+
+    Raises:
+        DataError: none or several formats fit.
+    """
+    form = detect(root, format)
+    found = {split: form.locate(root, split) for split in SPLIT_WORDS}
+    return {split: source for split, source in found.items() if source is not None}

@@ -1,0 +1,88 @@
+"""What a reader of one annotation format offers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detrkit.data.records import Row, Table
+from detrkit.errors import DataError
+
+__all__ = ["SPLIT_WORDS", "Format", "Source", "find_image_root", "read_json"]
+
+# How files and folders of a split are called.
+SPLIT_WORDS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+
+_PROBES = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where one split lies. annotations: the file (or folder of files) to read · images: the folder that file names
+    are relative to, or None to look for it."""
+
+    format: str
+    root: Path
+    split: str
+    annotations: Path
+    images: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One annotation format.
+
+    looked_for: what makes a folder one of these, for messages · recognises(root) · locate(root, split): the source,
+    or None when that split is absent · read(source): its annotations.
+    """
+
+    name: str
+    looked_for: str
+    recognises: Callable[[Path], bool]
+    locate: Callable[[Path, str], Source | None]
+    read: Callable[[Source], Table]
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        DataError: missing, not text, or not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such annotation file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: is not JSON: {error.msg} in line {error.lineno}") from error
+
+
+def find_image_root(candidates: Sequence[Path], images: Sequence[Row], origin: Path) -> Path:
+    """The first of the folders that holds most of (a sample of) the images.
+
+    Raises:
+        DataError: none of them holds any.
+    """
+    names = [str(image["file_name"]).replace("\\", "/") for image in images]
+    probes = names[:: max(1, len(names) // _PROBES)]
+    folders = [folder for folder in dict.fromkeys(candidates) if folder.is_dir()]
+    best, most = None, 0
+    for folder in folders:
+        hits = sum((folder / name).is_file() for name in probes)
+        if hits > most:
+            best, most = folder, hits
+        if hits == len(probes):
+            break
+    if best is None:
+        looked = ", ".join(str(folder) for folder in folders) or "no folder that exists"
+        example = f" such as '{names[0]}'" if names else ""
+        raise DataError(
+            f"{origin}: found none of its images{example} in {looked}; say where they are with images= "
+            "(recipe: data.train.images, data.val.images)"
+        )
+    return best

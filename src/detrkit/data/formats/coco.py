@@ -1,0 +1,122 @@
+"""COCO JSON: ``annotations/*train*.json`` beside folders of images, in all the usual arrangements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, find_image_root, read_json
+from detrkit.data.records import Row, Table
+from detrkit.errors import DataError
+
+__all__ = ["FORMAT", "parse_coco", "read"]
+
+# Files that lie beside instances_*.json and hold no boxes of it.
+_OTHER_TASKS = ("panoptic", "captions", "keypoints", "stuff", "semantic", "image_info", "_sample")
+
+
+def locate(root: Path, split: str) -> Source | None:
+    """``annotations/instances_train2017.json``, ``instances_train.json``, ``train.json``, …, else the only ``*train*``.
+
+    Raises:
+        DataError: several files fit equally well.
+    """
+    folder = root / "annotations"
+    words = SPLIT_WORDS[split]
+    found = [path for path in sorted(folder.glob("*.json")) if _fits(path.stem.lower(), split)]
+    for pattern in ("instances_{}2017", "instances_{}", "{}", "{}2017", "instances_{}2014"):
+        for path in found:
+            if path.stem.lower() in {pattern.format(word) for word in words}:
+                return Source(format="coco", root=root, split=split, annotations=path)
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise DataError(f"{folder}: several files could be the {split} split ({names}); name one with annotations=")
+    return Source(format="coco", root=root, split=split, annotations=found[0]) if found else None
+
+
+def _fits(stem: str, split: str) -> bool:
+    if any(task in stem for task in _OTHER_TASKS):
+        return False
+    if split == "val" and "train" in stem:  # instances_trainval.json
+        return False
+    return any(word in stem for word in SPLIT_WORDS[split])
+
+
+def recognises(root: Path) -> bool:
+    """Does ``annotations/`` hold a JSON file of any split?"""
+    files = [path.stem.lower() for path in (root / "annotations").glob("*.json")]
+    return any(_fits(stem, split) for stem in files for split in SPLIT_WORDS)
+
+
+def read(source: Source) -> Table:
+    """The annotation file of a source, with the folder its images lie in."""
+    data = read_json(source.annotations)
+    table = parse_coco(data, source.annotations, source.images or source.root)
+    if source.images is None and table.images:
+        candidates = list(_image_folders(source.root, source.split))
+        candidates.append(source.annotations.parent)
+        root = find_image_root(candidates, table.images, source.annotations)
+        table = Table(**{**vars(table), "image_root": root})
+    elif source.images is not None and not source.images.is_dir():
+        raise DataError(f"{source.images}: no such image folder")
+    return table
+
+
+def _image_folders(root: Path, split: str) -> Iterator[Path]:
+    splits = [split, *(other for other in SPLIT_WORDS if other != split)]
+    for word in (word for name in splits for word in SPLIT_WORDS[name]):
+        for pattern in ("images/{}", "{}2017", "images/{}2017", "{}/images", "{}", "{}2014", "leftImg8bit/{}"):
+            yield root / pattern.format(word)
+    yield from (root / "images", root, root / "JPEGImages")
+
+
+def parse_coco(data: Any, origin: Path, image_root: Path) -> Table:
+    """A table from decoded COCO JSON.
+
+    Raises:
+        DataError: it is something else, or a row lacks what every row needs.
+    """
+    if isinstance(data, list):
+        raise DataError(
+            f"{origin}: is a list, which COCO uses for results; annotations are an object with images, "
+            "annotations and categories"
+        )
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(data, dict) or not isinstance(data.get(key), list):
+            raise DataError(f"{origin}: is not COCO JSON: it has no list '{key}'")
+    for key, needed in (("images", "id"), ("categories", "id"), ("annotations", "image_id")):
+        for number, row in enumerate(data[key]):
+            if not isinstance(row, dict) or type(row.get(needed)) is not int:
+                raise DataError(f"{origin}: {key}[{number}] has no whole number '{needed}'")
+            if key == "images" and not isinstance(row.get("file_name"), str):
+                raise DataError(f"{origin}: images[{number}] (id {row['id']}) has no 'file_name'")
+            if key == "annotations" and "segments_info" in row:
+                raise DataError(f"{origin}: holds panoptic segments, not boxes; use the instances file")
+            if key == "annotations" and type(row.get("category_id")) is not int:
+                raise DataError(f"{origin}: annotations[{number}] has no whole number 'category_id'")
+    return Table(
+        origin=origin,
+        image_root=image_root,
+        images=[_with_file_name(row) for row in data["images"]],
+        annotations=data["annotations"],
+        categories=data["categories"],
+        info=data.get("info") if isinstance(data.get("info"), dict) else {},
+    )
+
+
+def _with_file_name(row: Row) -> Row:
+    """The row, its sizes as whole numbers (some tools write 640.0)."""
+    sizes = {
+        key: int(row[key]) for key in ("width", "height") if isinstance(row.get(key), float) and row[key] == row[key]
+    }
+    return {**row, **sizes} if sizes else row
+
+
+FORMAT = Format(
+    name="coco",
+    looked_for="COCO: annotations/*train*.json or *val*.json",
+    recognises=recognises,
+    locate=locate,
+    read=read,
+)

@@ -1,0 +1,69 @@
+"""From a folder to a data set."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+
+from detrkit.data.dataset import DetectionDataset
+from detrkit.data.formats import find_source, read_source
+from detrkit.data.records import OnError, build_records
+from detrkit.data.sampling import published_sample, sample_table
+from detrkit.errors import DataError, did_you_mean
+
+__all__ = ["load_dataset"]
+
+
+def load_dataset(
+    root: str | Path,
+    *,
+    split: str = "train",
+    format: str = "auto",
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
+    on_error: OnError = "raise",
+    sample_rate: float | None = None,
+    sample_repeat: bool = False,
+    sample_seed: int = 0,
+) -> DetectionDataset:
+    """One split of a data folder; images are opened only when a sample is asked for.
+
+    split: train, val or test · format: auto, coco, roboflow, yolo, voc or cityscapes · annotations, images: a COCO
+    file and its image folder (relative to ``root`` or to the working folder) where the layout is not a usual one ·
+    on_error: "skip" leaves out bad boxes and images and counts them · sample_rate: take this part of the images: the
+    published COCO subset where its file lies in ``../CocoFormatAnnos``, else one chosen by ``sample_seed``, nested in
+    all larger ones · sample_repeat: repeat the images int(1 / sample_rate) times, so that an epoch keeps its length.
+
+    Raises:
+        DataError: nothing usable there; the message names the file, key or value.
+    """
+    if on_error not in ("raise", "skip"):
+        raise DataError(f"on_error '{on_error}' is unknown.{did_you_mean(on_error, ['raise', 'skip'])}")
+    root = Path(root)
+    source = find_source(
+        root,
+        split,
+        format=format,
+        annotations=None if annotations is None else Path(annotations),
+        images=None if images is None else Path(images),
+    )
+    published = None if sample_rate is None else published_sample(root, source.annotations, sample_rate)
+    if published is not None:
+        source = replace(source, annotations=published)
+    table = read_source(source)
+    if sample_rate is not None and published is None:
+        table = sample_table(table, seed=sample_seed, rate=sample_rate)
+    records, categories, notes = build_records(table, on_error=on_error)
+    if sample_repeat:
+        if sample_rate is None:
+            raise DataError("sample_repeat needs sample_rate")
+        records = records * max(1, int(1 / sample_rate + 1e-9))
+    return DetectionDataset(
+        records=records,
+        categories=categories,
+        name=root.resolve().name,
+        on_error=on_error,
+        load_errors=notes,
+        source=functools.partial(read_source, source),
+    )

@@ -1,0 +1,247 @@
+"""COCO-shaped annotations checked and turned into one record an image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detrkit.data.images import image_size
+from detrkit.errors import DataError
+from detrkit.structures import Categories, Category
+
+__all__ = ["ImageRecord", "OnError", "Row", "Table", "box_problem", "build_records", "missing_files"]
+
+Row = dict[str, Any]
+OnError = Literal["raise", "skip"]
+_SKIP = "Mend it, or set on_error to skip to leave such {} out and count them."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ImageRecord:
+    """One image and its annotations, in pixels of the frame that the annotations were drawn in (the upright image).
+
+    boxes (N, 4) float64 xyxy inside the image, of positive size · labels (N,) int64, 0..K-1 · areas (N,) float64 as
+    in the file (of the mask where there is one) · crowd_boxes (M, 4), crowd_labels (M,): regions that training leaves
+    out and evaluation ignores.
+    """
+
+    image_id: int
+    path: Path
+    file_name: str
+    width: int
+    height: int
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    areas: NDArray[np.float64]
+    crowd_boxes: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
+    crowd_labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The annotations of one split in COCO's shape, whatever format they came in.
+
+    images: id, file_name (relative to ``image_root``), width and height where known · annotations: id, image_id,
+    category_id, bbox [x, y, w, h], area, iscrowd, ``where`` (file and line, for messages; not in COCO files) ·
+    categories: id, name · origin: the file to name in messages.
+    """
+
+    origin: Path
+    image_root: Path
+    images: list[Row]
+    annotations: list[Row]
+    categories: list[Row]
+    info: Row = field(default_factory=dict)
+
+    def path(self, image: Row) -> Path:
+        """Where the file of a row of ``images`` lies."""
+        return self.image_root / str(image["file_name"]).replace("\\", "/")
+
+
+def box_problem(bbox: Any) -> str | None:
+    """What is wrong with ``[x, y, width, height]``, or None."""
+    if not isinstance(bbox, list | tuple) or len(bbox) != 4:
+        return "is not a list of four numbers [x, y, width, height]"
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in bbox):
+        return "is not a list of four numbers [x, y, width, height]"
+    if not np.isfinite(bbox).all():
+        return "is not finite"
+    if bbox[2] <= 0 or bbox[3] <= 0:
+        return "has no positive width and height"
+    return None
+
+
+def missing_files(paths: Sequence[Path]) -> list[int]:
+    """Positions of the paths that do not exist; each folder is listed once, no file is opened."""
+    listings: dict[str, frozenset[str]] = {}
+    missing = []
+    for index, path in enumerate(paths):
+        parent, name = os.path.split(path)
+        if parent not in listings:
+            try:
+                listings[parent] = frozenset(os.listdir(parent))
+            except OSError:
+                listings[parent] = frozenset()
+        # exists() covers file systems that ignore case or normalise accents
+        if name not in listings[parent] and not path.exists():
+            missing.append(index)
+    return missing
+
+
+def build_records(table: Table, *, on_error: OnError = "raise") -> tuple[list[ImageRecord], Categories, list[str]]:
+    """Records sorted by image id, the categories in label order (sorted by id), and a line for all that was left out.
+
+    Crowd is set apart, boxes are clamped to the image and those that lie outside dropped, images without boxes stay.
+    With ``on_error="skip"`` bad boxes and missing images are left out too; annotations of images that the file does
+    not list are ignored always (the published COCO subsets have them).
+
+    Raises:
+        DataError: duplicate or unknown ids always; bad boxes and missing images with ``on_error="raise"``.
+    """
+    categories = _categories(table)
+    label_of = {category.id: label for label, category in enumerate(categories)}
+    images, notes = _images(table, on_error)
+    position = {image["id"]: index for index, image in enumerate(images)}
+    left_out = {image["id"] for image in table.images} - position.keys()
+    owners: list[int] = []
+    rows: list[Row] = []
+    orphans = 0
+    for row in table.annotations:
+        if row["category_id"] not in label_of:
+            raise DataError(_unknown_category(table, row, categories))
+        index = position.get(row["image_id"], -1)
+        if index < 0:
+            orphans += row["image_id"] not in left_out
+            continue
+        problem = box_problem(row.get("bbox"))
+        if problem:
+            message = f"{_where(table, row, images[index])}: bbox {row.get('bbox')} {problem}"
+            if on_error == "raise":
+                raise DataError(f"{message}. {_SKIP.format('boxes')}")
+            notes.append(message)
+        else:
+            owners.append(index)
+            rows.append(row)
+    if orphans:
+        notes.append(f"{table.origin}: {orphans} annotations of images that it does not list")
+    return _assemble(table, images, owners, rows, label_of, notes), categories, notes
+
+
+def _assemble(
+    table: Table, images: list[Row], owners: list[int], rows: list[Row], label_of: dict[int, int], notes: list[str]
+) -> list[ImageRecord]:
+    owner = np.asarray(owners, dtype=np.int64)
+    boxes = np.asarray([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
+    areas = np.asarray([row.get("area", row["bbox"][2] * row["bbox"][3]) for row in rows], dtype=np.float64)
+    labels = np.asarray([label_of[row["category_id"]] for row in rows], dtype=np.int64)
+    crowd = np.asarray([bool(row.get("iscrowd", 0)) for row in rows], dtype=bool)
+    sizes = np.asarray([(image["width"], image["height"]) for image in images], dtype=np.float64).reshape(-1, 2)
+    boxes[:, 2:] += boxes[:, :2]
+    limit = sizes[owner]
+    np.clip(boxes[:, 0::2], 0, limit[:, :1], out=boxes[:, 0::2])
+    np.clip(boxes[:, 1::2], 0, limit[:, 1:], out=boxes[:, 1::2])
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    for index in np.flatnonzero(~inside).tolist():
+        image = images[owners[index]]
+        notes.append(f"{_where(table, rows[index], image)}: bbox {rows[index]['bbox']} lies outside the image")
+    order = np.flatnonzero(inside)
+    order = order[np.lexsort((crowd[order], owner[order]))]  # by image, ordinary before crowd, else as in the file
+    boxes, areas, labels, crowd, owner = boxes[order], areas[order], labels[order], crowd[order], owner[order]
+    starts = np.searchsorted(owner, np.arange(len(images) + 1)).tolist()
+    records = []
+    for index, image in enumerate(images):
+        begin, end = starts[index], starts[index + 1]
+        middle = end - int(crowd[begin:end].sum())
+        records.append(
+            ImageRecord(
+                image_id=image["id"],
+                path=table.path(image),
+                file_name=str(image["file_name"]),
+                width=image["width"],
+                height=image["height"],
+                boxes=boxes[begin:middle],
+                labels=labels[begin:middle],
+                areas=areas[begin:middle],
+                crowd_boxes=boxes[middle:end],
+                crowd_labels=labels[middle:end],
+            )
+        )
+    return records
+
+
+def _categories(table: Table) -> Categories:
+    ids = [row["id"] for row in table.categories]
+    if not ids:
+        raise DataError(f"{table.origin}: has no categories")
+    twice = _first_duplicate(ids)
+    if twice is not None:
+        raise DataError(f"{table.origin}: category id {twice} stands twice in categories")
+    ordered = sorted(table.categories, key=lambda row: int(row["id"]))
+    return Categories(Category(row["id"], str(row.get("name", row["id"]))) for row in ordered)
+
+
+def _images(table: Table, on_error: OnError) -> tuple[list[Row], list[str]]:
+    """Image rows sorted by id, each with width and height, and a line for each that was left out."""
+    if not table.images:
+        raise DataError(f"{table.origin}: lists no images")
+    twice = _first_duplicate(image["id"] for image in table.images)
+    if twice is not None:
+        raise DataError(f"{table.origin}: image id {twice} stands twice in images")
+    images = sorted(table.images, key=lambda image: int(image["id"]))
+    missing = missing_files([table.path(image) for image in images])
+    if missing and (on_error == "raise" or len(missing) == len(images)):
+        more = f" (and {len(missing) - 1} more of {len(images)} images)" if len(missing) > 1 else ""
+        raise DataError(
+            f"{table.path(images[missing[0]])}: image file missing{more}, listed in {table.origin}. "
+            + _SKIP.format("images")
+        )
+    notes = [f"{table.path(images[index])}: image file missing" for index in missing]
+    gone = set(missing)
+    kept = []
+    for index, image in enumerate(images):
+        if index in gone:
+            continue
+        width, height = image.get("width"), image.get("height")
+        if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+            try:
+                width, height = image_size(table.path(image))
+            except DataError as error:
+                if on_error == "raise":
+                    raise
+                notes.append(str(error))
+                continue
+            image = {**image, "width": width, "height": height}
+        kept.append(image)
+    if not kept:
+        raise DataError(f"{table.origin}: none of its {len(images)} images can be read")
+    return kept, notes
+
+
+def _first_duplicate(values: Iterable[Any]) -> Any:
+    seen = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
+
+
+def _where(table: Table, row: Row, image: Row) -> str:
+    place = row.get("where") or f"{table.origin}: annotation id {row.get('id')}"
+    return f"{place} (image '{image['file_name']}')"
+
+
+def _unknown_category(table: Table, row: Row, categories: Categories) -> str:
+    ids = categories.ids
+    listed = f"{ids[0]} to {ids[-1]}" if len(ids) > 8 else ", ".join(map(str, ids))
+    place = row.get("where") or f"{table.origin}: annotation id {row.get('id')}"
+    return (
+        f"{place}: category id {row['category_id']} is not among the categories ({listed}). If ids are off by one, "
+        "'detrkit data check' shows it"
+    )

@@ -1,0 +1,142 @@
+"""DETR's augmentation and evaluation resize (spec A11) on ``torchvision.transforms.v2``.
+
+A transform takes an upright RGB image and its record and returns a ``Sample``. Randomness comes from torch's global
+generator, which ``DetectionDataset`` seeds for every sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from detrkit.data.records import ImageRecord
+from detrkit.structures import Sample, Target
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "EvalTransform", "TrainTransform", "resize_shape"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def resize_shape(height: int, width: int, short_side: int, max_side: int | None = None) -> tuple[int, int]:
+    """(height, width) with the shorter side at ``short_side``, unless the longer would pass ``max_side``.
+
+    Rounds as the official code does: the shorter side to the nearest when ``max_side`` limits it, the longer side
+    always down.
+    """
+    low, high = min(height, width), max(height, width)
+    if max_side is not None and high * short_side > max_side * low:
+        short_side = max(1, round(max_side * low / high))
+    if low == short_side:
+        return height, width
+    if width < height:
+        return short_side * height // width, short_side
+    return short_side, short_side * width // height
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalTransform:
+    """Resize and normalise. mean, std: of RGB in [0, 1]."""
+
+    short_side: int = 800
+    max_side: int | None = 1333
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __call__(self, image: Image.Image, record: ImageRecord) -> Sample:
+        image, boxes = _resize(image, _boxes(record), self.short_side, self.max_side)
+        return _sample(image, boxes, torch.tensor(record.labels), record, self.mean, self.std)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTransform:
+    """DETR's training augmentation.
+
+    A horizontal flip (probability ``flip``); then, one time in two where ``crop`` is set, a resize to one of
+    ``crop_short_sides`` and a random crop whose sides are uniform in ``crop_size`` (bounded by the image); last a
+    resize to one of ``short_sides`` within ``max_side``. A crop drops only boxes that it leaves nothing of.
+    """
+
+    short_sides: Sequence[int] = tuple(range(480, 801, 32))
+    max_side: int | None = 1333
+    crop: bool = True
+    flip: float = 0.5
+    crop_short_sides: Sequence[int] = (400, 500, 600)
+    crop_size: tuple[int, int] = (384, 600)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __call__(self, image: Image.Image, record: ImageRecord) -> Sample:
+        boxes, labels = _boxes(record), torch.tensor(record.labels)
+        if float(torch.rand(())) < self.flip:
+            image, boxes = F.horizontal_flip(image), F.horizontal_flip(boxes)
+        if self.crop and float(torch.rand(())) < 0.5:
+            image, boxes = _resize(image, boxes, _choice(self.crop_short_sides), None)
+            image, boxes, labels = self._crop(image, boxes, labels)
+        image, boxes = _resize(image, boxes, _choice(self.short_sides), self.max_side)
+        return _sample(image, boxes, labels, record, self.mean, self.std)
+
+    def _crop(self, image: Image.Image, boxes: Tensor, labels: Tensor) -> tuple[Image.Image, Tensor, Tensor]:
+        least, most = self.crop_size
+        width = _uniform(min(least, image.width), min(most, image.width))
+        height = _uniform(min(least, image.height), min(most, image.height))
+        region = (_uniform(0, image.height - height), _uniform(0, image.width - width), height, width)
+        boxes = F.crop(boxes, *region)
+        kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        return F.crop(image, *region), tv_tensors.wrap(boxes[kept], like=boxes), labels[kept]
+
+
+def _uniform(low: int, high: int) -> int:
+    """A whole number in [low, high]."""
+    return int(torch.randint(low, high + 1, ()))
+
+
+def _choice(values: Sequence[int]) -> int:
+    return values[_uniform(0, len(values) - 1)]
+
+
+def _boxes(record: ImageRecord) -> Tensor:
+    canvas = (record.height, record.width)
+    boxes = torch.tensor(record.boxes, dtype=torch.float32)
+    wrapped: Tensor = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=canvas)
+    return wrapped
+
+
+def _resize(image: Image.Image, boxes: Tensor, short_side: int, max_side: int | None) -> tuple[Image.Image, Tensor]:
+    height, width = resize_shape(image.height, image.width, short_side, max_side)
+    if (width, height) == image.size:
+        return image, boxes
+    image = F.resize(image, [height, width], interpolation=InterpolationMode.BILINEAR)
+    return image, F.resize(boxes, [height, width])
+
+
+def _sample(
+    image: Image.Image,
+    boxes: Tensor,
+    labels: Tensor,
+    record: ImageRecord,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Sample:
+    pixels = F.normalize(
+        F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True), mean=list(mean), std=list(std), inplace=True
+    )
+    corners = boxes.as_subclass(Tensor) / torch.tensor([image.width, image.height] * 2)
+    corners = corners.clamp(0, 1)
+    low, high = corners[:, :2], corners[:, 2:]
+    kept = (high > low).all(dim=1)  # float32 may flatten a sliver of a box
+    target = Target(
+        labels=labels[kept],
+        boxes=torch.cat([(low + high) / 2, high - low], dim=1)[kept],
+        image_id=record.image_id,
+        original_size=(record.height, record.width),
+        size=(image.height, image.width),
+    )
+    return Sample(pixels, target)
