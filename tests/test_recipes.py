@@ -40,7 +40,7 @@ CITY, COCO = "data/cityscapes", "data/coco"
 PUBLISHED = {
     "de_detr/cityscapes/detr_r50_cityscapes_300ep": Published("detr_r50", CITY, 300, 200, 4),
     "de_detr/cityscapes/la_detr_r50_cityscapes_300ep": Published(
-        "detr_r50", CITY, 300, 200, 4, label_augmentation=True
+        "la_detr_r50", CITY, 300, 200, 4, label_augmentation=True
     ),
     "de_detr/cityscapes/de_detr_r50_cityscapes_50ep": Published("de_detr_r50", CITY, 50, 40, 4),
     "de_detr/cityscapes/dela_detr_r50_cityscapes_50ep": Published(
