@@ -1,0 +1,158 @@
+"""A working folder in miniature with everything that the commands of the README and the documentation name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A DE-DETR of the same code paths that builds, trains and saves in a moment.
+TINY_MODEL = {
+    "backbone": "test_resnet",
+    "hidden_dim": 32,
+    "num_heads": 2,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "ffn_dim": 32,
+}
+CITYSCAPES = ("person", "car", "train", "rider", "truck", "motorcycle", "bicycle", "bus")
+# label id of the class in gtFine, in the order above
+CITYSCAPES_LABELS = (24, 26, 31, 25, 27, 32, 33, 28)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images to make: their names, the folder for the files, the JSON file for the annotations."""
+
+    names: tuple[str, ...]
+    images: Path
+    annotations: Path
+    first_id: int = 1
+
+
+def _picture(path: Path, seed: int, size: tuple[int, int] = (96, 64)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def coco_split(split: Split, classes: dict[int, str]) -> None:
+    """Images with one box of every class each, and their COCO file."""
+    images, annotations = [], []
+    for offset, name in enumerate(split.names):
+        image_id = split.first_id + offset
+        _picture(split.images / name, image_id)
+        images.append({"id": image_id, "file_name": name, "width": 96, "height": 64})
+        for index, category in enumerate(classes):
+            box = [4 + 9 * index, 6 + offset, 20, 30]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": category,
+                    "bbox": box,
+                    "area": 600,
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": number, "name": name} for number, name in classes.items()]
+    _write_json(split.annotations, {"images": images, "annotations": annotations, "categories": categories})
+
+
+def make_data(folder: Path) -> None:
+    """``data/`` with the trees of the DE-DETR repository: COCO, Cityscapes (photos, gtFine) and CocoFormatAnnos."""
+    extra = folder / "CocoFormatAnnos"
+    coco_classes = {1: "person", 3: "car", 90: "toothbrush"}
+    coco = folder / "coco"
+    train = tuple(f"{number:012d}.jpg" for number in range(1, 5))
+    coco_split(Split(train, coco / "train2017", coco / "annotations/instances_train2017.json"), coco_classes)
+    coco_split(
+        Split(
+            ("000000000009.jpg", "000000000010.jpg"), coco / "val2017", coco / "annotations/instances_val2017.json", 9
+        ),
+        coco_classes,
+    )
+    whole = json.loads((coco / "annotations/instances_train2017.json").read_text(encoding="utf-8"))
+    for count in (11828, 5914, 2365, 1182):
+        # like the published files: fewer images, all annotations
+        _write_json(extra / f"instances_train2017_sample{count}.json", {**whole, "images": whole["images"][:2]})
+    classes = dict(enumerate(CITYSCAPES, start=1))
+    photos = folder / "cityscapes" / "leftImg8bit"
+    for split, city, first in (("train", "aachen", 1), ("val", "munster", 11)):
+        stems = [f"{city}/{city}_{number:06d}_000019" for number in range(2)]
+        names = tuple(f"{stem}_leftImg8bit.png" for stem in stems)
+        coco_split(Split(names, photos / split, extra / f"cityscapes_{split}_cocostyle.json", first), classes)
+        for stem in stems:
+            ids = np.zeros((64, 96), dtype=np.uint16)
+            for index, label in enumerate(CITYSCAPES_LABELS):
+                ids[8:40, 2 + 11 * index : 10 + 11 * index] = label * 1000
+            path = folder / "cityscapes" / "gtFine" / split / f"{stem}_gtFine_instanceIds.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(ids).save(path)
+
+
+def make_voc(folder: Path) -> None:
+    """A Pascal VOC folder with a train and a val list."""
+    for number, split in enumerate(("train", "train", "val")):
+        _picture(folder / "JPEGImages" / f"{number}.jpg", 50 + number)
+        box = "<xmin>5</xmin><ymin>6</ymin><xmax>40</xmax><ymax>50</ymax>"
+        xml = (
+            f"<annotation><filename>{number}.jpg</filename><size><width>96</width><height>64</height><depth>3</depth>"
+            f"</size><object><name>cell</name><difficult>0</difficult><bndbox>{box}</bndbox></object></annotation>"
+        )
+        path = folder / "Annotations" / f"{number}.xml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(xml, encoding="utf-8")
+        lists = folder / "ImageSets" / "Main" / f"{split}.txt"
+        lists.parent.mkdir(parents=True, exist_ok=True)
+        with lists.open("a", encoding="utf-8") as file:
+            file.write(f"{number}\n")
+
+
+def make_checkpoints(folder: Path) -> None:
+    """A tiny trained-looking model of ``my_data`` and an official-looking full-size DETR file."""
+    import detrkit
+
+    torch.manual_seed(0)
+    model = detrkit.create_model("dela_detr_lite0", num_classes=2, num_queries=10, **TINY_MODEL)
+    model.categories = detrkit.Categories.from_json([{"id": 1, "name": "nut"}, {"id": 7, "name": "bolt"}])
+    path = folder / "runs" / "mine" / "best" / "model.safetensors"
+    path.parent.mkdir(parents=True)
+    detrkit.save(model, path)
+    model = detrkit.create_model("detr_r50")
+    torch.save({"model": detrkit.to_official(model)}, folder / "detr-r50-e632da11.pth")
+    detrkit.save(model, folder / "detr_r50.safetensors")
+
+
+def make_workplace(folder: Path) -> Path:
+    """Everything: recipes, data/, my_data, my_voc, photos, checkpoints, results."""
+    (folder / "recipes").symlink_to(ROOT / "recipes")
+    make_data(folder / "data")
+    classes = {1: "nut", 7: "bolt"}
+    mine = folder / "my_data"
+    names = tuple(f"train_{number}.jpg" for number in range(10))
+    coco_split(Split(names, mine / "train", mine / "annotations/instances_train.json"), classes)
+    coco_split(Split(("val_1.jpg", "val_2.jpg"), mine / "val", mine / "annotations/instances_val.json", 11), classes)
+    shutil.copytree(mine, folder / "data" / "blood_cells_det")
+    make_voc(folder / "my_voc")
+    _picture(folder / "photo.jpg", 100)
+    _picture(folder / "photos" / "a.jpg", 101)
+    _picture(folder / "photos" / "sub" / "b.png", 102)
+    (folder / "photos" / "broken.jpg").write_bytes(b"not an image")
+    results = [{"image_id": 11, "category_id": 7, "bbox": [13, 6, 20, 30], "score": 0.9}]
+    _write_json(folder / "out" / "results.json", results)
+    make_checkpoints(folder)
+    return folder

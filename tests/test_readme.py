@@ -1,0 +1,245 @@
+"""What README and documentation say is true: every command line and every Python block runs, on data in miniature."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import re
+import shlex
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.readme_trees import ROOT, TINY_MODEL, make_workplace
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+# Laid over every training that the pages show: one optimizer step, small images, no weights from elsewhere.
+SMALL_RUN = {
+    "training.iterations": 1,
+    "training.batch_size": 2,
+    "training.accumulate": 1,
+    "training.workers": 0,
+    "training.device": "cpu",
+    "model.pretrained_backbone": False,
+    "model.backbone_weights": None,
+    "data.short_sides": [64],
+    "data.max_side": 96,
+    "data.eval_short_side": 64,
+    "data.eval_max_side": 96,
+}
+SMALL_MODEL = {f"model.{key}": value for key, value in TINY_MODEL.items()} | {"model.num_queries": 10}
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced code blocks of a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> Iterator[str]:
+    """Every command line of ours that a page shows: lines of bash blocks, and code in table cells."""
+    text = page.read_text(encoding="utf-8")
+    lines = [line for block in blocks(text, "bash") for line in block.splitlines()]
+    lines += re.findall(r"\| `([^`]+)`", "\n".join(line for line in text.splitlines() if line.startswith("|")))
+    for line in lines:
+        command = re.sub(r"\s+#.*", "", line).strip()
+        if re.match(r"(detrkit|accelerate launch|python -m detrkit) ", command):
+            yield command
+
+
+COMMANDS = sorted({command for page in PAGES for command in commands(page)})
+
+
+def arguments(command: str) -> list[str]:
+    """What comes after ``detrkit``, however it is launched."""
+    words = shlex.split(command)
+    if words[0] == "detrkit":
+        return words[1:]
+    place = words.index("detrkit")
+    assert words[place - 1] == "-m", command
+    return words[place + 1 :]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_workplace(tmp_path_factory.mktemp("readme"))
+
+
+@pytest.fixture
+def here(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(workplace)
+    return workplace
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stands for the package wandb (which needs an account) and notes what is called."""
+    calls: list[str] = []
+
+    class Run:
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_, **__: calls.append(name)
+
+    module = types.ModuleType("wandb")
+
+    def init(*_: Any, **__: Any) -> Run:
+        calls.append("init")
+        return Run()
+
+    module.init = init  # type: ignore[attr-defined]  # a module made here has no declared names
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return calls
+
+
+def detrkit_cli(words: list[str]) -> tuple[int, str]:
+    """Runs the command line in this process; its exit code and what it wrote to stdout."""
+    from detrkit.cli.main import main
+
+    output, argv = io.StringIO(), sys.argv
+    sys.argv = ["detrkit", *words]
+    try:
+        with contextlib.redirect_stdout(output):
+            main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    finally:
+        sys.argv = argv
+    return code, output.getvalue()
+
+
+def as_overrides(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
+def miniature(words: list[str], output: Path) -> list[str]:
+    """The same command made small: only overrides are added, and where the README says so a placeholder is filled."""
+    words = ["runs/mine/best/model.safetensors" if word == "X" else word for word in words]
+    if words[0] == "train":
+        small = SMALL_RUN if any(word.startswith("model.init=") for word in words) else SMALL_RUN | SMALL_MODEL
+        return [*words, *as_overrides(small | {"training.output": str(output)})]
+    return words
+
+
+def test_the_pages_have_commands() -> None:
+    assert len(COMMANDS) > 20
+    shown = {arguments(command)[0] for command in COMMANDS}
+    assert {"demo", "predict", "train", "eval", "score", "data", "models", "env", "weights"} <= shown
+
+
+def test_every_published_command_has_its_line() -> None:
+    """DE-DETR and DELA-DETR on Cityscapes, sampled COCO and COCO; the baselines; evaluation."""
+    table = README.split("## Published commands and ours")[1].split("\n## ")[0]
+    for recipe in (
+        "cityscapes/dela_detr_r50_cityscapes_50ep",
+        "coco_sampled/dela_detr_r50_coco_1pct_50ep",
+        "coco/dela_detr_r50_coco_50ep",
+        "cityscapes/de_detr_r50_cityscapes_50ep",
+        "coco/de_detr_r50_coco_50ep",
+        "cityscapes/detr_r50_cityscapes_300ep",
+        "cityscapes/la_detr_r50_cityscapes_300ep",
+        "coco/detr_r50_coco_50ep",
+    ):
+        assert re.search(rf"-m detrkit train recipes/de_detr/{recipe}\.yaml", table), recipe
+    assert "--resume X --eval" in table
+    assert re.search(r"detrkit eval recipes/\S+ --checkpoint X", table)
+
+
+TRAININGS = [command for command in COMMANDS if arguments(command)[0] == "train"]
+
+
+@pytest.mark.parametrize("command", TRAININGS)
+def test_training_commands_run(command: str, here: Path, tmp_path: Path, wandb: list[str]) -> None:
+    """One optimizer step and one evaluation of every training command, through the real reader, model and trainer."""
+    output = tmp_path / "run"
+    code, text = detrkit_cli(miniature(arguments(command), output))
+    assert code == 0, text
+    assert (output / "best" / "model.safetensors").is_file()
+    lines = [json.loads(line) for line in (output / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert lines
+    assert ("init" in wandb) == ("--wandb" in command)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in TRAININGS])
+def test_other_commands_run(command: str, here: Path) -> None:
+    code, text = detrkit_cli(miniature(arguments(command), here / "unused"))
+    assert code == 0, text
+    if "--json" in command:
+        assert set(json.loads(text)) >= {"protocol", "iou_type", "metrics", "per_class"}
+
+
+def test_prediction_writes_what_the_readme_says(here: Path, tmp_path: Path) -> None:
+    words = ["predict", "photos/", "--model", "runs/mine/best/model.safetensors", "--threshold", "0", "--out", "told"]
+    code, text = detrkit_cli(words)
+    assert code == 0, text
+    result = json.loads((here / "told" / "predictions.json").read_text(encoding="utf-8"))
+    assert [image["file_name"] for image in result["images"]] == ["a.jpg", "sub/b.png"]
+    assert {row["category_id"] for row in result["annotations"]} <= {1, 7}
+    assert (here / "told" / "images" / "sub" / "b.png").is_file()
+    assert json.loads((here / "told" / "results.json").read_text(encoding="utf-8"))
+    assert "broken.jpg" in (here / "told" / "skipped.json").read_text(encoding="utf-8")
+
+
+PYTHON = [(page.name, number, code) for page in PAGES for number, code in enumerate(blocks(page.read_text(), "python"))]
+
+
+@pytest.mark.parametrize("code", [code for *_, code in PYTHON], ids=[f"{page}-{number}" for page, number, _ in PYTHON])
+def test_python_blocks_run(code: str, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import detrkit
+
+    small = SMALL_RUN | SMALL_MODEL | {"training.output": str(tmp_path / "run")}
+    monkeypatch.setattr(detrkit, "train", functools.partial(detrkit.train, **small), raising=False)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
+        if not re.match(r"[a-z]+:", target):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    for label in re.findall(r"\[[^\]]+\]\[([^\]]+)\]", text):
+        assert re.search(rf"^\[{re.escape(label)}\]: ", text, re.MULTILINE), f"{page.name}: [{label}]"
+
+
+def test_published_figures_stand_in_the_recipes() -> None:
+    """Each AP of the table of published figures is in the header of a recipe, so the two cannot drift apart."""
+    headers = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "recipes").rglob("*.yaml"))
+    table = README.split("**Published**")[1].split("**Measured**")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("| D")
+    ]
+    assert len(rows) >= 13
+    for model, data, epochs, *figures, source in rows:
+        numbers = [figure for figure in figures if figure]
+        assert source, model
+        assert re.search(rf"(?<![\d.]){re.escape(numbers[0])}\b", headers), f"{model} on {data}: {numbers[0]}"
+        if len(numbers) == 6 and "[DE-DETRs]" in source:
+            assert " / ".join(numbers) in headers, f"{model} on {data}, {epochs} epochs"
+
+
+def test_models_page_agrees_with_the_registry() -> None:
+    """Every registered model is in the table, with its real number of parameters and queries."""
+    import torch
+
+    import detrkit
+
+    text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    told: dict[str, tuple[str, str]] = {}
+    for names, _, queries, parameters in re.findall(r"^\| (`.+?`) \| (.+?) \| (\d+) \| (.+?) \|$", text, re.MULTILINE):
+        models = re.findall(r"`(\w+)`", names)
+        sizes = re.findall(r"([\d.]+) M", parameters)
+        told |= {model: (queries, sizes[min(index, len(sizes) - 1)]) for index, model in enumerate(models)}
+    assert set(told) == set(detrkit.list_models())
+    for name, (queries, size) in told.items():
+        with torch.device("meta"):
+            model = detrkit.create_model(name)
+        assert model.config.num_queries == int(queries), name
+        assert f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f}" == size, name
