@@ -1,0 +1,7 @@
+"""Training: one readable loop on accelerate, and what it needs (optimizer, schedule, EMA, checkpoints, loggers)."""
+
+from __future__ import annotations
+
+from detrkit.training.run import RunResult, train
+
+__all__ = ["RunResult", "train"]

@@ -1,0 +1,50 @@
+"""Exponential moving average of the weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["EMA"]
+
+
+class EMA:
+    """A copy of the model that follows its weights: average ← d · average + (1 - d) · weights after each step.
+
+    d = min(decay, (1 + n) / (10 + n)) in update n, so that a short run is not held back by its initial weights.
+    Integer tensors are copied as they are.
+
+    Args:
+        model: the model to follow (not wrapped for several processes or mixed precision).
+        decay: limit of d, e.g. 0.9997.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the model's weights after an optimizer step."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        source = model.state_dict()
+        for name, average in self.module.state_dict().items():
+            value = source[name].detach().to(average)
+            if average.is_floating_point():
+                average.lerp_(value, 1 - decay)  # a frozen tensor equals its average, so it stays exactly as it is
+            else:
+                average.copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Averaged weights and the number of updates."""
+        return {"model": self.module.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+        self.module.load_state_dict(state["model"])
+        self.updates = int(state["updates"])

@@ -1,0 +1,142 @@
+"""Where numbers of a run go: ``log.jsonl`` always, TensorBoard and Weights & Biases on request."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+from detrkit.config import Recipe
+from detrkit.errors import RunError
+
+__all__ = ["JsonLines", "Logger", "TensorBoard", "WandB", "build_loggers", "read_log"]
+
+Row = dict[str, Any]
+
+
+class Logger(Protocol):
+    """Takes rows with ``event`` ("start", "resume", "train", "eval", "skip", "end"), ``step``, ``epoch`` and numbers."""
+
+    def log(self, row: Row) -> None:
+        """Keep one row."""
+
+    def close(self) -> None:
+        """Flush and end."""
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: not-finite numbers become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return value
+
+
+class JsonLines:
+    """One JSON object a line, appended and flushed row by row."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.is_file() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+            path.write_bytes(content[: content.rfind(b"\n") + 1])  # a line that a killed process left half-written
+        self._file = open(path, "a", encoding="utf-8")
+
+    def log(self, row: Row) -> None:
+        """Append the row."""
+        self._file.write(json.dumps(_plain(row), ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _numbers(row: Row) -> dict[str, float]:
+    return {
+        key: float(value)
+        for key, value in row.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and key not in ("step", "time")
+    }
+
+
+class TensorBoard:
+    """Scalars under ``<run>/tensorboard``.
+
+    Raises:
+        RunError: the package tensorboard is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise RunError("logging.tensorboard needs the package tensorboard: pip install tensorboard") from error
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
+
+    def log(self, row: Row) -> None:
+        """Add the row's numbers."""
+        if row["event"] in ("train", "eval"):
+            for key, value in _numbers(row).items():
+                self._writer.add_scalar(f"{row['event']}/{key}", value, row["step"])
+
+    def close(self) -> None:
+        """Write out what is pending."""
+        self._writer.close()
+
+
+class WandB:
+    """Scalars and the recipe to Weights & Biases; a resumed run goes on under the id kept in ``<run>/wandb_id``.
+
+    Raises:
+        RunError: the package wandb is missing.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise RunError("logging.wandb needs the package wandb: pip install wandb") from error
+        kept = folder / "wandb_id"
+        run_id = kept.read_text(encoding="utf-8").strip() if kept.is_file() else wandb.util.generate_id()
+        kept.write_text(run_id, encoding="utf-8")
+        self._run = wandb.init(
+            project="detrkit", name=folder.name, id=run_id, resume="allow", dir=str(folder), config=recipe.to_dict()
+        )
+
+    def log(self, row: Row) -> None:
+        """Send the row's numbers."""
+        if row["event"] in ("train", "eval"):
+            self._run.log({f"{row['event']}/{key}": value for key, value in _numbers(row).items()}, step=row["step"])
+
+    def close(self) -> None:
+        """Finish the run."""
+        self._run.finish()
+
+
+def build_loggers(folder: Path, recipe: Recipe) -> list[Logger]:
+    """The loggers a recipe asks for, the JSONL file first."""
+    loggers: list[Logger] = [JsonLines(folder / "log.jsonl")]
+    if recipe.logging.tensorboard:
+        loggers.append(TensorBoard(folder))
+    if recipe.logging.wandb:
+        loggers.append(WandB(folder, recipe))
+    return loggers
+
+
+def read_log(path: Path) -> list[Row]:
+    """The rows of a run's ``log.jsonl``, without those that a resume did again.
+
+    Steps after the last checkpoint of a killed process are in the file twice; the later ones count.
+    """
+    rows: list[Row] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the last line of a killed process
+        if row.get("event") == "resume":
+            rows = [earlier for earlier in rows if earlier["step"] <= row["step"]]
+        rows.append(row)
+    return rows

@@ -1,0 +1,48 @@
+"""Means of losses between two log lines, over micro-batches and processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Meter"]
+
+
+class Meter:
+    """Sums on the device; the host sees them only when a row is asked for."""
+
+    def __init__(self, accelerator: Any) -> None:
+        self._accelerator = accelerator
+        self._clear()
+
+    def _clear(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._steps = self._images = 0
+        self._start = time.monotonic()
+
+    def add(self, terms: Mapping[str, Tensor], share: float) -> None:
+        """One micro-batch. Losses are normalised by the whole batch, so they add up; other terms are averaged."""
+        for name, value in terms.items():
+            part = value.detach().float() * (1.0 if name.startswith("loss") else share)
+            self._sums[name] = self._sums[name] + part if name in self._sums else part
+
+    def step(self, loss: Tensor, images: int) -> None:
+        """End of an optimizer step with its total loss and the images this process used."""
+        self.add({"loss": loss}, 1.0)
+        self._steps += 1
+        self._images += images
+
+    def row(self) -> dict[str, float]:
+        """Means a step since the last row, the same on every process; starts anew."""
+        names = sorted(self._sums)
+        values = torch.stack([self._sums[name] for name in names]) / max(1, self._steps)
+        means = (self._accelerator.reduce(values, reduction="sum") / self._accelerator.num_processes).tolist()
+        seconds = max(1e-9, time.monotonic() - self._start)
+        speed = self._images * self._accelerator.num_processes / seconds
+        row = dict(zip(names, means, strict=True))
+        self._clear()
+        return {"loss": row.pop("loss"), **row, "images_per_second": round(speed, 2)}

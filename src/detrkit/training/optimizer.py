@@ -1,0 +1,73 @@
+"""AdamW with one group a kind of parameter, and the rule that ties the learning rate to the total batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from detrkit.config import OptimizerSection
+from detrkit.errors import RecipeError
+
+__all__ = ["ParameterGroup", "build_optimizer", "lr_factor", "parameter_groups", "set_learning_rate"]
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that share a learning rate: ``name`` is "backbone", "default" or a group of the model's own."""
+
+    name: str
+    parameters: list[nn.Parameter]
+    lr: float
+
+
+def lr_factor(section: OptimizerSection, total_batch: int) -> float:
+    """What both learning rates are multiplied by.
+
+    total batch = images a process and micro-batch × accumulated micro-batches × processes. Without ``lr_batch_size``
+    the rates are used as they stand; with it they are multiplied by f(total batch / lr_batch_size), f = square root
+    (the rule for Adam-like optimizers), linear or none.
+    """
+    if section.lr_batch_size is None or section.lr_scaling == "none":
+        return 1.0
+    ratio = total_batch / section.lr_batch_size
+    return math.sqrt(ratio) if section.lr_scaling == "sqrt" else ratio
+
+
+def parameter_groups(model: nn.Module, section: OptimizerSection, *, total_batch: int = 1) -> list[ParameterGroup]:
+    """The model's trainable parameters by learning rate; with ``lr_backbone`` 0 the backbone is frozen.
+
+    Raises:
+        RecipeError: nothing is left to train.
+    """
+    factor = lr_factor(section, total_batch)
+    groups = []
+    for name, parameters in model.parameter_groups().items():  # type: ignore[operator]  # every detector has it
+        lr = section.lr_backbone if name == "backbone" else section.lr
+        trainable = [parameter for parameter in parameters if parameter.requires_grad]
+        if lr == 0:
+            for parameter in trainable:
+                parameter.requires_grad_(False)
+        elif trainable:
+            groups.append(ParameterGroup(name, trainable, lr * factor))
+    if not groups:
+        raise RecipeError("nothing to train: no parameter of the model has a learning rate above 0")
+    return groups
+
+
+def build_optimizer(groups: list[ParameterGroup], section: OptimizerSection) -> torch.optim.AdamW:
+    """AdamW over the groups. Weight decay on everything, biases and norms included, as published (spec A10)."""
+    return torch.optim.AdamW(
+        [{"params": group.parameters, "lr": group.lr, "initial_lr": group.lr, "name": group.name} for group in groups],
+        betas=section.betas,
+        weight_decay=section.weight_decay,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> dict[str, float]:
+    """Set every group to its initial rate × ``factor``; returns {group name: rate}."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+    return {group["name"]: group["lr"] for group in optimizer.param_groups}

@@ -1,0 +1,275 @@
+"""``train``: from a recipe to a finished run folder, for one seed or several."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from rich.console import Console
+from rich.table import Table
+
+from detrkit.config import Recipe, load_recipe
+from detrkit.errors import DataError, RecipeError
+from detrkit.training.checkpoint import load_state, saving_failed
+from detrkit.training.loggers import Logger, build_loggers
+from detrkit.training.progress import format_metric
+from detrkit.training.rng import seed_everything
+from detrkit.training.setup import SHORT_STEPS, Task, build_task, resolve, run_folder
+from detrkit.training.trainer import Trainer
+
+__all__ = ["RunResult", "train"]
+
+# A resumed run may differ in what does not change its numbers.
+_FREE = {"training.output", "training.workers", "training.device", "training.evaluate_every"}
+_FREE |= {"training.checkpoint_every", "training.seeds", "data.root"}
+_LENGTH = {"training.epochs", "training.iterations"}
+_RUN_FILES = ("last", "last.new", "best", "log.jsonl", "recipe.yaml", "tensorboard", "wandb_id")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its folder, the best weights, and their metrics.
+
+    With several seeds ``metrics`` is ``{"mean": {…}, "std": {…}, "seeds": {"0": {…}, …}}``, ``best`` the weights of the
+    best seed and ``folder`` the folder that holds ``seed0``, ``seed1``, ….
+    """
+
+    folder: Path
+    best: Path
+    metrics: dict[str, Any]
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> RunResult:
+    """Train a model.
+
+    Args:
+        recipe: a YAML file, a recipe's name, a run folder, or a mapping of sections.
+        resume: continue the run in the output folder where it stopped, exactly; starts it when there is none.
+        overwrite: delete a run that the output folder holds.
+        overrides: recipe keys, bare where only one section has them (``epochs=3``), else as
+            ``**{"training.epochs": 3}``; a mapping gives several keys of a section (``model={"num_queries": 50}``).
+
+    Raises:
+        RecipeError: unknown recipe, key, or value; an output folder that holds another run.
+        DataError: images or annotations cannot be used.
+        CheckpointError: weights to start from cannot be used.
+        RunError: loss not finite, or disk full.
+        Interrupted: Ctrl-C (a KeyboardInterrupt); a resumable checkpoint is written.
+    """
+    loaded = load_recipe(recipe, overrides)
+    if loaded.training.seeds is not None:
+        return _train_seeds(loaded, loaded.training.seeds, resume=resume, overwrite=overwrite)
+    return _train_one(loaded, resume=resume, overwrite=overwrite)
+
+
+def _accelerator(recipe: Recipe) -> Accelerator:
+    section = recipe.training
+    if AcceleratorState._shared_state and PartialState().num_processes == 1:
+        # accelerate keeps device and precision for the life of the process; another run may want others
+        AcceleratorState._reset_state(reset_partial_state=True)
+    if section.device.startswith("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise RecipeError(f"training.device = {section.device}: there is no CUDA device")
+        if ":" in section.device:
+            torch.cuda.set_device(section.device)
+    precision = "no" if section.precision == "fp32" else section.precision
+    try:
+        return Accelerator(mixed_precision=precision, cpu=section.device == "cpu")
+    except ValueError as error:
+        raise RecipeError(f"training.precision = {section.precision}: {error}") from error
+
+
+def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
+    folder = run_folder(recipe)
+    state = _open_folder(folder, resume=resume, overwrite=overwrite)
+    accelerator = _accelerator(recipe)
+    seed_everything(recipe.training.seed)  # the same initial weights on every process
+    task = build_task(recipe)
+    loader = _loader(recipe, task, accelerator)
+    batches = len(loader.batch_sampler)
+    recipe = resolve(recipe, batches_per_epoch=batches, folder=folder)
+    if state is not None:
+        _check_agreement(recipe, state, folder, processes=accelerator.num_processes, batches=batches)
+    accelerator.wait_for_everyone()  # every process has looked into the folder before one writes to it
+    loggers: list[Logger] = []
+    if accelerator.is_main_process:
+        loggers = _start_folder(folder, recipe, overwrite=overwrite, resumed=state is not None)
+    trainer = Trainer(
+        recipe=recipe,
+        task=task,
+        loader=loader,
+        accelerator=accelerator,
+        folder=folder,
+        loggers=loggers,
+        state=state,
+    )
+    del state
+    try:
+        if accelerator.is_main_process:
+            _announce(trainer, folder)
+        best = trainer.fit()
+        trainer.log("end", best=best["AP"])
+    finally:
+        for logger in loggers:
+            logger.close()
+    weights = folder / "best" / "model.safetensors"
+    if not weights.exists():
+        weights = folder / "last" / "model.safetensors"  # never evaluated
+    return RunResult(folder, weights, dict(best["metrics"]))
+
+
+def _loader(recipe: Recipe, task: Task, accelerator: Accelerator) -> Any:
+    from detrkit.data.loader import build_loader
+    from detrkit.data.samplers import AspectRatioBatchSampler
+
+    sampler = AspectRatioBatchSampler(
+        aspect_ratios=task.train_data.aspect_ratios,
+        batch_size=recipe.training.batch_size,
+        seed=recipe.training.seed,
+        shuffle=True,
+        drop_last=False,  # losses are normalised by what a batch holds, so a small last one does no harm
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+    return build_loader(task.train_data, sampler, workers=recipe.training.workers)
+
+
+def _announce(trainer: Trainer, folder: Path) -> None:
+    data, model = trainer.task.train_data, trainer.model
+    trainer.log("resume" if trainer.step else "start", total_steps=trainer.total_steps, images=len(data))
+    say = Console(stderr=True).print
+    sizes = sum(parameter.numel() for parameter in trainer.parameters) / 1e6
+    say(
+        f"{getattr(model, 'name', 'model')}: {sizes:.1f} M parameters to train, {len(data)} images, "
+        f"{trainer.total_steps} optimizer steps -> {folder}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if trainer.step:
+        say(f"continuing after step {trainer.step}", highlight=False)
+    if trainer.total_steps < SHORT_STEPS:
+        say(
+            f"warning: {trainer.total_steps} optimizer steps are too short for a detection transformer (usual outcome: "
+            f"AP 0); 3000 and more work: raise training.epochs, or lower training.batch_size",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+# ----------------------------------------------------------------------------------------------- the run's folder
+
+
+def _open_folder(folder: Path, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    """The state to continue from, or None for a new run. Looks only; changes nothing."""
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"{folder}: the output is a file, not a folder; choose another training.output")
+    if resume:
+        return load_state(folder)
+    held = [name for name in _RUN_FILES if (folder / name).exists()]
+    if held and not overwrite:
+        raise RecipeError(
+            f"{folder} holds another run ({', '.join(held)}): continue it with --resume, delete it with --overwrite, "
+            "or choose another training.output"
+        )
+    return None
+
+
+def _start_folder(folder: Path, recipe: Recipe, *, overwrite: bool, resumed: bool) -> list[Logger]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not resumed:
+            for name in _RUN_FILES:
+                path = folder / name
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+        (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        return build_loggers(folder, recipe)
+    except OSError as error:
+        raise saving_failed(error, folder) from error
+
+
+def _check_agreement(recipe: Recipe, state: dict[str, Any], folder: Path, *, processes: int, batches: int) -> None:
+    old, new = load_recipe(state["recipe"]).flat(), recipe.flat()
+    free = set(_FREE) | {key for key in new if key.startswith("logging.")}
+    if recipe.schedule.kind != "cosine":
+        free |= _LENGTH  # a step schedule's past does not depend on its end
+    differences = [
+        f"{key}: {old.get(key)} there, {new.get(key)} here"
+        for key in sorted(old.keys() | new.keys())
+        if key not in free and old.get(key) != new.get(key)
+    ]
+    if state["processes"] != processes:
+        differences.append(f"processes: {state['processes']} there, {processes} here")
+    if differences:
+        raise RecipeError(f"{folder} cannot be resumed with this recipe: {'; '.join(differences)}")
+    if state["batches"] != batches:
+        raise DataError(
+            f"{folder} cannot be resumed: an epoch had {state['batches']} batches and now has {batches}; the training "
+            f"images in {recipe.data.root} have changed"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------- several seeds
+
+
+def _train_seeds(recipe: Recipe, seeds: Sequence[int], *, resume: bool, overwrite: bool) -> RunResult:
+    folder = run_folder(recipe)
+    results: dict[int, RunResult] = {}
+    for seed in seeds:
+        training = {"seed": seed, "seeds": None, "output": str(folder / f"seed{seed}")}
+        one = recipe.model_copy(update={"training": recipe.training.model_copy(update=training)})
+        one._source = recipe.source
+        results[seed] = _train_one(one, resume=resume, overwrite=overwrite)
+    mean, std = _mean_std([result.metrics for result in results.values()])
+    metrics = {"mean": mean, "std": std, "seeds": {str(seed): result.metrics for seed, result in results.items()}}
+    if PartialState().is_main_process:
+        (folder / "seeds.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        _print_seeds(metrics)
+    best = max(results.values(), key=lambda result: result.metrics.get("AP") or -math.inf)
+    return RunResult(folder, best.best, metrics)
+
+
+def _mean_std(rows: list[dict[str, Any]]) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """Mean and sample standard deviation (n - 1) of each metric; None where a run leaves it undefined."""
+    mean: dict[str, float | None] = {}
+    std: dict[str, float | None] = {}
+    for name in rows[0]:
+        values = [row.get(name) for row in rows]
+        numbers = [value for value in values if value is not None]
+        whole = len(numbers) == len(values)
+        mean[name] = statistics.fmean(numbers) if whole else None
+        std[name] = (statistics.stdev(numbers) if len(numbers) > 1 else 0.0) if whole else None
+    return mean, std
+
+
+def _print_seeds(metrics: dict[str, Any]) -> None:
+    table = Table(title="mean ± standard deviation over seeds")
+    table.add_column("seed")
+    names = list(metrics["mean"])[:6]
+    for name in names:
+        table.add_column(name, justify="right")
+    for seed, row in metrics["seeds"].items():
+        table.add_row(seed, *(format_metric(row.get(name)) for name in names))
+    table.add_section()
+    table.add_row(
+        "all", *(f"{format_metric(metrics['mean'][name])} ± {format_metric(metrics['std'][name])}" for name in names)
+    )
+    Console().print(table)

@@ -1,0 +1,45 @@
+"""The learning rate over time, as a pure function of the optimizer step: a resumed run needs no schedule state."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from detrkit.config import ScheduleSection
+
+__all__ = ["Schedule", "build_schedule"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """``schedule(step)`` is the factor on every group's learning rate in optimizer step ``step`` (0-based).
+
+    Linear warm-up over the first ``warmup`` steps, times: step and multistep: gamma per drop passed; cosine: from 1
+    after the warm-up to 0 at ``total_steps``; constant: 1. ``drop_steps``: the optimizer steps at which epochs begin.
+    """
+
+    kind: str
+    total_steps: int
+    drop_steps: tuple[int, ...] = ()
+    gamma: float = 0.1
+    warmup: int = 0
+
+    def __call__(self, step: int) -> float:
+        factor = (step + 1) / self.warmup if step < self.warmup else 1.0
+        if self.kind in ("step", "multistep"):
+            factor *= self.gamma ** sum(step >= drop for drop in self.drop_steps)
+        elif self.kind == "cosine" and step >= self.warmup:
+            progress = (step - self.warmup) / max(1, self.total_steps - self.warmup)
+            factor *= 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return factor
+
+
+def build_schedule(section: ScheduleSection, *, steps_per_epoch: int, total_steps: int) -> Schedule:
+    """The schedule of a recipe: drops given in epochs become optimizer steps; none given = one at 80 % of the run."""
+    if section.drop is None:
+        drops: tuple[int, ...] = (round(0.8 * total_steps / steps_per_epoch) * steps_per_epoch,)
+    else:
+        drops = tuple(sorted(round(epoch * steps_per_epoch) for epoch in section.drop))
+    return Schedule(
+        kind=section.kind, total_steps=total_steps, drop_steps=drops, gamma=section.gamma, warmup=section.warmup
+    )

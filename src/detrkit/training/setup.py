@@ -1,0 +1,172 @@
+"""From a recipe to what a run needs: data sets, model, criterion. Everything that can be wrong is found out here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from detrkit.config import Recipe, SplitFiles
+from detrkit.errors import CheckpointError, RecipeError
+
+__all__ = ["Task", "build_task", "resolve", "run_folder"]
+
+MINIMUM_STEPS = 3000  # a detection transformer learns little in fewer optimizer steps
+SHORT_STEPS = 1500  # below this the usual outcome is AP 0
+STEPS_BETWEEN_EVALUATIONS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a run works on: the model with its classes, its criterion, both data sets with their transforms."""
+
+    model: nn.Module
+    criterion: Any
+    train_data: Any
+    val_data: Any | None
+
+
+def _dataset(recipe: Recipe, split: str) -> Any:
+    from detrkit.data import load_dataset
+
+    data = recipe.data
+    files: SplitFiles = getattr(data, split)
+    sampling = (
+        {"sample_rate": data.sample_rate, "sample_repeat": data.sample_repeat, "sample_seed": data.sample_seed}
+        if split == "train"
+        else {}
+    )
+    return load_dataset(
+        data.root,
+        split=split,
+        format=data.format,
+        annotations=files.annotations,
+        images=files.images,
+        on_error=data.on_error,
+        **sampling,
+    )
+
+
+def build_task(recipe: Recipe) -> Task:
+    """Data sets, model and criterion of a recipe.
+
+    Raises:
+        DataError: images or annotations cannot be used.
+        RecipeError: the model does not have an option, or the options contradict the data.
+        CheckpointError: ``model.init`` or backbone weights cannot be used.
+    """
+    from detrkit.data.transforms import EvalTransform, TrainTransform
+    from detrkit.losses import build_criterion
+
+    train_data = _dataset(recipe, "train")
+    val_data = _dataset(recipe, "val") if recipe.training.evaluate_every != 0 else None
+    model = build_model(recipe, train_data.categories)
+    config: Any = model.config
+    data = recipe.data
+    train_transform = TrainTransform(
+        short_sides=tuple(data.short_sides or config.train_short_sides),
+        max_side=data.max_side or config.train_max_side,
+        crop=data.crop,
+        flip=data.flip,
+        mean=config.image_mean,
+        std=config.image_std,
+    )
+    eval_transform = EvalTransform(
+        short_side=data.eval_short_side or config.eval_short_side,
+        max_side=data.eval_max_side or config.eval_max_side,
+        mean=config.image_mean,
+        std=config.image_std,
+    )
+    return Task(
+        model=model,
+        criterion=build_criterion(config),
+        train_data=train_data.with_transform(train_transform),
+        val_data=None if val_data is None else val_data.with_transform(eval_transform),
+    )
+
+
+def build_model(recipe: Recipe, categories: Any) -> nn.Module:
+    """The recipe's model for these classes, started from ImageNet weights or from ``model.init``.
+
+    Raises:
+        RecipeError: unknown model or option (names the nearest), or another number of classes than the data have.
+        CheckpointError: the weights cannot be used.
+    """
+    from detrkit.models import create_model
+
+    section = recipe.model
+    options = section.overrides
+    wanted = options.pop("num_classes", None)
+    if wanted is not None and wanted != len(categories):
+        raise RecipeError(
+            f"{recipe.source}: model.num_classes = {wanted}, but the data set {recipe.data.root} has {len(categories)} "
+            f"classes; leave it out, the number follows the data"
+        )
+    backbone_weights: bool | str = False
+    if section.pretrained_backbone and section.init is None:
+        # True looks for an installed weight package first
+        packaged = section.backbone_weights in (None, "package")
+        backbone_weights = True if packaged else str(section.backbone_weights)
+    try:
+        model = create_model(
+            section.name, num_classes=len(categories), pretrained_backbone=backbone_weights, **options
+        )
+    except (TypeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise RecipeError(f"{recipe.source}: model: {error}") from error
+    model.categories = categories
+    if section.init is not None:
+        from detrkit.training.init import start_from
+
+        start_from(model, Path(section.init))
+    return model
+
+
+def run_folder(recipe: Recipe) -> Path:
+    """Where the run is kept: ``training.output``, or ``runs/<recipe or model name>-<data name>``."""
+    if recipe.training.output is not None:
+        return Path(recipe.training.output)
+    source = Path(recipe.source)
+    name = source.stem if source.suffix in (".yaml", ".yml") and source.name != "recipe.yaml" else recipe.model.name
+    return Path("runs") / f"{name}-{Path(recipe.data.root).resolve().name}"
+
+
+def resolve(recipe: Recipe, *, batches_per_epoch: int, folder: Path) -> Recipe:
+    """The recipe with everything filled in that depends on the data: what ``<run>/recipe.yaml`` shows.
+
+    ``epochs`` null: 50, or more so that there are 3000 optimizer steps. ``evaluate_every`` null: after each epoch, with
+    at least 100 steps between evaluations. ``drop`` null: after 80 % of the epochs.
+    """
+    steps = math.ceil(batches_per_epoch / recipe.training.accumulate)
+    training: dict[str, Any] = {"output": str(folder)}
+    epochs = recipe.training.epochs
+    if recipe.training.iterations is None and epochs is None:
+        epochs = training["epochs"] = max(50, math.ceil(MINIMUM_STEPS / steps))
+    if recipe.training.evaluate_every is None:
+        training["evaluate_every"] = max(1, math.ceil(STEPS_BETWEEN_EVALUATIONS / steps))
+    schedule: dict[str, Any] = {}
+    if recipe.schedule.drop is None and recipe.schedule.kind in ("step", "multistep"):
+        length = epochs if epochs is not None else (recipe.training.iterations or 1) / steps
+        schedule["drop"] = [round(0.8 * length, 3)]
+    resolved = recipe.model_copy(
+        update={
+            "training": recipe.training.model_copy(update=training),
+            "schedule": recipe.schedule.model_copy(update=schedule),
+        }
+    )
+    resolved._source = recipe.source
+    return resolved
+
+
+def float_outputs(predictions: Any) -> Any:
+    """Predictions with float32 tensors, groups included: losses are not computed in half precision."""
+    return replace(
+        predictions,
+        logits=predictions.logits.float(),
+        boxes=predictions.boxes.float(),
+        groups={name: float_outputs(group) for name, group in predictions.groups.items()},
+    )

@@ -1,0 +1,306 @@
+"""The training loop: read top to bottom what happens to a batch, and when a run is evaluated and saved."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from detrkit.config import Recipe
+from detrkit.errors import RunError
+from detrkit.structures import Batch, Predictions
+from detrkit.training import checkpoint
+from detrkit.training.ema import EMA
+from detrkit.training.interrupt import Interrupt, Interrupted
+from detrkit.training.loggers import Logger
+from detrkit.training.meters import Meter
+from detrkit.training.optimizer import build_optimizer, parameter_groups, set_learning_rate
+from detrkit.training.progress import TrainingProgress
+from detrkit.training.rng import preserved_rng, restore_rng, rng_state, seed_everything
+from detrkit.training.schedule import build_schedule
+from detrkit.training.setup import Task, float_outputs
+
+__all__ = ["Trainer"]
+
+MAX_SKIPPED = 3  # consecutive optimizer steps that may be skipped because loss or gradient is not finite
+
+
+class Trainer:
+    """One run of a resolved recipe.
+
+    Args:
+        recipe: with every value filled in (``detrkit.training.setup.resolve``).
+        task: model, criterion, data sets.
+        loader: yields :class:`~detrkit.structures.Batch`; its ``batch_sampler`` has ``set_epoch(epoch, start_batch)``.
+        accelerator: device, precision and processes.
+        folder: where checkpoints go.
+        loggers: take rows on the main process.
+        state: what :func:`detrkit.training.checkpoint.load_state` gave, to continue a run exactly.
+    """
+
+    def __init__(
+        self,
+        *,
+        recipe: Recipe,
+        task: Task,
+        loader: Any,
+        accelerator: Accelerator,
+        folder: Path,
+        loggers: list[Logger],
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        self.recipe, self.task, self.loader = recipe, task, loader
+        self.accelerator, self.folder, self.loggers = accelerator, folder, loggers
+        section = recipe.training
+        self.accumulate = section.accumulate
+        self.batches = len(loader.batch_sampler)  # of one epoch, on each process
+        steps_per_epoch = math.ceil(self.batches / self.accumulate)
+        self.total_steps = section.iterations or (section.epochs or 1) * steps_per_epoch
+        self.schedule = build_schedule(recipe.schedule, steps_per_epoch=steps_per_epoch, total_steps=self.total_steps)
+
+        # a third faster on CPUs; on other devices the default layout is as fast in float32
+        self.layout = torch.channels_last if accelerator.device.type == "cpu" else torch.contiguous_format
+        self.model = task.model.to(accelerator.device).to(memory_format=self.layout)  # type: ignore[call-overload]  # torch's stub knows no memory_format alone
+        self.ema = EMA(self.model, section.ema) if section.ema else None
+        total_batch = section.batch_size * section.accumulate * accelerator.num_processes
+        groups = parameter_groups(self.model, recipe.optimizer, total_batch=total_batch)
+        self.parameters = [parameter for group in groups for parameter in group.parameters]
+        self.wrapped = accelerator.prepare_model(self.model)
+        self.optimizer = accelerator.prepare_optimizer(build_optimizer(groups, recipe.optimizer))
+
+        self.epoch = self.batch = self.step = 0  # batch: how many of this epoch's batches are used
+        self.skipped = 0  # consecutive steps without an update
+        self.evaluated_step = -1
+        self.best: dict[str, Any] = {"AP": None, "epoch": None, "metrics": {}}
+        self.meter = Meter(accelerator)
+        seed_everything(1000 * section.seed + accelerator.process_index + 1)
+        if state is not None:
+            self.load_state(state)
+
+    # -------------------------------------------------------------------------------------------------- the loop
+
+    def fit(self) -> dict[str, Any]:
+        """Train to the end; returns ``{"AP", "epoch", "metrics"}`` of the best evaluation.
+
+        Raises:
+            RunError: the loss stays not finite, or a checkpoint cannot be written.
+            Interrupted: Ctrl-C; ``last/`` is written.
+        """
+        every = self.recipe.training.evaluate_every or 0
+        self.progress = TrainingProgress(
+            self.total_steps, done=self.step, enabled=self.accelerator.is_main_process, name=self.folder.name
+        )
+        with Interrupt() as self.interrupt, self.progress:
+            while True:
+                if self.step < self.total_steps and self.batch < self.batches:
+                    self.train_epoch()
+                finished = self.step >= self.total_steps
+                due = every > 0 and (finished or (self.epoch + 1) % every == 0)
+                if due and self.evaluated_step != self.step:
+                    self.save()  # so that nothing is lost when the evaluation is interrupted
+                    with self.interrupt.immediate():
+                        self.evaluate()
+                if self.batch >= self.batches:
+                    self.epoch, self.batch = self.epoch + 1, 0
+                self.save()
+                if finished:
+                    return self.best
+
+    def train_epoch(self) -> None:
+        """The rest of the current epoch."""
+        self.wrapped.train()
+        for group in self.micro_batches():
+            self.train_step(group)
+            checkpoint_every = self.recipe.training.checkpoint_every
+            if checkpoint_every and self.step % checkpoint_every == 0:
+                self.save()
+            if self.step >= self.total_steps:
+                break
+
+    def micro_batches(self) -> Iterator[list[Batch]]:
+        """This epoch's batches from the current position on, ``accumulate`` at a time."""
+        self.task.train_data.set_epoch(self.recipe.training.seed, self.epoch)
+        self.loader.batch_sampler.set_epoch(self.epoch, start_batch=self.batch)
+        with preserved_rng():
+            batches = iter(self.loader)
+        while group := list(islice(batches, self.accumulate)):
+            yield group
+
+    def train_step(self, group: list[Batch]) -> None:
+        """One optimizer step on one or several micro-batches."""
+        rates = set_learning_rate(self.optimizer, self.schedule(self.step))
+        loss, norm, finite = self.forward_backward([batch.to(self.accelerator.device) for batch in group])
+        if finite:
+            self.optimizer.step()
+            if self.ema is not None and not self.accelerator.optimizer_step_was_skipped:
+                self.ema.update(self.model)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.batch += len(group)
+        self.step += 1
+        self.progress.step(self.step, self.epoch + 1, loss)
+        if finite:
+            self.skipped = 0
+            if self.step % self.recipe.logging.every == 0 or self.step == self.total_steps:
+                row = self.meter.row() | {"lr": rates.get("default", max(rates.values())), "grad_norm": norm}
+                row |= {f"lr_{name}": rate for name, rate in rates.items() if name != "default"}
+                self.progress.line(self.log("train", **row))
+        else:
+            self.skip(group)
+        if self.stop:
+            self.save()
+            raise Interrupted(
+                self.interrupt.signum or 2, f"stopped after step {self.step}; --resume continues from there"
+            )
+
+    def forward_backward(self, group: list[Batch]) -> tuple[float, float, bool]:
+        """Gradients of the mean loss over the micro-batches of all processes: (loss, gradient norm, both finite?).
+
+        The losses' normalisers count the objects of the whole accumulated batch on all processes, so that how a batch
+        is split does not matter; DDP averages gradients, hence the division by the number of processes.
+        """
+        criterion, world = self.task.criterion, self.accelerator.num_processes
+        targets = [criterion.prepare(batch.targets) for batch in group]
+        counts = sum(criterion.count(target) for target in targets)
+        if world > 1:
+            counts = self.accelerator.reduce(counts.to(self.accelerator.device), reduction="sum").cpu() / world
+        total = torch.zeros((), device=self.accelerator.device)
+        for index, (batch, target) in enumerate(zip(group, targets, strict=True)):
+            last = index == len(group) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                images = batch.images.contiguous(memory_format=self.layout)
+                predictions = float_outputs(self.wrapped(images, batch.padding_mask, batch.targets))
+                losses = criterion(predictions, target, counts=counts)
+                self.accelerator.backward(losses.total if world == 1 else losses.total + _anchor(predictions))
+            total += losses.total.detach()
+            self.meter.add(losses.terms, share=1 / len(group))
+        self.meter.step(total, images=sum(len(batch) for batch in group))
+
+        # one exchange a step: every process must take the same way
+        flags = torch.stack([total, (~torch.isfinite(total)).float(), total.new_tensor(self.interrupt.requested)])
+        loss, infinite, stop = self.accelerator.reduce(flags, reduction="sum").tolist()
+        self.stop = stop > 0
+        if infinite:
+            return loss / world, math.nan, False
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.recipe.training.clip_norm or math.inf))
+        # in fp16 an overflow is usual: the gradient scaler skips the step and lowers its scale
+        return loss / world, norm, math.isfinite(norm) or self.recipe.training.precision == "fp16"
+
+    def skip(self, group: list[Batch]) -> None:
+        """Count a step whose loss or gradient was not finite; too many in a row end the run."""
+        self.skipped += 1
+        row = self.meter.row()
+        terms = {key: value for key, value in row.items() if key.startswith("loss")}
+        images = sorted(gather_object([int(target.image_id) for batch in group for target in batch.targets]))
+        self.log("skip", **terms, images=images)
+        text = (
+            f"step {self.step}: loss or gradient is not finite ("
+            + ", ".join(f"{key} {value:.4g}" for key, value in terms.items() if "_" not in key[5:])
+            + f"), images {', '.join(map(str, images))}"
+        )
+        if self.skipped >= MAX_SKIPPED:
+            raise RunError(
+                f"{text}; {self.skipped} steps in a row, giving up. Try a lower optimizer.lr, a longer schedule.warmup "
+                "or training.precision=fp32; last/ holds the checkpoint before"
+            )
+        self.progress.say(f"{text}; step skipped")
+
+    # ------------------------------------------------------------------------------------ evaluation, log, state
+
+    def evaluate(self) -> None:
+        """Score the validation data; the averaged weights when EMA is on. The highest AP so far becomes ``best``."""
+        from detrkit.inference.evaluation import evaluate_model
+
+        start = time.monotonic()
+        section = self.recipe.training
+        model = self.model if self.ema is None else self.ema.module
+        # without masked padding the other images of a batch change a prediction a little: one at a time then
+        batch_size = section.batch_size if getattr(model.config, "mask_backbone_padding", False) else 1
+        with preserved_rng():
+            score = evaluate_model(
+                model,
+                self.task.val_data,
+                batch_size=batch_size,
+                workers=section.workers,
+                device=self.accelerator.device,
+                precision=section.precision,
+                accelerator=self.accelerator,
+            )
+        self.evaluated_step = self.step
+        metrics = dict(score.metrics)
+        ap, old = metrics.get("AP"), self.best["AP"]
+        better = self.best["epoch"] is None or (ap is not None and (old is None or ap > old))
+        if better:
+            self.best = {"AP": ap, "epoch": self.epoch + 1, "metrics": metrics}
+            if self.accelerator.is_main_process:
+                checkpoint.save_best(self.folder, self.save_model)
+        per_class = {name: numbers.get("AP") for name, numbers in score.per_class.items()}
+        self.log("eval", **metrics, per_class=per_class, best=better, seconds=round(time.monotonic() - start, 2))
+        self.progress.evaluated(self.epoch + 1, metrics, self.best["AP"])
+
+    def log(self, event: str, **numbers: Any) -> dict[str, Any]:
+        """Send a row to every logger; returns it."""
+        row = {"event": event, "epoch": self.epoch + 1, "step": self.step, "time": round(time.time(), 2), **numbers}
+        for logger in self.loggers:
+            logger.log(row)
+        return row
+
+    def save_model(self, path: Path) -> None:
+        """Write the weights to use (averaged when EMA is on) with the recipe."""
+        from detrkit.weights import save
+
+        save(self.model if self.ema is None else self.ema.module, path, recipe=self.recipe.to_dict())
+
+    def save(self) -> None:
+        """Write ``last/``. Called by every process: each gives the state of its random generators."""
+        states = gather_object([rng_state()])
+        if self.accelerator.is_main_process:
+            checkpoint.save_last(self.folder, self.state(states), self.save_model)
+        self.accelerator.wait_for_everyone()
+
+    def state(self, rng: list[dict[str, Any]]) -> dict[str, Any]:
+        """Everything a resumed run needs to equal an uninterrupted one bit for bit."""
+        scaler = self.accelerator.scaler
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "rng": rng,  # of each process; the loader's workers need none (see rng.py)
+            "position": {name: getattr(self, name) for name in _POSITION},
+            "best": self.best,
+            "processes": self.accelerator.num_processes,
+            "batches": self.batches,
+            "recipe": self.recipe.to_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        for name, value in state["position"].items():
+            setattr(self, name, value)
+        self.best = state["best"]
+        restore_rng(state["rng"][self.accelerator.process_index])
+
+
+_POSITION = ("epoch", "batch", "step", "skipped", "evaluated_step")
+
+
+def _anchor(predictions: Predictions) -> Tensor:
+    """Zero that depends on every output: a process without boxes then still has a gradient for every parameter."""
+    parts = [predictions.logits, predictions.boxes]
+    zero = sum((part * 0).sum() for part in parts)
+    return zero + sum(_anchor(group) for group in predictions.groups.values())
