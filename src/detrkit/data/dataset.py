@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detrkit.data.images import read_image
-from detrkit.data.records import ImageRecord, OnError, Row, Table, box_problem
+from detrkit.data.records import ImageRecord, OnError, Row, Table, box_problem, coco_rows
 from detrkit.data.transforms import EvalTransform
 from detrkit.errors import DataError
 from detrkit.structures import Categories, Sample
@@ -114,21 +114,17 @@ class DetectionDataset(Dataset[Sample]):
             rows = [row for record in records.values() for row in self._rows(record)]
         else:
             rows = [
-                {key: value for key, value in row.items() if key != "where"}
+                row
                 for row in self._source().annotations
                 if row["image_id"] in records and not box_problem(row.get("bbox"))
             ]
-        for number, row in enumerate(rows, start=1):  # pycocotools takes id 0 for "no match"
-            row["id"] = number
-            row["iscrowd"] = int(row.get("iscrowd", 0))
-            row.setdefault("area", row["bbox"][2] * row["bbox"][3])
         return {
             "info": {"description": self.name},
             "images": [
                 {"id": r.image_id, "file_name": r.file_name, "width": r.width, "height": r.height}
                 for r in records.values()
             ],
-            "annotations": rows,
+            "annotations": coco_rows(rows),
             "categories": self.categories.to_json(),
         }
 

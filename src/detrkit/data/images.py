@@ -153,7 +153,7 @@ def _to_uint8(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, np.dtyp
         return array.astype(np.uint8) * np.uint8(255)
     low, high = array.min(), array.max()
     if np.issubdtype(array.dtype, np.integer) and low >= 0 and high <= 65535:
-        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 -> 255
+        return np.asarray((array.astype(np.uint32) + 128) // 257, dtype=np.uint8)  # 65535 -> 255
     if np.issubdtype(array.dtype, np.floating) and low >= 0 and high <= 255:  # false for NaN
-        return np.rint(array * 255 if high <= 1 else array).astype(np.uint8)
+        return np.asarray(np.rint(array * 255 if high <= 1 else array), dtype=np.uint8)
     raise DataError(f"{name}: pixel values from {low} to {high} ({array.dtype}) fit no image range; save it as 8 bit")

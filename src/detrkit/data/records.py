@@ -15,7 +15,7 @@ from detrkit.data.images import image_size
 from detrkit.errors import DataError
 from detrkit.structures import Categories, Category
 
-__all__ = ["ImageRecord", "OnError", "Row", "Table", "box_problem", "build_records", "missing_files"]
+__all__ = ["ImageRecord", "OnError", "Row", "Table", "box_problem", "build_records", "coco_rows", "missing_files"]
 
 Row = dict[str, Any]
 OnError = Literal["raise", "skip"]
@@ -75,6 +75,21 @@ def box_problem(bbox: Any) -> str | None:
     if bbox[2] <= 0 or bbox[3] <= 0:
         return "has no positive width and height"
     return None
+
+
+def coco_rows(rows: Iterable[Row]) -> list[Row]:
+    """Copies of annotation rows as COCO files have them: ``area`` and ``iscrowd`` present, ids unique and positive.
+
+    Ids are kept where they are so already (evaluators take id 0 for "no match"), else counted from 1.
+    """
+    done = [{key: value for key, value in row.items() if key != "where"} for row in rows]
+    ids = [row.get("id") for row in done]
+    keep = len(set(ids)) == len(ids) and all(type(value) is int and value > 0 for value in ids)
+    for number, row in enumerate(done, start=1):
+        row["id"] = row["id"] if keep else number
+        row["iscrowd"] = int(row.get("iscrowd", 0))
+        row.setdefault("area", row["bbox"][2] * row["bbox"][3])
+    return done
 
 
 def missing_files(paths: Sequence[Path]) -> list[int]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detrkit.data.formats import coco
+from detrkit.data.formats import cityscapes, coco, roboflow, voc, yolo
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
 from detrkit.data.records import Table
 from detrkit.errors import DataError, did_you_mean
 
 __all__ = ["FORMATS", "Format", "Source", "detect", "find_source", "find_sources", "read_source"]
 
-FORMATS: dict[str, Format] = {reader.FORMAT.name: reader.FORMAT for reader in (coco,)}
+FORMATS: dict[str, Format] = {reader.FORMAT.name: reader.FORMAT for reader in (coco, roboflow, yolo, voc, cityscapes)}
 
 
 def read_source(source: Source) -> Table:

@@ -1,0 +1,70 @@
+"""Any readable annotations as COCO JSON, and splits made from one set of annotations."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from detrkit.data.records import OnError, Row, Table, box_problem, build_records, coco_rows
+from detrkit.data.sampling import choose, subset_size
+from detrkit.errors import DataError
+
+__all__ = ["split_table", "to_coco", "usable_part"]
+
+
+def usable_part(table: Table, *, on_error: OnError = "raise") -> tuple[Table, list[str]]:
+    """The table with image sizes filled in and without what ``on_error="skip"`` leaves out, and a line for each.
+
+    Raises:
+        DataError: as ``build_records`` does.
+    """
+    records, _, notes = build_records(table, on_error=on_error)
+    sizes = {record.image_id: {"width": record.width, "height": record.height} for record in records}
+    return replace(
+        table,
+        images=[{**image, **sizes[image["id"]]} for image in table.images if image["id"] in sizes],
+        annotations=[
+            row for row in table.annotations if row["image_id"] in sizes and box_problem(row.get("bbox")) is None
+        ],
+    ), notes
+
+
+def to_coco(table: Table, *, relative_to: Path | None = None) -> Row:
+    """A table as COCO JSON. relative_to: the folder that file names shall count from; None leaves them as they are."""
+    images = table.images
+    if relative_to is not None:
+        base = os.path.abspath(relative_to)
+        names = [os.path.relpath(os.path.abspath(table.path(image)), base) for image in images]
+        images = [{**image, "file_name": Path(name).as_posix()} for image, name in zip(images, names, strict=True)]
+    return {
+        "info": table.info,
+        "images": images,
+        "annotations": coco_rows(table.annotations),
+        "categories": table.categories,
+    }
+
+
+def split_table(table: Table, *, val: float, seed: int) -> dict[str, Table]:
+    """Train and val tables from one: ``val`` of the images, chosen by the seed, become val.
+
+    Raises:
+        DataError: nothing would remain for one of them.
+    """
+    if not 0 < val < 1:
+        raise DataError(f"the val part {val} is not between 0 and 1")
+    images = sorted(table.images, key=lambda image: int(image["id"]))
+    if len(images) < 2:
+        raise DataError(f"{table.origin}: {len(images)} images cannot be split in two")
+    names = [str(image["file_name"]) for image in images]
+    held_out = {images[index]["id"] for index in choose(names, subset_size(len(images), rate=val), seed)}
+    note = {"split_seed": seed, "split_val": val}
+    return {
+        name: replace(
+            table,
+            images=[image for image in images if (image["id"] in held_out) is inside],
+            annotations=[row for row in table.annotations if (row["image_id"] in held_out) is inside],
+            info={**table.info, **note},
+        )
+        for name, inside in (("train", False), ("val", True))
+    }

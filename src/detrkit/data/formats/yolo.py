@@ -1,0 +1,160 @@
+"""YOLO: ``data.yaml`` and one text file an image, with rows ``class x y width height`` relative to the image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
+from detrkit.data.images import IMAGE_SUFFIXES, image_size
+from detrkit.data.records import Row, Table
+from detrkit.errors import DataError
+
+__all__ = ["FORMAT", "read"]
+
+_FILES = ("data.yaml", "data.yml", "dataset.yaml")
+
+
+def recognises(root: Path) -> bool:
+    """Is there a ``data.yaml``?"""
+    return _file(root) is not None
+
+
+def locate(root: Path, split: str) -> Source | None:
+    """A split that ``data.yaml`` names."""
+    path = _file(root)
+    if path is None:
+        return None
+    config = _config(path)
+    if not any(config.get(word) for word in SPLIT_WORDS[split]):
+        return None
+    return Source(format="yolo", root=root, split=split, annotations=path)
+
+
+def read(source: Source) -> Table:
+    """One split. Class k of the files is category id k; an image without a label file has no objects.
+
+    Rows of a polygon (``class x1 y1 x2 y2 …``) become its box.
+    """
+    path = source.annotations
+    config = _config(path)
+    if source.images is not None:
+        raise DataError(f"{path}: names the image folders itself; images={source.images} cannot change them")
+    categories = [{"id": number, "name": name} for number, name in _names(config, path).items()]
+    entry = next(config[word] for word in SPLIT_WORDS[source.split] if config.get(word))
+    files = sorted(_images(entry, config, path))
+    if not files:
+        raise DataError(f"{path}: {source.split}: {entry} holds no images")
+    images: list[Row] = []
+    annotations: list[Row] = []
+    for number, file in enumerate(files, start=1):
+        row: Row = {"id": number, "file_name": Path(os.path.relpath(file, source.root)).as_posix()}
+        images.append(row)
+        try:
+            row["width"], row["height"] = image_size(file)
+        except DataError:  # left without a size: whoever uses it opens it again and applies the error policy
+            continue
+        for label in _labels(_label_path(file), row):
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **label})
+    return Table(origin=path, image_root=source.root, images=images, annotations=annotations, categories=categories)
+
+
+def _file(root: Path) -> Path | None:
+    return next((root / name for name in _FILES if (root / name).is_file()), None)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(config, dict):
+        raise DataError(f"{path}: is not a table of keys such as names, train, val")
+    return config
+
+
+def _names(config: dict[str, Any], path: Path) -> dict[int, str]:
+    names, count = config.get("names"), config.get("nc")
+    if names is None and isinstance(count, int):
+        names = [str(number) for number in range(count)]
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not names or not all(isinstance(number, int) for number in names):
+        raise DataError(f"{path}: names must be a list of class names or a table from number to name")
+    if isinstance(count, int) and count != len(names):
+        raise DataError(f"{path}: nc is {count} but there are {len(names)} names")
+    return {number: str(name) for number, name in names.items()}
+
+
+def _images(entry: Any, config: dict[str, Any], path: Path) -> Iterator[Path]:
+    for item in entry if isinstance(entry, list) else [entry]:
+        place = _resolve(str(item), config, path)
+        if place.is_dir():
+            yield from (file for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        else:
+            lines = place.read_text(encoding="utf-8").splitlines()
+            yield from (_resolve(line.strip(), config, path, must_exist=False) for line in lines if line.strip())
+
+
+def _resolve(item: str, config: dict[str, Any], path: Path, *, must_exist: bool = True) -> Path:
+    """A folder or file that ``data.yaml`` names: absolute, or relative to its ``path`` or to itself."""
+    bases = [path.parent / str(config.get("path") or "."), path.parent]
+    tries = [base / item for base in bases]
+    if item.startswith("../"):  # some exports count from a folder below the one they are in
+        tries += [base / item.removeprefix("../") for base in bases]
+    found = next((place for place in tries if place.exists()), None)
+    if found is None and must_exist:
+        raise DataError(f"{path}: '{item}' does not exist (looked for {', '.join(dict.fromkeys(map(str, tries)))})")
+    return found or tries[0]
+
+
+def _label_path(image: Path) -> Path:
+    """``…/images/a/x.jpg`` → ``…/labels/a/x.txt``; beside the image where no folder is called images."""
+    parts = list(image.parts)
+    for position in range(len(parts) - 2, -1, -1):
+        if parts[position] == "images":
+            parts[position] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def _labels(path: Path, image: Row) -> Iterator[Row]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        return
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    for number, line in enumerate(lines, start=1):
+        words = line.split()
+        if not words:
+            continue
+        where = f"{path}: line {number}"
+        try:
+            category = int(float(words[0]))
+        except (ValueError, OverflowError) as error:
+            raise DataError(f"{where}: '{words[0]}' is not a class number") from error
+        yield {"category_id": category, "bbox": _bbox(words[1:], image["width"], image["height"]), "where": where}
+
+
+def _bbox(words: list[str], width: int, height: int) -> list[Any]:
+    """[x, y, w, h] in pixels; what is no row of numbers of the right length is handed on for the checks to refuse."""
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        return words
+    if len(values) == 4:
+        x, y, w, h = values
+        return [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+    if len(values) >= 6 and len(values) % 2 == 0:
+        xs, ys = values[0::2], values[1::2]
+        left, top = min(xs), min(ys)
+        return [left * width, top * height, (max(xs) - left) * width, (max(ys) - top) * height]
+    return values
+
+
+FORMAT = Format(name="yolo", looked_for="YOLO: data.yaml", recognises=recognises, locate=locate, read=read)
