@@ -1,0 +1,129 @@
+"""From predictions to detections: scores and classes, top-k, NMS variants, boxes in pixels (spec A7, C4, D1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from detrkit.ops.boxes import cxcywh_to_xyxy
+from detrkit.structures import Categories, Category, Detections, Predictions
+
+if TYPE_CHECKING:
+    from detrkit.models.config import DetectorConfig
+
+__all__ = ["Selected", "postprocess", "select"]
+
+
+class Selected(NamedTuple):
+    """Objects of one image: scores (N,), labels (N,), boxes (N, 4) xyxy in [0, 1] of the valid area, queries (N,)."""
+
+    scores: Tensor
+    labels: Tensor
+    boxes: Tensor
+    queries: Tensor
+
+
+def select(
+    logits: Tensor,
+    boxes: Tensor,
+    *,
+    classification: str,
+    top_k: int | None,
+    nms: float | None = None,
+    nms_decay: float | None = None,
+    named: Tensor | None = None,
+) -> Selected:
+    """Picks the objects of one image.
+
+    Args:
+        logits: (Q, K + 1) for "softmax", no-object last, one object a query; (Q, K) for "focal", where a query may
+            stand for several classes.
+        boxes: (Q, 4) cxcywh.
+        classification: "softmax" or "focal".
+        top_k: how many to keep, never more than there are; None = all.
+        nms: class-wise IoU threshold. With ``nms_decay`` suppressed objects stay, behind the others, with their score
+            times that factor (published: 0.01); without, they are removed.
+        named: (K,) bool, classes that exist; others are never returned.
+    """
+    logits = logits.float()
+    corners = cxcywh_to_xyxy(boxes.float())
+    if classification == "softmax":
+        probability = logits.softmax(-1)[:, :-1]
+        if named is not None:
+            probability = probability.masked_fill(~named, 0.0)
+        scores, labels = probability.max(-1)
+        queries = torch.arange(len(scores), device=scores.device)
+    else:
+        probability = logits.sigmoid()
+        if named is not None:
+            probability = probability.masked_fill(~named, 0.0)
+        # 20 objects a query at most before NMS: enough for any top_k, and bounded for many classes.
+        wanted = probability.numel() if nms is not None or top_k is None else top_k
+        scores, flat = probability.flatten().topk(min(wanted, probability.numel(), 20 * len(probability)))
+        queries = torch.div(flat, probability.shape[1], rounding_mode="floor")
+        labels = flat % probability.shape[1]
+    found = Selected(scores, labels, corners[queries], queries)
+    if nms is not None:
+        kept = batched_nms(found.boxes, found.scores, found.labels, nms)
+        if nms_decay is None:
+            found = Selected(*(value[kept] for value in found))
+        else:
+            suppressed = torch.ones_like(found.labels, dtype=torch.bool)
+            suppressed[kept] = False
+            order = torch.cat((kept, suppressed.nonzero()[:, 0]))
+            lowered = torch.where(suppressed, found.scores * nms_decay, found.scores)
+            found = Selected(lowered[order], found.labels[order], found.boxes[order], found.queries[order])
+    elif classification == "softmax":
+        order = found.scores.argsort(descending=True, stable=True)
+        found = Selected(*(value[order] for value in found))
+    return found if top_k is None else Selected(*(value[:top_k] for value in found))
+
+
+def postprocess(
+    predictions: Predictions,
+    original_sizes: Sequence[tuple[int, int]],
+    *,
+    config: DetectorConfig,
+    categories: Categories | None = None,
+) -> list[Detections]:
+    """Detections of every image of a batch, best first, in pixels of the original, clipped to it.
+
+    Args:
+        predictions: (L, B, Q, …); the last layer counts.
+        original_sizes: (height, width) of each upright original.
+        config: says classification, top_k and NMS.
+        categories: classes in label order; slots without a name are never returned.
+    """
+    if categories is None:
+        categories = Categories(Category(label, str(label)) for label in range(config.num_classes))
+    unnamed = [category.name is None for category in categories]
+    named = ~torch.tensor(unnamed, device=predictions.logits.device) if any(unnamed) else None
+    results = []
+    for image, (height, width) in enumerate(original_sizes):
+        found = select(
+            predictions.logits[-1, image].detach(),
+            predictions.boxes[-1, image].detach(),
+            classification=config.classification,
+            top_k=config.top_k,
+            nms=config.nms,
+            nms_decay=config.nms_decay,
+            named=named,
+        )
+        scale = found.boxes.new_tensor([width, height, width, height])
+        boxes = (found.boxes * scale).clamp(min=0).minimum(scale)
+        order = found.scores.argsort(descending=True, stable=True)
+        results.append(
+            Detections(
+                boxes=boxes[order].cpu().numpy().astype(np.float32),
+                scores=found.scores[order].cpu().numpy().astype(np.float32),
+                labels=found.labels[order].cpu().numpy().astype(np.int64),
+                categories=categories,
+                image_size=(height, width),
+            )
+        )
+    return results

@@ -1,0 +1,124 @@
+"""Reads recorded outputs of official implementations and holds ours against them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from detrkit.structures import Target, pad_images
+
+_INDEX_NAMES = ("backbone_body", "encoder_memory", "pred", "indices", "postprocess", "roi", "label_aug")
+
+
+@cache
+def keyed(folder: Path) -> Any:
+    """The module that makes weights from names and images from seeds."""
+    spec = importlib.util.spec_from_file_location("keyed_weights", folder / "keyed_weights.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass
+class Case:
+    """One golden case; every comparison is counted."""
+
+    name: str
+    folder: Path
+    info: dict[str, Any]
+    tensors: dict[str, Tensor]
+    count: dict[str, Any]
+
+    @classmethod
+    def read(cls, shared: Path, name: str, count: dict[str, Any]) -> Case:
+        folder = shared / "golden"
+        info = json.loads((folder / name / f"{name}.json").read_text())
+        return cls(name, folder, info, load_file(folder / name / f"{name}.safetensors"), count)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The official state dict, aliases included."""
+        make = keyed(self.folder).keyed_array
+        sharp = self.info.get("sharp_attention", False)
+        aliases = self.info["aliases"]
+        return {
+            key: torch.from_numpy(make(aliases.get(key, key), shape, sharp))
+            for key, shape in self.info["state_dict"].items()
+        }
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Padded images and padding mask."""
+        make = keyed(self.folder).keyed_image
+        images = [
+            torch.from_numpy(make(seed, *size))
+            for seed, size in zip(self.info["image_seeds"], self.info["image_sizes_hw"], strict=True)
+        ]
+        canvas, mask = pad_images(images)
+        self.equal("padding_mask", mask.to(torch.uint8))
+        return canvas, mask
+
+    def targets(self, prefix: str = "") -> list[Target]:
+        """Targets of the case, one an image."""
+        result = []
+        while (key := f"{prefix}target.{len(result)}.boxes") in self.tensors:
+            labels = self.tensors[key.replace(".boxes", ".labels")]
+            result.append(Target(labels=labels, boxes=self.tensors[key]))
+        return result
+
+    def close(self, name: str, actual: Tensor, tolerance: float) -> None:
+        """``actual`` equals the stored tensor within an absolute tolerance."""
+        self.match(name, actual, self.tensors[name], atol=tolerance, rtol=0.0)
+
+    def equal(self, name: str, actual: Tensor) -> None:
+        """``actual`` equals the stored integers."""
+        self.match(name, actual.to(self.tensors[name].dtype), self.tensors[name], atol=0.0, rtol=0.0)
+
+    def match(self, name: str, actual: Tensor, expected: Tensor, *, atol: float, rtol: float) -> None:
+        """Compares and counts."""
+        self.count["cases"].add(self.name)
+        self.count["tensors"] += 1
+        torch.testing.assert_close(
+            actual.detach(), expected, atol=atol, rtol=rtol, msg=lambda text: f"{self.name}: {name}\n{text}"
+        )
+
+    def loss(self, name: str, actual: Tensor | float, expected: float | None = None) -> None:
+        """A loss agrees to the case's relative (or absolute) tolerance."""
+        expected = self.info["losses"][name] if expected is None else expected
+        tolerance = self.info["tolerance"]
+        rtol, atol = tolerance.get("losses_rel", 0.0), tolerance.get("abs", 1e-7)
+        self.match(name, torch.as_tensor(actual).detach().float(), torch.tensor(expected), rtol=rtol, atol=atol)
+
+    def gradients(self, norms: dict[str, float]) -> None:
+        """Gradient norms by official name, those that carry information."""
+        expected = self.info["grad_l2_norm"]
+        tolerance = self.info["tolerance"]["grad_l2_norm_rel"]
+        floor = 1e-4 * max(expected.values())
+        assert set(norms) == set(expected), set(norms) ^ set(expected)
+        for name, value in expected.items():
+            if value > floor:
+                self.match(f"gradient of {name}", torch.tensor(norms[name]), torch.tensor(value), rtol=tolerance, atol=0)
+
+
+def official_terms(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our loss names -> the names in the recordings."""
+    return {name.replace("loss_class", "loss_ce"): value for name, value in terms.items()}
+
+
+def layer_name(layer: int, layers: int) -> str:
+    """What the recordings call a decoder layer: aux0, aux1, …, last."""
+    return "last" if layer == layers - 1 else f"aux{layer}"
+
+
+def numpy_case(shared: Path, name: str) -> dict[str, np.ndarray]:
+    """One of the small, older recordings."""
+    with np.load(shared / "golden" / "small" / f"{name}.npz") as file:
+        return {key: file[key] for key in file.files}
