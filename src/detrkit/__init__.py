@@ -1,0 +1,86 @@
+"""detrkit: detection transformers that train on your data.
+
+Everything public is reachable from here, and nothing heavy is imported until it is used: ``import detrkit`` does not
+load torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from detrkit.config import Recipe, load_recipe
+    from detrkit.data import load_dataset
+    from detrkit.errors import CheckpointError, DataError, DetrkitError, RecipeError, RunError
+    from detrkit.inference.evaluate import evaluate
+    from detrkit.inference.predictor import Predictor
+    from detrkit.metrics import Score, score_coco
+    from detrkit.models import create_model, list_models
+    from detrkit.structures import Batch, Categories, Category, Detections, Predictions, Target
+    from detrkit.training import RunResult, train
+    from detrkit.weights import load, load_official, save, to_official
+
+_HOMES = {
+    "detrkit.config": ["Recipe", "load_recipe"],
+    "detrkit.data": ["load_dataset"],
+    "detrkit.errors": ["CheckpointError", "DataError", "DetrkitError", "RecipeError", "RunError"],
+    "detrkit.inference.evaluate": ["evaluate"],
+    "detrkit.inference.predictor": ["Predictor"],
+    "detrkit.metrics": ["Score", "score_coco"],
+    "detrkit.models": ["create_model", "list_models"],
+    "detrkit.structures": ["Batch", "Categories", "Category", "Detections", "Predictions", "Target"],
+    "detrkit.training": ["RunResult", "train"],
+    "detrkit.weights": ["load", "load_official", "save", "to_official"],
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+_ROOMS = {"config", "data", "errors", "inference", "losses", "metrics", "models", "nn", "ops", "structures"}
+_ROOMS |= {"training", "weights"}
+
+__all__ = [
+    "Batch",
+    "Categories",
+    "Category",
+    "CheckpointError",
+    "DataError",
+    "Detections",
+    "DetrkitError",
+    "Predictions",
+    "Predictor",
+    "Recipe",
+    "RecipeError",
+    "RunError",
+    "RunResult",
+    "Score",
+    "Target",
+    "__version__",
+    "create_model",
+    "evaluate",
+    "list_models",
+    "load",
+    "load_dataset",
+    "load_official",
+    "load_recipe",
+    "save",
+    "score_coco",
+    "to_official",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name, or a room such as ``detrkit.models``, the first time it is asked for."""
+    if name in _MODULE_OF:
+        value = getattr(import_module(_MODULE_OF[name]), name)
+    elif name in _ROOMS:
+        value = import_module(f"detrkit.{name}")
+    else:
+        raise AttributeError(f"module 'detrkit' has no attribute '{name}'")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})

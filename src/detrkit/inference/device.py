@@ -1,0 +1,43 @@
+"""Where a model runs, and in what precision."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+
+from detrkit.errors import RunError
+
+__all__ = ["Precision", "autocast", "resolve_device"]
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+def resolve_device(device: str | torch.device | None = "auto") -> torch.device:
+    """The device of that name; ``"auto"`` or None: CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        RunError: no such device on this machine, or a name that torch does not know.
+    """
+    if device is None or device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise RunError(f"there is no device '{device}': use auto, cpu, cuda, cuda:1 or mps") from error
+    count = torch.cuda.device_count()
+    if chosen.type == "cuda" and (chosen.index or 0) >= count:
+        raise RunError(f"device '{device}' is not there: torch sees {count} CUDA devices ('detrkit env' lists them)")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise RunError("device 'mps' is not there: it needs an Apple computer with a torch built for it")
+    return chosen
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """The context in which a forward pass of this precision runs; nothing for fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)

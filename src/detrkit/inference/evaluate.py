@@ -1,0 +1,152 @@
+"""``detrkit.evaluate``: a checkpoint and data in, the numbers of ``detrkit score`` out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from detrkit.config import Recipe, load_recipe
+from detrkit.data import DetectionDataset, EvalTransform, load_dataset
+from detrkit.errors import CheckpointError, RecipeError
+from detrkit.inference.checkpoints import find_checkpoint
+from detrkit.inference.device import Precision, resolve_device
+from detrkit.inference.evaluation import Progress, evaluate_model
+from detrkit.models import Detector, create_model, model_config
+from detrkit.weights import load, load_official, read_state_dict
+
+__all__ = ["evaluate"]
+
+_POSTPROCESSING = {"top_k", "nms", "nms_decay"}
+
+
+def evaluate(
+    checkpoint: str | Path | Detector,
+    data: str | Path | Mapping[str, Any] | Recipe | DetectionDataset,
+    *,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    batch_size: int = 1,
+    workers: int = 0,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    split: str = "val",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """COCO box score of a checkpoint on the validation images of a data folder or recipe.
+
+    checkpoint: our ``.safetensors``, a run folder, a URL, the name of embedded weights, a model in memory, or an
+    official ``.pth`` (then ``data`` must be a recipe, which says the model) · data: a data folder, a recipe (file,
+    name, mapping) or a loaded data set · overrides: ``section.key=value`` of the recipe; with a data folder those of
+    ``data`` and ``model`` apply, e.g. ``model.nms=0.7`` · batch_size: 1 is exact, see ``evaluate_model`` · split:
+    train, val or test.
+
+    Under ``accelerate launch`` the processes share the images and all get the score.
+
+    Returns:
+        ``{"protocol": "coco", "iou_type": "bbox", "metrics": {…}, "per_class": {name: {…}}}``, fractions or None.
+
+    Raises:
+        DataError, RecipeError, CheckpointError: what cannot be used; the message names it.
+    """
+    chosen = resolve_device(device)
+    recipe: Recipe | None = None
+    if isinstance(data, DetectionDataset):
+        dataset = data
+    else:
+        recipe = _recipe(data, overrides)
+        dataset = _dataset(recipe, split)
+    model = _model(checkpoint, recipe)
+    transform = EvalTransform(
+        short_side=(recipe and recipe.data.eval_short_side) or model.config.eval_short_side,
+        max_side=(recipe and recipe.data.eval_max_side) or model.config.eval_max_side,
+        mean=model.config.image_mean or (),
+        std=model.config.image_std or (),
+    )
+    accelerator = None
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import Accelerator
+
+        accelerator = Accelerator(cpu=chosen.type == "cpu")
+        chosen = accelerator.device
+    score = evaluate_model(
+        model.to(chosen),
+        dataset,
+        batch_size=batch_size,
+        workers=workers,
+        progress=progress,
+        precision=precision,
+        accelerator=accelerator,
+        transform=transform,
+    )
+    return score.to_json()
+
+
+def _recipe(data: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] | Mapping[str, Any]) -> Recipe:
+    """The recipe that is meant; a data folder becomes the ``data.root`` of the default one."""
+    if isinstance(data, str | Path) and Path(data).is_dir() and not (Path(data) / "recipe.yaml").is_file():
+        return load_recipe({"data": {"root": str(data)}}, overrides)
+    return load_recipe(data, overrides)
+
+
+def _dataset(recipe: Recipe, split: str) -> DetectionDataset:
+    files = recipe.data.train if split == "train" else recipe.data.val
+    return load_dataset(
+        recipe.data.root,
+        split=split,
+        format=recipe.data.format,
+        annotations=files.annotations,
+        images=files.images,
+        on_error=recipe.data.on_error,
+    )
+
+
+def _model(checkpoint: str | Path | Detector, recipe: Recipe | None) -> Detector:
+    if isinstance(checkpoint, Detector):
+        return checkpoint
+    path = find_checkpoint(checkpoint)
+    if path.suffix == ".safetensors":
+        return _ours(path, recipe)
+    if recipe is None or "name" not in recipe.model.model_fields_set:
+        raise CheckpointError(
+            f"{path}: an official checkpoint does not say which model it is; evaluate it with a recipe, or add "
+            "model.name=NAME ('detrkit models' lists them)"
+        )
+    state = read_state_dict(path)
+    name, options = recipe.model.name, recipe.model.overrides
+    try:
+        softmax = model_config(name, **options).classification == "softmax"
+        model = create_model(name, **{**_head_sizes(state, no_object=softmax), **options})
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{recipe.source}: model: {error}") from error
+    load_official(model, state)
+    return model
+
+
+def _ours(path: Path, recipe: Recipe | None) -> Detector:
+    """One of our checkpoints; of the recipe's model options those of post-processing apply."""
+    model = load(path)
+    if recipe is None:
+        return model
+    if "name" in recipe.model.model_fields_set and recipe.model.name != model.name:
+        raise CheckpointError(f"{path}: holds a '{model.name}', but {recipe.source} is for a '{recipe.model.name}'")
+    chosen = {key: value for key, value in recipe.model.overrides.items() if key in _POSTPROCESSING}
+    try:
+        model.config = replace(model.config, **chosen)
+    except ValueError as error:
+        raise RecipeError(f"{recipe.source}: model: {error}") from error
+    return model
+
+
+def _head_sizes(state: Mapping[str, Tensor], *, no_object: bool) -> dict[str, int]:
+    """Class and query count of an official checkpoint, so that it loads whatever it was trained on."""
+    sizes = {}
+    for key, tensor in state.items():
+        if key.startswith("class_embed.") and key.endswith("bias"):
+            sizes["num_classes"] = len(tensor) - no_object
+        elif key == "query_embed.weight":
+            sizes["num_queries"] = len(tensor)
+    return sizes

@@ -1,0 +1,165 @@
+"""One object from picture to objects: reads any image, runs the model, gives boxes in pixels of that image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from PIL import Image
+
+from detrkit.data.images import ImageSource, read_image
+from detrkit.data.records import ImageRecord
+from detrkit.data.transforms import EvalTransform
+from detrkit.errors import CheckpointError
+from detrkit.inference.checkpoints import DEFAULT_MODEL, fetch_image, find_checkpoint, is_url
+from detrkit.inference.device import Precision, autocast, resolve_device
+from detrkit.inference.postprocess import postprocess
+from detrkit.models import Detector
+from detrkit.structures import Categories, Category, Detections, pad_images
+
+__all__ = ["Predictor"]
+
+
+class Predictor:
+    """Finds objects in images with a trained model.
+
+    Args:
+        path_or_name: a checkpoint (``.safetensors``), a run folder, a URL, the name of weights that come with the
+            package, or a model in memory.
+        device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
+        batch_size: images a forward pass. Images of unlike size in one batch are padded, which moves scores a little.
+        threshold: default score threshold of :meth:`predict`.
+        nms: IoU threshold of class-wise non-maximum suppression; None = what the model's configuration says.
+        nms_decay: suppressed objects stay with their score times this; None = what the configuration says, or, where
+            ``nms`` is given, removed.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+
+    Raises:
+        CheckpointError: weights that are not there or cannot be read.
+        RunError: no such device.
+    """
+
+    def __init__(
+        self,
+        path_or_name: str | Path | Detector = DEFAULT_MODEL,
+        *,
+        device: str | torch.device | None = "auto",
+        batch_size: int = 1,
+        threshold: float = 0.3,
+        nms: float | None = None,
+        nms_decay: float | None = None,
+        precision: Precision = "fp32",
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.batch_size = batch_size
+        self.threshold = _checked(threshold)
+        self.precision: Precision = precision
+        self.device = resolve_device(device)
+        self.model = _load(path_or_name).to(self.device).eval()
+        config = self.model.config
+        if nms is not None:
+            config = replace(config, nms=nms, nms_decay=nms_decay)
+        elif nms_decay is not None:
+            config = replace(config, nms_decay=nms_decay)
+        self.config = config
+        self.categories = self.model.categories or Categories(
+            Category(label, f"class {label}") for label in range(config.num_classes)
+        )
+        mean, std = config.image_mean, config.image_std
+        assert mean is not None
+        assert std is not None
+        self._transform = EvalTransform(
+            short_side=config.eval_short_side, max_side=config.eval_max_side, mean=mean, std=std
+        )
+
+    @overload
+    def predict(self, images: ImageSource, threshold: float | None = None) -> Detections: ...
+
+    @overload
+    def predict(self, images: list[Any] | tuple[Any, ...], threshold: float | None = None) -> list[Detections]: ...
+
+    def predict(
+        self, images: ImageSource | list[Any] | tuple[Any, ...], threshold: float | None = None
+    ) -> Detections | list[Detections]:
+        """Objects in one image, or a list of them for a list of images.
+
+        images: path, URL, Pillow image, array (H, W, 3) RGB or (H, W) gray, or encoded bytes. threshold: least score,
+        inclusive; 0.0 keeps all top-k. Boxes are xyxy in pixels of the upright image (EXIF applied), clipped to it,
+        best first.
+
+        Raises:
+            DataError: an image that cannot be read; the message names it.
+        """
+        if isinstance(images, list | tuple):
+            return list(self._stream(images, self._threshold(threshold)))
+        return next(self._stream([images], self._threshold(threshold)))
+
+    def _threshold(self, threshold: float | None) -> float:
+        return self.threshold if threshold is None else _checked(threshold)
+
+    def _stream(self, images: Sequence[ImageSource], threshold: float) -> Iterator[Detections]:
+        for start in range(0, len(images), self.batch_size):
+            yield from self._batch(images[start : start + self.batch_size], threshold)
+
+    @torch.no_grad()
+    def _batch(self, sources: Sequence[ImageSource], threshold: float) -> list[Detections]:
+        pictures = [_read(source) for source in sources]
+        samples = [self._transform(picture, _record(picture)) for picture in pictures]
+        images, mask = pad_images([sample.image for sample in samples])
+        with autocast(self.device, self.precision):
+            predictions = self.model(images.to(self.device), mask.to(self.device))
+        sizes = [(picture.height, picture.width) for picture in pictures]
+        found = postprocess(predictions, sizes, config=self.config, categories=self.categories)
+        return [
+            replace(detections.keep(detections.scores >= np.float32(threshold)), path=_path(source))
+            for detections, source in zip(found, sources, strict=True)
+        ]
+
+
+def _checked(threshold: float) -> float:
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold is a score between 0 and 1, got {threshold}")
+    return threshold
+
+
+def _load(path_or_name: str | Path | Detector) -> Detector:
+    if isinstance(path_or_name, Detector):
+        return path_or_name
+    path = find_checkpoint(path_or_name)
+    if path.suffix in (".pth", ".pt", ".bin"):
+        raise CheckpointError(
+            f"{path}: a pickled checkpoint does not say which model it is; build it with create_model, read it with "
+            "detrkit.load_official(model, path) and keep it with detrkit.save(model, 'model.safetensors')"
+        )
+    from detrkit.weights import load
+
+    return load(path)
+
+
+def _read(source: ImageSource) -> Image.Image:
+    if isinstance(source, str) and is_url(source):
+        source = fetch_image(source)
+    return read_image(source)
+
+
+def _path(source: Any) -> Path | None:
+    return Path(source) if isinstance(source, str | Path) and not is_url(str(source)) else None
+
+
+def _record(image: Image.Image) -> ImageRecord:
+    """The image as a record without annotations, so that prediction shares the transform of evaluation."""
+    return ImageRecord(
+        image_id=0,
+        path=Path(),
+        file_name="",
+        width=image.width,
+        height=image.height,
+        boxes=np.zeros((0, 4)),
+        labels=np.zeros(0, np.int64),
+        areas=np.zeros(0),
+    )
