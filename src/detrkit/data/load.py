@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.formats import find_source, read_source
+from detrkit.data.formats import Source, find_source, read_source
 from detrkit.data.records import OnError, build_records
 from detrkit.data.sampling import published_sample, sample_table
 from detrkit.errors import DataError, did_you_mean
 
-__all__ = ["load_dataset"]
+__all__ = ["load_dataset", "load_source"]
 
 
 def load_dataset(
@@ -48,7 +48,21 @@ def load_dataset(
         annotations=None if annotations is None else Path(annotations),
         images=None if images is None else Path(images),
     )
-    published = None if sample_rate is None else published_sample(root, source.annotations, sample_rate)
+    return load_source(
+        source, on_error=on_error, sample_rate=sample_rate, sample_repeat=sample_repeat, sample_seed=sample_seed
+    )
+
+
+def load_source(
+    source: Source,
+    *,
+    on_error: OnError = "raise",
+    sample_rate: float | None = None,
+    sample_repeat: bool = False,
+    sample_seed: int = 0,
+) -> DetectionDataset:
+    """The data set of a source that was found already; see ``load_dataset``."""
+    published = None if sample_rate is None else published_sample(source.root, source.annotations, sample_rate)
     if published is not None:
         source = replace(source, annotations=published)
     table = read_source(source)
@@ -62,7 +76,7 @@ def load_dataset(
     return DetectionDataset(
         records=records,
         categories=categories,
-        name=root.resolve().name,
+        name=source.root.resolve().name,
         on_error=on_error,
         load_errors=notes,
         source=functools.partial(read_source, source),

@@ -88,7 +88,8 @@ def coco_rows(rows: Iterable[Row]) -> list[Row]:
     for number, row in enumerate(done, start=1):
         row["id"] = row["id"] if keep else number
         row["iscrowd"] = int(row.get("iscrowd", 0))
-        row.setdefault("area", row["bbox"][2] * row["bbox"][3])
+        if "area" not in row and box_problem(row.get("bbox")) is None:
+            row["area"] = row["bbox"][2] * row["bbox"][3]
     return done
 
 

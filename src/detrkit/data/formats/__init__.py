@@ -79,8 +79,11 @@ def find_sources(root: Path, *, format: str = "auto") -> dict[str, Source]:
     """The source of every split that a data folder has.
 
     Raises:
-        DataError: none or several formats fit.
+        DataError: none or several formats fit, or there is no split.
     """
     form = detect(root, format)
-    found = {split: form.locate(root, split) for split in SPLIT_WORDS}
-    return {split: source for split, source in found.items() if source is not None}
+    located = {split: form.locate(root, split) for split in SPLIT_WORDS}
+    found = {split: source for split, source in located.items() if source is not None}
+    if not found:
+        raise DataError(f"{root}: this {form.name} data set has no split. Looked for {form.looked_for}")
+    return found

@@ -40,7 +40,7 @@ def gtfine_splits(root: Path) -> dict[str, list[Path]]:
 
 
 def convert_gtfine(
-    files: list[Path], *, groups: Groups = "crowd", progress: Callable[[int], None] | None = None
+    files: list[Path], *, groups: Groups = "crowd", progress: Callable[[int, int], None] | None = None
 ) -> Row:
     """COCO JSON of label images: one annotation for every instance of the eight classes.
 
@@ -59,7 +59,7 @@ def convert_gtfine(
                     row["iscrowd"] = 0
                 annotations.append({"id": len(annotations) + 1, "image_id": number, **row})
             if progress is not None:
-                progress(number)
+                progress(number, len(files))
     categories = [{"id": number, "name": name} for number, name in enumerate(CITYSCAPES_CATEGORIES, start=1)]
     info = {"description": "Cityscapes gtFine, eight instance classes", "groups": groups}
     return {"info": info, "images": images, "annotations": annotations, "categories": categories}

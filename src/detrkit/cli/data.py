@@ -1,0 +1,328 @@
+"""``detrkit data check|stats|convert|sample|split|view``: look at a data set, mend it, cut it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from detrkit.data.doctor import Report
+    from detrkit.data.formats import Source
+    from detrkit.data.statistics import Statistics
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Check, describe, convert, sample, split and view data sets.")
+
+
+class _Split(StrEnum):
+    train = "train"
+    val = "val"
+    test = "test"
+
+
+class _Groups(StrEnum):
+    crowd = "crowd"
+    object = "object"
+
+
+class _OnError(StrEnum):
+    stop = "raise"
+    skip = "skip"
+
+
+class _Target(StrEnum):
+    coco = "coco"
+
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The data folder.", show_default=False)]
+FormatOption = Annotated[str, typer.Option("--format", help="auto, coco, roboflow, yolo, voc or cityscapes.")]
+Annotations = Annotated[Path | None, typer.Option(help="A COCO file, where the layout is not a usual one.")]
+Images = Annotated[Path | None, typer.Option(help="Its image folder.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
+Seed = Annotated[int, typer.Option(help="Chooses the images.")]
+OnErrorOption = Annotated[_OnError, typer.Option(help="What bad boxes and images do: raise, or skip and count.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@app.command()
+def check(
+    folder: Folder,
+    format: FormatOption = "auto",
+    annotations: Annotations = None,
+    images: Images = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Read image headers only.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Find what would spoil a training. Exit code 0: nothing but warnings, 1: errors, 2: unusable."""
+    from dataclasses import asdict
+
+    from detrkit.cli.console import print_json, progress_bar
+    from detrkit.data.doctor import check as examine
+
+    sources = _sources(folder, format, annotations, images, None)
+    with progress_bar("reading images") as bar:
+        report = examine(sources, quick=quick, progress=bar.update)
+    if json:
+        print_json({"failed": report.failed, "findings": [asdict(finding) for finding in report.findings]})
+    else:
+        _print_report(report, folder)
+    raise typer.Exit(1 if report.failed else 0)
+
+
+@app.command()
+def stats(
+    folder: Folder,
+    split: Annotated[_Split | None, typer.Option(help="Only this split.")] = None,
+    format: FormatOption = "auto",
+    annotations: Annotations = None,
+    images: Images = None,
+    json: JsonFlag = False,
+) -> None:
+    """Count classes, boxes an image, box and image sizes. What training would skip is left out and counted."""
+    from detrkit.cli.console import print_json
+    from detrkit.data.load import load_source
+    from detrkit.data.statistics import statistics
+
+    sources = _sources(folder, format, annotations, images, split)
+    found = {name: statistics(load_source(source, on_error="skip")) for name, source in sources.items()}
+    if json:
+        print_json({name: numbers.to_json() for name, numbers in found.items()})
+        return
+    for name, numbers in found.items():
+        _print_statistics(name, numbers)
+
+
+@app.command()
+def convert(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="A .json file (one split), or a folder for all splits.")],
+    to: Annotated[_Target, typer.Option("--to", help="The format to write.")] = _Target.coco,
+    source_format: Annotated[
+        str, typer.Option("--from", help="auto, coco, roboflow, yolo, voc, cityscapes or cityscapes-gtfine.")
+    ] = "auto",
+    split: Annotated[_Split | None, typer.Option(help="Only this split.")] = None,
+    groups: Annotated[_Groups, typer.Option(help="cityscapes-gtfine: what groups become.")] = _Groups.crowd,
+    on_error: OnErrorOption = _OnError.stop,
+    force: Force = False,
+) -> None:
+    """Write annotations as COCO JSON.
+
+    A .json file keeps file names as they are; a folder gets annotations/instances_SPLIT.json with names relative to
+    it, so that it is a COCO data set without copies of the images. --from cityscapes-gtfine reads *_instanceIds.png
+    and writes cityscapes_SPLIT_cocostyle.json.
+    """
+    from detrkit.cli.console import progress_bar
+    from detrkit.data.convert import to_coco, usable_part
+    from detrkit.data.formats import read_source
+    from detrkit.data.formats.gtfine import convert_gtfine, gtfine_splits
+
+    if source_format == "cityscapes-gtfine":
+        files = gtfine_splits(folder)
+        outputs = _outputs(out, list(files), split, "cityscapes_{}_cocostyle.json", force)
+        for name, path in outputs.items():
+            with progress_bar(name) as bar:
+                content = convert_gtfine(files[name], groups=groups.value, progress=bar.update)
+            _write(path, content, force)
+        return
+    sources = _sources(folder, source_format, None, None, None)
+    outputs = _outputs(out, list(sources), split, "annotations/instances_{}.json", force)
+    for name, path in outputs.items():
+        table, notes = usable_part(read_source(sources[name]), on_error=on_error.value)
+        for note in notes:
+            _note(f"left out: {note}")
+        _write(path, to_coco(table, relative_to=None if path == out else out), force)
+
+
+@app.command()
+def sample(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="The COCO file to write.")],
+    rate: Annotated[float | None, typer.Option(help="Part of the images, such as 0.01.")] = None,
+    count: Annotated[int | None, typer.Option(help="Number of images, instead of a rate.")] = None,
+    seed: Seed = 0,
+    split: Annotated[_Split, typer.Option(help="The split to take from.")] = _Split.train,
+    format: FormatOption = "auto",
+    annotations: Annotations = None,
+    force: Force = False,
+) -> None:
+    """Write a subset of a split. Subsets of one seed nest: 10 % lies inside 25 %. The file notes seed and rate."""
+    from detrkit.data.convert import to_coco
+    from detrkit.data.formats import read_source
+    from detrkit.data.sampling import sample_table
+    from detrkit.data.writing import refuse_existing
+
+    refuse_existing(out, force)
+    source = _sources(folder, format, annotations, None, split)[split.value]
+    _write(out, to_coco(sample_table(read_source(source), seed=seed, rate=rate, count=count)), force)
+
+
+@app.command("split")
+def split_command(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="A folder for annotations/instances_{train,val}.json.")],
+    val: Annotated[float, typer.Option(help="Part of the images that becomes val.")] = 0.2,
+    seed: Seed = 0,
+    format: FormatOption = "auto",
+    annotations: Annotations = None,
+    images: Images = None,
+    force: Force = False,
+) -> None:
+    """Make train and val from a train split alone; the images stay where they are."""
+    from detrkit.data.convert import split_table, to_coco
+    from detrkit.data.formats import read_source
+    from detrkit.data.writing import refuse_existing
+
+    paths = {name: out / "annotations" / f"instances_{name}.json" for name in ("train", "val")}
+    for path in paths.values():
+        refuse_existing(path, force)
+    source = _sources(folder, format, annotations, images, _Split.train)["train"]
+    for name, table in split_table(read_source(source), val=val, seed=seed).items():
+        _write(paths[name], to_coco(table, relative_to=out), force)
+
+
+@app.command()
+def view(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="The folder for the pictures.")],
+    split: Annotated[_Split, typer.Option(help="The split to draw.")] = _Split.train,
+    count: Annotated[int, typer.Option(min=0, help="How many images; 0 for all.")] = 20,
+    seed: Seed = 0,
+    format: FormatOption = "auto",
+    annotations: Annotations = None,
+    images: Images = None,
+    force: Force = False,
+) -> None:
+    """Draw the annotations on images."""
+    from detrkit.data.load import load_source
+    from detrkit.data.sampling import choose
+    from detrkit.data.view import draw_record
+    from detrkit.data.writing import refuse_existing, replacing
+    from detrkit.errors import DataError
+
+    source = _sources(folder, format, annotations, images, split)[split.value]
+    dataset = load_source(source, on_error="skip")
+    size = min(count, len(dataset)) or len(dataset)
+    paths = {}
+    for index in choose([record.file_name for record in dataset.records], size, seed):
+        record = dataset.records[index]
+        paths[index] = out / f"{Path(record.file_name).stem}_{record.image_id}.jpg"
+        refuse_existing(paths[index], force)
+    written = 0
+    for index, path in paths.items():
+        try:
+            image = dataset.read_image(index)
+        except DataError as error:
+            _note(str(error))
+            continue
+        with replacing(path) as file:
+            draw_record(image, dataset.records[index], dataset.categories).save(file, "JPEG", quality=92)
+        written += 1
+    _note(f"wrote {written} pictures to {out}")
+
+
+def _sources(
+    folder: Path, format: str, annotations: Path | None, images: Path | None, split: _Split | None
+) -> dict[str, Source]:
+    """The splits to work on: the one asked for, or all there are."""
+    from detrkit.data.formats import find_source, find_sources
+
+    if split is None and annotations is None and images is None:
+        return find_sources(folder, format=format)
+    name = (split or _Split.train).value
+    return {name: find_source(folder, name, format=format, annotations=annotations, images=images)}
+
+
+def _outputs(out: Path, present: list[str], split: _Split | None, pattern: str, force: bool) -> dict[str, Path]:
+    """Where each split is written; refused before any work when a file is there already."""
+    from detrkit.data.writing import refuse_existing
+    from detrkit.errors import DataError
+
+    if split is not None and split not in present:
+        raise DataError(f"there is no {split} split, only {', '.join(present)}")
+    wanted = present if split is None else [split.value]
+    if out.suffix == ".json" and len(wanted) > 1:
+        raise DataError(
+            f"{out} is one file, but there are {' and '.join(wanted)}; choose with --split, or name a folder"
+        )
+    paths = {name: out if out.suffix == ".json" else out / pattern.format(name) for name in wanted}
+    for path in paths.values():
+        refuse_existing(path, force)
+    return paths
+
+
+def _write(path: Path, content: dict[str, Any], force: bool) -> None:
+    from detrkit.data.writing import write_json
+
+    write_json(path, content, force=force)
+    _note(f"wrote {path}: {len(content['images'])} images, {len(content['annotations'])} annotations")
+
+
+def _note(text: str) -> None:
+    """A line for people, on stderr: stdout is for results."""
+    typer.echo(text, err=True)
+
+
+def _print_report(report: Report, folder: Path) -> None:
+    from collections import Counter
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from detrkit.cli.console import stdout
+
+    colours = {"info": "blue", "warning": "yellow", "error": "red"}
+    console = stdout()
+    table = Table(title=str(folder))
+    for header in ("", "split", "check", "found", "what"):
+        table.add_column(header, justify="right" if header == "found" else "left", overflow="fold")
+    for finding in report.findings:
+        if finding.level == "ok":
+            continue
+        what = "\n".join([finding.message, *finding.examples])
+        if finding.count > len(finding.examples) > 0:
+            what += "\n…"
+        level = Text(finding.level, style=colours[finding.level])
+        table.add_row(level, finding.split, finding.check, str(finding.count), Text(what))
+    if not table.rows:
+        table.add_row(Text("ok", style="green"), "all", "all", "0", "nothing found")
+    console.print(table)
+    levels = Counter(finding.level for finding in report.findings)
+    console.print(
+        f"{len(report.findings)} checks: {levels['ok']} ok, {levels['warning']} warnings, {levels['error']} errors"
+    )
+
+
+def _print_statistics(name: str, numbers: Statistics) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from detrkit.cli.console import stdout
+    from detrkit.data.statistics import PERCENTILES
+
+    console = stdout()
+    classes = Table(title=f"{name}: {numbers.images} images, {numbers.boxes} boxes")
+    for header in ("id", "class", "boxes", "share", "images"):
+        classes.add_column(header, justify="left" if header == "class" else "right")
+    for row in numbers.classes:
+        share = f"{row.boxes / max(numbers.boxes, 1):.1%}"
+        classes.add_row(str(row.id), Text(row.name), str(row.boxes), share, str(row.images))
+    console.print(classes)
+    spread = Table("percentile", *(f"{percent} %" for percent in PERCENTILES))
+    for title, values in (
+        ("boxes an image", numbers.boxes_per_image),
+        ("box size, px", numbers.box_sizes),
+        ("box size / image size", numbers.box_sizes_relative),
+        ("box width / height", numbers.box_aspects),
+    ):
+        spread.add_row(title, *(f"{value:.4g}" for value in values or ()))
+    console.print(spread)
+    small, medium, large = numbers.coco_sizes
+    sizes = ", ".join(f"{width}x{height} ({number})" for width, height, number in numbers.image_sizes[:5])
+    more = f" and {len(numbers.image_sizes) - 5} more sizes" if len(numbers.image_sizes) > 5 else ""
+    console.print(f"boxes small / medium / large (COCO): {small} / {medium} / {large}")
+    console.print(f"images: {sizes}{more}; {numbers.empty_images} without boxes")
+    console.print(f"crowd regions: {numbers.crowd}; left out as unusable: {numbers.left_out}")

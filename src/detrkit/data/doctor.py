@@ -1,0 +1,286 @@
+"""Examining a data set before hours go into training on it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from detrkit.data.formats import Source, read_source
+from detrkit.data.images import image_size, read_image
+from detrkit.data.records import Row, Table, box_problem, missing_files
+from detrkit.errors import DataError
+
+__all__ = ["Finding", "Report", "check"]
+
+Level = Literal["ok", "info", "warning", "error"]
+
+# A class with 20 times fewer boxes than another is worth a word before training.
+_IMBALANCE = 20
+# Boxes may pass the border by rounding.
+_SLACK = 1.0
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """The outcome of one check on one split. count: how many things were found · examples: the first of them."""
+
+    level: Level
+    check: str
+    split: str
+    count: int = 0
+    message: str = ""
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All findings. ``failed`` when any is an error."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def failed(self) -> bool:
+        """Did any check find an error?"""
+        return any(finding.level == "error" for finding in self.findings)
+
+
+@dataclass
+class _Scan:
+    """What reading the image files told: digests by position, and what is wrong with which."""
+
+    digests: dict[int, str] = field(default_factory=dict)
+    damaged: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    unrotated: list[str] = field(default_factory=list)
+
+
+def check(
+    sources: dict[str, Source], *, quick: bool = False, progress: Callable[[int, int], None] | None = None
+) -> Report:
+    """Examine every split. quick: read the headers of images only, so neither damage nor duplicates show.
+
+    progress(done, total of the split) is called after every image.
+
+    Raises:
+        DataError: annotations that cannot be read at all.
+    """
+    findings: list[Finding] = []
+    tables = {split: read_source(source) for split, source in sources.items()}
+    scans: dict[str, _Scan] = {}
+    for split, table in tables.items():
+        for examine in (_ids, _category_ids, _boxes, _duplicate_annotations, _balance, _empty):
+            findings += examine(split, table)
+        missing = missing_files([table.path(image) for image in table.images])
+        findings.append(
+            _finding("error", "image files", split, [str(table.path(table.images[i])) for i in missing], "missing")
+        )
+        scans[split] = _scan(table, set(missing), quick, progress)
+        findings += _scanned(split, table, scans[split], quick)
+    findings += _across(tables)
+    if not quick:
+        findings += _shared_images(tables, scans)
+    return Report(findings=tuple(findings))
+
+
+def _finding(level: Level, name: str, split: str, found: Sequence[str], message: str) -> Finding:
+    """A finding of the level, or "ok" when nothing was found."""
+    if not found:
+        return Finding(level="ok", check=name, split=split)
+    return Finding(
+        level=level, check=name, split=split, count=len(found), message=message, examples=tuple(found[:_EXAMPLES])
+    )
+
+
+def _name(row: Row) -> str:
+    return str(row.get("where") or f"annotation {row.get('id')}")
+
+
+def _ids(split: str, table: Table) -> Iterator[Finding]:
+    images = _twice(row["id"] for row in table.images)
+    yield _finding("error", "image ids", split, images, "stand twice in images")
+    yield _finding("error", "category list", split, _twice(row["id"] for row in table.categories), "ids stand twice")
+    yield _finding(
+        "warning", "annotation ids", split, _twice(row.get("id") for row in table.annotations), "stand twice"
+    )
+    known = {row["id"] for row in table.images}
+    orphans = [_name(row) for row in table.annotations if row["image_id"] not in known]
+    yield _finding("warning", "annotation images", split, orphans, "annotations of images that are not listed: ignored")
+
+
+def _twice(values: Any) -> list[str]:
+    return [str(value) for value, number in Counter(values).items() if number > 1 and value is not None]
+
+
+def _category_ids(split: str, table: Table) -> Iterator[Finding]:
+    known = {row["id"] for row in table.categories}
+    used = {row["category_id"] for row in table.annotations}
+    unknown = [f"{_name(row)}: {row['category_id']}" for row in table.annotations if row["category_id"] not in known]
+    message = "category ids that the categories do not have"
+    for shift in (1, -1):
+        if unknown and {value + shift for value in used} <= known:
+            message += (
+                f"; off by one: annotations use {min(used)} to {max(used)}, categories have {min(known)} to "
+                f"{max(known)}, so add {shift} to every category_id"
+            )
+    yield _finding("error", "category ids", split, unknown, message)
+
+
+def _boxes(split: str, table: Table) -> Iterator[Finding]:
+    sizes = {row["id"]: (row.get("width"), row.get("height")) for row in table.images}
+    bad, outside, beyond = [], [], []
+    for row in table.annotations:
+        problem = box_problem(row.get("bbox"))
+        if problem:
+            bad.append(f"{_name(row)}: {row.get('bbox')} {problem}")
+            continue
+        width, height = sizes.get(row["image_id"], (None, None))
+        if not width or not height:
+            continue
+        x, y, w, h = row["bbox"]
+        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+            outside.append(f"{_name(row)}: {row['bbox']} in {width}x{height}")
+        elif min(x, y) < -_SLACK or x + w > width + _SLACK or y + h > height + _SLACK:
+            beyond.append(f"{_name(row)}: {row['bbox']} in {width}x{height}")
+    yield _finding("error", "box values", split, bad, "boxes that are not four finite numbers of positive size")
+    yield _finding("error", "boxes outside", split, outside, "boxes that lie wholly outside their image: dropped")
+    yield _finding("warning", "boxes beyond border", split, beyond, "boxes that pass the border: clamped")
+
+
+def _duplicate_annotations(split: str, table: Table) -> Iterator[Finding]:
+    seen: set[Any] = set()
+    again = []
+    for row in table.annotations:
+        key = (row["image_id"], row["category_id"], str(row.get("bbox")))
+        if key in seen:
+            again.append(_name(row))
+        seen.add(key)
+    yield _finding("warning", "duplicate boxes", split, again, "annotations that repeat another's class and box")
+
+
+def _balance(split: str, table: Table) -> Iterator[Finding]:
+    counts = Counter(row["category_id"] for row in table.annotations if not row.get("iscrowd"))
+    names = {row["id"]: str(row.get("name", row["id"])) for row in table.categories}
+    absent = [names[number] for number in names if not counts[number]]
+    present = sorted((counts[number], name) for number, name in names.items() if counts[number])
+    rare = [f"{name}: {number}" for number, name in present if number * _IMBALANCE < present[-1][0]]
+    # small val splits lack rare classes as a matter of course
+    yield _finding("warning" if split == "train" else "info", "absent classes", split, absent, "have no box here")
+    most = f"{present[-1][1]} has {present[-1][0]}" if present else ""
+    yield _finding("warning", "class balance", split, rare, f"classes with few boxes ({most})")
+
+
+def _empty(split: str, table: Table) -> Iterator[Finding]:
+    filled = {row["image_id"] for row in table.annotations}
+    empty = [str(row["file_name"]) for row in table.images if row["id"] not in filled]
+    level: Level = "warning" if len(empty) * 2 > len(table.images) else "info"
+    yield _finding(level, "empty images", split, empty, "images without boxes: kept, they teach what is background")
+
+
+def _scan(table: Table, missing: set[int], quick: bool, progress: Callable[[int, int], None] | None) -> _Scan:
+    scan = _Scan()
+    wanted = [(index, table.path(row)) for index, row in enumerate(table.images) if index not in missing]
+    look = _look_quickly if quick else _look
+    with ThreadPoolExecutor() as pool:
+        outcomes = pool.map(look, (path for _, path in wanted))
+        for done, ((index, path), outcome) in enumerate(zip(wanted, outcomes, strict=True), start=1):
+            if isinstance(outcome, DataError):
+                scan.damaged.append(str(outcome))
+            else:
+                digest, upright, stored = outcome
+                scan.digests[index] = digest
+                noted = (table.images[index].get("width"), table.images[index].get("height"))
+                if None not in noted and noted not in (upright, stored):
+                    scan.resized.append(f"{path}: {upright[0]}x{upright[1]}, annotations say {noted[0]}x{noted[1]}")
+                elif noted == stored != upright:
+                    scan.unrotated.append(str(path))
+            if progress is not None:
+                progress(done, len(wanted))
+    return scan
+
+
+_Size = tuple[int, int]
+
+
+def _look(path: Path) -> tuple[str, _Size, _Size] | DataError:
+    """SHA-256 of the file, size upright, size as stored; or what is wrong."""
+    try:
+        data = path.read_bytes()
+        upright = read_image(data).size
+        with Image.open(io.BytesIO(data)) as image:
+            return hashlib.sha256(data).hexdigest(), upright, image.size
+    except (OSError, DataError) as error:
+        return DataError(str(error).replace("image in memory", str(path)))
+
+
+def _look_quickly(path: Path) -> tuple[str, _Size, _Size] | DataError:
+    try:
+        upright = image_size(path)
+        with Image.open(path) as image:
+            return "", upright, image.size
+    except (OSError, DataError) as error:
+        return DataError(str(error))
+
+
+def _scanned(split: str, table: Table, scan: _Scan, quick: bool) -> Iterator[Finding]:
+    yield _finding("error", "image data", split, scan.damaged, "cannot be read")
+    yield _finding("error", "image sizes", split, scan.resized, "differ from the annotations")
+    yield _finding(
+        "info", "image rotation", split, scan.unrotated, "annotated as stored, not as EXIF turns them: left unrotated"
+    )
+    if not quick:
+        groups = _by_digest({split: table}, {split: scan})
+        same = [" = ".join(names) for names in groups if len(names) > 1]
+        yield _finding("warning", "duplicate images", split, same, "identical files within the split")
+
+
+def _by_digest(tables: dict[str, Table], scans: dict[str, _Scan]) -> list[list[str]]:
+    """Groups of "split/file" with the same content."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for split, scan in scans.items():
+        for index, digest in sorted(scan.digests.items()):
+            groups[digest].append(f"{split}: {tables[split].images[index]['file_name']}")
+    return list(groups.values())
+
+
+def _shared_images(tables: dict[str, Table], scans: dict[str, _Scan]) -> Iterator[Finding]:
+    if len(tables) < 2:
+        return
+    groups = [names for names in _by_digest(tables, scans) if len({name.split(":")[0] for name in names}) > 1]
+    splits = " & ".join(tables)
+    message = "the same image in several splits: scores on it say nothing about new images"
+    yield _finding("error", "images across splits", splits, [" = ".join(names) for names in groups], message)
+
+
+def _across(tables: dict[str, Table]) -> Iterator[Finding]:
+    splits = " & ".join(tables)
+    if "train" in tables and "val" not in tables:
+        yield Finding(
+            level="warning",
+            check="splits",
+            split=splits,
+            count=1,
+            message="no val split: training cannot be judged; 'detrkit data split' makes one",
+        )
+    if len(tables) < 2:
+        return
+    lists = {split: {row["id"]: row.get("name") for row in table.categories} for split, table in tables.items()}
+    first, *others = lists.items()
+    differing = [f"{first[0]} and {split}" for split, names in others if names != first[1]]
+    yield _finding("error", "categories across splits", splits, differing, "have different categories")
+    if "train" in tables:
+        trained = np.unique([row["category_id"] for row in tables["train"].annotations]).tolist()
+        for split, table in tables.items():
+            unseen = {row["category_id"] for row in table.annotations} - set(trained)
+            names = [str(lists[split].get(number, number)) for number in sorted(unseen)]
+            if split != "train":
+                yield _finding("warning", "untrained classes", split, names, "occur here but never in train")
