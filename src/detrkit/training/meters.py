@@ -36,6 +36,10 @@ class Meter:
         self._steps += 1
         self._images += images
 
+    def pause(self, seconds: float) -> None:
+        """Leave out time that was not spent training."""
+        self._start += seconds
+
     def row(self) -> dict[str, float]:
         """Means a step since the last row, the same on every process; starts anew."""
         names = sorted(self._sums)

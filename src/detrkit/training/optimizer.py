@@ -63,6 +63,7 @@ def build_optimizer(groups: list[ParameterGroup], section: OptimizerSection) -> 
         [{"params": group.parameters, "lr": group.lr, "initial_lr": group.lr, "name": group.name} for group in groups],
         betas=section.betas,
         weight_decay=section.weight_decay,
+        fused=groups[0].parameters[0].device.type in ("cpu", "cuda"),  # one pass over the memory instead of ten
     )
 
 

@@ -243,7 +243,9 @@ class Trainer:
             if self.accelerator.is_main_process:
                 checkpoint.save_best(self.folder, self.save_model)
         per_class = {name: numbers.get("AP") for name, numbers in score.per_class.items()}
-        self.log("eval", **metrics, per_class=per_class, best=better, seconds=round(time.monotonic() - start, 2))
+        seconds = time.monotonic() - start
+        self.meter.pause(seconds)
+        self.log("eval", **metrics, per_class=per_class, best=better, seconds=round(seconds, 2))
         self.progress.evaluated(self.epoch + 1, metrics, self.best["AP"])
 
     def log(self, event: str, **numbers: Any) -> dict[str, Any]:
