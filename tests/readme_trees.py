@@ -23,6 +23,7 @@ TINY_MODEL = {
     "decoder_layers": 2,
     "ffn_dim": 32,
 }
+MY_CLASSES = {1: "nut", 7: "bolt"}
 CITYSCAPES = ("person", "car", "train", "rider", "truck", "motorcycle", "bicycle", "bus")
 # label id of the class in gtFine, in the order above
 CITYSCAPES_LABELS = (24, 26, 31, 25, 27, 32, 33, 28)
@@ -123,15 +124,19 @@ def make_voc(folder: Path) -> None:
 
 
 def make_checkpoints(folder: Path) -> None:
-    """A tiny trained-looking model of ``my_data`` and an official-looking full-size DETR file."""
+    """Tiny trained-looking models of ``my_data`` and Cityscapes, and an official-looking full-size DETR file."""
     import detrkit
 
     torch.manual_seed(0)
-    model = detrkit.create_model("dela_detr_lite0", num_classes=2, num_queries=10, **TINY_MODEL)
-    model.categories = detrkit.Categories.from_json([{"id": 1, "name": "nut"}, {"id": 7, "name": "bolt"}])
-    path = folder / "runs" / "mine" / "best" / "model.safetensors"
-    path.parent.mkdir(parents=True)
-    detrkit.save(model, path)
+    cityscapes = dict(enumerate(CITYSCAPES, start=1))
+    for path, name, classes in (
+        ("runs/mine/best/model.safetensors", "dela_detr_lite0", MY_CLASSES),
+        ("cityscapes.safetensors", "dela_detr_r50", cityscapes),
+    ):
+        model = detrkit.create_model(name, num_classes=len(classes), num_queries=10, **TINY_MODEL)
+        model.categories = detrkit.Categories.from_json([{"id": key, "name": name} for key, name in classes.items()])
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        detrkit.save(model, folder / path)
     model = detrkit.create_model("detr_r50")
     torch.save({"model": detrkit.to_official(model)}, folder / "detr-r50-e632da11.pth")
     detrkit.save(model, folder / "detr_r50.safetensors")
@@ -141,11 +146,10 @@ def make_workplace(folder: Path) -> Path:
     """Everything: recipes, data/, my_data, my_voc, photos, checkpoints, results."""
     (folder / "recipes").symlink_to(ROOT / "recipes")
     make_data(folder / "data")
-    classes = {1: "nut", 7: "bolt"}
     mine = folder / "my_data"
     names = tuple(f"train_{number}.jpg" for number in range(10))
-    coco_split(Split(names, mine / "train", mine / "annotations/instances_train.json"), classes)
-    coco_split(Split(("val_1.jpg", "val_2.jpg"), mine / "val", mine / "annotations/instances_val.json", 11), classes)
+    coco_split(Split(names, mine / "train", mine / "annotations/instances_train.json"), MY_CLASSES)
+    coco_split(Split(("val_1.jpg", "val_2.jpg"), mine / "val", mine / "annotations/instances_val.json", 11), MY_CLASSES)
     shutil.copytree(mine, folder / "data" / "blood_cells_det")
     make_voc(folder / "my_voc")
     _picture(folder / "photo.jpg", 100)
@@ -153,6 +157,13 @@ def make_workplace(folder: Path) -> Path:
     _picture(folder / "photos" / "sub" / "b.png", 102)
     (folder / "photos" / "broken.jpg").write_bytes(b"not an image")
     results = [{"image_id": 11, "category_id": 7, "bbox": [13, 6, 20, 30], "score": 0.9}]
-    _write_json(folder / "out" / "results.json", results)
+    _write_json(folder / "results.json", results)
+    shutil.copy(mine / "annotations/instances_val.json", folder / "ground_truth.json")
+    told = {
+        "images": [{"id": 1, "file_name": "val_1.jpg", "width": 96, "height": 64}],
+        "categories": [{"id": key, "name": name} for key, name in MY_CLASSES.items()],
+        "annotations": [{**results[0], "id": 1, "image_id": 1, "area": 600, "iscrowd": 0}],
+    }
+    _write_json(folder / "scored" / "predictions.json", told)
     make_checkpoints(folder)
     return folder
