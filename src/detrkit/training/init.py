@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from detrkit.errors import CheckpointError
+from detrkit.models import Detector
+from detrkit.weights import load, load_official
 
 __all__ = ["start_from"]
 
 
-def start_from(model: nn.Module, path: Path) -> None:
+def start_from(model: Detector, path: Path) -> None:
     """Fill ``model`` from one of our ``.safetensors`` or an official ``.pth``.
 
     Where the file has another number of classes the class heads start new, and a line on stderr says so.
@@ -24,26 +25,19 @@ def start_from(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint (model.init)")
     if path.suffix != ".safetensors":
-        from detrkit.weights import load_official
-
         load_official(model, path, new_head=True)
         return
-    from detrkit.weights import load
-
     other = load(path)
     replaced = transplant(model, other, path)
     if replaced:
-        old, new = _classes(other), _classes(model)
-        print(f"{path}: {old} classes, the data have {new}: {len(replaced)} tensors of the class head start new",
-              file=sys.stderr)  # fmt: skip
+        old, new = other.config.num_classes, model.config.num_classes
+        print(
+            f"{path}: {old} classes, the data have {new}: {len(replaced)} tensors of the class head start new",
+            file=sys.stderr,
+        )
 
 
-def _classes(model: nn.Module) -> int:
-    config: Any = model.config
-    return int(config.num_classes)
-
-
-def transplant(model: nn.Module, other: nn.Module, path: Path) -> list[str]:
+def transplant(model: Detector, other: Detector, path: Path) -> list[str]:
     """Copy every tensor of ``other`` that fits; returns the names of class-head tensors that do not.
 
     Raises:
@@ -57,7 +51,7 @@ def transplant(model: nn.Module, other: nn.Module, path: Path) -> list[str]:
             f"{path}: a '{other.name}' does not fit '{model.name}': {len(missing)} tensors missing, "
             f"{len(unexpected)} unexpected, the first: {first}"
         )
-    old, new = _classes(other), _classes(model)
+    old, new = other.config.num_classes, model.config.num_classes
     replaced, wrong = [], []
     for name, tensor in own.items():
         if tensor.shape == given[name].shape:

@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 class Logger(Protocol):
-    """Takes rows with ``event`` ("start", "resume", "train", "eval", "skip", "end"), ``step``, ``epoch`` and numbers."""
+    """Takes rows: ``event`` (start, resume, train, eval, skip, end), ``step``, ``epoch``, ``time`` and numbers."""
 
     def log(self, row: Row) -> None:
         """Keep one row."""
@@ -41,7 +41,7 @@ class JsonLines:
         self.path = path
         if path.is_file() and (content := path.read_bytes()) and not content.endswith(b"\n"):
             path.write_bytes(content[: content.rfind(b"\n") + 1])  # a line that a killed process left half-written
-        self._file = open(path, "a", encoding="utf-8")
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
 
     def log(self, row: Row) -> None:
         """Append the row."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from detrkit.config import OptimizerSection
 from detrkit.errors import RecipeError
+from detrkit.models import Detector
 
 __all__ = ["ParameterGroup", "build_optimizer", "lr_factor", "parameter_groups", "set_learning_rate"]
 
@@ -36,7 +37,7 @@ def lr_factor(section: OptimizerSection, total_batch: int) -> float:
     return math.sqrt(ratio) if section.lr_scaling == "sqrt" else ratio
 
 
-def parameter_groups(model: nn.Module, section: OptimizerSection, *, total_batch: int = 1) -> list[ParameterGroup]:
+def parameter_groups(model: Detector, section: OptimizerSection, *, total_batch: int = 1) -> list[ParameterGroup]:
     """The model's trainable parameters by learning rate; with ``lr_backbone`` 0 the backbone is frozen.
 
     Raises:
@@ -44,7 +45,7 @@ def parameter_groups(model: nn.Module, section: OptimizerSection, *, total_batch
     """
     factor = lr_factor(section, total_batch)
     groups = []
-    for name, parameters in model.parameter_groups().items():  # type: ignore[operator]  # every detector has it
+    for name, parameters in model.parameter_groups().items():
         lr = section.lr_backbone if name == "backbone" else section.lr
         trainable = [parameter for parameter in parameters if parameter.requires_grad]
         if lr == 0:

@@ -76,6 +76,11 @@ class TrainingProgress:
                 f"{row['images_per_second']:.1f} images/s, {_duration(left)} left"
             )
 
+    def evaluating(self, done: int, total: int) -> None:
+        """During an evaluation: images of this process."""
+        if self._bar is not None:
+            self._bar.update(self._task, numbers=f"evaluating {done}/{total}")
+
     def evaluated(self, epoch: int, metrics: dict[str, float | None], best: float | None) -> None:
         """After each evaluation."""
         self._best = best

@@ -7,12 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from detrkit.config import Recipe, SplitFiles
+from detrkit.config import Recipe
+from detrkit.data import DetectionDataset, load_dataset
+from detrkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from detrkit.errors import CheckpointError, RecipeError
+from detrkit.losses import Criterion, build_criterion
+from detrkit.models import Detector, create_model
+from detrkit.structures import Categories, Predictions
+from detrkit.training.init import start_from
 
-__all__ = ["Task", "build_task", "resolve", "run_folder"]
+__all__ = ["Task", "build_model", "build_task", "float_outputs", "resolve", "run_folder"]
 
 MINIMUM_STEPS = 3000  # a detection transformer learns little in fewer optimizer steps
 SHORT_STEPS = 1500  # below this the usual outcome is AP 0
@@ -21,24 +25,18 @@ STEPS_BETWEEN_EVALUATIONS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a run works on: the model with its classes, its criterion, both data sets with their transforms."""
+    """What a run works on: the model with its classes, its criterion, the data (no ``val_data``: no evaluation)."""
 
-    model: nn.Module
-    criterion: Any
-    train_data: Any
-    val_data: Any | None
+    model: Detector
+    criterion: Criterion
+    train_data: DetectionDataset
+    val_data: DetectionDataset | None
 
 
-def _dataset(recipe: Recipe, split: str) -> Any:
-    from detrkit.data import load_dataset
-
+def _dataset(recipe: Recipe, split: str) -> DetectionDataset:
     data = recipe.data
-    files: SplitFiles = getattr(data, split)
-    sampling = (
-        {"sample_rate": data.sample_rate, "sample_repeat": data.sample_repeat, "sample_seed": data.sample_seed}
-        if split == "train"
-        else {}
-    )
+    train = split == "train"
+    files = data.train if train else data.val
     return load_dataset(
         data.root,
         split=split,
@@ -46,7 +44,9 @@ def _dataset(recipe: Recipe, split: str) -> Any:
         annotations=files.annotations,
         images=files.images,
         on_error=data.on_error,
-        **sampling,
+        sample_rate=data.sample_rate if train else None,
+        sample_repeat=data.sample_repeat and train,
+        sample_seed=data.sample_seed,
     )
 
 
@@ -58,70 +58,61 @@ def build_task(recipe: Recipe) -> Task:
         RecipeError: the model does not have an option, or the options contradict the data.
         CheckpointError: ``model.init`` or backbone weights cannot be used.
     """
-    from detrkit.data.transforms import EvalTransform, TrainTransform
-    from detrkit.losses import build_criterion
-
     train_data = _dataset(recipe, "train")
     val_data = _dataset(recipe, "val") if recipe.training.evaluate_every != 0 else None
     model = build_model(recipe, train_data.categories)
-    config: Any = model.config
-    data = recipe.data
-    train_transform = TrainTransform(
-        short_sides=tuple(data.short_sides or config.train_short_sides),
-        max_side=data.max_side or config.train_max_side,
-        crop=data.crop,
-        flip=data.flip,
-        mean=config.image_mean,
-        std=config.image_std,
-    )
-    eval_transform = EvalTransform(
-        short_side=data.eval_short_side or config.eval_short_side,
-        max_side=data.eval_max_side or config.eval_max_side,
-        mean=config.image_mean,
-        std=config.image_std,
+    config = model.config
+    transform = TrainTransform(
+        short_sides=config.train_short_sides,
+        max_side=config.train_max_side,
+        crop=recipe.data.crop,
+        flip=recipe.data.flip,
+        mean=config.image_mean or IMAGENET_MEAN,
+        std=config.image_std or IMAGENET_STD,
     )
     return Task(
         model=model,
         criterion=build_criterion(config),
-        train_data=train_data.with_transform(train_transform),
-        val_data=None if val_data is None else val_data.with_transform(eval_transform),
+        train_data=train_data.with_transform(transform),
+        val_data=val_data,
     )
 
 
-def build_model(recipe: Recipe, categories: Any) -> nn.Module:
+def build_model(recipe: Recipe, categories: Categories) -> Detector:
     """The recipe's model for these classes, started from ImageNet weights or from ``model.init``.
+
+    Image sizes given under ``data`` become part of the model's configuration, so that its checkpoints carry them.
 
     Raises:
         RecipeError: unknown model or option (names the nearest), or another number of classes than the data have.
         CheckpointError: the weights cannot be used.
     """
-    from detrkit.models import create_model
-
-    section = recipe.model
-    options = section.overrides
+    section, data = recipe.model, recipe.data
+    sizes = {
+        "train_short_sides": data.short_sides and tuple(data.short_sides),
+        "train_max_side": data.max_side,
+        "eval_short_side": data.eval_short_side,
+        "eval_max_side": data.eval_max_side,
+    }
+    options = section.overrides | {name: size for name, size in sizes.items() if size is not None}
     wanted = options.pop("num_classes", None)
     if wanted is not None and wanted != len(categories):
         raise RecipeError(
-            f"{recipe.source}: model.num_classes = {wanted}, but the data set {recipe.data.root} has {len(categories)} "
+            f"{recipe.source}: model.num_classes = {wanted}, but the data set {data.root} has {len(categories)} "
             f"classes; leave it out, the number follows the data"
         )
-    backbone_weights: bool | str = False
+    weights: bool | str = False
     if section.pretrained_backbone and section.init is None:
         # True looks for an installed weight package first
-        packaged = section.backbone_weights in (None, "package")
-        backbone_weights = True if packaged else str(section.backbone_weights)
+        weights = True if section.backbone_weights in (None, "package") else str(section.backbone_weights)
     try:
-        model = create_model(
-            section.name, num_classes=len(categories), pretrained_backbone=backbone_weights, **options
-        )
+        model = create_model(section.name, num_classes=len(categories), pretrained_backbone=weights, **options)
+    except CheckpointError:
+        raise
     except (TypeError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
         raise RecipeError(f"{recipe.source}: model: {error}") from error
     model.categories = categories
     if section.init is not None:
-        from detrkit.training.init import start_from
-
         start_from(model, Path(section.init))
     return model
 
@@ -162,7 +153,7 @@ def resolve(recipe: Recipe, *, batches_per_epoch: int, folder: Path) -> Recipe:
     return resolved
 
 
-def float_outputs(predictions: Any) -> Any:
+def float_outputs(predictions: Predictions) -> Predictions:
     """Predictions with float32 tensors, groups included: losses are not computed in half precision."""
     return replace(
         predictions,

@@ -15,8 +15,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from detrkit import weights
 from detrkit.config import Recipe
+from detrkit.data import DetectionDataset
 from detrkit.errors import RunError
+from detrkit.inference import evaluation
 from detrkit.structures import Batch, Predictions
 from detrkit.training import checkpoint
 from detrkit.training.ema import EMA
@@ -69,7 +72,7 @@ class Trainer:
 
         # a third faster on CPUs; on other devices the default layout is as fast in float32
         self.layout = torch.channels_last if accelerator.device.type == "cpu" else torch.contiguous_format
-        self.model = task.model.to(accelerator.device).to(memory_format=self.layout)  # type: ignore[call-overload]  # torch's stub knows no memory_format alone
+        self.model = task.model.to(accelerator.device).to(memory_format=self.layout)
         self.ema = EMA(self.model, section.ema) if section.ema else None
         total_batch = section.batch_size * section.accumulate * accelerator.num_processes
         groups = parameter_groups(self.model, recipe.optimizer, total_batch=total_batch)
@@ -105,10 +108,10 @@ class Trainer:
                     self.train_epoch()
                 finished = self.step >= self.total_steps
                 due = every > 0 and (finished or (self.epoch + 1) % every == 0)
-                if due and self.evaluated_step != self.step:
+                if due and self.task.val_data is not None and self.evaluated_step != self.step:
                     self.save()  # so that nothing is lost when the evaluation is interrupted
                     with self.interrupt.immediate():
-                        self.evaluate()
+                        self.evaluate(self.task.val_data)
                 if self.batch >= self.batches:
                     self.epoch, self.batch = self.epoch + 1, 0
                 self.save()
@@ -169,7 +172,7 @@ class Trainer:
         """
         criterion, world = self.task.criterion, self.accelerator.num_processes
         targets = [criterion.prepare(batch.targets) for batch in group]
-        counts = sum(criterion.count(target) for target in targets)
+        counts = torch.stack([criterion.count(target) for target in targets]).sum(0)
         if world > 1:
             counts = self.accelerator.reduce(counts.to(self.accelerator.device), reduction="sum").cpu() / world
         total = torch.zeros((), device=self.accelerator.device)
@@ -215,22 +218,21 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------ evaluation, log, state
 
-    def evaluate(self) -> None:
+    def evaluate(self, data: DetectionDataset) -> None:
         """Score the validation data; the averaged weights when EMA is on. The highest AP so far becomes ``best``."""
-        from detrkit.inference.evaluation import evaluate_model
-
         start = time.monotonic()
         section = self.recipe.training
         model = self.model if self.ema is None else self.ema.module
         # without masked padding the other images of a batch change a prediction a little: one at a time then
         batch_size = section.batch_size if getattr(model.config, "mask_backbone_padding", False) else 1
         with preserved_rng():
-            score = evaluate_model(
+            score = evaluation.evaluate_model(
                 model,
-                self.task.val_data,
+                data,
                 batch_size=batch_size,
                 workers=section.workers,
                 device=self.accelerator.device,
+                progress=self.progress.evaluating,
                 precision=section.precision,
                 accelerator=self.accelerator,
             )
@@ -257,9 +259,7 @@ class Trainer:
 
     def save_model(self, path: Path) -> None:
         """Write the weights to use (averaged when EMA is on) with the recipe."""
-        from detrkit.weights import save
-
-        save(self.model if self.ema is None else self.ema.module, path, recipe=self.recipe.to_dict())
+        weights.save(self.model if self.ema is None else self.ema.module, path, recipe=self.recipe.to_dict())
 
     def save(self) -> None:
         """Write ``last/``. Called by every process: each gives the state of its random generators."""
@@ -304,5 +304,5 @@ _POSITION = ("epoch", "batch", "step", "skipped", "evaluated_step")
 def _anchor(predictions: Predictions) -> Tensor:
     """Zero that depends on every output: a process without boxes then still has a gradient for every parameter."""
     parts = [predictions.logits, predictions.boxes]
-    zero = sum((part * 0).sum() for part in parts)
-    return zero + sum(_anchor(group) for group in predictions.groups.values())
+    zeros = [(part * 0).sum() for part in parts] + [_anchor(group) for group in predictions.groups.values()]
+    return torch.stack(zeros).sum()

@@ -1,0 +1,168 @@
+"""From files, names, mappings and ``key=value`` overrides to a validated recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from detrkit.config.files import find_recipe, parse_value, read_yaml
+from detrkit.config.schema import SECTIONS, Recipe, Section, leaves
+from detrkit.errors import RecipeError, did_you_mean
+
+__all__ = ["load_recipe"]
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+class _Layered:
+    """Values, and for each dotted key the file or override that set it."""
+
+    def __init__(self, values: dict[str, Any], origin: dict[str, str]) -> None:
+        self.values, self.origin = values, origin
+
+    def add(self, over: _Layered) -> None:
+        length = over.values.get("training") or {}
+        for key, other in (("iterations", "epochs"), ("epochs", "iterations")):
+            # whoever asks for 500 iterations does not want the 50 epochs of the recipe underneath
+            if length.get(key) is not None and other not in length and "training" in self.values:
+                self.values = _merge(self.values, {"training": {other: None}})
+        self.values = _merge(self.values, over.values)
+        self.origin |= over.origin
+
+
+def _resolve(content: Mapping[str, Any], where: str, folder: Path, chain: tuple[Path, ...]) -> _Layered:
+    """``content`` laid over everything it extends."""
+    own = dict(content)
+    parents = own.pop("extends", None) or []
+    if isinstance(parents, str | Path):
+        parents = [parents]
+    if not isinstance(parents, list) or not all(isinstance(parent, str | Path) for parent in parents):
+        raise RecipeError(f"{where}: extends = {parents!r}: should be a path or a list of paths")
+    layered = _Layered({}, {})
+    for parent in parents:
+        path = folder / parent
+        if not path.is_file() and path.with_name(path.name + ".yaml").is_file():
+            path = path.with_name(path.name + ".yaml")
+        if not path.is_file():
+            raise RecipeError(f"{where}: extends = {str(parent)!r}: no such file ({path})")
+        if path.resolve() in chain:
+            circle = " -> ".join(file.name for file in (*chain, path.resolve()))
+            raise RecipeError(f"{where}: extends goes in a circle: {circle}")
+        layered.add(_resolve(read_yaml(path), str(path), path.parent, (*chain, path.resolve())))
+    _check_keys(own, where)
+    layered.add(_Layered(own, {key: where for key, _ in leaves(own)}))
+    return layered
+
+
+def _subsection(section: type[Section], key: str) -> type[Section] | None:
+    annotation = section.model_fields[key].annotation if key in section.model_fields else None
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
+
+
+def _check_keys(tree: Mapping[str, Any], where: str, section: type[Section] = Recipe, prefix: str = "") -> None:
+    for key, value in tree.items():
+        if not isinstance(key, str):
+            raise RecipeError(f"{where}: key {prefix}{key!r} is not text")
+        if key not in section.model_fields:
+            if section.model_config.get("extra") == "allow":
+                continue
+            raise RecipeError(f"{where}: unknown key '{prefix}{key}'.{_nearest(key, section)}")
+        inner = _subsection(section, key)
+        if inner is not None:
+            if not isinstance(value, Mapping):
+                raise RecipeError(f"{where}: {prefix}{key} = {value!r}: should be a mapping of keys")
+            _check_keys(value, where, inner, f"{prefix}{key}.")
+
+
+def _nearest(key: str, section: type[Section]) -> str:
+    if section is not Recipe:
+        return did_you_mean(key, section.model_fields)
+    homes = [name for name, inner in SECTIONS.items() if key in inner.model_fields]
+    if homes:
+        return f" It belongs to a section: {' or '.join(f'{home}.{key}' for home in homes)}."
+    return did_you_mean(key, SECTIONS)
+
+
+def _override(key: str, value: Any) -> dict[str, Any]:
+    """``{"training": {"epochs": 3}}`` for ``training.epochs`` or the bare ``epochs``."""
+    parts = key.strip().split(".")
+    if len(parts) == 1 and parts[0] not in SECTIONS:
+        homes = [name for name, section in SECTIONS.items() if parts[0] in section.model_fields]
+        if len(homes) > 1:
+            raise RecipeError(f"override '{key}': ambiguous, write {' or '.join(f'{home}.{key}' for home in homes)}")
+        if not homes:
+            bare = [field for section in SECTIONS.values() for field in section.model_fields]
+            hint = did_you_mean(key, bare) if did_you_mean(key, bare).startswith(" Did") else ""
+            raise RecipeError(
+                f"override '{key}': unknown key.{hint} Keys are written section.key=value (sections: "
+                f"{', '.join(SECTIONS)}), a field of the model as model.{key}=value."
+            )
+        parts = [homes[0], *parts]
+    for part in reversed(parts):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def _override_layers(overrides: Sequence[str] | Mapping[str, Any]) -> Iterable[_Layered]:
+    if isinstance(overrides, Mapping):
+        items = [(str(key), value) for key, value in overrides.items()]
+    else:
+        items = []
+        for text in overrides:
+            key, equals, value = text.partition("=")
+            if not equals or not key.strip():
+                raise RecipeError(f"override '{text}': should be section.key=value")
+            items.append((key, parse_value(value)))
+    for key, value in items:
+        tree = _override(key, value)
+        where = f"override '{key}'"
+        _check_keys(tree, where)
+        yield _Layered(tree, {leaf: where for leaf, _ in leaves(tree)})
+
+
+def load_recipe(
+    source: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Recipe:
+    """The recipe in a file, of a name, in a run folder or in a mapping, with overrides laid over it.
+
+    ``overrides``: ``["training.epochs=3", "seeds=0,1,2"]`` or ``{"training.epochs": 3}``; the section may be left out
+    where only one has that key.
+
+    Raises:
+        RecipeError: unknown recipe, key or wrong value (names file, key, value), or ``extends`` in a circle.
+    """
+    if isinstance(source, Recipe):
+        layered = _Layered(source.to_dict(), {})
+        where = source.source
+    elif isinstance(source, Mapping):
+        where = "recipe"
+        layered = _resolve(source, where, Path(), ())
+    else:
+        path = find_recipe(source)
+        where = str(path)
+        layered = _resolve(read_yaml(path), where, path.parent, (path.resolve(),))
+    for layer in _override_layers(overrides):
+        layered.add(layer)
+    try:
+        recipe = Recipe.model_validate(layered.values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        names = [str(part) for part in first["loc"]]
+        key = ".".join(names)
+        prefixes = (".".join(names[:length]) for length in range(len(names), 0, -1))
+        origin = next((layered.origin[prefix] for prefix in prefixes if prefix in layered.origin), where)
+        message = first["msg"].removeprefix("Value error, ")
+        shown = "" if first["type"] == "value_error" and len(names) == 1 else f"{key} = {first['input']!r}: "
+        raise RecipeError(f"{origin}: {shown}{message}") from None
+    recipe._source = where
+    return recipe
