@@ -21,7 +21,7 @@ from detrkit.inference.postprocess import postprocess
 from detrkit.models import Detector
 from detrkit.structures import Categories, Category, Detections, pad_images
 
-__all__ = ["Predictor"]
+__all__ = ["Predictor", "read_source"]
 
 
 class Predictor:
@@ -108,7 +108,7 @@ class Predictor:
 
     @torch.no_grad()
     def _batch(self, sources: Sequence[ImageSource], threshold: float) -> list[Detections]:
-        pictures = [_read(source) for source in sources]
+        pictures = [read_source(source) for source in sources]
         samples = [self._transform(picture, _record(picture)) for picture in pictures]
         images, mask = pad_images([sample.image for sample in samples])
         with autocast(self.device, self.precision):
@@ -141,7 +141,12 @@ def _load(path_or_name: str | Path | Detector) -> Detector:
     return load(path)
 
 
-def _read(source: ImageSource) -> Image.Image:
+def read_source(source: ImageSource) -> Image.Image:
+    """Any image that :meth:`Predictor.predict` takes, as upright RGB.
+
+    Raises:
+        DataError: it cannot be read or fetched.
+    """
     if isinstance(source, str) and is_url(source):
         source = fetch_image(source)
     return read_image(source)

@@ -1,0 +1,101 @@
+"""What the commands share in what they print: consoles, progress, tables of numbers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+__all__ = ["local_checkpoint", "print_json", "print_score", "progress_bar", "stderr", "stdout"]
+
+
+def stdout() -> Console:
+    """For results."""
+    return Console(highlight=False)
+
+
+def stderr() -> Console:
+    """For all that is not a result: progress, warnings, remarks."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+class Bar:
+    """A running progress bar; :meth:`update` fits evaluation's progress callback."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+
+    def update(self, done: int, total: int | None = None) -> None:
+        """Sets how much is done, of how much."""
+        self._progress.update(self._task, completed=done, total=total)
+
+
+@contextmanager
+def progress_bar(description: str, total: int | None = None) -> Iterator[Bar]:
+    """A bar with count and time left on stderr; where stderr is no terminal it stays silent."""
+    console = stderr()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        yield Bar(progress, progress.add_task(description, total=total))
+
+
+def local_checkpoint(path_or_name: str) -> str | Path:
+    """The checkpoint that is meant; one behind a URL is downloaded with progress."""
+    from detrkit.inference.checkpoints import fetch, is_url
+
+    if not is_url(path_or_name):
+        return path_or_name
+    with progress_bar(f"downloading {path_or_name}") as bar:
+        return fetch(path_or_name, bar.update)
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def print_score(score: Mapping[str, Any], *, title: str, console: Console | None = None) -> None:
+    """The overall numbers in a row, and below AP, AP50, AP75 and AR100 of every class, the best class first."""
+    console = console or stdout()
+    metrics, per_class = score["metrics"], score["per_class"]
+    overall = Table(title=title, title_justify="left")
+    for name in metrics:
+        overall.add_column(name, justify="right", no_wrap=True, min_width=5)
+    overall.add_row(*(_shown(value) for value in metrics.values()))
+    console.print(overall)
+    if per_class:
+        columns = [name for name in ("AP", "AP50", "AP75", "AR100") if name in metrics]
+        table = Table("class", title="By class", title_justify="left")
+        for name in columns:
+            table.add_column(name, justify="right")
+        order = sorted(per_class, key=lambda name: -1.0 if per_class[name]["AP"] is None else per_class[name]["AP"])
+        for name in reversed(order):
+            table.add_row(name, *(_shown(per_class[name][column]) for column in columns))
+        console.print(table)
+    if None in (*metrics.values(), *(numbers["AP"] for numbers in per_class.values())):
+        console.print("- : not defined, the ground truth has nothing of the kind", style="dim")

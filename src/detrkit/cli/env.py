@@ -1,0 +1,72 @@
+"""``detrkit env``: versions and devices, for bug reports and to see what a run will use."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+
+from detrkit import __version__
+
+__all__ = ["env_command"]
+
+_PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "Pillow", "pydantic", "hotcoco")
+_OPTIONAL = ("tensorboard", "wandb", "supervision", "onnxruntime", "openvino")
+
+
+def env_command(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False) -> None:
+    """Show versions, devices and folders."""
+    from detrkit.cli.console import print_json, stdout
+
+    facts = environment()
+    if as_json:
+        print_json(facts)
+        return
+    from rich.table import Table
+
+    table = Table("what", "here", show_header=False, box=None, pad_edge=False)
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {item}" for key, item in value.items())
+        elif isinstance(value, list):
+            value = ", ".join(map(str, value)) or "none"
+        table.add_row(f"[bold]{name}[/bold]", str(value))
+    stdout().print(table)
+
+
+def environment() -> dict[str, Any]:
+    """Facts about this installation and machine."""
+    import torch
+
+    from detrkit.inference.checkpoints import cache_dir, embedded_names
+    from detrkit.inference.device import resolve_device
+
+    def versions(names: tuple[str, ...]) -> dict[str, str]:
+        found = {}
+        for name in names:
+            try:
+                found[name] = metadata.version(name)
+            except metadata.PackageNotFoundError:
+                continue
+        return found
+
+    devices = [f"cpu ({torch.get_num_threads()} threads of {os.cpu_count()} cores)"]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        devices.append(f"cuda:{index} {properties.name} ({properties.total_memory / 2**30:.0f} GiB)")
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return {
+        "detrkit": __version__,
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        "packages": versions(_PACKAGES),
+        "optional packages": versions(_OPTIONAL),
+        "devices": devices,
+        "device auto": str(resolve_device("auto")),
+        "cuda build": torch.version.cuda or "none",
+        "trained weights": embedded_names(),
+        "cache folder": str(cache_dir()),
+    }

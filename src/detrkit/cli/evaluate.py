@@ -1,0 +1,89 @@
+"""``detrkit eval``: the score of a checkpoint on a recipe's validation data or on a data folder."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detrkit.errors import DataError, RecipeError
+
+__all__ = ["eval_command"]
+
+
+class Precision(StrEnum):
+    """Number format of the forward pass."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Split(StrEnum):
+    """Which part of the data."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+
+
+def eval_command(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="Recipe (file or name) and overrides of it."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="Data folder, instead of a recipe.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="CKPT|URL",
+            help="Our .safetensors, a run folder, an official .pth (with a recipe), a URL, or a trained model's name.",
+        ),
+    ] = None,
+    split: Annotated[Split, typer.Option("--split", help="Which part of the data.")] = Split.val,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at once; 1 is exact.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that read images.")] = 2,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    precision: Annotated[Precision, typer.Option("--precision", help="Of the forward pass.")] = Precision.fp32,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Evaluate a checkpoint: COCO AP and AR of boxes, overall and for each class."""
+    overrides = [argument for argument in arguments or [] if "=" in argument]
+    recipes = [argument for argument in arguments or [] if "=" not in argument]
+    if len(recipes) > 1:
+        raise RecipeError(f"eval takes one recipe, not {len(recipes)}: {', '.join(recipes)}")
+    if bool(recipes) == (data is not None):
+        raise RecipeError("eval needs a recipe or --data DIR" + (", not both" if recipes else ""))
+    if data is not None and not data.is_dir():
+        raise DataError(f"{data}: no such data folder")
+    if checkpoint is None:
+        raise RecipeError("eval needs --checkpoint: a .safetensors file, a run folder, an official .pth or a URL")
+
+    from detrkit.cli.console import local_checkpoint, print_json, print_score, progress_bar
+    from detrkit.inference.evaluate import evaluate
+
+    weights = local_checkpoint(checkpoint)
+    with progress_bar("evaluating") as bar:
+        score = evaluate(
+            weights,
+            data if data is not None else recipes[0],
+            overrides=overrides,
+            batch_size=batch_size,
+            workers=workers,
+            device=device,
+            precision=precision.value,
+            split=split.value,
+            progress=bar.update,
+        )
+    if os.environ.get("RANK", "0") != "0":
+        return  # under accelerate launch the first process speaks for all
+    if as_json:
+        print_json(score)
+    else:
+        print_score(score, title=f"COCO bbox: {checkpoint} on {data or recipes[0]} ({split.value})")

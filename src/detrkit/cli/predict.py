@@ -1,0 +1,150 @@
+"""``detrkit predict``: objects in images and folders, as COCO JSON and pictures."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from detrkit.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from detrkit.inference.output import PredictionFolder
+    from detrkit.inference.predictor import Predictor
+    from detrkit.inference.sources import ImageInput
+
+__all__ = ["PredictCommand", "predict_command", "predict_images"]
+
+_DEFAULT_NMS = "0.7"
+
+
+class OnError(StrEnum):
+    """What an unreadable image does."""
+
+    skip = "skip"
+    stop = "raise"
+
+
+class PredictCommand(TyperCommand):
+    """Lets ``--nms`` stand alone: typer has no option whose value may be left out."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words: list[str] = []
+        for word, following in zip(args, [*args[1:], ""], strict=True):
+            words.append(word)
+            if word == "--nms" and not _is_number(following):
+                words.append(_DEFAULT_NMS)
+        return super().parse_args(ctx, words)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def predict_command(
+    inputs: Annotated[list[str], typer.Argument(metavar="IMAGE|DIR|URL...", help="Images, folders of images, URLs.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="NAME|CKPT",
+            help="Trained model's name, checkpoint, run folder or URL; default embedded.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write.")] = Path("predictions"),
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0, max=1, help="Least score; 0 keeps all top-k.")
+    ] = 0.3,
+    nms: Annotated[
+        float | None,
+        typer.Option("--nms", min=0, max=1, metavar="[IOU]", help=f"Class-wise NMS, alone: at IoU {_DEFAULT_NMS}."),
+    ] = None,
+    nms_decay: Annotated[
+        float | None,
+        typer.Option("--nms-decay", min=0, max=1, help="Soft NMS: suppressed scores times this, e.g. 0.01."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.")] = 1,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Draw annotated pictures.")] = True,
+    on_error: Annotated[OnError, typer.Option("--on-error", help="Unreadable images: skip or stop.")] = OnError.skip,
+) -> None:
+    """Find objects in images.
+
+    Writes predictions.json and results.json (COCO), annotated pictures below images/, and skipped.json where images
+    could not be read. Predictions of an earlier run in the same folder are replaced.
+    """
+    from detrkit.cli.console import local_checkpoint, stderr, stdout
+    from detrkit.inference.checkpoints import DEFAULT_MODEL
+    from detrkit.inference.output import PredictionFolder
+    from detrkit.inference.predictor import Predictor
+    from detrkit.inference.sources import find_images
+
+    found = find_images(inputs, pictures=out / "images")
+    if nms_decay is not None and nms is None:
+        nms = float(_DEFAULT_NMS)
+    predictor = Predictor(
+        local_checkpoint(model or DEFAULT_MODEL), device=device, batch_size=batch_size, nms=nms, nms_decay=nms_decay
+    )
+    folder = PredictionFolder(out, predictor.categories, pictures=images)
+    try:
+        predict_images(predictor, found, folder, threshold=threshold, skip=on_error is OnError.skip)
+    except KeyboardInterrupt:
+        if folder.count:
+            folder.write()
+        stderr().print(f"stopped after {folder.count} of {len(found)} images; {out} holds their results", markup=False)
+        raise
+    if folder.count == 0:
+        raise DataError(
+            f"none of {len(found)} images can be read: {folder.skipped[0]['error']}"
+            if len(found) > 1
+            else folder.skipped[0]["error"]
+        )
+    folder.write()
+    counts = ", ".join(f"{name} {count}" for name, count in folder.counts().items())
+    console = stdout()
+    console.print(f"{folder.count} images, {sum(folder.counts().values())} objects ({counts or 'none'})", markup=False)
+    console.print(f"{out / 'predictions.json'}" + (f", pictures in {out / 'images'}" if images else ""), markup=False)
+    if folder.skipped:
+        stderr().print(f"{len(folder.skipped)} unreadable images skipped: {out / 'skipped.json'}", markup=False)
+
+
+def predict_images(
+    predictor: Predictor, found: list[ImageInput], folder: PredictionFolder, *, threshold: float, skip: bool
+) -> None:
+    """Predicts images in batches, with progress, into a folder.
+
+    Raises:
+        DataError: an image cannot be read and ``skip`` is off.
+    """
+    from detrkit.cli.console import progress_bar
+    from detrkit.inference.predictor import read_source
+
+    waiting: list[tuple[ImageInput, Image.Image]] = []
+
+    def flush() -> None:
+        for (item, picture), detections in zip(
+            waiting, predictor.predict([picture for _, picture in waiting], threshold), strict=True
+        ):
+            folder.add(item.file_name, detections, picture)
+        waiting.clear()
+
+    with progress_bar("predicting", total=len(found)) as bar:
+        for number, item in enumerate(found, start=1):
+            try:
+                waiting.append((item, read_source(item.source)))
+            except DataError as error:
+                if not skip:
+                    raise
+                folder.skip(item.file_name, str(error))
+            if len(waiting) == predictor.batch_size or number == len(found):
+                flush()
+                bar.update(number)

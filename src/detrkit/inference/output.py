@@ -1,0 +1,158 @@
+"""Predictions kept in a folder: COCO JSON, annotated pictures, and what could not be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image
+
+from detrkit.errors import DataError, RunError
+from detrkit.inference.drawing import draw_detections
+from detrkit.structures import Categories, Detections
+
+__all__ = ["PredictionFolder"]
+
+_JSON_FILES = ("predictions.json", "results.json", "skipped.json")
+
+
+class PredictionFolder:
+    """Collects detections and writes them.
+
+    - ``predictions.json``: images (id 1.., file_name, width, height), categories, annotations (COCO with score)
+    - ``results.json``: the plain COCO results list
+    - ``images/<file name>.png``: the image with its detections drawn on it
+    - ``skipped.json``: file_name and error of what could not be read, where there is something
+
+    Predictions that the folder holds from an earlier run are replaced, their pictures included; other files stay.
+
+    Args:
+        folder: made when it does not exist.
+        categories: the model's classes.
+        pictures: whether to draw.
+
+    Raises:
+        DataError: the folder is a file, or a JSON file of one of these names there is not from detrkit.
+    """
+
+    def __init__(self, folder: str | Path, categories: Categories, *, pictures: bool = True) -> None:
+        self.folder = Path(folder)
+        self.pictures = pictures
+        self.image_folder = self.folder / "images"
+        self.skipped: list[dict[str, str]] = []
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+        self._categories = [{"id": category.id, "name": category.name} for category in categories.named]
+        if self.folder.exists() and not self.folder.is_dir():
+            raise DataError(f"{self.folder}: the output must be a folder, but this is a file")
+        self._earlier = self._earlier_pictures()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{self.folder}: the output folder cannot be made: {error.strerror}") from error
+
+    def add(self, file_name: str, detections: Detections, image: Image.Image) -> None:
+        """Keeps the detections of one image and writes its picture."""
+        image_id = len(self._images) + 1
+        height, width = detections.image_size
+        self._images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
+        for row in detections.to_coco(image_id):
+            area = row["bbox"][2] * row["bbox"][3]
+            self._annotations.append({"id": len(self._annotations) + 1, **row, "area": area, "iscrowd": 0})
+        if self.pictures:
+            path = self.picture(file_name)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                draw_detections(detections, image).save(path)
+            except OSError as error:
+                raise RunError(f"{path}: the picture cannot be written: {error.strerror or error}") from error
+            self._earlier.discard(path)
+
+    def skip(self, file_name: str, error: str) -> None:
+        """Notes an image that could not be read."""
+        self.skipped.append({"file_name": file_name, "error": error})
+
+    def picture(self, file_name: str) -> Path:
+        """Where the picture of an image is written."""
+        return self.image_folder / f"{file_name}.png"
+
+    @property
+    def count(self) -> int:
+        """Images so far."""
+        return len(self._images)
+
+    def counts(self) -> dict[str, int]:
+        """Objects so far by class name, in label order, classes without any left out."""
+        names = {row["id"]: str(row["name"]) for row in self._categories}
+        totals = dict.fromkeys(names.values(), 0)
+        for row in self._annotations:
+            totals[names[row["category_id"]]] += 1
+        return {name: total for name, total in totals.items() if total}
+
+    def write(self) -> None:
+        """Writes the JSON files; each is there whole or not at all.
+
+        Raises:
+            RunError: they cannot be written, for example because the disk is full.
+        """
+        predictions = {"images": self._images, "categories": self._categories, "annotations": self._annotations}
+        results = [
+            {key: row[key] for key in ("image_id", "category_id", "bbox", "score", "segmentation") if key in row}
+            for row in self._annotations
+        ]
+        self._write_json("predictions.json", predictions)
+        self._write_json("results.json", results)
+        if self.skipped:
+            self._write_json("skipped.json", self.skipped)
+        else:
+            (self.folder / "skipped.json").unlink(missing_ok=True)
+        for path in self._earlier:
+            path.unlink(missing_ok=True)
+        self._earlier.clear()
+
+    def _write_json(self, name: str, content: Any) -> None:
+        path, part = self.folder / name, ""
+        try:
+            with tempfile.NamedTemporaryFile("w", dir=self.folder, suffix=".part", delete=False) as file:
+                part = file.name
+                json.dump(content, file, allow_nan=False)
+            Path(part).chmod(0o644)
+            os.replace(part, path)
+        except OSError as error:
+            if part:
+                Path(part).unlink(missing_ok=True)
+            raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+    def _earlier_pictures(self) -> set[Path]:
+        """Pictures of an earlier run, as its predictions.json lists them."""
+        found: set[Path] = set()
+        for name in _JSON_FILES:
+            path = self.folder / name
+            if not path.exists():
+                continue
+            try:
+                content = json.loads(path.read_bytes())
+            except (OSError, ValueError):
+                content = None
+            is_ours = isinstance(content, list) if name != "predictions.json" else _is_predictions(content)
+            if not is_ours:
+                raise DataError(f"{path}: is not from detrkit and would be overwritten; choose another output folder")
+            if name == "predictions.json":
+                for row in content["images"]:
+                    relative = PurePosixPath(f"{row['file_name']}.png")
+                    if not relative.is_absolute() and ".." not in relative.parts:
+                        found.add(self.image_folder / relative)
+        return found
+
+
+def _is_predictions(content: Any) -> bool:
+    keys = {"images", "categories", "annotations"}
+    return (
+        isinstance(content, dict)
+        and content.keys() == keys
+        and all(isinstance(row, dict) and "file_name" in row for row in content["images"])
+        and all(isinstance(row, dict) and "score" in row for row in content["annotations"])
+    )

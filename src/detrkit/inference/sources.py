@@ -1,0 +1,115 @@
+"""What ``detrkit predict`` is pointed at: files, folders and URLs become a list of images with names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from detrkit.data.images import IMAGE_SUFFIXES
+from detrkit.errors import DataError
+from detrkit.inference.checkpoints import is_url
+
+__all__ = ["ImageInput", "find_images"]
+
+_VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """One image to predict: path or URL, and its name relative to the argument it came from."""
+
+    source: str | Path
+    file_name: str
+
+
+def find_images(arguments: Sequence[str], *, pictures: Path | None = None) -> list[ImageInput]:
+    """The images behind command-line arguments, sorted by name; a file that is named twice counts once.
+
+    Folders are searched with their sub-folders, hidden files left out. file_name is relative to the folder (for a file
+    or URL: its name); where two arguments give the same name, both are named from the folder that they share.
+    pictures: a folder inside an argument that holds our own output, not to be read.
+
+    Raises:
+        DataError: a path that does not exist, a folder without images, a video, or pictures would be written among
+            the inputs.
+    """
+    found: dict[str, ImageInput] = {}
+    for argument in arguments:
+        for item in _of_argument(argument, pictures):
+            key = item.source if isinstance(item.source, str) else str(item.source.resolve())
+            found.setdefault(key, item)
+    items = _with_distinct_names(list(found.values()))
+    return sorted(items, key=lambda item: PurePosixPath(item.file_name).parts)
+
+
+def _of_argument(argument: str, pictures: Path | None) -> Iterator[ImageInput]:
+    if is_url(argument):
+        _refuse_video(argument, urlsplit(argument).path)
+        yield ImageInput(argument, unquote(PurePosixPath(urlsplit(argument).path).name) or "image")
+        return
+    path = Path(argument)
+    if not path.exists():
+        raise DataError(f"{argument}: no such image or folder")
+    if not path.is_dir():
+        _refuse_video(argument, argument)
+        yield ImageInput(path, path.name)
+        return
+    excluded = None if pictures is None else pictures.resolve()
+    if excluded is not None and path.resolve().is_relative_to(excluded):
+        raise DataError(f"{argument}: pictures would be written among the inputs ({pictures}); choose another --out")
+    names = [PurePosixPath(file.relative_to(path).as_posix()) for file in _walk(path, excluded)]
+    if not names:
+        raise DataError(f"{argument}: no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+    for name in names:
+        yield ImageInput(path / name, str(name))
+
+
+def _walk(folder: Path, excluded: Path | None) -> Iterator[Path]:
+    """Image files below a folder; links are followed, each real folder is visited once."""
+    visited: set[str] = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in visited or (excluded is not None and Path(real) == excluded):
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
+                yield Path(root) / name
+
+
+def _refuse_video(argument: str, path: str) -> None:
+    if PurePosixPath(path).suffix.lower() in _VIDEO_SUFFIXES:
+        raise DataError(
+            f"{argument}: videos are not supported yet; extract frames first, for example: "
+            f"mkdir frames && ffmpeg -i {PurePosixPath(path).name} frames/%06d.jpg"
+        )
+
+
+def _with_distinct_names(items: list[ImageInput]) -> list[ImageInput]:
+    """Items that share a name are named from their common folder; what still collides gets a number."""
+    by_name: dict[str, list[int]] = {}
+    for index, item in enumerate(items):
+        by_name.setdefault(item.file_name, []).append(index)
+    for indices in by_name.values():
+        if len(indices) < 2:
+            continue
+        files = [index for index in indices if isinstance(items[index].source, Path)]
+        if len(files) > 1:
+            resolved = [Path(items[index].source).resolve() for index in files]
+            shared = os.path.commonpath([file.parent for file in resolved])
+            for index, file in zip(files, resolved, strict=True):
+                items[index] = replace(items[index], file_name=file.relative_to(shared).as_posix())
+    taken: set[str] = set()
+    for index, item in enumerate(items):
+        name, number = item.file_name, 2
+        while name in taken:
+            path = PurePosixPath(item.file_name)
+            name, number = str(path.with_name(f"{path.stem}-{number}{path.suffix}")), number + 1
+        taken.add(name)
+        items[index] = replace(item, file_name=name)
+    return items

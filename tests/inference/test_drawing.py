@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detrkit.inference.drawing import class_color, draw_detections
+from detrkit.structures import Categories, Category, Detections
+
+CATEGORIES = Categories([Category(1, "RBC"), Category(2, "WBC")])
+
+
+def detections(*boxes: list[float], size: tuple[int, int] = (200, 300), labels: list[int] | None = None) -> Detections:
+    return Detections(
+        boxes=np.asarray(boxes, dtype=np.float32).reshape(-1, 4),
+        scores=np.linspace(0.9, 0.4, len(boxes), dtype=np.float32),
+        labels=np.asarray(labels or [0] * len(boxes), dtype=np.int64),
+        categories=CATEGORIES,
+        image_size=size,
+    )
+
+
+GRAY = Image.new("RGB", (300, 200), (100, 100, 100))
+
+
+def test_box_has_the_colour_of_its_class_and_a_chip_above_it() -> None:
+    drawn = draw_detections(detections([50, 80, 150, 180], labels=[1]), GRAY)
+    assert drawn.size == (300, 200)
+    assert drawn.getpixel((50, 150)) == drawn.getpixel((149, 150)) == drawn.getpixel((100, 179)) == class_color(1)
+    assert drawn.getpixel((100, 130)) == (100, 100, 100), "the inside stays as it was"
+    chip = np.asarray(drawn.crop((52, 66, 100, 80))).reshape(-1, 3)
+    assert (chip == class_color(1)).all(axis=1).mean() > 0.25
+    assert (chip == (255, 255, 255)).all(axis=1).any(), "white letters"
+    assert GRAY.getpixel((50, 150)) == (100, 100, 100), "the image given is not drawn on"
+
+
+def test_chip_stays_inside_the_image_and_chips_give_way() -> None:
+    drawn = np.asarray(draw_detections(detections([0, 0, 60, 60], [0, 0, 60, 60]), GRAY)).astype(int)
+    colored = (drawn == class_color(0)).all(axis=2)
+    assert colored[:12, :40].mean() > 0.4, "the chip moved into the box"
+    assert colored[60:75, :40].mean() > 0.3 or colored[45:60, :].mean() > 0.1, "the second one moved elsewhere"
+
+
+def test_lines_and_text_grow_with_the_image() -> None:
+    def thickness(scale: int) -> int:
+        image = Image.new("RGB", (300 * scale, 200 * scale))
+        box = [value * scale for value in (100, 100, 200, 190)]
+        drawn = np.asarray(draw_detections(detections(box, size=(200 * scale, 300 * scale)), image))
+        return int((drawn[150 * scale] == class_color(0)).all(axis=1).sum())
+
+    assert thickness(1) == 2
+    assert thickness(8) == 14
+
+
+def test_many_classes_have_their_own_colours() -> None:
+    colors = [class_color(label) for label in range(91)]
+    assert len(set(colors)) == 91
+    assert colors == [class_color(label) for label in range(91)]
+
+
+@pytest.mark.parametrize("box", [[10, 10, 10, 10], [0, 0, 300, 200], [299, 199, 300, 200], [5, 5, 5.2, 100]])
+def test_degenerate_and_full_boxes(box: list[float]) -> None:
+    assert draw_detections(detections(box), GRAY).size == (300, 200)
+
+
+def test_nothing_found_is_the_image_itself() -> None:
+    assert draw_detections(detections(), GRAY).tobytes() == GRAY.tobytes()
+
+
+def test_image_from_path_array_or_the_detections_themselves(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    GRAY.save(path)
+    found = detections([50, 80, 150, 180])
+    expected = draw_detections(found, GRAY).tobytes()
+    assert draw_detections(found, path).tobytes() == expected
+    assert draw_detections(found, np.asarray(GRAY)).tobytes() == expected
+    found.path = path
+    assert found.draw().tobytes() == expected
+
+
+def test_masks_are_tinted() -> None:
+    found = detections([50, 80, 150, 180])
+    found.masks = np.zeros((1, 200, 300), dtype=bool)
+    found.masks[0, 100:120, 100:120] = True
+    drawn = draw_detections(found, GRAY)
+    assert drawn.getpixel((110, 110)) == tuple(round(0.55 * 100 + 0.45 * value) for value in class_color(0))
+    assert drawn.getpixel((130, 110)) == (100, 100, 100)
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match="carry no path"):
+        draw_detections(detections())
+    with pytest.raises(ValueError, match="the image is 200x300, but the detections are for 300x200"):
+        draw_detections(detections(), Image.new("RGB", (200, 300)))
+
+
+def test_names_outside_latin_do_not_fail() -> None:
+    found = detections([50, 80, 150, 180])
+    found.categories = Categories([Category(1, "赤血球 µ"), Category(2, "é")])
+    assert draw_detections(found, GRAY).size == (300, 200)

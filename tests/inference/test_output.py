@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detrkit.errors import DataError, RunError
+from detrkit.inference.output import PredictionFolder
+from detrkit.structures import Categories, Category, Detections
+
+CATEGORIES = Categories([Category(3, "cell"), Category(4, None), Category(7, "dust")])
+IMAGE = Image.new("RGB", (40, 30))
+
+
+def found(*labels: int) -> Detections:
+    count = len(labels)
+    return Detections(
+        boxes=np.tile(np.asarray([2.0, 4.0, 12.0, 10.0], dtype=np.float32), (count, 1)),
+        scores=np.linspace(0.75, 0.5, count, dtype=np.float32) if count else np.zeros(0, np.float32),
+        labels=np.asarray(labels, dtype=np.int64),
+        categories=CATEGORIES,
+        image_size=(30, 40),
+    )
+
+
+def test_files(tmp_path: Path) -> None:
+    folder = PredictionFolder(tmp_path / "out", CATEGORIES)
+    folder.add("sub/a.jpg", found(0, 2), IMAGE)
+    folder.add("b.png", found(), IMAGE)
+    folder.add("c.jpg", found(0), IMAGE)
+    folder.skip("bad.jpg", "broken")
+    folder.write()
+
+    predictions = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert predictions["images"] == [
+        {"id": 1, "file_name": "sub/a.jpg", "width": 40, "height": 30},
+        {"id": 2, "file_name": "b.png", "width": 40, "height": 30},
+        {"id": 3, "file_name": "c.jpg", "width": 40, "height": 30},
+    ]
+    assert predictions["categories"] == [{"id": 3, "name": "cell"}, {"id": 7, "name": "dust"}]
+    first = {"image_id": 1, "category_id": 3, "bbox": [2.0, 4.0, 10.0, 6.0], "score": 0.75}
+    assert predictions["annotations"][0] == {"id": 1, **first, "area": 60.0, "iscrowd": 0}
+    assert [row["id"] for row in predictions["annotations"]] == [1, 2, 3]
+    assert [row["image_id"] for row in predictions["annotations"]] == [1, 1, 3]
+
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results[0] == first
+    assert len(results) == 3
+    assert json.loads((tmp_path / "out" / "skipped.json").read_text()) == [{"file_name": "bad.jpg", "error": "broken"}]
+    pictures = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
+    assert pictures == ["images/b.png.png", "images/c.jpg.png", "images/sub/a.jpg.png"]
+    assert folder.counts() == {"cell": 2, "dust": 1}
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
+def test_without_pictures(tmp_path: Path) -> None:
+    folder = PredictionFolder(tmp_path, CATEGORIES, pictures=False)
+    folder.add("a.jpg", found(0), IMAGE)
+    folder.write()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.json", "results.json"]
+
+
+def test_an_earlier_run_is_replaced_and_other_files_stay(tmp_path: Path) -> None:
+    first = PredictionFolder(tmp_path, CATEGORIES)
+    first.add("old.jpg", found(0), IMAGE)
+    first.add("both.jpg", found(0), IMAGE)
+    first.skip("bad.jpg", "broken")
+    first.write()
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "images" / "mine.png").write_bytes(b"mine")
+
+    second = PredictionFolder(tmp_path, CATEGORIES)
+    second.add("both.jpg", found(), IMAGE)
+    assert (tmp_path / "images" / "old.jpg.png").exists(), "until the new run is complete the old one stands"
+    second.write()
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert names == ["images/both.jpg.png", "images/mine.png", "notes.txt", "predictions.json", "results.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("predictions.json", '{"my": "data"}'), ("predictions.json", "text"), ("results.json", '{"a": 1}')],
+)
+def test_json_of_someone_else_is_not_overwritten(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=f"{name}: is not from detrkit"):
+        PredictionFolder(tmp_path, CATEGORIES)
+    assert (tmp_path / name).read_text() == content
+
+
+def test_names_that_lead_outside_are_not_deleted(tmp_path: Path) -> None:
+    victim = tmp_path / "victim.png"
+    victim.write_bytes(b"mine")
+    out = tmp_path / "out"
+    out.mkdir()
+    listed = {"images": [{"id": 1, "file_name": "../../victim"}], "categories": [], "annotations": []}
+    (out / "predictions.json").write_text(json.dumps(listed))
+    PredictionFolder(out, CATEGORIES).write()
+    assert victim.exists()
+
+
+def test_output_that_cannot_be_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="must be a folder, but this is a file"):
+        PredictionFolder(tmp_path / "file", CATEGORIES)
+    with pytest.raises(DataError, match="cannot be made"):
+        PredictionFolder(tmp_path / "file" / "below", CATEGORIES)
+
+
+def test_a_full_disk_is_a_run_time_error_and_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = PredictionFolder(tmp_path, CATEGORIES)
+    folder.add("a.jpg", found(0), IMAGE)
+    folder.write()
+    before = (tmp_path / "predictions.json").read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("detrkit.inference.output.json.dump", full)
+    with pytest.raises(RunError, match=r"predictions\.json: cannot be written: No space left on device"):
+        folder.write()
+    assert (tmp_path / "predictions.json").read_bytes() == before
+    assert not list(tmp_path.glob("*.part"))
+    monkeypatch.setattr("detrkit.inference.drawing.Image.Image.save", full)
+    with pytest.raises(RunError, match="the picture cannot be written: No space left"):
+        folder.add("b.jpg", found(0), IMAGE)

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import detrkit
+from detrkit.errors import CheckpointError, DataError, RunError
+from detrkit.inference.predictor import Predictor
+from detrkit.structures import Detections
+from tests.inference.color_detector import CATEGORIES, ColorDetector, picture
+
+PICTURE = picture((96, 64), (0, (10, 20, 40, 50)), (2, (50, 8, 90, 28)))
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    return Predictor(ColorDetector(), device="cpu")
+
+
+def check(found: Detections) -> None:
+    """The two rectangles of PICTURE."""
+    assert found.image_size == (64, 96)
+    assert found.boxes.dtype == np.float32
+    assert found.scores.dtype == np.float32
+    order = np.argsort(found.labels)
+    np.testing.assert_allclose(found.boxes[order], [[10, 20, 40, 50], [50, 8, 90, 28]], atol=1e-3)
+    assert found.labels[order].tolist() == [0, 2]
+    assert found.category_ids[order].tolist() == [3, 9]
+    assert [found.names[index] for index in order] == ["red", "blue"]
+
+
+# --- kinds of input ---------------------------------------------------------------------------------------------------
+
+
+def test_path_text_bytes_pillow_and_array_give_the_same(predictor: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "a picture.png"
+    PICTURE.save(path)
+    for source in (path, str(path), path.read_bytes(), PICTURE, np.asarray(PICTURE)):
+        check(predictor.predict(source))
+    assert predictor.predict(path).path == path
+    assert predictor.predict(str(path)).path == path
+    assert predictor.predict(PICTURE).path is None
+
+
+def test_gray_array_is_seen_in_every_channel(predictor: Predictor) -> None:
+    gray = np.asarray(PICTURE)[:, :, 0]
+    found = predictor.predict(gray, threshold=0.5)
+    assert sorted(found.labels.tolist()) == [0, 1, 2]
+    np.testing.assert_allclose(found.boxes, [[10, 20, 40, 50]] * 3, atol=1e-3)
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A web server on this machine and the folder it serves."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", tmp_path
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_url(predictor: Predictor, web: tuple[str, Path]) -> None:
+    address, folder = web
+    PICTURE.save(folder / "a.png")
+    check(predictor.predict(f"{address}/a.png"))
+    with pytest.raises(DataError, match=r"none\.png: the image cannot be fetched: File not found"):
+        predictor.predict(f"{address}/none.png")
+    (folder / "text.png").write_text("no image")
+    with pytest.raises(DataError):
+        predictor.predict(f"{address}/text.png")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_are_in_pixels_of_the_upright_image(predictor: Predictor, orientation: int) -> None:
+    """The same scene stored under every EXIF orientation."""
+    undo = {
+        2: [Image.Transpose.FLIP_LEFT_RIGHT],
+        3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE],
+        6: [Image.Transpose.ROTATE_90],
+        7: [Image.Transpose.TRANSVERSE],
+        8: [Image.Transpose.ROTATE_270],
+    }
+    stored = PICTURE
+    for step in undo.get(orientation, []):
+        stored = stored.transpose(step)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    stored.save(buffer, format="PNG", exif=exif)
+    check(predictor.predict(buffer.getvalue()))
+
+
+def test_a_larger_image_is_resized_and_boxes_come_back_in_its_pixels(predictor: Predictor) -> None:
+    large = picture((400, 300), (1, (100, 60, 300, 180)))
+    found = predictor.predict(large)
+    assert predictor.model.calls[-1] == (1, 3, 64, 85)  # type: ignore[attr-defined]  # of the ColorDetector
+    assert found.image_size == (300, 400)
+    np.testing.assert_allclose(found.boxes, [[100, 60, 300, 180]], atol=400 / 85)
+
+
+def test_boxes_are_clipped_to_the_image(predictor: Predictor) -> None:
+    predictor.model.detect = lambda images, mask, targets: detrkit.Predictions(  # type: ignore[method-assign]  # stand-in
+        torch.full((1, 1, 1, 3), 3.0), torch.tensor([[[[0.1, 0.9, 0.5, 0.5]]]])
+    )
+    found = predictor.predict(Image.new("RGB", (100, 50)), threshold=0.0)
+    np.testing.assert_allclose(found.boxes, [[0, 32.5, 35, 50]] * len(found), atol=1e-4)
+
+
+# --- one, many, batches -----------------------------------------------------------------------------------------------
+
+
+def test_one_gives_one_and_a_list_gives_a_list(predictor: Predictor) -> None:
+    assert isinstance(predictor.predict(PICTURE), Detections)
+    assert isinstance(predictor.predict([PICTURE]), list)
+    assert len(predictor.predict((PICTURE, PICTURE))) == 2
+    assert predictor.predict([]) == []
+
+
+def test_batches_of_unlike_sizes_equal_single_images() -> None:
+    pictures = [
+        picture((96, 64), (0, (10, 20, 40, 50))),
+        picture((64, 80), (1, (5, 5, 30, 70))),
+        picture((128, 64), (2, (100, 0, 128, 64))),
+    ]
+    single = Predictor(ColorDetector(), device="cpu").predict(pictures)
+    model = ColorDetector()
+    batched = Predictor(model, device="cpu", batch_size=2).predict(pictures)
+    assert model.calls == [(2, 3, 80, 96), (1, 3, 64, 128)]
+    for a, b in zip(single, batched, strict=True):
+        np.testing.assert_allclose(a.boxes, b.boxes, atol=1e-3)
+        np.testing.assert_allclose(a.scores, b.scores, atol=1e-6)
+        assert a.labels.tolist() == b.labels.tolist()
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def test_threshold_is_inclusive_and_zero_keeps_all_top_k(predictor: Predictor) -> None:
+    everything = predictor.predict(PICTURE, threshold=0.0)
+    assert len(everything) == predictor.config.top_k == 5
+    assert (np.diff(everything.scores) <= 0).all()
+    for score in everything.scores:
+        kept = predictor.predict(PICTURE, threshold=float(score))
+        assert kept.scores.min() == score
+    assert len(predictor.predict(PICTURE, threshold=1.0)) == 0
+
+
+def test_threshold_of_a_score_that_is_not_exact_in_float32() -> None:
+    """0.7 is 0.699999988 as float32: it must still pass a threshold of 0.7."""
+    model = ColorDetector()
+    predictor = Predictor(model, device="cpu")
+    model.detect = lambda images, mask, targets: detrkit.Predictions(  # type: ignore[method-assign]  # stand-in
+        torch.logit(torch.full((1, 1, 1, 3), 0.7, dtype=torch.float64)).float(), torch.full((1, 1, 1, 4), 0.5)
+    )
+    assert float(np.float32(0.7)) < 0.7
+    assert len(predictor.predict(PICTURE, threshold=0.7)) == 3
+
+
+def test_default_threshold() -> None:
+    dim = picture((96, 64), (0, (10, 20, 40, 50)), brightness=140)  # score 0.55
+    assert len(Predictor(ColorDetector(), device="cpu").predict(dim)) == 1
+    assert len(Predictor(ColorDetector(), device="cpu", threshold=0.6).predict(dim)) == 0
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5])
+def test_threshold_out_of_range(predictor: Predictor, threshold: float) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        predictor.predict(PICTURE, threshold=threshold)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Predictor(ColorDetector(), device="cpu", threshold=threshold)
+
+
+class TwinDetector(ColorDetector):
+    """Two boxes on the same object."""
+
+    def detect(self, images, padding_mask, targets):  # type: ignore[no-untyped-def]  # as ColorDetector
+        found = super().detect(images, padding_mask, targets)
+        found.boxes[..., 3, :] = found.boxes[..., 0, :]
+        found.logits[..., 3, 0] = found.logits[..., 0, 0] - 1
+        return found
+
+
+def test_nms_follows_the_configuration_unless_told_otherwise() -> None:
+    image = picture((96, 64), (0, (10, 20, 40, 50)))
+
+    def count(predictor: Predictor) -> int:
+        return len(predictor.predict(image, threshold=0.5))
+
+    assert count(Predictor(TwinDetector(), device="cpu")) == 2
+    assert count(Predictor(TwinDetector(), device="cpu", nms=0.7)) == 1
+    assert count(Predictor(TwinDetector(nms=0.7), device="cpu")) == 1
+    assert count(Predictor(TwinDetector(nms=0.7), device="cpu", nms=1.0)) == 2
+    soft = Predictor(TwinDetector(top_k=12), device="cpu", nms=0.7, nms_decay=0.01).predict(image, threshold=0.0)
+    assert soft.scores[0] > 0.9
+    assert ((soft.scores > 0.005) & (soft.scores < 0.01)).any()  # the twin, with a hundredth of its score
+    model = TwinDetector(nms=0.7, nms_decay=0.01)
+    assert Predictor(model, device="cpu").config.nms_decay == 0.01
+    assert Predictor(model, device="cpu", nms=0.5).config.nms_decay is None
+    assert model.config.nms == 0.7
+
+
+def test_model_without_class_names_gets_numbered_ones() -> None:
+    found = Predictor(ColorDetector(categories=None), device="cpu").predict(PICTURE)
+    assert sorted(found.names) == ["class 0", "class 2"]
+
+
+def test_unreadable_image_is_named(predictor: Predictor, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"\xff\xd8 nonsense")
+    with pytest.raises(DataError, match=r"bad\.jpg"):
+        predictor.predict([PICTURE, bad])
+    with pytest.raises(DataError, match=r"none\.jpg: no such image file"):
+        predictor.predict(tmp_path / "none.jpg")
+
+
+# --- weights and devices ----------------------------------------------------------------------------------------------
+
+
+def test_checkpoint_file_and_run_folder(tmp_path: Path) -> None:
+    model = detrkit.create_model("dela_detr_lite0", num_classes=3, eval_short_side=64)
+    model.categories = CATEGORIES
+    path = tmp_path / "run" / "best" / "model.safetensors"
+    detrkit.save(model, path)
+    one = Predictor(path, device="cpu").predict(PICTURE, threshold=0.0)
+    two = Predictor(tmp_path / "run", device="cpu").predict(PICTURE, threshold=0.0)
+    assert len(one) == min(model.config.top_k, model.config.num_queries * 3)
+    assert one.boxes.tobytes() == two.boxes.tobytes()
+    assert set(one.names) <= {"red", "green", "blue"}
+    assert (one.boxes[:, :2] >= 0).all()
+    assert (one.boxes[:, 2:] <= [96, 64]).all()
+    assert (np.diff(one.scores) <= 0).all()
+
+
+def test_pickled_checkpoint_is_refused_with_advice(tmp_path: Path) -> None:
+    path = tmp_path / "official.pth"
+    path.write_bytes(b"anything")
+    with pytest.raises(CheckpointError, match="load_official"):
+        Predictor(path)
+
+
+def test_devices() -> None:
+    assert str(Predictor(ColorDetector(), device=None).device) in ("cpu", "cuda", "mps")
+    with pytest.raises(RunError, match="there is no device 'gpu'"):
+        Predictor(ColorDetector(), device="gpu")
+    with pytest.raises(RunError, match="is not there"):
+        Predictor(ColorDetector(), device="cuda:99")
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        Predictor(ColorDetector(), device="cpu", batch_size=0)
+
+
+def test_half_precision_runs_on_the_cpu() -> None:
+    found = Predictor(ColorDetector(), device="cpu", precision="bf16").predict(PICTURE)
+    check(found)

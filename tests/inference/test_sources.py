@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from detrkit.errors import DataError
+from detrkit.inference.sources import find_images
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def names(*arguments: str | Path, pictures: Path | None = None) -> list[str]:
+    return [item.file_name for item in find_images([str(argument) for argument in arguments], pictures=pictures)]
+
+
+def test_folders_are_searched_with_sub_folders_and_sorted(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "b.jpg", "a/z.PNG", "a-b/c.jpeg", "a/deep/x.webp", "notes.txt", ".hidden.jpg", ".git/y.jpg", "v.mp4"
+    )
+    assert names(tmp_path) == ["a/deep/x.webp", "a/z.PNG", "a-b/c.jpeg", "b.jpg"]
+    found = find_images([str(tmp_path)])
+    assert found[0].source == tmp_path / "a" / "deep" / "x.webp"
+
+
+def test_order_is_that_of_sorted_paths(tmp_path: Path) -> None:
+    touch(tmp_path, "b/1.jpg", "b.jpg", "b-1.jpg", "B.jpg", "a.jpg", "10.jpg", "9.jpg")
+    expected = sorted(path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*.jpg")))
+    assert sorted(names(tmp_path)) == expected
+    assert names(tmp_path) == [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*.jpg"))]
+
+
+def test_a_file_goes_by_its_name_whatever_its_ending(tmp_path: Path) -> None:
+    touch(tmp_path, "photo", "a/x.jpg")
+    assert names(tmp_path / "photo", tmp_path / "a" / "x.jpg") == ["photo", "x.jpg"]
+
+
+def test_the_same_file_counts_once(tmp_path: Path) -> None:
+    touch(tmp_path, "a/x.jpg")
+    assert names(tmp_path / "a", tmp_path / "a" / "x.jpg", tmp_path / "a" / ".." / "a" / "x.jpg") == ["x.jpg"]
+
+
+def test_equal_names_of_two_arguments_are_told_apart(tmp_path: Path) -> None:
+    touch(tmp_path, "day1/x.jpg", "day1/y.jpg", "day2/x.jpg")
+    assert names(tmp_path / "day1", tmp_path / "day2") == ["day1/x.jpg", "day2/x.jpg", "y.jpg"]
+
+
+def test_urls(tmp_path: Path) -> None:
+    found = find_images(["https://a.org/pics/cat%201.jpg?size=big", "https://b.org/", "https://c.org/x/cat%201.jpg"])
+    assert [item.file_name for item in found] == ["cat 1-2.jpg", "cat 1.jpg", "image"]
+    assert found[1].source == "https://a.org/pics/cat%201.jpg?size=big"
+
+
+def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    touch(tmp_path, "real/x.jpg", "data/y.jpg")
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "real")
+    (tmp_path / "data" / "again").symlink_to(tmp_path / "data")
+    assert names(tmp_path / "data") == ["linked/x.jpg", "y.jpg"]
+
+
+def test_our_own_pictures_inside_the_folder_are_no_input(tmp_path: Path) -> None:
+    touch(tmp_path, "x.jpg", "out/images/x.jpg.png", "images/y.jpg")
+    assert names(tmp_path, pictures=tmp_path / "out" / "images") == ["images/y.jpg", "x.jpg"]
+    assert names(tmp_path, pictures=tmp_path / "images") == ["out/images/x.jpg.png", "x.jpg"]
+
+
+@pytest.mark.parametrize("argument", ["images", "images/sub"])
+def test_pictures_among_the_inputs_are_refused(tmp_path: Path, argument: str) -> None:
+    touch(tmp_path, "images/sub/x.jpg")
+    with pytest.raises(DataError, match="choose another --out"):
+        names(tmp_path / argument, pictures=tmp_path / "images")
+
+
+def test_clear_errors(tmp_path: Path) -> None:
+    touch(tmp_path, "empty/readme.txt", "film.MP4")
+    with pytest.raises(DataError, match=r"nothing\.jpg: no such image or folder"):
+        names(tmp_path / "nothing.jpg")
+    with pytest.raises(DataError, match=r"empty: no images in this folder \(looked for \.bmp"):
+        names(tmp_path / "empty")
+    with pytest.raises(DataError, match=r"film\.MP4: videos are not supported yet; extract frames first"):
+        names(tmp_path / "film.MP4")
+    with pytest.raises(DataError, match="videos are not supported yet"):
+        names("https://a.org/film.webm")
