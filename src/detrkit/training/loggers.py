@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -99,7 +100,7 @@ class WandB:
         except ImportError as error:
             raise RunError("logging.wandb needs the package wandb: pip install wandb") from error
         kept = folder / "wandb_id"
-        run_id = kept.read_text(encoding="utf-8").strip() if kept.is_file() else wandb.util.generate_id()
+        run_id = kept.read_text(encoding="utf-8").strip() if kept.is_file() else secrets.token_hex(4)
         kept.write_text(run_id, encoding="utf-8")
         self._run = wandb.init(
             project="detrkit", name=folder.name, id=run_id, resume="allow", dir=str(folder), config=recipe.to_dict()
