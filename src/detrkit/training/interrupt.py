@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 __all__ = ["Interrupt", "Interrupted"]
+
+SAME_SIGNAL_SECONDS = 2.0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -21,13 +24,15 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interrupt:
-    """While entered, the first SIGINT or SIGTERM only sets :attr:`requested`; a second one stops at once.
+    """While entered, the first SIGINT or SIGTERM only sets :attr:`requested`; Ctrl-C again later stops at once.
 
-    Loader workers that are forked meanwhile inherit the handler, so Ctrl-C in a terminal does not kill them.
+    Launchers pass a Ctrl-C on that every process got from the terminal already, so a signal soon after the first is
+    the same one. Loader workers that are forked meanwhile inherit the handler, so Ctrl-C in a terminal does not kill them.
     """
 
     def __init__(self) -> None:
         self.signum = 0
+        self._time = 0.0
         self._immediate = False
         self._previous: dict[int, Any] = {}
 
@@ -37,9 +42,11 @@ class Interrupt:
         return self.signum != 0
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self._immediate or self.requested:
-            raise Interrupted(signum, "stopped at once; the last checkpoint stands")
-        self.signum = signum
+        again = self.requested and signum == signal.SIGINT and time.monotonic() - self._time > SAME_SIGNAL_SECONDS
+        if self._immediate or again:
+            raise Interrupted(signum, "stopped at once; --resume continues from the last checkpoint")
+        if not self.requested:
+            self.signum, self._time = signum, time.monotonic()
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():  # others may not install handlers
@@ -58,7 +65,7 @@ class Interrupt:
         self._immediate = True
         try:
             if self.requested:
-                raise Interrupted(self.signum, "stopped; the last checkpoint stands")
+                raise Interrupted(self.signum, "stopped; --resume continues from the last checkpoint")
             yield
         finally:
             self._immediate = False

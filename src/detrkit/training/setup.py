@@ -67,6 +67,7 @@ def build_task(recipe: Recipe) -> Task:
         max_side=config.train_max_side,
         crop=recipe.data.crop,
         flip=recipe.data.flip,
+        vertical_flip=recipe.data.vertical_flip,
         mean=config.image_mean or IMAGENET_MEAN,
         std=config.image_std or IMAGENET_STD,
     )

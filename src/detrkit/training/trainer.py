@@ -252,7 +252,8 @@ class Trainer:
 
     def log(self, event: str, **numbers: Any) -> dict[str, Any]:
         """Send a row to every logger; returns it."""
-        row = {"event": event, "epoch": self.epoch + 1, "step": self.step, "time": round(time.time(), 2), **numbers}
+        epoch = self.epoch + (self.batch > 0 or self.step == 0)  # 1-based; between two epochs, the one that ended
+        row = {"event": event, "epoch": epoch, "step": self.step, "time": round(time.time(), 2), **numbers}
         for logger in self.loggers:
             logger.log(row)
         return row

@@ -1,0 +1,189 @@
+"""A detector of a few hundred parameters, pictures of coloured squares, and runs over them in milliseconds a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from detrkit.config import Recipe, load_recipe
+from detrkit.data import DetectionDataset
+from detrkit.data.records import ImageRecord
+from detrkit.data.transforms import TrainTransform
+from detrkit.inference import evaluation
+from detrkit.losses import build_criterion
+from detrkit.metrics.score import Score
+from detrkit.models import Detector, DetectorConfig
+from detrkit.structures import Categories, Category, Predictions, Target
+from detrkit.training import run
+from detrkit.training.setup import Task
+
+CATEGORIES = Categories([Category(7, "red"), Category(9, "blue")])
+SIZE = 32
+
+
+class TinyDetector(Detector):
+    """Two layers of queries that attend to 4x4 patches; dropout makes the training draw random numbers."""
+
+    def __init__(self, *, dropout: float = 0.1, num_queries: int = 5) -> None:
+        mean = (0.5, 0.5, 0.5)
+        super().__init__(
+            config=DetectorConfig(
+                num_classes=len(CATEGORIES),
+                num_queries=num_queries,
+                image_mean=mean,
+                image_std=mean,
+                eval_short_side=SIZE,
+                eval_max_side=SIZE,
+                mask_backbone_padding=True,
+            )
+        )
+        self.name = "tiny"
+        self.categories = CATEGORIES
+        self.backbone = nn.Conv2d(3, 16, 8, stride=8)
+        self.query_embed = nn.Embedding(num_queries, 16)
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+        self.class_embed = nn.Linear(16, len(CATEGORIES) + 1)
+        self.bbox_embed = nn.Linear(16, 4)
+        self.dropout = nn.Dropout(dropout)
+
+    def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
+        memory = self.backbone(images).flatten(2).transpose(1, 2)
+        queries = self.query_embed.weight.expand(len(images), -1, -1)
+        states = []
+        for layer in self.layers:
+            read = (queries @ memory.transpose(1, 2)).softmax(-1) @ memory
+            queries = queries + self.dropout(layer(queries + read).relu())
+            states.append(queries)
+        hidden = torch.stack(states)
+        return Predictions(self.class_embed(hidden), self.bbox_embed(hidden).sigmoid())
+
+
+def make_images(folder: Path, boxes_per_image: Sequence[int]) -> DetectionDataset:
+    """One picture for each number: that many squares, alternately red and blue, on grey noise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    records = []
+    for index, count in enumerate(boxes_per_image):
+        pixels = random.integers(100, 150, (SIZE, SIZE, 3), dtype=np.uint8)
+        corners = random.integers(0, SIZE - 12, (count, 2))
+        boxes = np.concatenate([corners, corners + 10], axis=1).astype(np.float64).reshape(-1, 4)
+        for number, (x, y) in enumerate(corners):
+            pixels[y : y + 10, x : x + 10] = (255, 0, 0) if number % 2 == 0 else (0, 0, 255)
+        path = folder / f"{index}.png"
+        Image.fromarray(pixels).save(path)
+        records.append(
+            ImageRecord(
+                image_id=100 + index,
+                path=path,
+                file_name=path.name,
+                width=SIZE,
+                height=SIZE,
+                boxes=boxes,
+                labels=np.arange(count, dtype=np.int64) % 2,
+                areas=np.full(count, 100.0),
+                crowd_boxes=np.zeros((0, 4)),
+                crowd_labels=np.zeros(0, dtype=np.int64),
+            )
+        )
+    return DetectionDataset(records=records, categories=CATEGORIES, name="squares")
+
+
+def make_task(folder: Path, boxes_per_image: Sequence[int], *, dropout: float = 0.1, num_queries: int = 5) -> Task:
+    """The tiny model and its pictures."""
+    data = make_images(folder / "images", boxes_per_image)
+    mean = (0.5, 0.5, 0.5)
+    transform = TrainTransform(short_sides=(SIZE,), max_side=SIZE, crop=False, flip=0.5, mean=mean, std=mean)
+    model = TinyDetector(dropout=dropout, num_queries=num_queries)
+    return Task(
+        model=model,
+        criterion=build_criterion(model.config),
+        train_data=data.with_transform(transform),
+        val_data=data,
+    )
+
+
+def score(ap: float | None) -> Score:
+    """An evaluation result with this AP."""
+    metrics = {"AP": ap, "AP50": None if ap is None else min(1.0, 2 * ap)}
+    return Score("coco", "bbox", metrics, {"red": metrics, "blue": metrics})
+
+
+def scores(*values: float | None) -> Callable[..., Score]:
+    """In place of ``evaluate_model``: these APs one after the other, then the last for ever."""
+    waiting: Iterator[float | None] = iter(values)
+    last = values[-1]
+    return lambda *args, **kwargs: score(next(waiting, last))
+
+
+def make_recipe(folder: Path, **overrides: Any) -> Recipe:
+    """A recipe of six epochs at batch 2 into ``folder/run``."""
+    settings = {
+        "training": {
+            "epochs": 6,
+            "batch_size": 2,
+            "workers": 0,
+            "device": "cpu",
+            "output": str(folder / "run"),
+            "evaluate_every": 2,
+        },
+        "optimizer": {"lr": 1e-2, "lr_backbone": 1e-3},
+        "schedule": {"kind": "cosine", "warmup": 3},
+        "logging": {"every": 1},
+    }
+    return load_recipe(settings, overrides)
+
+
+@contextmanager
+def fake_task(
+    folder: Path,
+    boxes_per_image: Sequence[int] = (1, 2, 0, 3, 1, 2, 2),
+    *,
+    evaluate: Callable[..., Score] | None = None,
+    **settings: Any,
+) -> Iterator[None]:
+    """Inside, ``train`` works on the tiny task whatever the recipe says about model and data."""
+
+    def build(recipe: Recipe) -> Task:
+        return make_task(folder, boxes_per_image, **settings)
+
+    with mock.patch.object(run, "build_task", build):
+        if evaluate is None:
+            yield
+        else:
+            with mock.patch.object(evaluation, "evaluate_model", evaluate):
+                yield
+
+
+def same_state(a: Any, b: Any, path: str = "") -> list[str]:
+    """Where two states differ, bit for bit; nothing is skipped but the output folder."""
+    if isinstance(a, Tensor):
+        same = isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+        return [] if same else [path]
+    if isinstance(a, dict):
+        if not isinstance(b, dict) or a.keys() != b.keys():
+            return [f"{path}: keys"]
+        keys = [key for key in a if key != "output"]
+        return [difference for key in keys for difference in same_state(a[key], b[key], f"{path}/{key}")]
+    if isinstance(a, list | tuple):
+        if len(a) != len(b):
+            return [f"{path}: length"]
+        return [
+            difference
+            for index, (x, y) in enumerate(zip(a, b, strict=True))
+            for difference in same_state(x, y, f"{path}/{index}")
+        ]
+    return [] if a == b else [path]
+
+
+def last_state(folder: Path) -> dict[str, Any]:
+    """The state in ``folder/last``."""
+    state: dict[str, Any] = torch.load(folder / "last" / "state.pt", weights_only=True)
+    return state
