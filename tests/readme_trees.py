@@ -152,6 +152,7 @@ def make_workplace(folder: Path) -> Path:
     coco_split(Split(("val_1.jpg", "val_2.jpg"), mine / "val", mine / "annotations/instances_val.json", 11), MY_CLASSES)
     shutil.copytree(mine, folder / "data" / "blood_cells_det")
     make_voc(folder / "my_voc")
+    make_voc(folder / "BCCD_Dataset" / "BCCD")
     _picture(folder / "photo.jpg", 100)
     _picture(folder / "photos" / "a.jpg", 101)
     _picture(folder / "photos" / "sub" / "b.png", 102)
