@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from detrkit.data.statistics import Statistics
 
 __all__ = ["app"]
+
+# Below the folder that conversions write to: a COCO data set.
+_COCO_FILE = "annotations/instances_{}.json"
 
 app = typer.Typer(no_args_is_help=True, help="Check, describe, convert, sample, split and view data sets.")
 
@@ -112,15 +116,15 @@ def convert(
     """Write annotations as COCO JSON.
 
     A .json file keeps file names as they are; a folder gets annotations/instances_SPLIT.json with names relative to
-    it, so that it is a COCO data set without copies of the images. --from cityscapes-gtfine reads *_instanceIds.png
-    and writes cityscapes_SPLIT_cocostyle.json.
+    it, so that it is a COCO data set without copies of the images. Where there is a gtFine folder of Cityscapes
+    (--from cityscapes-gtfine), its *_instanceIds.png become cityscapes_SPLIT_cocostyle.json.
     """
     from detrkit.cli.console import progress_bar
     from detrkit.data.convert import to_coco, usable_part
     from detrkit.data.formats import read_source
     from detrkit.data.formats.gtfine import convert_gtfine, gtfine_splits
 
-    if source_format == "cityscapes-gtfine":
+    if source_format == "cityscapes-gtfine" or (source_format == "auto" and (folder / "gtFine").is_dir()):
         files = gtfine_splits(folder)
         outputs = _outputs(out, list(files), split, "cityscapes_{}_cocostyle.json", force)
         for name, path in outputs.items():
@@ -129,7 +133,7 @@ def convert(
             _write(path, content, force)
         return
     sources = _sources(folder, source_format, None, None, None)
-    outputs = _outputs(out, list(sources), split, "annotations/instances_{}.json", force)
+    outputs = _outputs(out, list(sources), split, _COCO_FILE, force)
     for name, path in outputs.items():
         table, notes = usable_part(read_source(sources[name]), on_error=on_error.value)
         for note in notes:
@@ -140,7 +144,7 @@ def convert(
 @app.command()
 def sample(
     folder: Folder,
-    out: Annotated[Path, typer.Option(help="The COCO file to write.")],
+    out: Annotated[Path, typer.Option(help="A .json file, or a folder, which gets the other splits whole.")],
     rate: Annotated[float | None, typer.Option(help="Part of the images, such as 0.01.")] = None,
     count: Annotated[int | None, typer.Option(help="Number of images, instead of a rate.")] = None,
     seed: Seed = 0,
@@ -153,11 +157,17 @@ def sample(
     from detrkit.data.convert import to_coco
     from detrkit.data.formats import read_source
     from detrkit.data.sampling import sample_table
-    from detrkit.data.writing import refuse_existing
 
-    refuse_existing(out, force)
-    source = _sources(folder, format, annotations, None, split)[split.value]
-    _write(out, to_coco(sample_table(read_source(source), seed=seed, rate=rate, count=count)), force)
+    single = out.suffix == ".json"
+    sources = _sources(folder, format, annotations, None, split if single else None)
+    outputs = _outputs(out, list(sources), split if single else None, _COCO_FILE, force)
+    if split not in sources:
+        raise _no_split(split, sources)
+    for name, path in outputs.items():
+        table = read_source(sources[name])
+        if name == split:
+            table = sample_table(table, seed=seed, rate=rate, count=count)
+        _write(path, to_coco(table, relative_to=None if single else out), force)
 
 
 @app.command("split")
@@ -174,11 +184,8 @@ def split_command(
     """Make train and val from a train split alone; the images stay where they are."""
     from detrkit.data.convert import split_table, to_coco
     from detrkit.data.formats import read_source
-    from detrkit.data.writing import refuse_existing
 
-    paths = {name: out / "annotations" / f"instances_{name}.json" for name in ("train", "val")}
-    for path in paths.values():
-        refuse_existing(path, force)
+    paths = _outputs(out, ["train", "val"], None, _COCO_FILE, force)
     source = _sources(folder, format, annotations, images, _Split.train)["train"]
     for name, table in split_table(read_source(source), val=val, seed=seed).items():
         _write(paths[name], to_coco(table, relative_to=out), force)
@@ -242,7 +249,7 @@ def _outputs(out: Path, present: list[str], split: _Split | None, pattern: str, 
     from detrkit.errors import DataError
 
     if split is not None and split not in present:
-        raise DataError(f"there is no {split} split, only {', '.join(present)}")
+        raise _no_split(split, present)
     wanted = present if split is None else [split.value]
     if out.suffix == ".json" and len(wanted) > 1:
         raise DataError(
@@ -252,6 +259,12 @@ def _outputs(out: Path, present: list[str], split: _Split | None, pattern: str, 
     for path in paths.values():
         refuse_existing(path, force)
     return paths
+
+
+def _no_split(split: str, present: Iterable[str]) -> Exception:
+    from detrkit.errors import DataError
+
+    return DataError(f"there is no {split} split, only {' and '.join(present)}")
 
 
 def _write(path: Path, content: dict[str, Any], force: bool) -> None:

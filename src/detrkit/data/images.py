@@ -74,8 +74,11 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            return (height, width) if _orientation(image) >= 5 else (width, height)
+            if _orientation(image) < 5:
+                return image.size
+            if image.format != "TIFF":
+                return image.height, image.width
+        return read_image(path).size  # Pillow turns TIFF files itself, and its versions differ in when
     except _BROKEN as error:
         raise _unreadable(str(path), error) from error
 

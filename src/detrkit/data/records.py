@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -66,11 +67,9 @@ class Table:
 
 def box_problem(bbox: Any) -> str | None:
     """What is wrong with ``[x, y, width, height]``, or None."""
-    if not isinstance(bbox, list | tuple) or len(bbox) != 4:
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(type(value) in (int, float) for value in bbox):
         return "is not a list of four numbers [x, y, width, height]"
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in bbox):
-        return "is not a list of four numbers [x, y, width, height]"
-    if not np.isfinite(bbox).all():
+    if not all(map(math.isfinite, bbox)):
         return "is not finite"
     if bbox[2] <= 0 or bbox[3] <= 0:
         return "has no positive width and height"

@@ -59,7 +59,8 @@ class EvalTransform:
 class TrainTransform:
     """DETR's training augmentation.
 
-    A horizontal flip (probability ``flip``); then, one time in two where ``crop`` is set, a resize to one of
+    A horizontal flip (probability ``flip``), and for images without an up and down, such as microscope or aerial ones,
+    a vertical one (``vertical_flip``, not in DETR); then, one time in two where ``crop`` is set, a resize to one of
     ``crop_short_sides`` and a random crop whose sides are uniform in ``crop_size`` (bounded by the image); last a
     resize to one of ``short_sides`` within ``max_side``. A crop drops only boxes that it leaves nothing of.
     """
@@ -68,6 +69,7 @@ class TrainTransform:
     max_side: int | None = 1333
     crop: bool = True
     flip: float = 0.5
+    vertical_flip: float = 0.0
     crop_short_sides: Sequence[int] = (400, 500, 600)
     crop_size: tuple[int, int] = (384, 600)
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -77,6 +79,8 @@ class TrainTransform:
         boxes, labels = _boxes(record), torch.tensor(record.labels)
         if float(torch.rand(())) < self.flip:
             image, boxes = F.horizontal_flip(image), F.horizontal_flip(boxes)
+        if self.vertical_flip and float(torch.rand(())) < self.vertical_flip:
+            image, boxes = F.vertical_flip(image), F.vertical_flip(boxes)
         if self.crop and float(torch.rand(())) < 0.5:
             image, boxes = _resize(image, boxes, _choice(self.crop_short_sides), None)
             image, boxes, labels = self._crop(image, boxes, labels)

@@ -1,0 +1,216 @@
+"""``detrkit data …``: what it prints, writes and refuses, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from detrkit.cli.data import app
+from detrkit.data import load_dataset
+from detrkit.errors import DetrkitError
+from tests.data.trees import coco_tree, dump, roboflow_tree, voc_tree, write_image, yolo_tree
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run() -> Run:
+    """Runs a command; returns exit code, stdout and stderr (with the error's line, as ``detrkit`` prints it)."""
+
+    def invoke(*words: object) -> tuple[int, str, str]:
+        result = CliRunner(env={"COLUMNS": "160"}).invoke(app, [str(word) for word in words])
+        if isinstance(result.exception, DetrkitError):
+            return result.exception.exit_code, result.stdout, f"{result.stderr}{result.exception}"
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    return invoke
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return coco_tree(tmp_path / "data")
+
+
+def test_check(run: Run, root: Path) -> None:
+    code, out, _ = run("check", root)
+    assert code == 0
+    assert "empty images" in out
+    assert "0 warnings, 0 errors" in out
+    path = root / "images" / "train" / "a.png"
+    path.write_bytes(path.read_bytes()[:300])
+    code, out, _ = run("check", root)
+    assert code == 1
+    assert "image data" in out
+    assert "1 errors" in out
+    assert run("check", root, "--quick")[0] == 0
+    code, out, err = run("check", root, "--json")
+    assert code == 1
+    report = json.loads(out)
+    assert report["failed"] is True
+    assert {finding["level"] for finding in report["findings"]} == {"ok", "info", "error"}
+    assert err == ""
+
+
+def test_unusable_input(run: Run, root: Path, tmp_path: Path) -> None:
+    for command in (
+        ("check",),
+        ("stats",),
+        ("view", "--out", tmp_path / "o"),
+        ("sample", "--out", tmp_path / "o.json"),
+    ):
+        code, _, err = run(command[0], tmp_path / "gone", *command[1:])
+        assert code == 2
+        assert "gone: no such data folder" in err
+    (root / "annotations" / "instances_val.json").write_text("[]")
+    code, _, err = run("check", root)
+    assert code == 2
+    assert "instances_val.json: is a list" in err
+    assert run("check")[0] == 2
+    assert run("stats", root, "--split", "wal")[0] == 2
+
+
+def test_stats(run: Run, root: Path) -> None:
+    code, out, _ = run("stats", root)
+    assert code == 0
+    assert "train: 3 images, 3 boxes" in out
+    assert "val: 2 images, 3 boxes" in out
+    assert "40x30 (3)" in out
+    code, out, err = run("stats", root, "--json", "--split", "val")
+    found = json.loads(out)
+    assert code == 0
+    assert list(found) == ["val"]
+    assert found["val"]["classes"][0] == {"id": 1, "name": "bolt", "boxes": 2, "images": 2}
+    assert err == ""
+
+
+@pytest.mark.parametrize("make", [coco_tree, roboflow_tree, yolo_tree, voc_tree])
+def test_convert(run: Run, tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    root, out = make(tmp_path / "data"), tmp_path / "new"
+    assert run("convert", root, "--to", "coco", "--out", out)[0] == 0
+    for split in ("train", "val"):
+        assert len(load_dataset(out, split=split)[0].target.labels) == len(
+            load_dataset(root, split=split)[0].target.labels
+        )
+    code, _, err = run("convert", root, "--out", out)
+    assert code == 2
+    assert "exists already; pass --force" in err
+    assert run("convert", root, "--out", out, "--force")[0] == 0
+    code, _, err = run("convert", root, "--out", tmp_path / "one.json")
+    assert code == 2
+    assert "choose with --split" in err
+    assert run("convert", root, "--out", tmp_path / "one.json", "--split", "val")[0] == 0
+    assert len(json.loads((tmp_path / "one.json").read_text())["images"]) == 2
+    code, _, err = run("convert", root, "--out", tmp_path / "two.json", "--split", "test")
+    assert code == 2
+    assert "no test split, only train and val" in err
+
+
+def test_convert_refuses_or_leaves_out_bad_boxes(run: Run, tmp_path: Path) -> None:
+    root, out = yolo_tree(tmp_path / "data"), tmp_path / "train.json"
+    (root / "labels" / "train" / "a.txt").write_text("0 0.5 0.5 nan 1\n1 0.5 0.5 1 1\n")
+    code, _, err = run("convert", root, "--split", "train", "--out", out)
+    assert code == 2
+    assert "a.txt: line 1" in err
+    assert not out.exists()
+    code, _, err = run("convert", root, "--split", "train", "--out", out, "--on-error", "skip")
+    assert code == 0
+    assert "left out:" in err
+    assert len(json.loads(out.read_text())["annotations"]) == 2
+
+
+@pytest.mark.parametrize("option", [(), ("--from", "cityscapes-gtfine")])
+def test_convert_gtfine(run: Run, tmp_path: Path, option: tuple[str, ...]) -> None:
+    values = np.full((10, 20), 26000, dtype=np.uint16)
+    values[0] = 24
+    for split in ("train", "val"):
+        path = tmp_path / "cityscapes" / "gtFine" / split / "ulm" / "ulm_0_gtFine_instanceIds.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(values).save(path)
+        write_image(tmp_path / "cityscapes" / "leftImg8bit" / split / "ulm" / "ulm_0_leftImg8bit.png", (20, 10))
+    out = tmp_path / "CocoFormatAnnos"
+    assert run("convert", tmp_path / "cityscapes", *option, "--out", out)[0] == 0
+    dataset = load_dataset(tmp_path / "cityscapes", split="val")
+    assert dataset.categories.names[1] == "car"
+    assert dataset.records[0].boxes.tolist() == [[0, 1, 20, 10]]
+    assert dataset.records[0].crowd_boxes.tolist() == [[0, 0, 20, 1]]
+    assert run("convert", tmp_path / "cityscapes", "--out", out)[0] == 2
+    command = ("convert", tmp_path / "cityscapes", "--out", out, "--groups", "object", "--force", "--split", "val")
+    assert run(*command)[0] == 0
+    assert len(load_dataset(tmp_path / "cityscapes", split="val").records[0].boxes) == 2
+    assert len(load_dataset(tmp_path / "cityscapes", split="train").records[0].boxes) == 1
+
+
+def test_sample(run: Run, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    images = [{"id": n, "file_name": f"{n}.png", "width": 40, "height": 30} for n in range(1, 41)]
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [1, 1, 9, 9]} for n in range(1, 41)]
+    for split in ("train", "val"):
+        content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "bolt"}], "info": {"v": 1}}
+        dump(root / "annotations" / f"{split}.json", content)
+        for n in range(1, 41):
+            write_image(root / split / f"{n}.png", seed=n)
+    ids = {}
+    for rate in (0.1, 0.25):
+        out = tmp_path / f"{rate}.json"
+        assert run("sample", root, "--rate", rate, "--seed", 3, "--out", out)[0] == 0
+        found = json.loads(out.read_text())
+        ids[rate] = {image["id"] for image in found["images"]}
+        assert {row["image_id"] for row in found["annotations"]} == ids[rate]
+        assert found["info"] == {
+            "v": 1, "sample_seed": 3, "sample_rate": rate, "sample_count": int(40 * rate), "sample_of": 40
+        }  # fmt: skip
+    assert ids[0.1] < ids[0.25]
+    assert run("sample", root, "--count", 7, "--out", tmp_path / "c.json")[0] == 0
+    assert len(json.loads((tmp_path / "c.json").read_text())["images"]) == 7
+    assert run("sample", root, "--count", 7, "--out", tmp_path / "c.json")[0] == 2
+    assert run("sample", root, "--out", tmp_path / "d.json")[0] == 2
+    assert run("sample", root, "--rate", 2, "--out", tmp_path / "d.json")[0] == 2
+    assert not (tmp_path / "d.json").exists()
+    assert run("sample", root, "--rate", 0.1, "--out", tmp_path / "tenth")[0] == 0  # a data set of its own
+    assert len(load_dataset(tmp_path / "tenth")) == 4
+    assert len(load_dataset(tmp_path / "tenth", split="val")) == 40
+    assert load_dataset(tmp_path / "tenth")[0].image.shape[0] == 3
+
+
+def test_split(run: Run, tmp_path: Path) -> None:
+    root, out = coco_tree(tmp_path / "data", splits=("train",)), tmp_path / "both"
+    assert run("split", root, "--val", 0.34, "--out", out)[0] == 0
+    assert (len(load_dataset(out)), len(load_dataset(out, split="val"))) == (2, 1)
+    assert run("split", root, "--out", out)[0] == 2
+    assert run("split", root, "--val", 1, "--out", tmp_path / "x")[0] == 2
+
+
+def test_view(run: Run, root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "look"
+    code, stdout, err = run("view", root, "--out", out, "--count", 2)
+    assert code == 0
+    assert stdout == ""
+    assert f"wrote 2 pictures to {out}" in err
+    assert len(list(out.iterdir())) == 2
+    assert run("view", root, "--out", out, "--count", 0)[0] == 2  # two are there already
+    broken = root / "images" / "train" / "b.png"
+    broken.write_bytes(broken.read_bytes()[:99])
+    code, _, err = run("view", root, "--out", out, "--count", 0, "--force")
+    assert code == 0
+    assert "b.png: the image cannot be read" in err
+    names = sorted(path.name for path in out.iterdir())
+    assert {"a_1.jpg", "ü c_3.jpg"} <= set(names)
+    with Image.open(out / "a_1.jpg") as image:
+        assert image.size == (40, 30)
+
+
+def test_other_commands_stay_light() -> None:
+    import subprocess
+    import sys
+
+    code = "import detrkit.cli.data, sys; print([m for m in ('torch', 'numpy', 'PIL', 'scipy') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

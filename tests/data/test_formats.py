@@ -1,0 +1,265 @@
+"""Every format says the same; folders are recognised, and what is not there is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from detrkit.data import load_dataset
+from detrkit.data.formats import FORMATS, detect, find_sources
+from detrkit.errors import DataError
+from tests.data.trees import (
+    CONTENT,
+    NAMES,
+    TREES,
+    cityscapes_tree,
+    coco,
+    coco_tree,
+    dump,
+    roboflow_tree,
+    voc_tree,
+    write_image,
+    write_images,
+    yolo_tree,
+)
+
+
+@pytest.mark.parametrize("kind", TREES)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_every_format_says_the_same(tmp_path: Path, kind: str, split: str) -> None:
+    root = TREES[kind](tmp_path / "data sèt")
+    assert detect(root).name == kind.split(",")[0]
+    dataset = load_dataset(root, split=split)
+    assert dataset.categories.names == list(NAMES)
+    assert dataset.load_errors == []
+    assert dataset.name == "data sèt"
+    found = {}
+    for index, record in enumerate(dataset.records):
+        assert dataset.read_image(index).size == (record.width, record.height) == (40, 30)
+        corners = zip(record.labels.tolist(), record.boxes.round(4).tolist(), strict=True)
+        found[record.path.name] = [(label, x1, y1, x2 - x1, y2 - y1) for label, (x1, y1, x2, y2) in corners]
+    assert found == CONTENT[split]
+    assert len(dataset.coco_ground_truth()["annotations"]) == sum(map(len, CONTENT[split].values()))
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "val", "classes"),
+    [
+        ("blood_cells_det", (205, 2804), (87, 1137), 3),
+        ("nuclei_inst", (458, 19302), (89, 4324), 1),
+        ("nuts_inst", (10, 96), (4, 39), 3),
+        ("coco_open_panoptic", (21, 134), (22, 138), 80),
+    ],
+)
+def test_real_data(shared: Path, name: str, train: tuple[int, int], val: tuple[int, int], classes: int) -> None:
+    for split, expected in (("train", train), ("val", val)):
+        dataset = load_dataset(shared / "data" / name, split=split)
+        assert (len(dataset), sum(len(record.boxes) for record in dataset.records)) == expected
+        assert len(dataset.categories) == classes
+        assert dataset[0].image.shape[0] == 3
+
+
+def test_folders_that_are_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such data folder"):
+        load_dataset(tmp_path / "gone")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty"):
+        load_dataset(tmp_path / "empty")
+    write_image(tmp_path / "photos" / "a.png")
+    with pytest.raises(DataError) as error:
+        load_dataset(tmp_path / "photos")
+    for form in FORMATS.values():
+        assert form.looked_for in str(error.value)
+    with pytest.raises(DataError, match="is a file"):
+        load_dataset(tmp_path / "photos" / "a.png")
+    with pytest.raises(DataError, match=r"format 'coc' is unknown\. Did you mean 'coco'"):
+        load_dataset(tmp_path / "photos", format="coc")
+    with pytest.raises(DataError, match=r"split 'trian' is unknown\. Did you mean 'train'"):
+        load_dataset(tmp_path / "photos", split="trian")
+    with pytest.raises(DataError, match="on_error 'skp' is unknown"):
+        load_dataset(tmp_path / "photos", on_error="skp")  # type: ignore[arg-type]
+
+
+def test_two_layouts_at_once_must_be_chosen(tmp_path: Path) -> None:
+    root = yolo_tree(coco_tree(tmp_path / "data"))
+    with pytest.raises(DataError, match="looks like coco and yolo at once"):
+        load_dataset(root)
+    assert load_dataset(root, format="yolo").categories.ids == [0, 1]
+    assert load_dataset(root, format="coco").categories.ids == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("make", "remove"),
+    [
+        (coco_tree, "annotations/instances_val.json"),
+        (voc_tree, "ImageSets/Main/val.txt"),
+        (roboflow_tree, "valid/_annotations.coco.json"),
+    ],
+)
+def test_a_missing_val_split_says_how_to_make_one(tmp_path: Path, make: Callable[[Path], Path], remove: str) -> None:
+    root = make(tmp_path / "data")
+    (root / remove).unlink()
+    assert len(load_dataset(root)) == 3
+    with pytest.raises(DataError, match=r"no val split\. It has train; to make a split: detrkit data split"):
+        load_dataset(root, split="val")
+    assert list(find_sources(root)) == ["train"]
+
+
+def test_annotation_files_that_are_no_coco(tmp_path: Path) -> None:
+    root = coco_tree(tmp_path / "data")
+    path = root / "annotations" / "instances_train.json"
+    for content, message in (("{", "is not JSON"), ("[]", "is a list"), ("{}", "no list 'images'")):
+        path.write_text(content)
+        with pytest.raises(DataError, match=rf"instances_train\.json: .*{message}"):
+            load_dataset(root)
+    path.write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(DataError, match="cannot be read"):
+        load_dataset(root)
+    with pytest.raises(DataError, match=r"gone\.json: no such annotation file"):
+        load_dataset(root, annotations="gone.json")
+
+
+def test_annotations_and_images_can_be_named(tmp_path: Path) -> None:
+    write_images("train", tmp_path / "somewhere" / "else")
+    path = dump(tmp_path / "boxes.json", coco("train"))
+    with pytest.raises(DataError, match=r"found none of its images such as 'a\.png' in .*say where they are"):
+        load_dataset(tmp_path, annotations="boxes.json")
+    assert len(load_dataset(tmp_path, annotations="boxes.json", images="somewhere/else")) == 3
+    assert len(load_dataset(tmp_path, annotations=path, images=tmp_path / "somewhere" / "else")) == 3
+    with pytest.raises(DataError, match="no such image folder"):
+        load_dataset(tmp_path, annotations="boxes.json", images="nowhere")
+    with pytest.raises(DataError, match="names a COCO file, but format is 'voc'"):
+        load_dataset(tmp_path, annotations="boxes.json", format="voc")
+
+
+def test_several_fitting_files_must_be_chosen(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write_images("train", root / "images")
+    for name in ("boxes_train_a", "boxes_train_b"):
+        dump(root / "annotations" / f"{name}.json", coco("train"))
+    with pytest.raises(DataError, match=r"boxes_train_a\.json, boxes_train_b\.json"):
+        load_dataset(root)
+    assert len(load_dataset(root, annotations="annotations/boxes_train_b.json")) == 3
+    dump(root / "annotations" / "instances_trainval.json", coco("val"))
+    dump(root / "annotations" / "train.json", coco("train"))
+    assert len(load_dataset(root)) == 3  # the usual name wins; trainval is no val split
+    with pytest.raises(DataError, match="no val split"):
+        load_dataset(root, split="val")
+
+
+def test_roboflow_placeholder_stays_when_any_split_uses_it(tmp_path: Path) -> None:
+    root = roboflow_tree(tmp_path / "data")
+    assert load_dataset(root).categories.ids == [1, 2]
+    path = root / "valid" / "_annotations.coco.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["category_id"] = 0
+    dump(path, content)
+    assert load_dataset(root).categories.ids == [0, 1, 2]
+    assert load_dataset(root, split="val").categories.ids == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "yaml",
+    [
+        "path: .\ntrain: images/train\nval: images/val\nnames: {0: bolt, 1: nut}\n",
+        "train: ../images/train\nval: ../images/val\nnames: [bolt, nut]\n",  # as Roboflow counts
+        "train: [images/train]\nval: val.txt\nnames:\n  - bolt\n  - nut\n",
+        "train: {root}/images/train\nval: {root}/images/val\nnames: [bolt, nut]\n",
+        "path: {root}\ntrain: images/train\nval: images/val\nnc: 2\nnames: [bolt, nut]\n",
+    ],
+)
+def test_yolo_paths_and_names(tmp_path: Path, yaml: str) -> None:
+    root = yolo_tree(tmp_path / "data")
+    (root / "data.yaml").write_text(yaml.replace("{root}", str(root)))
+    (root / "val.txt").write_text("images/val/d.png\n./images/val/e.png\n\n")
+    for split in ("train", "val"):
+        dataset = load_dataset(root, split=split)
+        assert dataset.categories.names == list(NAMES)
+        assert [record.path.name for record in dataset.records] == sorted(CONTENT[split])
+        assert sum(len(record.boxes) for record in dataset.records) == 3
+
+
+def test_yolo_rows(tmp_path: Path) -> None:
+    root = yolo_tree(tmp_path / "data")
+    labels = root / "labels" / "train" / "a.txt"
+    labels.write_text("1 0.25 0.5 0.5 0.5 0.25 0.75 0.3 0.6\n\n0.0 0.5 0.5 1 1\n")  # a polygon, and 0.0 for class 0
+    record = load_dataset(root).records[0]
+    assert record.labels.tolist() == [1, 0]
+    assert record.boxes.round(6).tolist() == [[10, 15, 20, 22.5], [0, 0, 40, 30]]
+    bad = {
+        "0 0.5 0.5 nan 1": r"a\.txt: line 1 .*is not finite",
+        "0 0.5 0.5 0 1": r"a\.txt: line 1 .*no positive width",
+        "0 0.5 0.5": r"a\.txt: line 1 .*four numbers",
+        "0 a b c d": r"a\.txt: line 1 .*four numbers",
+    }
+    for row, message in bad.items():
+        labels.write_text(row)
+        with pytest.raises(DataError, match=message):
+            load_dataset(root)
+        dataset = load_dataset(root, on_error="skip")
+        assert len(dataset.records[0].boxes) == 0
+        assert len(dataset.load_errors) == 1
+    for row, message in {
+        "x 0 0 1 1": "'x' is not a class number",
+        "2 0.5 0.5 1 1": "category id 2 is not among",
+    }.items():
+        labels.write_text(row)
+        with pytest.raises(DataError, match=message):
+            load_dataset(root, on_error="skip")
+
+
+def test_yolo_without_readable_images(tmp_path: Path) -> None:
+    root = yolo_tree(tmp_path / "data")
+    (root / "images" / "train" / "a.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"a\.png: not an image"):
+        load_dataset(root)
+    assert [record.path.name for record in load_dataset(root, on_error="skip").records] == ["b.png", "ü c.png"]
+    cases = {
+        "train: images/none\nnames: [a]\n": "'images/none' does not exist",
+        "train: images/train\nnames: 3\n": "names must be",
+        "train: images/train\nnc: 3\nnames: [a]\n": "nc is 3 but there are 1 names",
+        "train: labels\nnames: [a]\n": "holds no images",
+        "train: [\n": "cannot be read as YAML",
+        "text": "is not a table",
+    }
+    for content, message in cases.items():
+        (root / "data.yaml").write_text(content)
+        with pytest.raises(DataError, match=message):
+            load_dataset(root)
+    (root / "data.yaml").write_text("train: images/train\nnames: [a]\n")
+    with pytest.raises(DataError, match="no val split"):
+        load_dataset(root, split="val")
+
+
+def test_voc_difficult_sizes_and_classes(tmp_path: Path) -> None:
+    root = voc_tree(tmp_path / "data")
+    path = root / "Annotations" / "a.xml"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("<difficult>0", "<difficult>1", 1).replace("<width>40", "<width>0"), encoding="utf-8")
+    record = load_dataset(root).records[0]
+    assert (record.width, record.height) == (40, 30)
+    assert record.labels.tolist() == [1]
+    assert record.crowd_labels.tolist() == [0]
+    (root / "ImageSets" / "Main" / "train.txt").write_text("b\n")  # no object in this split, still both classes
+    assert load_dataset(root).categories.names == list(NAMES)
+    path.write_text(text.replace("<xmin>5<", "<xmin>?<"), encoding="utf-8")
+    (root / "ImageSets" / "Main" / "train.txt").write_text("a  1\nb -1\n")
+    with pytest.raises(DataError, match=r"a\.xml: object 1 .*four numbers"):
+        load_dataset(root)
+    path.write_text("<annotation>")
+    with pytest.raises(DataError, match=r"a\.xml: is not readable XML"):
+        load_dataset(root)
+    path.unlink()
+    with pytest.raises(DataError, match=r"a\.xml: no such annotation file"):
+        load_dataset(root)
+
+
+def test_cityscapes_says_how_its_boxes_are_made(tmp_path: Path) -> None:
+    root = cityscapes_tree(tmp_path / "cityscapes")
+    assert load_dataset(root).records[0].file_name == "ulm/a.png"
+    (tmp_path / "CocoFormatAnnos" / "cityscapes_train_cocostyle.json").unlink()
+    with pytest.raises(DataError, match=r"cityscapes_train_cocostyle\.json: no such file; make it .*data convert"):
+        load_dataset(root)

@@ -1,0 +1,66 @@
+"""Counts that can be checked by hand, and pictures that show the boxes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from detrkit.data import ImageRecord, load_dataset
+from detrkit.data.statistics import statistics
+from detrkit.data.view import draw_record
+from detrkit.structures import Categories, Category
+from tests.data.trees import coco_tree
+
+
+def test_counts(tmp_path: Path) -> None:
+    root = coco_tree(tmp_path / "data")
+    path = root / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["annotations"].append({"id": 9, "image_id": 2, "category_id": 1, "bbox": [0, 0, 9, 9], "iscrowd": 1})
+    content["annotations"].append({"id": 10, "image_id": 2, "category_id": 1, "bbox": [0, 0, 0, 9]})
+    path.write_text(json.dumps(content))
+    found = statistics(load_dataset(root, on_error="skip"))
+    assert (found.images, found.empty_images, found.boxes, found.crowd, found.left_out) == (3, 1, 3, 1, 1)
+    assert [(row.id, row.name, row.boxes, row.images) for row in found.classes] == [(1, "bolt", 1, 1), (2, "nut", 2, 2)]
+    assert found.boxes_per_image == (0, 0.1, 0.5, 1, 1.5, 1.9, 2)
+    assert found.box_sizes is not None
+    assert (found.box_sizes[0], found.box_sizes[-1]) == (6.9282, 21.9089)
+    assert found.box_aspects is not None
+    assert (found.box_aspects[0], found.box_aspects[-1]) == (0.8333, 1.3333)
+    assert found.coco_sizes == (3, 0, 0)
+    assert found.image_sizes == ((40, 30, 3),)
+    assert json.loads(json.dumps(found.to_json()))["classes"][1]["boxes"] == 2
+
+
+def test_without_any_box(tmp_path: Path) -> None:
+    root = coco_tree(tmp_path / "data")
+    path = root / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "annotations": []}))
+    found = statistics(load_dataset(root))
+    assert (found.boxes, found.box_sizes, found.coco_sizes) == (0, None, (0, 0, 0))
+
+
+def test_pictures_show_boxes_and_crowd() -> None:
+    record = ImageRecord(
+        image_id=1,
+        path=Path("x.png"),
+        file_name="x.png",
+        width=200,
+        height=150,
+        boxes=np.array([[20.0, 40, 90, 120]]),
+        labels=np.array([0]),
+        areas=np.ones(1),
+        crowd_boxes=np.array([[110.0, 5, 190, 140]]),
+        crowd_labels=np.array([1]),
+    )
+    image = Image.new("RGB", (200, 150))
+    drawn = np.asarray(draw_record(image, record, Categories([Category(1, "bolt"), Category(2, "häuser")])))
+    assert np.asarray(image).max() == 0  # the original stays
+    for x, y in ((20, 80), (89, 80), (50, 119), (110, 80), (150, 72)):  # edges, and the cross of the crowd
+        assert drawn[y, x].any(), (x, y)
+    assert not drawn[80, 55].any()
+    assert tuple(drawn[80, 20]) != tuple(drawn[80, 110])

@@ -1,0 +1,157 @@
+"""One tiny data set, written in every format: three training and two val images, two classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+NAMES = ("bolt", "nut")
+SIZE = (40, 30)  # width, height
+
+# split -> file name -> boxes (label, x, y, width, height); whole pixels, so that every format can say them exactly
+CONTENT: dict[str, dict[str, list[tuple[int, int, int, int, int]]]] = {
+    "train": {"a.png": [(0, 4, 3, 10, 12), (1, 20, 6, 20, 24)], "b.png": [], "ü c.png": [(1, 0, 0, 8, 6)]},
+    "val": {"d.png": [(0, 2, 2, 16, 18)], "e.png": [(1, 30, 20, 10, 10), (0, 12, 9, 4, 3)]},
+}
+
+
+def write_image(path: Path, size: tuple[int, int] = SIZE, seed: int = 0) -> None:
+    """Noise, different for every seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+
+
+def write_images(split: str, folder: Path) -> None:
+    """The images of a split."""
+    for number, name in enumerate(CONTENT[split]):
+        write_image(folder / name, seed=number + 100 * (split == "val"))
+
+
+def coco(split: str, *, first_id: int = 1, prefix: str = "") -> dict[str, Any]:
+    """COCO JSON of a split; label k has category id ``first_id + k``."""
+    images, annotations = [], []
+    for number, (name, boxes) in enumerate(CONTENT[split].items(), start=1):
+        images.append({"id": number, "file_name": prefix + name, "width": SIZE[0], "height": SIZE[1]})
+        for label, *bbox in boxes:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": first_id + label,
+                    "bbox": bbox,
+                    "area": bbox[2] * bbox[3],
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": first_id + label, "name": name} for label, name in enumerate(NAMES)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def dump(path: Path, content: Any) -> Path:
+    """Write JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def coco_tree(root: Path, *, splits: tuple[str, ...] = ("train", "val")) -> Path:
+    """annotations/instances_*.json with images/*."""
+    for split in splits:
+        write_images(split, root / "images" / split)
+        dump(root / "annotations" / f"instances_{split}.json", coco(split, first_id=1))
+    return root
+
+
+def official_coco_tree(root: Path) -> Path:
+    """annotations/instances_*2017.json beside others, with train2017 and val2017."""
+    for split in CONTENT:
+        write_images(split, root / f"{split}2017")
+        dump(root / "annotations" / f"instances_{split}2017.json", coco(split, first_id=7))
+        dump(root / "annotations" / f"captions_{split}2017.json", {"annotations": []})
+        dump(root / "annotations" / f"panoptic_{split}2017.json", {"annotations": []})
+    return root
+
+
+def named_folders_tree(root: Path) -> Path:
+    """annotations/*.json whose file names carry the folder."""
+    for split in CONTENT:
+        write_images(split, root / "pictures" / split)
+        dump(root / "annotations" / f"my_{split}_set.json", coco(split, prefix=f"pictures/{split}/"))
+    return root
+
+
+def roboflow_tree(root: Path) -> Path:
+    """train/_annotations.coco.json with the placeholder class 0, and valid/."""
+    for split, folder in (("train", root / "train"), ("val", root / "valid")):
+        write_images(split, folder)
+        content = coco(split, first_id=1)
+        content["categories"] = [
+            {"id": 0, "name": "hardware", "supercategory": "none"},
+            *({**row, "supercategory": "hardware"} for row in content["categories"]),
+        ]
+        dump(folder / "_annotations.coco.json", content)
+    return root
+
+
+def yolo_tree(root: Path) -> Path:
+    """data.yaml, images/*, labels/*; the image without objects has no label file."""
+    for split, images in CONTENT.items():
+        write_images(split, root / "images" / split)
+        for name, boxes in images.items():
+            rows = [
+                f"{label} {(x + w / 2) / SIZE[0]:.8f} {(y + h / 2) / SIZE[1]:.8f} {w / SIZE[0]:.8f} {h / SIZE[1]:.8f}"
+                for label, x, y, w, h in boxes
+            ]
+            if rows:
+                path = root / "labels" / split / f"{Path(name).stem}.txt"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    names = json.dumps(list(NAMES))
+    (root / "data.yaml").write_text(f"train: images/train\nval: images/val\nnc: 2\nnames: {names}\n", encoding="utf-8")
+    return root
+
+
+def voc_tree(root: Path) -> Path:
+    """Annotations, JPEGImages, ImageSets; pixels counted from 1."""
+    for split, images in CONTENT.items():
+        write_images(split, root / "JPEGImages")
+        for name, boxes in images.items():
+            objects = "".join(
+                f"<object><name>{NAMES[label]}</name><difficult>0</difficult><bndbox><xmin>{x + 1}</xmin>"
+                f"<ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>"
+                for label, x, y, w, h in boxes
+            )
+            size = f"<size><width>{SIZE[0]}</width><height>{SIZE[1]}</height><depth>3</depth></size>"
+            path = root / "Annotations" / f"{Path(name).stem}.xml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"<annotation><filename>{name}</filename>{size}{objects}</annotation>", encoding="utf-8")
+        lists = root / "ImageSets" / "Main" / f"{split}.txt"
+        lists.parent.mkdir(parents=True, exist_ok=True)
+        lists.write_text("".join(f"{Path(name).stem}\n" for name in images), encoding="utf-8")
+    return root
+
+
+def cityscapes_tree(root: Path) -> Path:
+    """leftImg8bit/*/city beside ../CocoFormatAnnos."""
+    for split in CONTENT:
+        write_images(split, root / "leftImg8bit" / split / "ulm")
+        name = f"cityscapes_{split}_cocostyle.json"
+        dump(root.parent / "CocoFormatAnnos" / name, coco(split, prefix="ulm/"))
+    return root
+
+
+TREES: dict[str, Callable[[Path], Path]] = {
+    "coco": coco_tree,
+    "coco, official": official_coco_tree,
+    "coco, folders in names": named_folders_tree,
+    "roboflow": roboflow_tree,
+    "yolo": yolo_tree,
+    "voc": voc_tree,
+    "cityscapes": cityscapes_tree,
+}
