@@ -32,7 +32,7 @@ def test_box_has_the_colour_of_its_class_and_a_chip_above_it() -> None:
     assert drawn.getpixel((100, 130)) == (100, 100, 100), "the inside stays as it was"
     chip = np.asarray(drawn.crop((52, 66, 100, 80))).reshape(-1, 3)
     assert (chip == class_color(1)).all(axis=1).mean() > 0.25
-    assert (chip == (255, 255, 255)).all(axis=1).any(), "white letters"
+    assert chip.min(axis=1).max() > 200, "white letters"
     assert GRAY.getpixel((50, 150)) == (100, 100, 100), "the image given is not drawn on"
 
 

@@ -35,9 +35,9 @@ class PredictCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         words: list[str] = []
-        for word, following in zip(args, [*args[1:], ""], strict=True):
+        for position, word in enumerate(args, start=1):
             words.append(word)
-            if word == "--nms" and not _is_number(following):
+            if word == "--nms" and not (position < len(args) and _is_number(args[position])):
                 words.append(_DEFAULT_NMS)
         return super().parse_args(ctx, words)
 

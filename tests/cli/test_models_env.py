@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import detrkit
+from detrkit.cli.main import run
+from detrkit.inference.checkpoints import embedded_names
+
+
+def test_models_lists_every_model(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert run(["models"]) == 0
+    out = capsys.readouterr().out
+    for name in detrkit.list_models():
+        assert name in out
+
+
+@pytest.mark.parametrize("pattern", ["dela", "dela_*", "DELA"])
+def test_models_filter_as_json(capsys: pytest.CaptureFixture[str], pattern: str) -> None:
+    code = run(["models", pattern, "--json"])
+    captured = capsys.readouterr()
+    if pattern == "DELA":
+        assert code == 2
+        assert captured.out == ""
+        assert "no model matches 'DELA'" in captured.err
+        return
+    assert code == 0
+    rows = json.loads(captured.out)
+    assert [row["name"] for row in rows] == detrkit.list_models("*dela*")
+    trained = {row["name"] for row in rows if row["trained"]}
+    assert trained == {name for name in embedded_names() if "dela" in name}
+    assert all(row["summary"] and row["family"] for row in rows)
+
+
+def test_env_names_versions_and_devices(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setenv("COLUMNS", "160")
+    assert run(["env"]) == 0
+    out = capsys.readouterr().out
+    assert f"torch {torch.__version__}".split("+")[0] in out
+    assert "cpu (" in out
+    assert run(["env", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["detrkit"] == detrkit.__version__
+    assert facts["device auto"] in ("cpu", "cuda", "mps")

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detrkit.cli.main import run
+from detrkit.inference import predictor as predictor_module
+from detrkit.inference.predictor import Predictor
+from tests.inference.color_detector import ColorDetector, picture
+
+
+@pytest.fixture(autouse=True)
+def color_detector(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every checkpoint is the colour detector; returns what was asked for."""
+    asked: list[str] = []
+
+    def load(path_or_name: Any) -> ColorDetector:
+        asked.append(str(path_or_name))
+        return ColorDetector()
+
+    monkeypatch.setattr(predictor_module, "_load", load)
+    return asked
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    picture((96, 64), (0, (10, 20, 40, 50)), (2, (50, 8, 90, 28))).save(folder / "b.png")
+    picture((64, 80), (1, (5, 5, 30, 70))).save(folder / "sub" / "b.png")
+    picture((64, 64)).save(folder / "a.jpg", quality=100)
+    return folder
+
+
+def predict(*words: Any, out: Path) -> int:
+    return run(["predict", *map(str, words), "--out", str(out), "--device", "cpu"])
+
+
+def read(out: Path, name: str = "predictions.json") -> Any:
+    return json.loads((out / name).read_text())
+
+
+def test_a_folder(images: Path, tmp_path: Path, color_detector: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert predict(images, out=out) == 0
+    assert color_detector == ["dela_detr_lite0"], "the embedded default"
+    predictions = read(out)
+    assert list(predictions) == ["images", "categories", "annotations"]
+    assert predictions["images"] == [
+        {"id": 1, "file_name": "a.jpg", "width": 64, "height": 64},
+        {"id": 2, "file_name": "b.png", "width": 96, "height": 64},
+        {"id": 3, "file_name": "sub/b.png", "width": 64, "height": 80},
+    ]
+    assert [row["name"] for row in predictions["categories"]] == ["red", "green", "blue"]
+    rows = sorted(predictions["annotations"], key=lambda row: (row["image_id"], row["category_id"]))
+    assert [(row["image_id"], row["category_id"]) for row in rows] == [(2, 3), (2, 9), (3, 5)]
+    np.testing.assert_allclose(
+        [row["bbox"] for row in rows], [[10, 20, 30, 30], [50, 8, 40, 20], [5, 5, 25, 65]], atol=1e-2
+    )
+    for row in rows:
+        assert set(row) == {"id", "image_id", "category_id", "bbox", "area", "score", "iscrowd"}
+        assert row["area"] == pytest.approx(row["bbox"][2] * row["bbox"][3])
+        assert row["iscrowd"] == 0
+    results = read(out, "results.json")
+    assert results == [
+        {key: row[key] for key in ("image_id", "category_id", "bbox", "score")} for row in predictions["annotations"]
+    ]
+    with Image.open(out / "images" / "sub" / "b.png.png") as drawn:
+        assert drawn.size == (64, 80)
+    assert (out / "images" / "a.jpg.png").is_file()
+    assert not (out / "skipped.json").exists()
+    captured = capfd.readouterr()
+    assert "3 images, 3 objects (red 1, green 1, blue 1)" in captured.out
+    assert captured.err == ""
+
+
+def test_threshold_zero_keeps_all_top_k_and_is_inclusive(images: Path, tmp_path: Path) -> None:
+    assert predict(images / "b.png", "--threshold", 0, out=tmp_path / "all") == 0
+    rows = read(tmp_path / "all", "results.json")
+    assert len(rows) == 5
+    score = rows[0]["score"]
+    assert predict(images / "b.png", "--threshold", repr(score), out=tmp_path / "some") == 0
+    assert [row["score"] for row in read(tmp_path / "some", "results.json")][-1] == score
+    assert predict(images / "b.png", "--threshold", 1.01, out=tmp_path / "none") == 2
+
+
+def test_scores_and_boxes_are_those_of_the_predictor(images: Path, tmp_path: Path) -> None:
+    assert predict(images / "b.png", "--threshold", 0, "--batch-size", 3, out=tmp_path / "out") == 0
+    found = Predictor(ColorDetector(), device="cpu").predict(images / "b.png", threshold=0.0)
+    assert read(tmp_path / "out", "results.json") == found.to_coco(1)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], (None, None)),
+        (["--nms"], (0.7, None)),
+        (["--nms", "0.5"], (0.5, None)),
+        (["--nms=0.4"], (0.4, None)),
+        (["--nms-decay", "0.01"], (0.7, 0.01)),
+        (["--nms", "--nms-decay", "0.02"], (0.7, 0.02)),
+        (["--nms", "--no-images"], (0.7, None)),
+    ],
+)
+@pytest.mark.parametrize("front", [True, False])
+def test_nms_takes_an_optional_number(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], expected: Any, front: bool
+) -> None:
+    used: list[Any] = []
+
+    class Spy(Predictor):
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            used.append((settings["nms"], settings["nms_decay"]))
+            super().__init__(*args, **settings)
+
+    monkeypatch.setattr(predictor_module, "Predictor", Spy)
+    image = images / "b.png"
+    assert predict(*([*words, image] if front else [image, *words]), out=tmp_path / "out") == 0
+    assert used == [expected]
+
+
+def test_nms_out_of_range_is_two(images: Path, tmp_path: Path) -> None:
+    assert predict(images, "--nms", "7", out=tmp_path / "out") == 2
+
+
+def test_model_option(images: Path, tmp_path: Path, color_detector: list[str]) -> None:
+    assert predict(images / "b.png", "--model", "runs/cells", out=tmp_path / "out") == 0
+    assert color_detector == ["runs/cells"]
+
+
+def test_bad_images_are_skipped_and_listed(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (images / "0-broken.jpg").write_bytes(b"\xff\xd8 nonsense")
+    (images / "z-empty.png").write_bytes(b"")
+    out = tmp_path / "out"
+    assert predict(images, "--batch-size", 2, out=out) == 0
+    assert [(row["id"], row["file_name"]) for row in read(out)["images"]] == [
+        (1, "a.jpg"),
+        (2, "b.png"),
+        (3, "sub/b.png"),
+    ]
+    skipped = read(out, "skipped.json")
+    assert [row["file_name"] for row in skipped] == ["0-broken.jpg", "z-empty.png"]
+    assert "0-broken.jpg" in skipped[0]["error"]
+    assert "2 unreadable images skipped" in capfd.readouterr().err
+
+    assert predict(images, "--on-error", "raise", out=tmp_path / "strict") == 2
+    assert "0-broken.jpg" in capfd.readouterr().err
+    assert not (tmp_path / "strict" / "predictions.json").exists()
+
+
+def test_nothing_readable_is_two(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "in" / "bad.jpg"
+    bad.parent.mkdir()
+    bad.write_bytes(b"nonsense")
+    assert predict(bad, out=tmp_path / "out") == 2
+    assert capfd.readouterr().err.startswith(f"detrkit: error: {bad}: ")
+    (tmp_path / "in" / "worse.jpg").write_bytes(b"nonsense")
+    assert predict(tmp_path / "in", out=tmp_path / "out") == 2
+    assert "none of 2 images can be read" in capfd.readouterr().err
+    assert not (tmp_path / "out" / "predictions.json").exists()
+
+
+def test_inputs_that_cannot_be(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "film.mp4").write_bytes(b"x")
+    for name, message in (
+        ("nothing", "no such image or folder"),
+        ("empty", "no images in this folder"),
+        ("film.mp4", "videos are not supported yet"),
+    ):
+        assert predict(tmp_path / name, out=tmp_path / "out") == 2
+        err = capfd.readouterr().err
+        assert message in err
+        assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_run_replaces_the_first_and_does_not_read_its_pictures(images: Path) -> None:
+    out = images / "results"
+    assert predict(images, out=out) == 0
+    assert predict(images, "--no-images", out=out) == 0
+    assert [row["file_name"] for row in read(out)["images"]] == ["a.jpg", "b.png", "sub/b.png"]
+    assert not list(out.rglob("*.png"))
+
+
+def test_pictures_never_land_among_the_inputs(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    images.rename(tmp_path / "images")
+    assert predict(tmp_path / "images", out=tmp_path) == 2
+    assert "choose another --out" in capfd.readouterr().err
+
+
+def test_ctrl_c_keeps_what_was_done(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plain, calls = Predictor.predict, []
+
+    def interrupted(self: Predictor, *args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return plain(self, *args)
+
+    monkeypatch.setattr(Predictor, "predict", interrupted)
+    assert predict(images, out=tmp_path / "out") == 130
+    assert [row["file_name"] for row in read(tmp_path / "out")["images"]] == ["a.jpg", "b.png"]
+    assert "stopped after 2 of 3 images" in capfd.readouterr().err
+
+
+def test_pictures_have_boxes_only_where_something_was_found(images: Path, tmp_path: Path) -> None:
+    assert predict(images, out=tmp_path / "out") == 0
+    with Image.open(tmp_path / "out" / "images" / "b.png.png") as drawn, Image.open(images / "b.png") as original:
+        assert (np.asarray(drawn) != np.asarray(original)).any()
+    with Image.open(tmp_path / "out" / "images" / "a.jpg.png") as drawn, Image.open(images / "a.jpg") as original:
+        assert (np.asarray(drawn) == np.asarray(original)).all()

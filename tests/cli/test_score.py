@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detrkit.cli.main import run
+
+TRUTH = {
+    "images": [{"id": 1, "file_name": "a.jpg", "width": 100, "height": 100}],
+    "categories": [{"id": 1, "name": "cell"}, {"id": 2, "name": "zweite Klasse µ"}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], "area": 400, "iscrowd": 0}],
+}
+HIT = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], "score": 0.9}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "gt.json").write_text(json.dumps(TRUTH))
+    (tmp_path / "results.json").write_text(json.dumps([HIT]))
+    return {"gt": str(tmp_path / "gt.json"), "results": str(tmp_path / "results.json"), "folder": tmp_path}
+
+
+def score(files: dict[str, Any], *more: str) -> int:
+    return run(["score", "coco", "--gt", files["gt"], "--results", files["results"], *more])
+
+
+def test_json_is_the_only_thing_on_stdout(files: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
+    """capfd, not capsys: what a library prints below Python would show too."""
+    assert score(files, "--json") == 0
+    captured = capfd.readouterr()
+    content = json.loads(captured.out)
+    assert list(content) == ["protocol", "iou_type", "metrics", "per_class"]
+    assert (content["protocol"], content["iou_type"]) == ("coco", "bbox")
+    assert content["metrics"]["AP"] == pytest.approx(1.0)
+    assert content["metrics"]["APl"] is None
+    assert content["per_class"]["zweite Klasse µ"]["AP"] is None
+    assert captured.err == ""
+
+
+def test_warnings_go_to_stderr(files: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
+    Path(files["results"]).write_text(json.dumps([HIT, {**HIT, "category_id": 77}]))
+    with pytest.warns(UserWarning, match="category ids 77"):
+        assert score(files, "--json") == 0
+    assert json.loads(capfd.readouterr().out)["metrics"]["AP"] == pytest.approx(1.0)
+
+
+def test_table(files: dict[str, Any], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    assert score(files) == 0
+    out = capfd.readouterr().out
+    for text in ("AP50", "ARl", "1.000", "cell", "zweite Klasse µ", "not defined"):
+        assert text in out
+    assert out.index("cell") < out.index("zweite")
+
+
+def test_masks(files: dict[str, Any], shared: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = shared / "golden" / "eval_coco"
+    words = ["--gt", str(folder / "gt.json"), "--results", str(folder / "dt_segm.json"), "--iou", "segm", "--json"]
+    assert run(["score", "coco", *words]) == 0
+    content = json.loads(capfd.readouterr().out)
+    expected = json.loads((folder / "expected.json").read_text())["segm"]
+    assert content["iou_type"] == "segm"
+    assert [content["metrics"][name] for name in expected["stats_names"]] == pytest.approx(expected["stats"])
+
+
+@pytest.mark.parametrize("content", ['{"annotations": 1}', "not json", '[{"image_id": 9, "category_id": 1}]'])
+def test_bad_results_are_two(files: dict[str, Any], capfd: pytest.CaptureFixture[str], content: str) -> None:
+    Path(files["results"]).write_text(content)
+    assert score(files, "--json") == 2
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"detrkit: error: {files['results']}")
+    assert captured.err.count("\n") == 1
+
+
+def test_unknown_iou_type_is_two(files: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
+    assert score(files, "--iou", "keypoints") == 2
+    assert "keypoints" in capfd.readouterr().err
