@@ -90,9 +90,12 @@ def _accelerator(recipe: Recipe) -> Accelerator:
             torch.cuda.set_device(section.device)
     precision = "no" if section.precision == "fp32" else section.precision
     try:
-        return Accelerator(mixed_precision=precision, cpu=section.device == "cpu")
+        accelerator = Accelerator(mixed_precision=precision, cpu=section.device == "cpu")
     except ValueError as error:
         raise RecipeError(f"training.precision = {section.precision}: {error}") from error
+    if section.precision == "fp16" and accelerator.device.type != "cuda":
+        raise RecipeError("training.precision = fp16: needs a CUDA device; bf16 or fp32 run anywhere")
+    return accelerator
 
 
 def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
