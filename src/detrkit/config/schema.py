@@ -79,6 +79,7 @@ class DataSection(Section):
     max_side: Count | None = None
     crop: bool = True
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    vertical_flip: Annotated[float, Field(ge=0, le=1)] = 0.0
     eval_short_side: Count | None = None
     eval_max_side: Count | None = None
 

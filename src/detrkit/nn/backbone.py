@@ -8,11 +8,11 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detrkit.errors import did_you_mean
+from detrkit.nn.frozen_norm import freeze_batch_norm
 
 __all__ = ["Backbone", "FeatureMap", "valid_sizes"]
 
@@ -72,7 +72,9 @@ class Backbone(nn.Module):
         body = timm.create_model(name, pretrained=False, features_only=True, out_indices=out_indices, **options)
         info = body.feature_info
         self._freeze(body, info.info, frozen_stride)
-        self.body: nn.Module = freeze_batch_norm_2d(body) if frozen_batch_norm else body
+        if frozen_batch_norm:
+            freeze_batch_norm(body)
+        self.body: nn.Module = body
         self.channels: list[int] = list(info.channels())
         self.strides: list[int] = list(info.reduction())
         self._sizes: Tensor | None = None

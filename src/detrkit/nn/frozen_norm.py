@@ -1,0 +1,43 @@
+"""Batch norm as a fixed affine map: what DETR trains its backbones with (spec A2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["FrozenBatchNorm", "freeze_batch_norm"]
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm whose statistics and affine terms are buffers, followed by the activation of the layer it replaces."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.eps = norm.eps
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            value = getattr(norm, name)
+            if value is None:  # a norm without affine terms
+                value = torch.ones(norm.num_features) if name == "weight" else torch.zeros(norm.num_features)
+            self.register_buffer(name, value.detach().clone())
+        act = getattr(norm, "act", None)  # timm's BatchNormAct2d
+        self.act: nn.Module = act if isinstance(act, nn.Module) else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        x = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return self.act(x)
+
+
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Replaces every batch norm inside ``module`` by its frozen form."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm(child))
+        else:
+            freeze_batch_norm(child)

@@ -1,0 +1,117 @@
+"""The older, smaller recordings: reduced layers, 64 x 96 images, their own rule for weights (spec K)."""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from detrkit.inference.postprocess import select
+from detrkit.losses import build_criterion
+from detrkit.models import create_model
+from detrkit.structures import Target, pad_images
+from detrkit.weights.official import official_names
+from tests.golden.harness import numpy_case, official_terms
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "detr": ("detr_r50", {}),
+    "detr_prenorm": ("detr_r50", {"pre_norm": True}),
+    "de_detr": ("de_detr_r50", {"num_classes": 9}),
+    "de_detr_norefine": ("de_detr_r50", {"num_classes": 9, "refine_boxes": False}),
+    "de_detr_lvl1": ("de_detr_r50", {"num_classes": 9, "num_feature_levels": 1}),
+    "dela_detr": ("dela_detr_r50", {"num_classes": 9}),
+}
+EMBEDDINGS = ("query_embed", "level_embed", "row_embed", "col_embed", "sampling_offsets.bias")
+
+
+def keyed(key: str, shape: tuple[int, ...], shared_heads: bool) -> Tensor:
+    """The weight of an official key under the older rule."""
+    name = key
+    for head in ("bbox_embed.", "class_embed.", "ref_point_head."):
+        if name.startswith(f"transformer.decoder.{head}"):
+            name = name.removeprefix("transformer.decoder.")
+    if shared_heads:
+        name = re.sub(r"(class_embed|bbox_embed)\.\d+", r"\1.0", name)
+    v = np.random.RandomState(zlib.crc32(name.encode()) & 0x7FFFFFFF).standard_normal(shape)
+    if name.endswith("running_var"):
+        v = 1 + 0.1 * np.abs(v)
+    elif name.endswith("running_mean"):
+        v = 0.1 * v
+    elif not any(part in name for part in EMBEDDINGS):
+        if len(shape) == 1:
+            v = 1 + 0.1 * v if name.endswith("weight") else 0.1 * v
+        else:
+            v = v / math.sqrt(np.prod(shape[1:]))
+    return torch.from_numpy(np.asarray(v)).float()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_small_case(name: str, shared: Path, golden_count: dict[str, Any]) -> None:
+    expected = numpy_case(shared, name)
+    base, overrides = CASES[name]
+    size = {"encoder_layers": 2, "decoder_layers": 3, "ffn_dim": 512, "num_queries": 10, "dropout": 0.0}
+    model = create_model(base, **size, **overrides).eval()
+    shared_heads = not getattr(model.config, "refine_boxes", True)
+    state = {
+        key: keyed(official_names(model)[key][0], tuple(value.shape), shared_heads)
+        for key, value in model.state_dict().items()
+    }
+    model.load_state_dict(state)
+
+    random = np.random.RandomState(0)
+    images = [torch.from_numpy(random.standard_normal(shape)).float() for shape in ((3, 64, 96), (3, 80, 72))]
+    random = np.random.RandomState(1)
+    targets = []
+    for n in (3, 2):
+        centre = random.uniform(0.3, 0.7, (n, 2))
+        boxes = np.concatenate((centre, random.uniform(0.1, 0.5, (n, 2))), axis=1)
+        targets.append(
+            Target(labels=torch.from_numpy(random.randint(1, 9, n)), boxes=torch.from_numpy(boxes).float())
+        )
+    with torch.no_grad():
+        out = model(*pad_images(images))
+
+    golden_count["cases"].add(f"small/{name}")
+
+    def compare(key: str, actual: Tensor) -> None:
+        golden_count["tensors"] += 1
+        np.testing.assert_allclose(actual.numpy(), expected[key], atol=1e-4, rtol=1e-4, err_msg=f"{name}: {key}")
+
+    for layer, prefix in enumerate(("aux0_", "aux1_", "pred_")):
+        compare(f"{prefix}logits", out.logits[layer])
+        compare(f"{prefix}boxes", out.boxes[layer])
+    criterion = build_criterion(model.config)
+    output = criterion(out, criterion.prepare(targets))
+    terms = official_terms(output.terms)
+    recorded = {key.removeprefix("loss/") for key in expected if key.startswith("loss/")}
+    assert recorded == set(terms), recorded ^ set(terms)
+    for key in recorded:
+        compare(f"loss/{key}", terms[key])
+    matches = criterion.matcher(out, targets)  # recorded without repetition
+    pairs = [matches.pairs(2, image, offset) for image, offset in ((0, 0), (1, 3))]
+    compare("match_src", torch.cat([query for query, _ in pairs]))
+    compare("match_tgt", torch.cat([target for _, target in pairs]))
+    for image, (height, width) in enumerate(((64, 96), (80, 72))):
+        if f"post{image}_scores" not in expected:
+            continue
+        found = select(
+            out.logits[-1, image],
+            out.boxes[-1, image],
+            classification="softmax",
+            top_k=100 if name == "dela_detr" else None,
+            nms=model.config.nms,
+            nms_decay=model.config.nms_decay,
+        )
+        if name != "dela_detr":  # recorded in query order
+            order = found.queries.argsort()
+            found = type(found)(*(value[order] for value in found))
+        compare(f"post{image}_scores", found.scores)
+        compare(f"post{image}_labels", found.labels)
+        compare(f"post{image}_boxes", found.boxes * torch.tensor([width, height, width, height]))
