@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -220,6 +221,17 @@ def test_nms_follows_the_configuration_unless_told_otherwise() -> None:
 def test_model_without_class_names_gets_numbered_ones() -> None:
     found = Predictor(ColorDetector(categories=None), device="cpu").predict(PICTURE)
     assert sorted(found.names) == ["class 0", "class 2"]
+
+
+def test_official_coco_models_have_their_classes(shared: Path) -> None:
+    fixture = shared / "data" / "eval_fixtures" / "coco_instances" / "instances_val2014_100.json"
+    expected = {row["id"]: row["name"] for row in json.loads(fixture.read_text())["categories"]}
+    model = ColorDetector(categories=None, num_classes=91, top_k=300, num_queries=5)
+    predictor = Predictor(model, device="cpu")
+    assert {category.id: category.name for category in predictor.categories.named} == expected
+    everything = predictor.predict(PICTURE, threshold=0.0)
+    assert (everything.category_ids == everything.labels).all()
+    assert set(everything.category_ids[everything.scores > 0].tolist()) <= expected.keys(), "gaps are never returned"
 
 
 def test_unreadable_image_is_named(predictor: Predictor, tmp_path: Path) -> None:

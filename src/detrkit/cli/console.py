@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -80,22 +81,25 @@ def _shown(value: float | None) -> str:
 
 
 def print_score(score: Mapping[str, Any], *, title: str, console: Console | None = None) -> None:
-    """The overall numbers in a row, and below AP, AP50, AP75 and AR100 of every class, the best class first."""
+    """The overall numbers, and below AP, AP50, AP75 and AR100 of every class, the best class first."""
     console = console or stdout()
     metrics, per_class = score["metrics"], score["per_class"]
-    overall = Table(title=title, title_justify="left")
-    for name in metrics:
-        overall.add_column(name, justify="right", no_wrap=True, min_width=5)
-    overall.add_row(*(_shown(value) for value in metrics.values()))
-    console.print(overall)
+    console.print(title, markup=False, soft_wrap=True)
+    names = list(metrics)
+    for start in range(0, len(names), 6):  # twelve columns are wider than a usual terminal
+        overall = Table()
+        for name in names[start : start + 6]:
+            overall.add_column(name, justify="right", min_width=6)
+        overall.add_row(*(_shown(metrics[name]) for name in names[start : start + 6]))
+        console.print(overall)
     if per_class:
         columns = [name for name in ("AP", "AP50", "AP75", "AR100") if name in metrics]
-        table = Table("class", title="By class", title_justify="left")
+        table = Table("class")
         for name in columns:
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", min_width=6)
         order = sorted(per_class, key=lambda name: -1.0 if per_class[name]["AP"] is None else per_class[name]["AP"])
         for name in reversed(order):
-            table.add_row(name, *(_shown(per_class[name][column]) for column in columns))
+            table.add_row(escape(name), *(_shown(per_class[name][column]) for column in columns))
         console.print(table)
     if None in (*metrics.values(), *(numbers["AP"] for numbers in per_class.values())):
         console.print("- : not defined, the ground truth has nothing of the kind", style="dim")

@@ -31,6 +31,7 @@ def demo_command(
     images = ASSETS / "blood_cells"
     truth = json.loads((images / "annotations.json").read_bytes())
     console = stdout()
+    console.soft_wrap = True
 
     predictor = Predictor(DEFAULT_MODEL, device=device, threshold=0.0)
     size = sum(parameter.numel() for parameter in predictor.model.parameters()) / 1e6
@@ -72,7 +73,7 @@ def demo_command(
     totals = f"{score.metrics['AP'] or 0:.3f}", f"{score.metrics['AP50'] or 0:.3f}"
     table.add_row("all", *totals, str(sum(labelled.values())), str(sum(counts.values())))
     console.print(table)
-    console.print("Many red cells that overlap or are cut off are not labelled, so more are found than labelled.")
+    console.print("Many red cells that overlap or are cut off are not labelled: their detections count as false.")
     console.print(f"{count} images in {seconds:.1f} s on {predictor.device}", markup=False)
     console.print(f"pictures: {folder.image_folder}", markup=False)
     console.print(f"boxes:    {out / 'predictions.json'}", markup=False)

@@ -16,6 +16,7 @@ from detrkit.data.records import ImageRecord
 from detrkit.data.transforms import EvalTransform
 from detrkit.errors import CheckpointError
 from detrkit.inference.checkpoints import DEFAULT_MODEL, fetch_image, find_checkpoint, is_url
+from detrkit.inference.coco_categories import COCO_CATEGORIES
 from detrkit.inference.device import Precision, autocast, resolve_device
 from detrkit.inference.postprocess import postprocess
 from detrkit.models import Detector
@@ -67,9 +68,7 @@ class Predictor:
         elif nms_decay is not None:
             config = replace(config, nms_decay=nms_decay)
         self.config = config
-        self.categories = self.model.categories or Categories(
-            Category(label, f"class {label}") for label in range(config.num_classes)
-        )
+        self.categories = self.model.categories or _unnamed(config.num_classes)
         mean, std = config.image_mean, config.image_std
         assert mean is not None
         assert std is not None
@@ -119,6 +118,13 @@ class Predictor:
             replace(detections.keep(detections.scores >= np.float32(threshold)), path=_path(source))
             for detections, source in zip(found, sources, strict=True)
         ]
+
+
+def _unnamed(num_classes: int) -> Categories:
+    """Classes of a model that does not say: with 91 it is an official COCO model, else they are numbered."""
+    if num_classes == len(COCO_CATEGORIES):
+        return COCO_CATEGORIES
+    return Categories(Category(label, f"class {label}") for label in range(num_classes))
 
 
 def _checked(threshold: float) -> float:
