@@ -79,6 +79,7 @@ def test_files_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             file.write(b"half")
             raise KeyboardInterrupt
 
-    pytest.raises(KeyboardInterrupt, stop)
+    with pytest.raises(KeyboardInterrupt):
+        stop()
     assert json.loads(path.read_text()) == {"b": 1}
     assert [entry.name for entry in path.parent.iterdir()] == ["x.json"]

@@ -121,6 +121,10 @@ def test_unreadable_images_stop_or_are_replaced(tmp_path: Path, workers: int) ->
     strict = load_dataset(root)
     with pytest.raises(DataError, match=r"b\.png: the image cannot be read.* on_error to skip"):
         strict[1]
+    loader = build_loader(strict, AspectRatioBatchSampler(length=3, batch_size=3), workers=workers)
+    with pytest.raises(DataError, match=r"b\.png") as caught:
+        next(iter(loader))
+    assert "\n" not in str(caught.value)  # no traceback of a worker in it
     lenient = load_dataset(root, on_error="skip").with_transform(SMALL)
     sampler = AspectRatioBatchSampler(length=3, batch_size=1, shuffle=False)
     batches = list(build_loader(lenient, sampler, workers=workers))

@@ -91,7 +91,6 @@ def test_the_evaluator_fixture_by_brute_force(shared: Path) -> None:
         compared += len(rows)
     assert compared == 32
     assert {row["iscrowd"] for row in found["annotations"]} == {0, 1}
-    print(f"golden: eval_cityscapes, {compared} instances compared")
 
 
 def test_what_is_not_gtfine(tmp_path: Path) -> None:

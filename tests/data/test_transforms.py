@@ -44,20 +44,23 @@ def golden(shared: Path) -> dict[str, np.ndarray[Any, Any]]:
     return load_file(shared / "golden" / "op_preprocess" / "op_preprocess.safetensors")
 
 
-def test_official_sizes(golden: dict[str, Any]) -> None:
+def test_official_sizes(golden: dict[str, Any], golden_count: dict[str, Any]) -> None:
     found = [resize_shape(height, width, 800, 1333) for height, width in golden["input_hw"].tolist()]
     assert found == [tuple(row) for row in golden["detr_resize_800_1333_hw"].tolist()]
-    print(f"golden: op_preprocess, {len(found)} sizes compared")
+    golden_count["cases"].add("op_preprocess")
+    golden_count["tensors"] += 1
 
 
 @pytest.mark.parametrize(("short", "longest"), [(24, 40), (48, 50), (48, 80)])
-def test_official_pixels(golden: dict[str, Any], short: int, longest: int) -> None:
+def test_official_pixels(golden: dict[str, Any], golden_count: dict[str, Any], short: int, longest: int) -> None:
     image = Image.fromarray(golden["image_uint8_hwc"])
     transform = EvalTransform(short_side=short, max_side=longest)
     sample = transform(image, make_record([], image.width, image.height))
     expected = golden[f"detr.size{short}_max{longest}"]
     assert sample.image.shape == expected.shape
     assert np.abs(sample.image.numpy() - expected).max() < 1e-5
+    golden_count["cases"].add("op_preprocess")
+    golden_count["tensors"] += 1
     bicubic = np.asarray(image.resize(expected.shape[:0:-1], Image.Resampling.BICUBIC))
     assert np.abs((bicubic.transpose(2, 0, 1) / 255 - 0.45) / 0.226 - expected).max() > 0.1  # it could have failed
 

@@ -98,7 +98,7 @@ def detect(
     target = next(detector.parameters()).device if device is None else resolve_device(device)
     dataset = dataset.with_transform(transform or _eval_transform(detector))
     batches = _batches(dataset.aspect_ratios, batch_size)[rank::world]
-    loader = build_loader(dataset, batches, workers=workers)  # type: ignore[arg-type]  # a list of batches will do
+    loader = build_loader(dataset, batches, workers=workers)
 
     results, done, total = Results(), 0, sum(map(len, batches))
     modes = [(module, module.training) for module in detector.modules()]
