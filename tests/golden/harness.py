@@ -23,7 +23,8 @@ _INDEX_NAMES = ("backbone_body", "encoder_memory", "pred", "indices", "postproce
 def keyed(folder: Path) -> Any:
     """The module that makes weights from names and images from seeds."""
     spec = importlib.util.spec_from_file_location("keyed_weights", folder / "keyed_weights.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -105,7 +106,9 @@ class Case:
         assert set(norms) == set(expected), set(norms) ^ set(expected)
         for name, value in expected.items():
             if value > floor:
-                self.match(f"gradient of {name}", torch.tensor(norms[name]), torch.tensor(value), rtol=tolerance, atol=0)
+                self.match(
+                    f"gradient of {name}", torch.tensor(norms[name]), torch.tensor(value), rtol=tolerance, atol=0
+                )
 
 
 def official_terms(terms: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -94,8 +94,6 @@ def test_a_perturbed_weight_is_noticed(shared: Path, golden_count: dict[str, Any
     case = Case.read(shared, "op_criterion_detr", golden_count)
     criterion = make_criterion(case, "plain")
     criterion.no_object_weight = 0.11
-    output = criterion(
-        Predictions(case.tensors["pred_logits"], case.tensors["pred_boxes"]), case.targets("normal.")
-    )
+    output = criterion(Predictions(case.tensors["pred_logits"], case.tensors["pred_boxes"]), case.targets("normal."))
     with pytest.raises(AssertionError, match="loss_ce"):
         case.loss("loss_ce", output.terms["loss_class"], case.info["results"]["normal.plain"]["loss_ce"])

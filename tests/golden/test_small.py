@@ -72,9 +72,7 @@ def test_small_case(name: str, shared: Path, golden_count: dict[str, Any]) -> No
     for n in (3, 2):
         centre = random.uniform(0.3, 0.7, (n, 2))
         boxes = np.concatenate((centre, random.uniform(0.1, 0.5, (n, 2))), axis=1)
-        targets.append(
-            Target(labels=torch.from_numpy(random.randint(1, 9, n)), boxes=torch.from_numpy(boxes).float())
-        )
+        targets.append(Target(labels=torch.from_numpy(random.randint(1, 9, n)), boxes=torch.from_numpy(boxes).float()))
     with torch.no_grad():
         out = model(*pad_images(images))
 

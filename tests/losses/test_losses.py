@@ -34,7 +34,9 @@ def criterion(queries: int = 6, **options: object) -> Criterion:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 5), st.integers(0, 5), st.integers(0, 5), st.sampled_from(["softmax", "focal"]), st.integers(0, 999))
+@given(
+    st.integers(1, 5), st.integers(0, 5), st.integers(0, 5), st.sampled_from(["softmax", "focal"]), st.integers(0, 999)
+)
 def test_matching_costs_no_more_than_any_other(queries: int, n1: int, n2: int, kind: str, seed: int) -> None:
     out = predictions(2, 2, queries, 3, seed)
     targets = [target(n1, seed), target(n2, seed + 1)]
@@ -49,7 +51,8 @@ def test_matching_costs_no_more_than_any_other(queries: int, n1: int, n2: int, k
             pairs = matches.pairs(layer, image, offset)
             size = min(queries, n)
             assert pairs.shape[1] == size
-            assert len(set(pairs[0].tolist())) == size and len(set(pairs[1].tolist())) == size
+            assert len(set(pairs[0].tolist())) == size
+            assert len(set(pairs[1].tolist())) == size
             block = cost[layer, offset : offset + n].T
             found = float(block[pairs[0], pairs[1]].sum())
             best = min(
@@ -145,4 +148,6 @@ def test_masked_targets_are_repeated_too() -> None:
     masks[1] = True
     original = Target(labels=torch.tensor([0, 1]), boxes=torch.rand(2, 4), masks=masks)
     (repeated,) = LabelAugmentation(repeat=2)([original], 5)
-    assert isinstance(repeated.masks, Tensor) and repeated.masks[3].all() and not repeated.masks[2].any()
+    assert isinstance(repeated.masks, Tensor)
+    assert repeated.masks[3].all()
+    assert not repeated.masks[2].any()

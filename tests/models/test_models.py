@@ -27,9 +27,9 @@ SMALL: dict[str, Any] = {
 }
 MODELS = list_models()
 OPTIONS: dict[str, dict[str, Any]] = {
-    "plain": {"repeat_label": None, "nms": None, "nms_decay": None},
+    "plain": {"repeat_label": None, "nms": None},
     "repeat": {"repeat_label": 2},
-    "ratio": {"repeat_label": None, "repeat_ratio": 0.5},
+    "ratio": {"repeat_ratio": 0.5},
     "two_stage": {"repeat_label": 2, "two_stage_match": True},
     "nms": {"nms": 0.5, "nms_decay": None},
     "soft_nms": {"nms": 0.7, "nms_decay": 0.01},
@@ -60,7 +60,8 @@ def test_every_model_trains_a_step(name: str) -> None:
     model = small(name).train()
     criterion = build_criterion(model.config)
     out = model(*images((70, 96), (64, 81)))
-    assert out.logits.shape == (2, 2, 12, 4) and out.boxes.shape == (2, 2, 12, 4)
+    assert out.logits.shape == (2, 2, 12, 4)
+    assert out.boxes.shape == (2, 2, 12, 4)
     assert ((out.boxes >= 0) & (out.boxes <= 1)).all()
     loss = criterion(out, criterion.prepare(targets(3, 1))).total
     loss.backward()
@@ -87,7 +88,8 @@ def test_label_augmentation_and_nms_work_with_every_model(name: str, option: str
         if option in wanted:
             assert len(prepared[0]) == wanted[option]
     (found,) = postprocess(out, [(48, 64)], config=model.config)
-    assert len(found) <= 12 and (found.scores[:-1] >= found.scores[1:]).all()
+    assert len(found) <= 12
+    assert (found.scores[:-1] >= found.scores[1:]).all()
     if OPTIONS[option].get("nms_decay", 0.01) is not None and option != "nms":
         assert len(found) == 12
 
@@ -180,7 +182,7 @@ def test_dc5_samples_at_its_own_stride() -> None:
 def test_errors_name_the_nearest() -> None:
     with pytest.raises(ValueError, match="Did you mean 'dela_detr_lite0'"):
         create_model("dela_detr_lit0")
-    with pytest.raises(TypeError, match="no option 'num_querys'.*Did you mean 'num_queries'"):
+    with pytest.raises(TypeError, match=r"no option 'num_querys'.*Did you mean 'num_queries'"):
         create_model("detr_lite0", num_querys=5)
     with pytest.raises(ValueError, match="no backbone 'resnet5x'"):
         create_model("detr_lite0", backbone="resnet5x")
@@ -205,4 +207,5 @@ def test_half_precision_keeps_boxes_precise() -> None:
     batch = images((64, 96))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         out = model(*batch)
-    assert out.boxes.dtype == torch.float32 and torch.isfinite(out.boxes).all()
+    assert out.boxes.dtype == torch.float32
+    assert torch.isfinite(out.boxes).all()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 import torchvision
 from hypothesis import given, settings
@@ -21,7 +20,9 @@ def test_conversions_are_inverse(rows: list[tuple[float, ...]]) -> None:
 
 
 @given(st.lists(BOX, min_size=1, max_size=6), st.lists(BOX, min_size=1, max_size=6))
-def test_giou_equals_torchvision_and_is_symmetric(first: list[tuple[float, ...]], second: list[tuple[float, ...]]) -> None:
+def test_giou_equals_torchvision_and_is_symmetric(
+    first: list[tuple[float, ...]], second: list[tuple[float, ...]]
+) -> None:
     a, b = (cxcywh_to_xyxy(torch.tensor(rows, dtype=torch.float64)) for rows in (first, second))
     ours = generalized_iou(a[:, None], b[None])
     torch.testing.assert_close(ours, torchvision.ops.generalized_box_iou(a, b), atol=1e-9, rtol=0)
@@ -33,7 +34,8 @@ def test_degenerate_boxes_do_not_make_nan() -> None:
     point = torch.tensor([0.5, 0.5, 0.5, 0.5], requires_grad=True)
     value = generalized_iou(point, torch.tensor([0.5, 0.5, 0.5, 0.5]))
     value.backward()
-    assert torch.isfinite(value) and torch.isfinite(point.grad).all()
+    assert torch.isfinite(value)
+    assert torch.isfinite(point.grad).all()
 
 
 @given(st.floats(-0.5, 1.5))
@@ -53,7 +55,10 @@ def test_inverse_sigmoid_inverts_where_it_can(value: float) -> None:
 )
 def test_roi_align_equals_torchvision(h: int, w: int, bins: int, ratio: int, aligned: bool, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    maps = [torch.randn(2, 5, h, w, generator=generator), torch.randn(2, 5, -(-h // 2), -(-w // 2), generator=generator)]
+    maps = [
+        torch.randn(2, 5, h, w, generator=generator),
+        torch.randn(2, 5, -(-h // 2), -(-w // 2), generator=generator),
+    ]
     # Boxes that also reach far outside the maps.
     corner = (torch.rand(2, 3, 2, generator=generator) * 1.6 - 0.3) * torch.tensor([8 * w, 8 * h])
     size = torch.rand(2, 3, 2, generator=generator) * torch.tensor([8 * w, 8 * h])
@@ -99,6 +104,5 @@ def test_roi_align_with_valid_sizes_is_that_of_the_cropped_map() -> None:
             crop.flatten(2).transpose(1, 2)
         )
         torch.testing.assert_close(pooled[index], alone[0])
-    with pytest.raises(AssertionError):
-        plain = roi_align_bags(boxes, shapes=[(9, 11)], **options).pool(tokens)
-        torch.testing.assert_close(pooled, plain)
+    plain = roi_align_bags(boxes, shapes=[(9, 11)], **options).pool(tokens)
+    assert not torch.allclose(pooled, plain)

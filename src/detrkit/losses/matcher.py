@@ -42,7 +42,8 @@ class Matches:
 def _assign(cost: np.ndarray, copies: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Queries and targets of one problem: cost (Q, n). With ``copies`` (n,) bool, originals choose first."""
     if copies is None or not copies.any():
-        return linear_sum_assignment(cost)
+        query, target = linear_sum_assignment(cost)
+        return query, target
     (originals,), (repeated,) = np.nonzero(~copies), np.nonzero(copies)
     query, target = linear_sum_assignment(cost[:, originals])
     rest = cost[:, repeated]
@@ -104,7 +105,7 @@ class HungarianMatcher:
     @torch.no_grad()
     def __call__(self, predictions: Predictions, targets: list[Target]) -> Matches:
         """Matches every layer on its own; at most min(Q, objects) pairs an image."""
-        num_layers, _, num_queries, _ = predictions.logits.shape
+        num_layers, _, _num_queries, _ = predictions.logits.shape
         device = predictions.logits.device
         counts = [len(target) for target in targets]
         if sum(counts) == 0:

@@ -88,6 +88,16 @@ def entry(name: str) -> Entry:
     raise ValueError(f"there is no model '{name}'.{did_you_mean(name, _REGISTRY)}")
 
 
+def _yielding(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """A preset's label augmentation and NMS without what an override makes pointless."""
+    dropped = set()
+    if overrides.get("repeat_ratio") is not None:
+        dropped.add("repeat_label")
+    if "nms" in overrides and overrides["nms"] is None:
+        dropped.add("nms_decay")
+    return {key: value for key, value in settings.items() if key not in dropped}
+
+
 def model_config(name: str, **overrides: Any) -> DetectorConfig:
     """The configuration of a registered model with overrides; ``None`` in the normalisation is filled from timm.
 
@@ -100,14 +110,15 @@ def model_config(name: str, **overrides: Any) -> DetectorConfig:
     for key in overrides:
         if key not in valid:
             raise TypeError(f"model '{name}' has no option '{key}'.{did_you_mean(key, valid)}")
-    settings = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in {**found.settings, **overrides}.items()
+    chosen = {**_yielding(found.settings, overrides), **overrides}
+    settings: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()
     }
     config = found.config(**settings)
     if config.image_mean is None or config.image_std is None:
         pretrained = timm.get_pretrained_cfg(config.backbone)
-        mean = pretrained.mean if pretrained else (0.485, 0.456, 0.406)
-        std = pretrained.std if pretrained else (0.229, 0.224, 0.225)
+        mean: Any = pretrained.mean if pretrained else (0.485, 0.456, 0.406)
+        std: Any = pretrained.std if pretrained else (0.229, 0.224, 0.225)
         config = replace(config, image_mean=config.image_mean or mean, image_std=config.image_std or std)
     return config
 

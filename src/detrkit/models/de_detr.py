@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from detrkit.models.config import DetectorConfig
 from detrkit.models.detector import Detector
 from detrkit.models.detr import (
     Decoder,
@@ -30,6 +29,7 @@ from detrkit.models.detr import (
     build_position,
     class_slots,
 )
+from detrkit.nn.attention import MultiheadAttention
 from detrkit.nn.backbone import Backbone, FeatureMap, valid_sizes
 from detrkit.nn.heads import MLP
 from detrkit.nn.projection import LevelProjection, to_tokens
@@ -98,15 +98,15 @@ class DEDETR(Detector):
 
     def _initialise_heads(self) -> None:
         """Class prior 0.01; boxes start as points of side sigmoid(-2); heads of all layers start alike (spec B4)."""
-        nn.init.constant_(self.class_embed[0].bias, -math.log(99))
-        last = self.bbox_embed[0].layers[-1]
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        for heads in (self.class_embed, self.bbox_embed):
+        first_class, first_box = self.class_embed[0], self.bbox_embed[0]
+        last = first_box.get_submodule("layers.2")
+        nn.init.constant_(first_class.get_parameter("bias"), -math.log(99))
+        nn.init.zeros_(last.get_parameter("weight"))
+        nn.init.zeros_(last.get_parameter("bias"))
+        for first, heads in ((first_class, self.class_embed), (first_box, self.bbox_embed)):
             for head in heads[1:]:
-                head.load_state_dict(heads[0].state_dict())
-        with torch.no_grad():
-            last.bias[2:] = -2.0
+                head.load_state_dict(first.state_dict())
+        nn.init.constant_(last.get_parameter("bias")[2:], -2.0)
 
     @classmethod
     def from_config(cls, config: DEDETRConfig) -> DEDETR:
@@ -135,14 +135,13 @@ class DEDETR(Detector):
         initial = self.ref_point_head(queries).float()
         content = torch.zeros_like(queries)
         reference = initial
-        logits, boxes = [], []
+        logits: list[Tensor] = []
+        boxes: list[Tensor] = []
         for index, layer in enumerate(self.decoder.layers):
-            attention = layer.multihead_attn
+            attention: MultiheadAttention = layer.multihead_attn
             if index == 0:
                 memory, position = contents[top], positions[top]
-                content = layer(
-                    content, queries, lambda q, a=attention, m=memory, p=position: a(q, m + p, m, mask)
-                )
+                content = layer(content, queries, lambda q, a=attention, m=memory, p=position: a(q, m + p, m, mask))
             else:
                 bags = self._sample(levels, cxcywh_to_xyxy(boxes[-1].detach()) * scale, sizes)
                 # RoIAlign is linear: project the maps once, then pool keys and values together.

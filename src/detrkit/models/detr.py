@@ -60,7 +60,10 @@ def class_slots(config: DetectorConfig) -> int:
 
 def build_position(config: DETRConfig) -> nn.Module:
     """The position encoding a configuration asks for."""
-    encodings: dict[str, type[SinePosition] | type[LearnedPosition]] = {"sine": SinePosition, "learned": LearnedPosition}
+    encodings: dict[str, type[SinePosition] | type[LearnedPosition]] = {
+        "sine": SinePosition,
+        "learned": LearnedPosition,
+    }
     return encodings[config.position_embedding](dim=config.hidden_dim)
 
 

@@ -33,7 +33,9 @@ class MultiheadAttention(nn.Module):
             for x, w, b in ((query, wq, bq), (key, wk, bk), (value, wv, bv))
         )
         mask = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0)
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
+        )
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def project_memory(self, content: Tensor, position: Tensor) -> Tensor:

@@ -68,9 +68,9 @@ class Backbone(nn.Module):
         if not timm.is_model(name.split(".")[0]):
             raise ValueError(f"timm has no backbone '{name}'.{did_you_mean(name, timm.list_models())[:200]}")
         out_indices = tuple(range(-num_levels, 0))
-        options = {"output_stride": 16} if dilation else {}
+        options: dict[str, Any] = {"output_stride": 16} if dilation else {}
         body = timm.create_model(name, pretrained=False, features_only=True, out_indices=out_indices, **options)
-        info = body.feature_info
+        info: Any = body.feature_info
         self._freeze(body, info.info, frozen_stride)
         if frozen_batch_norm:
             freeze_batch_norm(body)

@@ -29,9 +29,9 @@ def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
     eps = torch.finfo(first.dtype).tiny
     area1 = (first[..., 2] - first[..., 0]) * (first[..., 3] - first[..., 1])
     area2 = (second[..., 2] - second[..., 0]) * (second[..., 3] - second[..., 1])
-    overlap = (
-        torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])
-    ).clamp(min=0)
+    overlap = (torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])).clamp(
+        min=0
+    )
     intersection = overlap[..., 0] * overlap[..., 1]
     union = area1 + area2 - intersection
     hull = torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2])

@@ -131,6 +131,8 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> Detector:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: weights do not fit model '{info.name}' ({str(error).splitlines()[0]})") from error
+        raise CheckpointError(
+            f"{path}: weights do not fit model '{info.name}' ({str(error).splitlines()[0]})"
+        ) from error
     model.categories = info.categories
     return model.to(device).eval()

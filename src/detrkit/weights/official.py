@@ -46,9 +46,7 @@ def official_names(model: Detector) -> dict[str, list[str]]:
     """Our state-dict key -> the official names of that tensor."""
     keymap = _keymap(model)
     layers = int(getattr(model.config, "decoder_layers", 1))
-    return {
-        key: keymap.official(key, layers) for key in model.state_dict() if not key.endswith("num_batches_tracked")
-    }
+    return {key: keymap.official(key, layers) for key in model.state_dict() if not key.endswith("num_batches_tracked")}
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -78,7 +76,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    state = {key: value for key, value in content.items() if isinstance(value, Tensor)} if isinstance(content, Mapping) else {}
+    state = (
+        {key: value for key, value in content.items() if isinstance(value, Tensor)}
+        if isinstance(content, Mapping)
+        else {}
+    )
     if not state:
         raise CheckpointError(f"{path}: holds no state dict (a mapping from names to tensors)")
     return {key.removeprefix("module."): value for key, value in state.items()}
@@ -117,9 +119,7 @@ def load_official(
     """
     if not isinstance(model, Detector):
         raise TypeError(f"load_official needs a detrkit model, got {type(model).__name__}")
-    given = (
-        dict(state_dict_or_path) if isinstance(state_dict_or_path, Mapping) else read_state_dict(state_dict_or_path)
-    )
+    given = dict(state_dict_or_path) if isinstance(state_dict_or_path, Mapping) else read_state_dict(state_dict_or_path)
     report = OfficialLoadReport(ignored=[key for key in given if key.endswith(_IGNORED)])
     unused = set(given) - set(report.ignored)
     own = model.state_dict()
