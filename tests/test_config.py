@@ -168,7 +168,7 @@ def test_unknown_recipe_names_the_nearest() -> None:
 
 
 def test_a_data_folder_is_not_a_recipe(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="folder without a recipe.yaml"):
+    with pytest.raises(RecipeError, match=r"folder without a recipe\.yaml"):
         load_recipe(tmp_path)
 
 

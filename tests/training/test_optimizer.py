@@ -71,7 +71,9 @@ def test_learning_rate_follows_the_total_batch(settings: dict[str, object], tota
 
 
 def test_adamw_decays_everything_and_follows_the_factor() -> None:
-    optimizer = build_optimizer(parameter_groups(TinyDetector(), section()), section(weight_decay=0.3, betas=[0.8, 0.9]))
+    optimizer = build_optimizer(
+        parameter_groups(TinyDetector(), section()), section(weight_decay=0.3, betas=[0.8, 0.9])
+    )
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.3}
     assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.9)}
     assert set_learning_rate(optimizer, 0.5) == pytest.approx({"backbone": 5e-6, "default": 5e-5})

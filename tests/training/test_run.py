@@ -42,9 +42,16 @@ def test_run_folder_contents(tmp_path: Path) -> None:
     assert [row["event"] for row in rows][:2] == ["start", "train"]
     assert rows[-1] | {"time": 0} == {"event": "end", "epoch": 6, "step": 24, "time": 0, "best": 0.3}
     train_row = next(row for row in rows if row["event"] == "train")
-    assert {"loss", "loss_class", "loss_bbox", "loss_giou", "lr", "lr_backbone", "grad_norm", "images_per_second"} <= set(
-        train_row
-    )
+    assert {
+        "loss",
+        "loss_class",
+        "loss_bbox",
+        "loss_giou",
+        "lr",
+        "lr_backbone",
+        "grad_norm",
+        "images_per_second",
+    } <= set(train_row)
     assert train_row["lr"] == pytest.approx(1e-2 / 3)
     evaluation = next(row for row in rows if row["event"] == "eval")
     assert evaluation["per_class"] == {"red": 0.1, "blue": 0.1}
@@ -56,7 +63,7 @@ def test_another_run_in_the_folder(tmp_path: Path) -> None:
     with fake_task(tmp_path):
         train(recipe)
         before = (tmp_path / "run" / "log.jsonl").read_bytes()
-        with pytest.raises(RecipeError, match="holds another run.*--resume.*--overwrite") as caught:
+        with pytest.raises(RecipeError, match=r"holds another run.*--resume.*--overwrite") as caught:
             train(recipe)
         assert caught.value.exit_code == 2
         assert (tmp_path / "run" / "log.jsonl").read_bytes() == before
@@ -140,7 +147,7 @@ def test_full_disk_while_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     with fake_task(tmp_path):
         monkeypatch.setattr(checkpoint, "_write_state", full)
-        with pytest.raises(RunError, match="disk is full; the previous checkpoint is intact.*--resume") as caught:
+        with pytest.raises(RunError, match=r"disk is full; the previous checkpoint is intact.*--resume") as caught:
             train(recipe)
         assert caught.value.exit_code == 1
         assert last_state(tmp_path / "run")["position"]["step"] == 4

@@ -34,9 +34,7 @@ def test_step_equals_torch() -> None:
 
 
 def test_multistep_fractions_and_gamma() -> None:
-    schedule = build_schedule(
-        section(kind="multistep", drop=[3, 1.5], gamma=0.5), steps_per_epoch=10, total_steps=50
-    )
+    schedule = build_schedule(section(kind="multistep", drop=[3, 1.5], gamma=0.5), steps_per_epoch=10, total_steps=50)
     assert schedule.drop_steps == (15, 30)
     assert [schedule(step) for step in (14, 15, 29, 30)] == pytest.approx([1, 0.5, 0.5, 0.25])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from dataclasses import replace
@@ -63,7 +64,7 @@ def test_accumulated_gradient_is_that_of_the_whole_batch(tmp_path: Path) -> None
     whole = gradients(trainer, [collate(samples)])
     for sizes in ([1, 3], [2, 2], [1, 1, 1, 1]):
         bounds = np.cumsum([0, *sizes])
-        parts = [collate(samples[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
+        parts = [collate(samples[start:end]) for start, end in itertools.pairwise(bounds)]
         for got, want in zip(gradients(trainer, parts), whole, strict=True):
             torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
     halves = [gradients(trainer, [collate(samples[start : start + 2])]) for start in (0, 2)]

@@ -27,7 +27,7 @@ class Interrupt:
     """While entered, the first SIGINT or SIGTERM only sets :attr:`requested`; Ctrl-C again later stops at once.
 
     Launchers pass a Ctrl-C on that every process got from the terminal already, so a signal soon after the first is
-    the same one. Loader workers that are forked meanwhile inherit the handler, so Ctrl-C in a terminal does not kill them.
+    the same one. Loader workers that are forked meanwhile inherit the handler: Ctrl-C in a terminal does not kill them.
     """
 
     def __init__(self) -> None:

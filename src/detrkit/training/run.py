@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from rich.console import Console
@@ -81,16 +83,17 @@ def _accelerator(recipe: Recipe) -> Accelerator:
     if AcceleratorState._shared_state and PartialState().num_processes == 1:
         # accelerate keeps device and precision for the life of the process; another run may want others
         AcceleratorState._reset_state(reset_partial_state=True)
+    cuda = torch.cuda.is_available()
     if section.device.startswith("cuda"):
-        import torch
-
-        if not torch.cuda.is_available():
+        if not cuda:
             raise RecipeError(f"training.device = {section.device}: there is no CUDA device")
         if ":" in section.device:
             torch.cuda.set_device(section.device)
     precision = "no" if section.precision == "fp32" else section.precision
+    # without being told to use the CPU, accelerate takes each of several processes for a run of its own
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
-        accelerator = Accelerator(mixed_precision=precision, cpu=section.device == "cpu")
+        accelerator = Accelerator(mixed_precision=precision, cpu=section.device == "cpu" or (several and not cuda))
     except ValueError as error:
         raise RecipeError(f"training.precision = {section.precision}: {error}") from error
     if section.precision == "fp16" and accelerator.device.type != "cuda":

@@ -1,0 +1,31 @@
+"""Started in a process of its own to be interrupted: ``detrkit train`` on the tiny task, a twentieth second a step."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from detrkit.cli.main import run
+from detrkit.training.trainer import Trainer
+from tests.training.fakes import fake_task
+
+SETTINGS = {"ema": 0.9, "workers": 2, "epochs": 5, "checkpoint_every": 3, "evaluate_every": 2}
+
+
+def main(folder: Path, *arguments: str) -> int:
+    """The exit code of ``detrkit train folder/recipe.yaml ARGUMENTS``."""
+    original = Trainer.train_step
+
+    def train_step(self: Trainer, group: list[Any]) -> None:
+        time.sleep(0.05)
+        original(self, group)
+
+    Trainer.train_step = train_step
+    with fake_task(folder):
+        return run(["train", str(folder / "recipe.yaml"), *arguments])
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))

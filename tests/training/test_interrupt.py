@@ -1,0 +1,175 @@
+"""Ctrl-C, SIGTERM and kill -9: what is left resumes to exactly the uninterrupted run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from detrkit.training import train
+from detrkit.training.interrupt import SAME_SIGNAL_SECONDS, Interrupt, Interrupted
+from detrkit.training.loggers import read_log
+from detrkit.training.trainer import Trainer
+from tests.training.fakes import fake_task, last_state, make_recipe, same_state, scores
+from tests.training.slow_run import SETTINGS
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The final state of a run that nobody touched."""
+    folder = tmp_path_factory.mktemp("whole")
+    with fake_task(folder):
+        train(make_recipe(folder, **SETTINGS))
+    return last_state(folder / "run")
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """``detrkit train`` in a process group of its own, as a terminal starts it."""
+    folder.mkdir(exist_ok=True)
+    (folder / "recipe.yaml").write_text(make_recipe(folder, **SETTINGS).to_yaml(), encoding="utf-8")
+    path = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.training.slow_run", str(folder), *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
+    log = folder / "run" / "log.jsonl"
+    end = time.monotonic() + 240
+    while time.monotonic() < end and process.poll() is None:
+        if log.is_file() and any(row["event"] == "train" and row["step"] >= step for row in read_log(log)):
+            return
+        time.sleep(0.01)
+    pytest.fail(f"no step {step}: {process.communicate()[1][-2000:]}")
+
+
+def test_ctrl_c_then_kill_then_resume(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
+    """Ctrl-C to the whole process group, loader workers too; then kill -9; then on to the end."""
+    process = start(tmp_path)
+    wait_for_step(tmp_path, 2, process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 130, errors
+    assert "--resume" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    stopped = last_state(tmp_path / "run")["position"]
+    rows = [row["step"] for row in read_log(tmp_path / "run" / "log.jsonl") if row["event"] == "train"]
+    assert stopped["step"] == rows[-1] >= 2, "the step under way is finished and kept"
+
+    process = start(tmp_path, "--resume")
+    wait_for_step(tmp_path, stopped["step"] + 5, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=240)
+    assert process.returncode == -signal.SIGKILL
+    killed = last_state(tmp_path / "run")["position"]
+    assert stopped["step"] <= killed["step"] < STEPS
+
+    with fake_task(tmp_path):
+        train(tmp_path / "run", resume=True)
+    assert same_state(uninterrupted, last_state(tmp_path / "run")) == []
+
+
+def signal_in_step(step: int, signum: int) -> Any:
+    """Sends this process a signal during one optimizer step."""
+    original = Trainer.forward_backward
+
+    def forward_backward(self: Trainer, group: list[Any]) -> Any:
+        if self.step == step - 1:
+            os.kill(os.getpid(), signum)
+        return original(self, group)
+
+    return mock.patch.object(Trainer, "forward_backward", forward_backward)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_step_is_finished_and_saved(tmp_path: Path, uninterrupted: dict[str, Any], signum: int, code: int) -> None:
+    recipe = make_recipe(tmp_path, **SETTINGS)
+    handler = signal.getsignal(signal.SIGINT)
+    with fake_task(tmp_path):
+        with signal_in_step(7, signum), pytest.raises(Interrupted, match="stopped after step 7") as caught:
+            train(recipe)
+        assert caught.value.exit_code == code
+        assert isinstance(caught.value, KeyboardInterrupt)
+        assert signal.getsignal(signal.SIGINT) is handler
+        position = last_state(tmp_path / "run")["position"]
+        assert (position["epoch"], position["batch"], position["step"]) == (1, 3, 7)
+        train(recipe, resume=True)
+    assert same_state(uninterrupted, last_state(tmp_path / "run")) == []
+
+
+def test_in_the_last_step(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, epochs=2, evaluate_every=1)
+    with fake_task(tmp_path, evaluate=scores(0.1, 0.2)):
+        with signal_in_step(8, signal.SIGINT), pytest.raises(Interrupted):
+            train(recipe)
+        assert train(recipe, resume=True).metrics["AP"] == 0.2
+    assert [row["step"] for row in read_log(tmp_path / "run" / "log.jsonl") if row["event"] == "eval"] == [4, 8]
+
+
+def test_during_an_evaluation_nothing_is_lost(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, epochs=4, evaluate_every=2)
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+        pytest.fail("the evaluation went on")
+
+    with fake_task(tmp_path / "a", evaluate=interrupted), pytest.raises(Interrupted):
+        train(recipe)
+    assert last_state(tmp_path / "run")["position"] == {
+        "epoch": 1,
+        "batch": 4,
+        "step": 8,
+        "skipped": 0,
+        "evaluated_step": -1,
+    }
+    with fake_task(tmp_path / "a", evaluate=scores(0.3, 0.2)):
+        result = train(recipe, resume=True)
+    assert result.metrics["AP"] == 0.3
+    evaluated = [row["step"] for row in read_log(tmp_path / "run" / "log.jsonl") if row["event"] == "eval"]
+    assert evaluated == [8, 16]
+
+
+@pytest.fixture
+def clock() -> Iterator[list[float]]:
+    """The time that the handler sees."""
+    now = [100.0]
+    with mock.patch("detrkit.training.interrupt.time.monotonic", side_effect=lambda: now[0]):
+        yield now
+
+
+def test_a_second_ctrl_c_stops_at_once_but_a_launchers_echo_does_not(clock: list[float]) -> None:
+    with Interrupt() as interrupt:
+        assert not interrupt.requested
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # the launcher passes the same one on
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.requested
+        assert interrupt.signum == signal.SIGINT
+        clock[0] += SAME_SIGNAL_SECONDS + 1
+        with pytest.raises(Interrupted, match="at once"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_request_before_an_immediate_part_is_honoured() -> None:
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Interrupted), interrupt.immediate():
+            pytest.fail("went in")
