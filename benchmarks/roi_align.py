@@ -1,0 +1,86 @@
+"""Our RoIAlign (weighted bags of tokens) beside torchvision's, both sides in one run, forward and backward.
+
+    python benchmarks/roi_align.py [--device cuda] [--json FILE]
+
+One step pools keys and values of three levels for every query, as a decoder layer of DE-DETR does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torchvision
+from torch import Tensor
+
+from detrkit.ops.roi_align import roi_align_bags
+
+SETTINGS = {  # batch, channels (keys and values), queries, image height and width
+    "dela_detr_lite0, 320 px": (4, 384, 100, 320, 427),
+    "de_detr_r50, 800 px": (1, 512, 100, 800, 1066),
+    "dela_detr_r50, 800 px": (1, 512, 300, 800, 1066),
+}
+STRIDES = (8, 16, 32)
+
+
+def measure(step: Callable[[], Tensor], device: str, runs: int = 7) -> float:
+    """Median seconds of a forward and backward pass, after two that do not count."""
+    seconds = []
+    for _ in range(runs + 2):
+        start = time.perf_counter()
+        step().square().sum().backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[2:])
+
+
+def compare(batch: int, channels: int, queries: int, height: int, width: int, device: str) -> tuple[float, float]:
+    """Seconds of ours and of torchvision's, after checking that both give the same."""
+    torch.manual_seed(0)
+    shapes = [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
+    maps = [torch.randn(batch, channels, *shape, device=device).requires_grad_() for shape in shapes]
+    tokens = torch.cat([m.detach().flatten(2).transpose(1, 2) for m in maps], dim=1).contiguous().requires_grad_()
+    centre = torch.rand(batch, queries, 2, device=device) * torch.tensor([width, height], device=device)
+    size = torch.rand(batch, queries, 2, device=device) * 0.3 * min(height, width)
+    boxes = torch.cat((centre - size / 2, centre + size / 2), dim=-1)
+
+    def ours() -> Tensor:
+        return roi_align_bags(boxes, shapes=shapes, strides=STRIDES, resolution=4).pool(tokens)
+
+    def theirs() -> Tensor:
+        pooled = [
+            torchvision.ops.roi_align(m, list(boxes), 4, 1 / stride, 2, True).flatten(2).transpose(1, 2)
+            for m, stride in zip(maps, STRIDES, strict=True)
+        ]
+        return torch.cat(pooled, dim=1).view(batch, queries, -1, channels)
+
+    torch.testing.assert_close(ours(), theirs(), atol=1e-3, rtol=1e-3)
+    return measure(ours, device), measure(theirs, device)
+
+
+def main() -> None:
+    """Prints one line a setting: seconds of both sides and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    rows = []
+    for name, setting in SETTINGS.items():
+        ours, theirs = compare(*setting, args.device)
+        rows.append({"setting": name, "bags_s": ours, "torchvision_s": theirs, "ratio": theirs / ours})
+        print(f"{name:26} bags {ours * 1e3:8.1f} ms   torchvision {theirs * 1e3:8.1f} ms   {theirs / ours:5.1f} x")
+    if args.json:
+        device = torch.cuda.get_device_name() if args.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
+        result = {"device": device, "machine": platform.machine(), "torch": torch.__version__, "rows": rows}
+        with open(args.json, "w") as file:
+            json.dump(result, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Our checkpoints, official checkpoints, and files that cannot be trusted."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import detrkit
+from detrkit.errors import CheckpointError
+from detrkit.models import Detector, create_model
+from detrkit.structures import Categories, Category
+from detrkit.weights import read_info
+from detrkit.weights.official import official_names
+
+SMALL: dict[str, Any] = {
+    "backbone": "tf_efficientnet_lite0",
+    "hidden_dim": 64,
+    "num_heads": 4,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "ffn_dim": 64,
+    "num_queries": 12,
+    "num_classes": 3,
+}
+
+
+def small(name: str = "de_detr_r50", seed: int = 0, **overrides: Any) -> Detector:
+    torch.manual_seed(seed)
+    return create_model(name, **{**SMALL, **overrides})
+
+
+def same(first: Detector, second: Detector) -> bool:
+    a, b = first.state_dict(), second.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_save_and_load_keep_weights_configuration_and_classes(tmp_path: Path) -> None:
+    model = small("dela_detr_r50", roi_resolution=3)
+    model.categories = Categories([Category(7, "cat"), Category(9, "dog"), Category(40, None)])
+    path = detrkit.save(model, tmp_path / "new" / "model.safetensors", recipe={"a": 1}, extra={"AP": 0.5})
+    loaded = detrkit.load(path)
+    assert same(model, loaded)
+    assert loaded.config == model.config
+    assert loaded.name == "dela_detr_r50"
+    assert loaded.categories == model.categories
+    assert not loaded.training
+    info = read_info(path)
+    assert info.recipe == {"a": 1}
+    assert info.extra == {"AP": 0.5}
+
+
+def test_half_precision_files_are_half_as_large_and_load_as_float32(tmp_path: Path) -> None:
+    model = small()
+    whole, half = (detrkit.weights.save(model, tmp_path / name, half=name == "half") for name in ("whole", "half"))
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    assert all(value.dtype != torch.float16 for value in detrkit.load(half).state_dict().values())
+
+
+def test_a_failed_save_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = detrkit.save(small(), tmp_path / "model.safetensors")
+    before = path.read_bytes()
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("detrkit.weights.checkpoint.save_file", full)
+    with pytest.raises(CheckpointError, match="No space left.*untouched"):
+        detrkit.save(small(seed=1), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_that_are_no_checkpoints_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such checkpoint file"):
+        detrkit.load(tmp_path / "absent.safetensors")
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"no safetensors")
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        detrkit.load(broken)
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(CheckpointError, match="no detrkit metadata"):
+        detrkit.load(tmp_path / "foreign.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("detr_r50", {}),
+        ("detr_r50", {"position_embedding": "learned", "pre_norm": True}),
+        ("de_detr_r50", {}),
+        ("de_detr_r50", {"num_feature_levels": 4}),
+        ("de_detr_r50_single_scale", {}),
+    ],
+)
+def test_official_names_go_out_and_come_back(name: str, overrides: dict[str, Any]) -> None:
+    model = small(name, **overrides)
+    official = detrkit.to_official(model)
+    other = small(name, seed=1, **overrides)
+    assert not same(model, other)
+    detrkit.load_official(other, official)
+    assert same(model, other)
+
+
+def test_training_checkpoints_with_argparse_namespaces_load_safely(tmp_path: Path) -> None:
+    model = small()
+    state = {f"module.{key}": value for key, value in detrkit.to_official(model).items()}
+    state["module.transformer.total_ops"] = torch.zeros(1)
+    state["_classes_"] = torch.zeros(1)
+    torch.save({"model": state, "args": argparse.Namespace(lr=1e-4), "epoch": 3}, tmp_path / "official.pth")
+    other = small(seed=1)
+    report = detrkit.load_official(other, tmp_path / "official.pth")
+    assert same(model, other)
+    assert len(report.ignored) == 2
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("owned"),))
+
+
+def test_files_that_would_run_code_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": Evil()}, "evil.pth")
+    (tmp_path / "raw.pkl").write_bytes(pickle.dumps(Evil()))
+    for name in ("evil.pth", "raw.pkl"):
+        with pytest.raises(CheckpointError, match="cannot be loaded safely"):
+            detrkit.load_official(small(), tmp_path / name)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_aliases_must_agree() -> None:
+    state = detrkit.to_official(small())
+    alias = "transformer.decoder.bbox_embed.0.layers.0.weight"
+    state[alias] = state[alias] + 1
+    with pytest.raises(CheckpointError, match="must be the same tensor"):
+        detrkit.load_official(small(), state)
+    del state[alias]
+    detrkit.load_official(small(), state)  # one of the names is enough
+
+
+def test_problems_are_listed_with_what_helps() -> None:
+    state = detrkit.to_official(small())
+    del state["query_embed.weight"]
+    state["surprise"] = torch.zeros(1)
+    with pytest.raises(CheckpointError, match=r"1 missing \(query_embed.weight\); 1 unexpected \(surprise\)"):
+        detrkit.load_official(small(), state)
+    with pytest.raises(CheckpointError, match="looks like the DE-DETR"):
+        detrkit.load_official(small("detr_r50"), detrkit.to_official(small()))
+
+
+def test_head_surgery_keeps_what_fits() -> None:
+    source = small(num_classes=5, num_queries=8)
+    state = detrkit.to_official(source)
+    with pytest.raises(CheckpointError, match="pass new_head=True"):
+        detrkit.load_official(small(), state)
+    model = small(seed=1)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    report = detrkit.load_official(model, state, new_head=True)
+    after = model.state_dict()
+    assert set(report.fresh) == {"query_embed.weight"} | {key for key in after if key.startswith("class_embed")}
+    assert torch.equal(after["query_embed.weight"][:8], source.query_embed.weight)
+    assert torch.equal(after["query_embed.weight"][8:], before["query_embed.weight"][8:])
+    assert torch.equal(after["class_embed.0.weight"], before["class_embed.0.weight"])
+    assert torch.equal(after["bbox_embed.1.layers.0.weight"], source.state_dict()["bbox_embed.1.layers.0.weight"])
+
+
+def test_shared_heads_stand_under_every_layer() -> None:
+    model = small("de_detr_r50_single_scale")
+    names = official_names(model)["bbox_embed.0.layers.0.weight"]
+    assert names[:2] == ["bbox_embed.0.layers.0.weight", "bbox_embed.1.layers.0.weight"]
+    assert len(names) == 4
+
+
+def test_backbone_weights_from_a_file(tmp_path: Path) -> None:
+    import timm
+
+    reference = timm.create_model("resnet18", pretrained=False)
+    torch.save(reference.state_dict(), tmp_path / "resnet18.pth")
+    model = create_model("detr_r50", **{**SMALL, "backbone": "resnet18"}, pretrained_backbone=tmp_path / "resnet18.pth")
+    assert torch.equal(model.state_dict()["backbone.body.conv1.weight"], reference.conv1.weight)
+    torch.save({"x": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="not the weights of timm's 'resnet18'"):
+        create_model("detr_r50", **{**SMALL, "backbone": "resnet18"}, pretrained_backbone=tmp_path / "other.pth")
