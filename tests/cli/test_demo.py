@@ -119,4 +119,4 @@ def test_demo_without_weights_is_a_clear_error(
     monkeypatch.chdir(tmp_path)
     (untrained / "dela_detr_lite0.safetensors").unlink()
     assert run(["demo", "--out", str(tmp_path / "out")]) == 2
-    assert "there are no weights called 'dela_detr_lite0'" in capfd.readouterr().err
+    assert "no trained weights called 'dela_detr_lite0' in the package (it has: none)" in capfd.readouterr().err

@@ -217,3 +217,28 @@ def test_pictures_have_boxes_only_where_something_was_found(images: Path, tmp_pa
         assert (np.asarray(drawn) != np.asarray(original)).any()
     with Image.open(tmp_path / "out" / "images" / "a.jpg.png") as drawn, Image.open(images / "a.jpg") as original:
         assert (np.asarray(drawn) == np.asarray(original)).all()
+
+
+def test_predictions_can_be_scored_as_they_are(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """predict, then score: images are matched by name, since ids are predict's own."""
+    truth = {
+        "images": [
+            {"id": 501, "file_name": "b.png", "width": 96, "height": 64},
+            {"id": 502, "file_name": "sub/b.png", "width": 64, "height": 80},
+            {"id": 500, "file_name": "a.jpg", "width": 64, "height": 64},
+        ],
+        "categories": [{"id": 1, "name": "green"}, {"id": 2, "name": "red"}, {"id": 3, "name": "blue"}],
+        "annotations": [
+            {"image_id": 501, "category_id": 2, "bbox": [10, 20, 30, 30]},
+            {"image_id": 501, "category_id": 3, "bbox": [50, 8, 40, 20]},
+            {"image_id": 502, "category_id": 1, "bbox": [5, 5, 25, 65]},
+        ],
+    }
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    assert predict(images, "--threshold", 0, out=tmp_path / "out") == 0
+    capfd.readouterr()
+    words = ["--gt", str(tmp_path / "gt.json"), "--results", str(tmp_path / "out" / "predictions.json"), "--json"]
+    assert run(["score", "coco", *words]) == 0
+    score = json.loads(capfd.readouterr().out)
+    assert score["metrics"]["AP"] == pytest.approx(1.0)
+    assert list(score["per_class"]) == ["green", "red", "blue"]

@@ -58,7 +58,7 @@ def demo_command(
     from rich.table import Table
 
     table = Table("cell", title="On the labelled images", title_justify="left")
-    for column in ("AP", "AP50", "labelled", f"found (score ≥ {_COUNTED})"):
+    for column in ("AP", "AP50", "labelled", f"found at score {_COUNTED}"):
         table.add_column(column, justify="right")
     for category_id, name in names.items():
         numbers = score.per_class[name]

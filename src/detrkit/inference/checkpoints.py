@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from detrkit.errors import CheckpointError, DataError, did_you_mean
+from detrkit.errors import CheckpointError, DataError
 
 __all__ = ["ASSETS", "DEFAULT_MODEL", "cache_dir", "embedded_names", "fetch", "find_checkpoint", "is_url"]
 
@@ -50,11 +50,10 @@ def find_checkpoint(path_or_name: str | Path) -> Path:
         return embedded
     if path.suffix or path.name != text:
         raise CheckpointError(f"{path}: no such checkpoint file")
-    names = embedded_names()
-    listed = f"Trained weights come with the package for: {', '.join(names)}." if names else ""
+    names = ", ".join(embedded_names()) or "none"
     raise CheckpointError(
-        f"there are no weights called '{text}' and no such file.{did_you_mean(text, names) if names else ''} {listed} "
-        "Give the path of a checkpoint for any other model.".replace("  ", " ")
+        f"there are no trained weights called '{text}' in the package (it has: {names}), and no file of that name; "
+        "give one of these names or the path of a checkpoint"
     )
 
 
