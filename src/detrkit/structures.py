@@ -118,6 +118,10 @@ class Batch:
             [target.to(device) for target in self.targets],
         )
 
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, which a DataLoader asks for before copies to a GPU."""
+        return Batch(self.images.pin_memory(), self.padding_mask.pin_memory(), self.targets)
+
 
 @dataclass
 class Predictions:
