@@ -1,0 +1,142 @@
+"""``detrkit train``: arguments, exit codes, one line for an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from detrkit.cli import train as command
+from detrkit.cli.main import run
+from detrkit.config import Recipe, load_recipe
+from detrkit.training import RunResult
+from tests.training.fakes import fake_task, make_recipe, scores
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, dict[str, Any]]]:
+    """What ``train`` was called with; nothing is trained. The working folder is an empty one."""
+    calls: list[tuple[Recipe, dict[str, Any]]] = []
+
+    def train(recipe: Recipe, **options: Any) -> RunResult:
+        calls.append((recipe, options))
+        return RunResult(tmp_path, tmp_path / "best" / "model.safetensors", {"AP": 0.5, "AP50": 0.8, "AP75": None})
+
+    monkeypatch.setattr("detrkit.training.train", train)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    return calls
+
+
+def test_recipe_with_overrides_and_options(trained: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["dela_detr_lite0", "lr=1e-3", "training.epochs=5", "model.nms=null"]
+    assert run(["train", *words, "--output", "out", "--wandb", "--resume"]) == 0
+    recipe, options = trained[0]
+    assert (recipe.optimizer.lr, recipe.training.epochs, recipe.training.output) == (1e-3, 5, "out")
+    assert recipe.model.overrides["nms"] is None
+    assert recipe.model.name == "dela_detr_lite0"
+    assert recipe.logging.wandb
+    assert options == {"resume": True, "overwrite": False}
+    out = capsys.readouterr().out
+    assert "best: AP 0.500 AP50 0.800 AP75 -" in out
+    assert "best/model.safetensors" in out
+
+
+def test_seeds(trained: list[Any]) -> None:
+    for words in (["--seeds", "0,1,2"], ["seeds=0,1,2"], ["training.seeds=[0, 1, 2]"]):
+        assert run(["train", "dela_detr_lite0", *words]) == 0
+    assert run(["train", "dela_detr_lite0", "--seeds", "7"]) == 0
+    assert [recipe.training.seeds for recipe, _ in trained] == [[0, 1, 2]] * 3 + [[7]]
+
+
+def test_own_data_without_a_recipe(trained: list[Any]) -> None:
+    assert run(["train", "--data", "images"]) == 0
+    assert run(["train", "--data", "images", "--model", "detr_r50", "epochs=9"]) == 0
+    (small, _), (full, _) = trained
+    assert (small.model.name, small.data.root) == ("dela_detr_lite0", "images")
+    assert small.training.epochs is None, "50, or as many as give 3000 steps"
+    assert small.optimizer.lr > full.optimizer.lr == 1e-4
+    assert (full.model.name, full.training.epochs) == ("detr_r50", 9)
+
+
+def test_data_and_model_over_a_recipe(trained: list[Any]) -> None:
+    assert run(["train", "dela_detr_lite0", "--data", "images", "--model", "de_detr_lite0"]) == 0
+    recipe, _ = trained[0]
+    assert (recipe.data.root, recipe.model.name) == ("images", "de_detr_lite0")
+    assert recipe.optimizer == load_recipe("dela_detr_lite0").optimizer
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "train needs a recipe or --data DIR"),
+        (["no_such_recipe"], "no recipe 'no_such_recipe'"),
+        (["dela_detr_lite0", "detr_lite0"], "one recipe, not 2: dela_detr_lite0, detr_lite0"),
+        (["dela_detr_lite0", "epoch=3"], "override 'epoch': unknown key. Did you mean 'epochs'?"),
+        (["dela_detr_lite0", "epochs=some"], "training.epochs = 'some'"),
+        (["dela_detr_lite0", "--seeds", "a"], "training.seeds.0 = 'a'"),
+        (["--data", "nowhere"], "nowhere: no such data folder"),
+        (["dela_detr_lite0", "--resume", "--overwrite"], "--overwrite"),
+    ],
+)
+def test_unusable_arguments(
+    trained: list[Any], capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert run(["train", *words]) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert trained == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data.root=images", "data.format=auto"], "images"),
+        (["data.root=nowhere"], "nowhere"),
+    ],
+)
+def test_data_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    assert run(["train", "dela_detr_lite0", "device=cpu", "--output", "out", *words]) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert not (tmp_path / "out").exists(), "a run that never began leaves nothing behind"
+
+
+def test_a_whole_run_then_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(make_recipe(tmp_path, epochs=2).to_yaml(), encoding="utf-8")
+    with fake_task(tmp_path, evaluate=scores(0.25)):
+        assert run(["train", str(recipe)]) == 0
+        assert "best: AP 0.250 AP50 0.500" in capsys.readouterr().out
+        assert run(["train", str(recipe)]) == 2
+        assert "holds another run" in capsys.readouterr().err
+        assert run(["train", str(recipe), "--resume"]) == 0
+        assert run(["train", str(tmp_path / "run"), "--resume"]) == 0, "a run folder is a recipe"
+        assert run(["train", str(recipe), "--resume", "seed=1"]) == 2
+        assert "training.seed: 0 there, 1 here" in capsys.readouterr().err
+        assert run(["train", str(recipe), "--overwrite", "seed=1"]) == 0
+
+
+def test_failing_at_run_time_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(make_recipe(tmp_path, epochs=2).to_yaml(), encoding="utf-8")
+    full = OSError(28, "No space left on device")
+    with fake_task(tmp_path), mock.patch("detrkit.training.checkpoint._write_state", side_effect=full):
+        assert run(["train", str(recipe)]) == 1
+    assert "disk is full" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_help_states_the_rules(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for part in ("3000 optimizer steps", "sqrt(total batch / B)", "accelerate launch", "--resume", "--seeds"):
+        assert part in text
+    assert command.train_command.__doc__

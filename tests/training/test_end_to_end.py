@@ -1,0 +1,135 @@
+"""A real model on a few generated images, from files to a resumed run and a prediction."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import detrkit
+from detrkit.training import train
+from detrkit.training.loggers import read_log
+from detrkit.training.trainer import Trainer
+from tests.training.fakes import last_state, same_state
+
+MODEL = {
+    "name": "dela_detr_lite0",
+    "pretrained_backbone": False,
+    "num_queries": 10,
+    "hidden_dim": 96,
+    "encoder_layers": 1,
+    "decoder_layers": 3,
+    "ffn_dim": 64,
+    "dropout": 0.1,
+    "train_short_sides": [64, 80],
+    "train_max_side": 112,
+    "eval_short_side": 72,
+    "eval_max_side": 112,
+}
+CLASSES = [{"id": 3, "name": "bright"}, {"id": 11, "name": "dark"}]
+
+
+def make_coco(root: Path) -> Path:
+    """Six pictures of three shapes; the fourth has no object."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 2)):
+        (root / f"{split}2017").mkdir(parents=True)
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for index in range(count):
+            height, width = [(80, 96), (96, 80), (88, 88)][index % 3]
+            pixels = random.integers(110, 140, (height, width, 3), dtype=np.uint8)
+            for number in range(0 if index == 3 else 1 + index % 3):
+                x, y = (int(random.integers(0, side - 30)) for side in (width, height))
+                pixels[y : y + 28, x : x + 28] = 240 if number % 2 == 0 else 15
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": index + 1,
+                        "category_id": CLASSES[number % 2]["id"],
+                        "bbox": [x, y, 28, 28],
+                        "area": 784,
+                        "iscrowd": 0,
+                    }
+                )
+            name = f"{index}.png"
+            Image.fromarray(pixels).save(root / f"{split}2017" / name)
+            images.append({"id": index + 1, "file_name": name, "width": width, "height": height})
+        (root / "annotations").mkdir(exist_ok=True)
+        content = {"images": images, "annotations": annotations, "categories": CLASSES}
+        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content), encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set on disk."""
+    return make_coco(tmp_path_factory.mktemp("coco"))
+
+
+def recipe(coco: Path, output: Path, **training: Any) -> dict[str, Any]:
+    return {
+        "model": MODEL,
+        "data": {"root": str(coco), "crop": False},
+        "training": {"epochs": 3, "batch_size": 2, "workers": 0, "ema": 0.9, "device": "cpu", "output": str(output)}
+        | training,
+        "optimizer": {"lr": 3e-4, "lr_backbone": 3e-5},
+        "logging": {"every": 1},
+    }
+
+
+def test_files_to_resumed_run_to_prediction(coco: Path, tmp_path: Path) -> None:
+    settings = {"checkpoint_every": 2, "evaluate_every": 2, "accumulate": 2, "workers": 2, "epochs": 2}
+    whole = train(recipe(coco, tmp_path / "whole", **settings))
+    original = Trainer.train_step
+
+    def train_step(self: Trainer, group: list[Any]) -> None:
+        original(self, group)
+        if self.step == 3:
+            raise SystemExit
+
+    with mock.patch.object(Trainer, "train_step", train_step), pytest.raises(SystemExit):
+        train(recipe(coco, tmp_path / "broken", **settings))
+    resumed = train(tmp_path / "broken", resume=True)
+    assert same_state(last_state(tmp_path / "whole"), last_state(tmp_path / "broken")) == []
+    assert resumed.metrics == whole.metrics
+    assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100"} <= set(whole.metrics)
+
+    model = detrkit.load(whole.best)
+    assert model.categories is not None
+    assert [(category.id, category.name) for category in model.categories] == [(3, "bright"), (11, "dark")]
+    assert detrkit.evaluate(whole.best, coco)["metrics"]["AP"] == pytest.approx(whole.metrics["AP"], abs=1e-3)
+    detections = detrkit.Predictor(whole.best, device="cpu").predict(coco / "val2017" / "0.png", threshold=0.0)
+    assert 0 < len(detections) <= 10
+    assert set(detections.category_ids) <= {3, 11}
+
+
+def test_it_learns(coco: Path, tmp_path: Path) -> None:
+    """Forty steps on six pictures bring the loss down by a good part."""
+    train(recipe(coco, tmp_path / "run", iterations=40, epochs=None, batch_size=6, evaluate_every=0))
+    rows = [row for row in read_log(tmp_path / "run" / "log.jsonl") if row["event"] == "train"]
+    losses = [row["loss"] for row in rows]
+    assert len(losses) == 40
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:3])
+    assert all(np.isfinite(losses))
+
+
+def test_frozen_parts_stay_as_they_are(coco: Path, tmp_path: Path) -> None:
+    train(recipe(coco, tmp_path / "run", epochs=1, evaluate_every=0, ema=None) | {"optimizer": {"lr_backbone": 0}})
+    torch.manual_seed(0)
+    first = last_state(tmp_path / "run")
+    train(
+        recipe(coco, tmp_path / "more", epochs=1, evaluate_every=0, ema=None)
+        | {"optimizer": {"lr": 1e-2, "lr_backbone": 0}}
+    )
+    second = last_state(tmp_path / "more")
+    backbone = [name for name in first["model"] if name.startswith("backbone.")]
+    assert backbone
+    assert all(torch.equal(first["model"][name], second["model"][name]) for name in backbone)
+    assert same_state(first["model"], second["model"]) != []

@@ -1,0 +1,127 @@
+"""Starting from a checkpoint: same classes, other classes, another family, official files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from detrkit import weights
+from detrkit.config import load_recipe
+from detrkit.errors import CheckpointError, RecipeError
+from detrkit.models import Detector, create_model
+from detrkit.structures import Categories, Category
+from detrkit.training.setup import build_model
+
+SMALL = {"num_queries": 5, "hidden_dim": 96, "encoder_layers": 1, "decoder_layers": 2, "ffn_dim": 32}
+
+
+def classes(*names: str) -> Categories:
+    return Categories(Category(number, name) for number, name in enumerate(names, start=1))
+
+
+def build(name: str, categories: Categories, init: Path | None, **options: object) -> Detector:
+    section = {"name": name, "pretrained_backbone": False, "init": init and str(init)} | SMALL | options
+    return build_model(load_recipe({"model": section}), categories)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with two classes."""
+    model = build("de_detr_lite0", classes("cat", "dog"), None)
+    return weights.save(model, tmp_path_factory.mktemp("init") / "start.safetensors")
+
+
+def differing(a: Detector, b: Detector) -> set[str]:
+    other = b.state_dict()
+    return {
+        name
+        for name, value in a.state_dict().items()
+        if value.shape != other[name].shape or not torch.equal(value, other[name])
+    }
+
+
+def test_the_same_number_of_classes_takes_everything(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = build("de_detr_lite0", classes("bird", "fish"), saved)
+    assert differing(model, weights.load(saved)) == set()
+    assert model.categories == classes("bird", "fish")
+    assert capsys.readouterr().err == ""
+
+
+def test_other_classes_start_a_new_head_and_say_so(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = build("de_detr_lite0", classes("a", "b", "c"), saved)
+    changed = differing(model, weights.load(saved))
+    assert changed
+    assert all("class_embed" in name for name in changed)
+    assert model.config.num_classes == 3
+    assert "2 classes, the data have 3" in capsys.readouterr().err
+
+
+def test_label_augmentation_may_be_added(saved: Path) -> None:
+    model = build("dela_detr_lite0", classes("cat", "dog"), saved)
+    assert differing(model, weights.load(saved)) == set()
+
+
+def test_another_family(saved: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"a 'de_detr_lite0' does not fit 'detr_lite0': \d+ tensors missing") as e:
+        build("detr_lite0", classes("cat", "dog"), saved)
+    assert e.value.exit_code == 2
+
+
+def test_another_number_of_queries(saved: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"query_embed.* \(5, 96\) instead of \(7, 96\)"):
+        build("de_detr_lite0", classes("cat", "dog"), saved, num_queries=7)
+
+
+def test_missing_and_damaged_files(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"none\.safetensors: no such checkpoint \(model\.init\)"):
+        build("de_detr_lite0", classes("cat"), tmp_path / "none.safetensors")
+    for name in ("bad.safetensors", "bad.pth"):
+        (tmp_path / name).write_bytes(b"not weights")
+        with pytest.raises(CheckpointError, match=name):
+            build("de_detr_lite0", classes("cat"), tmp_path / name)
+
+
+def test_official_file_gets_a_new_head(tmp_path: Path) -> None:
+    settings = {"num_queries": 5, "encoder_layers": 1, "decoder_layers": 2, "ffn_dim": 32, "backbone": "resnet18"}
+    source = create_model("detr_r50", num_classes=91, **settings)
+    torch.save({"model": weights.to_official(source)}, tmp_path / "official.pth")
+    section = {"name": "detr_r50", "pretrained_backbone": False, "init": str(tmp_path / "official.pth")} | settings
+    model = build_model(load_recipe({"model": section}), classes("cat", "dog"))
+    changed = differing(model, source)
+    assert changed
+    assert all("class" in name for name in changed)
+
+
+def test_class_count_that_contradicts_the_data() -> None:
+    with pytest.raises(RecipeError, match=r"model\.num_classes = 91, but the data set data has 2 classes"):
+        build("de_detr_lite0", classes("cat", "dog"), None, num_classes=91)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("de_detr_lite9", {}, r"no model 'de_detr_lite9'.*Did you mean 'de_detr_lite0'"),
+        ("de_detr_lite0", {"num_querys": 5}, r"no option 'num_querys'.*Did you mean 'num_queries'"),
+        ("de_detr_lite0", {"num_queries": 0}, r"num_queries must be at least 1, got 0"),
+        ("de_detr_lite0", {"backbone": "resnet_5"}, r"no backbone 'resnet_5'"),
+    ],
+)
+def test_models_that_cannot_be_built(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        build(name, classes("cat", "dog"), None, **options)
+
+
+def test_image_sizes_of_the_recipe_travel_with_the_model() -> None:
+    sizes = {"short_sides": [64, 96], "max_side": 128, "eval_short_side": 80, "eval_max_side": 100}
+    section = {"name": "de_detr_lite0", "pretrained_backbone": False} | SMALL
+    config = build_model(load_recipe({"model": section, "data": sizes}), classes("cat")).config
+    assert (config.train_short_sides, config.train_max_side) == ((64, 96), 128)
+    assert (config.eval_short_side, config.eval_max_side) == (80, 100)
+
+
+def test_missing_backbone_weights_say_what_helps(tmp_path: Path) -> None:
+    section = {"name": "de_detr_lite0", "backbone_weights": str(tmp_path / "none.pth")} | SMALL
+    with pytest.raises(CheckpointError, match=r"none\.pth: backbone weights not found"):
+        build_model(load_recipe({"model": section}), classes("cat"))
