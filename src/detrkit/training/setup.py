@@ -10,7 +10,8 @@ from typing import Any
 from detrkit.config import Recipe
 from detrkit.data import DetectionDataset, load_dataset
 from detrkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
-from detrkit.errors import CheckpointError, RecipeError
+from detrkit.errors import CheckpointError, DataError, RecipeError
+from detrkit.inference.evaluation import label_categories
 from detrkit.losses import Criterion, build_criterion
 from detrkit.models import Detector, create_model
 from detrkit.structures import Categories, Predictions
@@ -59,8 +60,10 @@ def build_task(recipe: Recipe) -> Task:
         CheckpointError: ``model.init`` or backbone weights cannot be used.
     """
     train_data = _dataset(recipe, "train")
-    val_data = _dataset(recipe, "val") if recipe.training.evaluate_every != 0 else None
+    val_data = _validation_data(recipe)
     model = build_model(recipe, train_data.categories)
+    if val_data is not None:
+        label_categories(model, val_data)  # classes that only the validation data have: an error now, not in an hour
     config = model.config
     transform = TrainTransform(
         short_sides=config.train_short_sides,
@@ -77,6 +80,15 @@ def build_task(recipe: Recipe) -> Task:
         train_data=train_data.with_transform(transform),
         val_data=val_data,
     )
+
+
+def _validation_data(recipe: Recipe) -> DetectionDataset | None:
+    if recipe.training.evaluate_every == 0:
+        return None
+    try:
+        return _dataset(recipe, "val")
+    except DataError as error:
+        raise DataError(f"{error} (training.evaluate_every=0 trains without validation images)") from error
 
 
 def build_model(recipe: Recipe, categories: Categories) -> Detector:

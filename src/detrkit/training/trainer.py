@@ -235,7 +235,6 @@ class Trainer:
                 progress=self.progress.evaluating,
                 precision=section.precision,
                 accelerator=self.accelerator,
-                transform=data.transform,
             )
         self.evaluated_step = self.step
         metrics = dict(score.metrics)
