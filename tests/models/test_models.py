@@ -103,10 +103,20 @@ def test_excluded_pairs_say_why() -> None:
         model_config("detr_r50", nms_decay=0.1)
 
 
-@pytest.mark.parametrize("name", ["detr_lite0", "de_detr_lite0", "de_detr_r50"])
-def test_masked_padding_makes_an_image_independent_of_its_batch(name: str) -> None:
-    backbone = {"backbone": "resnet18", "mask_backbone_padding": True} if name.endswith("r50") else {}
-    model = small(name, **backbone).eval()
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("detr_lite0", {}),
+        ("de_detr_lite0", {}),
+        ("de_detr_lite0", {"num_feature_levels": 4}),
+        ("de_detr_lite0", {"num_feature_levels": 1}),
+        ("de_detr_r50", {"backbone": "resnet18"}),
+        ("detr_r50", {"backbone": "resnet18", "dilation": True}),
+    ],
+    ids=str,
+)
+def test_masked_padding_makes_an_image_independent_of_its_batch(name: str, options: dict[str, Any]) -> None:
+    model = small(name, **{"mask_backbone_padding": True, **options}).eval()
     sharpen(model)
     sizes = ((75, 99), (96, 130), (64, 64))
     padded, mask = images(*sizes)

@@ -69,7 +69,7 @@ def test_a_failed_save_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("detrkit.weights.checkpoint.save_file", full)
-    with pytest.raises(CheckpointError, match="No space left.*untouched"):
+    with pytest.raises(CheckpointError, match=r"No space left.*untouched"):
         detrkit.save(small(seed=1), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -122,7 +122,7 @@ class DEDETR(Detector):
 
     def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
         """Encoder on stride 32; first decoder layer global, the others on features sampled from their boxes."""
-        levels = self._project(self.backbone(images, padding_mask))
+        levels = self._project(self.backbone(images, padding_mask), padding_mask)
         top = min(2, len(levels) - 1)  # the level that the encoder processes
         mask = levels[top].padding_mask.flatten(1)
         positions = [self.position(level.padding_mask).flatten(1, 2) for level in levels]
@@ -158,11 +158,11 @@ class DEDETR(Detector):
             reference = inverse_sigmoid(boxes[-1].detach()) if self.config.refine_boxes else initial
         return Predictions(torch.stack(logits), torch.stack(boxes))
 
-    def _project(self, maps: list[FeatureMap]) -> list[FeatureMap]:
+    def _project(self, maps: list[FeatureMap], padding_mask: Tensor) -> list[FeatureMap]:
         sources = maps if len(self.input_proj) == len(maps) else [*maps, maps[-1]]
         mask_padding = self.config.mask_backbone_padding
         return [
-            projection(level, mask_padding=mask_padding)
+            projection(level, padding_mask, mask_padding=mask_padding)
             for projection, level in zip(self.input_proj, sources, strict=True)
         ]
 

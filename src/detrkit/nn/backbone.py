@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from detrkit.errors import did_you_mean
 from detrkit.nn.frozen_norm import freeze_batch_norm
 
-__all__ = ["Backbone", "FeatureMap", "valid_sizes"]
+__all__ = ["Backbone", "FeatureMap", "level_mask", "valid_sizes"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,17 @@ def valid_sizes(padding_mask: Tensor) -> Tensor:
     return torch.stack((valid.any(2).sum(1), valid.any(1).sum(1)), dim=-1)
 
 
+def level_mask(padding_mask: Tensor, stride: int, shape: tuple[int, int], *, exact: bool) -> Tensor:
+    """The padding mask (B, H, W) of the images on a map of ``shape`` at ``stride``: (B, h, w).
+
+    ``exact``: a cell is valid if it holds any valid pixel. Otherwise the official rule, nearest neighbour.
+    """
+    if exact:
+        return _cells_mask(valid_sizes(padding_mask), stride, *shape)
+    return F.interpolate(padding_mask[None].float(), size=shape).to(torch.bool)[0]
+
+
 def _cells_mask(sizes: Tensor, stride: int, height: int, width: int) -> Tensor:
-    """Mask (B, height, width) of a map at ``stride``: a cell is valid if it holds any valid pixel."""
     cells = torch.div(sizes + stride - 1, stride, rounding_mode="floor")
     rows = torch.arange(height, device=sizes.device) >= cells[:, :1]
     columns = torch.arange(width, device=sizes.device) >= cells[:, 1:]
@@ -111,7 +120,7 @@ class Backbone(nn.Module):
             return self._forward_masked(images, padding_mask)
         maps = []
         for tensor, stride in zip(self.body(images), self.strides, strict=True):
-            mask = F.interpolate(padding_mask[None].float(), size=tensor.shape[-2:]).to(torch.bool)[0]
+            mask = level_mask(padding_mask, stride, tensor.shape[-2:], exact=False)
             maps.append(FeatureMap(tensor, mask, stride))
         return maps
 

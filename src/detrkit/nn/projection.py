@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from detrkit.nn.backbone import FeatureMap
+from detrkit.nn.backbone import FeatureMap, level_mask
 
 __all__ = ["LevelProjection", "MaskedGroupNorm", "to_tokens"]
 
@@ -44,14 +43,18 @@ class LevelProjection(nn.Module):
         self.norm = MaskedGroupNorm(32, dim) if group_norm else None
         self.stride = stride
 
-    def forward(self, level: FeatureMap, *, mask_padding: bool = False) -> FeatureMap:
-        """Projects one level; with ``mask_padding`` its padding stays zero and out of the statistics."""
+    def forward(self, level: FeatureMap, padding_mask: Tensor, *, mask_padding: bool = False) -> FeatureMap:
+        """Projects one level of images with padding_mask (B, H, W) in pixels.
+
+        With ``mask_padding`` the padding stays zero and out of the statistics.
+        """
         x = self.conv(level.tensor)
+        stride = level.stride * self.stride
         mask = level.padding_mask
         if self.stride > 1:
-            mask = F.interpolate(mask[None].float(), size=x.shape[-2:]).to(torch.bool)[0]
+            mask = level_mask(padding_mask, stride, x.shape[-2:], exact=mask_padding)
         if self.norm is not None:
             x = self.norm(x, mask if mask_padding else None)
         elif mask_padding:
             x = x.masked_fill(mask[:, None], 0.0)
-        return FeatureMap(x, mask, level.stride * self.stride)
+        return FeatureMap(x, mask, stride)
