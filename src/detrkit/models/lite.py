@@ -18,7 +18,7 @@ LITE: dict[str, dict[str, Any]] = {
         "ffn_dim": 640,
         "dropout": 0.0,
         "mask_backbone_padding": True,
-        "train_short_sides": tuple(range(256, 385, 32)),
+        "train_short_sides": (288, 320, 352),
         "train_max_side": 640,
         "eval_short_side": 320,
         "eval_max_side": 533,
