@@ -157,6 +157,43 @@ def test_no_validation_images(coco: Path, tmp_path: Path) -> None:
     assert result.best == tmp_path / "run" / "last" / "model.safetensors"
 
 
+def broken_copy(coco: Path, root: Path, name: str) -> Path:
+    """The data set with one damaged training image; returns that image."""
+    shutil.copytree(coco, root)
+    image = root / "train2017" / name
+    image.write_bytes(image.read_bytes()[:600])
+    return image
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_stops_the_run_and_loses_nothing(coco: Path, tmp_path: Path, workers: int) -> None:
+    settings = {"workers": workers, "evaluate_every": 0, "epochs": 1, "batch_size": 1}
+    whole = train(recipe(coco, tmp_path / "whole", **settings)).folder
+    image = broken_copy(coco, tmp_path / "odd", "4.png")
+    broken = recipe(tmp_path / "odd", tmp_path / "run", **settings)
+    with pytest.raises(DataError, match=r"4\.png.*Step \d is saved: mend it, then continue with --resume") as caught:
+        train(broken)
+    assert "Traceback" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    steps = last_state(tmp_path / "run")["position"]["step"]
+    assert 0 <= steps < 6
+    shutil.copy(coco / "train2017" / "4.png", image)
+    train(broken, resume=True)
+    wanted, got = last_state(whole), last_state(tmp_path / "run")
+    assert same_state(wanted["model"], got["model"]) == []
+    assert same_state(wanted["optimizer"], got["optimizer"]) == []
+
+
+def test_damaged_images_are_skipped_and_counted_on_request(coco: Path, tmp_path: Path) -> None:
+    broken_copy(coco, tmp_path / "odd", "4.png")
+    settings = recipe(tmp_path / "odd", tmp_path / "run", epochs=2, workers=1, evaluate_every=0)
+    settings["data"] = settings["data"] | {"on_error": "skip"}
+    train(settings)
+    rows = read_log(tmp_path / "run" / "log.jsonl")
+    assert [row["skipped_images"] for row in rows if row["event"] == "data"] == [["4.png"]]
+    assert [row["step"] for row in rows if row["event"] == "train"] == list(range(1, 7))
+
+
 def test_it_learns(coco: Path, tmp_path: Path) -> None:
     """Twenty steps on six pictures bring the loss down by a good part."""
     train(recipe(coco, tmp_path / "run", iterations=20, epochs=None, batch_size=6, evaluate_every=0))

@@ -261,6 +261,21 @@ def test_devices_and_precisions_that_are_not_there(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_launcher_that_starts_one_process_only_is_pointed_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``accelerate launch --cpu --num_processes 2`` leaves just these variables behind."""
+    for name, value in (("ACCELERATE_MIXED_PRECISION", "no"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with fake_task(tmp_path):
+        train(make_recipe(tmp_path, epochs=1, evaluate_every=0))
+        assert "torchrun --nproc_per_node N -m detrkit train" in capsys.readouterr().err
+        monkeypatch.delenv("MASTER_ADDR")
+        train(make_recipe(tmp_path, epochs=1, evaluate_every=0), overwrite=True)
+    assert "torchrun" not in capsys.readouterr().err
+
+
 def test_log_file_survives_a_half_written_line(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"event": "train", "step": 1}\n{"event": "tr', encoding="utf-8")

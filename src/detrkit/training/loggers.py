@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 
 class Logger(Protocol):
-    """Takes rows: ``event`` (start, resume, train, eval, skip, end), ``step``, ``epoch``, ``time`` and numbers."""
+    """Takes rows: ``event`` (start, resume, train, eval, skip, data, end), ``step``, ``epoch``, ``time``, numbers."""
 
     def log(self, row: Row) -> None:
         """Keep one row."""

@@ -27,15 +27,17 @@ class TrainingProgress:
 
     Args:
         total: optimizer steps of the whole run.
-        done: steps done by the run this one continues.
+        done: steps done by the run this one continues; best: its best AP.
         enabled: False on every process but the main one.
         name: what to call the run.
     """
 
-    def __init__(self, total: int, *, done: int = 0, enabled: bool = True, name: str = "training") -> None:
+    def __init__(
+        self, total: int, *, done: int = 0, best: float | None = None, enabled: bool = True, name: str = "training"
+    ) -> None:
         self.console = Console(stderr=True, quiet=not enabled)
         self._total, self._first, self._start = total, done, time.monotonic()
-        self._best: float | None = None
+        self._best = best
         self._bar: Progress | None = None
         self._task = TaskID(0)
         if enabled and self.console.is_terminal:

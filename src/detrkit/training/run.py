@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,12 @@ def _accelerator(recipe: Recipe) -> Accelerator:
         if ":" in section.device:
             torch.cuda.set_device(section.device)
     precision = "no" if section.precision == "fp32" else section.precision
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+        print(
+            "warning: accelerate launch was asked for several processes, but without GPUs it starts one; add "
+            "--multi_gpu (it works on CPUs too), or use torchrun --nproc_per_node N -m detrkit train …",
+            file=sys.stderr,
+        )
     # without being told to use the CPU, accelerate takes each of several processes for a run of its own
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
@@ -158,8 +165,13 @@ def _loader(recipe: Recipe, task: Task, accelerator: Accelerator) -> Any:
 
 def _announce(trainer: Trainer, folder: Path) -> None:
     data, model = trainer.task.train_data, trainer.model
-    trainer.log("resume" if trainer.step else "start", total_steps=trainer.total_steps, images=len(data))
+    left_out = len(data.load_errors)
+    trainer.log(
+        "resume" if trainer.step else "start", total_steps=trainer.total_steps, images=len(data), left_out=left_out
+    )
     say = Console(stderr=True).print
+    if left_out:
+        say(f"{left_out} boxes or images left out of {data.name}, the first: {data.load_errors[0]}", markup=False)
     sizes = sum(parameter.numel() for parameter in trainer.parameters) / 1e6
     say(
         f"{getattr(model, 'name', 'model')}: {sizes:.1f} M parameters to train, {len(data)} images, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from detrkit.errors import CheckpointError, DataError, RecipeError
 from detrkit.inference.evaluation import label_categories
 from detrkit.losses import Criterion, build_criterion
 from detrkit.models import Detector, create_model
-from detrkit.structures import Categories, Predictions
+from detrkit.structures import Categories
 from detrkit.training.init import start_from
 
-__all__ = ["Task", "build_model", "build_task", "float_outputs", "resolve", "run_folder"]
+__all__ = ["Task", "build_model", "build_task", "resolve", "run_folder"]
 
 MINIMUM_STEPS = 3000  # a detection transformer learns little in fewer optimizer steps
 SHORT_STEPS = 1500  # below this the usual outcome is AP 0
@@ -164,13 +164,3 @@ def resolve(recipe: Recipe, *, batches_per_epoch: int, folder: Path) -> Recipe:
     )
     resolved._source = recipe.source
     return resolved
-
-
-def float_outputs(predictions: Predictions) -> Predictions:
-    """Predictions with float32 tensors, groups included: losses are not computed in half precision."""
-    return replace(
-        predictions,
-        logits=predictions.logits.float(),
-        boxes=predictions.boxes.float(),
-        groups={name: float_outputs(group) for name, group in predictions.groups.items()},
-    )

@@ -13,24 +13,24 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
 
 from detrkit import weights
 from detrkit.config import Recipe
 from detrkit.data import DetectionDataset
-from detrkit.errors import RunError
+from detrkit.errors import DataError, RunError
 from detrkit.inference import evaluation
-from detrkit.structures import Batch, Predictions
+from detrkit.structures import Batch
 from detrkit.training import checkpoint
 from detrkit.training.ema import EMA
 from detrkit.training.interrupt import Interrupt, Interrupted
 from detrkit.training.loggers import Logger
 from detrkit.training.meters import Meter
 from detrkit.training.optimizer import build_optimizer, parameter_groups, set_learning_rate
+from detrkit.training.outputs import float_outputs, zero_anchor
 from detrkit.training.progress import TrainingProgress
 from detrkit.training.rng import preserved_rng, restore_rng, rng_state, seed_everything
 from detrkit.training.schedule import build_schedule
-from detrkit.training.setup import Task, float_outputs
+from detrkit.training.setup import Task
 
 __all__ = ["Trainer"]
 
@@ -83,6 +83,7 @@ class Trainer:
         self.epoch = self.batch = self.step = 0  # batch: how many of this epoch's batches are used
         self.skipped = 0  # consecutive steps without an update
         self.evaluated_step = -1
+        self.unreadable = 0  # training images that are known to be damaged
         self.best: dict[str, Any] = {"AP": None, "epoch": None, "metrics": {}}
         self.meter = Meter(accelerator)
         seed_everything(1000 * section.seed + accelerator.process_index + 1)
@@ -100,7 +101,11 @@ class Trainer:
         """
         every = self.recipe.training.evaluate_every or 0
         self.progress = TrainingProgress(
-            self.total_steps, done=self.step, enabled=self.accelerator.is_main_process, name=self.folder.name
+            self.total_steps,
+            done=self.step,
+            best=self.best["AP"],
+            enabled=self.accelerator.is_main_process,
+            name=self.folder.name,
         )
         with Interrupt() as self.interrupt, self.progress:
             while True:
@@ -128,6 +133,11 @@ class Trainer:
                 self.save()
             if self.step >= self.total_steps:
                 break
+        skipped = self.task.train_data.skipped_images  # only with data.on_error = skip
+        if len(skipped) > self.unreadable:
+            self.progress.say(f"{len(skipped)} training images cannot be read and are skipped: {', '.join(skipped)}")
+            self.log("data", skipped_images=skipped)
+            self.unreadable = len(skipped)
 
     def micro_batches(self) -> Iterator[list[Batch]]:
         """This epoch's batches from the current position on, ``accumulate`` at a time."""
@@ -135,8 +145,14 @@ class Trainer:
         self.loader.batch_sampler.set_epoch(self.epoch, start_batch=self.batch)
         with preserved_rng():
             batches = iter(self.loader)
-        while group := list(islice(batches, self.accumulate)):
-            yield group
+        try:
+            while group := list(islice(batches, self.accumulate)):
+                yield group
+        except DataError as error:
+            if self.accelerator.num_processes > 1:  # the others would wait for this one to save
+                raise
+            self.save()
+            raise DataError(f"{error}. Step {self.step} is saved: mend it, then continue with --resume") from error
 
     def train_step(self, group: list[Batch]) -> None:
         """One optimizer step on one or several micro-batches."""
@@ -182,7 +198,7 @@ class Trainer:
                 images = batch.images.contiguous(memory_format=self.layout)
                 predictions = float_outputs(self.wrapped(images, batch.padding_mask, batch.targets))
                 losses = criterion(predictions, target, counts=counts)
-                self.accelerator.backward(losses.total if world == 1 else losses.total + _anchor(predictions))
+                self.accelerator.backward(losses.total if world == 1 else losses.total + zero_anchor(predictions))
             total += losses.total.detach()
             self.meter.add(losses.terms, share=1 / len(group))
         self.meter.step(total, images=sum(len(batch) for batch in group))
@@ -300,10 +316,3 @@ class Trainer:
 
 
 _POSITION = ("epoch", "batch", "step", "skipped", "evaluated_step")
-
-
-def _anchor(predictions: Predictions) -> Tensor:
-    """Zero that depends on every output: a process without boxes then still has a gradient for every parameter."""
-    parts = [predictions.logits, predictions.boxes]
-    zeros = [(part * 0).sum() for part in parts] + [_anchor(group) for group in predictions.groups.values()]
-    return torch.stack(zeros).sum()
