@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,15 @@ def test_resume_without_a_run_starts_one(tmp_path: Path) -> None:
     with fake_task(tmp_path):
         result = train(make_recipe(tmp_path, epochs=1, evaluate_every=0), resume=True)
     assert result.best.is_file()
+
+
+def test_resume_without_a_state_deletes_no_weights(tmp_path: Path) -> None:
+    with fake_task(tmp_path, evaluate=scores(0.3)):
+        train(make_recipe(tmp_path, epochs=2))
+        shutil.rmtree(tmp_path / "run" / "last")
+        with pytest.raises(RecipeError, match=r"no last/ to continue from; --overwrite"):
+            train(make_recipe(tmp_path, epochs=2), resume=True)
+    assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
 
 
 def test_resume_with_another_recipe_names_the_differences(tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ def small_data_recipe(data: str, model: str) -> dict[str, Any]:
     return {
         "model": {"name": model},
         "data": {"root": data},
-        "training": {"batch_size": 8 if laptop else 4, "ema": 0.998},
-        "optimizer": {"lr": 4e-4, "lr_backbone": 4e-5} if laptop else {"lr": 1e-4, "lr_backbone": 1e-5},
+        "training": {"ema": 0.998},
+        "optimizer": {"lr": 3e-4, "lr_backbone": 6e-5} if laptop else {"lr": 1e-4, "lr_backbone": 1e-5},
         "schedule": {"kind": "cosine", "warmup": 100},
     }
 

@@ -198,7 +198,10 @@ def _open_folder(folder: Path, *, resume: bool, overwrite: bool) -> dict[str, An
     if folder.exists() and not folder.is_dir():
         raise RecipeError(f"{folder}: the output is a file, not a folder; choose another training.output")
     if resume:
-        return load_state(folder)
+        state = load_state(folder)
+        if state is None and (folder / "best").exists():
+            raise RecipeError(f"{folder} has weights in best/ but no last/ to continue from; --overwrite starts anew")
+        return state
     held = [name for name in _RUN_FILES if (folder / name).exists()]
     if held and not overwrite:
         raise RecipeError(
@@ -218,7 +221,9 @@ def _start_folder(folder: Path, recipe: Recipe, *, overwrite: bool, resumed: boo
                     shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
-        (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        new = folder / "recipe.yaml.new"
+        new.write_text(recipe.to_yaml(), encoding="utf-8")
+        os.replace(new, folder / "recipe.yaml")
         return build_loggers(folder, recipe)
     except OSError as error:
         raise saving_failed(error, folder) from error
