@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from detrkit.structures import Target, pad_images
@@ -90,6 +91,17 @@ class Case:
         torch.testing.assert_close(
             actual.detach(), expected, atol=atol, rtol=rtol, msg=lambda text: f"{self.name}: {name}\n{text}"
         )
+
+    def objects(self, prefix: str, scores: Tensor, labels: Tensor, boxes: Tensor) -> None:
+        """Detections in pixels equal the stored ones; where scores tie by rounding, in any order."""
+        stored = [self.tensors[f"{prefix}.{key}"] for key in ("scores", "labels", "boxes")]
+        tolerance = self.info["tolerance"]
+        distance = (boxes[:, None] - stored[2]).abs().amax(-1) + 1e3 * (labels[:, None] != stored[1])
+        distance = distance + 1e3 * ((scores[:, None] - stored[0]).abs() > tolerance.get("scores_abs", 1e-5))
+        ours, theirs = (torch.from_numpy(index) for index in linear_sum_assignment(distance.numpy()))
+        for key, mine, recorded in zip(("scores", "labels", "boxes"), (scores, labels, boxes), stored, strict=True):
+            atol = {"scores": tolerance.get("scores_abs", 1e-5), "labels": 0.0, "boxes": 1e-2}[key]
+            self.match(f"{prefix}.{key}", mine[ours], recorded[theirs], atol=atol, rtol=0.0)
 
     def loss(self, name: str, actual: Tensor | float, expected: float | None = None) -> None:
         """A loss agrees to the case's relative (or absolute) tolerance."""

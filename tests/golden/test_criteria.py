@@ -22,10 +22,21 @@ SETTINGS = {
 }
 
 
+COUNTS = {
+    "op_criterion_detr": 5,
+    "op_criterion_de_detr": 25,
+    "op_criterion_conditional_detr": 5,
+    "op_criterion_de_conditional_detr": 25,
+}
+
+
 def make_criterion(case: Case, setting: str, prefix: str = "") -> Criterion:
     calls = iter(range(10))
+    kind = "focal" if "conditional" in case.name else "softmax"
+    costs = dict(zip(("cost_class", "cost_bbox", "cost_giou"), case.info["matcher_cost_class_bbox_giou"], strict=True))
     return Criterion(
-        matcher=HungarianMatcher(two_stage=setting.endswith("two_stage")),
+        matcher=HungarianMatcher(classification=kind, two_stage=setting.endswith("two_stage"), **costs),
+        classification=kind,
         label_augmentation=LabelAugmentation(
             **SETTINGS[setting],
             random_order=lambda n: case.tensors.get(f"{prefix}.randperm_call{next(calls)}", torch.arange(n)),
@@ -37,10 +48,10 @@ def make_criterion(case: Case, setting: str, prefix: str = "") -> Criterion:
     )
 
 
-@pytest.mark.parametrize("name", ["op_criterion_detr", "op_criterion_de_detr"])
+@pytest.mark.parametrize("name", COUNTS)
 def test_criterion(name: str, shared: Path, golden_count: dict[str, Any]) -> None:
     case = Case.read(shared, name, golden_count)
-    assert len(case.info["results"]) == {"op_criterion_detr": 5, "op_criterion_de_detr": 25}[name]
+    assert len(case.info["results"]) == COUNTS[name]
     for key, expected in case.info["results"].items():
         scene, setting = key.split(".", 1)
         logits = case.tensors["pred_logits"].clone().requires_grad_()
@@ -83,6 +94,20 @@ def test_soft_nms(shared: Path, golden_count: dict[str, Any]) -> None:
                 found = select(
                     logits[image], boxes[image], classification="softmax", top_k=100, nms=threshold, nms_decay=decay
                 )
+                prefix = f"nms.{queries}.thresh{threshold}.image{image}"
+                case.close(f"{prefix}.scores", found.scores, 1e-5)
+                case.equal(f"{prefix}.labels", found.labels)
+                scale = torch.tensor([width, height, width, height])
+                case.close(f"{prefix}.boxes", found.boxes * scale, 1e-2)
+
+
+def test_hard_nms_of_focal_models(shared: Path, golden_count: dict[str, Any]) -> None:
+    case = Case.read(shared, "op_criterion_de_conditional_detr", golden_count)
+    for queries in ("q100", "q300"):
+        logits, boxes = (case.tensors[f"nms.{queries}.pred_{name}"] for name in ("logits", "boxes"))
+        for threshold in (0.7, 0.5):
+            for image, (height, width) in enumerate(case.tensors[f"nms.{queries}.target_sizes"].tolist()):
+                found = select(logits[image], boxes[image], classification="focal", top_k=100, nms=threshold)
                 prefix = f"nms.{queries}.thresh{threshold}.image{image}"
                 case.close(f"{prefix}.scores", found.scores, 1e-5)
                 case.equal(f"{prefix}.labels", found.labels)

@@ -97,6 +97,8 @@ def test_files_that_are_no_checkpoints_are_named(tmp_path: Path) -> None:
         ("de_detr_r50", {}),
         ("de_detr_r50", {"num_feature_levels": 4}),
         ("de_detr_r50_single_scale", {}),
+        ("conditional_detr_r50", {}),
+        ("de_conditional_detr_r50", {"refine_boxes": False}),
     ],
 )
 def test_official_names_go_out_and_come_back(name: str, overrides: dict[str, Any]) -> None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Selected", "postprocess", "select"]
 
+# Candidates that focal models give to NMS (DE-CondDETR's pre_nms).
+BEFORE_NMS = 2000
+
 
 class Selected(NamedTuple):
     """Objects of one image: scores (N,), labels (N,), boxes (N, 4) xyxy in [0, 1] of the valid area, queries (N,)."""
@@ -62,9 +65,10 @@ def select(
         probability = logits.sigmoid()
         if named is not None:
             probability = probability.masked_fill(~named, 0.0)
-        # 20 objects a query at most before NMS: enough for any top_k, and bounded for many classes.
-        wanted = probability.numel() if nms is not None or top_k is None else top_k
-        scores, flat = probability.flatten().topk(min(wanted, probability.numel(), 20 * len(probability)))
+        wanted = probability.numel() if top_k is None else top_k
+        if nms is not None:
+            wanted = max(wanted, BEFORE_NMS)
+        scores, flat = probability.flatten().topk(min(wanted, probability.numel()))
         queries = torch.div(flat, probability.shape[1], rounding_mode="floor")
         labels = flat % probability.shape[1]
     found = Selected(scores, labels, corners[queries], queries)

@@ -124,29 +124,29 @@ class Criterion:
     def _classification(
         self, logits: Tensor, labels: Tensor, matches: Matches, num_boxes: float, class_weight: float
     ) -> Tensor:
-        where = (matches.layer, matches.image, matches.query)
+        labelled = torch.full(logits.shape[:3], self.num_classes, dtype=torch.long, device=logits.device)
+        labelled[matches.layer, matches.image, matches.query] = labels[matches.target]
         if self.classification == "softmax":
-            goal = torch.full(logits.shape[:3], self.num_classes, dtype=torch.long, device=logits.device)
-            goal[where] = labels[matches.target]
             weight = logits.new_ones(self.num_classes + 1)
             weight[-1] = self.no_object_weight
-            loss = F.cross_entropy(logits.flatten(0, 2), goal.flatten(), weight, reduction="none")
+            loss = F.cross_entropy(logits.flatten(0, 2), labelled.flatten(), weight, reduction="none")
             return loss.view(len(logits), -1).sum(1) / class_weight
-        goal = torch.zeros_like(logits)
-        goal[(*where, labels[matches.target])] = 1.0
+        goal = F.one_hot(labelled, self.num_classes + 1)[..., :-1].to(logits.dtype)
         p = logits.sigmoid()
         loss = F.binary_cross_entropy_with_logits(logits, goal, reduction="none")
         loss = loss * (1 - (p * goal + (1 - p) * (1 - goal))) ** 2
         loss = loss * (self.focal_alpha * goal + (1 - self.focal_alpha) * (1 - goal))
-        return loss.flatten(1).sum(1) / num_boxes
+        # The official order of operations: a mean over the queries, undone after the division.
+        return loss.mean(2).sum((1, 2)) / num_boxes * logits.shape[2]
 
     def _cardinality(self, logits: Tensor, targets: list[Target]) -> Tensor:
-        """Mean absolute difference between the number of queries that claim an object and the objects (log only)."""
+        """Mean absolute difference between the number of queries that claim an object and the objects (log only).
+
+        As in the official code a query claims nothing when its last logit is the highest, also for focal
+        classification, where that is an ordinary class.
+        """
         counts = torch.tensor([len(target) for target in targets], device=logits.device, dtype=torch.float32)
-        if self.classification == "softmax":
-            claimed = (logits.argmax(-1) != self.num_classes).sum(-1)
-        else:
-            claimed = (logits.sigmoid().amax(-1) > 0.5).sum(-1)
+        claimed = (logits.argmax(-1) != logits.shape[-1] - 1).sum(-1)
         return (claimed.float() - counts).abs().mean(-1)
 
     def _class_error(self, logits: Tensor, labels: Tensor, matches: Matches) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import timm
 
 from detrkit.errors import did_you_mean
+from detrkit.models.conditional_detr import ConditionalDETR, DEConditionalDETR
 from detrkit.models.config import DetectorConfig
 from detrkit.models.de_detr import DEDETR, DEDETRConfig
 from detrkit.models.detector import Detector
@@ -47,6 +48,20 @@ def _de_detr(summary: str, **settings: Any) -> Entry:
     return Entry(DEDETR, DEDETRConfig, "de_detr", settings, summary)
 
 
+# Sigmoid focal classification without no-object, 300 queries (spec D1).
+_CONDITIONAL = {"num_queries": 300, "classification": "focal", "cost_class": 2.0, "loss_class": 2.0}
+# DE-CondDETR removes what NMS suppresses (spec C4).
+_HARD_LABEL_AUGMENTATION = {"repeat_label": 2, "nms": 0.7}
+
+
+def _conditional(summary: str, **settings: Any) -> Entry:
+    return Entry(ConditionalDETR, DETRConfig, "conditional_detr", {**_CONDITIONAL, **settings}, summary)
+
+
+def _de_conditional(summary: str, **settings: Any) -> Entry:
+    return Entry(DEConditionalDETR, DEDETRConfig, "de_conditional_detr", {**_CONDITIONAL, **settings}, summary)
+
+
 _R101 = {"backbone": "resnet101.tv_in1k"}
 _SINGLE_SCALE = {"num_feature_levels": 1, "reference_dim": 4, "refine_boxes": False, "roi_resolution": 7}
 
@@ -60,6 +75,20 @@ _REGISTRY: dict[str, Entry] = {
     "de_detr_r50": _de_detr("DE-DETR, ResNet-50"),
     "de_detr_r50_single_scale": _de_detr("DE-DETR on one level, 7x7 RoI, no refinement", **_SINGLE_SCALE),
     "dela_detr_r50": _de_detr("DE-DETR with label augmentation", num_queries=300, **_LABEL_AUGMENTATION),
+    "conditional_detr_r50": _conditional("Conditional DETR, ResNet-50"),
+    "conditional_detr_r50_dc5": _conditional("Conditional DETR, ResNet-50 with stride 16", dilation=True),
+    "conditional_detr_r101": _conditional("Conditional DETR, ResNet-101", **_R101),
+    "conditional_detr_r101_dc5": _conditional("Conditional DETR, ResNet-101 with stride 16", **_R101, dilation=True),
+    "la_conditional_detr_r50": _conditional("Conditional DETR with label augmentation", **_HARD_LABEL_AUGMENTATION),
+    "conditional_detr_lite0": _conditional("Conditional DETR, laptop size", **LITE["lite0"]),
+    "de_conditional_detr_r50": _de_conditional("DE-Conditional-DETR, ResNet-50"),
+    "dela_conditional_detr_r50": _de_conditional(
+        "DE-Conditional-DETR with label augmentation", **_HARD_LABEL_AUGMENTATION
+    ),
+    "de_conditional_detr_lite0": _de_conditional("DE-Conditional-DETR, laptop size", **LITE["lite0"]),
+    "dela_conditional_detr_lite0": _de_conditional(
+        "DE-Conditional-DETR with label augmentation, laptop size", **LITE["lite0"], **_HARD_LABEL_AUGMENTATION
+    ),
     "de_detr_lite0": _de_detr("DE-DETR, laptop size", **LITE["lite0"]),
     "dela_detr_lite0": _de_detr("DELA-DETR, laptop size: the embedded default", **LITE["lite0"], **_LABEL_AUGMENTATION),
 }

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +30,10 @@ from detrkit.models.detr import (
     build_position,
     class_slots,
 )
-from detrkit.nn.attention import MultiheadAttention
 from detrkit.nn.backbone import Backbone, FeatureMap, valid_sizes
 from detrkit.nn.heads import MLP
 from detrkit.nn.projection import LevelProjection, to_tokens
-from detrkit.nn.transformer import Encoder
+from detrkit.nn.transformer import DecoderLayer, Encoder
 from detrkit.ops.boxes import cxcywh_to_xyxy, inverse_sigmoid
 from detrkit.ops.roi_align import RoIBags, roi_align_bags
 from detrkit.structures import Predictions, Target
@@ -74,9 +73,10 @@ class DEDETR(Detector):
     """DE-DETR with modules passed in; :meth:`from_config` builds the published ones."""
 
     config: DEDETRConfig
+    decoder: Any  # DE-DETR's own, or another paper's with the same parts
 
     def __init__(
-        self, *, config: DEDETRConfig, backbone: Backbone, position: nn.Module, encoder: Encoder, decoder: Decoder
+        self, *, config: DEDETRConfig, backbone: Backbone, position: nn.Module, encoder: Encoder, decoder: nn.Module
     ) -> None:
         super().__init__(config=config)
         dim = config.hidden_dim
@@ -91,11 +91,16 @@ class DEDETR(Detector):
         self.encoder = encoder
         self.decoder = decoder
         self.query_embed = nn.Embedding(config.num_queries, dim)
-        self.ref_point_head = MLP(dim, dim, config.reference_dim, num_layers=2)
         heads = config.decoder_layers if config.refine_boxes else 1
         self.class_embed = nn.ModuleList(nn.Linear(dim, class_slots(config)) for _ in range(heads))
         self.bbox_embed = nn.ModuleList(MLP(dim, dim, 4, num_layers=3) for _ in range(heads))
         self._initialise_heads()
+        self.build_reference()
+
+    def build_reference(self) -> None:
+        """The head that says where each query starts."""
+        dim = self.config.hidden_dim
+        self.ref_point_head = MLP(dim, dim, self.config.reference_dim, num_layers=2)
 
     def _initialise_heads(self) -> None:
         """Class prior 0.01; boxes start as points of side sigmoid(-2); heads of all layers start alike (spec B4)."""
@@ -133,21 +138,20 @@ class DEDETR(Detector):
         sizes = valid_sizes(padding_mask)
         scale = sizes.flip(1).repeat(1, 2)[:, None]  # (B, 1, 4): width, height, width, height of the valid area
         queries = self.query_embed.weight.expand(len(images), -1, -1)
-        initial = self.ref_point_head(queries).float()
+        initial = self.initial_reference(queries)
         content = torch.zeros_like(queries)
         reference = initial
         logits: list[Tensor] = []
         boxes: list[Tensor] = []
         for index, layer in enumerate(self.decoder.layers):
-            attention = cast(MultiheadAttention, layer.multihead_attn)
+            attention = layer.multihead_attn
             if index == 0:
-                memory, position = contents[top], positions[top]
-                content = layer(content, queries, lambda q, a=attention, m=memory, p=position: a(q, m + p, m, mask))
+                sampled = attention.project_memory(contents[top], positions[top])
             else:
                 bags = self._sample(levels, cxcywh_to_xyxy(boxes[-1].detach()) * scale, sizes)
                 # RoIAlign is linear: project the maps once, then pool keys and values together.
                 sampled = bags.pool(attention.project_memory(all_content, all_positions))
-                content = layer(content, queries, lambda q, a=attention, s=sampled: a.attend_sampled(q, s))
+            content = self.decode(index, content, queries, reference, sampled, mask if index == 0 else None)
             hidden = self.decoder.norm(content)
             head = index if self.config.refine_boxes else 0
             logits.append(self.class_embed[head](hidden))
@@ -157,6 +161,17 @@ class DEDETR(Detector):
             boxes.append((offset + reference).sigmoid())
             reference = inverse_sigmoid(boxes[-1].detach()) if self.config.refine_boxes else initial
         return Predictions(torch.stack(logits), torch.stack(boxes))
+
+    def initial_reference(self, queries: Tensor) -> Tensor:
+        """Logits of the initial points (or boxes) of the queries: (B, Q, C) -> (B, Q, 2 or 4)."""
+        return self.ref_point_head(queries).float()
+
+    def decode(
+        self, index: int, content: Tensor, queries: Tensor, reference: Tensor, sampled: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """One decoder layer: content and queries (B, Q, C), reference logits, projected features -> content."""
+        layer: DecoderLayer = self.decoder.layers[index]
+        return layer(content, queries, lambda x: layer.multihead_attn.attend(x + queries, sampled, mask))
 
     def _project(self, maps: list[FeatureMap], padding_mask: Tensor) -> list[FeatureMap]:
         sources = maps if len(self.input_proj) == len(maps) else [*maps, maps[-1]]

@@ -153,9 +153,8 @@ class DETR(Detector):
         content = torch.zeros_like(queries)
         hidden = []
         for layer in self.decoder.layers:
-            content = layer(
-                content, queries, lambda q, layer=layer: layer.multihead_attn(q, memory + position, memory, mask)
-            )
+            attention = layer.multihead_attn
+            content = layer(content, queries, lambda x, a=attention: a(x + queries, memory + position, memory, mask))
             hidden.append(self.decoder.norm(content))
         states = torch.stack(hidden)
         return Predictions(self.class_embed(states), self.bbox_embed(states).float().sigmoid())

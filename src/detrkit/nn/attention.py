@@ -6,7 +6,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MultiheadAttention"]
+__all__ = ["MultiheadAttention", "attend_heads"]
+
+
+def attend_heads(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, dropout: float) -> Tensor:
+    """Attention of q (B, Q, heads, d) over k and v: (B, S, heads, d) for all queries, with padding mask (B, S), or
+    (B, Q, S, heads, d) for each query its own. Returns (B, Q, heads · d of v).
+    """
+    batch, queries = q.shape[:2]
+    if k.dim() == 4:
+        mask = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, dropout_p=dropout
+        )
+        return mixed.transpose(1, 2).flatten(2)
+    # One batch of B·Q problems with a single query and S keys each.
+    mixed = F.scaled_dot_product_attention(
+        q.flatten(0, 1).unsqueeze(2),
+        k.flatten(0, 1).transpose(1, 2),
+        v.flatten(0, 1).transpose(1, 2),
+        dropout_p=dropout,
+    )
+    return mixed.reshape(batch, queries, -1)
 
 
 class MultiheadAttention(nn.Module):
@@ -46,15 +67,17 @@ class MultiheadAttention(nn.Module):
         _, wk, wv = self.in_proj_weight.chunk(3)
         return torch.cat((F.linear(content + position, wk), F.linear(content, wv)), dim=-1)
 
-    def attend_sampled(self, query: Tensor, keys_values: Tensor) -> Tensor:
-        """Each query attends to its own keys: query (B, Q, C), pooled projections (B, Q, S, 2C) -> (B, Q, C)."""
-        batch, queries = query.shape[:2]
-        wq = self.in_proj_weight.chunk(3)[0]
-        bq, bkv = self.in_proj_bias.split([query.shape[-1], 2 * query.shape[-1]])
-        q = F.linear(query, wq, bq).reshape(batch * queries, self.num_heads, 1, -1)
-        # (B·Q, S, 2, heads, d): one batch of B·Q problems with a single query and S keys each.
-        k, v = (keys_values + bkv).flatten(0, 1).unflatten(-1, (2, self.num_heads, -1)).unbind(2)
-        mixed = F.scaled_dot_product_attention(
-            q, k.transpose(1, 2), v.transpose(1, 2), dropout_p=self.dropout if self.training else 0.0
-        )
-        return self.out_proj(mixed.reshape(batch, queries, -1))
+    def attend(self, query: Tensor, keys_values: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        """query (B, Q, C) reads projected tokens -> (B, Q, C).
+
+        keys_values: from :meth:`project_memory`, either (B, S, 2C), one memory for all queries of an image, with
+        padding mask (B, S) bool True = padding; or pooled to (B, Q, S, 2C), S keys of its own for each query.
+        """
+        dim = query.shape[-1]
+        bq, bkv = self.in_proj_bias.split([dim, 2 * dim])
+        q = F.linear(query, self.in_proj_weight[:dim], bq)
+        k, v = (keys_values + bkv).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
+        return self.out_proj(attend_heads(q.unflatten(-1, (self.num_heads, -1)), k, v, key_padding_mask, self._drop()))
+
+    def _drop(self) -> float:
+        return self.dropout if self.training else 0.0

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from detrkit.nn.attention import MultiheadAttention
 
-__all__ = ["DecoderLayer", "Encoder", "EncoderLayer", "xavier_"]
+__all__ = ["DecoderLayer", "Encoder", "EncoderLayer", "FeedForwardLayer", "xavier_"]
 
 
 def xavier_(module: nn.Module) -> None:
@@ -19,7 +19,7 @@ def xavier_(module: nn.Module) -> None:
             nn.init.xavier_uniform_(parameter)
 
 
-class _Layer(nn.Module):
+class FeedForwardLayer(nn.Module):
     """Residual sub-blocks with the norm after (post-norm, published) or before (pre-norm)."""
 
     def __init__(self, *, dim: int, ffn_dim: int, dropout: float, pre_norm: bool) -> None:
@@ -32,16 +32,18 @@ class _Layer(nn.Module):
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
 
-    def _residual(self, x: Tensor, norm: nn.Module, block: Callable[[Tensor], Tensor]) -> Tensor:
+    def residual(self, x: Tensor, norm: nn.Module, block: Callable[[Tensor], Tensor]) -> Tensor:
+        """x (B, N, C) plus what ``block`` makes of it, normalised on the side that ``pre_norm`` says."""
         if self.pre_norm:
             return x + self._drop(block(norm(x)))
         return norm(x + self._drop(block(x)))
 
-    def _ffn(self, x: Tensor) -> Tensor:
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """Two linear layers with ReLU between them: (B, N, C) -> (B, N, C)."""
         return self.linear2(self._drop(F.relu(self.linear1(x))))
 
 
-class EncoderLayer(_Layer):
+class EncoderLayer(FeedForwardLayer):
     """Self-attention over the image tokens, then a feed-forward block; positions enter at every layer."""
 
     def __init__(self, *, dim: int, num_heads: int, ffn_dim: int, dropout: float, pre_norm: bool = False) -> None:
@@ -52,10 +54,10 @@ class EncoderLayer(_Layer):
 
     def forward(self, tokens: Tensor, position: Tensor, padding_mask: Tensor) -> Tensor:
         """tokens and position (B, S, C), padding_mask (B, S) -> (B, S, C)."""
-        tokens = self._residual(
+        tokens = self.residual(
             tokens, self.norm1, lambda x: self.self_attn(x + position, x + position, x, padding_mask)
         )
-        return self._residual(tokens, self.norm2, self._ffn)
+        return self.residual(tokens, self.norm2, self.feed_forward)
 
 
 class Encoder(nn.Module):
@@ -78,7 +80,7 @@ class Encoder(nn.Module):
         return self.norm(tokens)
 
 
-class DecoderLayer(_Layer):
+class DecoderLayer(FeedForwardLayer):
     """Self-attention among the queries, cross-attention to image features, feed-forward block.
 
     What the queries attend to is passed in as a function, so that DETR (the whole memory) and DE-DETR (keys sampled
@@ -94,7 +96,7 @@ class DecoderLayer(_Layer):
         self.norm3 = nn.LayerNorm(dim)
 
     def forward(self, content: Tensor, queries: Tensor, cross_attend: Callable[[Tensor], Tensor]) -> Tensor:
-        """content and queries (B, Q, C); ``cross_attend`` maps content + queries to what they gathered (B, Q, C)."""
-        content = self._residual(content, self.norm1, lambda x: self.self_attn(x + queries, x + queries, x))
-        content = self._residual(content, self.norm2, lambda x: cross_attend(x + queries))
-        return self._residual(content, self.norm3, self._ffn)
+        """content and queries (B, Q, C); ``cross_attend`` maps the content to what it gathered (B, Q, C)."""
+        content = self.residual(content, self.norm1, lambda x: self.self_attn(x + queries, x + queries, x))
+        content = self.residual(content, self.norm2, cross_attend)
+        return self.residual(content, self.norm3, self.feed_forward)

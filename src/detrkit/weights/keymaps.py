@@ -46,6 +46,23 @@ _DE_DETR = (
     (r"ref_point_head\.(.+)", (r"ref_point_head.\1", r"transformer.decoder.ref_point_head.\1")),
 )
 
+_PROJECTIONS = {
+    "query_content": "qcontent",
+    "query_position": "qpos",
+    "query_sine": "qpos_sine",
+    "key_content": "kcontent",
+    "key_position": "kpos",
+    "value": "v",
+}
+_CONDITIONAL = (
+    *(
+        (rf"(decoder\.layers\.\d+)\.{module}\.{ours}\.(.+)", (rf"transformer.\1.{prefix}_{theirs}_proj.\2",))
+        for module, prefix in (("self_attn", "sa"), ("multihead_attn", "ca"))
+        for ours, theirs in _PROJECTIONS.items()
+    ),
+    (r"(decoder\.layers\.\d+)\.multihead_attn\.out_proj\.(.+)", (r"transformer.\1.cross_attn.out_proj.\2",)),
+)
+
 KEYMAPS: Mapping[str, KeyMap] = {
     "detr": KeyMap(_TRANSFORMER),
     "de_detr": KeyMap(
@@ -54,15 +71,27 @@ KEYMAPS: Mapping[str, KeyMap] = {
             (r"bbox_embed\.(\d+)\.(.+)", (r"bbox_embed.\1.\2", r"transformer.decoder.bbox_embed.\1.\2")),
         )
     ),
-    # Without refinement all layers share one head.
-    "de_detr_shared_heads": KeyMap(
+    "conditional_detr": KeyMap((*_CONDITIONAL, *_TRANSFORMER)),
+    "de_conditional_detr": KeyMap(
         (
+            *_CONDITIONAL,
             *_DE_DETR,
-            (r"class_embed\.0\.(.+)", (r"class_embed.{layers}.\1",)),
-            (
-                r"bbox_embed\.0\.(.+)",
-                (r"bbox_embed.{layers}.\1", r"transformer.decoder.bbox_embed.{layers}.\1"),
-            ),
+            (r"bbox_embed\.(\d+)\.(.+)", (r"bbox_embed.\1.\2", r"transformer.decoder.bbox_embed.\1.\2")),
         )
     ),
+    **{
+        # Without refinement all layers share one head.
+        f"{family}_shared_heads": KeyMap(
+            (
+                *rules,
+                *_DE_DETR,
+                (r"class_embed\.0\.(.+)", (r"class_embed.{layers}.\1",)),
+                (
+                    r"bbox_embed\.0\.(.+)",
+                    (r"bbox_embed.{layers}.\1", r"transformer.decoder.bbox_embed.{layers}.\1"),
+                ),
+            )
+        )
+        for family, rules in (("de_detr", ()), ("de_conditional_detr", _CONDITIONAL))
+    },
 }

@@ -37,8 +37,8 @@ class OfficialLoadReport:
 
 def _keymap(model: Detector) -> KeyMap:
     family = entry(model.name).family
-    if family == "de_detr" and not getattr(model.config, "refine_boxes", True):
-        family = "de_detr_shared_heads"
+    if not getattr(model.config, "refine_boxes", True):
+        family = f"{family}_shared_heads"
     return KEYMAPS[family]
 
 
