@@ -58,13 +58,13 @@ def select(
     if classification == "softmax":
         probability = logits.softmax(-1)[:, :-1]
         if named is not None:
-            probability = probability.masked_fill(~named, 0.0)
+            probability = probability.masked_fill(~named, -1.0)  # behind a named class of score 0
         scores, labels = probability.max(-1)
         queries = torch.arange(len(scores), device=scores.device)
     else:
         probability = logits.sigmoid()
         if named is not None:
-            probability = probability.masked_fill(~named, 0.0)
+            probability = probability.masked_fill(~named, -1.0)  # behind a named class of score 0
         wanted = probability.numel() if top_k is None else top_k
         if nms is not None:
             wanted = max(wanted, BEFORE_NMS)
@@ -72,6 +72,9 @@ def select(
         queries = torch.div(flat, probability.shape[1], rounding_mode="floor")
         labels = flat % probability.shape[1]
     found = Selected(scores, labels, corners[queries], queries)
+    if named is not None:  # top_k may ask for more than the named classes have
+        exists = named[found.labels]
+        found = Selected(*(value[exists] for value in found))
     if nms is not None:
         kept = batched_nms(found.boxes, found.scores, found.labels, nms)
         if nms_decay is None:
