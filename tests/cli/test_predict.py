@@ -73,7 +73,7 @@ def test_a_folder(images: Path, tmp_path: Path, color_detector: list[str], capfd
     with Image.open(out / "images" / "sub" / "b.png.png") as drawn:
         assert drawn.size == (64, 80)
     assert (out / "images" / "a.jpg.png").is_file()
-    assert not (out / "skipped.json").exists()
+    assert read(out, "skipped.json") == []
     captured = capfd.readouterr()
     assert "3 images, 3 objects (red 1, green 1, blue 1)" in captured.out
     assert captured.err == ""

@@ -60,7 +60,8 @@ def test_without_pictures(tmp_path: Path) -> None:
     folder = PredictionFolder(tmp_path, CATEGORIES, pictures=False)
     folder.add("a.jpg", found(0), IMAGE)
     folder.write()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.json", "results.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.json", "results.json", "skipped.json"]
+    assert json.loads((tmp_path / "skipped.json").read_text()) == []
 
 
 def test_an_earlier_run_is_replaced_and_other_files_stay(tmp_path: Path) -> None:
@@ -77,7 +78,9 @@ def test_an_earlier_run_is_replaced_and_other_files_stay(tmp_path: Path) -> None
     assert (tmp_path / "images" / "old.jpg.png").exists(), "until the new run is complete the old one stands"
     second.write()
     names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
-    assert names == ["images/both.jpg.png", "images/mine.png", "notes.txt", "predictions.json", "results.json"]
+    written = ["images/both.jpg.png", "predictions.json", "results.json", "skipped.json"]
+    assert names == sorted([*written, "images/mine.png", "notes.txt"])
+    assert json.loads((tmp_path / "skipped.json").read_text()) == []
 
 
 @pytest.mark.parametrize(
@@ -126,6 +129,12 @@ def test_a_full_disk_is_a_run_time_error_and_leaves_the_old_file(
         folder.write()
     assert (tmp_path / "predictions.json").read_bytes() == before
     assert not list(tmp_path.glob("*.part"))
-    monkeypatch.setattr("detrkit.inference.drawing.Image.Image.save", full)
+
+    def cut_off(_: Image.Image, path: Path) -> None:
+        path.write_bytes(b"half a picture")
+        full()
+
+    monkeypatch.setattr("detrkit.inference.drawing.Image.Image.save", cut_off)
     with pytest.raises(RunError, match="the picture cannot be written: No space left"):
         folder.add("b.jpg", found(0), IMAGE)
+    assert not (tmp_path / "images" / "b.jpg.png").exists()

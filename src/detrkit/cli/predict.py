@@ -79,8 +79,8 @@ def predict_command(
 ) -> None:
     """Find objects in images.
 
-    Writes predictions.json and results.json (COCO), annotated pictures below images/, and skipped.json where images
-    could not be read. Predictions of an earlier run in the same folder are replaced.
+    Writes predictions.json and results.json (COCO), annotated pictures below images/, and skipped.json, the list of
+    images that could not be read. Predictions of an earlier run in the same folder are replaced.
     """
     from detrkit.cli.console import local_checkpoint, stderr, stdout
     from detrkit.inference.checkpoints import DEFAULT_MODEL

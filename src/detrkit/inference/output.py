@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -25,7 +26,7 @@ class PredictionFolder:
     - ``predictions.json``: images (id 1.., file_name, width, height), categories, annotations (COCO with score)
     - ``results.json``: the plain COCO results list
     - ``images/<file name>.png``: the image with its detections drawn on it
-    - ``skipped.json``: file_name and error of what could not be read, where there is something
+    - ``skipped.json``: file_name and error of what could not be read; an empty list when all could
 
     Predictions that the folder holds from an earlier run are replaced, their pictures included; other files stay.
 
@@ -68,6 +69,8 @@ class PredictionFolder:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 draw_detections(detections, image).save(path)
             except OSError as error:
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)  # a picture cut off in the middle is worse than none
                 raise RunError(f"{path}: the picture cannot be written: {error.strerror or error}") from error
             self._earlier.discard(path)
 
@@ -105,10 +108,7 @@ class PredictionFolder:
         ]
         self._write_json("predictions.json", predictions)
         self._write_json("results.json", results)
-        if self.skipped:
-            self._write_json("skipped.json", self.skipped)
-        else:
-            (self.folder / "skipped.json").unlink(missing_ok=True)
+        self._write_json("skipped.json", self.skipped)
         for path in self._earlier:
             path.unlink(missing_ok=True)
         self._earlier.clear()
