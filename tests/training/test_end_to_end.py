@@ -142,7 +142,7 @@ def test_classes_that_only_the_validation_data_have(coco: Path, tmp_path: Path) 
     content["categories"].append({"id": 12, "name": "striped"})
     content["annotations"][0]["category_id"] = 12
     file.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(DataError, match="striped"):
+    with pytest.raises(DataError, match=r"boxes of striped, .* \(they list bright, dark\)"):
         train(recipe(root, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
@@ -182,6 +182,30 @@ def test_a_damaged_image_stops_the_run_and_loses_nothing(coco: Path, tmp_path: P
     wanted, got = last_state(whole), last_state(tmp_path / "run")
     assert same_state(wanted["model"], got["model"]) == []
     assert same_state(wanted["optimizer"], got["optimizer"]) == []
+
+
+def test_what_loading_left_out_is_counted_in_log_and_console(
+    coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "odd"
+    shutil.copytree(coco, root)
+    for split, count in (("train", 2), ("val", 1)):
+        file = root / "annotations" / f"instances_{split}2017.json"
+        content = json.loads(file.read_text(encoding="utf-8"))
+        for row in content["annotations"][:count]:
+            row["bbox"][2] = 0
+        file.write_text(json.dumps(content), encoding="utf-8")
+    settings = recipe(root, tmp_path / "run", epochs=1, evaluate_every=1)
+    settings["data"] = settings["data"] | {"on_error": "skip"}
+    train(settings)
+    start = read_log(tmp_path / "run" / "log.jsonl")[0]
+    assert (start["event"], start["left_out"], start["left_out_val"]) == ("start", 2, 1)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert [line.split(", the first: ")[0] for line in lines] == [
+        "2 boxes or images left out of the training data",
+        "1 boxes or images left out of the validation data",
+    ]
+    assert all(line.endswith("has no positive width and height") for line in lines)
 
 
 def test_damaged_images_are_skipped_and_counted_on_request(coco: Path, tmp_path: Path) -> None:

@@ -164,14 +164,20 @@ def _loader(recipe: Recipe, task: Task, accelerator: Accelerator) -> Any:
 
 
 def _announce(trainer: Trainer, folder: Path) -> None:
-    data, model = trainer.task.train_data, trainer.model
-    left_out = len(data.load_errors)
+    data, val_data, model = trainer.task.train_data, trainer.task.val_data, trainer.model
+    notes = {"training": data.load_errors, "validation": [] if val_data is None else val_data.load_errors}
     trainer.log(
-        "resume" if trainer.step else "start", total_steps=trainer.total_steps, images=len(data), left_out=left_out
+        "resume" if trainer.step else "start",
+        total_steps=trainer.total_steps,
+        images=len(data),
+        left_out=len(notes["training"]),
+        left_out_val=len(notes["validation"]),
     )
     say = Console(stderr=True).print
-    if left_out:
-        say(f"{left_out} boxes or images left out of {data.name}, the first: {data.load_errors[0]}", markup=False)
+    for part, lines in notes.items():
+        if lines:
+            text = f"{len(lines)} boxes or images left out of the {part} data, the first: {lines[0]}"
+            say(text, highlight=False, markup=False, soft_wrap=True)
     sizes = sum(parameter.numel() for parameter in trainer.parameters) / 1e6
     say(
         f"{getattr(model, 'name', 'model')}: {sizes:.1f} M parameters to train, {len(data)} images, "

@@ -11,7 +11,6 @@ from detrkit.config import Recipe
 from detrkit.data import DetectionDataset, load_dataset
 from detrkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from detrkit.errors import CheckpointError, DataError, RecipeError
-from detrkit.inference.evaluation import label_categories
 from detrkit.losses import Criterion, build_criterion
 from detrkit.models import Detector, create_model
 from detrkit.structures import Categories
@@ -63,7 +62,7 @@ def build_task(recipe: Recipe) -> Task:
     val_data = _validation_data(recipe)
     model = build_model(recipe, train_data.categories)
     if val_data is not None:
-        label_categories(model, val_data)  # classes that only the validation data have: an error now, not in an hour
+        _check_classes(train_data, val_data)  # an error now, not at the first evaluation
     config = model.config
     transform = TrainTransform(
         short_sides=config.train_short_sides,
@@ -89,6 +88,20 @@ def _validation_data(recipe: Recipe) -> DetectionDataset | None:
         return _dataset(recipe, "val")
     except DataError as error:
         raise DataError(f"{error} (training.evaluate_every=0 trains without validation images)") from error
+
+
+def _check_classes(train_data: DetectionDataset, val_data: DetectionDataset) -> None:
+    """Classes are matched by name, so ids may differ; a class that only the validation data have cannot be learned."""
+    known = set(train_data.categories.names)
+    used = {int(label) for record in val_data.records for label in record.labels}
+    names = [val_data.categories[label].name for label in sorted(used)]
+    missing = [str(name) for name in names if name not in known]
+    if missing:
+        listed = ", ".join(map(str, train_data.categories.names[:12]))
+        raise DataError(
+            f"{val_data.name}: the validation images have boxes of {', '.join(missing)}, which the training "
+            f"annotations do not list (they list {listed}); give both the same categories"
+        )
 
 
 def build_model(recipe: Recipe, categories: Categories) -> Detector:
