@@ -104,12 +104,33 @@ def test_all_commands_are_registered(capsys: pytest.CaptureFixture[str]) -> None
         assert f" {name} " in help_text
 
 
-@pytest.mark.parametrize("words", [["--nonsense"], ["models", "a", "b"], ["score", "coco"], ["predict"]])
-def test_usage_errors_are_two(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--nonsense"], "No such option: --nonsense (see detrkit --help)"),
+        (["predicd"], "No such command 'predicd'"),
+        (["models", "a", "b"], "(see detrkit models --help)"),
+        (["score", "coco"], "Missing option '--gt' (see detrkit score coco --help)"),
+        (["predict"], "(see detrkit predict --help)"),
+        (["predict", "x.jpg", "--threshold", "2"], "Invalid value for '--threshold': "),
+        (["eval", "--split", "foo"], "'foo' is not one of 'train', 'val', 'test' (see detrkit eval --help)"),
+    ],
+)
+def test_usage_errors_are_two_and_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(words) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "Usage" in captured.err
+    assert captured.err.startswith("detrkit: error: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("group", ["data", "score"])
+def test_a_group_alone_shows_its_help(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([group]) == 2
+    captured = capsys.readouterr()
+    assert f"detrkit {group} [OPTIONS] COMMAND" in captured.out
+    assert captured.err == f"detrkit: error: a command is missing (see detrkit {group} --help)\n"
 
 
 @pytest.mark.parametrize(("error", "code"), [(DataError("a.json: bad"), 2), (RunError("disk is\nfull"), 1)])

@@ -12,7 +12,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -76,7 +76,8 @@ def run(arguments: Sequence[str]) -> int:
     words = [word for word in own if word != "--debug"] + words[len(own) :]
     try:
         with _warnings_as_lines():
-            app(words, prog_name="detrkit")
+            code = app(words, prog_name="detrkit", standalone_mode=False)
+            return code if isinstance(code, int) else 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt as stop:
@@ -90,10 +91,22 @@ def run(arguments: Sequence[str]) -> int:
         _complain(str(error), debug=debug)
         return error.exit_code
     except Exception as error:
+        if hasattr(error, "format_message"):  # of click, which some versions of typer carry a copy of
+            return _complain_about_usage(error, debug=debug)
         hint = "" if debug else " (rerun with --debug for the traceback)"
         _complain(f"{type(error).__name__}: {error}{hint}", debug=debug)
         return 1
-    return 0
+
+
+def _complain_about_usage(error: Any, *, debug: bool) -> int:
+    """Words that fit no command or option: one line that names the command whose help tells more."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "detrkit"
+    message = error.format_message().replace("Value error, ", "")
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help, where typer has not printed it already
+        message = "a command is missing"
+    _complain(f"{message.rstrip('.')} (see {command} --help)", debug=debug)
+    return 2
 
 
 def _complain(message: str, *, debug: bool) -> None:

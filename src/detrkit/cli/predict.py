@@ -51,7 +51,7 @@ def _is_number(word: str) -> bool:
 
 
 def predict_command(
-    inputs: Annotated[list[str], typer.Argument(metavar="IMAGE|DIR|URL...", help="Images, folders of images, URLs.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="IMAGE|DIR|URL", help="Images, folders of images, URLs.")],
     model: Annotated[
         str | None,
         typer.Option(
