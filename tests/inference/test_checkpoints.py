@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from detrkit.errors import CheckpointError, RunError
+from detrkit.errors import CheckpointError, DetrkitError
 from detrkit.inference import checkpoints
 from detrkit.inference.checkpoints import cache_dir, embedded_names, fetch, find_checkpoint
 from detrkit.inference.device import resolve_device
@@ -139,5 +139,5 @@ def test_failed_download_is_one_clear_line(serve: Callable[[Any], list[str]], tm
 
 def test_device_names() -> None:
     assert resolve_device("cpu").type == "cpu"
-    with pytest.raises(RunError, match=r"torch sees \d+ CUDA devices"):
+    with pytest.raises(DetrkitError, match=r"torch sees \d+ CUDA devices"):
         resolve_device("cuda:77")

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import detrkit
-from detrkit.errors import CheckpointError, DataError, RunError
+from detrkit.errors import CheckpointError, DataError, DetrkitError
 from detrkit.inference.predictor import Predictor
 from detrkit.structures import Detections
 from tests.inference.color_detector import CATEGORIES, ColorDetector, picture
@@ -270,10 +270,11 @@ def test_pickled_checkpoint_is_refused_with_advice(tmp_path: Path) -> None:
 
 def test_devices() -> None:
     assert str(Predictor(ColorDetector(), device=None).device) in ("cpu", "cuda", "mps")
-    with pytest.raises(RunError, match="there is no device 'gpu'"):
+    with pytest.raises(DetrkitError, match="there is no device 'gpu'"):
         Predictor(ColorDetector(), device="gpu")
-    with pytest.raises(RunError, match="is not there"):
+    with pytest.raises(DetrkitError, match="is not there") as stop:
         Predictor(ColorDetector(), device="cuda:99")
+    assert stop.value.exit_code == 2
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         Predictor(ColorDetector(), device="cpu", batch_size=0)
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from detrkit.errors import RunError
+from detrkit.errors import DetrkitError
 
 __all__ = ["Precision", "autocast", "resolve_device"]
 
@@ -18,7 +18,7 @@ def resolve_device(device: str | torch.device | None = "auto") -> torch.device:
     """The device of that name; ``"auto"`` or None: CUDA, else Apple's MPS, else the CPU.
 
     Raises:
-        RunError: no such device on this machine, or a name that torch does not know.
+        DetrkitError: no such device on this machine, or a name that torch does not know.
     """
     if device is None or device == "auto":
         if torch.cuda.is_available():
@@ -27,12 +27,14 @@ def resolve_device(device: str | torch.device | None = "auto") -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise RunError(f"there is no device '{device}': use auto, cpu, cuda, cuda:1 or mps") from error
+        raise DetrkitError(f"there is no device '{device}': use auto, cpu, cuda, cuda:1 or mps") from error
     count = torch.cuda.device_count()
     if chosen.type == "cuda" and (chosen.index or 0) >= count:
-        raise RunError(f"device '{device}' is not there: torch sees {count} CUDA devices ('detrkit env' lists them)")
+        raise DetrkitError(
+            f"device '{device}' is not there: torch sees {count} CUDA devices ('detrkit env' lists them)"
+        )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise RunError("device 'mps' is not there: it needs an Apple computer with a torch built for it")
+        raise DetrkitError("device 'mps' is not there: it needs an Apple computer with a torch built for it")
     return chosen
 
 

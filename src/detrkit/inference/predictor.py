@@ -41,7 +41,7 @@ class Predictor:
 
     Raises:
         CheckpointError: weights that are not there or cannot be read.
-        RunError: no such device.
+        DetrkitError: no such device.
     """
 
     def __init__(
