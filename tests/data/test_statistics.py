@@ -64,3 +64,22 @@ def test_pictures_show_boxes_and_crowd() -> None:
         assert drawn[y, x].any(), (x, y)
     assert not drawn[80, 55].any()
     assert tuple(drawn[80, 20]) != tuple(drawn[80, 110])
+
+
+def test_names_and_edges_at_the_border_are_seen() -> None:
+    record = ImageRecord(
+        image_id=1,
+        path=Path("x.png"),
+        file_name="x.png",
+        width=200,
+        height=150,
+        boxes=np.array([[180.0, 60, 200, 150]]),
+        labels=np.array([0]),
+        areas=np.ones(1),
+    )
+    categories = Categories([Category(1, "a long class name")])
+    drawn = np.asarray(draw_record(Image.new("RGB", (200, 150)), record, categories))
+    assert drawn[100, 199].any(), "the right edge"
+    assert drawn[149, 190].any(), "the bottom edge"
+    chip = np.flatnonzero(drawn[55].any(axis=1))  # the caption, moved left until it fits
+    assert chip[0] < 150
