@@ -214,3 +214,9 @@ def test_other_commands_stay_light() -> None:
     code = "import detrkit.cli.data, sys; print([m for m in ('torch', 'numpy', 'PIL', 'scipy') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_splitting_train_says_that_there_is_a_val_already(run: Run, root: Path, tmp_path: Path) -> None:
+    code, _, err = run("split", root, "--val", 0.34, "--out", tmp_path / "both")
+    assert code == 0
+    assert "has a val split already, which stays as it is" in err

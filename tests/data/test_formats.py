@@ -105,6 +105,8 @@ def test_a_missing_val_split_says_how_to_make_one(tmp_path: Path, make: Callable
     assert len(load_dataset(root)) == 3
     with pytest.raises(DataError, match=r"no val split\. It has train; to make a split: detrkit data split"):
         load_dataset(root, split="val")
+    with pytest.raises(DataError, match=r"no test split\. It has train$"):
+        load_dataset(root, split="test")
     assert list(find_sources(root)) == ["train"]
 
 

@@ -158,3 +158,9 @@ def test_truncated_png_is_noticed(tmp_path: Path) -> None:
     data = encoded(Image.fromarray(noise), "PNG")
     with pytest.raises(DataError, match="truncated or damaged"):
         read_image(data[: len(data) // 2])
+
+
+def test_what_is_no_image_source_is_named_by_its_type() -> None:
+    source: Any = 3
+    with pytest.raises(TypeError, match="not int"):
+        read_image(source)

@@ -97,8 +97,8 @@ def print_score(score: Mapping[str, Any], *, title: str, console: Console | None
         table = Table("class")
         for name in columns:
             table.add_column(name, justify="right", min_width=6)
-        order = sorted(per_class, key=lambda name: -1.0 if per_class[name]["AP"] is None else per_class[name]["AP"])
-        for name in reversed(order):
+        aps = {name: numbers["AP"] for name, numbers in per_class.items()}
+        for name in sorted(aps, key=lambda name: -1.0 if aps[name] is None else aps[name], reverse=True):
             table.add_row(escape(name), *(_shown(per_class[name][column]) for column in columns))
         console.print(table)
     if None in (*metrics.values(), *(numbers["AP"] for numbers in per_class.values())):

@@ -183,10 +183,12 @@ def split_command(
 ) -> None:
     """Make train and val from a train split alone; the images stay where they are."""
     from detrkit.data.convert import split_table, to_coco
-    from detrkit.data.formats import read_source
+    from detrkit.data.formats import find_sources, read_source
 
     paths = _outputs(out, ["train", "val"], None, _COCO_FILE, force)
     source = _sources(folder, format, annotations, images, _Split.train)["train"]
+    if annotations is None and "val" in find_sources(folder, format=format):
+        _note(f"{folder} has a val split already, which stays as it is: only its train split is cut in two")
     for name, table in split_table(read_source(source), val=val, seed=seed).items():
         _write(paths[name], to_coco(table, relative_to=out), force)
 

@@ -44,12 +44,15 @@ def read_image(source: ImageSource, *, apply_exif: bool = True, frame: tuple[int
 
     Raises:
         DataError: missing, not an image, truncated, or its size is not ``frame``.
+        TypeError: the source is of another type.
     """
     name = _name(source)
     if isinstance(source, np.ndarray):
         image = _from_array(source, name)
     elif isinstance(source, Image.Image):
         image = _decode(source, name, apply_exif, frame)
+    elif not isinstance(source, str | Path | bytes):
+        raise TypeError(f"an image is a path, bytes, a Pillow image or an array, not {type(source).__name__}")
     else:
         try:
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:

@@ -65,12 +65,15 @@ def find_source(
     source = form.locate(root, split)
     if source is None:
         present = [other for other in SPLIT_WORDS if form.locate(root, other) is not None]
-        hint = (
-            f"It has {' and '.join(present)}; to make a split: detrkit data split {root} --out {root}_split, "
-            f"then use {root}_split, or name the file with annotations= (recipe: data.{split}.annotations)"
-            if present
-            else f"Looked for {form.looked_for}"
-        )
+        if not present:
+            hint = f"Looked for {form.looked_for}"
+        elif split == "test":  # neither made by splitting nor named in recipes
+            hint = f"It has {' and '.join(present)}"
+        else:
+            hint = (
+                f"It has {' and '.join(present)}; to make a split: detrkit data split {root} --out {root}_split, "
+                f"then use {root}_split, or name the file with annotations= (recipe: data.{split}.annotations)"
+            )
         raise DataError(f"{root}: this {form.name} data set has no {split} split. {hint}")
     return source if images is None else Source(**{**vars(source), "images": images})
 
