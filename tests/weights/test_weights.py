@@ -132,9 +132,18 @@ def test_files_that_would_run_code_are_refused(tmp_path: Path, monkeypatch: pyte
     torch.save({"model": Evil()}, "evil.pth")
     (tmp_path / "raw.pkl").write_bytes(pickle.dumps(Evil()))
     for name in ("evil.pth", "raw.pkl"):
-        with pytest.raises(CheckpointError, match="cannot be loaded safely"):
+        with pytest.raises(CheckpointError, match="cannot be loaded safely") as stop:
             detrkit.load_official(small(), tmp_path / name)
+        assert "weights_only" not in str(stop.value), "torch's advice to load it unsafely is not passed on"
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 30, b"PK\x03\x04 cut off"])
+def test_damaged_files_are_called_so(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "damaged.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"damaged\.pth: .*\(it is damaged or no checkpoint\)"):
+        detrkit.load_official(small(), path)
 
 
 def test_aliases_must_agree() -> None:

@@ -124,8 +124,9 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: not a state that can be resumed: {reason}") from error
+        raise CheckpointError(
+            f"{path}: not a state that can be resumed, it is damaged ({type(error).__name__}); --overwrite starts anew"
+        ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a state that this version of detrkit can resume")
     return state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,8 +71,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError, EOFError, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
     except Exception as error:  # torch and pickle raise many types for damaged or unsafe files
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path}: cannot be loaded safely ({first[:200]})") from error
+        raise CheckpointError(f"{path}: cannot be loaded safely ({_reason(error)})") from error
     for key in ("model", "state_dict", "ema_state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -84,6 +84,17 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not state:
         raise CheckpointError(f"{path}: holds no state dict (a mapping from names to tensors)")
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _reason(error: Exception) -> str:
+    """What torch found, without its advice to load the file unsafely."""
+    text = " ".join(str(error).split())
+    unsafe = re.search(r"GLOBAL (\S+)", text)
+    if unsafe:
+        return f"it holds a Python object, {unsafe[1]}, that only running its code would restore"
+    if not text or "weights_only" in text or "PytorchStreamReader" in text:
+        return "it is damaged or no checkpoint"
+    return text[:200]
 
 
 def _nearest_family(keys: set[str]) -> str:
