@@ -91,11 +91,11 @@ class DEDETR(Detector):
         self.encoder = encoder
         self.decoder = decoder
         self.query_embed = nn.Embedding(config.num_queries, dim)
+        self.build_reference()
         heads = config.decoder_layers if config.refine_boxes else 1
         self.class_embed = nn.ModuleList(nn.Linear(dim, class_slots(config)) for _ in range(heads))
         self.bbox_embed = nn.ModuleList(MLP(dim, dim, 4, num_layers=3) for _ in range(heads))
         self._initialise_heads()
-        self.build_reference()
 
     def build_reference(self) -> None:
         """The head that says where each query starts."""
