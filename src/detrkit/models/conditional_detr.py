@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.models.de_detr import DEDETR, DEDETRConfig
-from detrkit.models.detector import Detector
-from detrkit.models.detr import DETRConfig, build_backbone, build_encoder, build_position, class_slots
+from detrkit.models.detr import DETR, DETRConfig
 from detrkit.nn.backbone import Backbone
 from detrkit.nn.conditional_attention import ConditionalCrossAttention, ConditionalSelfAttention
 from detrkit.nn.heads import MLP
@@ -82,45 +81,20 @@ class ConditionalDecoder(nn.Module):
         return sine if index == 0 else sine * self.query_scale(content)
 
 
-class ConditionalDETR(Detector):
+class ConditionalDETR(DETR):
     """Conditional DETR with modules passed in; :meth:`from_config` builds the published ones."""
 
-    config: DETRConfig
+    decoder: ConditionalDecoder
+    decoder_type = ConditionalDecoder
 
     def __init__(
-        self,
-        *,
-        config: DETRConfig,
-        backbone: Backbone,
-        position: nn.Module,
-        encoder: Encoder,
-        decoder: ConditionalDecoder,
+        self, *, config: DETRConfig, backbone: Backbone, position: nn.Module, encoder: Encoder, decoder: nn.Module
     ) -> None:
-        super().__init__(config=config)
-        dim = config.hidden_dim
-        self.backbone = backbone
-        self.position = position
-        self.input_proj = nn.Conv2d(backbone.channels[-1], dim, kernel_size=1)
-        self.encoder = encoder
-        self.decoder = decoder
-        self.query_embed = nn.Embedding(config.num_queries, dim)
-        self.class_embed = nn.Linear(dim, class_slots(config))
-        self.bbox_embed = MLP(dim, dim, 4, num_layers=3)
+        super().__init__(config=config, backbone=backbone, position=position, encoder=encoder, decoder=decoder)
         nn.init.constant_(self.class_embed.bias, -math.log(99))
         last = self.bbox_embed.get_submodule("layers.2")
         nn.init.zeros_(last.get_parameter("weight"))
         nn.init.zeros_(last.get_parameter("bias"))
-
-    @classmethod
-    def from_config(cls, config: DETRConfig) -> ConditionalDETR:
-        """The whole model of a configuration, randomly initialised."""
-        return cls(
-            config=config,
-            backbone=build_backbone(config, num_levels=1),
-            position=build_position(config),
-            encoder=build_encoder(config),
-            decoder=ConditionalDecoder(config=config),
-        )
 
     def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
         """Backbone, encoder, conditional decoder, heads; boxes are relative to the reference points."""
@@ -146,25 +120,16 @@ class DEConditionalDETR(DEDETR):
     """DE-DETR with the decoder of Conditional DETR (spec D2)."""
 
     decoder: ConditionalDecoder
+    decoder_type = ConditionalDecoder
 
-    @classmethod
-    def from_config(cls, config: DEDETRConfig) -> DEConditionalDETR:
-        """The whole model of a configuration, randomly initialised.
-
-        Raises:
-            ValueError: ``reference_dim`` is not 2: the initial references are points.
-        """
+    def __init__(
+        self, *, config: DEDETRConfig, backbone: Backbone, position: nn.Module, encoder: Encoder, decoder: nn.Module
+    ) -> None:
         if config.reference_dim != 2:
             raise ValueError(
                 f"DE-Conditional-DETR starts from points: reference_dim must be 2, not {config.reference_dim}"
             )
-        return cls(
-            config=config,
-            backbone=build_backbone(config, num_levels=min(config.num_feature_levels, 3)),
-            position=build_position(config),
-            encoder=build_encoder(config),
-            decoder=ConditionalDecoder(config=config),
-        )
+        super().__init__(config=config, backbone=backbone, position=position, encoder=encoder, decoder=decoder)
 
     def build_reference(self) -> None:
         """Nothing to add: the head belongs to the decoder."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,8 @@ class DEDETR(Detector):
     """DE-DETR with modules passed in; :meth:`from_config` builds the published ones."""
 
     config: DEDETRConfig
-    decoder: Any  # DE-DETR's own, or another paper's with the same parts
+    decoder: Any  # DETR's, or another paper's with the same parts
+    decoder_type: ClassVar[type[nn.Module]] = Decoder
 
     def __init__(
         self, *, config: DEDETRConfig, backbone: Backbone, position: nn.Module, encoder: Encoder, decoder: nn.Module
@@ -115,14 +116,14 @@ class DEDETR(Detector):
         nn.init.constant_(last.get_parameter("bias")[2:], -2.0)
 
     @classmethod
-    def from_config(cls, config: DEDETRConfig) -> DEDETR:
+    def from_config(cls, config: DEDETRConfig) -> Self:
         """The whole model of a configuration, randomly initialised."""
         return cls(
             config=config,
             backbone=build_backbone(config, num_levels=min(config.num_feature_levels, 3)),
             position=build_position(config),
             encoder=build_encoder(config),
-            decoder=Decoder(config=config),
+            decoder=cls.decoder_type(config=config),
         )
 
     def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:

@@ -8,7 +8,7 @@ training which query answers for which object, so nothing needs anchors or NMS.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -116,9 +116,11 @@ class DETR(Detector):
     """DETR with modules passed in; :meth:`from_config` builds the published ones."""
 
     config: DETRConfig
+    decoder: Any  # DETR's own, or another paper's with the same parts
+    decoder_type: ClassVar[type[nn.Module]] = Decoder
 
     def __init__(
-        self, *, config: DETRConfig, backbone: Backbone, position: nn.Module, encoder: Encoder, decoder: Decoder
+        self, *, config: DETRConfig, backbone: Backbone, position: nn.Module, encoder: Encoder, decoder: nn.Module
     ) -> None:
         super().__init__(config=config)
         dim = config.hidden_dim
@@ -132,14 +134,14 @@ class DETR(Detector):
         self.bbox_embed = MLP(dim, dim, 4, num_layers=3)
 
     @classmethod
-    def from_config(cls, config: DETRConfig) -> DETR:
+    def from_config(cls, config: DETRConfig) -> Self:
         """The whole model of a configuration, randomly initialised."""
         return cls(
             config=config,
             backbone=build_backbone(config, num_levels=1),
             position=build_position(config),
             encoder=build_encoder(config),
-            decoder=Decoder(config=config),
+            decoder=cls.decoder_type(config=config),
         )
 
     def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
