@@ -6,15 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 from safetensors import safe_open
 
 from detrkit import Predictor, score_coco
 from detrkit.inference.checkpoints import ASSETS, DEFAULT_MODEL
 
 WEIGHTS = ASSETS / f"{DEFAULT_MODEL}.safetensors"
-
-pytestmark = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the embedded weights are not in this checkout")
 
 
 def test_small_half_precision_and_self_describing() -> None:

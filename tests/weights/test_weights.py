@@ -16,17 +16,7 @@ from detrkit.models import Detector, create_model
 from detrkit.structures import Categories, Category
 from detrkit.weights import read_info
 from detrkit.weights.official import official_names
-
-SMALL: dict[str, Any] = {
-    "backbone": "tf_efficientnet_lite0",
-    "hidden_dim": 64,
-    "num_heads": 4,
-    "encoder_layers": 1,
-    "decoder_layers": 2,
-    "ffn_dim": 64,
-    "num_queries": 12,
-    "num_classes": 3,
-}
+from tests.small import SMALL
 
 
 def small(name: str = "de_detr_r50", seed: int = 0, **overrides: Any) -> Detector:

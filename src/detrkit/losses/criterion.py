@@ -150,9 +150,9 @@ class Criterion:
         return (claimed.float() - counts).abs().mean(-1)
 
     def _class_error(self, logits: Tensor, labels: Tensor, matches: Matches) -> Tensor:
-        last = matches.layer == len(logits) - 1
-        if not bool(len(matches.layer)):
+        if len(matches.layer) == 0:
             return logits.new_tensor(100.0)
+        last = matches.layer == len(logits) - 1
         guess = logits[-1, matches.image[last], matches.query[last]].argmax(-1)
         return 100 - 100 * (guess == labels[matches.target[last]]).float().mean()
 

@@ -78,7 +78,7 @@ class HungarianMatcher:
         self.classification = classification
         self.focal_alpha = focal_alpha
         self.two_stage = two_stage
-        self._warned: set[str] = set()
+        self._warned = False
 
     def cost(self, predictions: Predictions, targets: list[Target]) -> Tensor:
         """(L, G, Q): what each object of the batch costs each query of its own image."""
@@ -114,7 +114,9 @@ class HungarianMatcher:
         cost = self.cost(predictions, targets).cpu().numpy()  # the only copy to the host
         finite = np.isfinite(cost)
         if not finite.all():
-            self._warn_once("finite", "predictions are not finite: the matcher treats them as the worst match")
+            if not self._warned:
+                self._warned = True
+                warnings.warn("predictions are not finite: the matcher treats them as the worst match", stacklevel=2)
             cost = np.where(finite, cost, NOT_FINITE)
         copies = [self._copies(target) for target in targets]
         rows: list[np.ndarray] = []
@@ -131,8 +133,3 @@ class HungarianMatcher:
 
     def _copies(self, target: Target) -> np.ndarray | None:
         return target.is_copy.cpu().numpy() if self.two_stage and target.is_copy is not None else None
-
-    def _warn_once(self, topic: str, message: str) -> None:
-        if topic not in self._warned:
-            self._warned.add(topic)
-            warnings.warn(message, stacklevel=3)

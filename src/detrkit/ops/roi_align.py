@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["RoIBags", "roi_align_bags", "roi_align_tokens"]
+__all__ = ["RoIBags", "roi_align_bags"]
 
 
 class RoIBags:
@@ -102,8 +102,3 @@ def roi_align_bags(
     index = torch.cat(indices, dim=2) + image_start
     weight = torch.cat(weights, dim=2)
     return RoIBags(index.flatten(0, 2), weight.flatten(0, 2), (batch, queries, index.shape[2]))
-
-
-def roi_align_tokens(tokens: Tensor, boxes: Tensor, **options: object) -> Tensor:
-    """RoIAlign of tokens (B, S, C) at boxes (B, Q, 4): (B, Q, L·K², C); options as in :func:`roi_align_bags`."""
-    return roi_align_bags(boxes, **options).pool(tokens)  # type: ignore[arg-type]  # options are checked there

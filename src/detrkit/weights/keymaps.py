@@ -63,22 +63,13 @@ _CONDITIONAL = (
     (r"(decoder\.layers\.\d+)\.multihead_attn\.out_proj\.(.+)", (r"transformer.\1.cross_attn.out_proj.\2",)),
 )
 
+_HEADS_OF_LAYERS = ((r"bbox_embed\.(\d+)\.(.+)", (r"bbox_embed.\1.\2", r"transformer.decoder.bbox_embed.\1.\2")),)
+
 KEYMAPS: Mapping[str, KeyMap] = {
     "detr": KeyMap(_TRANSFORMER),
-    "de_detr": KeyMap(
-        (
-            *_DE_DETR,
-            (r"bbox_embed\.(\d+)\.(.+)", (r"bbox_embed.\1.\2", r"transformer.decoder.bbox_embed.\1.\2")),
-        )
-    ),
     "conditional_detr": KeyMap((*_CONDITIONAL, *_TRANSFORMER)),
-    "de_conditional_detr": KeyMap(
-        (
-            *_CONDITIONAL,
-            *_DE_DETR,
-            (r"bbox_embed\.(\d+)\.(.+)", (r"bbox_embed.\1.\2", r"transformer.decoder.bbox_embed.\1.\2")),
-        )
-    ),
+    "de_detr": KeyMap((*_DE_DETR, *_HEADS_OF_LAYERS)),
+    "de_conditional_detr": KeyMap((*_CONDITIONAL, *_DE_DETR, *_HEADS_OF_LAYERS)),
     **{
         # Without refinement all layers share one head.
         f"{family}_shared_heads": KeyMap(
