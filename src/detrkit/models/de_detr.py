@@ -48,9 +48,13 @@ class DEDETRConfig(DETRConfig):
     num_feature_levels: 1 (stride 32 only), 3 (strides 8, 16, 32) or 4 (and 64) · roi_resolution: K, so that a query
     sees levels · K² keys · roi_aligned: half-pixel aligned RoIAlign, as published · refine_boxes: every layer
     refines the box of the one before, with heads of its own; off: shared heads, every box relative to the initial
-    point · reference_dim: 2 (initial centre) or 4 (initial box).
+    point · reference_dim: 2 (initial centre), 4 (initial box) or 0 (none: boxes come from the query alone, as in DETR).
+
+    sparse_sampling: off, every layer attends to the whole memory as in DETR. With it, ``refine_boxes`` and
+    ``reference_dim`` the paper walks from a region-based detector to DETR (Table 1; spec B7).
     """
 
+    sparse_sampling: bool = True
     num_feature_levels: int = 3
     roi_resolution: int = 4
     roi_sampling_ratio: int = 2
@@ -63,8 +67,13 @@ class DEDETRConfig(DETRConfig):
         super().__post_init__()
         if self.num_feature_levels not in (1, 3, 4):
             raise ValueError(f"num_feature_levels must be 1, 3 or 4, got {self.num_feature_levels}")
-        if self.reference_dim not in (2, 4):
-            raise ValueError(f"reference_dim must be 2 (centre) or 4 (box), got {self.reference_dim}")
+        if self.num_feature_levels != 1 and not self.sparse_sampling:
+            raise ValueError(
+                f"without sparse_sampling only the stride-32 level is read: num_feature_levels must be 1, "
+                f"got {self.num_feature_levels}"
+            )
+        if self.reference_dim not in (0, 2, 4):
+            raise ValueError(f"reference_dim must be 0 (none), 2 (centre) or 4 (box), got {self.reference_dim}")
         if self.roi_resolution < 1 or self.roi_sampling_ratio < 1:
             raise ValueError("roi_resolution and roi_sampling_ratio must be at least 1")
 
@@ -92,7 +101,8 @@ class DEDETR(Detector):
         self.encoder = encoder
         self.decoder = decoder
         self.query_embed = nn.Embedding(config.num_queries, dim)
-        self.build_reference()
+        if config.reference_dim:
+            self.build_reference()
         heads = config.decoder_layers if config.refine_boxes else 1
         self.class_embed = nn.ModuleList(nn.Linear(dim, class_slots(config)) for _ in range(heads))
         self.bbox_embed = nn.ModuleList(MLP(dim, dim, 4, num_layers=3) for _ in range(heads))
@@ -146,13 +156,14 @@ class DEDETR(Detector):
         boxes: list[Tensor] = []
         for index, layer in enumerate(self.decoder.layers):
             attention = layer.multihead_attn
-            if index == 0:
+            everywhere = index == 0 or not self.config.sparse_sampling
+            if everywhere:
                 sampled = attention.project_memory(contents[top], positions[top])
             else:
                 bags = self._sample(levels, cxcywh_to_xyxy(boxes[-1].detach()) * scale, sizes)
                 # RoIAlign is linear: project the maps once, then pool keys and values together.
                 sampled = bags.pool(attention.project_memory(all_content, all_positions))
-            content = self.decode(index, content, queries, reference, sampled, mask if index == 0 else None)
+            content = self.decode(index, content, queries, reference, sampled, mask if everywhere else None)
             hidden = self.decoder.norm(content)
             head = index if self.config.refine_boxes else 0
             logits.append(self.class_embed[head](hidden))
@@ -164,7 +175,9 @@ class DEDETR(Detector):
         return Predictions(torch.stack(logits), torch.stack(boxes))
 
     def initial_reference(self, queries: Tensor) -> Tensor:
-        """Logits of the initial points (or boxes) of the queries: (B, Q, C) -> (B, Q, 2 or 4)."""
+        """Logits of the initial points (or boxes) of the queries: (B, Q, C) -> (B, Q, 0, 2 or 4)."""
+        if self.config.reference_dim == 0:
+            return queries.new_zeros(*queries.shape[:2], 0)
         return self.ref_point_head(queries).float()
 
     def decode(

@@ -1,0 +1,350 @@
+"""AP against the number of training images, for the data-efficient family and its baselines, and the walk from DE-DETR
+to DETR (paper, Table 1). Every cell is one `detrkit.train` run: same backbone, iterations, batch, optimizer and images.
+
+python benchmarks/data_efficiency.py run --data blood_cells=DIR --models detr_lite0 dela_detr_lite0 --percent 25 100
+python benchmarks/data_efficiency.py run --data blood_cells=DIR --models $WALK --percent 100 --parallel 2
+python benchmarks/data_efficiency.py report docs/results/data_efficiency.jsonl --images docs/images
+
+`run` goes on where it was stopped, at any point: finished cells are kept, a cut one is resumed. DIR is a COCO folder
+with lists of training images in `splits/train_<percent>pct_seed<seed>.txt`. `report` prints the tables and draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+# The steps of the paper's walk that our switches cover, each on top of the one before.
+_ONE_LEVEL = {"num_feature_levels": 1}
+_NO_REFINEMENT = {**_ONE_LEVEL, "refine_boxes": False}
+_NO_ROI = {**_NO_REFINEMENT, "sparse_sampling": False}
+WALK: dict[str, tuple[str, dict[str, Any]]] = {
+    "walk1_single_scale": ("de_detr_lite0", _ONE_LEVEL),
+    "walk2_no_refinement": ("de_detr_lite0", _NO_REFINEMENT),
+    "walk3_no_roi": ("de_detr_lite0", _NO_ROI),
+    "walk4_no_initial_point": ("de_detr_lite0", {**_NO_ROI, "reference_dim": 0}),
+}
+TITLES = {
+    "detr_lite0": "DETR",
+    "de_detr_lite0": "DE-DETR",
+    "dela_detr_lite0": "DELA-DETR",
+    "conditional_detr_lite0": "CondDETR",
+    "de_conditional_detr_lite0": "DE-CondDETR",
+    "dela_conditional_detr_lite0": "DELA-CondDETR",
+    "walk1_single_scale": "− multi-scale",
+    "walk2_no_refinement": "− box refinement",
+    "walk3_no_roi": "− RoIAlign",
+    "walk4_no_initial_point": "− initial points",
+}
+# What a data set needs beside the common settings: nuclei are many and small.
+DATA_SETTINGS: dict[str, dict[str, Any]] = {"nuclei": {"num_queries": 300}}
+COLOURS = ("#8a8a8a", "#1b6ca8", "#d1495b", "#c9b458", "#2e8b57", "#8e5ea2")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid; ``percent`` of the training images, chosen by the split list of ``seed``."""
+
+    data: str
+    model: str
+    percent: int
+    seed: int
+    iterations: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        """Folder of the run."""
+        return f"{self.data}/{self.model}_{self.percent}pct_seed{self.seed}_{self.iterations}x{self.size}"
+
+
+def recipe(cell: Cell, root: Path, annotations: Path, images: int) -> dict[str, Any]:
+    """The recipe of a cell; nothing but model, images and seed differs between the cells of a data set."""
+    name, switches = WALK.get(cell.model, (cell.model, {}))
+    steps_per_epoch = -(-images // 4)
+    return {
+        "model": {"name": name, **DATA_SETTINGS.get(cell.data, {}), **switches},
+        "data": {
+            "root": str(root),
+            "format": "coco",
+            "train": {"annotations": str(annotations.resolve()), "images": str((root / "images" / "train").resolve())},
+            "crop": False,
+            "vertical_flip": 0.5,
+            "short_sides": [cell.size - 32, cell.size, cell.size + 32],
+            "eval_short_side": cell.size,
+        },
+        "training": {
+            "iterations": cell.iterations,
+            "batch_size": 4,
+            "workers": 0,
+            "seed": cell.seed,
+            "ema": 0.998,
+            "evaluate_every": max(1, cell.iterations // 3 // steps_per_epoch),
+            "checkpoint_every": 50,
+        },
+        "optimizer": {"lr": 4e-4, "lr_backbone": 8e-5},
+        "schedule": {"kind": "cosine", "warmup": 100},
+    }
+
+
+def subset(root: Path, cell: Cell, out: Path) -> tuple[Path, int]:
+    """The COCO file of a cell's training images, and how many there are."""
+    content = json.loads((root / "annotations" / "instances_train.json").read_text())
+    if cell.percent < 100:
+        wanted = set((root / "splits" / f"train_{cell.percent}pct_seed{cell.seed}.txt").read_text().split())
+        content["images"] = [image for image in content["images"] if image["file_name"] in wanted]
+        kept = {image["id"] for image in content["images"]}
+        content["annotations"] = [box for box in content["annotations"] if box["image_id"] in kept]
+    path = out / cell.data / f"train_{cell.percent}pct_seed{cell.seed}_{os.getpid()}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path.replace(out / cell.data / f"train_{cell.percent}pct_seed{cell.seed}.json"), len(content["images"])
+
+
+def train_cell(cell: Cell, root: Path, out: Path, threads: int) -> dict[str, Any]:
+    """Trains (or goes on training) a cell; the metrics are those of the last weights, not of the best evaluation."""
+    import torch
+
+    import detrkit
+
+    torch.set_num_threads(threads)
+    annotations, images = subset(root, cell, out)
+    folder = out / cell.name
+    detrkit.train(recipe(cell, root, annotations, images), resume=True, training={"output": str(folder)})
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    evaluations = [row for row in rows if row["event"] == "eval"]
+    last = evaluations[-1]
+    return {
+        **asdict(cell),
+        "images": images,
+        "metrics": {name: last[name] for name in ("AP", "AP50", "AP75")},
+        "per_class": last["per_class"],
+        "curve": [[row["step"], row["AP"]] for row in evaluations],
+        "device": device_name(),
+        "torch": torch.__version__,
+        "detrkit": detrkit.__version__,
+    }
+
+
+def device_name() -> str:
+    """What the cell ran on, in words."""
+    import torch
+
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = {line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")}
+    except OSError:
+        names = {platform.processor()}
+    return f"{', '.join(names)}, {os.cpu_count()} cores"
+
+
+def run(args: argparse.Namespace) -> None:
+    """Every cell of the grid that has no result yet, ``--parallel`` of them at a time, each in a process of its own."""
+    roots = dict(text.split("=", 1) for text in args.data)
+    cells = [
+        Cell(data, model, percent, seed, args.iterations, args.size)
+        for data in roots
+        for seed in args.seeds
+        for model in args.models
+        for percent in args.percent
+    ]
+    results = args.out / "results.jsonl"
+    done = {Cell(**{key: row[key] for key in Cell.__dataclass_fields__}) for row in read(results)}
+    stop = time.monotonic() + 60 * args.minutes if args.minutes else None
+
+    def one(cell: Cell) -> None:
+        if stop is not None and time.monotonic() > stop:
+            return
+        log = args.out / f"{cell.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, __file__, "cell", json.dumps(asdict(cell)), roots[cell.data], str(args.out)]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+        left = None if stop is None else max(1.0, stop - time.monotonic())
+        with log.open("a") as file:
+            try:
+                code = subprocess.run(command, stdout=file, stderr=file, env=environment, timeout=left).returncode
+            except subprocess.TimeoutExpired:
+                code = -1
+        print(f"{cell.name}: {'done' if code == 0 else f'stopped ({code}), see {log}'}", flush=True)
+
+    todo = [cell for cell in cells if cell not in done]
+    print(f"{len(done)} cells done, {len(todo)} to do -> {results}", flush=True)
+    with ThreadPoolExecutor(args.parallel) as pool:
+        list(pool.map(one, todo))
+
+
+def cell(args: argparse.Namespace) -> None:
+    """One cell in this process: trains it and appends its result."""
+    wanted = Cell(**json.loads(args.cell))
+    row = train_cell(wanted, Path(args.root), Path(args.out), int(os.environ.get("OMP_NUM_THREADS", "1")))
+    with (Path(args.out) / "results.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Rows of a results file, none if it does not exist."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def summarise(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str, int], list[dict[str, Any]]]:
+    """Rows of one data set, model and number of images together: the seeds."""
+    grouped: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        grouped.setdefault((row["data"], row["model"], row["images"]), []).append(row)
+    return grouped
+
+
+def spread(values: list[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (0 for one value)."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def report(args: argparse.Namespace) -> None:
+    """Prints the tables of a results file as Markdown and draws its two plots."""
+    rows = read(args.results)
+    grouped = summarise(rows)
+    for data in sorted({row["data"] for row in rows}):
+        sizes = sorted({images for name, _, images in grouped if name == data})
+        print(f"\n**{data}**: AP / AP50 (mean ± standard deviation over seeds; n = seeds)\n")
+        print("| model |" + "".join(f" {size} images |" for size in sizes) + "\n|---|" + "---|" * len(sizes))
+        for model, title in TITLES.items():
+            cells = [grouped.get((data, model, size)) for size in sizes]
+            if any(cells):
+                print(f"| {title} |" + "".join(f" {shown(found)} |" for found in cells))
+        args.images.mkdir(parents=True, exist_ok=True)
+        name = f"data_efficiency_{data}"
+        (args.images / f"{name}.svg").write_text(curves(data, grouped))
+        largest = {
+            model: found for (where, model, size), found in grouped.items() if where == data and size == sizes[-1]
+        }
+        if any(model in WALK for model in largest):
+            (args.images / f"{name}_walk.svg").write_text(walk(largest))
+
+
+def shown(found: list[dict[str, Any]] | None) -> str:
+    """A table cell."""
+    if not found:
+        return "–"
+    parts = []
+    for metric in ("AP", "AP50"):
+        mean, deviation = spread([row["metrics"][metric] or 0.0 for row in found])
+        parts.append(f"{mean:.3f}" + (f" ± {deviation:.3f}" if len(found) > 1 else ""))
+    return " / ".join(parts) + (f" (n = {len(found)})" if len(found) > 1 else "")
+
+
+def svg(width: int, height: int, parts: list[str]) -> str:
+    """A white picture."""
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+    return "\n".join([head + 'font-size="13">', f'<rect width="{width}" height="{height}" fill="white"/>', *parts]) + (
+        "\n</svg>\n"
+    )
+
+
+def curves(data: str, grouped: dict[tuple[str, str, int], list[dict[str, Any]]]) -> str:
+    """AP against training images, one line a model, bars for one standard deviation."""
+    width, height, left, right, top, bottom = 720, 400, 52, 150, 20, 44
+    points = {
+        model: sorted(
+            (size, *spread([row["metrics"]["AP"] or 0.0 for row in found]))
+            for (where, name, size), found in grouped.items()
+            if where == data and name == model
+        )
+        for model in TITLES
+        if model not in WALK
+    }
+    points = {model: line for model, line in points.items() if line}
+    biggest = max(size for line in points.values() for size, _, _ in line)
+    highest = max(0.1, -(-max(mean + dev for line in points.values() for _, mean, dev in line) // 0.1) * 0.1)
+
+    def at(size: float, ap: float) -> tuple[float, float]:
+        return (
+            left + (width - left - right) * size / biggest,
+            height - bottom - (height - bottom - top) * ap / highest,
+        )
+
+    parts = []
+    for tenth in range(round(highest * 10) + 1):
+        y = at(0, tenth / 10)[1]
+        parts.append(f'<path d="M{left},{y:.1f}H{width - right}" stroke="#ddd"/>')
+        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{tenth / 10:.1f}</text>')
+    for size in sorted({size for line in points.values() for size, _, _ in line}):
+        x = at(size, 0)[0]
+        parts.append(f'<text x="{x:.1f}" y="{height - bottom + 18}" text-anchor="middle">{size}</text>')
+    parts.append(f'<text x="{(left + width - right) / 2}" y="{height - 8}" text-anchor="middle">training images</text>')
+    parts.append(f'<text x="14" y="{height / 2}" transform="rotate(-90 14 {height / 2})">AP</text>')
+    for index, (model, line) in enumerate(points.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        path = " ".join("{:.1f},{:.1f}".format(*at(size, mean)) for size, mean, _ in line)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        for size, mean, deviation in line:
+            x, y = at(size, mean)
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
+            if deviation:
+                low, high = at(size, mean - deviation)[1], at(size, mean + deviation)[1]
+                parts.append(f'<path d="M{x:.1f},{low:.1f}V{high:.1f}" stroke="{colour}"/>')
+        y = top + 10 + 20 * index
+        parts.append(f'<path d="M{width - right + 12},{y}h22" stroke="{colour}" stroke-width="2"/>')
+        parts.append(f'<text x="{width - right + 40}" y="{y + 4}">{TITLES[model]}</text>')
+    return svg(width, height, parts)
+
+
+def walk(found: dict[str, list[dict[str, Any]]]) -> str:
+    """AP as bars, from DE-DETR by one change each to DETR."""
+    order = [model for model in ("de_detr_lite0", *WALK, "detr_lite0") if model in found]
+    width, row, left = 720, 34, 150
+    parts = []
+    values = {model: spread([entry["metrics"]["AP"] or 0.0 for entry in found[model]]) for model in order}
+    highest = max(mean for mean, _ in values.values()) or 1.0
+    for index, model in enumerate(order):
+        mean, deviation = values[model]
+        length, y = (width - left - 110) * mean / highest, 14 + row * index
+        label = f"{mean:.3f}" + (f" ± {deviation:.3f}" if deviation else "")
+        parts.append(f'<text x="{left - 10}" y="{y + 16}" text-anchor="end">{TITLES[model]}</text>')
+        parts.append(f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{row - 10}" fill="#1b6ca8"/>')
+        parts.append(f'<text x="{left + length + 8:.1f}" y="{y + 16}">{label}</text>')
+    return svg(width, 24 + row * len(order), parts)
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    runner = commands.add_parser("run", help="train what is missing")
+    runner.add_argument("--data", nargs="+", required=True, metavar="NAME=DIR")
+    runner.add_argument("--models", nargs="+", required=True, choices=list(TITLES), metavar="MODEL")
+    runner.add_argument("--percent", nargs="+", type=int, default=[25, 100])
+    runner.add_argument("--seeds", nargs="+", type=int, default=[0])
+    runner.add_argument("--iterations", type=int, default=1500)
+    runner.add_argument("--size", type=int, default=320, help="short side in pixels")
+    runner.add_argument("--parallel", type=int, default=1, help="cells at a time")
+    runner.add_argument("--threads", type=int, default=2, help="of each cell")
+    runner.add_argument("--minutes", type=float, help="stop after so long; the next call goes on")
+    runner.add_argument("--out", type=Path, default=Path("runs/data_efficiency"))
+    runner.set_defaults(act=run)
+    single = commands.add_parser("cell", help="used by run")
+    for name in ("cell", "root", "out"):
+        single.add_argument(name)
+    single.set_defaults(act=cell)
+    reporter = commands.add_parser("report", help="tables and plots")
+    reporter.add_argument("results", type=Path)
+    reporter.add_argument("--images", type=Path, default=Path("docs/images"))
+    reporter.set_defaults(act=report)
+    args = parser.parse_args()
+    args.act(args)
+
+
+if __name__ == "__main__":
+    main()
