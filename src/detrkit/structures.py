@@ -14,7 +14,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Batch", "Categories", "Category", "Detections", "Predictions", "Sample", "Target"]
+__all__ = ["Batch", "Categories", "Category", "Detections", "Predictions", "QueryGroup", "Sample", "Target"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,16 @@ class Target:
     def __len__(self) -> int:
         return int(self.labels.shape[0])
 
+    def originals(self) -> Target:
+        """The target without the copies that label augmentation added."""
+        if self.is_copy is None:
+            return self
+        own = ~self.is_copy
+        masks, is_thing = (None if value is None else value[own] for value in (self.masks, self.is_thing))
+        return replace(
+            self, labels=self.labels[own], boxes=self.boxes[own], masks=masks, is_thing=is_thing, is_copy=None
+        )
+
     def to(self, device: torch.device | str) -> Target:
         """The same target with every tensor on ``device``."""
         moved: dict[str, Any] = {
@@ -129,13 +139,29 @@ class Predictions:
 
     logits (L, B, Q, C), C = K, or K + 1 with no-object last · boxes (L, B, Q, 4) cxcywh in [0, 1] of the valid area ·
     masks: lazy view or None · groups: further predictions with losses of their own (``"encoder"``, ``"denoising"``,
-    ``"one_to_many"``).
+    ``"one_to_many"``, ``"group1"``) · normaliser: the losses are divided by the number of boxes times this.
     """
 
     logits: Tensor
     boxes: Tensor
     masks: Any = None
-    groups: dict[str, Predictions] = field(default_factory=dict)
+    groups: dict[str, QueryGroup] = field(default_factory=dict)
+    normaliser: float = 1.0
+
+
+@dataclass
+class QueryGroup(Predictions):
+    """Predictions that only training has, and how they find their objects.
+
+    pairs: (image, query, target) index vectors of one length when the assignment is fixed (denoising; ``target`` counts
+    through the objects of the batch), None when it is matched · repeat: matched with every object given so many times
+    (one-to-many). Both take the objects as they are, without label augmentation · class_agnostic: every object is of
+    class 0.
+    """
+
+    pairs: tuple[Tensor, Tensor, Tensor] | None = None
+    repeat: int = 1
+    class_agnostic: bool = False
 
 
 @dataclass(kw_only=True)

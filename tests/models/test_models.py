@@ -165,6 +165,8 @@ def test_permuted_ground_truth_gives_the_same_loss() -> None:
         {"position_embedding": "learned"},
         {"classification": "focal", "cost_class": 2.0, "loss_class": 2.0},
         {"roi_resolution": 1},
+        {"reference_dim": 0},
+        {"num_feature_levels": 1, "sparse_sampling": False},
     ],
     ids=str,
 )
@@ -176,6 +178,23 @@ def test_options_of_de_detr_combine(options: dict[str, Any]) -> None:
     assert torch.isfinite(out.boxes).all()
     (found,) = postprocess(Predictions(out.logits, out.boxes), [(96, 64)], config=model.config)
     assert len(found) == (36 if focal(model) else 12)
+
+
+def test_the_walk_ends_at_detr() -> None:
+    """Without sampling, refinement, levels and initial points DE-DETR is DETR: the same weights, the same boxes."""
+    walked = small(
+        "de_detr_r50", num_feature_levels=1, sparse_sampling=False, refine_boxes=False, reference_dim=0
+    ).eval()
+    detr = small("detr_r50").eval()
+    renamed = {
+        key.replace("input_proj.0.conv.", "input_proj.").replace("embed.0.", "embed."): value
+        for key, value in walked.state_dict().items()
+    }
+    detr.load_state_dict(renamed)
+    canvas, mask = images((70, 96), (64, 81))
+    torch.testing.assert_close(walked(canvas, mask).boxes, detr(canvas, mask).boxes, atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="num_feature_levels must be 1, got 3"):
+        small("de_detr_r50", sparse_sampling=False)
 
 
 def test_dc5_samples_at_its_own_stride() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from detrkit.losses.label_augmentation import LabelAugmentation
 from detrkit.losses.matcher import HungarianMatcher, Matches
 from detrkit.ops.boxes import cxcywh_to_xyxy, generalized_iou
-from detrkit.structures import Predictions, Target
+from detrkit.structures import Predictions, QueryGroup, Target
 
 if TYPE_CHECKING:
     from detrkit.models.config import DetectorConfig
@@ -26,19 +26,52 @@ class LossOutput:
     """total: what is minimised, weighted over all layers · terms: detached scalars for the log, unweighted.
 
     Names: ``loss_class``, ``loss_bbox``, ``loss_giou`` for the last layer, ``…_0`` onward for the layers before it,
-    ``cardinality_error`` likewise, ``class_error`` (per cent of matched queries with a wrong class, last layer).
+    ``cardinality_error`` likewise, ``class_error`` (per cent of matched queries with a wrong class, last layer). Losses
+    of a query group end in its name. groups: the matches of each group.
     """
 
     total: Tensor
     terms: dict[str, Tensor]
     matches: Matches
+    groups: dict[str, Matches] = field(default_factory=dict)
+
+
+def by_layer_name(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Values (L,) of a term -> one entry a layer, the last without a number, and last layer first."""
+    return {
+        name if layer == len(value) - 1 else f"{name}_{layer}": value[layer]
+        for name, value in terms.items()
+        for layer in reversed(range(len(value)))
+    }
+
+
+def own_objects(group: QueryGroup) -> bool:
+    """Whether a group takes the objects as they are, not as label augmentation repeats them."""
+    return group.pairs is not None or group.repeat > 1
+
+
+def group_targets(group: QueryGroup, targets: list[Target]) -> list[Target]:
+    """The objects that a query group is matched with."""
+    if own_objects(group):
+        targets = LabelAugmentation(repeat=group.repeat)([target.originals() for target in targets], 0)
+    if group.class_agnostic:
+        targets = [replace(target, labels=torch.zeros_like(target.labels)) for target in targets]
+    return targets
+
+
+def fixed_matches(pairs: tuple[Tensor, Tensor, Tensor], *, layers: int) -> Matches:
+    """The same (image, query, target) pairs in every layer."""
+    layer = torch.arange(layers, device=pairs[0].device).repeat_interleave(len(pairs[0]))
+    image, query, target = (index.repeat(layers) for index in pairs)
+    return Matches(layer, image, query, target)
 
 
 class Criterion:
     """Matches, then sums classification, L1 and GIoU losses over the layers.
 
-    Two normalisers, given by :meth:`count`, are additive: boxes (after label augmentation) and the class weights of
-    all queries. Summed over ranks and accumulated micro-batches they make the gradient that of the whole batch.
+    The normalisers given by :meth:`count` are additive: boxes (after and before label augmentation) and the class
+    weights of all queries. Summed over ranks and accumulated micro-batches they make the gradient that of the whole
+    batch.
     """
 
     def __init__(
@@ -78,27 +111,45 @@ class Criterion:
         return self.label_augmentation(targets, self.num_queries)
 
     def count(self, targets: list[Target]) -> Tensor:
-        """(2,) float64: boxes, and the class weight of all queries; from prepared targets, before any prediction.
+        """(3,) float64: boxes, class weight of all queries, boxes without copies; from prepared targets.
 
-        An image with n boxes has min(n, Q) matched queries, whatever the matching.
+        An image with n boxes has min(n, Q) matched queries, whatever the matching, so no prediction is needed.
         """
         boxes = sum(len(target) for target in targets)
         matched = sum(min(len(target), self.num_queries) for target in targets)
         unmatched = len(targets) * self.num_queries - matched
-        return torch.tensor([boxes, matched + self.no_object_weight * unmatched], dtype=torch.float64)
+        originals = sum(len(target.originals()) for target in targets)
+        return torch.tensor([boxes, matched + self.no_object_weight * unmatched, originals], dtype=torch.float64)
 
     def __call__(self, predictions: Predictions, targets: list[Target], counts: Tensor | None = None) -> LossOutput:
         """Losses of prepared targets.
 
         Args:
-            predictions: all layers, (L, B, Q, …).
+            predictions: all layers, (L, B, Q, …), and groups of queries with losses of their own.
             targets: from :meth:`prepare`.
             counts: normalisers of the whole batch divided by the number of ranks; None = this batch alone.
         """
         counts = self.count(targets) if counts is None else counts
-        num_boxes, class_weight = max(float(counts[0]), 1.0), float(counts[1])
+        groups = {name: (group, group_targets(group, targets)) for name, group in predictions.groups.items()}
+        matched = {"": (predictions, targets)} | {k: pair for k, pair in groups.items() if pair[0].pairs is None}
+        matches = dict(zip(matched, self.matcher.match(list(matched.values())), strict=True))
+        total, terms = self._losses(predictions, targets, matches[""], counts)
+        terms |= self._log_only(predictions.logits.detach(), targets, matches[""])
+        for name, (group, own) in groups.items():
+            if group.pairs is not None:
+                matches[name] = fixed_matches(group.pairs, layers=len(group.logits))
+            loss, more = self._losses(group, own, matches[name], counts[[2, 1]] if own_objects(group) else counts)
+            total = total + loss
+            terms |= {f"{term}_{name}": value for term, value in more.items()}
+        return LossOutput(total, terms, matches.pop(""), matches)
+
+    def _losses(
+        self, predictions: Predictions, targets: list[Target], matches: Matches, counts: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted sum over all layers, and the unweighted terms by name."""
+        num_boxes = max(float(counts[0]), 1.0) * predictions.normaliser
+        class_weight = float(counts[1]) * predictions.normaliser
         logits, boxes = predictions.logits.float(), predictions.boxes.float()
-        matches = self.matcher(predictions, targets)
         labels = torch.cat([target.labels for target in targets])
         goal = torch.cat([target.boxes for target in targets])[matches.target]
 
@@ -111,15 +162,13 @@ class Criterion:
             "loss_giou": giou.view(layers, -1).sum(1) / num_boxes,
         }
         total = torch.stack([self.weights[name] * value.sum() for name, value in by_layer.items()]).sum()
-        terms = {name: value.detach() for name, value in by_layer.items()}
-        terms["cardinality_error"] = self._cardinality(logits.detach(), targets)
-        flat = {
-            name if layer == layers - 1 else f"{name}_{layer}": value[layer]
-            for layer in reversed(range(layers))
-            for name, value in terms.items()
+        return total, by_layer_name({name: value.detach() for name, value in by_layer.items()})
+
+    def _log_only(self, logits: Tensor, targets: list[Target], matches: Matches) -> dict[str, Tensor]:
+        labels = torch.cat([target.labels for target in targets])
+        return by_layer_name({"cardinality_error": self._cardinality(logits, targets)}) | {
+            "class_error": self._class_error(logits, labels, matches)
         }
-        flat["class_error"] = self._class_error(logits.detach(), labels, matches)
-        return LossOutput(total, flat, matches)
 
     def _classification(
         self, logits: Tensor, labels: Tensor, matches: Matches, num_boxes: float, class_weight: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,34 +103,54 @@ class HungarianMatcher:
         giou = generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(boxes))
         return self.cost_bbox * l1 + self.cost_class * class_cost - self.cost_giou * giou
 
-    @torch.no_grad()
     def __call__(self, predictions: Predictions, targets: list[Target]) -> Matches:
         """Matches every layer on its own; at most min(Q, objects) pairs an image."""
-        num_layers, _, _num_queries, _ = predictions.logits.shape
-        device = predictions.logits.device
-        counts = [len(target) for target in targets]
-        if sum(counts) == 0:
-            empty = torch.zeros(0, dtype=torch.long, device=device)
-            return Matches(empty, empty, empty, empty)
-        cost = self.cost(predictions, targets).cpu().numpy()  # the only copy to the host
+        return self.match([(predictions, targets)])[0]
+
+    @torch.no_grad()
+    def match(self, problems: Sequence[tuple[Predictions, list[Target]]]) -> list[Matches]:
+        """Matches of several sets of predictions; their costs go to the host in one copy."""
+        costs = [
+            self.cost(predictions, targets) if any(len(target) for target in targets) else None
+            for predictions, targets in problems
+        ]
+        flat = [cost.flatten() for cost in costs if cost is not None]
+        host = self._finite(torch.cat(flat).cpu().numpy()) if flat else np.zeros(0)
+        result, start = [], 0
+        for (predictions, targets), cost in zip(problems, costs, strict=True):
+            device = predictions.logits.device
+            if cost is None:
+                empty = torch.zeros(0, dtype=torch.long, device=device)
+                result.append(Matches(empty, empty, empty, empty))
+                continue
+            part = host[start : start + cost.numel()].reshape(cost.shape)
+            start += cost.numel()
+            result.append(Matches(*torch.from_numpy(self._solve(part, targets)).to(device)))
+        return result
+
+    def _finite(self, cost: np.ndarray) -> np.ndarray:
         finite = np.isfinite(cost)
-        if not finite.all():
-            if not self._warned:
-                self._warned = True
-                warnings.warn("predictions are not finite: the matcher treats them as the worst match", stacklevel=2)
-            cost = np.where(finite, cost, NOT_FINITE)
+        if finite.all():
+            return cost
+        if not self._warned:
+            self._warned = True
+            warnings.warn("predictions are not finite: the matcher treats them as the worst match", stacklevel=2)
+        return np.where(finite, cost, NOT_FINITE)
+
+    def _solve(self, cost: np.ndarray, targets: list[Target]) -> np.ndarray:
+        """(4, L·M) rows layer, image, query, target from costs (L, G, Q)."""
         copies = [self._copies(target) for target in targets]
         rows: list[np.ndarray] = []
-        for layer in range(num_layers):
+        for layer, of_layer in enumerate(cost):
             start = 0
-            for image, count in enumerate(counts):
-                if count:
-                    query, target = _assign(cost[layer, start : start + count].T, copies[image])
+            for image, target in enumerate(targets):
+                if len(target):
+                    query, chosen = _assign(of_layer[start : start + len(target)].T, copies[image])
                     rows.append(
-                        np.stack((np.full_like(query, layer), np.full_like(query, image), query, target + start))
+                        np.stack((np.full_like(query, layer), np.full_like(query, image), query, chosen + start))
                     )
-                start += count
-        return Matches(*torch.from_numpy(np.concatenate(rows, axis=1)).to(device))
+                start += len(target)
+        return np.concatenate(rows, axis=1)
 
     def _copies(self, target: Target) -> np.ndarray | None:
         return target.is_copy.cpu().numpy() if self.two_stage and target.is_copy is not None else None

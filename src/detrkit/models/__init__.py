@@ -79,6 +79,7 @@ _REGISTRY: dict[str, Entry] = {
     "conditional_detr_r50_dc5": _conditional("Conditional DETR, ResNet-50 with stride 16", dilation=True),
     "conditional_detr_r101": _conditional("Conditional DETR, ResNet-101", **_R101),
     "conditional_detr_r101_dc5": _conditional("Conditional DETR, ResNet-101 with stride 16", **_R101, dilation=True),
+    "group_conditional_detr_r50": _conditional("Conditional DETR with 11 query groups in training", groups=11),
     "la_conditional_detr_r50": _conditional("Conditional DETR with label augmentation", **_HARD_LABEL_AUGMENTATION),
     "conditional_detr_lite0": _conditional("Conditional DETR, laptop size", **LITE["lite0"]),
     "de_conditional_detr_r50": _de_conditional("DE-Conditional-DETR, ResNet-50"),

@@ -21,6 +21,7 @@ from detrkit.nn.conditional_attention import ConditionalCrossAttention, Conditio
 from detrkit.nn.heads import MLP
 from detrkit.nn.position import sine_embedding
 from detrkit.nn.projection import to_tokens
+from detrkit.nn.query_groups import learned_queries, split_groups, within_groups
 from detrkit.nn.transformer import Encoder, FeedForwardLayer, xavier_
 from detrkit.ops.boxes import inverse_sigmoid
 from detrkit.structures import Predictions, Target
@@ -31,8 +32,9 @@ __all__ = ["ConditionalDETR", "ConditionalDecoder", "DEConditionalDETR"]
 class ConditionalDecoderLayer(FeedForwardLayer):
     """Self-attention among the queries, conditional cross-attention, feed-forward block; post-norm."""
 
-    def __init__(self, *, dim: int, num_heads: int, ffn_dim: int, dropout: float, first: bool) -> None:
+    def __init__(self, *, dim: int, num_heads: int, ffn_dim: int, dropout: float, first: bool, group_size: int) -> None:
         super().__init__(dim=dim, ffn_dim=ffn_dim, dropout=dropout, pre_norm=False)
+        self.group_size = group_size
         self.self_attn = ConditionalSelfAttention(dim=dim, num_heads=num_heads, dropout=dropout)
         self.multihead_attn = ConditionalCrossAttention(dim=dim, num_heads=num_heads, dropout=dropout, first=first)
         self.norm1 = nn.LayerNorm(dim)
@@ -41,7 +43,9 @@ class ConditionalDecoderLayer(FeedForwardLayer):
 
     def forward(self, content: Tensor, queries: Tensor, sine: Tensor, projected: Tensor, mask: Tensor | None) -> Tensor:
         """content, queries and sine (B, Q, C) and projected features -> content (B, Q, C)."""
-        content = self.residual(content, self.norm1, lambda x: self.self_attn(x, queries))
+        content = self.residual(
+            content, self.norm1, lambda x: within_groups(self.self_attn, self.group_size, x, queries)
+        )
         read = self.multihead_attn.attend
         content = self.residual(content, self.norm2, lambda x: read(x, queries, sine, projected, mask))
         return self.residual(content, self.norm3, self.feed_forward)
@@ -62,6 +66,7 @@ class ConditionalDecoder(nn.Module):
                 ffn_dim=config.ffn_dim,
                 dropout=config.dropout,
                 first=index == 0,
+                group_size=config.num_queries,
             )
             for index in range(config.decoder_layers)
         )
@@ -103,7 +108,7 @@ class ConditionalDETR(DETR):
         position = self.position(c5.padding_mask).flatten(1, 2)
         memory = self.encoder(to_tokens(self.input_proj(c5.tensor)), position, mask)
 
-        queries = self.query_embed.weight.expand(len(images), -1, -1)
+        queries = learned_queries(self.query_embed, self.config.num_queries, len(images), training=self.training)
         reference = self.decoder.ref_point_head(queries).float()
         content = torch.zeros_like(queries)
         hidden = []
@@ -113,7 +118,8 @@ class ConditionalDETR(DETR):
             hidden.append(self.decoder.norm(content))
         states = torch.stack(hidden)
         centre = nn.functional.pad(inverse_sigmoid(reference.sigmoid()), (0, 2))
-        return Predictions(self.class_embed(states), (self.bbox_embed(states).float() + centre).sigmoid())
+        boxes = (self.bbox_embed(states).float() + centre).sigmoid()
+        return split_groups(self.class_embed(states), boxes, self.config.num_queries)
 
 
 class DEConditionalDETR(DEDETR):

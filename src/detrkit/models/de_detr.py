@@ -33,6 +33,7 @@ from detrkit.models.detr import (
 from detrkit.nn.backbone import Backbone, FeatureMap, valid_sizes
 from detrkit.nn.heads import MLP
 from detrkit.nn.projection import LevelProjection, to_tokens
+from detrkit.nn.query_groups import learned_queries, split_groups
 from detrkit.nn.transformer import DecoderLayer, Encoder
 from detrkit.ops.boxes import cxcywh_to_xyxy, inverse_sigmoid
 from detrkit.ops.roi_align import RoIBags, roi_align_bags
@@ -100,7 +101,7 @@ class DEDETR(Detector):
             self.input_proj.append(LevelProjection(in_channels=backbone.channels[-1], dim=dim, stride=2))
         self.encoder = encoder
         self.decoder = decoder
-        self.query_embed = nn.Embedding(config.num_queries, dim)
+        self.query_embed = nn.Embedding(config.groups * config.num_queries, dim)
         if config.reference_dim:
             self.build_reference()
         heads = config.decoder_layers if config.refine_boxes else 1
@@ -148,7 +149,7 @@ class DEDETR(Detector):
 
         sizes = valid_sizes(padding_mask)
         scale = sizes.flip(1).repeat(1, 2)[:, None]  # (B, 1, 4): width, height, width, height of the valid area
-        queries = self.query_embed.weight.expand(len(images), -1, -1)
+        queries = learned_queries(self.query_embed, self.config.num_queries, len(images), training=self.training)
         initial = self.initial_reference(queries)
         content = torch.zeros_like(queries)
         reference = initial
@@ -172,7 +173,7 @@ class DEDETR(Detector):
             reference = nn.functional.pad(reference, (0, 4 - reference.shape[-1]))
             boxes.append((offset + reference).sigmoid())
             reference = inverse_sigmoid(boxes[-1].detach()) if self.config.refine_boxes else initial
-        return Predictions(torch.stack(logits), torch.stack(boxes))
+        return split_groups(torch.stack(logits), torch.stack(boxes), self.config.num_queries)
 
     def initial_reference(self, queries: Tensor) -> Tensor:
         """Logits of the initial points (or boxes) of the queries: (B, Q, C) -> (B, Q, 0, 2 or 4)."""

@@ -19,6 +19,7 @@ from detrkit.nn.backbone import Backbone
 from detrkit.nn.heads import MLP
 from detrkit.nn.position import LearnedPosition, SinePosition
 from detrkit.nn.projection import to_tokens
+from detrkit.nn.query_groups import learned_queries, split_groups
 from detrkit.nn.transformer import DecoderLayer, Encoder, xavier_
 from detrkit.structures import Predictions, Target
 
@@ -29,7 +30,8 @@ __all__ = ["DETR", "DETRConfig", "build_position", "class_slots"]
 class DETRConfig(DetectorConfig):
     """Configuration of DETR; the defaults are the published ones (spec A9).
 
-    dilation: "DC5", the last backbone stage at stride 16 · pre_norm: norms before instead of after the sub-blocks.
+    dilation: "DC5", the last backbone stage at stride 16 · pre_norm: norms before instead of after the sub-blocks ·
+    groups: query groups in training (Group DETR, :mod:`detrkit.nn.query_groups`); inference uses the first.
     """
 
     hidden_dim: int = 256
@@ -41,6 +43,7 @@ class DETRConfig(DetectorConfig):
     position_embedding: Literal["sine", "learned"] = "sine"
     pre_norm: bool = False
     dilation: bool = False
+    groups: int = 1
 
     def __post_init__(self) -> None:
         """Checks values; raises ValueError naming the field."""
@@ -51,6 +54,8 @@ class DETRConfig(DetectorConfig):
             raise ValueError(
                 f"hidden_dim {self.hidden_dim} must be divisible by 32 and by num_heads ({self.num_heads})"
             )
+        if self.groups < 1:
+            raise ValueError(f"groups must be at least 1, got {self.groups}")
 
 
 def class_slots(config: DetectorConfig) -> int:
@@ -105,6 +110,7 @@ class Decoder(nn.Module):
                 ffn_dim=config.ffn_dim,
                 dropout=config.dropout,
                 pre_norm=config.pre_norm,
+                group_size=config.num_queries,
             )
             for _ in range(config.decoder_layers)
         )
@@ -129,7 +135,7 @@ class DETR(Detector):
         self.input_proj = nn.Conv2d(backbone.channels[-1], dim, kernel_size=1)
         self.encoder = encoder
         self.decoder = decoder
-        self.query_embed = nn.Embedding(config.num_queries, dim)
+        self.query_embed = nn.Embedding(config.groups * config.num_queries, dim)
         self.class_embed = nn.Linear(dim, class_slots(config))
         self.bbox_embed = MLP(dim, dim, 4, num_layers=3)
 
@@ -151,7 +157,7 @@ class DETR(Detector):
         position = self.position(c5.padding_mask).flatten(1, 2)
         memory = self.encoder(to_tokens(self.input_proj(c5.tensor)), position, mask)
 
-        queries = self.query_embed.weight.expand(len(images), -1, -1)
+        queries = learned_queries(self.query_embed, self.config.num_queries, len(images), training=self.training)
         content = torch.zeros_like(queries)
         hidden = []
         for layer in self.decoder.layers:
@@ -159,4 +165,5 @@ class DETR(Detector):
             content = layer(content, queries, lambda x, a=attention: a(x + queries, memory + position, memory, mask))
             hidden.append(self.decoder.norm(content))
         states = torch.stack(hidden)
-        return Predictions(self.class_embed(states), self.bbox_embed(states).float().sigmoid())
+        boxes = self.bbox_embed(states).float().sigmoid()
+        return split_groups(self.class_embed(states), boxes, self.config.num_queries)

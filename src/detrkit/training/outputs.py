@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,8 +12,10 @@ from detrkit.structures import Predictions
 
 __all__ = ["float_outputs", "zero_anchor"]
 
+P = TypeVar("P", bound=Predictions)
 
-def float_outputs(predictions: Predictions) -> Predictions:
+
+def float_outputs(predictions: P) -> P:
     """Predictions with float32 tensors, groups included: losses are not computed in half precision."""
     return replace(
         predictions,
