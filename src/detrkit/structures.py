@@ -156,12 +156,13 @@ class QueryGroup(Predictions):
     pairs: (image, query, target) index vectors of one length when the assignment is fixed (denoising; ``target`` counts
     through the objects of the batch), None when it is matched · repeat: matched with every object given so many times
     (one-to-many). Both take the objects as they are, without label augmentation · class_agnostic: every object is of
-    class 0.
+    class 0 · ignored (B, Q) bool: queries without a loss, or None.
     """
 
     pairs: tuple[Tensor, Tensor, Tensor] | None = None
     repeat: int = 1
     class_agnostic: bool = False
+    ignored: Tensor | None = None
 
 
 @dataclass(kw_only=True)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from detrkit.ops.boxes import xyxy_to_cxcywh
 from detrkit.structures import Target, pad_images
 
 _INDEX_NAMES = ("backbone_body", "encoder_memory", "pred", "indices", "postprocess", "roi", "label_aug")
@@ -51,9 +52,9 @@ class Case:
         """The official state dict, aliases included."""
         make = keyed(self.folder).keyed_array
         sharp = self.info.get("sharp_attention", False)
-        aliases = self.info["aliases"]
+        aliases, kept = self.info["aliases"], self.info.get("kept_tensors", {})
         return {
-            key: torch.from_numpy(make(aliases.get(key, key), shape, sharp))
+            key: self.tensors[kept[key]] if key in kept else torch.from_numpy(make(aliases.get(key, key), shape, sharp))
             for key, shape in self.info["state_dict"].items()
         }
 
@@ -64,6 +65,8 @@ class Case:
             torch.from_numpy(make(seed, *size))
             for seed, size in zip(self.info["image_seeds"], self.info["image_sizes_hw"], strict=True)
         ]
+        if "padding_mask" not in self.tensors:  # the Relation-DETR repository rounds the canvas up
+            return pad_images(images, size_divisor=32)
         canvas, mask = pad_images(images)
         self.equal("padding_mask", mask.to(torch.uint8))
         return canvas, mask
@@ -74,6 +77,10 @@ class Case:
         while (key := f"{prefix}target.{len(result)}.boxes") in self.tensors:
             labels = self.tensors[key.replace(".boxes", ".labels")]
             result.append(Target(labels=labels, boxes=self.tensors[key]))
+        for index, (height, width) in enumerate(self.info.get("image_sizes_hw", []) if not result else []):
+            name = f"target_xyxy_pixels.{index}"
+            boxes = xyxy_to_cxcywh(self.tensors[f"{name}.boxes"] / torch.tensor([width, height] * 2))
+            result.append(Target(labels=self.tensors[f"{name}.labels"], boxes=boxes))
         return result
 
     def close(self, name: str, actual: Tensor, tolerance: float) -> None:

@@ -27,12 +27,13 @@ COUNTS = {
     "op_criterion_de_detr": 25,
     "op_criterion_conditional_detr": 5,
     "op_criterion_de_conditional_detr": 25,
+    "op_criterion_deformable_detr": 5,
 }
 
 
 def make_criterion(case: Case, setting: str, prefix: str = "") -> Criterion:
     calls = iter(range(10))
-    kind = "focal" if "conditional" in case.name else "softmax"
+    kind = "focal" if "conditional" in case.name or "deformable" in case.name else "softmax"
     costs = dict(zip(("cost_class", "cost_bbox", "cost_giou"), case.info["matcher_cost_class_bbox_giou"], strict=True))
     return Criterion(
         matcher=HungarianMatcher(classification=kind, two_stage=setting.endswith("two_stage"), **costs),

@@ -157,7 +157,9 @@ class Criterion:
         giou = 1 - generalized_iou(cxcywh_to_xyxy(chosen), cxcywh_to_xyxy(goal))
         layers = len(logits)
         by_layer = {
-            "loss_class": self._classification(logits, labels, matches, num_boxes, class_weight),
+            "loss_class": self._classification(
+                logits, labels, matches, num_boxes, class_weight, getattr(predictions, "ignored", None)
+            ),
             "loss_bbox": (chosen - goal).abs().sum(-1).view(layers, -1).sum(1) / num_boxes,
             "loss_giou": giou.view(layers, -1).sum(1) / num_boxes,
         }
@@ -171,7 +173,13 @@ class Criterion:
         }
 
     def _classification(
-        self, logits: Tensor, labels: Tensor, matches: Matches, num_boxes: float, class_weight: float
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        matches: Matches,
+        num_boxes: float,
+        class_weight: float,
+        ignored: Tensor | None,
     ) -> Tensor:
         labelled = torch.full(logits.shape[:3], self.num_classes, dtype=torch.long, device=logits.device)
         labelled[matches.layer, matches.image, matches.query] = labels[matches.target]
@@ -179,12 +187,17 @@ class Criterion:
             weight = logits.new_ones(self.num_classes + 1)
             weight[-1] = self.no_object_weight
             loss = F.cross_entropy(logits.flatten(0, 2), labelled.flatten(), weight, reduction="none")
-            return loss.view(len(logits), -1).sum(1) / class_weight
+            loss = loss.view(logits.shape[:3])
+            if ignored is not None:
+                loss = loss.masked_fill(ignored, 0.0)
+            return loss.sum((1, 2)) / class_weight
         goal = F.one_hot(labelled, self.num_classes + 1)[..., :-1].to(logits.dtype)
         p = logits.sigmoid()
         loss = F.binary_cross_entropy_with_logits(logits, goal, reduction="none")
         loss = loss * (1 - (p * goal + (1 - p) * (1 - goal))) ** 2
         loss = loss * (self.focal_alpha * goal + (1 - self.focal_alpha) * (1 - goal))
+        if ignored is not None:
+            loss = loss.masked_fill(ignored[..., None], 0.0)
         # The official order of operations: a mean over the queries, undone after the division.
         return loss.mean(2).sum((1, 2)) / num_boxes * logits.shape[2]
 

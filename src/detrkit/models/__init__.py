@@ -13,8 +13,10 @@ from detrkit.errors import did_you_mean
 from detrkit.models.conditional_detr import ConditionalDETR, DEConditionalDETR
 from detrkit.models.config import DetectorConfig
 from detrkit.models.de_detr import DEDETR, DEDETRConfig
+from detrkit.models.deformable_detr import DeformableDETR, DeformableDETRConfig
 from detrkit.models.detector import Detector
 from detrkit.models.detr import DETR, DETRConfig
+from detrkit.models.dino import DINO, DINOConfig
 from detrkit.models.lite import LITE
 from detrkit.nn.backbone_weights import load_backbone_weights
 
@@ -62,6 +64,30 @@ def _de_conditional(summary: str, **settings: Any) -> Entry:
     return Entry(DEConditionalDETR, DEDETRConfig, "de_conditional_detr", {**_CONDITIONAL, **settings}, summary)
 
 
+# Sigmoid focal classification, 300 queries (spec E5); DINO weighs the class loss less (spec dino.md 8).
+_DEFORMABLE = {"num_queries": 300, "classification": "focal", "cost_class": 2.0, "loss_class": 2.0}
+_DINO = {**_DEFORMABLE, "num_queries": 900, "loss_class": 1.0, "top_k": 300}
+_TWO_STAGE = {"refine_boxes": True, "two_stage": True}
+_ONE_LEVEL = {"num_feature_levels": 1, "backbone_levels": 1}
+# DINO of the Relation-DETR repository: position relation, a head for every layer, its own encoding and neck.
+_DINO_PP = {
+    "relation": "full",
+    "shared_heads": False,
+    "position_offset": -0.5,
+    "position_temperature": 10000.0,
+    "projection_bias": False,
+    "denoising_extra_label": False,
+}
+
+
+def _deformable(summary: str, **settings: Any) -> Entry:
+    return Entry(DeformableDETR, DeformableDETRConfig, "deformable_detr", {**_DEFORMABLE, **settings}, summary)
+
+
+def _dino(summary: str, **settings: Any) -> Entry:
+    return Entry(DINO, DINOConfig, "dino", {**_DINO, **settings}, summary)
+
+
 _R101 = {"backbone": "resnet101.tv_in1k"}
 _SINGLE_SCALE = {"num_feature_levels": 1, "reference_dim": 4, "refine_boxes": False, "roi_resolution": 7}
 
@@ -90,6 +116,20 @@ _REGISTRY: dict[str, Entry] = {
     "dela_conditional_detr_lite0": _de_conditional(
         "DE-Conditional-DETR with label augmentation, laptop size", **LITE["lite0"], **_HARD_LABEL_AUGMENTATION
     ),
+    "deformable_detr_r50": _deformable("Deformable DETR, ResNet-50"),
+    "deformable_detr_r50_refine": _deformable("Deformable DETR + box refinement", refine_boxes=True),
+    "deformable_detr_r50_two_stage": _deformable("Deformable DETR ++ two-stage", **_TWO_STAGE),
+    "deformable_detr_r50_single_scale": _deformable("Deformable DETR on stride 32 only", **_ONE_LEVEL),
+    "deformable_detr_r50_single_scale_dc5": _deformable(
+        "Deformable DETR on one level of stride 16", **_ONE_LEVEL, dilation=True
+    ),
+    "deformable_detr_lite0": _deformable(
+        "Deformable DETR ++ two-stage, laptop size", **{**_TWO_STAGE, **LITE["lite0"]}
+    ),
+    "dino_r50_4scale": _dino("DINO, ResNet-50, 4 levels"),
+    "dino_r50_5scale": _dino("DINO, ResNet-50, 5 levels", num_feature_levels=5, backbone_levels=4),
+    "dino_pp_r50": _dino("DINO with position relation, of the Relation-DETR repository", **_DINO_PP),
+    "dino_lite0": _dino("DINO, laptop size", **LITE["lite0"]),
     "de_detr_lite0": _de_detr("DE-DETR, laptop size", **LITE["lite0"]),
     "dela_detr_lite0": _de_detr("DELA-DETR, laptop size: the embedded default", **LITE["lite0"], **_LABEL_AUGMENTATION),
 }

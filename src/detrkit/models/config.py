@@ -18,7 +18,8 @@ class DetectorConfig:
         num_classes: classes without no-object; official COCO presets keep 91 slots (label = raw COCO id).
         num_queries: object queries.
         backbone: timm name.
-        frozen_stride, frozen_batch_norm, mask_backbone_padding: see :class:`detrkit.nn.backbone.Backbone`.
+        dilation ("DC5"), frozen_stride, frozen_batch_norm, mask_backbone_padding: see
+        :class:`detrkit.nn.backbone.Backbone`.
 
     Input
         image_mean, image_std: normalisation of RGB in [0, 1]; None = what the backbone was trained with.
@@ -40,6 +41,7 @@ class DetectorConfig:
     num_classes: int = 91
     num_queries: int = 100
     backbone: str = "resnet50.tv_in1k"
+    dilation: bool = False
     frozen_stride: int = 4
     frozen_batch_norm: bool = True
     mask_backbone_padding: bool = False

@@ -21,15 +21,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from detrkit.models.detector import Detector
-from detrkit.models.detr import (
-    Decoder,
-    DETRConfig,
-    build_backbone,
-    build_encoder,
-    build_position,
-    class_slots,
-)
+from detrkit.models.detector import Detector, build_backbone, class_slots
+from detrkit.models.detr import Decoder, DETRConfig, build_encoder, build_position
 from detrkit.nn.backbone import Backbone, FeatureMap, valid_sizes
 from detrkit.nn.heads import MLP
 from detrkit.nn.projection import LevelProjection, to_tokens

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.models.config import DetectorConfig
+from detrkit.nn.backbone import Backbone
 from detrkit.structures import Categories, Predictions, Target
 
-__all__ = ["Detector"]
+__all__ = ["Detector", "build_backbone", "class_slots"]
 
 
 class Detector(nn.Module, ABC):
@@ -49,9 +50,31 @@ class Detector(nn.Module, ABC):
         """The paper's forward pass; shapes as in :meth:`forward`."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Trainable parameters by learning-rate group: "backbone" and "default"; each in exactly one."""
-        groups: dict[str, list[nn.Parameter]] = {"backbone": [], "default": []}
+        """Trainable parameters by learning-rate group, each in exactly one.
+
+        "backbone", "default", and where a model has any "sampling": what places sampling and reference points.
+        """
+        groups: dict[str, list[nn.Parameter]] = {"backbone": [], "default": [], "sampling": []}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                groups["backbone" if name.startswith("backbone.") else "default"].append(parameter)
-        return groups
+                sampling = "sampling_offsets" in name or name.startswith("reference_points")
+                group = "backbone" if name.startswith("backbone.") else "sampling" if sampling else "default"
+                groups[group].append(parameter)
+        return {name: parameters for name, parameters in groups.items() if parameters or name != "sampling"}
+
+
+def class_slots(config: DetectorConfig) -> int:
+    """Logits a query has: one a class, and for softmax classification no-object as the last."""
+    return config.num_classes + (config.classification == "softmax")
+
+
+def build_backbone(config: DetectorConfig, num_levels: int) -> Backbone:
+    """The backbone a configuration asks for, with ``num_levels`` levels."""
+    return Backbone(
+        name=config.backbone,
+        num_levels=num_levels,
+        dilation=config.dilation,
+        frozen_batch_norm=config.frozen_batch_norm,
+        frozen_stride=config.frozen_stride,
+        mask_padding=config.mask_backbone_padding,
+    )

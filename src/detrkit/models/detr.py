@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.models.config import DetectorConfig
-from detrkit.models.detector import Detector
+from detrkit.models.detector import Detector, build_backbone, class_slots
 from detrkit.nn.backbone import Backbone
 from detrkit.nn.heads import MLP
 from detrkit.nn.position import LearnedPosition, SinePosition
@@ -23,15 +23,15 @@ from detrkit.nn.query_groups import learned_queries, split_groups
 from detrkit.nn.transformer import DecoderLayer, Encoder, xavier_
 from detrkit.structures import Predictions, Target
 
-__all__ = ["DETR", "DETRConfig", "build_position", "class_slots"]
+__all__ = ["DETR", "DETRConfig", "build_position"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DETRConfig(DetectorConfig):
     """Configuration of DETR; the defaults are the published ones (spec A9).
 
-    dilation: "DC5", the last backbone stage at stride 16 · pre_norm: norms before instead of after the sub-blocks ·
-    groups: query groups in training (Group DETR, :mod:`detrkit.nn.query_groups`); inference uses the first.
+    pre_norm: norms before instead of after the sub-blocks · groups: query groups in training (Group DETR,
+    :mod:`detrkit.nn.query_groups`); inference uses the first.
     """
 
     hidden_dim: int = 256
@@ -42,7 +42,6 @@ class DETRConfig(DetectorConfig):
     dropout: float = 0.1
     position_embedding: Literal["sine", "learned"] = "sine"
     pre_norm: bool = False
-    dilation: bool = False
     groups: int = 1
 
     def __post_init__(self) -> None:
@@ -58,11 +57,6 @@ class DETRConfig(DetectorConfig):
             raise ValueError(f"groups must be at least 1, got {self.groups}")
 
 
-def class_slots(config: DetectorConfig) -> int:
-    """Logits a query has: one a class, and for softmax classification no-object as the last."""
-    return config.num_classes + (config.classification == "softmax")
-
-
 def build_position(config: DETRConfig) -> nn.Module:
     """The position encoding a configuration asks for."""
     encodings: dict[str, type[SinePosition] | type[LearnedPosition]] = {
@@ -70,18 +64,6 @@ def build_position(config: DETRConfig) -> nn.Module:
         "learned": LearnedPosition,
     }
     return encodings[config.position_embedding](dim=config.hidden_dim)
-
-
-def build_backbone(config: DETRConfig, num_levels: int) -> Backbone:
-    """The backbone a configuration asks for, with ``num_levels`` levels."""
-    return Backbone(
-        name=config.backbone,
-        num_levels=num_levels,
-        dilation=config.dilation,
-        frozen_batch_norm=config.frozen_batch_norm,
-        frozen_stride=config.frozen_stride,
-        mask_padding=config.mask_backbone_padding,
-    )
 
 
 def build_encoder(config: DETRConfig) -> Encoder:

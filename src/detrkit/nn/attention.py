@@ -45,8 +45,18 @@ class MultiheadAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        """query (B, N, C), key and value (B, S, C), mask (B, S) bool True = padding -> (B, N, C)."""
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """query (B, N, C), key and value (B, S, C), mask (B, S) bool True = padding -> (B, N, C).
+
+        bias: instead of a mask, added to the logits; broadcastable to (B, heads, N, S).
+        """
         wq, wk, wv = self.in_proj_weight.chunk(3)
         bq, bk, bv = self.in_proj_bias.chunk(3)
         q, k, v = (
@@ -54,9 +64,8 @@ class MultiheadAttention(nn.Module):
             for x, w, b in ((query, wq, bq), (key, wk, bk), (value, wv, bv))
         )
         mask = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]
-        mixed = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
-        )
+        mask = mask if bias is None else bias.to(q.dtype)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self._drop())
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def project_memory(self, content: Tensor, position: Tensor) -> Tensor:

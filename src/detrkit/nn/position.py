@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LearnedPosition", "SinePosition", "sine_embedding"]
+__all__ = ["LearnedPosition", "SinePosition", "sine_boxes", "sine_embedding"]
 
 
 def sine_embedding(values: Tensor, features: int, temperature: float = 10000.0) -> Tensor:
@@ -18,21 +18,30 @@ def sine_embedding(values: Tensor, features: int, temperature: float = 10000.0) 
     return torch.stack((angles[..., 0::2].sin(), angles[..., 1::2].cos()), dim=-1).flatten(-2)
 
 
-class SinePosition(nn.Module):
-    """Sine encoding of row and column, counted in valid cells and scaled to 2π. Channels: y first, then x."""
+def sine_boxes(boxes: Tensor, features: int, *, order: tuple[int, ...] = (0, 1, 2, 3)) -> Tensor:
+    """Sine embedding of box coordinates in [0, 1] (…, 4), scaled to 2π, taken in ``order`` -> (…, 4 · features)."""
+    return sine_embedding(boxes[..., list(order)] * (2 * math.pi), features).flatten(-2)
 
-    def __init__(self, *, dim: int, temperature: float = 10000.0) -> None:
+
+class SinePosition(nn.Module):
+    """Sine encoding of row and column, counted in valid cells and scaled to 2π. Channels: y first, then x.
+
+    offset: added to the counts; -0.5 makes them cell centres (Deformable DETR).
+    """
+
+    def __init__(self, *, dim: int, temperature: float = 10000.0, offset: float = 0.0) -> None:
         super().__init__()
         self.features = dim // 2
         self.temperature = temperature
+        self.offset = offset
 
     def forward(self, padding_mask: Tensor) -> Tensor:
         """padding_mask (B, h, w) bool, True = padding -> (B, h, w, dim) float32."""
         valid = ~padding_mask
         y = valid.cumsum(1, dtype=torch.float32)
         x = valid.cumsum(2, dtype=torch.float32)
-        y = y / (y[:, -1:, :] + 1e-6) * (2 * math.pi)
-        x = x / (x[:, :, -1:] + 1e-6) * (2 * math.pi)
+        y = (y + self.offset) / (y[:, -1:, :] + 1e-6) * (2 * math.pi)
+        x = (x + self.offset) / (x[:, :, -1:] + 1e-6) * (2 * math.pi)
         encode = [sine_embedding(axis, self.features, self.temperature) for axis in (y, x)]
         return torch.cat(encode, dim=-1)
 

@@ -36,10 +36,12 @@ class MaskedGroupNorm(nn.GroupNorm):
 class LevelProjection(nn.Module):
     """1x1 convolution (or 3x3 with stride 2 for an extra level), then group norm if asked."""
 
-    def __init__(self, *, in_channels: int, dim: int, stride: int = 1, group_norm: bool = True) -> None:
+    def __init__(
+        self, *, in_channels: int, dim: int, stride: int = 1, group_norm: bool = True, bias: bool = True
+    ) -> None:
         super().__init__()
         kernel = 3 if stride == 2 else 1
-        self.conv = nn.Conv2d(in_channels, dim, kernel, stride=stride, padding=kernel // 2)
+        self.conv = nn.Conv2d(in_channels, dim, kernel, stride=stride, padding=kernel // 2, bias=bias)
         self.norm = MaskedGroupNorm(32, dim) if group_norm else None
         self.stride = stride
 

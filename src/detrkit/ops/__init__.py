@@ -1,1 +1,3 @@
-"""Kernels and arithmetic behind one function each; the reference is pure torch and runs on every device."""
+"""Kernels and arithmetic behind one function each; importing the package registers them as ``torch.ops.detrkit.*``."""
+
+import detrkit.ops.ms_deform_attn  # noqa: F401

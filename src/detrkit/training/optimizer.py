@@ -17,7 +17,7 @@ __all__ = ["ParameterGroup", "build_optimizer", "lr_factor", "parameter_groups",
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that share a learning rate: ``name`` is "backbone", "default" or a group of the model's own."""
+    """Parameters that share a learning rate: ``name`` is "backbone", "sampling" or "default"."""
 
     name: str
     parameters: list[nn.Parameter]
@@ -25,7 +25,7 @@ class ParameterGroup:
 
 
 def lr_factor(section: OptimizerSection, total_batch: int) -> float:
-    """What both learning rates are multiplied by.
+    """What all learning rates are multiplied by.
 
     total batch = images a process and micro-batch × accumulated micro-batches × processes. Without ``lr_batch_size``
     the rates are used as they stand; with it they are multiplied by f(total batch / lr_batch_size), f = square root
@@ -46,7 +46,8 @@ def parameter_groups(model: Detector, section: OptimizerSection, *, total_batch:
     factor = lr_factor(section, total_batch)
     groups = []
     for name, parameters in model.parameter_groups().items():
-        lr = section.lr_backbone if name == "backbone" else section.lr
+        lr = {"backbone": section.lr_backbone, "sampling": section.lr_sampling}.get(name, section.lr)
+        lr = section.lr if lr is None else lr
         trainable = [parameter for parameter in parameters if parameter.requires_grad]
         if lr == 0:
             for parameter in trainable:

@@ -14,7 +14,7 @@ class KeyMap:
     """Rules (pattern over our name, templates of the official names); the first that matches the whole name counts.
 
     ``{layers}`` in a template stands for every decoder layer: heads that layers share stand there once for us and
-    once a layer in official files.
+    once a layer in official files. ``{after}`` is the number after the last layer's.
     """
 
     rules: tuple[tuple[str, tuple[str, ...]], ...]
@@ -26,7 +26,7 @@ class KeyMap:
             if match:
                 names = [match.expand(template) for template in templates]
                 return [
-                    name.replace("{layers}", str(layer))
+                    name.replace("{layers}", str(layer)).replace("{after}", str(layers))
                     for name in names
                     for layer in (range(layers) if "{layers}" in name else (0,))
                 ]
@@ -65,7 +65,60 @@ _CONDITIONAL = (
 
 _HEADS_OF_LAYERS = ((r"bbox_embed\.(\d+)\.(.+)", (r"bbox_embed.\1.\2", r"transformer.decoder.bbox_embed.\1.\2")),)
 
+_PROPOSALS = (r"((?:enc_output|pos_trans)(?:_norm)?\..+)", (r"transformer.\1",))
+_DEFORMABLE = (
+    *_DE_DETR,
+    _PROPOSALS,
+    (r"level_embed", ("transformer.level_embed",)),
+    (r"reference_points\.(.+)", (r"transformer.reference_points.\1",)),
+)
+_SHARED_CLASS = (r"class_embed\.0\.(.+)", (r"class_embed.{layers}.\1",))
+
+# The Relation-DETR repository names everything its own way.
+_RELATION_REPOSITORY = (
+    (r"backbone\.body\.(.+)", (r"backbone.\1",)),
+    (r"input_proj\.(\d+)\.conv\.(.+)", (r"neck.convs.\1.0.\2",)),
+    (r"input_proj\.(\d+)\.norm\.(.+)", (r"neck.convs.\1.1.\2",)),
+    (r"level_embed", ("transformer.level_embeds",)),
+    (r"class_embed\.(.+)", (r"transformer.decoder.class_head.\1",)),
+    (r"bbox_embed\.(.+)", (r"transformer.decoder.bbox_head.\1",)),
+    (r"enc_class_embed\.(.+)", (r"transformer.encoder_class_head.\1",)),
+    (r"enc_bbox_embed\.(.+)", (r"transformer.encoder_bbox_head.\1",)),
+    (r"tgt_embed\.(.+)", (r"transformer.tgt_embed.\1",)),
+    (r"decoder\.relation\.pos_proj\.(.+)", (r"transformer.decoder.position_relation_embedding.pos_proj.0.\1",)),
+    (r"denoising\.label_encoder\.(.+)", (r"denoising_generator.label_encoder.\1",)),
+    _PROPOSALS,
+    (r"((?:en|de)coder\..+)", (r"transformer.\1",)),
+)
+
+_DINO = (
+    (r"tgt_embed\.(.+)", (r"transformer.tgt_embed.\1",)),
+    (r"enc_(class|bbox)_embed\.(.+)", (r"transformer.enc_out_\1_embed.\2",)),
+    (r"denoising\.label_encoder\.(.+)", (r"label_enc.\1",)),
+    (
+        r"(class|bbox)_embed\.0\.(.+)",
+        (r"\1_embed.{layers}.\2", r"transformer.decoder.\1_embed.{layers}.\2"),
+    ),
+    *_DEFORMABLE,
+)
+
 KEYMAPS: Mapping[str, KeyMap] = {
+    "deformable_detr": KeyMap((*_DEFORMABLE, *_HEADS_OF_LAYERS)),
+    "deformable_detr_shared_heads": KeyMap(
+        (*_DEFORMABLE, _SHARED_CLASS, (r"bbox_embed\.0\.(.+)", (r"bbox_embed.{layers}.\1",)))
+    ),
+    "deformable_detr_two_stage": KeyMap(
+        (
+            *_DEFORMABLE,
+            (
+                r"enc_(class|bbox)_embed\.(.+)",
+                (r"\1_embed.{after}.\2", r"transformer.decoder.\1_embed.{after}.\2"),
+            ),
+            (r"((?:class|bbox)_embed\.\d+\..+)", (r"\1", r"transformer.decoder.\1")),
+        )
+    ),
+    "dino_two_stage": KeyMap(_DINO),
+    "dino_two_stage_relation": KeyMap(_RELATION_REPOSITORY),
     "detr": KeyMap(_TRANSFORMER),
     "conditional_detr": KeyMap((*_CONDITIONAL, *_TRANSFORMER)),
     "de_detr": KeyMap((*_DE_DETR, *_HEADS_OF_LAYERS)),
@@ -76,7 +129,7 @@ KEYMAPS: Mapping[str, KeyMap] = {
             (
                 *rules,
                 *_DE_DETR,
-                (r"class_embed\.0\.(.+)", (r"class_embed.{layers}.\1",)),
+                _SHARED_CLASS,
                 (
                     r"bbox_embed\.0\.(.+)",
                     (r"bbox_embed.{layers}.\1", r"transformer.decoder.bbox_embed.{layers}.\1"),

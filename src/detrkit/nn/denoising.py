@@ -1,0 +1,162 @@
+"""Contrastive denoising queries (DINO, Zhang et al., ICLR 2023, section 3.3; spec dino.md 4): training only.
+
+Every object is given several times with a noised label and box, near it (a positive) and farther off (a negative). The
+decoder must restore the positives and call the negatives background; which query belongs to which object is known, so
+nothing is matched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.ops.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
+from detrkit.structures import Target
+
+__all__ = ["ContrastiveDenoising", "DenoisingQueries", "Noise", "draw_noise"]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Random draws for N entries: flip (N,) bool, labels (N,) int64 (used where flip), signs (N, 4) of -1 and 1,
+    magnitudes (N, 4) in [0, 1)."""
+
+    flip: Tensor
+    labels: Tensor
+    signs: Tensor
+    magnitudes: Tensor
+
+
+def draw_noise(entries: int, num_classes: int, flip_probability: float, device: torch.device) -> Noise:
+    """Fresh noise from torch's generator."""
+    return Noise(
+        flip=torch.rand(entries, device=device) < flip_probability,
+        labels=torch.randint(0, num_classes, (entries,), device=device),
+        signs=torch.randint(0, 2, (entries, 4), device=device).float() * 2 - 1,
+        magnitudes=torch.rand(entries, 4, device=device),
+    )
+
+
+@dataclass(frozen=True)
+class DenoisingQueries:
+    """D queries in front of the matching ones.
+
+    content (B, D, C) · boxes (B, D, 4) in [0, 1] · bias (1 or B, 1, D + Q, D + Q), 0 or -inf, for self-attention ·
+    pairs: (image, query, object) of the positives, objects counted through the batch · groups: how often each object is
+    restored · unused (B, D) bool, slots without an object.
+    """
+
+    content: Tensor
+    boxes: Tensor
+    bias: Tensor
+    pairs: tuple[Tensor, Tensor, Tensor]
+    groups: int
+    unused: Tensor
+
+
+class ContrastiveDenoising(nn.Module):
+    """Makes denoising queries.
+
+    Args:
+        num_classes, dim: of the model. label_rows: rows of the label table (DINO: one more than classes).
+        number: objects restored in all: number // m groups of m objects, m the largest image's, at least one group.
+        label_noise: half of this is the probability that an entry's label is drawn anew.
+        box_noise: corners move by up to this times half a side; negatives by as much again.
+        mask_unused: slots of images with fewer objects take no part in attention and loss; published: they do.
+        max_queries: an image with more than half as many objects is represented by as many of them, chosen at random;
+            None as published: 2 m queries however large m is.
+        draw: makes the noise; replaceable to repeat recorded runs.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        dim: int,
+        label_rows: int,
+        number: int = 100,
+        label_noise: float = 0.5,
+        box_noise: float = 1.0,
+        mask_unused: bool = False,
+        max_queries: int | None = None,
+        draw: Callable[[int, int, float, torch.device], Noise] = draw_noise,
+    ) -> None:
+        super().__init__()
+        self.label_encoder = nn.Embedding(label_rows, dim)
+        self.num_classes, self.number = num_classes, number
+        self.label_noise, self.box_noise = label_noise, box_noise
+        self.mask_unused, self.max_queries = mask_unused, max_queries
+        self.draw = draw
+
+    def forward(self, targets: list[Target], num_queries: int) -> DenoisingQueries | None:
+        """Queries for a batch of objects in front of ``num_queries`` matching ones; None without any object."""
+        image, slot, objects, labels, boxes = self._objects(targets)
+        if len(objects) == 0:
+            return None
+        device, batch = boxes.device, len(targets)
+        most = int(slot.max()) + 1  # slots are made on the CPU: no device synchronisation
+        groups = max(1, self.number // most)
+        slots = 2 * groups * most
+        repetitions = torch.arange(2 * groups).repeat_interleave(len(objects))
+        image, slot, objects = (index.repeat(2 * groups) for index in (image, slot, objects))
+        labels, boxes = labels.repeat(2 * groups), boxes.repeat(2 * groups, 1)
+        negative = (repetitions % 2 == 1).to(device)
+
+        noise = self.draw(len(labels), self.num_classes, 0.5 * self.label_noise, device)
+        labels = torch.where(noise.flip, noise.labels, labels)
+        half = boxes[:, 2:].repeat(1, 2) / 2
+        moved = noise.signs * (noise.magnitudes + negative[:, None]) * half * self.box_noise
+        noised = xyxy_to_cxcywh((cxcywh_to_xyxy(boxes) + moved).clamp(0, 1))
+
+        query = repetitions * most + slot
+        place = (image.to(device), query.to(device))
+        content = self.label_encoder.weight.new_zeros(batch, slots, self.label_encoder.embedding_dim)
+        content = content.index_put(place, self.label_encoder(labels).to(content.dtype))
+        logits = boxes.new_zeros(batch, slots, 4).index_put(place, inverse_sigmoid(noised, eps=1e-3))
+        unused = torch.ones(batch, slots, dtype=torch.bool, device=device).index_put(
+            place, torch.zeros((), dtype=torch.bool, device=device)
+        )
+        positive = repetitions % 2 == 0
+        return DenoisingQueries(
+            content=content,
+            boxes=logits.sigmoid(),
+            bias=self._bias(groups, 2 * most, num_queries, unused),
+            pairs=(image[positive].to(device), query[positive].to(device), objects[positive].to(device)),
+            groups=groups,
+            unused=unused if self.mask_unused else torch.zeros_like(unused),
+        )
+
+    def _objects(self, targets: list[Target]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Image, slot and index in the batch (on the CPU), label and box of every object that is restored."""
+        counts = [len(target) for target in targets]
+        most = max(1, self.max_queries // 2) if self.max_queries is not None else None
+        chosen, start = [], 0
+        for count in counts:
+            kept = torch.arange(count)
+            if most is not None and count > most:
+                kept = torch.randperm(count)[:most].sort().values
+            chosen.append(kept + start)
+            start += count
+        objects = torch.cat(chosen)
+        image = torch.arange(len(targets)).repeat_interleave(torch.tensor([len(kept) for kept in chosen]))
+        slot = torch.cat([torch.arange(len(kept)) for kept in chosen])
+        labels = torch.cat([target.labels for target in targets])
+        boxes = torch.cat([target.boxes for target in targets])
+        index = objects.to(boxes.device)
+        return image, slot, objects, labels[index], boxes[index]
+
+    def _bias(self, groups: int, size: int, num_queries: int, unused: Tensor) -> Tensor:
+        """-inf where a query (row) must not see another (column): groups each other, matching queries the groups."""
+        slots = groups * size
+        group = torch.cat((torch.arange(groups).repeat_interleave(size), torch.full((num_queries,), groups)))
+        # denoising queries see the matching ones: they are allowed to, and it is how DINO was trained
+        blocked = ((group[:, None] != group) & (group != groups)).to(unused.device)[None, None]
+        if self.mask_unused:
+            hidden = torch.zeros(len(unused), 1, 1, slots + num_queries, dtype=torch.bool, device=unused.device)
+            hidden[:, 0, 0, :slots] = unused
+            itself = torch.eye(slots + num_queries, dtype=torch.bool, device=unused.device)
+            blocked = blocked | (hidden & ~itself)
+        return torch.zeros(blocked.shape, device=unused.device).masked_fill(blocked, -torch.inf)

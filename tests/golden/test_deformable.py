@@ -1,0 +1,249 @@
+"""Deformable DETR and DINO with keyed weights against recordings of the official implementations."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import detrkit
+from detrkit.inference.postprocess import select
+from detrkit.losses import build_criterion
+from detrkit.losses.criterion import LossOutput
+from detrkit.models import create_model
+from detrkit.nn.denoising import Noise
+from detrkit.structures import Predictions
+from detrkit.weights.official import official_names
+from tests.golden.harness import Case, layer_name
+
+# Two-stage cases without a gap between proposal scores compare what follows in the recorded order.
+FORCED = ("deformable_detr_r50_two_stage", "dino_r50_4scale", "dino_pp_r50")
+CASES = [
+    "deformable_detr_r50",
+    "deformable_detr_r50_refine",
+    "deformable_detr_r50_single_scale",
+    "deformable_detr_r50_two_stage_q50",
+    "deformable_detr_r50_two_stage",
+    "dino_r50_4scale_q50",
+    "dino_r50_4scale",
+    "dino_pp_r50",
+]
+
+
+def build(case: Case, **overrides: Any) -> Any:
+    """The model in the recorded state, dropout 0, DINO with the recorded noise."""
+    if "dino" in case.name and "_pp" not in case.name:
+        overrides.setdefault("denoising_box_noise", 0.4)  # of the recording
+    model: Any = create_model(case.name, dropout=0.0, **overrides)
+    report = detrkit.load_official(model, case.state_dict())
+    assert report.loaded == len(model.state_dict())
+    if "dino" in case.name:
+        model.denoising.draw = lambda *_: recorded_noise(case)
+    if case.name in FORCED:
+        model.best = lambda proposals, memory: case.tensors["proposal_topk_index"].long()
+    return model
+
+
+def recorded_noise(case: Case) -> Noise:
+    draws = {key.split(".")[1]: value for key, value in case.tensors.items() if key.startswith("train.draw")}
+    flip = draws["draw0"] < 0.25
+    labels = torch.zeros(len(flip), dtype=torch.long)
+    new = draws["draw1"].long()
+    labels[flip] = new if len(new) == int(flip.sum()) else new[flip]  # drawn for the chosen entries, or for all
+    return Noise(flip=flip, labels=labels, signs=draws["draw2"].float() * 2 - 1, magnitudes=draws["draw3"])
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest, shared: Path, golden_count: dict[str, Any]) -> Case:
+    return Case.read(shared, request.param, golden_count)
+
+
+@pytest.fixture(scope="module")
+def evaluated(case: Case) -> tuple[Any, Predictions, dict[str, Any]]:
+    """The model in evaluation mode, its predictions and what passed inside."""
+    model = build(case).eval()
+    seen: dict[str, Any] = {}
+    model.encoder.register_forward_hook(lambda module, args, output: seen.update(memory=output))
+    model.backbone.body.register_forward_hook(lambda module, args, output: seen.update(backbone=output))
+    for index, projection in enumerate(model.input_proj):
+        projection.register_forward_hook(
+            lambda module, args, output, index=index: seen.update({f"neck{index}": output.tensor})
+        )
+    if case.name == "dino_pp_r50":
+        model.decoder.relation.register_forward_hook(
+            lambda module, args, output: seen.setdefault("relation", []).append(output)
+        )
+    with torch.no_grad():
+        return model, model(*case.batch()), seen
+
+
+@pytest.fixture(scope="module")
+def trained(case: Case) -> tuple[Any, Predictions, LossOutput]:
+    """The same in training mode, with losses."""
+    model = build(case).train()
+    out = model(*case.batch(), case.targets())
+    return model, out, build_criterion(model.config)(out, case.targets())
+
+
+def test_proposals_are_chosen_in_the_recorded_order(case: Case) -> None:
+    if "proposal_topk_index" not in case.tensors:
+        pytest.skip("no proposals: one-stage model")
+    model = build(case).eval()
+    with torch.no_grad():
+        memory = model.encode(*case.batch())
+        _, proposals = model.proposals(memory)
+        index = type(model).best(model, proposals, memory)
+        stored = case.tensors["proposal_topk_index"].long()
+        if case.name.endswith("_q50"):
+            case.match("proposal_topk_index", index, stored, atol=0, rtol=0)
+            return
+        scores = proposals.logits[..., 0] if model.config.proposal_class_agnostic else proposals.logits.amax(-1)
+        chosen, recorded = (scores.gather(1, rows) for rows in (index, stored))
+        case.match("scores of the proposals", chosen, recorded, atol=2e-5, rtol=1e-5)
+
+
+def test_activations_and_outputs(case: Case, evaluated: Any) -> None:
+    model, out, seen = evaluated
+    tolerance = case.info["tolerance"]
+    images, mask = case.batch()
+    with torch.no_grad():
+        valid = ~model.encode(images, mask).padding_mask
+    for key in case.tensors:
+        found = re.fullmatch(r"(backbone_body|backbone|neck)\.(?:layer)?(\d)\.channels_0_(\d+)", key)
+        if found:
+            room, number, step = found[1], int(found[2]), int(found[3])
+            level = number - 2 if room == "backbone" else number
+            tensor = seen[f"neck{level}"] if room == "neck" else seen["backbone"][level]
+            case.close(key, tensor[:, ::step], tolerance["other_activations_abs"])
+    memory, stored = seen["memory"][..., ::16], case.tensors["encoder_memory.channels_0_16"]
+    case.match("encoder memory", memory[valid], stored[valid], atol=tolerance["other_activations_abs"], rtol=0)
+    case.close("pred_boxes_all_layers", out.boxes, tolerance["boxes_abs"])
+    case.close("pred_logits_last", out.logits[-1], tolerance["logits_abs"])
+    (key,) = (key for key in case.tensors if key.startswith("pred_logits_all_layers.queries_0_"))
+    case.close(key, out.logits[:, :, :: int(key.rsplit("_", 1)[1])], tolerance["logits_abs"])
+    for layer, relation in enumerate(seen.get("relation", [])):
+        if layer:
+            # the embedding multiplies differences between boxes by 100, rounding included: start from the recorded ones
+            before, after = case.tensors["pred_boxes_all_layers"][layer - 1 : layer + 1]
+            relation = model.decoder.relation(before, after)
+        case.close(f"relation.{layer}.queries_0_90", relation[..., ::90, ::90], tolerance["other_activations_abs"])
+    assert len(seen.get("relation", [])) == (5 if case.name == "dino_pp_r50" else 0)
+
+
+def official_name(term: str) -> str:
+    """loss_class_0_denoising -> loss_ce_dn_0, loss_class_encoder -> loss_ce_interm."""
+    found = re.fullmatch(r"(loss_\w+?|cardinality_error|class_error)(_\d+)?(_encoder|_denoising)?", term)
+    assert found is not None
+    group = {"_encoder": "_enc", "_denoising": "_dn", None: ""}[found[3]]
+    return found[1] + group + (found[2] or "")
+
+
+def test_losses_and_indices(case: Case, trained: Any) -> None:
+    _, out, output = trained
+    weighted = "_pp" in case.name
+    weights = case.info["weight_dict"]
+    recorded = set(case.info["losses"])
+    for term, value in output.terms.items():
+        name = official_name(term)
+        if name not in recorded:
+            name = name.replace("loss_class", "loss_ce")
+        if name not in recorded:
+            name = name.replace("_enc", "_interm")
+        if name.startswith(("cardinality", "class_error")) and name not in recorded:
+            continue
+        case.loss(name, value * weights[name] if weighted else value)
+    missing = {name for name in recorded if name.startswith("loss_") and not re.search("_(xy|hw)", name)}
+    assert len(missing) == sum(term.startswith("loss_") for term in output.terms)
+    (total,) = recorded & {"TOTAL", "TOTAL_weighted"}
+    case.loss(total, output.total)
+    layers, offset = len(out.logits), 0
+    for image, target in enumerate(case.targets()):
+        for layer in range(layers):
+            name = f"indices.{layer_name(layer, layers)}.{image}"
+            if name not in case.tensors:
+                call = 0 if layer == layers - 1 else layer + 1
+                name = f"train.indices.call{call}.{image}"
+                name = name if name in case.tensors else f"train.indices.call{call}.image{image}"
+            case.equal(name, output.matches.pairs(layer, image, offset))
+        for group, name in (("encoder", f"indices.enc.{image}"), ("encoder", f"train.indices.call{layers}.{image}")):
+            if name in case.tensors:
+                case.equal(name, output.groups[group].pairs(0, image, offset))
+        offset += len(target)
+
+
+def test_gradient_norms(case: Case, trained: Any) -> None:
+    model, _, output = trained
+    output.total.backward()
+    names = official_names(model)
+    norms = {}
+    for key, parameter in model.named_parameters():
+        found = [name for name in names[key] if name in case.info["grad_l2_norm"]]
+        if found:
+            norms[found[0]] = float(parameter.grad.norm()) if parameter.grad is not None else 0.0
+    case.gradients(norms)
+
+
+def test_denoising_queries(case: Case) -> None:
+    if "train.dn.box_queries" not in case.tensors:
+        pytest.skip("no denoising in this model")
+    model = build(case)
+    queries = model.denoising(case.targets(), model.config.num_queries)
+    assert queries is not None
+    boxes = torch.log(queries.boxes / (1 - queries.boxes))
+    case.match("train.dn.box_queries", boxes, case.tensors["train.dn.box_queries"], atol=2e-3, rtol=2e-4)
+    case.close("train.dn.label_queries.channels_0_16", queries.content[..., ::16], 1e-6)
+    packed = np.packbits((queries.bias[0, 0] == -torch.inf).numpy(), axis=1)
+    case.equal("train.dn.attn_mask_packed_bits", torch.from_numpy(packed))
+
+
+def test_postprocess(case: Case, evaluated: Any) -> None:
+    model, out, _ = evaluated
+    for image in range(2):
+        height, width = case.info["image_sizes_hw"][image]
+        if f"target.{image}.orig_size" in case.tensors:
+            height, width = case.tensors[f"target.{image}.orig_size"].tolist()
+        found = select(
+            out.logits[-1, image],
+            out.boxes[-1, image],
+            classification="focal",
+            top_k=model.config.top_k,
+            nms=None,
+            nms_decay=None,
+        )
+        scores, labels, boxes = found[:3]
+        case.objects(f"postprocess.{image}", scores, labels, boxes * torch.tensor([width, height, width, height]))
+
+
+def test_official_weights_come_back_identical(case: Case, evaluated: Any) -> None:
+    official = case.state_dict()
+    ours: dict[str, Tensor] = detrkit.to_official(evaluated[0])
+    assert set(ours) == set(official)
+    for name, value in official.items():
+        case.match(name, ours[name], value, atol=0.0, rtol=0.0)
+
+
+PERTURBED: dict[str, dict[str, Any]] = {
+    "deformable_detr_r50": {"position_offset": 0.0},
+    "deformable_detr_r50_refine": {"position_temperature": 9000.0},
+    "deformable_detr_r50_single_scale": {"position_offset": 0.0},
+    "deformable_detr_r50_two_stage": {"proposal_class_agnostic": False},
+    "deformable_detr_r50_two_stage_q50": {"proposal_class_agnostic": False},
+    "dino_r50_4scale": {"position_temperature": 10000.0},
+    "dino_r50_4scale_q50": {"position_offset": -0.5},
+    "dino_pp_r50": {"position_offset": 0.0},
+}
+
+
+def test_a_perturbed_constant_is_noticed(case: Case) -> None:
+    model = build(case, **PERTURBED[case.name]).eval()
+    if hasattr(model, "best"):
+        model.__dict__.pop("best", None)  # the order is part of what is tested here
+    with torch.no_grad():
+        out = model(*case.batch())
+    with pytest.raises(AssertionError, match="pred_boxes_all_layers"):
+        case.close("pred_boxes_all_layers", out.boxes, case.info["tolerance"]["boxes_abs"])
