@@ -83,6 +83,7 @@ def test_recipe_keys(tree: Path) -> None:
     assert [record.image_id for record in repeated.records] == tenth * 10
     assert [image["id"] for image in repeated.coco_ground_truth()["images"]] == tenth
     assert len(repeated.coco_ground_truth()["annotations"]) == 4
+    assert len(load_dataset(tree, sample_rate=0.1, sample_repeat=True, repeat=3)) == 3 * len(repeated)
     with pytest.raises(DataError, match="sample_repeat needs sample_rate"):
         load_dataset(tree, sample_repeat=True)
 

@@ -25,6 +25,7 @@ def test_counts(tmp_path: Path) -> None:
     found = statistics(load_dataset(root, on_error="skip"))
     assert (found.images, found.empty_images, found.boxes, found.crowd, found.left_out) == (3, 1, 3, 1, 1)
     assert [(row.id, row.name, row.boxes, row.images) for row in found.classes] == [(1, "bolt", 1, 1), (2, "nut", 2, 2)]
+    assert [row.small for row in found.classes] == [0.3651, 0.3558]  # 10.95 / 30; between 6.93 / 30 and 21.91 / 30
     assert found.boxes_per_image == (0, 0.1, 0.5, 1, 1.5, 1.9, 2)
     assert found.box_sizes is not None
     assert (found.box_sizes[0], found.box_sizes[-1]) == (6.9282, 21.9089)
@@ -42,6 +43,7 @@ def test_without_any_box(tmp_path: Path) -> None:
     path.write_text(json.dumps({**content, "annotations": []}))
     found = statistics(load_dataset(root))
     assert (found.boxes, found.box_sizes, found.coco_sizes) == (0, None, (0, 0, 0))
+    assert [row.small for row in found.classes] == [None, None]
 
 
 def test_pictures_show_boxes_and_crowd() -> None:

@@ -26,6 +26,7 @@ def load_dataset(
     sample_rate: float | None = None,
     sample_repeat: bool = False,
     sample_seed: int = 0,
+    repeat: int = 1,
 ) -> DetectionDataset:
     """One split of a data folder; images are opened only when a sample is asked for.
 
@@ -33,7 +34,8 @@ def load_dataset(
     file and its image folder (relative to ``root`` or to the working folder) where the layout is not a usual one ·
     on_error: "skip" leaves out bad boxes and images and counts them · sample_rate: take this part of the images: the
     published COCO subset where its file lies in ``../CocoFormatAnnos``, else one chosen by ``sample_seed``, nested in
-    all larger ones · sample_repeat: repeat the images int(1 / sample_rate) times, so that an epoch keeps its length.
+    all larger ones · sample_repeat: repeat the images int(1 / sample_rate) times, so that an epoch keeps its length ·
+    repeat: list every image so many times, which makes longer epochs of few images.
 
     Raises:
         DataError: nothing usable there; the message names the file, key or value.
@@ -49,7 +51,12 @@ def load_dataset(
         images=None if images is None else Path(images),
     )
     return load_source(
-        source, on_error=on_error, sample_rate=sample_rate, sample_repeat=sample_repeat, sample_seed=sample_seed
+        source,
+        on_error=on_error,
+        sample_rate=sample_rate,
+        sample_repeat=sample_repeat,
+        sample_seed=sample_seed,
+        repeat=repeat,
     )
 
 
@@ -60,6 +67,7 @@ def load_source(
     sample_rate: float | None = None,
     sample_repeat: bool = False,
     sample_seed: int = 0,
+    repeat: int = 1,
 ) -> DetectionDataset:
     """The data set of a source that was found already; see ``load_dataset``."""
     published = None if sample_rate is None else published_sample(source.root, source.annotations, sample_rate)
@@ -72,9 +80,9 @@ def load_source(
     if sample_repeat:
         if sample_rate is None:
             raise DataError("sample_repeat needs sample_rate")
-        records = records * max(1, int(1 / sample_rate + 1e-9))
+        repeat *= max(1, int(1 / sample_rate + 1e-9))
     return DetectionDataset(
-        records=records,
+        records=records * repeat,
         categories=categories,
         name=source.root.resolve().name,
         on_error=on_error,

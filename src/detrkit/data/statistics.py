@@ -18,12 +18,16 @@ PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 
 @dataclass(frozen=True, kw_only=True)
 class ClassCount:
-    """One class: its id in the files, its name, its boxes, and the images that have any of them."""
+    """One class: its id in the files, its name, its boxes, and the images that have any of them.
+
+    small: a quarter of its boxes are smaller than this part of their image's shorter side (None without boxes).
+    """
 
     id: int
     name: str
     boxes: int
     images: int
+    small: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,7 @@ def statistics(dataset: DetectionDataset) -> Statistics:
     boxes = np.concatenate([record.boxes for record in records])
     areas = np.concatenate([record.areas for record in records])
     image_areas = np.repeat([record.width * record.height for record in records], counts)
+    short_sides = np.repeat([min(record.width, record.height) for record in records], counts)
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     sizes = np.sqrt(width * height)
     per_class = np.bincount(labels, minlength=len(dataset.categories))
@@ -73,7 +78,13 @@ def statistics(dataset: DetectionDataset) -> Statistics:
         crowd=sum(len(record.crowd_boxes) for record in records),
         left_out=len(dataset.load_errors),
         classes=tuple(
-            ClassCount(id=c.id, name=str(c.name), boxes=int(per_class[label]), images=images_of[label])
+            ClassCount(
+                id=c.id,
+                name=str(c.name),
+                boxes=int(per_class[label]),
+                images=images_of[label],
+                small=_quarter((sizes / short_sides)[labels == label]),
+            )
             for label, c in enumerate(dataset.categories)
         ),
         boxes_per_image=_percentiles(counts),
@@ -93,3 +104,7 @@ def statistics(dataset: DetectionDataset) -> Statistics:
 
 def _percentiles(values: NDArray[Any]) -> tuple[float, ...] | None:
     return tuple(round(float(v), 4) for v in np.percentile(values, PERCENTILES)) if len(values) else None
+
+
+def _quarter(values: NDArray[Any]) -> float | None:
+    return round(float(np.percentile(values, 25)), 4) if len(values) else None
