@@ -1,9 +1,13 @@
-"""A working folder in miniature with everything that the commands of the README and the documentation name."""
+"""A working folder in miniature with everything that commands of the README, documentation and recipes name."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +27,24 @@ TINY_MODEL = {
     "decoder_layers": 2,
     "ffn_dim": 32,
 }
+# Laid over a training or evaluation: one optimizer step, small images, no weights from elsewhere.
+SMALL_RUN = {
+    "training.iterations": 1,
+    "training.batch_size": 2,
+    "training.accumulate": 1,
+    "training.workers": 0,
+    "training.device": "cpu",
+    "model.pretrained_backbone": False,
+    "model.backbone_weights": None,
+    "data.short_sides": [64],
+    "data.max_side": 96,
+    "data.eval_short_side": 64,
+    "data.eval_max_side": 96,
+}
 MY_CLASSES = {1: "nut", 7: "bolt"}
+# 80 classes with ids from 1 to 90, as COCO has them
+COCO = {number: f"class {number}" for number in range(1, 91) if number not in {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}}
+COCO |= {1: "person", 3: "car", 90: "toothbrush"}
 CITYSCAPES = ("person", "car", "train", "rider", "truck", "motorcycle", "bicycle", "bus")
 # label id of the class in gtFine, in the order above
 CITYSCAPES_LABELS = (24, 26, 31, 25, 27, 32, 33, 28)
@@ -50,14 +71,14 @@ def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def coco_split(split: Split, classes: dict[int, str]) -> None:
-    """Images with one box of every class each, and their COCO file."""
+def coco_split(split: Split, classes: dict[int, str], shown: Iterable[int] | None = None) -> None:
+    """Images with one box of every class each (or of those that are ``shown``), and their COCO file."""
     images, annotations = [], []
     for offset, name in enumerate(split.names):
         image_id = split.first_id + offset
         _picture(split.images / name, image_id)
         images.append({"id": image_id, "file_name": name, "width": 96, "height": 64})
-        for index, category in enumerate(classes):
+        for index, category in enumerate(classes if shown is None else shown):
             box = [4 + 9 * index, 6 + offset, 20, 30]
             annotations.append(
                 {
@@ -76,24 +97,24 @@ def coco_split(split: Split, classes: dict[int, str]) -> None:
 def make_data(folder: Path) -> None:
     """``data/`` with the trees of the DE-DETR repository: COCO, Cityscapes (photos, gtFine) and CocoFormatAnnos."""
     extra = folder / "CocoFormatAnnos"
-    coco_classes = {1: "person", 3: "car", 90: "toothbrush"}
     coco = folder / "coco"
-    train = tuple(f"{number:012d}.jpg" for number in range(1, 5))
-    coco_split(Split(train, coco / "train2017", coco / "annotations/instances_train2017.json"), coco_classes)
-    coco_split(
-        Split(
-            ("000000000009.jpg", "000000000010.jpg"), coco / "val2017", coco / "annotations/instances_val2017.json", 9
-        ),
-        coco_classes,
-    )
-    whole = json.loads((coco / "annotations/instances_train2017.json").read_text(encoding="utf-8"))
+    train = tuple(f"{number:012d}.jpg" for number in range(1, 7))
+    train_file = coco / "annotations/instances_train2017.json"
+    coco_split(Split(train, coco / "train2017", train_file), COCO, (1, 3, 90))
+    val = ("000000000009.jpg", "000000000010.jpg")
+    coco_split(Split(val, coco / "val2017", coco / "annotations/instances_val2017.json", 9), COCO, (1, 3, 90))
+    whole = json.loads(train_file.read_text(encoding="utf-8"))
+    # like the real file: a crowd, and a box without size
+    whole["annotations"][0]["iscrowd"] = 1
+    whole["annotations"][1]["bbox"][2] = 0
+    _write_json(train_file, whole)
     for count in (11828, 5914, 2365, 1182):
         # like the published files: fewer images, all annotations
-        _write_json(extra / f"instances_train2017_sample{count}.json", {**whole, "images": whole["images"][:2]})
+        _write_json(extra / f"instances_train2017_sample{count}.json", {**whole, "images": whole["images"][:4]})
     classes = dict(enumerate(CITYSCAPES, start=1))
     photos = folder / "cityscapes" / "leftImg8bit"
-    for split, city, first in (("train", "aachen", 1), ("val", "munster", 11)):
-        stems = [f"{city}/{city}_{number:06d}_000019" for number in range(2)]
+    for split, city, count, first in (("train", "aachen", 4, 1), ("val", "munster", 2, 11)):
+        stems = [f"{city}/{city}_{number:06d}_000019" for number in range(count)]
         names = tuple(f"{stem}_leftImg8bit.png" for stem in stems)
         coco_split(Split(names, photos / split, extra / f"cityscapes_{split}_cocostyle.json", first), classes)
         for stem in stems:
@@ -131,7 +152,8 @@ def make_checkpoints(folder: Path) -> None:
     cityscapes = dict(enumerate(CITYSCAPES, start=1))
     for path, name, classes in (
         ("runs/mine/best/model.safetensors", "dela_detr_lite0", MY_CLASSES),
-        ("cityscapes.safetensors", "dela_detr_r50", cityscapes),
+        ("dela_detr.safetensors", "dela_detr_r50", cityscapes),
+        ("dela_conditional_detr.safetensors", "dela_conditional_detr_r50", cityscapes),
     ):
         model = detrkit.create_model(name, num_classes=len(classes), num_queries=10, **TINY_MODEL)
         model.categories = detrkit.Categories.from_json([{"id": key, "name": name} for key, name in classes.items()])
@@ -168,3 +190,20 @@ def make_workplace(folder: Path) -> Path:
     _write_json(folder / "scored" / "predictions.json", told)
     make_checkpoints(folder)
     return folder
+
+
+def detrkit_cli(words: list[str]) -> tuple[int, str]:
+    """Runs the command line in this process; its exit code and what it wrote to stdout."""
+    from detrkit.cli.main import main
+
+    output, argv = io.StringIO(), sys.argv
+    sys.argv = ["detrkit", *words]
+    try:
+        with contextlib.redirect_stdout(output):
+            main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    finally:
+        sys.argv = argv
+    return code, output.getvalue()
