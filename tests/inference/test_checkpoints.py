@@ -1,20 +1,17 @@
+"""Which weight file is meant by a path, a folder, an address or a name."""
+
 from __future__ import annotations
 
-import io
-import urllib.error
-from collections.abc import Callable
-from email.message import Message
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from detrkit.errors import CheckpointError, DetrkitError
 from detrkit.inference import checkpoints
-from detrkit.inference.checkpoints import cache_dir, embedded_names, fetch, find_checkpoint
+from detrkit.inference.checkpoints import embedded_names, find_checkpoint
 from detrkit.inference.device import resolve_device
-
-URL = "https://example.org/models/best.safetensors?download=1"
+from detrkit.weights import pulled_path
+from tests.weights.server import Served, serving
 
 
 @pytest.fixture
@@ -23,6 +20,7 @@ def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "dela_detr_lite0.safetensors").write_bytes(b"x")
     monkeypatch.setattr(checkpoints, "ASSETS", folder)
+    monkeypatch.setenv("DETRKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return folder
 
@@ -38,7 +36,7 @@ def test_a_file_of_that_name_comes_first(assets: Path) -> None:
 
 
 def test_unknown_name_lists_those_that_exist(assets: Path) -> None:
-    for name in ("dela_detr_lite", "detr_r50"):
+    for name in ("dela_detr_lite", "detr_r5"):
         with pytest.raises(CheckpointError, match=rf"called '{name}' in the package \(it has: dela_detr_lite0\)"):
             find_checkpoint(name)
 
@@ -61,80 +59,33 @@ def test_run_folder_gives_best_then_last(assets: Path, tmp_path: Path) -> None:
     assert find_checkpoint(str(run)) == run / "best" / "model.safetensors"
 
 
-def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("DETRKIT_CACHE", str(tmp_path / "a"))
-    assert cache_dir() == tmp_path / "a"
-    monkeypatch.delenv("DETRKIT_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
-    assert cache_dir() == tmp_path / "b" / "detrkit"
+def test_published_names_need_a_pull(assets: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"'detr_r50' are not here yet: 'detrkit weights pull detr_r50' fetches it"
+    ):
+        find_checkpoint("detr_r50")
+    by_hand = r"by hand from https://drive\.google.*'detrkit weights pull de_detr_r50_coco_50ep --from FILE'"
+    with pytest.raises(CheckpointError, match=by_hand):
+        find_checkpoint("de_detr_r50_coco_50ep")
+    with pytest.raises(CheckpointError, match="masks are not supported yet"):
+        find_checkpoint("detr_r50_panoptic")
+    path = pulled_path("detr_r50")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x")
+    assert find_checkpoint("detr_r50") == path
+    assert path.is_relative_to(tmp_path / "cache")
 
 
-class Response(io.BytesIO):
-    """What urlopen returns: a stream with headers."""
-
-    def __init__(self, content: bytes, length: int | None) -> None:
-        super().__init__(content)
-        self.headers = Message()
-        if length is not None:
-            self.headers["Content-Length"] = str(length)
-
-
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Any], list[str]]:
-    monkeypatch.setenv("DETRKIT_CACHE", str(tmp_path / "cache"))
-    asked: list[str] = []
-
-    def install(answer: Any) -> list[str]:
-        def urlopen(url: str, timeout: float) -> Any:
-            asked.append(url)
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
-        monkeypatch.setattr(checkpoints.urllib.request, "urlopen", urlopen)
-        return asked
-
-    return install
-
-
-@pytest.mark.parametrize("length", [3_000_000, None])
-def test_download_is_kept(serve: Callable[[Any], list[str]], length: int | None, tmp_path: Path) -> None:
-    content = bytes(3_000_000)
-    asked = serve(Response(content, length))
-    seen: list[tuple[int, int | None]] = []
-    path = fetch(URL, lambda done, total: seen.append((done, total)))
-    assert path.parent == tmp_path / "cache" / "checkpoints"
-    assert path.name.endswith("-best.safetensors")
-    assert path.read_bytes() == content
-    assert seen[-1] == (3_000_000, length)
-    assert find_checkpoint(URL) == path
-    assert asked == [URL], "the second time nothing is downloaded"
-
-
-def leftovers(tmp_path: Path) -> list[Path]:
-    return [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
-
-
-def test_download_that_breaks_off_leaves_nothing(serve: Callable[[Any], list[str]], tmp_path: Path) -> None:
-    serve(Response(b"half", 8))
-    with pytest.raises(CheckpointError, match="broke off after 4 of 8 bytes"):
-        fetch(URL)
-    assert leftovers(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        urllib.error.HTTPError(URL, 404, "Not Found", Message(), None),
-        urllib.error.URLError("Name or service not known"),
-        TimeoutError("timed out"),
-    ],
-)
-def test_failed_download_is_one_clear_line(serve: Callable[[Any], list[str]], tmp_path: Path, error: Exception) -> None:
-    serve(error)
-    with pytest.raises(CheckpointError, match=r"example\.org.*cannot be downloaded: (Not Found|Name or|timed out)"):
-        fetch(URL)
-    assert leftovers(tmp_path) == []
+def test_an_address_is_downloaded_once(assets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving() as server:
+        server.files["best.safetensors"] = Served(b"weights")
+        path = find_checkpoint(server.url("best.safetensors"))
+        assert path.read_bytes() == b"weights"
+        assert find_checkpoint(server.url("best.safetensors")) == path
+        assert len(server.asked) == 1
+        with pytest.raises(CheckpointError, match="HTTP 404"):
+            find_checkpoint(server.url("none.pth"))
 
 
 def test_device_names() -> None:

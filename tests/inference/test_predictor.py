@@ -261,10 +261,18 @@ def test_checkpoint_file_and_run_folder(tmp_path: Path) -> None:
     assert (np.diff(one.scores) <= 0).all()
 
 
-def test_pickled_checkpoint_is_refused_with_advice(tmp_path: Path) -> None:
+def test_official_checkpoints_are_recognised(tmp_path: Path) -> None:
+    sizes = {"hidden_dim": 64, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 2, "ffn_dim": 64}
+    model = detrkit.create_model("conditional_detr_lite0", num_classes=91, num_queries=12, **sizes).eval()
     path = tmp_path / "official.pth"
+    torch.save({"model": detrkit.to_official(model)}, path)
+    with pytest.warns(UserWarning, match=r"official\.pth: num_heads=2 is assumed"):
+        predictor = Predictor(path, device="cpu")
+    assert predictor.categories.names[1] == "person"
+    one, two = predictor.predict(PICTURE, threshold=0.0), Predictor(model, device="cpu").predict(PICTURE, threshold=0.0)
+    assert one.boxes.tobytes() == two.boxes.tobytes()
     path.write_bytes(b"anything")
-    with pytest.raises(CheckpointError, match="load_official"):
+    with pytest.raises(CheckpointError, match="damaged or no checkpoint"):
         Predictor(path)
 
 

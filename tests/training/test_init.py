@@ -13,6 +13,7 @@ from detrkit.errors import CheckpointError, RecipeError
 from detrkit.models import Detector, create_model
 from detrkit.structures import Categories, Category
 from detrkit.training.setup import build_model
+from tests.weights.server import Served, serving
 
 SMALL = {"num_queries": 5, "hidden_dim": 96, "encoder_layers": 1, "decoder_layers": 2, "ffn_dim": 32}
 
@@ -21,7 +22,7 @@ def classes(*names: str) -> Categories:
     return Categories(Category(number, name) for number, name in enumerate(names, start=1))
 
 
-def build(name: str, categories: Categories, init: Path | None, **options: object) -> Detector:
+def build(name: str, categories: Categories, init: Path | str | None, **options: object) -> Detector:
     section = {"name": name, "pretrained_backbone": False, "init": init and str(init)} | SMALL | options
     return build_model(load_recipe({"model": section}), categories)
 
@@ -55,7 +56,7 @@ def test_other_classes_start_a_new_head_and_say_so(saved: Path, capsys: pytest.C
     assert changed
     assert all("class_embed" in name for name in changed)
     assert model.config.num_classes == 3
-    assert "2 classes, the data have 3" in capsys.readouterr().err
+    assert "3 class outputs in the file, 4 here: 4 tensors of the class heads start new" in capsys.readouterr().err
 
 
 def test_label_augmentation_may_be_added(saved: Path) -> None:
@@ -64,18 +65,44 @@ def test_label_augmentation_may_be_added(saved: Path) -> None:
 
 
 def test_another_family(saved: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"a 'de_detr_lite0' does not fit 'detr_lite0': \d+ tensors missing") as e:
+    fits_not = r"start\.safetensors: weights do not fit model 'detr_lite0': \d+ missing .*holds a 'de_detr_lite0'"
+    with pytest.raises(CheckpointError, match=fits_not) as e:
         build("detr_lite0", classes("cat", "dog"), saved)
     assert e.value.exit_code == 2
 
 
-def test_another_number_of_queries(saved: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"query_embed.* \(5, 96\) instead of \(7, 96\)"):
-        build("de_detr_lite0", classes("cat", "dog"), saved, num_queries=7)
+@pytest.mark.parametrize("queries", [3, 7])
+def test_another_number_of_queries(saved: Path, queries: int, capsys: pytest.CaptureFixture[str]) -> None:
+    model, other = build("de_detr_lite0", classes("cat", "dog"), saved, num_queries=queries), weights.load(saved)
+    assert differing(model, other) == {"query_embed.weight"}
+    both = min(queries, 5)
+    assert torch.equal(model.query_embed.weight[:both], other.query_embed.weight[:both])
+    new = ", 2 start new" if queries == 7 else ""
+    assert f"5 queries in the file, {queries} here: {both} are taken over{new}\n" in capsys.readouterr().err
+
+
+def test_shapes_that_differ_elsewhere(saved: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"\d+ mismatched .*linear1.* instead of"):
+        build("de_detr_lite0", classes("cat", "dog"), saved, ffn_dim=64)
+
+
+def test_a_run_folder_an_address_or_a_name(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETRKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    folder = tmp_path / "run" / "best"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(saved.read_bytes())
+    assert differing(build("de_detr_lite0", classes("cat", "dog"), tmp_path / "run"), weights.load(saved)) == set()
+    with serving() as server:
+        server.files["start"] = Served(saved.read_bytes())
+        model = build("de_detr_lite0", classes("cat", "dog"), server.url("start"))
+    assert differing(model, weights.load(saved)) == set()
+    with pytest.raises(CheckpointError, match=r"'detrkit weights pull detr_r50' fetches it \(model\.init\)"):
+        build("de_detr_lite0", classes("cat", "dog"), "detr_r50")
 
 
 def test_missing_and_damaged_files(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"none\.safetensors: no such checkpoint \(model\.init\)"):
+    with pytest.raises(CheckpointError, match=r"none\.safetensors: no such checkpoint file \(model\.init\)"):
         build("de_detr_lite0", classes("cat"), tmp_path / "none.safetensors")
     for name in ("bad.safetensors", "bad.pth"):
         (tmp_path / name).write_bytes(b"not weights")

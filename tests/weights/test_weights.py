@@ -152,24 +152,75 @@ def test_problems_are_listed_with_what_helps() -> None:
     state["surprise"] = torch.zeros(1)
     with pytest.raises(CheckpointError, match=r"1 missing \(query_embed.weight\); 1 unexpected \(surprise\)"):
         detrkit.load_official(small(), state)
-    with pytest.raises(CheckpointError, match="looks like the DE-DETR"):
+    with pytest.raises(CheckpointError, match=r"missing \(.*unexpected \(.*looks like 'de_detr_lite0'"):
         detrkit.load_official(small("detr_r50"), detrkit.to_official(small()))
 
 
-def test_head_surgery_keeps_what_fits() -> None:
-    source = small(num_classes=5, num_queries=8)
-    state = detrkit.to_official(source)
+HEADS = ["detr_r50", "conditional_detr_r50", "de_detr_r50", "de_detr_r50_single_scale", "de_conditional_detr_r50"]
+
+
+TINY: dict[str, Any] = {"backbone": "test_resnet", "hidden_dim": 32, "num_heads": 1}
+
+
+@pytest.mark.parametrize("ours", [False, True], ids=["official", "ours"])
+@pytest.mark.parametrize(("classes", "queries"), [(5, 20), (2, 5), (3, 20), (5, 12)])
+@pytest.mark.parametrize("name", HEADS)
+def test_head_surgery_keeps_what_fits(name: str, classes: int, queries: int, ours: bool, tmp_path: Path) -> None:
+    """More or fewer classes and queries than the model's 3 and 12; softmax and focal, shared and per-layer heads."""
+    source = small(name, num_classes=classes, num_queries=queries, **TINY)
+    given: Any = detrkit.save(source, tmp_path / "m.safetensors") if ours else detrkit.to_official(source)
+    model = small(name, seed=1, **TINY)
     with pytest.raises(CheckpointError, match="pass new_head=True"):
-        detrkit.load_official(small(), state)
-    model = small(seed=1)
+        detrkit.load_official(model, given)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    report = detrkit.load_official(model, state, new_head=True)
-    after = model.state_dict()
-    assert set(report.fresh) == {"query_embed.weight"} | {key for key in after if key.startswith("class_embed")}
-    assert torch.equal(after["query_embed.weight"][:8], source.query_embed.weight)
-    assert torch.equal(after["query_embed.weight"][8:], before["query_embed.weight"][8:])
-    assert torch.equal(after["class_embed.0.weight"], before["class_embed.0.weight"])
-    assert torch.equal(after["bbox_embed.1.layers.0.weight"], source.state_dict()["bbox_embed.1.layers.0.weight"])
+    report = detrkit.load_official(model, given, new_head=True)
+    after, theirs = model.state_dict(), source.state_dict()
+    heads = {key for key in after if key.startswith("class_embed.")} if classes != 3 else set()
+    assert set(report.fresh) == heads | ({"query_embed.weight"} if queries != 12 else set())
+    for key, value in after.items():
+        if key in heads:
+            assert torch.equal(value, before[key]), key
+        elif key == "query_embed.weight":
+            both = min(queries, 12)
+            assert torch.equal(value[:both], theirs[key][:both])
+            assert torch.equal(value[both:], before[key][both:])
+        else:
+            assert torch.equal(value, theirs[key]), key
+    extra = model.config.classification == "softmax"
+    assert report.classes == ((classes + extra, 3 + extra) if heads else None)
+    assert report.queries == ((queries, 12) if queries != 12 else None)
+    assert len(report.remarks()) == (classes != 3) + (queries != 12)
+
+
+def test_surgery_says_what_it_did() -> None:
+    model = small("conditional_detr_r50")
+    report = detrkit.load_official(
+        model, detrkit.to_official(small("conditional_detr_r50", num_classes=7, num_queries=4)), new_head=True
+    )
+    assert report.remarks() == [
+        "7 class outputs in the file, 3 here: 2 tensors of the class heads start new",
+        "4 queries in the file, 12 here: 4 are taken over, 8 start new",
+    ]
+
+
+def test_surgery_is_for_heads_only() -> None:
+    model = small()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    wider = detrkit.to_official(small(ffn_dim=96, num_classes=5))
+    with pytest.raises(CheckpointError, match=r"mismatched \(.*linear1.* \(96,\) instead of \(64,\)"):
+        detrkit.load_official(model, wider, new_head=True)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), "left as it was"
+
+
+def test_our_own_files_are_read_by_our_names(tmp_path: Path) -> None:
+    source = small("dela_detr_r50", **TINY)
+    model = small(seed=1, **TINY)
+    detrkit.load_official(model, detrkit.weights.save(source, tmp_path / "half.safetensors", half=True))
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, source.state_dict()[key], atol=1e-3, rtol=1e-3)
+    path = detrkit.save(small("detr_r50", **TINY), tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"other\.safetensors: weights do not fit .* holds a 'detr_r50'"):
+        detrkit.load_official(model, path)
 
 
 def test_shared_heads_stand_under_every_layer() -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TaskID,
@@ -52,13 +53,13 @@ class Bar:
 
 
 @contextmanager
-def progress_bar(description: str, total: int | None = None) -> Iterator[Bar]:
-    """A bar with count and time left on stderr; where stderr is no terminal it stays silent."""
+def progress_bar(description: str, total: int | None = None, *, in_bytes: bool = False) -> Iterator[Bar]:
+    """A bar with count (or megabytes) and time left on stderr; where stderr is no terminal it stays silent."""
     console = stderr()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        DownloadColumn() if in_bytes else MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
@@ -68,11 +69,11 @@ def progress_bar(description: str, total: int | None = None) -> Iterator[Bar]:
 
 def local_checkpoint(path_or_name: str) -> str | Path:
     """The checkpoint that is meant; one behind a URL is downloaded with progress."""
-    from detrkit.inference.checkpoints import fetch, is_url
+    from detrkit.weights.download import fetch, is_url
 
     if not is_url(path_or_name):
         return path_or_name
-    with progress_bar(f"downloading {path_or_name}") as bar:
+    with progress_bar(f"downloading {path_or_name}", in_bytes=True) as bar:
         return fetch(path_or_name, bar.update)
 
 

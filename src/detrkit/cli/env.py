@@ -41,8 +41,9 @@ def environment() -> dict[str, Any]:
     """Facts about this installation and machine."""
     import torch
 
-    from detrkit.inference.checkpoints import cache_dir, embedded_names
+    from detrkit.inference.checkpoints import embedded_names
     from detrkit.inference.device import resolve_device
+    from detrkit.weights.download import cache_dir
 
     def versions(names: tuple[str, ...]) -> dict[str, str]:
         found = {}

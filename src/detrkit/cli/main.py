@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from detrkit import __version__
-from detrkit.cli import data, score
+from detrkit.cli import data, score, weights
 from detrkit.cli.demo import demo_command
 from detrkit.cli.env import env_command
 from detrkit.cli.evaluate import eval_command
@@ -40,6 +40,7 @@ app.command("train")(train_command)
 app.command("eval")(eval_command)
 app.add_typer(score.app, name="score")
 app.add_typer(data.app, name="data")
+app.add_typer(weights.app, name="weights")
 app.command("models")(models_command)
 app.command("env")(env_command)
 

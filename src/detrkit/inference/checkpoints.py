@@ -1,20 +1,17 @@
-"""Finding weights: a file, a run folder, a URL, or the name of weights that come with the package."""
+"""Finding weights: a file, a run folder, a URL, or a name: of weights in the package, or of published ones pulled."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from pathlib import Path
 
 from detrkit.errors import CheckpointError, DataError
+from detrkit.weights.catalogue import CATALOGUE
+from detrkit.weights.download import fetch, is_url
+from detrkit.weights.pull import pulled_path
 
-__all__ = ["ASSETS", "DEFAULT_MODEL", "cache_dir", "embedded_names", "fetch", "find_checkpoint", "is_url"]
+__all__ = ["ASSETS", "DEFAULT_MODEL", "embedded_names", "fetch_image", "find_checkpoint", "is_url"]
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 DEFAULT_MODEL = "dela_detr_lite0"
@@ -26,8 +23,8 @@ def embedded_names() -> list[str]:
 
 
 def find_checkpoint(path_or_name: str | Path) -> Path:
-    """The weight file that is meant: a file, a run folder (its best checkpoint), a URL (kept in :func:`cache_dir`), or
-    the name of embedded weights.
+    """The weight file that is meant: a file, a run folder (its best checkpoint), a URL (kept in the cache), the name of
+    embedded weights, or of a published checkpoint that has been pulled.
 
     Raises:
         CheckpointError: nothing there; the message lists the names that exist or the files that were looked for.
@@ -48,66 +45,17 @@ def find_checkpoint(path_or_name: str | Path) -> Path:
     embedded = ASSETS / f"{text}.safetensors"
     if path.name == text and embedded.is_file():
         return embedded
+    if text in CATALOGUE:
+        if not pulled_path(text).is_file():
+            raise CheckpointError(f"the published weights '{text}' are not here yet: {CATALOGUE[text].how_to_get}")
+        return pulled_path(text)
     if path.suffix or path.name != text:
         raise CheckpointError(f"{path}: no such checkpoint file")
     names = ", ".join(embedded_names()) or "none"
     raise CheckpointError(
         f"there are no trained weights called '{text}' in the package (it has: {names}), and no file of that name; "
-        "give one of these names or the path of a checkpoint"
+        "give one of these names, one of 'detrkit weights list', or the path of a checkpoint"
     )
-
-
-def is_url(text: str) -> bool:
-    """Whether this is a web address rather than a path."""
-    return text.startswith(("http://", "https://"))
-
-
-def cache_dir() -> Path:
-    """Where downloads are kept: DETRKIT_CACHE, else detrkit in the user's cache folder."""
-    if "DETRKIT_CACHE" in os.environ:
-        return Path(os.environ["DETRKIT_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "detrkit"
-
-
-def fetch(url: str, progress: Callable[[int, int | None], None] | None = None) -> Path:
-    """The file behind a URL, downloaded once; ``progress(bytes so far, bytes in all or None)`` is called on the way.
-
-    Raises:
-        CheckpointError: the download failed; nothing half-finished stays behind.
-    """
-    name = PurePosixPath(urlsplit(url).path).name or "checkpoint"
-    target = cache_dir() / "checkpoints" / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
-    if target.is_file():
-        return target
-    part: str | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            urllib.request.urlopen(url, timeout=60) as response,
-            tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as file,
-        ):
-            part = file.name
-            length = response.headers.get("Content-Length")
-            expected = int(length) if length else None
-            while block := response.read(1 << 20):
-                file.write(block)
-                if progress is not None:
-                    progress(file.tell(), expected)
-            received = file.tell()
-        if expected is not None and received != expected:
-            raise CheckpointError(f"{url}: the download broke off after {received} of {expected} bytes; try again")
-        os.replace(part, target)
-        return target
-    except (OSError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        free = shutil.disk_usage(target.parent).free if target.parent.exists() else 0
-        hint = " (the disk is full)" if free < 1 << 20 and target.parent.exists() else ""
-        raise CheckpointError(f"{url}: cannot be downloaded: {reason}{hint}") from error
-    finally:
-        if part is not None:
-            Path(part).unlink(missing_ok=True)
 
 
 def fetch_image(url: str) -> bytes:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from detrkit.config import Recipe, load_recipe
 from detrkit.data import DetectionDataset, EvalTransform, load_dataset
@@ -16,8 +15,10 @@ from detrkit.errors import CheckpointError, RecipeError
 from detrkit.inference.checkpoints import find_checkpoint
 from detrkit.inference.device import Precision, resolve_device
 from detrkit.inference.evaluation import Progress, evaluate_model
-from detrkit.models import Detector, create_model, model_config
-from detrkit.weights import load, load_official, read_state_dict
+from detrkit.models import Detector
+from detrkit.weights import load
+from detrkit.weights.checkpoint import is_ours
+from detrkit.weights.convert import open_official
 
 __all__ = ["evaluate"]
 
@@ -38,11 +39,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """COCO box score of a checkpoint on the validation images of a data folder or recipe.
 
-    checkpoint: our ``.safetensors``, a run folder, a URL, the name of embedded weights, a model in memory, or an
-    official ``.pth`` (then ``data`` must be a recipe, which says the model) · data: a data folder, a recipe (file,
-    name, mapping) or a loaded data set · overrides: ``section.key=value`` of the recipe; with a data folder those of
-    ``data`` and ``model`` apply, e.g. ``model.nms=0.7`` · batch_size: 1 is exact, see ``evaluate_model`` · split:
-    train, val or test.
+    checkpoint: our ``.safetensors``, a run folder, a URL, the name of embedded or pulled weights, a model in memory, or
+    an official ``.pth`` (its model is the recipe's, or read off its tensors; its labels are category ids of the data) ·
+    data: a data folder, a recipe (file, name, mapping) or a loaded data set · overrides: ``section.key=value`` of the
+    recipe; with a data folder those of ``data`` and ``model`` apply, e.g. ``model.nms=0.7`` · batch_size: 1 is exact,
+    see ``evaluate_model`` · split: train, val or test.
 
     Under ``accelerate launch`` the processes share the images and all get the score.
 
@@ -108,22 +109,17 @@ def _model(checkpoint: str | Path | Detector, recipe: Recipe | None) -> Detector
     if isinstance(checkpoint, Detector):
         return checkpoint
     path = find_checkpoint(checkpoint)
-    if path.suffix == ".safetensors":
+    if is_ours(path):
         return _ours(path, recipe)
-    if recipe is None or "name" not in recipe.model.model_fields_set:
-        raise CheckpointError(
-            f"{path}: an official checkpoint does not say which model it is; evaluate it with a recipe, or add "
-            "model.name=NAME ('detrkit models' lists them)"
-        )
-    state = read_state_dict(path)
-    name, options = recipe.model.name, recipe.model.overrides
-    try:
-        softmax = model_config(name, **options).classification == "softmax"
-        model = create_model(name, **{**_head_sizes(state, no_object=softmax), **options})
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"{recipe.source}: model: {error}") from error
-    load_official(model, state)
-    return model
+    named = recipe is not None and "name" in recipe.model.model_fields_set
+    opened = open_official(
+        path,
+        name=recipe.model.name if recipe is not None and named else None,
+        options=None if recipe is None else recipe.model.overrides,
+    )
+    for remark in opened.remarks(classes=False):
+        warnings.warn(f"{path}: {remark} (model.name=NAME and model.OPTION=VALUE say otherwise)", stacklevel=2)
+    return opened.model
 
 
 def _ours(path: Path, recipe: Recipe | None) -> Detector:
@@ -139,14 +135,3 @@ def _ours(path: Path, recipe: Recipe | None) -> Detector:
     except ValueError as error:
         raise RecipeError(f"{recipe.source}: model: {error}") from error
     return model
-
-
-def _head_sizes(state: Mapping[str, Tensor], *, no_object: bool) -> dict[str, int]:
-    """Class and query count of an official checkpoint, so that it loads whatever it was trained on."""
-    sizes = {}
-    for key, tensor in state.items():
-        if key.startswith("class_embed.") and key.endswith("bias"):
-            sizes["num_classes"] = len(tensor) - no_object
-        elif key == "query_embed.weight":
-            sizes["num_queries"] = len(tensor)
-    return sizes

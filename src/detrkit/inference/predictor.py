@@ -14,13 +14,13 @@ from PIL import Image
 from detrkit.data.images import ImageSource, read_image
 from detrkit.data.records import ImageRecord
 from detrkit.data.transforms import EvalTransform
-from detrkit.errors import CheckpointError
 from detrkit.inference.checkpoints import DEFAULT_MODEL, fetch_image, find_checkpoint, is_url
-from detrkit.inference.coco_categories import COCO_CATEGORIES
 from detrkit.inference.device import Precision, autocast, resolve_device
 from detrkit.inference.postprocess import postprocess
 from detrkit.models import Detector
 from detrkit.structures import Categories, Category, Detections, pad_images
+from detrkit.weights import open_checkpoint
+from detrkit.weights.classes import COCO_CATEGORIES
 
 __all__ = ["Predictor", "read_source"]
 
@@ -29,8 +29,8 @@ class Predictor:
     """Finds objects in images with a trained model.
 
     Args:
-        path_or_name: a checkpoint (``.safetensors``), a run folder, a URL, the name of weights that come with the
-            package, or a model in memory.
+        path_or_name: a checkpoint (ours, or an official one of a registered model), a run folder, a URL, the name of
+            weights that come with the package or of published ones that were pulled, or a model in memory.
         device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
         batch_size: images a forward pass. Images of unlike size in one batch are padded, which moves scores a little.
         threshold: default score threshold of :meth:`predict`.
@@ -134,17 +134,7 @@ def _checked(threshold: float) -> float:
 
 
 def _load(path_or_name: str | Path | Detector) -> Detector:
-    if isinstance(path_or_name, Detector):
-        return path_or_name
-    path = find_checkpoint(path_or_name)
-    if path.suffix in (".pth", ".pt", ".bin"):
-        raise CheckpointError(
-            f"{path}: a pickled checkpoint does not say which model it is; build it with create_model, read it with "
-            "detrkit.load_official(model, path) and keep it with detrkit.save(model, 'model.safetensors')"
-        )
-    from detrkit.weights import load
-
-    return load(path)
+    return path_or_name if isinstance(path_or_name, Detector) else open_checkpoint(find_checkpoint(path_or_name))
 
 
 def read_source(source: ImageSource) -> Image.Image:

@@ -1,71 +1,30 @@
-"""Starting from a checkpoint: the same family, possibly another number of classes."""
+"""Starting from a checkpoint: the same family, possibly other classes or another number of queries."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from torch import Tensor
-
 from detrkit.errors import CheckpointError
+from detrkit.inference.checkpoints import find_checkpoint
 from detrkit.models import Detector
-from detrkit.weights import load, load_official
+from detrkit.weights import load_official
 
 __all__ = ["start_from"]
 
 
-def start_from(model: Detector, path: Path) -> None:
-    """Fill ``model`` from one of our ``.safetensors`` or an official ``.pth``.
+def start_from(model: Detector, source: str | Path) -> None:
+    """Fill ``model`` from a checkpoint, ours or official: a file, a run folder, a URL, or a name that is known here.
 
-    Where the file has another number of classes the class heads start new, and a line on stderr says so.
-
-    Raises:
-        CheckpointError: no such file, another family, or shapes that differ in more than the number of classes.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint (model.init)")
-    if path.suffix != ".safetensors":
-        load_official(model, path, new_head=True)
-        return
-    other = load(path)
-    replaced = transplant(model, other, path)
-    if replaced:
-        old, new = other.config.num_classes, model.config.num_classes
-        print(
-            f"{path}: {old} classes, the data have {new}: {len(replaced)} tensors of the class head start new",
-            file=sys.stderr,
-        )
-
-
-def transplant(model: Detector, other: Detector, path: Path) -> list[str]:
-    """Copy every tensor of ``other`` that fits; returns the names of class-head tensors that do not.
+    Where the file has another number of classes the class heads start new; of another number of queries as many as both
+    have are taken over. Lines on stderr say so.
 
     Raises:
-        CheckpointError: names differ (another family), or shapes differ elsewhere than in the number of classes.
+        CheckpointError: no such checkpoint, another family, or shapes that differ in more than that.
     """
-    own, given = model.state_dict(), other.state_dict()
-    missing, unexpected = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
-    if missing or unexpected:
-        first = (missing or unexpected)[0]
-        raise CheckpointError(
-            f"{path}: a '{other.name}' does not fit '{model.name}': {len(missing)} tensors missing, "
-            f"{len(unexpected)} unexpected, the first: {first}"
-        )
-    old, new = other.config.num_classes, model.config.num_classes
-    replaced, wrong = [], []
-    for name, tensor in own.items():
-        if tensor.shape == given[name].shape:
-            tensor.copy_(given[name])
-        elif _only_classes_differ(tensor, given[name], new, old):
-            replaced.append(name)
-        else:
-            wrong.append(f"{name} {tuple(given[name].shape)} instead of {tuple(tensor.shape)}")
-    if wrong:
-        raise CheckpointError(f"{path}: {len(wrong)} tensors of '{model.name}' have another shape: {wrong[0]}")
-    return replaced
-
-
-def _only_classes_differ(own: Tensor, given: Tensor, new: int, old: int) -> bool:
-    """Rows are classes (K, or K + 1 with no-object) in both, and nothing else differs."""
-    extra = own.shape[0] - new
-    return extra in (0, 1) and given.shape[0] == old + extra and own.shape[1:] == given.shape[1:]
+    try:
+        path = find_checkpoint(source)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} (model.init)") from error
+    for remark in load_official(model, path, new_head=True).remarks():
+        print(f"{path}: {remark}", file=sys.stderr)

@@ -1,15 +1,29 @@
-"""Checkpoints: our safetensors files, and official state dicts to and from ours."""
+"""Checkpoints: our safetensors files, official state dicts to and from ours, and where the official ones are."""
 
+from detrkit.weights.catalogue import CATALOGUE, OfficialFile
 from detrkit.weights.checkpoint import CheckpointInfo, load, read_info, save
-from detrkit.weights.official import OfficialLoadReport, load_official, read_state_dict, to_official
+from detrkit.weights.convert import open_checkpoint, open_official, save_official
+from detrkit.weights.inspection import Inspection, inspect_checkpoint
+from detrkit.weights.official import OfficialLoadReport, load_official, to_official
+from detrkit.weights.pull import pull, pulled_path
+from detrkit.weights.reading import read_state_dict
 
 __all__ = [
+    "CATALOGUE",
     "CheckpointInfo",
+    "Inspection",
+    "OfficialFile",
     "OfficialLoadReport",
+    "inspect_checkpoint",
     "load",
     "load_official",
+    "open_checkpoint",
+    "open_official",
+    "pull",
+    "pulled_path",
     "read_info",
     "read_state_dict",
     "save",
+    "save_official",
     "to_official",
 ]

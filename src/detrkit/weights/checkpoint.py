@@ -19,8 +19,9 @@ from detrkit.errors import CheckpointError
 from detrkit.models import create_model
 from detrkit.models.detector import Detector
 from detrkit.structures import Categories
+from detrkit.weights.reading import is_safetensors
 
-__all__ = ["CheckpointInfo", "load", "read_info", "save"]
+__all__ = ["CheckpointInfo", "is_ours", "load", "read_info", "save"]
 
 _FORMAT = "detrkit-1"
 
@@ -85,6 +86,17 @@ def save(
             temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: cannot be written ({error}); an earlier file there is untouched") from error
     return path
+
+
+def is_ours(path: Path) -> bool:
+    """Whether this is one of our checkpoints, or a safetensors file too damaged to tell (:func:`load` says how)."""
+    if not is_safetensors(path):
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "detrkit" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return True
 
 
 def read_info(path: str | Path) -> CheckpointInfo:

@@ -2,44 +2,66 @@
 
 from __future__ import annotations
 
-import argparse
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from detrkit.errors import CheckpointError
 from detrkit.models import entry
 from detrkit.models.detector import Detector
+from detrkit.weights.checkpoint import is_ours, read_info
+from detrkit.weights.keydiff import IGNORED, KeyDiff, Mismatch, compare
 from detrkit.weights.keymaps import KEYMAPS, KeyMap
+from detrkit.weights.reading import read_state_dict
 
-__all__ = ["OfficialLoadReport", "load_official", "official_names", "read_state_dict", "to_official"]
+__all__ = ["OfficialLoadReport", "load_official", "official_names", "to_official"]
 
-# Left behind by profilers and other frameworks; they are no weights.
-_IGNORED = ("_classes_", "total_params", "total_ops", "num_batches_tracked")
 # What another class or query count may change, and only on request.
-_HEADS = ("class_embed.", "query_embed.")
+_CLASS_HEADS = ("class_embed.", "enc_class_embed.", "denoising.label_encoder.")
+_QUERIES = ("query_embed.", "tgt_embed.")
 
 
 @dataclass
 class OfficialLoadReport:
-    """What :func:`load_official` did: tensors loaded, ignored leftovers, and heads that kept their fresh values."""
+    """What :func:`load_official` did: tensors loaded, ignored leftovers, and what head surgery changed.
+
+    fresh: tensors that kept their fresh values, whole or (queries) in part · classes, queries: rows in the file and in
+    the model, where they differ.
+    """
 
     loaded: int = 0
     ignored: list[str] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
+    classes: tuple[int, int] | None = None
+    queries: tuple[int, int] | None = None
+
+    def remarks(self) -> list[str]:
+        """What the surgery did, in words; empty where everything fitted."""
+        lines = []
+        if self.classes is not None:
+            count = sum(key.startswith(_CLASS_HEADS) for key in self.fresh)
+            given, wanted = self.classes
+            lines.append(
+                f"{given} class outputs in the file, {wanted} here: {count} tensors of the class heads start new"
+            )
+        if self.queries is not None:
+            given, wanted = self.queries
+            new = f", {wanted - given} start new" if wanted > given else ""
+            lines.append(f"{given} queries in the file, {wanted} here: {min(given, wanted)} are taken over{new}")
+        return lines
 
 
 def _keymap(model: Detector) -> KeyMap:
     family = entry(model.name).family
     if not getattr(model.config, "refine_boxes", True):
         family = f"{family}_shared_heads"
+    elif getattr(model.config, "two_stage", False):
+        family = f"{family}_two_stage"
+    if getattr(model.config, "relation", "none") != "none":
+        family = f"{family}_relation"
     return KEYMAPS[family]
 
 
@@ -50,126 +72,89 @@ def official_names(model: Detector) -> dict[str, list[str]]:
     return {key: keymap.official(key, layers) for key in model.state_dict() if not key.endswith("num_batches_tracked")}
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Reads a ``.pth`` or ``.safetensors`` file without running any code from it.
-
-    Training checkpoints ({"model": …, "args": argparse.Namespace}) are unwrapped; ``module.`` prefixes are dropped.
-
-    Raises:
-        CheckpointError: no such file, not a checkpoint, or one that would need to execute code to load.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
-    content: Any
-    try:
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
-    except Exception as error:  # torch and pickle raise many types for damaged or unsafe files
-        raise CheckpointError(f"{path}: cannot be loaded safely ({_reason(error)})") from error
-    for key in ("model", "state_dict", "ema_state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    state = (
-        {key: value for key, value in content.items() if isinstance(value, Tensor)}
-        if isinstance(content, Mapping)
-        else {}
-    )
-    if not state:
-        raise CheckpointError(f"{path}: holds no state dict (a mapping from names to tensors)")
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
-def _reason(error: Exception) -> str:
-    """What torch found, without its advice to load the file unsafely."""
-    text = " ".join(str(error).split())
-    unsafe = re.search(r"GLOBAL (\S+)", text)
-    if unsafe:
-        return f"it holds a Python object, {unsafe[1]}, that only running its code would restore"
-    if not text or "weights_only" in text or "PytorchStreamReader" in text:
-        return "it is damaged or no checkpoint"
-    return text[:200]
-
-
-def _nearest_family(keys: set[str]) -> str:
-    if any(key.startswith("ref_point_head") or key.startswith("transformer.decoder.ref_point_head") for key in keys):
-        return "the DE-DETR or Conditional DETR family"
-    if any("sampling_offsets" in key for key in keys):
-        return "the Deformable DETR family"
-    if any(key.startswith("transformer.decoder") for key in keys):
-        return "the DETR family"
-    return "another family of models"
-
-
-def _summary(kind: str, keys: list[str]) -> str:
-    shown = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
-    return f"{len(keys)} {kind} ({shown})"
+def _names(model: Detector, given: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """The names to look for: official ones, or our own where the file has those (one of our checkpoints)."""
+    official = official_names(model)
+    if any(key in given for key, names in official.items() if key not in names):
+        return {key: [key] for key in official}
+    return official
 
 
 def load_official(
     model: nn.Module, state_dict_or_path: Mapping[str, Tensor] | str | Path, *, new_head: bool = False
 ) -> OfficialLoadReport:
-    """Loads an official state dict into one of our models.
+    """Loads an official state dict, or one of our checkpoints, into one of our models.
 
     Aliases (several names of one tensor) are accepted and must be equal; leftovers of profilers are ignored.
 
     Args:
         model: from :func:`detrkit.create_model`.
-        state_dict_or_path: official names -> tensors, or a ``.pth`` / ``.safetensors`` file.
+        state_dict_or_path: names -> tensors, or a ``.pth`` / ``.safetensors`` file.
         new_head: head surgery: where the number of classes differs, class heads keep their fresh values; where the
-            number of queries differs, as many query embeddings as both have are taken over.
+            number of queries differs, as many query embeddings as both have are taken over. Everything else must fit.
 
     Raises:
-        CheckpointError: missing, unexpected or mismatched keys (all named), or aliases that differ.
+        CheckpointError: missing, unexpected or mismatched keys (all named), or aliases that differ. The model is as it
+            was before.
     """
     if not isinstance(model, Detector):
         raise TypeError(f"load_official needs a detrkit model, got {type(model).__name__}")
-    given = dict(state_dict_or_path) if isinstance(state_dict_or_path, Mapping) else read_state_dict(state_dict_or_path)
-    report = OfficialLoadReport(ignored=[key for key in given if key.endswith(_IGNORED)])
-    unused = set(given) - set(report.ignored)
-    own = model.state_dict()
-    missing: list[str] = []
-    mismatched: list[str] = []
-    for key, names in official_names(model).items():
-        present = [name for name in names if name in given]
-        unused.difference_update(present)
-        if not present:
-            missing.append(names[0])
-            continue
+    if isinstance(state_dict_or_path, Mapping):
+        path, where, given = None, "", dict(state_dict_or_path)
+    else:
+        path, where, given = Path(state_dict_or_path), f"{state_dict_or_path}: ", read_state_dict(state_dict_or_path)
+    own, names = model.state_dict(), _names(model, given)
+    diff = compare(names, own, given)
+    surgery = {
+        item.key: item
+        for item in diff.mismatched
+        if item.key.startswith(_CLASS_HEADS + _QUERIES) and item.given[1:] == item.wanted[1:]
+    }
+    if remaining := (diff.without(surgery.values()) if new_head else diff):
+        problem = f"{where}weights do not fit model '{model.name}': {remaining.summary()}"
+        if len(surgery) == len(diff):
+            raise CheckpointError(f"{problem}; another class or query count: pass new_head=True to keep what fits")
+        raise CheckpointError(problem + _advice(path, given, remaining))
+    report = OfficialLoadReport(ignored=[key for key in given if key.endswith(IGNORED)])
+    for key, accepted in names.items():
+        present = [name for name in accepted if name in given]
         value = given[present[0]]
         for alias in present[1:]:
             if not torch.equal(given[alias], value):
-                raise CheckpointError(f"'{alias}' and '{present[0]}' must be the same tensor but differ in this file")
-        if value.shape == own[key].shape:
+                raise CheckpointError(
+                    f"{where}'{alias}' and '{present[0]}' must be the same tensor but differ in this file"
+                )
+        if key in surgery:
+            own[key] = _operate(surgery[key], own[key], value, report)
+        else:
             own[key] = value.to(own[key].dtype)
             report.loaded += 1
-        elif new_head and key.startswith(_HEADS):
-            report.fresh.append(key)
-            if key.startswith("query_embed.") and value.shape[1:] == own[key].shape[1:]:
-                both = min(len(value), len(own[key]))
-                own[key] = torch.cat((value[:both].to(own[key].dtype), own[key][both:]))
-        else:
-            mismatched.append(f"{present[0]} {tuple(value.shape)} instead of {tuple(own[key].shape)}")
-    problems = [
-        _summary(kind, sorted(keys))
-        for kind, keys in (("missing", missing), ("unexpected", list(unused)), ("mismatched", mismatched))
-        if keys
-    ]
-    if problems:
-        advice = ""
-        if mismatched and not missing and not unused and all(key.startswith(_HEADS) for key in mismatched):
-            advice = "; another class or query count: pass new_head=True to keep what fits"
-        elif missing or unused:
-            advice = f"; the file looks like {_nearest_family(set(given))}"
-        raise CheckpointError(f"weights do not fit model '{model.name}': {'; '.join(problems)}{advice}")
     model.load_state_dict(own)
     return report
+
+
+def _operate(change: Mismatch, own: Tensor, given: Tensor, report: OfficialLoadReport) -> Tensor:
+    """The tensor that a model with other classes or queries starts from."""
+    report.fresh.append(change.key)
+    rows = (change.given[0], change.wanted[0])
+    if not change.key.startswith(_QUERIES):
+        report.classes = rows
+        return own
+    report.queries = rows
+    both = min(rows)
+    return torch.cat((given[:both].to(own.dtype), own[both:]))
+
+
+def _advice(path: Path | None, given: Mapping[str, Tensor], diff: KeyDiff) -> str:
+    """Which model the file is of, where whole tensors differ."""
+    if not (diff.missing or diff.unexpected):
+        return ""
+    if path is not None and is_ours(path):
+        return f"; the file holds a '{read_info(path).name}'"
+    from detrkit.weights.matching import match
+
+    nearest = match(given, file=path)
+    return f"; the file looks like '{nearest.name}'" if nearest.likely else "; the file is of no family known here"
 
 
 def to_official(model: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,246 @@
+"""``detrkit weights list|pull|convert|inspect``: the published checkpoints, and what is in a checkpoint file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from detrkit.errors import CheckpointError, RecipeError
+
+if TYPE_CHECKING:
+    from detrkit.weights import Inspection, OfficialFile
+
+__all__ = ["app"]
+
+_GROUPS_SHOWN = 24
+
+app = typer.Typer(no_args_is_help=True, help="Published checkpoints: list, fetch, convert, look into.")
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+File = Annotated[
+    str, typer.Argument(metavar="FILE", help="A checkpoint file, run folder, URL or name.", show_default=False)
+]
+
+
+@app.command("list")
+def list_command(as_json: JsonFlag = False) -> None:
+    """The published checkpoints: model, data, AP as published, size, how to get them."""
+    from detrkit.cli.console import print_json, stdout
+    from detrkit.weights import CATALOGUE, pulled_path
+
+    if as_json:
+        print_json([_row(item) for item in CATALOGUE.values()])
+        return
+    from rich.table import Table
+
+    table = Table("name", "data", "epochs", "AP", "MiB", "get it", box=None, padding=(0, 1, 0, 0))
+    table.columns[0].no_wrap = True
+    for item in CATALOGUE.values():
+        how = "pull" if item.address else "by hand"
+        if item.model is None:
+            how = "no"
+        elif pulled_path(item.name).is_file():
+            how = "here"
+        table.add_row(item.name, item.data, str(item.epochs or "-"), f"{item.ap:.1f}", str(item.mib or "-"), how)
+    stdout().print(table)
+    stdout().print("AP of boxes as published. 'detrkit weights pull NAME' fetches a file, or says where it is.")
+    stdout().print("no: it has a mask head, and masks are not supported yet.")
+
+
+def _row(item: OfficialFile) -> dict[str, Any]:
+    """One file of the catalogue for JSON."""
+    from dataclasses import asdict
+
+    from detrkit.weights import pulled_path
+
+    return {**asdict(item), "family": item.family, "pulled": pulled_path(item.name).is_file()}
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As 'detrkit weights list' has it.", show_default=False)],
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="FILE|URL", help="The file you downloaded by hand, or another address of it."),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FILE", help="Write our .safetensors here, not into the cache.")
+    ] = None,
+) -> None:
+    """Fetch a published checkpoint, check it and keep it as one of ours. An interrupted download goes on."""
+    from detrkit.cli.console import progress_bar, stdout
+    from detrkit.weights import pull as fetch
+
+    with progress_bar(f"downloading {name}", in_bytes=True) as bar:
+        pulled = fetch(name, source=source, to=to, progress=bar.update)
+    model = str(pulled.path) if to is not None else name
+    console = stdout()
+    console.print(
+        f"{name}: {'here already' if pulled.source is None else f'checked and converted from {pulled.source}'}",
+        markup=False,
+        soft_wrap=True,
+    )
+    for line in (
+        f"kept as {pulled.path}",
+        f"next: detrkit predict IMAGES --model {model}",
+        f"      detrkit eval --data DIR --checkpoint {model}",
+        f"      detrkit train --data DIR --model {pulled.item.model} model.init={model}    # your own classes",
+    ):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+@app.command()
+def convert(
+    file: File,
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Fields of the model that the file does not show."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="The model; without it, read off the tensors.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write; beside FILE.")] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes", metavar="FILE|coco|cityscapes|N", help="Class names: a name a line, or a COCO file; N numbers."
+        ),
+    ] = None,
+    official: Annotated[bool, typer.Option("--official", help="From ours to an official .pth.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Turn an official checkpoint into one of ours, or (--official) one of ours into an official .pth."""
+    from detrkit.cli.console import local_checkpoint, stdout
+    from detrkit.inference.checkpoints import find_checkpoint
+    from detrkit.weights.checkpoint import is_ours
+
+    path = find_checkpoint(local_checkpoint(file))
+    target = out or path.with_suffix(".pth" if official else ".safetensors")
+    if is_ours(path) != official:
+        raise CheckpointError(
+            f"{path}: is no checkpoint of ours; --official is for those"
+            if official
+            else f"{path}: is one of our checkpoints already; --official turns it into a .pth under official names"
+        )
+    if target.exists() and not force:
+        raise CheckpointError(f"{target}: exists already; pass --force to overwrite it, or --out FILE")
+    if official:
+        if model is not None or classes is not None or options:
+            raise RecipeError("--official writes the checkpoint as it is: leave out --model, --classes and KEY=VALUE")
+        written = _to_official(path, target)
+    else:
+        written = _to_ours(path, target, model, classes, options or [])
+    stdout().print(written, markup=False, soft_wrap=True)
+
+
+def _to_official(path: Path, target: Path) -> str:
+    from detrkit.weights import load, save_official, to_official
+
+    model = load(path)
+    save_official(model, target)
+    return f"{target}: '{model.name}', {len(to_official(model))} tensors under official names"
+
+
+def _to_ours(path: Path, target: Path, name: str | None, classes: str | None, options: list[str]) -> str:
+    from detrkit.cli.console import stderr
+    from detrkit.config import load_recipe
+    from detrkit.weights import open_official, save
+    from detrkit.weights.classes import read_classes
+
+    recipe = load_recipe({}, [f"model.{option.removeprefix('model.')}" for option in options])
+    opened = open_official(path, name=name, options=recipe.model.overrides)
+    model = opened.model
+    slots = model.config.num_classes
+    model.categories = opened.categories if classes is None else read_classes(classes, slots)
+    for remark in opened.remarks(classes=classes is None):
+        stderr().print(f"{path}: {remark}", markup=False, soft_wrap=True)
+    save(model, target, extra={"official": {"file": path.name}})
+    named = "without names" if model.categories is None else f"{len(model.categories.named)} of them named"
+    return f"{target}: '{model.name}', {slots} class slots, {named}, {model.config.num_queries} queries"
+
+
+@app.command()
+def inspect(file: File, as_json: JsonFlag = False) -> None:
+    """What is in a checkpoint: ours, official, or how it differs from the nearest model. No code from it is run."""
+    from detrkit.cli.console import local_checkpoint, print_json
+    from detrkit.inference.checkpoints import find_checkpoint
+    from detrkit.weights import inspect_checkpoint
+
+    found = inspect_checkpoint(find_checkpoint(local_checkpoint(file)))
+    if as_json:
+        print_json(found.to_json())
+    else:
+        _print_inspection(found)
+
+
+def _print_inspection(found: Inspection) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from detrkit.cli.console import stdout
+
+    kinds = {"detrkit": "a checkpoint of detrkit", "official": "an official checkpoint", "unknown": "an unknown layout"}
+    console = stdout()
+    console.print(f"{found.path}: {kinds[found.kind]}", markup=False, soft_wrap=True)
+    table = Table(show_header=False, box=None)
+    for name, value in _facts(found):
+        table.add_row(f"  {name}", escape(value))
+    console.print(table)
+    if found.difference:
+        difference = Table("", "names", "count", "for example")
+        shown = found.difference[:_GROUPS_SHOWN]
+        for group in shown:
+            difference.add_row(group.kind, escape(group.prefix), str(group.count), escape(group.example))
+        console.print(difference)
+        if len(found.difference) > len(shown):
+            console.print(f"and {len(found.difference) - len(shown)} more groups (--json has them all)")
+
+
+def _facts(found: Inspection) -> list[tuple[str, str]]:
+    """The lines of the report: name and value."""
+    config = found.config
+    known = found.kind != "unknown"
+    rows = [("size", f"{found.size / 1e6:.1f} MB, {found.tensors} tensors")]
+    nearest = "" if known else f", the nearest: {found.shared} of its tensors are here"
+    rows.append(("model", f"{found.model} (family {found.family}){nearest}"))
+    if found.also:
+        rows.append(("fits too", f"{', '.join(found.also)}: the same tensors, the file does not say which"))
+    if found.parameters is not None:
+        rows.append(("parameters", f"{found.parameters / 1e6:.1f} M"))
+    if known:
+        no_object = " and no-object" if config["classification"] == "softmax" else ""
+        named = [str(row["name"]) for row in found.categories or () if row["name"] is not None]
+        listed = f": {', '.join(named)}" if named else ", without names"
+        rows.append(("classes", f"{config['num_classes']} slots{no_object}{listed}"))
+        rows.append(("queries", str(config["num_queries"])))
+        if "refine_boxes" in config:
+            rows.append(("levels", str(config["num_feature_levels"])))
+            refined = (
+                "yes, a class and a box head a layer" if config["refine_boxes"] else "no, layers share their heads"
+            )
+            rows.append(("refinement", refined))
+        assumed = ", ".join(found.assumed)
+        note = f" ({assumed} is assumed)" if assumed else ""
+        rows.append(("configuration", ", ".join(f"{key}={value}" for key, value in config.items()) + note))
+    if found.parts:
+        rows.append(("holds", ", ".join(found.parts)))
+    for name, content in (("arguments", found.arguments), ("recipe", found.recipe), ("extra", found.extra)):
+        if content:
+            rows.append((name, _yaml(content)))
+    return rows
+
+
+def _yaml(content: Any) -> str:
+    """As YAML, without what is null."""
+    import yaml
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(key): plain(each) for key, each in value.items() if each is not None}
+        if isinstance(value, list | tuple):
+            return [plain(each) for each in value]
+        return value if isinstance(value, str | int | float) else str(value)
+
+    return str(yaml.safe_dump(plain(content), sort_keys=False)).rstrip()

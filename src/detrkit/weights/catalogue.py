@@ -1,0 +1,184 @@
+"""The public checkpoint files of the published repositories: what they are, where they are, which model they are for.
+
+Everything here stands in the repository that is named as the source: names, addresses and AP in its README (or in
+hubconf.py where an address stands only there), read in its last version. What is not published is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from detrkit.errors import CheckpointError, did_you_mean
+from detrkit.models import entry
+
+__all__ = ["CATALOGUE", "OfficialFile", "find_official", "official_file_at"]
+
+_GITHUB = "https://github.com"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfficialFile:
+    """One published file.
+
+    name: what ``detrkit weights pull`` calls it · model, options: what ``create_model`` takes; model None: no model
+    here can hold it · data: what it was trained on, which says its class slots · epochs, ap: as published, AP of boxes
+    on the validation set in percent · source: the repository · address: where the file is; None: by hand, from
+    ``page`` · file: its name · size: bytes · mib: megabytes (2^20) as the README rounds them · sha256: the hash or
+    how it begins · note: what else to know.
+    """
+
+    name: str
+    model: str | None
+    data: str
+    epochs: int | None
+    ap: float | None
+    source: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    address: str | None = None
+    page: str | None = None
+    file: str | None = None
+    size: int | None = None
+    mib: int | None = None
+    sha256: str | None = None
+    licence: str = "Apache-2.0"
+    note: str = ""
+
+    @property
+    def family(self) -> str | None:
+        """The family of the model, as ``detrkit models`` has it; None where no model here can hold the file."""
+        return None if self.model is None else entry(self.model).family
+
+    @property
+    def how_to_get(self) -> str:
+        """What a user has to do, as the end of a sentence."""
+        if self.model is None:
+            return f"{self.note}; the file: {self.address}"
+        if self.address is not None:
+            return f"'detrkit weights pull {self.name}' fetches it"
+        return f"download it by hand from {self.page}, then 'detrkit weights pull {self.name} --from FILE'"
+
+
+def _detr(name: str, file: str, ap: float, mib: int, *, model: str | None, **more: Any) -> OfficialFile:
+    """A file of the DETR zoo, whose names end in the first 8 digits of their SHA-256 (torch.hub's convention)."""
+    values: dict[str, Any] = {"data": "COCO", "epochs": 500, **more}
+    return OfficialFile(
+        name=name,
+        model=model,
+        file=file,
+        address=f"https://dl.fbaipublicfiles.com/detr/{file}",
+        sha256=file.removesuffix(".pth").rpartition("-")[2],
+        ap=ap,
+        mib=mib,
+        source=f"{_GITHUB}/facebookresearch/detr",
+        **values,
+    )
+
+
+# facebookresearch/detr README.md: model zoo and panoptic models (commit b0eca4e). The hashes: its hubconf.py loads
+# every file with check_hash=True. Exact size of the first: openvinotoolkit/open_model_zoo, detr-resnet50/model.yml.
+_MASKS = {
+    "model": None,
+    "data": "COCO panoptic",
+    "epochs": None,
+    "note": "it has a mask head, and masks are not supported yet",
+}
+_DETR = (
+    _detr("detr_r50", "detr-r50-e632da11.pth", 42.0, 159, model="detr_r50", size=166_618_694),
+    _detr("detr_r50_dc5", "detr-r50-dc5-f0fb7ef5.pth", 43.3, 159, model="detr_r50_dc5"),
+    _detr("detr_r101", "detr-r101-2c7b67e5.pth", 43.5, 232, model="detr_r101"),
+    _detr("detr_r101_dc5", "detr-r101-dc5-a2e86def.pth", 44.9, 232, model="detr_r101_dc5"),
+    _detr("detr_r50_panoptic", "detr-r50-panoptic-00ce5173.pth", 38.8, 165, **_MASKS),
+    _detr("detr_r50_dc5_panoptic", "detr-r50-dc5-panoptic-da08f1b1.pth", 40.2, 165, **_MASKS),
+    _detr("detr_r101_panoptic", "detr-r101-panoptic-40021d53.pth", 40.1, 237, **_MASKS),
+)
+
+
+def _conditional(name: str, file: str, ap: float) -> OfficialFile:
+    """A file of the Conditional DETR zoo."""
+    return OfficialFile(
+        name=name,
+        model=name,
+        data="COCO",
+        epochs=50,
+        ap=ap,
+        source=f"{_GITHUB}/Atten4Vis/ConditionalDETR",
+        address=f"{_GITHUB}/DeppMeng/ConditionalDETR/releases/download/v1.0/{file}",
+        file=file,
+        note="no hash is published",
+    )
+
+
+# Atten4Vis/ConditionalDETR README.md (AP; commit 8ea7c3f) and hubconf.py (addresses; commit 970ac7f).
+_CONDITIONAL = (
+    _conditional("conditional_detr_r50", "ConditionalDETR_r50_epoch50.pth", 41.0),
+    _conditional("conditional_detr_r50_dc5", "ConditionalDETR_r50dc5_epoch50.pth", 43.7),
+    _conditional("conditional_detr_r101", "ConditionalDETR_r101_epoch50.pth", 42.8),
+    _conditional("conditional_detr_r101_dc5", "ConditionalDETR_r101dc5_epoch50.pth", 45.0),
+)
+
+
+def _by_hand(model: str, data: str, epochs: int, ap: float, folder: str, *, repository: str) -> OfficialFile:
+    """A file that the DE-DETR authors keep on Google Drive; called like its recipe."""
+    return OfficialFile(
+        name=f"{model}_{data.lower()}_{epochs}ep",
+        model=model,
+        # Cityscapes: ids 1 to 8, slot 0 unused (spec F2)
+        options={"num_classes": 9} if data == "Cityscapes" else {},
+        data=data,
+        epochs=epochs,
+        ap=ap,
+        source=f"{_GITHUB}/encounter1997/{repository}",
+        page=f"https://drive.google.com/drive/folders/{folder}",
+        note="a single run" if data == "Cityscapes" else "",
+    )
+
+
+# encounter1997/DE-DETRs README.md (commit eb72319) and encounter1997/DE-CondDETR README.md (commit c16c018): folders
+# with logs and weights. The baselines are DETR and Conditional DETR as those authors trained them.
+_DE_DETRS = tuple(
+    _by_hand(*row, repository="DE-DETRs")
+    for row in (
+        ("detr_r50", "Cityscapes", 300, 11.7, "1P1h95ZK3FB9DEDt7N045uDv7myZe4UR0"),
+        ("de_detr_r50", "Cityscapes", 50, 22.2, "1CyBraz-cjkpwYBvZ1FIfRAjpYT_ODnNf"),
+        ("dela_detr_r50", "Cityscapes", 50, 25.2, "1SpoCU01LYRAs5sLvg4VUrWA1lNm-KTS6"),
+        ("detr_r50", "COCO", 50, 33.6, "1-5xHV24ZYSY2v0kKWKq3tvM8lQ1cHp0b"),
+        ("de_detr_r50", "COCO", 50, 40.2, "14g4pjeGAotarT-WDMqH207s3ovKKPb3Z"),
+        ("dela_detr_r50", "COCO", 50, 41.9, "1LtsTdihAOzojHsjpJmGkDmCqB0pRFCtv"),
+    )
+)
+_DE_CONDITIONAL = tuple(
+    _by_hand(*row, repository="DE-CondDETR")
+    for row in (
+        ("conditional_detr_r50", "Cityscapes", 50, 12.5, "1J7gFZJlAuf6jaKYrrzZjh2qnU0FIFR1z"),
+        ("de_conditional_detr_r50", "Cityscapes", 50, 27.2, "18yEPHxHeNApcDsK4xOz015ff5fhSjILz"),
+        ("dela_conditional_detr_r50", "Cityscapes", 50, 29.8, "1LvhEo-mnxPKQylGWqtGhFmWQjzwZNKyF"),
+        ("conditional_detr_r50", "COCO", 50, 40.2, "158hBEQ2sa2ow_vpDpPNu9ZEalja1Fhns"),
+        ("de_conditional_detr_r50", "COCO", 50, 41.7, "1qy1H6ZOg7uKNZvk9NDaZqKsorR28kzOo"),
+        ("dela_conditional_detr_r50", "COCO", 50, 43.0, "13_P1blcs-HG8YbxA4BHtU8GObXIb9BuZ"),
+    )
+)
+
+CATALOGUE: Mapping[str, OfficialFile] = {
+    item.name: item for item in (*_DETR, *_CONDITIONAL, *_DE_DETRS, *_DE_CONDITIONAL)
+}
+
+
+def find_official(name: str) -> OfficialFile:
+    """The published file of that name.
+
+    Raises:
+        CheckpointError: there is none; the message names the nearest.
+    """
+    if name not in CATALOGUE:
+        raise CheckpointError(
+            f"there is no published checkpoint called '{name}'.{did_you_mean(name, CATALOGUE)} "
+            "('detrkit weights list' shows them)"
+        )
+    return CATALOGUE[name]
+
+
+def official_file_at(address: str) -> OfficialFile | None:
+    """The published file at that address, if it is one of the catalogue's."""
+    return next((item for item in CATALOGUE.values() if item.address == address), None)

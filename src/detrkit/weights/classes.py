@@ -1,0 +1,93 @@
+"""Which class stands in which slot of an official checkpoint: label = raw category id, unused ids have no name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from detrkit.errors import CheckpointError
+from detrkit.structures import Categories, Category
+
+__all__ = ["CITYSCAPES_CATEGORIES", "COCO_CATEGORIES", "guess_categories", "read_classes"]
+
+_COCO_UNUSED = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+_COCO_NAMES = """
+person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
+parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,
+handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard,
+surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange,
+broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv,
+laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase,
+scissors, teddy bear, hair drier, toothbrush
+"""
+# In the order of the DE-DETR authors' annotation files (spec F2).
+_CITYSCAPES_NAMES = "person, car, train, rider, truck, motorcycle, bicycle, bus"
+
+
+def _slots(names: str, count: int, unused: Iterable[int]) -> Categories:
+    given, gaps = iter(name.strip() for name in names.split(",")), set(unused)
+    return Categories(Category(slot, None if slot in gaps else next(given)) for slot in range(count))
+
+
+COCO_CATEGORIES = _slots(_COCO_NAMES, 91, _COCO_UNUSED)
+"""Official COCO models: 91 slots, label = COCO id, ids that COCO left out unnamed."""
+
+CITYSCAPES_CATEGORIES = _slots(_CITYSCAPES_NAMES, 9, {0})
+"""Official Cityscapes models of the DE-DETR authors: 9 slots, slot 0 unused."""
+
+_KNOWN = {"coco": COCO_CATEGORIES, "cityscapes": CITYSCAPES_CATEGORIES}
+
+
+def guess_categories(slots: int, arguments: Mapping[str, Any] | None = None) -> Categories | None:
+    """The classes of an official checkpoint with so many slots; None where nothing tells.
+
+    arguments: the training arguments in the file, if any; their ``dataset_file`` must not contradict.
+    """
+    trained_on = str((arguments or {}).get("dataset_file", ""))
+    for name, categories in _KNOWN.items():
+        if len(categories) == slots and (not trained_on or trained_on.startswith(name)):
+            return categories
+    return None
+
+
+def read_classes(text: str, slots: int) -> Categories:
+    """Classes for a model with ``slots`` classes, from what a user gives.
+
+    text: ``coco``, ``cityscapes``, a number (so many numbered classes), a text file with one name a line in label order
+    (an empty line is an unused slot), or a COCO annotation file (label = category id where the largest id fits the
+    slots, else the order of its categories).
+
+    Raises:
+        CheckpointError: no such file, unreadable, or another number of classes than the model has.
+    """
+    if text in _KNOWN:
+        categories = _KNOWN[text]
+    elif text.isdigit():
+        categories = Categories(Category(label, f"class {label}") for label in range(int(text)))
+    else:
+        categories = _from_file(Path(text), slots)
+    if len(categories) != slots:
+        raise CheckpointError(f"classes '{text}' are {len(categories)} slots, but the checkpoint has {slots}")
+    return categories
+
+
+def _from_file(path: Path, slots: int) -> Categories:
+    try:
+        content = path.read_text(encoding="utf-8")
+        if path.suffix != ".json":
+            names = [line.strip() or None for line in content.splitlines()]
+            return Categories(Category(label, name) for label, name in enumerate(names))
+        rows = json.loads(content)["categories"]
+        by_id = {int(row["id"]): str(row["name"]) for row in rows}
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"classes '{path}': cannot be read ({getattr(error, 'strerror', None) or error}); give coco, cityscapes, a "
+            "number, a text file with a name a line, or a COCO annotation file"
+        ) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"classes '{path}': not a COCO file with categories (id, name)") from error
+    if by_id and min(by_id) >= 0 and max(by_id) == slots - 1:
+        return Categories(Category(slot, by_id.get(slot)) for slot in range(slots))
+    return Categories(Category(number, name) for number, name in by_id.items())

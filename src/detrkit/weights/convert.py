@@ -1,0 +1,119 @@
+"""Checkpoint files from one layout into the other: official ``.pth`` <-> our ``.safetensors``."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detrkit.errors import CheckpointError
+from detrkit.models import create_model
+from detrkit.models.detector import Detector
+from detrkit.structures import Categories
+from detrkit.weights.checkpoint import is_ours, load
+from detrkit.weights.classes import CITYSCAPES_CATEGORIES, guess_categories
+from detrkit.weights.matching import Match, match
+from detrkit.weights.official import load_official, to_official
+from detrkit.weights.reading import Contents, read_contents
+
+__all__ = ["Opened", "open_checkpoint", "open_official", "save_official"]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An official checkpoint as one of our models, and how it was recognised. The model has no classes yet.
+
+    categories: what its class slots probably are, None where nothing tells.
+    """
+
+    model: Detector
+    match: Match
+    categories: Categories | None
+
+    def remarks(self, *, classes: bool = True) -> list[str]:
+        """What was assumed because the file does not say it; ``classes``: of its class names too."""
+        found = self.match
+        lines = []
+        if found.also:
+            lines.append(f"taken for '{found.name}'; the same tensors fit {', '.join(found.also)}")
+        if found.assumed:
+            options = ", ".join(f"{key}={found.options[key]}" for key in found.assumed)
+            lines.append(f"{options} is assumed: nothing in the file tells")
+        if classes and self.categories is CITYSCAPES_CATEGORIES:
+            lines.append(f"its {len(self.categories)} class slots are taken for the classes of Cityscapes")
+        return lines
+
+
+def open_official(path: str | Path, *, name: str | None = None, options: Mapping[str, Any] | None = None) -> Opened:
+    """An official checkpoint as a model in evaluation mode; sizes, and the model where no name is given, are read off.
+
+    Args:
+        path: ``.pth`` or safetensors under official names.
+        name: registry name, where it is known.
+        options: fields of its configuration that the file does not show (``num_heads``, ``dilation``, ``nms``) or that
+            shall be others (``top_k``).
+
+    Raises:
+        CheckpointError: unreadable, unsafe, or of no model that is known here; the message names what differs.
+    """
+    contents = read_contents(path)
+    _refuse_masks(path, contents)
+    found = match(contents.state, arguments=contents.arguments, name=name, options=options, file=path)
+    if name is None and not found.fits:
+        what = f"nearest to '{found.name}', but {found.diff.summary()}" if found.likely else "of no family known here"
+        raise CheckpointError(f"{path}: {what} ('detrkit weights inspect {path}' shows the difference)")
+    model = create_model(found.name, **found.options)
+    try:
+        load_official(model, contents.state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return Opened(model.eval(), found, guess_categories(model.config.num_classes, contents.arguments))
+
+
+def _refuse_masks(path: str | Path, contents: Contents) -> None:
+    if any(name.startswith("mask_head.") for name in contents.state):
+        raise CheckpointError(f"{path}: a DETR with a mask head; masks are not supported yet")
+
+
+def open_checkpoint(path: str | Path) -> Detector:
+    """Any checkpoint as a model in evaluation mode, with its classes: ours, or an official one that is recognised.
+
+    Raises:
+        CheckpointError: as :func:`open_official` and :func:`detrkit.weights.load`.
+    """
+    if is_ours(Path(path)):
+        return load(path)
+    opened = open_official(path)
+    opened.model.categories = opened.categories
+    for remark in opened.remarks():
+        warnings.warn(f"{path}: {remark} ('detrkit weights convert' lets you say otherwise)", stacklevel=2)
+    return opened.model
+
+
+def save_official(model: Detector, path: str | Path) -> Path:
+    """Writes ``{"model": state dict}`` under official names, aliases included, so that the official code loads it.
+
+    Raises:
+        CheckpointError: it cannot be written; a file that was there before is untouched.
+    """
+    path = Path(path)
+    draft: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        draft = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            torch.save({"model": to_official(model)}, file)
+        draft.chmod(0o644)
+        os.replace(draft, path)
+    except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by RuntimeError
+        if draft is not None:
+            draft.unlink(missing_ok=True)
+        raise CheckpointError(f"{path}: cannot be written ({error}); an earlier file there is untouched") from error
+    return path

@@ -1,0 +1,108 @@
+"""The difference between the tensors a model wants and those a file has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+__all__ = ["IGNORED", "KeyDiff", "KeyGroup", "Mismatch", "compare"]
+
+# Left behind by profilers and other frameworks; they are no weights.
+IGNORED = ("_classes_", "total_params", "total_ops", "num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A tensor of another shape: our key, its name in the file, the file's shape and ours."""
+
+    key: str
+    name: str
+    given: tuple[int, ...]
+    wanted: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.given} instead of {self.wanted}"
+
+
+@dataclass(frozen=True)
+class KeyGroup:
+    """Names of one kind that share a prefix (numbers written ``*``): how many, and an example."""
+
+    kind: str
+    prefix: str
+    count: int
+    example: str
+
+
+@dataclass(frozen=True)
+class KeyDiff:
+    """Names that the file lacks, names that the model does not know, shapes that differ. False where all fits."""
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[Mismatch, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.mismatched)
+
+    def __len__(self) -> int:
+        return len(self.missing) + len(self.unexpected) + len(self.mismatched)
+
+    def without(self, allowed: Iterable[Mismatch]) -> KeyDiff:
+        """The same without some of the mismatches."""
+        left = set(self.mismatched) - set(allowed)
+        return replace(self, mismatched=tuple(item for item in self.mismatched if item in left))
+
+    def _kinds(self) -> list[tuple[str, list[str], list[str]]]:
+        """(kind, names, how each is shown) of what there is."""
+        shown = [str(item) for item in self.mismatched]
+        kinds = [
+            ("missing", list(self.missing), list(self.missing)),
+            ("unexpected", list(self.unexpected), list(self.unexpected)),
+            ("mismatched", [item.name for item in self.mismatched], shown),
+        ]
+        return [kind for kind in kinds if kind[1]]
+
+    def summary(self) -> str:
+        """One line: ``2 missing (a, b); 1 unexpected (c)``."""
+        parts = []
+        for kind, _, shown in self._kinds():
+            first = ", ".join(sorted(shown)[:3]) + (", …" if len(shown) > 3 else "")
+            parts.append(f"{len(shown)} {kind} ({first})")
+        return "; ".join(parts)
+
+    def groups(self) -> list[KeyGroup]:
+        """The names by kind and prefix, the largest groups of each kind first."""
+        groups = []
+        for kind, names, shown in self._kinds():
+            found: dict[str, list[str]] = {}
+            for name, text in zip(names, shown, strict=True):
+                prefix = re.sub(r"(?<=\.)\d+(?=\.)", "*", name).rpartition(".")[0] or name
+                found.setdefault(prefix, []).append(text)
+            ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+            groups += [KeyGroup(kind, prefix, len(texts), min(texts)) for prefix, texts in ordered]
+        return groups
+
+
+def compare(names: Mapping[str, list[str]], own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> KeyDiff:
+    """What differs between a model's tensors and a file's.
+
+    names: our key -> its names in the file, any of which will do · own, given: tensors of model and file; only their
+    shapes are looked at.
+    """
+    unused = {name for name in given if not name.endswith(IGNORED)}
+    missing: list[str] = []
+    mismatched: list[Mismatch] = []
+    for key, accepted in names.items():
+        present = [name for name in accepted if name in given]
+        unused.difference_update(present)
+        if not present:
+            missing.append(accepted[0])
+            continue
+        theirs, ours = tuple(given[present[0]].shape), tuple(own[key].shape)
+        if theirs != ours:
+            mismatched.append(Mismatch(key, present[0], theirs, ours))
+    return KeyDiff(tuple(missing), tuple(sorted(unused)), tuple(mismatched))

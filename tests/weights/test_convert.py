@@ -1,0 +1,300 @@
+"""Official files into ours and back, class names, published checkpoints by name."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import detrkit
+from detrkit.data.formats.gtfine import CITYSCAPES_CATEGORIES as GTFINE_NAMES
+from detrkit.errors import CheckpointError
+from detrkit.models import Detector, create_model, entry
+from detrkit.structures import Category
+from detrkit.weights import CATALOGUE, OfficialFile, open_checkpoint, open_official, pull, pulled_path, save_official
+from detrkit.weights import download as downloading
+from detrkit.weights.catalogue import find_official, official_file_at
+from detrkit.weights.classes import CITYSCAPES_CATEGORIES, COCO_CATEGORIES, guess_categories, read_classes
+from detrkit.weights.matching import on_meta
+from tests.small import SMALL
+from tests.weights.server import Served, Server, serving
+
+# 32 channels a head, so that the number of heads is read off right.
+TINY = {**SMALL, "num_heads": 2}
+
+
+def tiny(name: str = "de_detr_lite0", **overrides: Any) -> Detector:
+    torch.manual_seed(0)
+    return create_model(name, **{**TINY, **overrides})
+
+
+def official(path: Path, model: Detector, **parts: Any) -> Path:
+    torch.save({"model": detrkit.to_official(model), **parts}, path)
+    return path
+
+
+def same(first: Detector, second: Detector) -> bool:
+    a, b = first.state_dict(), second.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_official_file_becomes_a_model(tmp_path: Path) -> None:
+    source = tiny(num_classes=91)
+    opened = open_official(official(tmp_path / "x.pth", source))
+    assert same(opened.model, source)
+    assert not opened.model.training
+    assert opened.model.categories is None
+    assert opened.categories == COCO_CATEGORIES
+    assert opened.remarks() == [
+        "taken for 'de_detr_lite0'; the same tensors fit dela_detr_lite0",
+        "num_heads=2 is assumed: nothing in the file tells",
+    ]
+    assert open_checkpoint(detrkit.save(source, tmp_path / "x.safetensors")).categories is None
+
+
+def test_what_is_assumed_is_said(tmp_path: Path) -> None:
+    path = official(
+        tmp_path / "x.pth", tiny(num_classes=9), args=argparse.Namespace(nheads=2, repeat_label=None, nms=False)
+    )
+    with pytest.warns(UserWarning, match="9 class slots are taken for the classes of Cityscapes") as said:
+        model = open_checkpoint(path)
+    assert len(said) == 1
+    assert model.categories == CITYSCAPES_CATEGORIES
+
+
+def test_files_that_are_of_no_model(tmp_path: Path) -> None:
+    state = detrkit.to_official(tiny())
+    del state["query_embed.weight"]
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"x\.pth: nearest to '\w+', but 1 missing \(query_embed\.weight\)"):
+        open_official(tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"x\.pth: weights do not fit model 'detr_lite0': \d+ missing"):
+        open_official(tmp_path / "x.pth", name="detr_lite0")
+    torch.save(
+        {f"detr.{key}": value for key, value in state.items()} | {"mask_head.lay1.weight": torch.zeros(1)},
+        tmp_path / "m.pth",
+    )
+    with pytest.raises(CheckpointError, match=r"m\.pth: a DETR with a mask head; masks are not supported yet"):
+        open_official(tmp_path / "m.pth")
+
+
+def test_official_files_are_written_for_official_loaders(tmp_path: Path) -> None:
+    model = tiny()
+    path = save_official(model, tmp_path / "new" / "x.pth")
+    content = torch.load(path, weights_only=True)
+    assert list(content) == ["model"]
+    assert set(content["model"]) == set(detrkit.to_official(model))
+    assert "transformer.decoder.bbox_embed.0.layers.0.weight" in content["model"], "aliases too"
+    assert same(open_official(path, name="de_detr_lite0").model, model)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        save_official(model, tmp_path / "file" / "x.pth")
+
+
+# --- classes ----------------------------------------------------------------------------------------------------------
+
+
+def test_class_slots_of_the_published_models() -> None:
+    assert len(COCO_CATEGORIES) == 91
+    assert len(COCO_CATEGORIES.named) == 80
+    assert all(category.id == slot for slot, category in enumerate(COCO_CATEGORIES))
+    assert COCO_CATEGORIES[90] == Category(90, "toothbrush")
+    assert CITYSCAPES_CATEGORIES[0] == Category(0, None)
+    assert tuple(CITYSCAPES_CATEGORIES.names[1:]) == GTFINE_NAMES
+    assert guess_categories(9) is CITYSCAPES_CATEGORIES
+    assert guess_categories(9, {"dataset_file": "mine"}) is None
+    assert guess_categories(91, {"dataset_file": "cocodown"}) is COCO_CATEGORIES
+    assert guess_categories(20) is None
+
+
+def test_class_names_from_the_user(tmp_path: Path) -> None:
+    text = tmp_path / "names.txt"
+    text.write_text("\ncat\ndog\n")
+    assert read_classes(str(text), 3).names == [None, "cat", "dog"]
+    coco = tmp_path / "coco.json"
+    coco.write_text(json.dumps({"categories": [{"id": 1, "name": "cat"}, {"id": 4, "name": "dog"}]}))
+    assert read_classes(str(coco), 5).names == [None, "cat", None, None, "dog"], "label = category id"
+    assert list(read_classes(str(coco), 2)) == [Category(1, "cat"), Category(4, "dog")], "or in order"
+    assert read_classes("2", 2).names == ["class 0", "class 1"]
+    assert read_classes("coco", 91) is COCO_CATEGORIES
+    (tmp_path / "bad.json").write_text("[]")
+    for given, message in (
+        (str(text), r"names\.txt' are 3 slots, but the checkpoint has 7"),
+        ("cityscapes", "are 9 slots, but the checkpoint has 7"),
+        ("8", "are 8 slots"),
+        (str(tmp_path / "none.txt"), r"none\.txt': cannot be read \(No such file"),
+        (str(tmp_path / "bad.json"), "not a COCO file with categories"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            read_classes(given, 7)
+
+
+# --- the catalogue ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(CATALOGUE))
+def test_catalogue_entries_are_whole(name: str) -> None:
+    item = CATALOGUE[name]
+    assert item.name == name
+    assert item.licence == "Apache-2.0"
+    assert item.source.startswith("https://github.com/")
+    assert item.ap is not None
+    assert 5 < item.ap < 60
+    assert (item.address is None) != (item.page is None)
+    if item.address is not None:
+        assert item.file is not None
+        assert item.address.endswith(f"/{item.file}")
+        assert official_file_at(item.address) is item
+    if "fbaipublicfiles" in (item.address or ""):
+        assert item.file == f"{item.file.removesuffix('.pth')[:-9]}-{item.sha256}.pth"  # type: ignore[union-attr]  # above
+    if item.size is not None:
+        assert item.mib == round(item.size / 2**20)
+    if item.model is not None:
+        config = on_meta(item.model, **item.options).config
+        assert config.num_classes == {"COCO": 91, "Cityscapes": 9}[item.data]
+        assert item.family == entry(item.model).family
+        assert "detrkit weights pull" in item.how_to_get
+    else:
+        assert "masks are not supported" in item.how_to_get
+
+
+def test_the_issue_is_covered() -> None:
+    """The DETR zoo, both DE-DETR repositories on both data sets, the Conditional DETR zoo."""
+    sources: dict[str, int] = {}
+    for item in CATALOGUE.values():
+        sources[item.source.rpartition("/")[2]] = sources.get(item.source.rpartition("/")[2], 0) + 1
+    assert sources == {"detr": 7, "ConditionalDETR": 4, "DE-DETRs": 6, "DE-CondDETR": 6}
+    assert sum(item.model is None for item in CATALOGUE.values()) == 3
+    with pytest.raises(CheckpointError, match=r"no published checkpoint called 'detr_r5'.*Did you mean 'detr_r50'"):
+        find_official("detr_r5")
+
+
+# --- pull -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    monkeypatch.setenv("DETRKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(downloading, "_PAUSE", 0.0)
+    with serving() as running:
+        yield running
+
+
+PUBLISHED: dict[str, Any] = {**TINY, "backbone": "test_resnet", "hidden_dim": 32, "num_heads": 1, "num_classes": 9}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Detector, bytes]:
+    """A Cityscapes model and its official file."""
+    model = tiny(**PUBLISHED)
+    return model, official(tmp_path_factory.mktemp("published") / "x.pth", model).read_bytes()
+
+
+def listed(monkeypatch: pytest.MonkeyPatch, content: bytes, address: str | None, **changes: Any) -> OfficialFile:
+    """Puts a file into the catalogue."""
+    values: dict[str, Any] = {
+        "name": "tiny_cityscapes",
+        "model": "de_detr_lite0",
+        "options": PUBLISHED,
+        "data": "Cityscapes",
+        "epochs": 1,
+        "ap": 22.2,
+        "source": "https://github.com/nobody/nothing",
+        "address": address,
+        "page": None if address else "https://drive.example.org/folder",
+        "file": "tiny.pth",
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest()[:8],
+        **changes,
+    }
+    item = OfficialFile(**values)
+    monkeypatch.setitem(CATALOGUE, item.name, item)  # type: ignore[arg-type]  # a Mapping for everybody else
+    return item
+
+
+def test_pull_downloads_checks_and_converts(
+    server: Server, published: tuple[Detector, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, content = published
+    half = len(content) // 2
+    server.files["tiny.pth"] = Served(content, cuts=[half])
+    listed(monkeypatch, content, server.url("tiny.pth"))
+    seen: list[int] = []
+    pulled = pull("tiny_cityscapes", progress=lambda done, total: seen.append(done))
+    assert server.ranges == [None, f"bytes={half}-"], "an interrupted download goes on"
+    assert seen[-1] == len(content)
+    assert pulled.path == pulled_path("tiny_cityscapes")
+    assert pulled.source is not None
+    assert pulled.source.parent == pulled.path.parent
+    loaded = detrkit.load(pulled.path)
+    assert same(loaded, model)
+    assert loaded.config == model.config
+    assert loaded.categories == CITYSCAPES_CATEGORIES
+    extra = detrkit.weights.read_info(pulled.path).extra["official"]
+    assert extra["sha256"] == hashlib.sha256(content).hexdigest()
+    assert extra["source"] == "https://github.com/nobody/nothing"
+    assert pull("tiny_cityscapes").source is None, "the second time it is here"
+    assert len(server.asked) == 2
+    pulled.path.write_bytes(b"damaged")
+    assert same(detrkit.load(pull("tiny_cityscapes").path), model), "made anew from the file that was kept"
+    assert len(server.asked) == 2
+
+
+def test_pull_from_a_file_or_another_address(
+    server: Server, published: tuple[Detector, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model, content = published
+    listed(monkeypatch, content, None)
+    with pytest.raises(
+        CheckpointError, match=r"by hand from https://drive.*'detrkit weights pull tiny_cityscapes --from FILE'"
+    ):
+        pull("tiny_cityscapes")
+    by_hand = tmp_path / "by_hand.pth"
+    with pytest.raises(CheckpointError, match=r"by_hand\.pth: no such file \(--from\)"):
+        pull("tiny_cityscapes", source=by_hand)
+    by_hand.write_bytes(content)
+    to = tmp_path / "mine" / "tiny.safetensors"
+    assert pull("tiny_cityscapes", source=by_hand, to=to).path == to
+    assert same(detrkit.load(to), model)
+    assert not pulled_path("tiny_cityscapes").exists()
+    server.files["mirror.pth"] = Served(content)
+    assert same(detrkit.load(pull("tiny_cityscapes", source=server.url("mirror.pth")).path), model)
+
+
+def test_pull_of_what_is_not_the_published_file(
+    server: Server, published: tuple[Detector, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _, content = published
+    server.files["tiny.pth"] = Served(content)
+    listed(monkeypatch, content, server.url("tiny.pth"), sha256="00000000")
+    with pytest.raises(CheckpointError, match=r"SHA-256 begins .*it was removed"):
+        pull("tiny_cityscapes")
+    listed(monkeypatch, content, server.url("gone.pth"))
+    with pytest.raises(CheckpointError, match=r"gone\.pth: cannot be downloaded: HTTP 404"):
+        pull("tiny_cityscapes")
+    listed(monkeypatch, content, server.url("tiny.pth"), size=len(content) + 1)
+    with pytest.raises(CheckpointError, match=r"the server has \d+ bytes, but the published file has"):
+        pull("tiny_cityscapes")
+    other = official(tmp_path / "other.pth", tiny("conditional_detr_lite0", num_classes=9))
+    listed(monkeypatch, content, None, size=None, sha256=None)
+    with pytest.raises(
+        CheckpointError,
+        match=r"other\.pth: weights do not fit model 'de_detr_lite0': \d+ missing \(.*\d+ unexpected \(.*"
+        "looks like 'conditional_detr_lite0'",
+    ):
+        pull("tiny_cityscapes", source=other)
+    assert not pulled_path("tiny_cityscapes").exists()
+    with pytest.raises(CheckpointError, match=r"'detr_r50_panoptic': it has a mask head, and masks are not supported"):
+        pull("detr_r50_panoptic")
+    with pytest.raises(CheckpointError, match="no published checkpoint called 'nothing'"):
+        pull("nothing")

@@ -1,0 +1,243 @@
+"""Downloads from a server on this machine: whole, broken off and resumed, wrong, absent, and two at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detrkit.errors import CheckpointError
+from detrkit.weights import download as module
+from detrkit.weights.download import cache_dir, cached, check_file, download, fetch, is_url
+from tests.weights.server import Served, Server, serving
+
+CONTENT = np.random.default_rng(0).bytes(3 * (1 << 20) + 17)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    monkeypatch.setenv("DETRKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(module, "_PAUSE", 0.0)
+    with serving() as running:
+        running.files["m.pth"] = Served(CONTENT)
+        yield running
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "new" / "m.pth"
+
+
+def visible(folder: Path) -> list[str]:
+    """Names in a folder besides locks."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+
+
+def test_a_whole_file_once(server: Server, target: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    path = download(
+        server.url("m.pth"), target, sha256=SHA256, size=len(CONTENT), progress=lambda *done: seen.append(done)
+    )
+    assert path == target
+    assert target.read_bytes() == CONTENT
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert visible(target.parent) == ["m.pth"]
+    download(server.url("m.pth"), target, sha256=SHA256)
+    assert server.ranges == [None], "the second time nothing is asked"
+
+
+def test_a_connection_that_breaks_off_goes_on(server: Server, target: Path) -> None:
+    half = len(CONTENT) // 2
+    server.files["m.pth"].cuts = [half, 1000]
+    download(server.url("m.pth"), target, sha256=SHA256)
+    assert target.read_bytes() == CONTENT
+    assert server.ranges == [None, f"bytes={half}-", f"bytes={half + 1000}-"]
+
+
+def test_the_next_command_goes_on_where_the_first_gave_up(server: Server, target: Path) -> None:
+    server.files["m.pth"].cuts = [2_000_000, 0]
+    with pytest.raises(CheckpointError, match=rf"broke off after 2000000 of {len(CONTENT)} bytes \(2000000 bytes are"):
+        download(server.url("m.pth"), target, sha256=SHA256)
+    assert not target.exists()
+    download(server.url("m.pth"), target, sha256=SHA256)
+    assert server.ranges[-1] == "bytes=2000000-"
+    assert target.read_bytes() == CONTENT
+    assert visible(target.parent) == ["m.pth"]
+
+
+def test_a_part_that_is_complete_needs_no_more_bytes(server: Server, target: Path) -> None:
+    target.parent.mkdir()
+    target.with_name("m.pth.part").write_bytes(CONTENT)
+    target.with_name("m.pth.part.json").write_text(json.dumps({"validator": '"one"', "total": len(CONTENT)}))
+    download(server.url("m.pth"), target, sha256=SHA256)
+    assert target.read_bytes() == CONTENT
+    assert server.ranges == [f"bytes={len(CONTENT)}-"]
+
+
+@pytest.mark.parametrize("change", ["no ranges", "another file"])
+def test_where_resuming_cannot_work_it_starts_again(server: Server, target: Path, change: str) -> None:
+    served = server.files["m.pth"]
+    served.cuts = [1_000_000, 0]
+    with pytest.raises(CheckpointError, match="broke off"):
+        download(server.url("m.pth"), target)
+    if change == "no ranges":
+        served.ranges, expected = False, CONTENT
+    else:
+        served.etag, served.content = '"two"', CONTENT[::-1]
+        expected = served.content
+    download(server.url("m.pth"), target)
+    assert target.read_bytes() == expected
+    assert server.ranges[-1] == "bytes=1000000-"
+
+
+def test_without_a_validator_the_total_size_decides(server: Server, target: Path) -> None:
+    served = server.files["m.pth"]
+    served.etag, served.cuts = None, [1_000_000, 0]
+    with pytest.raises(CheckpointError, match="broke off"):
+        download(server.url("m.pth"), target)
+    served.content = CONTENT + b"more"
+    download(server.url("m.pth"), target)
+    assert target.read_bytes() == CONTENT + b"more"
+    assert server.ranges[-2:] == ["bytes=1000000-", None], "the answer said another total: all of it again"
+
+
+def test_an_old_part_of_something_else_is_given_up(server: Server, target: Path) -> None:
+    """No validator, the same size, other bytes: only the hash tells."""
+    server.files["m.pth"].etag = None
+    target.parent.mkdir()
+    target.with_name("m.pth.part").write_bytes(b"x" * 1000)
+    target.with_name("m.pth.part.json").write_text(json.dumps({"validator": None, "total": len(CONTENT)}))
+    download(server.url("m.pth"), target, sha256=SHA256)
+    assert target.read_bytes() == CONTENT
+    assert server.ranges == ["bytes=1000-", None]
+
+
+def test_a_part_without_a_note_is_not_trusted(server: Server, target: Path) -> None:
+    target.parent.mkdir()
+    target.with_name("m.pth.part").write_bytes(b"x" * 1000)
+    download(server.url("m.pth"), target)
+    assert target.read_bytes() == CONTENT
+    assert server.ranges == [None]
+
+
+def test_a_wrong_hash_removes_the_file(server: Server, target: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=rf"SHA-256 begins {SHA256[:8]}, that of the published file 00000000: .*rem"
+    ):
+        download(server.url("m.pth"), target, sha256="00000000")
+    assert visible(target.parent) == []
+    assert server.ranges == [None], "the server is not asked again for the same wrong file"
+
+
+def test_a_wrong_size_is_known_before_the_bytes(server: Server, target: Path) -> None:
+    with pytest.raises(CheckpointError, match=rf"the server has {len(CONTENT)} bytes, but the published file has 5"):
+        download(server.url("m.pth"), target, size=5)
+    assert visible(target.parent) == []
+
+
+def test_content_length_that_lies(server: Server, target: Path) -> None:
+    server.files["m.pth"].length = len(CONTENT) + 10
+    with pytest.raises(CheckpointError, match=rf"broke off after {len(CONTENT)} of {len(CONTENT) + 10} bytes"):
+        download(server.url("m.pth"), target, sha256=SHA256)
+    assert not target.exists()
+    server.files["m.pth"].length = 1000
+    with pytest.raises(CheckpointError, match="SHA-256 begins"):
+        download(server.url("m.pth"), target.with_name("other.pth"), sha256=SHA256)
+
+
+def test_no_such_file(server: Server, target: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"absent\.pth: cannot be downloaded: HTTP 404 Not Found$"):
+        download(server.url("absent.pth"), target)
+    assert visible(target.parent) == []
+
+
+def test_a_web_page_is_no_checkpoint(server: Server, target: Path) -> None:
+    server.files["drive"] = Served(b"<html>sign in</html>", kind="text/html; charset=utf-8")
+    with pytest.raises(CheckpointError, match="a web page, not a file; download it by hand"):
+        download(server.url("drive"), target)
+    assert not target.exists()
+
+
+def test_nobody_there(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(CheckpointError, match=rf"^http://127\.0\.0\.1:{port}/m\.pth: cannot be downloaded: .*refused"):
+        download(f"http://127.0.0.1:{port}/m.pth", target)
+
+
+def test_no_room_on_the_disk(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("Usage", (), {"free": 1_000_000})
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(CheckpointError, match=r"3\.1 MB to download, but .* has 1\.0 MB free; make room"):
+        download(server.url("m.pth"), target)
+
+
+def test_a_folder_that_cannot_be_made(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"cannot be kept as .*file/m\.pth: "):
+        download(server.url("m.pth"), tmp_path / "file" / "m.pth")
+
+
+def test_two_at_a_time_share_one_download(server: Server, target: Path) -> None:
+    gate = server.files["m.pth"].gate = threading.Event()
+    paths: list[Path] = []
+
+    def together() -> None:
+        work = [threading.Thread(target=lambda: paths.append(download(server.url("m.pth"), target))) for _ in range(2)]
+        for thread in work:
+            thread.start()
+        threading.Timer(0.3, gate.set).start()
+        for thread in work:
+            thread.join(20)
+
+    with pytest.warns(UserWarning, match="another process is downloading it; waiting"):
+        together()
+    assert paths == [target, target]
+    assert target.read_bytes() == CONTENT
+    assert server.ranges == [None]
+
+
+def test_fetch_keeps_files_by_address(server: Server, tmp_path: Path) -> None:
+    server.files["other/m.pth"] = Served(b"other")
+    first, second = fetch(server.url("m.pth")), fetch(server.url("other/m.pth?download=1"))
+    assert first.parent == second.parent == tmp_path / "cache" / "checkpoints"
+    assert first == cached(server.url("m.pth"))
+    assert (first.read_bytes(), second.read_bytes()) == (CONTENT, b"other")
+    assert first.name.endswith("-m.pth")
+    assert second.name.endswith("-m.pth")
+    assert cached("https://example.org/").name.endswith("-checkpoint")
+
+
+def test_files_are_checked_by_size_and_hash(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"abc")
+    digest = hashlib.sha256(b"abc").hexdigest()
+    assert check_file(path) == check_file(path, sha256=digest[:8].upper(), size=3) == digest
+    with pytest.raises(CheckpointError, match="x: 3 bytes, but the published file has 4"):
+        check_file(path, size=4)
+    with pytest.raises(CheckpointError, match=f"x: its SHA-256 begins {digest[:8]}"):
+        check_file(path, sha256="12345678")
+
+
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DETRKIT_CACHE", str(tmp_path / "a"))
+    assert cache_dir() == tmp_path / "a"
+    monkeypatch.delenv("DETRKIT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
+    assert cache_dir() == tmp_path / "b" / "detrkit"
+
+
+def test_addresses() -> None:
+    assert is_url("https://example.org/x")
+    assert not is_url("file.pth")
