@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from detrkit.metrics import Score, score_coco
     from detrkit.models import create_model, list_models
     from detrkit.structures import Batch, Categories, Category, Detections, Predictions, Target
-    from detrkit.training import RunResult, train
+    from detrkit.training import RunResult, auto_recipe, train
     from detrkit.weights import load, load_official, save, to_official
 
 _HOMES = {
@@ -32,7 +32,7 @@ _HOMES = {
     "detrkit.metrics": ["Score", "score_coco"],
     "detrkit.models": ["create_model", "list_models"],
     "detrkit.structures": ["Batch", "Categories", "Category", "Detections", "Predictions", "Target"],
-    "detrkit.training": ["RunResult", "train"],
+    "detrkit.training": ["RunResult", "auto_recipe", "train"],
     "detrkit.weights": ["load", "load_official", "save", "to_official"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -56,6 +56,7 @@ __all__ = [
     "Score",
     "Target",
     "__version__",
+    "auto_recipe",
     "create_model",
     "evaluate",
     "list_models",

@@ -87,7 +87,7 @@ def test_stats(run: Run, root: Path) -> None:
     found = json.loads(out)
     assert code == 0
     assert list(found) == ["val"]
-    assert found["val"]["classes"][0] == {"id": 1, "name": "bolt", "boxes": 2, "images": 2}
+    assert found["val"]["classes"][0] == {"id": 1, "name": "bolt", "boxes": 2, "images": 2, "small": 0.228}
     assert err == ""
 
 

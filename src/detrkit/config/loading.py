@@ -165,4 +165,5 @@ def load_recipe(
         shown = "" if first["type"] == "value_error" and len(names) == 1 else f"{key} = {first['input']!r}: "
         raise RecipeError(f"{origin}: {shown}{message}") from None
     recipe._source = where
+    recipe._comments = source.comments if isinstance(source, Recipe) else ()
     return recipe

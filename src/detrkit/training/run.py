@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -25,7 +26,7 @@ from detrkit.training.checkpoint import load_state, saving_failed
 from detrkit.training.loggers import Logger, build_loggers
 from detrkit.training.progress import format_metric
 from detrkit.training.rng import seed_everything
-from detrkit.training.setup import SHORT_STEPS, Task, build_task, resolve, run_folder
+from detrkit.training.setup import MINIMUM_STEPS, SHORT_FINE_TUNING, SHORT_STEPS, Task, build_task, resolve, run_folder
 from detrkit.training.trainer import Trainer
 
 __all__ = ["RunResult", "train"]
@@ -179,18 +180,22 @@ def _announce(trainer: Trainer, folder: Path) -> None:
             text = f"{len(lines)} boxes or images left out of the {part} data, the first: {lines[0]}"
             say(text, highlight=False, markup=False, soft_wrap=True)
     sizes = sum(parameter.numel() for parameter in trainer.parameters) / 1e6
+    images = len({record.image_id for record in data.records})
+    times = f" {len(data) // images} times an epoch" if len(data) > images else ""
     say(
-        f"{getattr(model, 'name', 'model')}: {sizes:.1f} M parameters to train, {len(data)} images, "
+        f"{getattr(model, 'name', 'model')}: {sizes:.1f} M parameters to train, {images} images{times}, "
         f"{trainer.total_steps} optimizer steps -> {folder}",
         highlight=False,
         soft_wrap=True,
     )
     if trainer.step:
         say(f"continuing after step {trainer.step}", highlight=False)
-    if trainer.total_steps < SHORT_STEPS:
+    short = SHORT_STEPS if trainer.recipe.model.init is None else SHORT_FINE_TUNING
+    if trainer.total_steps < short:
+        key = "epochs" if trainer.recipe.training.iterations is None else "iterations"
         say(
             f"warning: {trainer.total_steps} optimizer steps are too short for a detection transformer (usual outcome: "
-            f"AP 0); 3000 and more work: raise training.epochs, or lower training.batch_size",
+            f"AP 0); {MINIMUM_STEPS} and more work: raise training.{key}",
             highlight=False,
             soft_wrap=True,
         )
@@ -227,12 +232,19 @@ def _start_folder(folder: Path, recipe: Recipe, *, overwrite: bool, resumed: boo
                     shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
-        new = folder / "recipe.yaml.new"
-        new.write_text(recipe.to_yaml(), encoding="utf-8")
-        os.replace(new, folder / "recipe.yaml")
+        kept, new = folder / "recipe.yaml", folder / "recipe.yaml.new"
+        comments = _comments(kept) if resumed and not recipe.comments else ""
+        new.write_text(comments + recipe.to_yaml(), encoding="utf-8")
+        os.replace(new, kept)
         return build_loggers(folder, recipe)
     except OSError as error:
         raise saving_failed(error, folder) from error
+
+
+def _comments(path: Path) -> str:
+    """The comment lines a recipe file begins with."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    return "".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
 
 
 def _check_agreement(recipe: Recipe, state: dict[str, Any], folder: Path, *, processes: int, batches: int) -> None:

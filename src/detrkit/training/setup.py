@@ -16,10 +16,11 @@ from detrkit.models import Detector, create_model
 from detrkit.structures import Categories
 from detrkit.training.init import start_from
 
-__all__ = ["Task", "build_model", "build_task", "resolve", "run_folder"]
+__all__ = ["Task", "build_model", "build_task", "load_split", "require_boxes", "resolve", "run_folder"]
 
 MINIMUM_STEPS = 3000  # a detection transformer learns little in fewer optimizer steps
 SHORT_STEPS = 1500  # below this the usual outcome is AP 0
+SHORT_FINE_TUNING = 300  # the same for a model that starts from a detector; its new heads need some steps too
 STEPS_BETWEEN_EVALUATIONS = 100
 
 
@@ -33,7 +34,12 @@ class Task:
     val_data: DetectionDataset | None
 
 
-def _dataset(recipe: Recipe, split: str) -> DetectionDataset:
+def load_split(recipe: Recipe, split: str) -> DetectionDataset:
+    """The training or validation images of a recipe ("train", "val"), as its data section says.
+
+    Raises:
+        DataError: images or annotations cannot be used.
+    """
     data = recipe.data
     train = split == "train"
     files = data.train if train else data.val
@@ -47,6 +53,7 @@ def _dataset(recipe: Recipe, split: str) -> DetectionDataset:
         sample_rate=data.sample_rate if train else None,
         sample_repeat=data.sample_repeat and train,
         sample_seed=data.sample_seed,
+        repeat=data.repeat if train else 1,
     )
 
 
@@ -58,7 +65,8 @@ def build_task(recipe: Recipe) -> Task:
         RecipeError: the model does not have an option, or the options contradict the data.
         CheckpointError: ``model.init`` or backbone weights cannot be used.
     """
-    train_data = _dataset(recipe, "train")
+    train_data = load_split(recipe, "train")
+    require_boxes(train_data, recipe.data.root)
     val_data = _validation_data(recipe)
     model = build_model(recipe, train_data.categories)
     if val_data is not None:
@@ -85,9 +93,30 @@ def _validation_data(recipe: Recipe) -> DetectionDataset | None:
     if recipe.training.evaluate_every == 0:
         return None
     try:
-        return _dataset(recipe, "val")
+        return load_split(recipe, "val")
     except DataError as error:
         raise DataError(f"{error} (training.evaluate_every=0 trains without validation images)") from error
+
+
+def require_boxes(train_data: DetectionDataset, root: str) -> None:
+    """Refuse training data without a single box.
+
+    Raises:
+        DataError: there is nothing to learn.
+    """
+    if any(len(record.boxes) for record in train_data.records):
+        return
+    crowd = sum(len(record.crowd_boxes) for record in train_data.records)
+    but = f" ({crowd} crowd or difficult regions are not trained on)" if crowd else ""
+    left = (
+        f"; {len(train_data.load_errors)} left out, the first: {train_data.load_errors[0]}"
+        if train_data.load_errors
+        else ""
+    )
+    raise DataError(
+        f"{root}: none of the {len(train_data)} training images has a box{but}{left}: there is nothing to learn. Are "
+        f"the labels where the format wants them? 'detrkit data check {root}' looks"
+    )
 
 
 def _check_classes(train_data: DetectionDataset, val_data: DetectionDataset) -> None:
@@ -129,8 +158,7 @@ def build_model(recipe: Recipe, categories: Categories) -> Detector:
         )
     weights: bool | str = False
     if section.pretrained_backbone and section.init is None:
-        # True looks for an installed weight package first
-        weights = True if section.backbone_weights in (None, "package") else str(section.backbone_weights)
+        weights = section.backbone_weights or True  # True looks for an installed weight package first
     try:
         model = create_model(section.name, num_classes=len(categories), pretrained_backbone=weights, **options)
     except CheckpointError:
@@ -139,7 +167,7 @@ def build_model(recipe: Recipe, categories: Categories) -> Detector:
         raise RecipeError(f"{recipe.source}: model: {error}") from error
     model.categories = categories
     if section.init is not None:
-        start_from(model, Path(section.init))
+        start_from(model, section.init)
     return model
 
 

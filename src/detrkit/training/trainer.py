@@ -255,7 +255,7 @@ class Trainer:
         self.evaluated_step = self.step
         metrics = dict(score.metrics)
         ap, old = metrics.get("AP"), self.best["AP"]
-        better = self.best["epoch"] is None or (ap is not None and (old is None or ap > old))
+        better = old is None or (ap is not None and ap > old)  # while AP is undefined, the last weights are the best
         if better:
             self.best = {"AP": ap, "epoch": self.epoch + 1, "metrics": metrics}
             if self.accelerator.is_main_process:

@@ -1,0 +1,238 @@
+"""A recipe chosen from the data's own statistics, for those who bring none; the rules are in ``training/rules.py``."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from detrkit.config import Recipe, load_recipe
+from detrkit.data import DetectionDataset
+from detrkit.data.formats import find_sources
+from detrkit.data.statistics import Statistics, statistics
+from detrkit.models import DetectorConfig
+from detrkit.training import rules
+from detrkit.training.draft import Draft, flat
+from detrkit.training.setup import STEPS_BETWEEN_EVALUATIONS, load_split, require_boxes
+from detrkit.training.start import choose_model
+
+__all__ = ["auto_recipe"]
+
+
+def auto_recipe(
+    data: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *, quiet: bool = False, **more: Any
+) -> Recipe:
+    """A recipe for a data folder, chosen from what is in it: ``detrkit.train(detrkit.auto_recipe("my_data"))``.
+
+    Model, queries, image size, augmentation, length, batch, rates, averaging and evaluation follow the data and the
+    device; nothing is downloaded. What was chosen and why is printed to stderr, a line each, stands in
+    ``recipe.comments`` and on top of the run's ``recipe.yaml``.
+
+    Args:
+        data: the data folder, in any of the known formats.
+        overrides: ``["training.epochs=3"]`` or ``{"training.epochs": 3}``: they stand, and the rest follows them.
+        quiet: print nothing.
+        more: overrides as keywords, as :func:`detrkit.train` takes them (``epochs=3``, ``model={"num_queries": 50}``).
+
+    Raises:
+        DataError: images or annotations cannot be used, or no training image has a box.
+        RecipeError: an unknown key, model or option, or a wrong value.
+        CheckpointError: ``model.init`` cannot be read.
+    """
+    draft = Draft({"data.root": str(data), **flat(more), **flat(overrides)})
+    recipe = load_recipe({}, {key: value for key, value in draft.given.items() if key != "data.repeat"})
+    train = load_split(recipe, "train")
+    require_boxes(train, recipe.data.root)
+    val = _validation(recipe)
+    numbers = statistics(train)
+    gpu = torch.cuda.is_available() and recipe.training.device.startswith(("auto", "cuda"))
+
+    draft.say(
+        f"settings for {recipe.data.root}: training images {numbers.images:,} ({numbers.empty_images:,} without "
+        f"objects), classes {len(numbers.classes)}, boxes {numbers.boxes:,}"
+    )
+    name, config = choose_model(draft, gpu=gpu)
+    laptop = "_lite" in name
+    queries = _choose_queries(draft, config, objects=max(_fullest(train), 0 if val is None else _fullest(val)))
+    short_side = _choose_image_size(draft, config, numbers, gpu=gpu)
+    _choose_augmentation(draft, numbers, short_side)
+    total = _choose_batch(draft, queries=queries, memory=_gpu_memory() if gpu and not laptop else math.inf)
+    epoch = _choose_epoch(draft, images=numbers.images, total=total)
+    steps = _choose_length(draft, images=numbers.images, total=total, epoch=epoch, gpu=gpu)
+    _choose_optimizer(draft, steps=steps, laptop=laptop)
+    _choose_evaluation(draft, val, steps=steps, epoch=epoch)
+    cores = os.cpu_count() or 1
+    draft.settle("training.workers", min(4, max(1, cores - 1)) if gpu else 1)
+    _remark(draft, train, numbers, queries=queries)
+    if not quiet and int(os.environ.get("RANK", "0")) == 0:
+        print("\n".join(draft.lines), file=sys.stderr)
+    return draft.recipe()
+
+
+def _fullest(dataset: DetectionDataset) -> int:
+    return max(len(record.boxes) for record in dataset.records)
+
+
+def _validation(recipe: Recipe) -> DetectionDataset | None:
+    """The validation images; None where the folder has none or none are wanted."""
+    data = recipe.data
+    if recipe.training.evaluate_every == 0:
+        return None
+    if data.val.annotations is None and "val" not in find_sources(Path(data.root), format=data.format):
+        return None
+    return load_split(recipe, "val")
+
+
+def _gpu_memory() -> float:
+    return float(torch.cuda.get_device_properties(0).total_memory) / 2**30
+
+
+def _choose_queries(draft: Draft, config: DetectorConfig, *, objects: int) -> int:
+    """Label repeat, queries, and how many detections are kept."""
+    given = draft.given.get("model.num_queries")
+    room = rules.MOST_REPEATED if given is None else int(given)
+    fullest = f"up to {objects:,} objects an image"
+    repeat = config.repeat_label
+    if repeat is not None and not config.two_stage_match:
+        fits = repeat * objects <= room
+        why = "several queries learn each object" if fits else f"{fullest}, {repeat} times, exceed {room} queries"
+        repeat = draft.choose("label repeat", "model.repeat_label", repeat if fits else None, why)
+    copies = f", {repeat} times with label repeat" if repeat else ""
+    wanted = rules.queries(objects=objects, repeat=repeat, least=config.num_queries)
+    count = int(draft.choose("queries", "model.num_queries", wanted, fullest + copies))
+    if objects * rules.HEADROOM > config.top_k:
+        draft.choose("detections kept of an image", "model.top_k", max(config.top_k, count), fullest)
+    return count
+
+
+def _choose_image_size(draft: Draft, config: DetectorConfig, numbers: Statistics, *, gpu: bool) -> int:
+    """Sides of training and evaluation; returns the shorter one of evaluation."""
+    classes = [row for row in numbers.classes if row.boxes >= rules.RARE * numbers.boxes]
+    small, name = min((row.small or math.inf, row.name) for row in classes)
+    shorter, aspect = _usual_sides(numbers)
+    size = rules.image_size(config, small=small, shorter=shorter, aspect=aspect, most=rules.MOST_SIDE[gpu])
+    why = f"a quarter of '{name}' is below {small * size.short_side:.0f} px there"
+    if size.held_back:
+        why += f", and more would go beyond {size.held_back}"
+        why += "; cutting the images into tiles would help" if shorter > size.short_side else ""
+    side = int(draft.choose("shorter side of images", "data.eval_short_side", size.short_side, why))
+    if side == size.short_side:
+        longest = draft.settle("data.eval_max_side", size.max_side)
+        draft.settle("data.short_sides", list(size.train_short_sides))
+        draft.settle("data.max_side", size.train_max_side)
+        draft.say(f"  longest side of images {longest:,}: three of four are at most {aspect:.2g} times as long as wide")
+    return side
+
+
+def _usual_sides(numbers: Statistics) -> tuple[float, float]:
+    """(median shorter side in pixels, aspect ratio that three of four images stay below)."""
+    sizes = np.asarray([row[:2] for row in numbers.image_sizes])
+    sizes = sizes.repeat([row[2] for row in numbers.image_sizes], axis=0)
+    low, high = sizes.min(axis=1), sizes.max(axis=1)
+    return float(np.median(low)), float(np.percentile(high / low, 75))
+
+
+def _choose_augmentation(draft: Draft, numbers: Statistics, short_side: int) -> None:
+    sizes = numbers.box_sizes_relative or (1.0,) * 7
+    shorter, _ = _usual_sides(numbers)
+    reason = rules.crop_reason(shorter=shorter, short_side=short_side, spread=sizes[5] / sizes[1])
+    why = reason or "objects have one scale, and images are hardly larger than needed"
+    draft.choose("crops", "data.crop", reason is not None, why)
+    sided = [row.name for row in numbers.classes if {"left", "right"} & set(re.split(r"[\W_]+", row.name.lower()))]
+    why = f"'{sided[0]}' has a side" if sided else "left and right may be exchanged"
+    draft.choose("horizontal flip", "data.flip", 0.0 if sided else 0.5, why)
+    why = "text and streets have an up; where images have none (microscopes, maps): data.vertical_flip=0.5"
+    draft.choose("vertical flip", "data.vertical_flip", 0.0, why)
+
+
+def _choose_batch(draft: Draft, *, queries: int, memory: float) -> int:
+    """Images a process and step; returns those of all processes and accumulated parts."""
+    fitting = next(batch for least, batch in rules.GIBIBYTES_FOR_BATCH if memory >= least)
+    if queries > rules.CROWDED:
+        fitting = min(fitting, rules.BATCH // 2)
+    why = "as in the measured recipe" if fitting == rules.BATCH else "less memory"
+    batch = int(draft.choose("batch", "training.batch_size", fitting, why))
+    parts = max(1, rules.BATCH // batch)
+    if parts > 1 or "training.accumulate" in draft.given:
+        parts = draft.choose("accumulated batches", "training.accumulate", parts, f"{rules.BATCH} images a step")
+    draft.choose("frozen batch norm", "model.frozen_batch_norm", True, "its statistics need larger batches")
+    return batch * parts * int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _choose_epoch(draft: Draft, *, images: int, total: int) -> int:
+    """Optimizer steps of an epoch; few images are repeated, because every epoch ends with saving."""
+    needed = math.ceil(rules.SHORTEST_EPOCH * total / images)
+    repeat = int(draft.given.get("data.repeat", 1))
+    if needed > 1:
+        why = f"so that an epoch has {rules.SHORTEST_EPOCH} steps"
+        repeat = int(draft.choose("times an image in an epoch", "data.repeat", needed, why))
+    return math.ceil(images * repeat / total)
+
+
+def _choose_length(draft: Draft, *, images: int, total: int, epoch: int, gpu: bool) -> int:
+    epochs = draft.given.get("training.epochs")
+    if epochs is not None:
+        draft.say(f"  epochs {epochs:,}: yours")
+        return int(epochs) * epoch
+    wanted = rules.iterations(images=images, batch=total, gpu=gpu)
+    published = math.ceil(rules.EPOCHS * images / total)
+    why = f"{rules.EPOCHS} epochs"
+    if wanted > published:
+        why += f" are only {published:,}, and a detection transformer learns little in fewer than {wanted:,}"
+    elif wanted < published:
+        why += f" would be {published:,}, too long {'even for' if gpu else 'without'} a GPU"
+    return int(draft.choose("optimizer steps", "training.iterations", wanted, why))
+
+
+def _choose_optimizer(draft: Draft, *, steps: int, laptop: bool) -> None:
+    """Rates, schedule and averaging."""
+    rates = rules.LAPTOP_RATES if laptop else rules.PUBLISHED_RATES
+    draft.choose("learning rate", "optimizer.lr", rates.lr, f"{rates.source}, {rates.batch} images a step")
+    draft.settle("optimizer.lr_backbone", rates.backbone)
+    if not {"optimizer.lr", "optimizer.lr_backbone"} & draft.given.keys():
+        draft.settle("optimizer.lr_batch_size", rates.batch)
+    draft.choose("schedule", "schedule.kind", "cosine", "needs no epoch at which the rate drops")
+    draft.settle("schedule.warmup", min(100, steps // 10))
+    draft.choose("decay of averaged weights", "training.ema", rules.ema_decay(steps), "about the last fifth of the run")
+
+
+def _choose_evaluation(draft: Draft, val: DetectionDataset | None, *, steps: int, epoch: int) -> None:
+    if val is None:
+        if "training.evaluate_every" not in draft.given:
+            draft.settle("training.evaluate_every", 0)
+            root = str(draft.given["data.root"])
+            draft.say(
+                "  no evaluation: there are no validation images, so AP is not measured and the last weights are "
+                f"kept; to set some apart: detrkit data split {root} --val 0.2 --out {root.rstrip('/')}_split"
+            )
+        return
+    apart = max(STEPS_BETWEEN_EVALUATIONS, steps // 20)
+    why = f"{len(val):,} validation images, about every {apart:,} steps"
+    draft.choose("epochs between evaluations", "training.evaluate_every", math.ceil(apart / epoch), why)
+    if not any(len(record.boxes) for record in val.records):
+        draft.say("  note: no validation image has an object: AP is undefined, and the last weights count as the best")
+
+
+def _remark(draft: Draft, train: DetectionDataset, numbers: Statistics, *, queries: int) -> None:
+    """What the settings cannot mend."""
+    objects = _fullest(train)
+    missing = [row.name for row in numbers.classes if not row.boxes]
+    if missing:
+        names = ", ".join(missing[:10]) + (", …" if missing[10:] else "")
+        draft.say(f"  note: no training image has a box of {names}: the model will not find any")
+    listed = Counter({record.image_id: record.file_name for record in train.records}.values())
+    twice = [name for name, times in listed.items() if times > 1]
+    if twice:
+        draft.say(f"  note: files listed twice, {twice[0]} first: objects of one entry are background in the other")
+    if objects > queries:
+        draft.say(f"  note: {queries:,} queries find no more objects than that; an image has {objects:,}")
+    if objects > 100:
+        draft.say("  note: COCO's AP counts 100 detections of an image, so it is low where an image has more objects")

@@ -1,0 +1,94 @@
+"""Which model own data are trained with, and where its weights start: a published detector where one is at hand."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from detrkit.errors import RecipeError
+from detrkit.inference.checkpoints import find_checkpoint
+from detrkit.models import DetectorConfig, model_config
+from detrkit.nn.backbone_weights import PACKAGED_WEIGHTS
+from detrkit.training.draft import Draft
+from detrkit.weights import CATALOGUE, OfficialFile, open_checkpoint, pulled_path
+
+__all__ = ["LAPTOP_MODEL", "available_checkpoint", "choose_model"]
+
+LAPTOP_MODEL = "dela_detr_lite0"
+# Which family learns most from few images (DE-DETR paper, Tables 2 and 3), best first.
+FAMILIES = ("de_conditional_detr", "de_detr", "conditional_detr", "detr")
+
+
+def available_checkpoint(model: str | None = None) -> OfficialFile | None:
+    """The best published detector that lies in the cache, of ``model`` or of any; None where there is none."""
+    here = (item for item in _by_worth() if model is None or item.model == model)
+    return next((item for item in here if pulled_path(item.name).is_file()), None)
+
+
+def choose_model(draft: Draft, *, gpu: bool) -> tuple[str, DetectorConfig]:
+    """Settles model and start; returns the model's name and configuration so far.
+
+    Raises:
+        RecipeError: unknown model or option, or a value out of range.
+        CheckpointError: ``model.init`` cannot be read.
+    """
+    name, init = draft.given.get("model.name"), draft.given.get("model.init")
+    if name is not None:
+        draft.choose("model", "model.name", name, "")
+    elif init is not None:
+        name = draft.choose("model", "model.name", _model_in(draft, init), f"what {init} holds")
+    else:
+        name = _default_model(draft, gpu=gpu)
+    found = None if "model.init" in draft.given else available_checkpoint(name)
+    if found is not None:
+        why = f"a published detector (AP {found.ap} on {found.data}); heads start new where classes differ"
+        init = draft.choose("start", "model.init", found.name, why)
+    elif init is not None:
+        draft.choose("start", "model.init", init, "")
+    try:
+        config = model_config(name, **draft.model_options())
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"model: {error}") from error
+    if init is None:
+        # a download only where the user asks for one, or for a model whose weights no package carries
+        packaged = config.backbone in PACKAGED_WEIGHTS and "model.pretrained_backbone" not in draft.given
+        draft.choose("ImageNet weights of the backbone", "model.pretrained_backbone", True, "few images need them")
+        draft.settle("model.backbone_weights", "package" if packaged else None)
+    return name, config
+
+
+def _by_worth() -> list[OfficialFile]:
+    """Published checkpoints of registered models: by family, COCO before others, plain ResNet-50 first, highest AP."""
+    usable = [item for item in CATALOGUE.values() if item.family in FAMILIES]
+    return sorted(
+        usable,
+        key=lambda item: (
+            FAMILIES.index(item.family or ""),
+            item.data != "COCO",
+            not str(item.model).endswith("_r50"),
+            -(item.ap or 0),
+        ),
+    )
+
+
+def _model_in(draft: Draft, init: str) -> str:
+    """The model that a checkpoint holds; where it differs from the registered one, so will the recipe."""
+    model = open_checkpoint(find_checkpoint(init))
+    registered = asdict(model_config(model.name))
+    for key, value in asdict(model.config).items():
+        if value != registered[key] and key != "num_classes":
+            draft.settle(f"model.{key}", list(value) if isinstance(value, tuple) else value)
+    return model.name
+
+
+def _default_model(draft: Draft, *, gpu: bool) -> str:
+    found = available_checkpoint()
+    if gpu and found is not None:
+        return str(draft.choose("model", "model.name", found.model, "a published detector of it is at hand"))
+    if gpu:
+        better = next(item for item in _by_worth() if item.address is not None)
+        why = f"no published detector is at hand; a better start: detrkit weights pull {better.name}"
+    else:
+        why = "there is no GPU, and full-size models take about ten times as long a step"
+        if found is not None:
+            why += f"; {found.name} is at hand for --model {found.model}"
+    return str(draft.choose("model", "model.name", LAPTOP_MODEL, why))
