@@ -43,7 +43,7 @@ def eval_command(
         typer.Option(
             "--checkpoint",
             metavar="CKPT|URL",
-            help="Our .safetensors, a run folder, an official .pth (with a recipe), a URL, or a trained model's name.",
+            help="Our .safetensors, a run folder, an official .pth, a URL, or a name: embedded or pulled weights.",
         ),
     ] = None,
     split: Annotated[Split, typer.Option("--split", help="Which part of the data.")] = Split.val,
