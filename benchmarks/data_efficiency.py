@@ -42,6 +42,8 @@ TITLES = {
     "conditional_detr_lite0": "CondDETR",
     "de_conditional_detr_lite0": "DE-CondDETR",
     "dela_conditional_detr_lite0": "DELA-CondDETR",
+    "deformable_detr_lite0": "Deformable DETR",
+    "dino_lite0": "DINO",
     "walk1_single_scale": "− multi-scale",
     "walk2_no_refinement": "− box refinement",
     "walk3_no_roi": "− RoIAlign",
@@ -49,7 +51,7 @@ TITLES = {
 }
 # What a data set needs beside the common settings: nuclei are many and small.
 DATA_SETTINGS: dict[str, dict[str, Any]] = {"nuclei": {"num_queries": 300}}
-COLOURS = ("#8a8a8a", "#1b6ca8", "#d1495b", "#c9b458", "#2e8b57", "#8e5ea2")
+COLOURS = ("#8a8a8a", "#1b6ca8", "#d1495b", "#c9b458", "#2e8b57", "#8e5ea2", "#e08e0b", "#444444")
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ def environment() -> dict[str, Any]:
 
     from detrkit.inference.checkpoints import embedded_names
     from detrkit.inference.device import resolve_device
+    from detrkit.ops.ms_deform_attn import active_backend
     from detrkit.weights.download import cache_dir
 
     def versions(names: tuple[str, ...]) -> dict[str, str]:
@@ -68,6 +69,7 @@ def environment() -> dict[str, Any]:
         "devices": devices,
         "device auto": str(resolve_device("auto")),
         "cuda build": torch.version.cuda or "none",
+        "operators": {"ms_deform_attn": active_backend(resolve_device("auto").type)},
         "trained weights": embedded_names(),
         "cache folder": str(cache_dir()),
     }
