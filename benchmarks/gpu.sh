@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Everything a machine with a GPU can tell, in one call: kernels, speed, and the three laptop models trained under the
-# budget of their recipes. Interrupted runs continue where they stopped, so repeated calls finish what one cannot.
+# Everything a machine with a GPU can tell, in one call: kernels, speed, and AP against training images for the whole
+# family. Finished cells of the grid are kept and a cut one is resumed, so repeated calls finish what one cannot.
 #
-#   benchmarks/gpu.sh RESULTS [DATA]      RESULTS: folder to write; DATA: data/blood_cells_det by default
-#   SECONDS_EACH=150 limits each training; ITERATIONS=3600 is the recipes' budget.
+#   benchmarks/gpu.sh RESULTS [NAME=DIR ...]    RESULTS: folder to write; data sets: blood_cells=data/blood_cells_det by default
+#   MINUTES=4 limits each of the two lots of trainings; RUNS=runs/data_efficiency keeps their checkpoints between calls.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 results=${1:?folder for the results}
-data=${2:-data/blood_cells_det}
-limit=${SECONDS_EACH:-150}
-iterations=${ITERATIONS:-3600}
+shift
+if [ $# -eq 0 ]; then set -- blood_cells=data/blood_cells_det; fi
+runs=${RUNS:-runs/data_efficiency}
 export PYTHONUNBUFFERED=1 PYTHONPATH=src${PYTHONPATH:+:$PYTHONPATH}
 mkdir -p "$results"
 
@@ -17,16 +17,17 @@ python3 -m detrkit env | tee "$results/env.txt"
 python3 benchmarks/roi_align.py --device cuda --json "$results/roi_align.json"
 python3 benchmarks/speed.py --models '*' --device cuda --out "$results/speed.json"
 
-if [ -d "$data" ]; then
-    for model in dela_detr de_detr detr; do
-        run="$results/runs/${model}_lite0"
-        resume=()
-        if [ -d "$run/last" ]; then resume=(--resume); fi
-        # SIGINT leaves a resumable checkpoint (exit code 130); timeout itself answers 124.
-        timeout --signal=INT "$limit" python3 -m detrkit train "recipes/de_detr/blood_cells/${model}_lite0.yaml" \
-            "data.root=$data" "training.iterations=$iterations" "training.output=$run" "${resume[@]}" || [ $? -ge 124 ]
-        cp "$run/log.jsonl" "$results/${model}_lite0.jsonl"
-    done
+family=(detr_lite0 conditional_detr_lite0 de_detr_lite0 dela_detr_lite0 de_conditional_detr_lite0 dela_conditional_detr_lite0
+    deformable_detr_lite0 dino_lite0)
+walk=(walk1_single_scale walk2_no_refinement walk3_no_roi walk4_no_initial_point)
+if [ -d "${1#*=}" ]; then
+    grid=(--data "$@" --iterations 1500 --parallel 4 --threads 4 --minutes "${MINUTES:-4}" --out "$runs" --seeds 0 1 2)
+    python3 benchmarks/data_efficiency.py run "${grid[@]}" --models "${family[@]}" --percent 10 25 50 100
+    python3 benchmarks/data_efficiency.py run "${grid[@]}" --models "${walk[@]}" --percent 100
+    if [ -f "$runs/results.jsonl" ]; then
+        cp "$runs/results.jsonl" "$results/data_efficiency.jsonl"
+        python3 benchmarks/data_efficiency.py report "$results/data_efficiency.jsonl" --images "$results" | tee "$results/tables.md"
+    fi
 else
-    echo "no data at $data: training left out"
+    echo "no data at ${1#*=}: training left out"
 fi
