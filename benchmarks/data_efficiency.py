@@ -2,7 +2,7 @@
 to DETR (paper, Table 1). Every cell is one `detrkit.train` run: same backbone, iterations, batch, optimizer and images.
 
 python benchmarks/data_efficiency.py run --data blood_cells=DIR --models detr_lite0 dela_detr_lite0 --percent 25 100
-python benchmarks/data_efficiency.py run --data blood_cells=DIR --models $WALK --percent 100 --parallel 2
+python benchmarks/data_efficiency.py run --data blood_cells=DIR --models walk --percent 100 --parallel 2
 python benchmarks/data_efficiency.py report docs/results/data_efficiency.jsonl --images docs/images
 
 `run` goes on where it was stopped, at any point: finished cells are kept, a cut one is resumed. DIR is a COCO folder
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -156,20 +157,21 @@ def device_name() -> str:
 def run(args: argparse.Namespace) -> None:
     """Every cell of the grid that has no result yet, ``--parallel`` of them at a time, each in a process of its own."""
     roots = dict(text.split("=", 1) for text in args.data)
+    models = [model for name in args.models for model in (WALK if name == "walk" else [name])]
     cells = [
         Cell(data, model, percent, seed, args.iterations, args.size)
         for data in roots
         for seed in args.seeds
-        for model in args.models
+        for model in models
         for percent in args.percent
     ]
     results = args.out / "results.jsonl"
     done = {Cell(**{key: row[key] for key in Cell.__dataclass_fields__}) for row in read(results)}
     stop = time.monotonic() + 60 * args.minutes if args.minutes else None
 
-    def one(cell: Cell) -> None:
+    def one(cell: Cell) -> bool:
         if stop is not None and time.monotonic() > stop:
-            return
+            return True  # not begun: left for the next call
         log = args.out / f"{cell.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, __file__, "cell", json.dumps(asdict(cell)), roots[cell.data], str(args.out)]
@@ -179,13 +181,17 @@ def run(args: argparse.Namespace) -> None:
             try:
                 code = subprocess.run(command, stdout=file, stderr=file, env=environment, timeout=left).returncode
             except subprocess.TimeoutExpired:
-                code = -1
-        print(f"{cell.name}: {'done' if code == 0 else f'stopped ({code}), see {log}'}", flush=True)
+                print(f"{cell.name}: time is up, the next call goes on", flush=True)
+                return True
+        print(f"{cell.name}: {'done' if code == 0 else f'failed ({code}), see {log}'}", flush=True)
+        return code == 0
 
     todo = [cell for cell in cells if cell not in done]
     print(f"{len(done)} cells done, {len(todo)} to do -> {results}", flush=True)
     with ThreadPoolExecutor(args.parallel) as pool:
-        list(pool.map(one, todo))
+        failed = [cell.name for cell, good in zip(todo, pool.map(one, todo), strict=True) if not good]
+    if failed:
+        sys.exit(f"{len(failed)} cells did not finish, {failed[0]} first")
 
 
 def cell(args: argparse.Namespace) -> None:
@@ -197,8 +203,9 @@ def cell(args: argparse.Namespace) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Rows of a results file, none if it does not exist."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    """Rows of a results file, none if it does not exist; a line that was cut while it was written is left out."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def summarise(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str, int], list[dict[str, Any]]]:
@@ -209,8 +216,9 @@ def summarise(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str, int], list
     return grouped
 
 
-def spread(values: list[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (0 for one value)."""
+def spread(rows: list[dict[str, Any]], metric: str = "AP") -> tuple[float, float]:
+    """Mean and sample standard deviation over seeds (0 for one); NaN where the metric is undefined."""
+    values = [math.nan if row["metrics"][metric] is None else row["metrics"][metric] for row in rows]
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
@@ -224,7 +232,7 @@ def report(args: argparse.Namespace) -> None:
         print("| model |" + "".join(f" {size} images |" for size in sizes) + "\n|---|" + "---|" * len(sizes))
         for model, title in TITLES.items():
             cells = [grouped.get((data, model, size)) for size in sizes]
-            if any(cells):
+            if any(cells) and model not in WALK:
                 print(f"| {title} |" + "".join(f" {shown(found)} |" for found in cells))
         args.images.mkdir(parents=True, exist_ok=True)
         name = f"data_efficiency_{data}"
@@ -233,6 +241,11 @@ def report(args: argparse.Namespace) -> None:
             model: found for (where, model, size), found in grouped.items() if where == data and size == sizes[-1]
         }
         if any(model in WALK for model in largest):
+            print(f"\nFrom DE-DETR to DETR, {sizes[-1]} images:\n\n| change, on top of those above | AP / AP50 |")
+            print("|---|---|")
+            for model in ("de_detr_lite0", *WALK, "detr_lite0"):
+                if model in largest:
+                    print(f"| {TITLES[model]} | {shown(largest[model])} |")
             (args.images / f"{name}_walk.svg").write_text(walk(largest))
 
 
@@ -242,8 +255,8 @@ def shown(found: list[dict[str, Any]] | None) -> str:
         return "–"
     parts = []
     for metric in ("AP", "AP50"):
-        mean, deviation = spread([row["metrics"][metric] or 0.0 for row in found])
-        parts.append(f"{mean:.3f}" + (f" ± {deviation:.3f}" if len(found) > 1 else ""))
+        mean, deviation = spread(found, metric)
+        parts.append("–" if math.isnan(mean) else f"{mean:.3f}" + (f" ± {deviation:.3f}" if len(found) > 1 else ""))
     return " / ".join(parts) + (f" (n = {len(found)})" if len(found) > 1 else "")
 
 
@@ -260,13 +273,12 @@ def curves(data: str, grouped: dict[tuple[str, str, int], list[dict[str, Any]]])
     width, height, left, right, top, bottom = 720, 400, 52, 150, 20, 44
     points = {
         model: sorted(
-            (size, *spread([row["metrics"]["AP"] or 0.0 for row in found]))
-            for (where, name, size), found in grouped.items()
-            if where == data and name == model
+            (size, *spread(found)) for (where, name, size), found in grouped.items() if where == data and name == model
         )
         for model in TITLES
         if model not in WALK
     }
+    points = {model: [point for point in line if not math.isnan(point[1])] for model, line in points.items()}
     points = {model: line for model, line in points.items() if line}
     biggest = max(size for line in points.values() for size, _, _ in line)
     highest = max(0.1, -(-max(mean + dev for line in points.values() for _, mean, dev in line) // 0.1) * 0.1)
@@ -306,9 +318,10 @@ def curves(data: str, grouped: dict[tuple[str, str, int], list[dict[str, Any]]])
 def walk(found: dict[str, list[dict[str, Any]]]) -> str:
     """AP as bars, from DE-DETR by one change each to DETR."""
     order = [model for model in ("de_detr_lite0", *WALK, "detr_lite0") if model in found]
+    order = [model for model in order if not math.isnan(spread(found[model])[0])]
     width, row, left = 720, 34, 150
     parts = []
-    values = {model: spread([entry["metrics"]["AP"] or 0.0 for entry in found[model]]) for model in order}
+    values = {model: spread(found[model]) for model in order}
     highest = max(mean for mean, _ in values.values()) or 1.0
     for index, model in enumerate(order):
         mean, deviation = values[model]
@@ -326,7 +339,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     runner = commands.add_parser("run", help="train what is missing")
     runner.add_argument("--data", nargs="+", required=True, metavar="NAME=DIR")
-    runner.add_argument("--models", nargs="+", required=True, choices=list(TITLES), metavar="MODEL")
+    runner.add_argument("--models", nargs="+", required=True, choices=[*TITLES, "walk"], metavar="MODEL")
     runner.add_argument("--percent", nargs="+", type=int, default=[25, 100])
     runner.add_argument("--seeds", nargs="+", type=int, default=[0])
     runner.add_argument("--iterations", type=int, default=1500)

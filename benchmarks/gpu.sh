@@ -19,11 +19,10 @@ python3 benchmarks/speed.py --models '*' --device cuda --out "$results/speed.jso
 
 family=(detr_lite0 conditional_detr_lite0 de_detr_lite0 dela_detr_lite0 de_conditional_detr_lite0 dela_conditional_detr_lite0
     deformable_detr_lite0 dino_lite0)
-walk=(walk1_single_scale walk2_no_refinement walk3_no_roi walk4_no_initial_point)
 if [ -d "${1#*=}" ]; then
     grid=(--data "$@" --iterations 1500 --parallel 4 --threads 4 --minutes "${MINUTES:-4}" --out "$runs" --seeds 0 1 2)
     python3 benchmarks/data_efficiency.py run "${grid[@]}" --models "${family[@]}" --percent 10 25 50 100
-    python3 benchmarks/data_efficiency.py run "${grid[@]}" --models "${walk[@]}" --percent 100
+    python3 benchmarks/data_efficiency.py run "${grid[@]}" --models walk --percent 100
     if [ -f "$runs/results.jsonl" ]; then
         cp "$runs/results.jsonl" "$results/data_efficiency.jsonl"
         python3 benchmarks/data_efficiency.py report "$results/data_efficiency.jsonl" --images "$results" | tee "$results/tables.md"

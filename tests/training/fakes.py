@@ -21,7 +21,7 @@ from detrkit.inference import evaluation
 from detrkit.losses import build_criterion
 from detrkit.metrics.score import Score
 from detrkit.models import Detector, DetectorConfig
-from detrkit.structures import Categories, Category, Predictions, Target
+from detrkit.structures import Categories, Category, Predictions, QueryGroup, Target
 from detrkit.training import run
 from detrkit.training.setup import Task
 
@@ -63,7 +63,19 @@ class TinyDetector(Detector):
             queries = queries + self.dropout(layer(queries + read).relu())
             states.append(queries)
         hidden = torch.stack(states)
-        return Predictions(self.class_embed(hidden), self.bbox_embed(hidden).sigmoid())
+        out = Predictions(self.class_embed(hidden), self.bbox_embed(hidden).sigmoid())
+        if self.training and targets is not None and any(len(target) for target in targets):
+            out.groups["denoising"] = self._fixed_group(out, targets)
+        return out
+
+    def _fixed_group(self, out: Predictions, targets: list[Target]) -> QueryGroup:
+        """The same predictions, query i belonging to object i: like denoising queries, absent without objects."""
+        pairs, start = [], 0
+        for image, target in enumerate(targets):
+            pairs += [(image, index, start + index) for index in range(min(len(target), self.config.num_queries))]
+            start += len(target)
+        image, query, index = torch.tensor(pairs, dtype=torch.long).T
+        return QueryGroup(out.logits, out.boxes, pairs=(image, query, index), normaliser=2.0)
 
 
 def make_images(folder: Path, boxes_per_image: Sequence[int]) -> DetectionDataset:

@@ -79,6 +79,11 @@ class DeformableDETRConfig(DetectorConfig):
             )
         if self.two_stage and not self.refine_boxes:
             raise ValueError("two_stage refines the proposals: it needs refine_boxes=True")
+        if self.two_stage and self.classification != "focal":
+            raise ValueError(
+                "two_stage ranks proposals by the logits of classes, so there must be no no-object among them: "
+                f"classification must be 'focal', got {self.classification!r}"
+            )
 
 
 class DeformableDecoder(nn.Module):

@@ -67,7 +67,7 @@ class ContrastiveDenoising(nn.Module):
         box_noise: corners move by up to this times half a side; negatives by as much again.
         mask_unused: slots of images with fewer objects take no part in attention and loss; published: they do.
         max_queries: an image with more than half as many objects is represented by as many of them, chosen at random;
-            None as published: 2 m queries however large m is.
+            None as published: 2 m queries however large m is. The losses are still divided by all objects.
         draw: makes the noise; replaceable to repeat recorded runs.
     """
 

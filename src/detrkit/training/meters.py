@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
 __all__ = ["Meter"]
@@ -42,8 +43,10 @@ class Meter:
 
     def row(self) -> dict[str, float]:
         """Means a step since the last row, the same on every process; starts anew."""
-        names = sorted(self._sums)
-        values = torch.stack([self._sums[name] for name in names]) / max(1, self._steps)
+        # a process whose images had no objects has no denoising losses: all must exchange the same terms
+        names = sorted(set(gather_object(sorted(self._sums))))
+        zero = torch.zeros_like(self._sums["loss"])
+        values = torch.stack([self._sums.get(name, zero) for name in names]) / max(1, self._steps)
         means = (self._accelerator.reduce(values, reduction="sum") / self._accelerator.num_processes).tolist()
         seconds = max(1e-9, time.monotonic() - self._start)
         speed = self._images * self._accelerator.num_processes / seconds
