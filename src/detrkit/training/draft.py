@@ -6,16 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detrkit.config import Recipe, load_recipe
-from detrkit.config.schema import leaves
+from detrkit.config.schema import ModelSection, leaves
 
 __all__ = ["Draft", "flat"]
 
-_NO_OPTION = {
-    "name",
-    "init",
-    "pretrained_backbone",
-    "backbone_weights",
-}  # keys of the model section that are not options
+_NO_OPTION = frozenset(ModelSection.model_fields)  # keys of the model section that are not options of a model
 
 
 def flat(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
 
 from detrkit.errors import RecipeError
 from detrkit.inference.checkpoints import find_checkpoint
@@ -16,12 +18,18 @@ __all__ = ["LAPTOP_MODEL", "available_checkpoint", "choose_model"]
 LAPTOP_MODEL = "dela_detr_lite0"
 # Which family learns most from few images (DE-DETR paper, Tables 2 and 3), best first.
 FAMILIES = ("de_conditional_detr", "de_detr", "conditional_detr", "detr")
+# Options under which a checkpoint keeps its meaning: those all models share, but for two that make another backbone.
+HARMLESS = {field.name for field in fields(DetectorConfig)} - {"backbone", "dilation"} | {"dropout"}
 
 
-def available_checkpoint(model: str | None = None) -> OfficialFile | None:
-    """The best published detector that lies in the cache, of ``model`` or of any; None where there is none."""
-    here = (item for item in _by_worth() if model is None or item.model == model)
-    return next((item for item in here if pulled_path(item.name).is_file()), None)
+def available_checkpoint(model: str | None = None, given: Mapping[str, Any] | None = None) -> OfficialFile | None:
+    """The best published detector in the cache, of ``model`` or of any, that fits what the user gave; or None.
+
+    given: dotted keys and values; without it every checkpoint fits.
+    """
+    here = (item for item in _by_worth() if item.model is not None and model in (None, item.model))
+    pulled = (item for item in here if pulled_path(item.name).is_file())
+    return next((item for item in pulled if _misfit(str(item.model), given or {}) is None), None)
 
 
 def choose_model(draft: Draft, *, gpu: bool) -> tuple[str, DetectorConfig]:
@@ -38,7 +46,11 @@ def choose_model(draft: Draft, *, gpu: bool) -> tuple[str, DetectorConfig]:
         name = draft.choose("model", "model.name", _model_in(draft, init), f"what {init} holds")
     else:
         name = _default_model(draft, gpu=gpu)
-    found = None if "model.init" in draft.given else available_checkpoint(name)
+    found = None
+    if "model.init" not in draft.given:
+        found, unfit = available_checkpoint(name, draft.given), available_checkpoint(name)
+        if found is None and unfit is not None:
+            draft.say(f"  note: {unfit.name} is at hand, but {_misfit(name, draft.given)} asks for other weights")
     if found is not None:
         why = f"a published detector (AP {found.ap} on {found.data}); heads start new where classes differ"
         init = draft.choose("start", "model.init", found.name, why)
@@ -54,6 +66,19 @@ def choose_model(draft: Draft, *, gpu: bool) -> tuple[str, DetectorConfig]:
         draft.choose("ImageNet weights of the backbone", "model.pretrained_backbone", True, "few images need them")
         draft.settle("model.backbone_weights", "package" if packaged else None)
     return name, config
+
+
+def _misfit(model: str, given: Mapping[str, Any]) -> str | None:
+    """The first key that asks for other weights than a published checkpoint of this model has; None: it fits."""
+    registered = asdict(model_config(model))
+    for key, value in given.items():
+        section, _, option = key.partition(".")
+        if section != "model" or option in ("name", "init") or option in HARMLESS:
+            continue
+        same = tuple(value) if isinstance(value, list) else value
+        if option not in registered or registered[option] != same:
+            return key
+    return None
 
 
 def _by_worth() -> list[OfficialFile]:
@@ -81,10 +106,12 @@ def _model_in(draft: Draft, init: str) -> str:
 
 
 def _default_model(draft: Draft, *, gpu: bool) -> str:
-    found = available_checkpoint()
+    found = available_checkpoint(given=draft.given)
     if gpu and found is not None:
         return str(draft.choose("model", "model.name", found.model, "a published detector of it is at hand"))
-    if gpu:
+    if gpu and available_checkpoint() is not None:
+        why = "no published detector at hand fits the model options given"
+    elif gpu:
         better = next(item for item in _by_worth() if item.address is not None)
         why = f"no published detector is at hand; a better start: detrkit weights pull {better.name}"
     else:
