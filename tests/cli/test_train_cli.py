@@ -90,6 +90,51 @@ def test_reasons_stand_in_the_run_and_survive_resuming(tmp_path: Path, monkeypat
     assert again == load_recipe(file, {"training.output": "again"}).to_dict()
 
 
+def begun(folder: str, root: str = "my_data", **more: Any) -> Path:
+    """A run's recipe, as if the run had begun."""
+    path = Path(folder) / "recipe.yaml"
+    path.parent.mkdir(parents=True)
+    recipe = load_recipe({}, {"data.root": root, "training.output": folder, "training.device": "cpu", **more})
+    path.write_text(recipe.to_yaml(), encoding="utf-8")
+    return path
+
+
+def test_resuming_finds_the_run_whatever_would_be_chosen_now(
+    trained: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    resume = ["train", "--data", "my_data", "--resume", "training.device=cpu"]
+    begun("runs/dela_detr_lite0-my_data", root="elsewhere/my_data")  # other data of that name
+    assert run(resume) == 0
+    assert trained[-1][0].training.iterations == 3000, "there is no run: one starts"
+    begun("runs/conditional_detr_r50-my_data", **{"model.name": "conditional_detr_r50", "iterations": 77})
+    capsys.readouterr()
+    assert run(resume) == 0
+    recipe, options = trained[-1]
+    assert (recipe.model.name, recipe.training.iterations, options["resume"]) == ("conditional_detr_r50", 77, True)
+    assert recipe.training.output == "runs/conditional_detr_r50-my_data"
+    assert "settings for" not in capsys.readouterr().err
+    assert run([*resume, "--output", "runs/dela_detr_lite0-my_data"]) == 0
+    assert trained[-1][0].model.name == "dela_detr_lite0"
+
+    begun("runs/detr_lite0-my_data", **{"model.name": "detr_lite0"})
+    assert run(resume) == 2
+    error = capsys.readouterr().err
+    assert "several runs use my_data: runs/conditional_detr_r50-my_data, runs/detr_lite0-my_data; --output" in error
+    assert run([*resume, "--model", "detr_lite0"]) == 0
+    assert trained[-1][0].training.output == "runs/detr_lite0-my_data"
+
+
+def test_resuming_runs_of_several_seeds(trained: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (0, 1):
+        begun(f"runs/detr_lite0-my_data/seed{seed}", **{"model.name": "detr_lite0", "seed": seed, "iterations": 77})
+    resume = ["train", "--data", "my_data", "--resume"]
+    assert run([*resume, "--seeds", "0,1,2"]) == 0
+    training = trained[-1][0].training
+    assert (training.output, training.seeds, training.iterations) == ("runs/detr_lite0-my_data", [0, 1, 2], 77)
+    assert run(resume) == 2
+    assert "runs/detr_lite0-my_data holds a run for each seed; give them: --seeds 0,1" in capsys.readouterr().err
+
+
 def test_backbone_weights_that_are_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
