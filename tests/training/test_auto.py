@@ -298,3 +298,42 @@ def test_a_checkpoint_of_ones_own_says_its_model(tmp_path: Path) -> None:
     wanted = model.state_dict()
     same = [name for name, value in started.state_dict().items() if "class_embed" not in name]
     assert all(torch.equal(started.state_dict()[name], wanted[name]) for name in same)
+
+
+@pytest.mark.parametrize(
+    ("option", "taken"),
+    [
+        ({"num_queries": 150, "dropout": 0.0, "nms": 0.7}, True),
+        ({"backbone": "resnet50.tv_in1k"}, True),  # what it has anyway
+        ({"backbone": "resnet18.a1_in1k"}, False),
+        ({"encoder_layers": 5}, False),
+        ({"pretrained_backbone": True}, False),
+        ({"pretrained_backbone": False}, False),
+        ({"backbone_weights": "mine.pth"}, False),
+    ],
+)
+def test_a_published_detector_is_left_where_options_ask_for_other_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: dict[str, Any], taken: bool
+) -> None:
+    pull("detr_r50")
+    root = make(tmp_path / "data")
+    recipe = auto_recipe(root, {"model.name": "detr_r50"}, model=option, quiet=True)
+    assert recipe.model.init == ("detr_r50" if taken else None), "an explicit model starts from it without a GPU too"
+    note = [comment for comment in recipe.comments if "detr_r50 is at hand, but model." in comment]
+    assert bool(note) != taken
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("detrkit.training.auto._gpu_memory", lambda: 24.0)
+    chosen = auto_recipe(root, {"training.device": "auto"}, model=option, quiet=True)
+    assert chosen.model.name == ("detr_r50" if taken else "dela_detr_lite0")
+
+
+def test_sampling_of_deformable_detr_learns_slower(tmp_path: Path) -> None:
+    root = make(tmp_path / "data")
+
+    def rate(name: str, *overrides: str) -> float | None:
+        return auto_recipe(root, [f"model.name={name}", *overrides], quiet=True).optimizer.lr_sampling
+
+    assert rate("deformable_detr_r50") == 1e-5
+    assert rate("deformable_detr_r50", "lr=5e-4") == pytest.approx(5e-5)
+    assert rate("deformable_detr_r50", "lr_sampling=3e-4") == 3e-4
+    assert rate("detr_r50") is None

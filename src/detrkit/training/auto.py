@@ -33,8 +33,9 @@ def auto_recipe(
     """A recipe for a data folder, chosen from what is in it: ``detrkit.train(detrkit.auto_recipe("my_data"))``.
 
     Model, queries, image size, augmentation, length, batch, rates, averaging and evaluation follow the data and the
-    device; nothing is downloaded. What was chosen and why is printed to stderr, a line each, stands in
-    ``recipe.comments`` and on top of the run's ``recipe.yaml``.
+    device. What was chosen and why is printed to stderr, a line each, stands in ``recipe.comments`` and on top of the
+    run's ``recipe.yaml``. Nothing is downloaded, here or by the run, except ImageNet weights for an explicitly chosen
+    model whose backbone no package carries, and a ``model.init`` URL.
 
     Args:
         data: the data folder, in any of the known formats.
@@ -67,7 +68,7 @@ def auto_recipe(
     total = _choose_batch(draft, queries=queries, memory=_gpu_memory() if gpu and not laptop else math.inf)
     epoch = _choose_epoch(draft, images=numbers.images, total=total)
     steps = _choose_length(draft, images=numbers.images, total=total, epoch=epoch, gpu=gpu)
-    _choose_optimizer(draft, steps=steps, laptop=laptop)
+    _choose_optimizer(draft, name, steps=steps)
     _choose_evaluation(draft, val, steps=steps, epoch=epoch)
     cores = os.cpu_count() or 1
     draft.settle("training.workers", min(4, max(1, cores - 1)) if gpu else 1)
@@ -192,11 +193,13 @@ def _choose_length(draft: Draft, *, images: int, total: int, epoch: int, gpu: bo
     return int(draft.choose("optimizer steps", "training.iterations", wanted, why))
 
 
-def _choose_optimizer(draft: Draft, *, steps: int, laptop: bool) -> None:
+def _choose_optimizer(draft: Draft, name: str, *, steps: int) -> None:
     """Rates, schedule and averaging."""
-    rates = rules.LAPTOP_RATES if laptop else rules.PUBLISHED_RATES
-    draft.choose("learning rate", "optimizer.lr", rates.lr, f"{rates.source}, {rates.batch} images a step")
+    rates = rules.LAPTOP_RATES if "_lite" in name else rules.PUBLISHED_RATES
+    lr = draft.choose("learning rate", "optimizer.lr", rates.lr, f"{rates.source}, {rates.batch} images a step")
     draft.settle("optimizer.lr_backbone", rates.backbone)
+    if name.startswith("deformable_detr"):
+        draft.settle("optimizer.lr_sampling", lr / rules.SLOWER_SAMPLING)
     if not {"optimizer.lr", "optimizer.lr_backbone"} & draft.given.keys():
         draft.settle("optimizer.lr_batch_size", rates.batch)
     draft.choose("schedule", "schedule.kind", "cosine", "needs no epoch at which the rate drops")
