@@ -201,6 +201,25 @@ def test_convert_there_and_back(here: Workplace) -> None:
     assert all(torch.equal(back[key], there[key]) for key in back)
 
 
+def test_convert_writes_neither_into_the_cache_nor_over_its_source(here: Workplace) -> None:
+    assert here.run("weights", "pull", "tiny")[0] == 0
+    Path("tiny.pth").unlink()
+    before = sorted(pulled_path("tiny").parent.iterdir())
+    code, out, err = here.run("weights", "convert", "tiny", "--official")
+    assert (code, err) == (0, "")
+    assert out.startswith("tiny.pth: ")
+    code, out, _ = here.run("weights", "convert", here.server.url("tiny.pth"))
+    assert code == 0
+    assert out.startswith("tiny.safetensors: ")
+    assert sorted(pulled_path("tiny").parent.iterdir()) == before
+    content = Path("tiny.pth").read_bytes()
+    for words in (["tiny.pth", "--out", "./tiny.pth"], ["tiny.safetensors", "--official", "--out", "tiny.safetensors"]):
+        code, _, err = here.run("weights", "convert", *words, "--force")
+        assert code == 2
+        assert "would be written over itself" in err
+    assert Path("tiny.pth").read_bytes() == content
+
+
 def test_convert_with_what_the_file_does_not_say(here: Workplace) -> None:
     Path("names.txt").write_text("\n".join(f"class of mine {label}" for label in range(91)))
     words = ["--model", "la_conditional_detr_r50", "backbone=tf_efficientnet_lite0", "num_heads=4", "nms=0.5"]

@@ -101,7 +101,10 @@ def convert(
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="The model; without it, read off the tensors.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write; beside FILE.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Where to write; beside FILE, or here if that is a name or URL."),
+    ] = None,
     classes: Annotated[
         str | None,
         typer.Option(
@@ -115,15 +118,20 @@ def convert(
     from detrkit.cli.console import local_checkpoint, stdout
     from detrkit.inference.checkpoints import find_checkpoint
     from detrkit.weights.checkpoint import is_ours
+    from detrkit.weights.download import file_name, is_url
 
     path = find_checkpoint(local_checkpoint(file))
-    target = out or path.with_suffix(".pth" if official else ".safetensors")
+    # beside a file of the user's own; never into the package or the cache
+    beside = path if Path(file).exists() else Path(file_name(file) if is_url(file) else path.name)
+    target = out or beside.with_suffix(".pth" if official else ".safetensors")
     if is_ours(path) != official:
         raise CheckpointError(
             f"{path}: is no checkpoint of ours; --official is for those"
             if official
             else f"{path}: is one of our checkpoints already; --official turns it into a .pth under official names"
         )
+    if target.resolve() == path.resolve():
+        raise CheckpointError(f"{target}: would be written over itself; say where to write with --out FILE")
     if target.exists() and not force:
         raise CheckpointError(f"{target}: exists already; pass --force to overwrite it, or --out FILE")
     if official:
