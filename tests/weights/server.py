@@ -15,7 +15,8 @@ class Served:
     """One file: its content, validator, whether ranges work, and what goes wrong.
 
     cuts: for each request in turn, after how many bytes of the answer the connection closes (None: never) · length:
-    what Content-Length says instead of the truth · status, kind: of the answer · gate: the answer waits for it.
+    what Content-Length says instead of the truth · unsaid: there is none · status, kind: of the answer · gate: the
+    answer waits for it.
     """
 
     content: bytes
@@ -23,6 +24,7 @@ class Served:
     ranges: bool = True
     cuts: list[int | None] = field(default_factory=list)
     length: int | None = None
+    unsaid: bool = False
     status: int = 200
     kind: str = "application/octet-stream"
     gate: threading.Event | None = None
@@ -72,7 +74,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = whole[start:]
         self.send_response(status)
         self.send_header("Content-Type", served.kind)
-        self.send_header("Content-Length", str(len(body) if served.length is None else served.length))
+        if not served.unsaid:
+            self.send_header("Content-Length", str(len(body) if served.length is None else served.length))
         if served.etag:
             self.send_header("ETag", served.etag)
         if status == 206:

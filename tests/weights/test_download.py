@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from detrkit.errors import CheckpointError
 from detrkit.weights import download as module
 from detrkit.weights.download import cache_dir, cached, check_file, download, fetch, is_url
+from detrkit.weights.reading import read_state_dict
 from tests.weights.server import Served, Server, serving
 
 CONTENT = np.random.default_rng(0).bytes(3 * (1 << 20) + 17)
@@ -152,6 +154,40 @@ def test_content_length_that_lies(server: Server, target: Path) -> None:
     server.files["m.pth"].length = 1000
     with pytest.raises(CheckpointError, match="SHA-256 begins"):
         download(server.url("m.pth"), target.with_name("other.pth"), sha256=SHA256)
+
+
+def test_a_server_that_does_not_say_how_much_there_is(server: Server, target: Path) -> None:
+    """A cut is noticed by the published size, or by what the same version of the file had."""
+    served = server.files["m.pth"]
+    served.cuts, served.unsaid = [1_000_000, 500_000], True
+    download(server.url("m.pth"), target, size=len(CONTENT))
+    assert target.read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=1000000-", "bytes=1500000-"]
+    target.unlink()
+    served.cuts, served.unsaid = [1_000_000, 0], False
+    with pytest.raises(CheckpointError, match="broke off after 1000000"):
+        download(server.url("m.pth"), target)
+    served.cuts, served.unsaid, served.ranges = [2_000_000] * 5, True, False
+    with pytest.raises(CheckpointError, match=rf"broke off after \d+ of {len(CONTENT)} bytes"):
+        download(server.url("m.pth"), target)
+    assert not target.exists()
+
+
+def test_a_bad_file_in_the_cache(server: Server, tmp_path: Path) -> None:
+    """Fetched anew where its size or hash is known, else the message says what to do; never said of other files."""
+    target = cached(server.url("m.pth"))
+    target.parent.mkdir(parents=True)
+    checks: tuple[dict[str, Any], ...] = ({"sha256": SHA256[:8]}, {"size": len(CONTENT)})
+    for known in checks:
+        target.write_bytes(CONTENT[:100])
+        assert download(server.url("m.pth"), target, **known).read_bytes() == CONTENT
+    with pytest.raises(
+        CheckpointError, match=r"-m\.pth: cannot be loaded safely .*in.* the cache: delete it and repeat"
+    ):
+        read_state_dict(fetch(server.url("m.pth")))
+    (tmp_path / "mine.pth").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"mine\.pth: cannot be loaded safely \([^;]*\)$"):
+        read_state_dict(tmp_path / "mine.pth")
 
 
 def test_no_such_file(server: Server, target: Path) -> None:

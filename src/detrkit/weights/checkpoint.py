@@ -19,6 +19,7 @@ from detrkit.errors import CheckpointError
 from detrkit.models import create_model
 from detrkit.models.detector import Detector
 from detrkit.structures import Categories
+from detrkit.weights.download import fetch_again
 from detrkit.weights.reading import is_safetensors
 
 __all__ = ["CheckpointInfo", "is_ours", "load", "read_info", "save"]
@@ -112,7 +113,7 @@ def read_info(path: str | Path) -> CheckpointInfo:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
+        raise CheckpointError(f"{path}: not a safetensors file ({error}){fetch_again(path)}") from error
     if "detrkit" not in metadata:
         raise CheckpointError(
             f"{path}: holds weights but no detrkit metadata; for official weights use detrkit.load_official"

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from detrkit.errors import CheckpointError
 from detrkit.weights.catalogue import official_file_at
 
-__all__ = ["Progress", "cache_dir", "cached", "check_file", "download", "fetch", "is_url"]
+__all__ = ["Progress", "cache_dir", "cached", "check_file", "download", "fetch", "fetch_again", "file_name", "is_url"]
 
 Progress = Callable[[int, int | None], None]
 """Called with (bytes so far, bytes in all or None)."""
@@ -51,10 +51,21 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "detrkit"
 
 
+def file_name(url: str) -> str:
+    """What the file behind a URL is called."""
+    return unquote(PurePosixPath(urlsplit(url).path).name).replace("/", "_") or "checkpoint"
+
+
 def cached(url: str) -> Path:
     """Where the file behind a URL is kept."""
-    name = unquote(PurePosixPath(urlsplit(url).path).name).replace("/", "_") or "checkpoint"
-    return cache_dir() / "checkpoints" / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
+    return cache_dir() / "checkpoints" / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{file_name(url)}"
+
+
+def fetch_again(path: Path) -> str:
+    """What helps against a bad file, to end a message that names it; empty for files of the user's own."""
+    if not path.resolve().is_relative_to(cache_dir().resolve()):
+        return ""
+    return "; it was downloaded into the cache: delete it and repeat the command"
 
 
 def fetch(url: str, progress: Progress | None = None) -> Path:
@@ -67,7 +78,7 @@ def fetch(url: str, progress: Progress | None = None) -> Path:
 def download(
     url: str, target: Path, *, sha256: str | None = None, size: int | None = None, progress: Progress | None = None
 ) -> Path:
-    """Downloads to ``target`` unless that is there already; returns it.
+    """Downloads to ``target`` unless that is there already, with the right size and hash; returns it.
 
     Args:
         url: http or https.
@@ -83,7 +94,7 @@ def download(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _alone(target, url):
-            if not target.is_file():
+            if not _is_good(target, sha256=sha256, size=size):
                 part = _Part(target.with_name(f"{target.name}.part"))
                 _complete(url, part, sha256=sha256, size=size, progress=progress)
                 os.replace(part.path, target)
@@ -110,6 +121,19 @@ def check_file(path: Path, *, sha256: str | None = None, size: int | None = None
             "damaged or another file"
         )
     return digest
+
+
+def _is_good(path: Path, *, sha256: str | None, size: int | None) -> bool:
+    """Whether the file is there and, as far as anything is known of it, the one that is meant."""
+    if not path.is_file():
+        return False
+    if sha256 is None and size is None:
+        return True
+    try:
+        check_file(path, sha256=sha256, size=size)
+    except CheckpointError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -219,9 +243,11 @@ def _transfer(url: str, part: _Part, size: int | None, progress: Progress | None
                 have = 0
         if not have:
             length = response.headers.get("Content-Length")
-            total = int(length) if length else None
+            same = validator is not None and validator == _validator(response)
+            total = int(length) if length else known if same else None
             if "text/html" in response.headers.get("Content-Type", ""):
                 raise CheckpointError(f"{url}: a web page, not a file; download it by hand and give its path")
+        total = total or size  # a server that does not say how much there is cuts a transfer without a sign
         _check_room(url, part, have, total, size)
         part.write_note(_validator(response), total)
         with part.path.open("ab") as file:

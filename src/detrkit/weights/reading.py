@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from detrkit.errors import CheckpointError
+from detrkit.weights.download import fetch_again
 
 __all__ = ["Contents", "is_safetensors", "read_contents", "read_state_dict"]
 
@@ -69,19 +70,17 @@ def read_contents(path: str | Path) -> Contents:
             with torch.serialization.safe_globals([argparse.Namespace]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
+        raise CheckpointError(f"{path}: not a readable checkpoint ({error}){fetch_again(path)}") from error
     except Exception as error:  # torch and pickle raise many types for damaged or unsafe files
-        raise CheckpointError(f"{path}: cannot be loaded safely ({_reason(error)})") from error
+        raise CheckpointError(f"{path}: cannot be loaded safely ({_reason(error)}){fetch_again(path)}") from error
     whole = content if isinstance(content, Mapping) else {}
     given = whole.get("args")
     arguments = vars(given) if isinstance(given, argparse.Namespace) else given if isinstance(given, dict) else {}
-    wrapper = next(
-        (key for key in ("model", "state_dict", "ema_state_dict") if isinstance(whole.get(key), Mapping)), ""
-    )
+    wrapper = next((key for key in _WRAPPERS if isinstance(whole.get(key), Mapping)), "")
     tensors = whole[wrapper] if wrapper else whole
     state = {str(key).removeprefix("module."): value for key, value in tensors.items() if isinstance(value, Tensor)}
     if not state:
-        raise CheckpointError(f"{path}: holds no state dict (a mapping from names to tensors)")
+        raise CheckpointError(f"{path}: holds no state dict (a mapping from names to tensors){fetch_again(path)}")
     return Contents(state, dict(arguments), tuple(map(str, whole)) if wrapper else ())
 
 
