@@ -203,6 +203,52 @@ def test_surgery_says_what_it_did() -> None:
     ]
 
 
+GROUPED: dict[str, Any] = {**TINY, "decoder_layers": 1, "groups": 3}
+
+
+@pytest.mark.parametrize("form", ["names", "official", "ours"])
+@pytest.mark.parametrize("queries", [4, 20])
+def test_surgery_within_groups_of_queries(queries: int, form: str, tmp_path: Path) -> None:
+    source = small("group_conditional_detr_r50", num_queries=queries, **GROUPED)
+    given: Any = detrkit.to_official(source)
+    if form == "official":
+        torch.save({"model": given, "args": argparse.Namespace(group_detr=3)}, tmp_path / "x.pth")
+        given = tmp_path / "x.pth"
+    elif form == "ours":
+        given = detrkit.save(source, tmp_path / "x.safetensors")
+    model = small("group_conditional_detr_r50", seed=1, **GROUPED)
+    theirs, before = (each.state_dict()["query_embed.weight"].clone().view(3, -1, 32) for each in (source, model))
+    report = detrkit.load_official(model, given, new_head=True)
+    after = model.state_dict()["query_embed.weight"].view(3, 12, 32)
+    both = min(queries, 12)
+    assert torch.equal(after[:, :both], theirs[:, :both])
+    assert torch.equal(after[:, both:], before[:, both:])
+    end = (
+        "4 are taken over, 8 start new in each of 3 groups" if queries == 4 else "12 are taken over in each of 3 groups"
+    )
+    assert report.remarks() == [f"{queries} queries in the file, 12 here: {end}"]
+
+
+def test_surgery_between_numbers_of_groups(tmp_path: Path) -> None:
+    plain = {**GROUPED, "groups": 1}
+    grouped = small("group_conditional_detr_r50", num_queries=6, **GROUPED)
+    path = detrkit.save(grouped, tmp_path / "x.safetensors")
+    model = small("conditional_detr_r50", seed=1, **plain)
+    before = model.state_dict()["query_embed.weight"].clone()
+    report = detrkit.load_official(model, path, new_head=True)
+    after = model.state_dict()["query_embed.weight"]
+    assert torch.equal(after[:6], grouped.state_dict()["query_embed.weight"][:6]), "the group that infers"
+    assert torch.equal(after[6:], before[6:]), "and none of another group"
+    assert report.remarks() == [
+        "6 queries in the file, 12 here: 6 are taken over, 6 start new",
+        "3 groups of queries in the file, 1 here: 1 are taken over",
+    ]
+    source = small("conditional_detr_r50", num_queries=10, **plain)
+    report = detrkit.load_official(grouped, detrkit.to_official(source), new_head=True)
+    assert report.groups == (1, 3), "10 are no 3 groups"
+    assert torch.equal(grouped.state_dict()["query_embed.weight"][:6], source.state_dict()["query_embed.weight"][:6])
+
+
 def test_surgery_is_for_heads_only() -> None:
     model = small()
     before = {key: value.clone() for key, value in model.state_dict().items()}

@@ -6,7 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["KEYMAPS", "KeyMap"]
+from detrkit.models import entry
+from detrkit.models.detector import Detector
+
+__all__ = ["KEYMAPS", "KeyMap", "official_names"]
 
 
 @dataclass(frozen=True)
@@ -139,3 +142,21 @@ KEYMAPS: Mapping[str, KeyMap] = {
         for family, rules in (("de_detr", ()), ("de_conditional_detr", _CONDITIONAL))
     },
 }
+
+
+def _keymap(model: Detector) -> KeyMap:
+    family = entry(model.name).family
+    if not getattr(model.config, "refine_boxes", True):
+        family = f"{family}_shared_heads"
+    elif getattr(model.config, "two_stage", False):
+        family = f"{family}_two_stage"
+    if getattr(model.config, "relation", "none") != "none":
+        family = f"{family}_relation"
+    return KEYMAPS[family]
+
+
+def official_names(model: Detector) -> dict[str, list[str]]:
+    """Our state-dict key -> the official names of that tensor."""
+    keymap = _keymap(model)
+    layers = int(getattr(model.config, "decoder_layers", 1))
+    return {key: keymap.official(key, layers) for key in model.state_dict() if not key.endswith("num_batches_tracked")}

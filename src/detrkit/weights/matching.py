@@ -22,7 +22,7 @@ from detrkit.models.detector import Detector
 from detrkit.nn.backbone import Backbone
 from detrkit.weights.catalogue import CATALOGUE
 from detrkit.weights.keydiff import KeyDiff, compare
-from detrkit.weights.official import official_names
+from detrkit.weights.keymaps import official_names
 
 __all__ = ["Match", "match", "on_meta"]
 
@@ -231,6 +231,11 @@ def _candidate(name: str, facts: Mapping[str, Any], chosen: Mapping[str, Any], d
         sizes["num_queries"], rest = divmod(facts["query_rows"], groups)
         if rest:
             return None
+    elif getattr(base, "two_stage", False) and "num_queries" in known:
+        # its queries are picked among the proposals of the encoder: no tensor has a row for each
+        told = facts.get("told_queries")
+        sizes["num_queries"] = base.num_queries if told is None else told
+        assumed += ("num_queries",) if told is None else ()
     options = {**sizes, **options, **chosen}
     config = model_config(name, **options)
     shown = (field.name for field in fields(config) if field.name not in _INVISIBLE)
@@ -252,7 +257,7 @@ def _facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "hidden_dim": _rows(state, r"transformer\.decoder\.norm\.weight"),
         "ffn_dim": _rows(state, r"transformer\.encoder\.layers\.0\.linear1\.bias"),
         "class_rows": _rows(state, r"class_embed\.(0\.)?bias"),
-        "query_rows": _rows(state, r"query_embed\.weight"),
+        "query_rows": _rows(state, r"(query_embed|transformer\.tgt_embed)\.weight"),
     }
     return {key: value for key, value in facts.items() if value is not None}
 
@@ -264,6 +269,8 @@ def _training(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if "nms" in plain:
         facts["nms"] = plain.get("nms_thresh", 0.7) if plain["nms"] else None
         facts["nms_decay"] = plain.get("nms_remove") if plain["nms"] else None
+    if isinstance(plain.get("num_queries"), int):
+        facts["told_queries"] = plain["num_queries"]  # counts only where no tensor shows it
     return facts
 
 

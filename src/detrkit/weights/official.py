@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.errors import CheckpointError
-from detrkit.models import entry
 from detrkit.models.detector import Detector
 from detrkit.weights.checkpoint import is_ours, read_info
 from detrkit.weights.keydiff import IGNORED, KeyDiff, Mismatch, compare
-from detrkit.weights.keymaps import KEYMAPS, KeyMap
-from detrkit.weights.reading import read_state_dict
+from detrkit.weights.keymaps import official_names
+from detrkit.weights.matching import match
+from detrkit.weights.reading import read_contents
 
 __all__ = ["OfficialLoadReport", "load_official", "official_names", "to_official"]
 
@@ -28,8 +28,8 @@ _QUERIES = ("query_embed.", "tgt_embed.")
 class OfficialLoadReport:
     """What :func:`load_official` did: tensors loaded, ignored leftovers, and what head surgery changed.
 
-    fresh: tensors that kept their fresh values, whole or (queries) in part · classes, queries: rows in the file and in
-    the model, where they differ.
+    fresh: tensors that kept their fresh values, whole or (queries) in part · classes, queries: how many the file and
+    the model have, where that differs (queries: in a group) · groups: of queries, in the file and in the model.
     """
 
     loaded: int = 0
@@ -37,6 +37,7 @@ class OfficialLoadReport:
     fresh: list[str] = field(default_factory=list)
     classes: tuple[int, int] | None = None
     queries: tuple[int, int] | None = None
+    groups: tuple[int, int] = (1, 1)
 
     def remarks(self) -> list[str]:
         """What the surgery did, in words; empty where everything fitted."""
@@ -48,28 +49,16 @@ class OfficialLoadReport:
                 f"{given} class outputs in the file, {wanted} here: {count} tensors of the class heads start new"
             )
         if self.queries is not None:
-            given, wanted = self.queries
-            new = f", {wanted - given} start new" if wanted > given else ""
-            lines.append(f"{given} queries in the file, {wanted} here: {min(given, wanted)} are taken over{new}")
+            each = f" in each of {min(self.groups)} groups" if min(self.groups) > 1 else ""
+            lines.append(f"{_taken('queries', *self.queries)}{each}")
+        if self.groups[0] != self.groups[1]:
+            lines.append(_taken("groups of queries", *self.groups))
         return lines
 
 
-def _keymap(model: Detector) -> KeyMap:
-    family = entry(model.name).family
-    if not getattr(model.config, "refine_boxes", True):
-        family = f"{family}_shared_heads"
-    elif getattr(model.config, "two_stage", False):
-        family = f"{family}_two_stage"
-    if getattr(model.config, "relation", "none") != "none":
-        family = f"{family}_relation"
-    return KEYMAPS[family]
-
-
-def official_names(model: Detector) -> dict[str, list[str]]:
-    """Our state-dict key -> the official names of that tensor."""
-    keymap = _keymap(model)
-    layers = int(getattr(model.config, "decoder_layers", 1))
-    return {key: keymap.official(key, layers) for key in model.state_dict() if not key.endswith("num_batches_tracked")}
+def _taken(what: str, given: int, wanted: int) -> str:
+    new = f", {wanted - given} start new" if wanted > given else ""
+    return f"{given} {what} in the file, {wanted} here: {min(given, wanted)} are taken over{new}"
 
 
 def _names(model: Detector, given: Mapping[str, Tensor]) -> dict[str, list[str]]:
@@ -91,7 +80,8 @@ def load_official(
         model: from :func:`detrkit.create_model`.
         state_dict_or_path: names -> tensors, or a ``.pth`` / ``.safetensors`` file.
         new_head: head surgery: where the number of classes differs, class heads keep their fresh values; where the
-            number of queries differs, as many query embeddings as both have are taken over. Everything else must fit.
+            number of queries differs, as many query embeddings as both have are taken over, in each group where
+            there are groups (Group DETR). Everything else must fit.
 
     Raises:
         CheckpointError: missing, unexpected or mismatched keys (all named), or aliases that differ. The model is as it
@@ -100,9 +90,12 @@ def load_official(
     if not isinstance(model, Detector):
         raise TypeError(f"load_official needs a detrkit model, got {type(model).__name__}")
     if isinstance(state_dict_or_path, Mapping):
-        path, where, given = None, "", dict(state_dict_or_path)
+        path, where, given, told = None, "", dict(state_dict_or_path), None
     else:
-        path, where, given = Path(state_dict_or_path), f"{state_dict_or_path}: ", read_state_dict(state_dict_or_path)
+        path, where = Path(state_dict_or_path), f"{state_dict_or_path}: "
+        contents = read_contents(path)
+        given = contents.state
+        told = read_info(path).config.get("groups", 1) if is_ours(path) else contents.arguments.get("group_detr")
     own, names = model.state_dict(), _names(model, given)
     diff = compare(names, own, given)
     surgery = {
@@ -125,6 +118,9 @@ def load_official(
                     f"{where}'{alias}' and '{present[0]}' must be the same tensor but differ in this file"
                 )
         if key in surgery:
+            if key.startswith(_QUERIES):
+                groups = getattr(model.config, "groups", 1)
+                report.groups = (_groups(len(value), told, groups), groups)
             own[key] = _operate(surgery[key], own[key], value, report)
         else:
             own[key] = value.to(own[key].dtype)
@@ -136,13 +132,23 @@ def load_official(
 def _operate(change: Mismatch, own: Tensor, given: Tensor, report: OfficialLoadReport) -> Tensor:
     """The tensor that a model with other classes or queries starts from."""
     report.fresh.append(change.key)
-    rows = (change.given[0], change.wanted[0])
     if not change.key.startswith(_QUERIES):
-        report.classes = rows
+        report.classes = (change.given[0], change.wanted[0])
         return own
-    report.queries = rows
-    both = min(rows)
-    return torch.cat((given[:both].to(own.dtype), own[both:]))
+    # rows are group by group (Group DETR, spec D1): what both have of groups, and of the queries in each
+    theirs, ours = (rows.unflatten(0, (groups, -1)) for rows, groups in zip((given, own), report.groups, strict=True))
+    groups, queries = min(len(theirs), len(ours)), min(theirs.shape[1], ours.shape[1])
+    if theirs.shape[1] != ours.shape[1]:
+        report.queries = (theirs.shape[1], ours.shape[1])
+    result = ours.clone()
+    result[:groups, :queries] = theirs[:groups, :queries]
+    return result.flatten(0, 1)
+
+
+def _groups(rows: int, told: object, ours: int) -> int:
+    """How many groups a file's queries are in: as it tells, else as in the model where that can be, else one."""
+    counts = (told, ours) if told is None else (told,)
+    return next((n for n in counts if isinstance(n, int) and n > 0 and rows % n == 0), 1)
 
 
 def _advice(path: Path | None, given: Mapping[str, Tensor], diff: KeyDiff) -> str:
@@ -151,8 +157,6 @@ def _advice(path: Path | None, given: Mapping[str, Tensor], diff: KeyDiff) -> st
         return ""
     if path is not None and is_ours(path):
         return f"; the file holds a '{read_info(path).name}'"
-    from detrkit.weights.matching import match
-
     nearest = match(given, file=path)
     return f"; the file looks like '{nearest.name}'" if nearest.likely else "; the file is of no family known here"
 
