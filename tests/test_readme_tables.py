@@ -167,6 +167,8 @@ PUBLISHED_TABLES = README.split("**Published**")[1].split("**Measured**")[0]
 SOURCES = {
     "[DETR] zoo": r"\(DETR repository",
     "[Conditional DETR] zoo": r"\(Conditional DETR repository",
+    "[Deformable DETR]": r"\(Deformable DETR repository\)",
+    "[DINO]": r"\(DINO repository\)",
     "[DE-DETRs]": r"\(DE-DETRs repository\)",
     "[DE-CondDETR]": r"\(DE-CondDETR repository\)",
     "[DE-DETRs], one run": r"\(DE-DETRs repository, one run\)",

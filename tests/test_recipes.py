@@ -107,10 +107,52 @@ PUBLISHED |= {
 }
 
 
+@dataclass(frozen=True)
+class Deformable:
+    """The same for Deformable DETR and DINO, whose rates, costs and classification are their own."""
+
+    model: str
+    epochs: int
+    drop: int
+    batch_size: int
+    root: str = COCO
+
+
+DEFORMABLE = {
+    f"deformable_detr/coco/deformable_detr_r50{kind}_coco_50ep": Deformable(f"deformable_detr_r50{kind}", 50, 40, 2)
+    for kind in ("", "_single_scale", "_single_scale_dc5", "_refine", "_two_stage")
+}
+DEFORMABLE["deformable_detr/cityscapes/deformable_detr_r50_cityscapes_50ep"] = Deformable(
+    "deformable_detr_r50", 50, 40, 4, CITY
+)
+DEFORMABLE |= {
+    f"dino/coco/dino_r50_{levels}scale_coco_{epochs}ep": Deformable(
+        f"dino_r50_{levels}scale", epochs, drop, 2 if levels == 4 else 1
+    )
+    for levels in (4, 5)
+    for epochs, drop in ((12, 11), (24, 20), (36, 30))
+}
+
+
+@pytest.mark.parametrize("name", DEFORMABLE)
+def test_published_settings_of_the_deformable_line(name: str) -> None:
+    want = DEFORMABLE[name]
+    recipe = load_recipe(FOLDER / f"{name}.yaml")
+    assert (recipe.model.name, recipe.model.overrides) == (want.model, {})
+    assert (recipe.data.root, recipe.data.sample_rate) == (want.root, None)
+    training = recipe.training
+    assert (training.epochs, training.batch_size, training.clip_norm) == (want.epochs, want.batch_size, 0.1)
+    assert (training.precision, training.ema) == ("fp32", None)
+    assert (recipe.schedule.kind, recipe.schedule.drop, recipe.schedule.warmup) == ("step", [want.drop], 0)
+    optimizer = recipe.optimizer
+    rates = (optimizer.lr, optimizer.lr_backbone, optimizer.lr_sampling, optimizer.lr_batch_size)
+    assert rates == ((1e-4, 1e-5, None, 16) if "dino" in name else (2e-4, 2e-5, 2e-5, 32))
+
+
 def test_the_list_is_complete() -> None:
     """The files, the packaged list and the table above name the same experiments, each by a name of its own."""
     names = [name.removesuffix(".yaml") for name in RECIPES]
-    assert set(PUBLISHED) == {name for name in names if not name.startswith(OURS)}
+    assert PUBLISHED.keys() | DEFORMABLE.keys() == {name for name in names if not name.startswith(OURS)}
     assert set(names) <= set(list_recipes())
     twice = [name for name, count in Counter(Path(name).name for name in names).items() if count > 1]
     assert not twice, "a recipe is found, and its run folder called, by its file name alone"
@@ -189,7 +231,7 @@ def test_model_builds(name: str) -> None:
     assert model.config.num_classes == 8
     assert sum(parameter.numel() for parameter in model.parameters()) > 1e6
     groups = model.parameter_groups()
-    assert set(groups) == {"backbone", "default"}
+    assert set(groups) - {"sampling"} == {"backbone", "default"}
     assert all(groups.values())
     build_criterion(model.config)
 
@@ -226,8 +268,9 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
-# Left to the slow tier: R101 differs from R50 in its depth alone, 11 query groups cost as much as five other recipes.
-COSTLY = re.compile("r101|group_")
+# Left to the slow tier: R101 differs from R50 in its depth alone, DINO's fifth level only adds tokens, 11 query groups
+# cost as much as five other recipes.
+COSTLY = re.compile("r101|group_|5scale")
 
 
 def _cases() -> Iterator[object]:

@@ -69,13 +69,17 @@ class TinyDetector(Detector):
         return out
 
     def _fixed_group(self, out: Predictions, targets: list[Target]) -> QueryGroup:
-        """The same predictions, query i belonging to object i: like denoising queries, absent without objects."""
+        """The same predictions, query i belonging to object i: like denoising queries, absent without objects.
+
+        Images without objects are ignored, so that how a batch is split into micro-batches does not matter.
+        """
         pairs, start = [], 0
         for image, target in enumerate(targets):
             pairs += [(image, index, start + index) for index in range(min(len(target), self.config.num_queries))]
             start += len(target)
         image, query, index = torch.tensor(pairs, dtype=torch.long).T
-        return QueryGroup(out.logits, out.boxes, pairs=(image, query, index), normaliser=2.0)
+        empty = torch.tensor([len(target) == 0 for target in targets])[:, None].expand(-1, self.config.num_queries)
+        return QueryGroup(out.logits, out.boxes, pairs=(image, query, index), normaliser=2.0, ignored=empty)
 
 
 def make_images(folder: Path, boxes_per_image: Sequence[int]) -> DetectionDataset:
