@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,6 +14,11 @@ from detrkit.data.statistics import statistics
 from detrkit.data.view import draw_record
 from detrkit.structures import Categories, Category
 from tests.data.trees import coco_tree
+
+
+def record(**values: Any) -> ImageRecord:
+    """A 200 x 150 image."""
+    return ImageRecord(image_id=1, path=Path("x.png"), file_name="x.png", width=200, height=150, **values)
 
 
 def test_counts(tmp_path: Path) -> None:
@@ -47,12 +53,7 @@ def test_without_any_box(tmp_path: Path) -> None:
 
 
 def test_pictures_show_boxes_and_crowd() -> None:
-    record = ImageRecord(
-        image_id=1,
-        path=Path("x.png"),
-        file_name="x.png",
-        width=200,
-        height=150,
+    crowded = record(
         boxes=np.array([[20.0, 40, 90, 120]]),
         labels=np.array([0]),
         areas=np.ones(1),
@@ -60,7 +61,7 @@ def test_pictures_show_boxes_and_crowd() -> None:
         crowd_labels=np.array([1]),
     )
     image = Image.new("RGB", (200, 150))
-    drawn = np.asarray(draw_record(image, record, Categories([Category(1, "bolt"), Category(2, "häuser")])))
+    drawn = np.asarray(draw_record(image, crowded, Categories([Category(1, "bolt"), Category(2, "häuser")])))
     assert np.asarray(image).max() == 0  # the original stays
     for x, y in ((20, 80), (89, 80), (50, 119), (110, 80), (150, 72)):  # edges, and the cross of the crowd
         assert drawn[y, x].any(), (x, y)
@@ -69,18 +70,9 @@ def test_pictures_show_boxes_and_crowd() -> None:
 
 
 def test_names_and_edges_at_the_border_are_seen() -> None:
-    record = ImageRecord(
-        image_id=1,
-        path=Path("x.png"),
-        file_name="x.png",
-        width=200,
-        height=150,
-        boxes=np.array([[180.0, 60, 200, 150]]),
-        labels=np.array([0]),
-        areas=np.ones(1),
-    )
+    at_border = record(boxes=np.array([[180.0, 60, 200, 150]]), labels=np.array([0]), areas=np.ones(1))
     categories = Categories([Category(1, "a long class name")])
-    drawn = np.asarray(draw_record(Image.new("RGB", (200, 150)), record, categories))
+    drawn = np.asarray(draw_record(Image.new("RGB", (200, 150)), at_border, categories))
     assert drawn[100, 199].any(), "the right edge"
     assert drawn[149, 190].any(), "the bottom edge"
     chip = np.flatnonzero(drawn[55].any(axis=1))  # the caption, moved left until it fits

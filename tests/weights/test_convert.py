@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,11 @@ from detrkit.errors import CheckpointError
 from detrkit.models import Detector, create_model, entry
 from detrkit.structures import Category
 from detrkit.weights import CATALOGUE, OfficialFile, open_checkpoint, open_official, pull, pulled_path, save_official
-from detrkit.weights import download as downloading
 from detrkit.weights.catalogue import find_official, official_file_at
 from detrkit.weights.classes import CITYSCAPES_CATEGORIES, COCO_CATEGORIES, guess_categories, read_classes
 from detrkit.weights.matching import on_meta
 from tests.small import SMALL
-from tests.weights.server import Served, Server, serving
+from tests.weights.server import Served, Server
 
 # 32 channels a head, so that the number of heads is read off right.
 TINY = {**SMALL, "num_heads": 2}
@@ -179,15 +177,6 @@ def test_the_issue_is_covered() -> None:
 
 
 # --- pull -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    monkeypatch.setenv("DETRKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(downloading, "_PAUSE", 0.0)
-    with serving() as running:
-        yield running
 
 
 PUBLISHED: dict[str, Any] = {**TINY, "backbone": "test_resnet", "hidden_dim": 32, "num_heads": 1, "num_classes": 9}

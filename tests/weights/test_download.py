@@ -6,7 +6,6 @@ import hashlib
 import json
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,16 @@ from detrkit.errors import CheckpointError
 from detrkit.weights import download as module
 from detrkit.weights.download import cache_dir, cached, check_file, download, fetch, is_url
 from detrkit.weights.reading import read_state_dict
-from tests.weights.server import Served, Server, serving
+from tests.weights.server import Served, Server
 
 CONTENT = np.random.default_rng(0).bytes(3 * (1 << 20) + 17)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    monkeypatch.setenv("DETRKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(module, "_PAUSE", 0.0)
-    with serving() as running:
-        running.files["m.pth"] = Served(CONTENT)
-        yield running
+def server(server: Server) -> Server:
+    server.files["m.pth"] = Served(CONTENT)
+    return server
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ class DetectorConfig:
         backbone: timm name.
         dilation ("DC5"), frozen_stride, frozen_batch_norm, mask_backbone_padding: see
         :class:`detrkit.nn.backbone.Backbone`.
+        hidden_dim, num_heads, encoder_layers, decoder_layers, ffn_dim, dropout: of the transformer.
 
     Input
         image_mean, image_std: normalisation of RGB in [0, 1]; None = what the backbone was trained with.
@@ -45,6 +46,12 @@ class DetectorConfig:
     frozen_stride: int = 4
     frozen_batch_norm: bool = True
     mask_backbone_padding: bool = False
+    hidden_dim: int = 256
+    num_heads: int = 8
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    ffn_dim: int = 2048
+    dropout: float = 0.1
 
     image_mean: tuple[float, float, float] | None = None
     image_std: tuple[float, float, float] | None = None
@@ -80,6 +87,10 @@ class DetectorConfig:
         for name in ("num_classes", "num_queries", "top_k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.hidden_dim % self.num_heads or self.hidden_dim % 32:
+            raise ValueError(
+                f"hidden_dim {self.hidden_dim} must be divisible by 32 and by num_heads ({self.num_heads})"
+            )
         if self.classification not in ("softmax", "focal"):
             raise ValueError(f"classification must be 'softmax' or 'focal', got {self.classification!r}")
         if self.repeat_label is not None and self.repeat_ratio is not None:

@@ -49,12 +49,7 @@ class DeformableDETRConfig(DetectorConfig):
     levels to ``hidden_dim``.
     """
 
-    hidden_dim: int = 256
-    num_heads: int = 8
-    encoder_layers: int = 6
-    decoder_layers: int = 6
     ffn_dim: int = 1024
-    dropout: float = 0.1
     num_feature_levels: int = 4
     backbone_levels: int = 3
     num_points: int = 4
@@ -68,10 +63,6 @@ class DeformableDETRConfig(DetectorConfig):
     def __post_init__(self) -> None:
         """Checks values; raises ValueError naming the field."""
         super().__post_init__()
-        if self.hidden_dim % self.num_heads or self.hidden_dim % 32:
-            raise ValueError(
-                f"hidden_dim {self.hidden_dim} must be divisible by 32 and by num_heads ({self.num_heads})"
-            )
         if not 1 <= self.backbone_levels <= min(4, self.num_feature_levels):
             raise ValueError(
                 f"backbone_levels must be in 1..4 and at most num_feature_levels ({self.num_feature_levels}), "

@@ -34,12 +34,6 @@ class DETRConfig(DetectorConfig):
     :mod:`detrkit.nn.query_groups`); inference uses the first.
     """
 
-    hidden_dim: int = 256
-    num_heads: int = 8
-    encoder_layers: int = 6
-    decoder_layers: int = 6
-    ffn_dim: int = 2048
-    dropout: float = 0.1
     position_embedding: Literal["sine", "learned"] = "sine"
     pre_norm: bool = False
     groups: int = 1
@@ -49,10 +43,6 @@ class DETRConfig(DetectorConfig):
         super().__post_init__()
         if self.position_embedding not in ("sine", "learned"):
             raise ValueError(f"position_embedding must be 'sine' or 'learned', got {self.position_embedding!r}")
-        if self.hidden_dim % self.num_heads or self.hidden_dim % 32:
-            raise ValueError(
-                f"hidden_dim {self.hidden_dim} must be divisible by 32 and by num_heads ({self.num_heads})"
-            )
         if self.groups < 1:
             raise ValueError(f"groups must be at least 1, got {self.groups}")
 

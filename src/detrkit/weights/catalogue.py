@@ -119,7 +119,7 @@ _CONDITIONAL = (
 )
 
 
-def _by_hand(model: str, data: str, epochs: int, ap: float, folder: str, *, repository: str) -> OfficialFile:
+def _by_hand(repository: str, model: str, data: str, epochs: int, ap: float, folder: str) -> OfficialFile:
     """A file that the DE-DETR authors keep on Google Drive; called like its recipe."""
     return OfficialFile(
         name=f"{model}_{data.lower()}_{epochs}ep",
@@ -138,31 +138,24 @@ def _by_hand(model: str, data: str, epochs: int, ap: float, folder: str, *, repo
 # encounter1997/DE-DETRs README.md (commit eb72319) and encounter1997/DE-CondDETR README.md (commit c16c018): folders
 # with logs and weights. The baselines are DETR and Conditional DETR as those authors trained them.
 _DE_DETRS = tuple(
-    _by_hand(*row, repository="DE-DETRs")
+    _by_hand(*row)
     for row in (
-        ("detr_r50", "Cityscapes", 300, 11.7, "1P1h95ZK3FB9DEDt7N045uDv7myZe4UR0"),
-        ("de_detr_r50", "Cityscapes", 50, 22.2, "1CyBraz-cjkpwYBvZ1FIfRAjpYT_ODnNf"),
-        ("dela_detr_r50", "Cityscapes", 50, 25.2, "1SpoCU01LYRAs5sLvg4VUrWA1lNm-KTS6"),
-        ("detr_r50", "COCO", 50, 33.6, "1-5xHV24ZYSY2v0kKWKq3tvM8lQ1cHp0b"),
-        ("de_detr_r50", "COCO", 50, 40.2, "14g4pjeGAotarT-WDMqH207s3ovKKPb3Z"),
-        ("dela_detr_r50", "COCO", 50, 41.9, "1LtsTdihAOzojHsjpJmGkDmCqB0pRFCtv"),
-    )
-)
-_DE_CONDITIONAL = tuple(
-    _by_hand(*row, repository="DE-CondDETR")
-    for row in (
-        ("conditional_detr_r50", "Cityscapes", 50, 12.5, "1J7gFZJlAuf6jaKYrrzZjh2qnU0FIFR1z"),
-        ("de_conditional_detr_r50", "Cityscapes", 50, 27.2, "18yEPHxHeNApcDsK4xOz015ff5fhSjILz"),
-        ("dela_conditional_detr_r50", "Cityscapes", 50, 29.8, "1LvhEo-mnxPKQylGWqtGhFmWQjzwZNKyF"),
-        ("conditional_detr_r50", "COCO", 50, 40.2, "158hBEQ2sa2ow_vpDpPNu9ZEalja1Fhns"),
-        ("de_conditional_detr_r50", "COCO", 50, 41.7, "1qy1H6ZOg7uKNZvk9NDaZqKsorR28kzOo"),
-        ("dela_conditional_detr_r50", "COCO", 50, 43.0, "13_P1blcs-HG8YbxA4BHtU8GObXIb9BuZ"),
+        ("DE-DETRs", "detr_r50", "Cityscapes", 300, 11.7, "1P1h95ZK3FB9DEDt7N045uDv7myZe4UR0"),
+        ("DE-DETRs", "de_detr_r50", "Cityscapes", 50, 22.2, "1CyBraz-cjkpwYBvZ1FIfRAjpYT_ODnNf"),
+        ("DE-DETRs", "dela_detr_r50", "Cityscapes", 50, 25.2, "1SpoCU01LYRAs5sLvg4VUrWA1lNm-KTS6"),
+        ("DE-DETRs", "detr_r50", "COCO", 50, 33.6, "1-5xHV24ZYSY2v0kKWKq3tvM8lQ1cHp0b"),
+        ("DE-DETRs", "de_detr_r50", "COCO", 50, 40.2, "14g4pjeGAotarT-WDMqH207s3ovKKPb3Z"),
+        ("DE-DETRs", "dela_detr_r50", "COCO", 50, 41.9, "1LtsTdihAOzojHsjpJmGkDmCqB0pRFCtv"),
+        ("DE-CondDETR", "conditional_detr_r50", "Cityscapes", 50, 12.5, "1J7gFZJlAuf6jaKYrrzZjh2qnU0FIFR1z"),
+        ("DE-CondDETR", "de_conditional_detr_r50", "Cityscapes", 50, 27.2, "18yEPHxHeNApcDsK4xOz015ff5fhSjILz"),
+        ("DE-CondDETR", "dela_conditional_detr_r50", "Cityscapes", 50, 29.8, "1LvhEo-mnxPKQylGWqtGhFmWQjzwZNKyF"),
+        ("DE-CondDETR", "conditional_detr_r50", "COCO", 50, 40.2, "158hBEQ2sa2ow_vpDpPNu9ZEalja1Fhns"),
+        ("DE-CondDETR", "de_conditional_detr_r50", "COCO", 50, 41.7, "1qy1H6ZOg7uKNZvk9NDaZqKsorR28kzOo"),
+        ("DE-CondDETR", "dela_conditional_detr_r50", "COCO", 50, 43.0, "13_P1blcs-HG8YbxA4BHtU8GObXIb9BuZ"),
     )
 )
 
-CATALOGUE: Mapping[str, OfficialFile] = {
-    item.name: item for item in (*_DETR, *_CONDITIONAL, *_DE_DETRS, *_DE_CONDITIONAL)
-}
+CATALOGUE: Mapping[str, OfficialFile] = {item.name: item for item in (*_DETR, *_CONDITIONAL, *_DE_DETRS)}
 
 
 def find_official(name: str) -> OfficialFile:
