@@ -36,7 +36,8 @@ class DINOConfig(DeformableDETRConfig):
     """Configuration of DINO (spec dino.md).
 
     shared_heads: one class and one box head for all decoder layers, as published · relation: "full" adds the position
-    relation · denoising_*: see :class:`detrkit.nn.denoising.ContrastiveDenoising`; 0 queries switch it off ·
+    relation · query_scale: from the second layer on, the content of a query scales its position (Relation-DETR) ·
+    denoising_*: see :class:`detrkit.nn.denoising.ContrastiveDenoising`; 0 queries switch it off ·
     denoising_extra_label: the label table has one row more than classes, which nothing uses, as published.
     """
 
@@ -49,6 +50,7 @@ class DINOConfig(DeformableDETRConfig):
     position_temperature: float = 20.0
     shared_heads: bool = True
     relation: str = "none"
+    query_scale: bool = False
     denoising_queries: int = 100
     denoising_label_noise: float = 0.5
     denoising_box_noise: float = 1.0
@@ -65,6 +67,14 @@ class DINOConfig(DeformableDETRConfig):
             raise ValueError("DINO refines the proposals of its encoder: two_stage and refine_boxes must be True")
 
 
+def position_head(in_dim: int, dim: int) -> MLP:
+    """MLP of two layers with Xavier weights."""
+    head = MLP(in_dim, dim, dim, num_layers=2)
+    for layer in head.layers:
+        nn.init.xavier_uniform_(layer.get_parameter("weight"))
+    return head
+
+
 class DINO(DeformableDETR):
     """DINO with modules passed in; :meth:`from_config` builds the published ones."""
 
@@ -75,9 +85,9 @@ class DINO(DeformableDETR):
         self._build_proposals()
         self.tgt_embed = nn.Embedding(config.num_queries, dim)
         self.decoder.norm = nn.LayerNorm(dim)
-        self.decoder.ref_point_head = MLP(2 * dim, dim, dim, num_layers=2)
-        for layer in self.decoder.ref_point_head.layers:
-            nn.init.xavier_uniform_(layer.weight)
+        self.decoder.ref_point_head = position_head(2 * dim, dim)
+        if config.query_scale:
+            self.decoder.query_scale = position_head(dim, dim)
         if config.relation == "full":
             self.decoder.relation = PositionRelation(num_heads=config.num_heads)
         else:
@@ -118,6 +128,8 @@ class DINO(DeformableDETR):
             position = self.decoder.ref_point_head(
                 sine_boxes(scaled[:, :, 0], self.config.hidden_dim // 2, order=(1, 0, 2, 3)).to(content.dtype)
             )
+            if self.config.query_scale and index:
+                position = position * self.decoder.query_scale(content)
             content = layer(content, position, scaled, memory, bias)
             hidden = self.decoder.norm(content)
             head = 0 if self.config.shared_heads else index
