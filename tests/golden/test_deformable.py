@@ -75,6 +75,7 @@ def evaluated(case: Case) -> tuple[Any, Predictions, dict[str, Any]]:
             lambda module, args, output, index=index: seen.update({f"neck{index}": output.tensor})
         )
     if case.name == "dino_pp_r50":
+        model.decoder.relation.rows = None  # one relation a layer, as recorded; the losses below go row by row
         model.decoder.relation.register_forward_hook(
             lambda module, args, output: seen.setdefault("relation", []).append(output)
         )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.models.deformable_detr import DeformableDETR, DeformableDETRConfig
+from detrkit.nn.attention import AttentionBias
 from detrkit.nn.deformable import Tokens, on_levels
 from detrkit.nn.denoising import ContrastiveDenoising, DenoisingQueries
 from detrkit.nn.heads import MLP
@@ -118,8 +119,22 @@ class DINO(DeformableDETR):
         if noise is not None:
             content = torch.cat((noise.content, content), dim=1)
             reference = torch.cat((noise.boxes, reference), dim=1)
-        bias = blocked = None if noise is None else noise.bias
+        logits, boxes = self.decode(content, reference, memory, None if noise is None else noise.bias)
+        if self.training:
+            # a batch without objects still reaches the label table (all processes must have the same graph)
+            logits = logits + 0.0 * self.denoising.label_encoder.weight.sum()
+        return self._split(logits, boxes, noise, encoder)
 
+    def decode(
+        self, content: Tensor, reference: Tensor, memory: Tokens, blocked: Tensor | None = None, apart: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Queries with content (B, N, C) and boxes (B, N, 4) -> logits (L, B, N, K) and boxes (L, B, N, 4).
+
+        blocked: bias of self-attention, -inf where a query must not see another. apart: the last so many queries
+        attend to each other only, without position relation; neither do they count in ``blocked``.
+        """
+        bias: Tensor | AttentionBias | None = blocked
+        related = content.shape[1] - apart
         logits: list[Tensor] = []
         boxes: list[Tensor] = [reference]
         base = reference  # keeps its gradient, so that this layer's loss trains the step before
@@ -130,7 +145,7 @@ class DINO(DeformableDETR):
             )
             if self.config.query_scale and index:
                 position = position * self.decoder.query_scale(content)
-            content = layer(content, position, scaled, memory, bias)
+            content = layer(content, position, scaled, memory, bias, apart)
             hidden = self.decoder.norm(content)
             head = 0 if self.config.shared_heads else index
             logits.append(self.class_embed[head](hidden))
@@ -139,12 +154,8 @@ class DINO(DeformableDETR):
                 base = (self.bbox_embed[head](content).float() + inverse_sigmoid(reference, EPS)).sigmoid()
                 reference = base.detach()
                 if self.config.relation == "full":
-                    relation = self.decoder.relation(boxes[-2].detach(), boxes[-1].detach())
-                    bias = relation if blocked is None else relation + blocked
-        if self.training:
-            # a batch without objects still reaches the label table (all processes must have the same graph)
-            logits[0] = logits[0] + 0.0 * self.denoising.label_encoder.weight.sum()
-        return self._split(torch.stack(logits), torch.stack(boxes[1:]), noise, encoder)
+                    bias = self.decoder.relation.bias(boxes[-2][:, :related], boxes[-1][:, :related], blocked)
+        return torch.stack(logits), torch.stack(boxes[1:])
 
     def _mixed_queries(self, memory: Tokens) -> tuple[Tensor, Tensor, QueryGroup]:
         """Content (B, Q, C) and start boxes (B, Q, 4) of the queries, and the proposals as predictions."""

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MultiheadAttention", "attend_heads"]
+__all__ = ["AttentionBias", "MultiheadAttention", "attend_heads"]
+
+
+class AttentionBias(Protocol):
+    """A bias that is never there as a whole: it carries out the attention under it."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+        """q, k, v (B, heads, N, d) -> (B, heads, N, d)."""
+        ...
 
 
 def attend_heads(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, dropout: float) -> Tensor:
@@ -51,11 +61,11 @@ class MultiheadAttention(nn.Module):
         key: Tensor,
         value: Tensor,
         key_padding_mask: Tensor | None = None,
-        bias: Tensor | None = None,
+        bias: Tensor | AttentionBias | None = None,
     ) -> Tensor:
         """query (B, N, C), key and value (B, S, C), mask (B, S) bool True = padding -> (B, N, C).
 
-        bias: instead of a mask, added to the logits; broadcastable to (B, heads, N, S).
+        bias: instead of a mask, added to the logits: broadcastable to (B, heads, N, S), or what attends under it.
         """
         wq, wk, wv = self.in_proj_weight.chunk(3)
         bq, bk, bv = self.in_proj_bias.chunk(3)
@@ -63,9 +73,12 @@ class MultiheadAttention(nn.Module):
             F.linear(x, w, b).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x, w, b in ((query, wq, bq), (key, wk, bk), (value, wv, bv))
         )
-        mask = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]
-        mask = mask if bias is None else bias.to(q.dtype)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self._drop())
+        if bias is None or isinstance(bias, Tensor):
+            mask = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]
+            mask = mask if bias is None else bias.to(q.dtype)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self._drop())
+        else:
+            mixed = bias.attend(q, k, v, self._drop())
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def project_memory(self, content: Tensor, position: Tensor) -> Tensor:

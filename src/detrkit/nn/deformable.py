@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from detrkit.nn.attention import MultiheadAttention
+from detrkit.nn.attention import AttentionBias, MultiheadAttention
 from detrkit.nn.backbone import FeatureMap
 from detrkit.nn.projection import to_tokens
 from detrkit.nn.transformer import FeedForwardLayer, xavier_
@@ -183,12 +183,26 @@ class DeformableDecoderLayer(FeedForwardLayer):
         self.norm3 = nn.LayerNorm(dim)
 
     def forward(
-        self, content: Tensor, position: Tensor, reference: Tensor, memory: Tokens, bias: Tensor | None = None
+        self,
+        content: Tensor,
+        position: Tensor,
+        reference: Tensor,
+        memory: Tokens,
+        bias: Tensor | AttentionBias | None = None,
+        apart: int = 0,
     ) -> Tensor:
         """content and position (B, Q, C), reference (B, Q, L, 2 or 4) -> content (B, Q, C).
 
-        bias: added to the logits of self-attention, broadcastable to (B, heads, Q, Q); -inf blocks a pair.
+        bias: of self-attention, see :class:`detrkit.nn.attention.MultiheadAttention`; -inf blocks a pair.
+        apart: the last so many queries attend to each other only, without bias.
         """
-        content = self.residual(content, self.norm2, lambda x: self.self_attn(x + position, x + position, x, bias=bias))
+        content = self.residual(content, self.norm2, lambda x: self._self_attention(x, position, bias, apart))
         content = self.residual(content, self.norm1, lambda x: self.cross_attn(x + position, reference, memory))
         return self.residual(content, self.norm3, self.feed_forward)
+
+    def _self_attention(
+        self, content: Tensor, position: Tensor, bias: Tensor | AttentionBias | None, apart: int
+    ) -> Tensor:
+        sizes = [content.shape[1] - apart, apart][: 1 + (apart > 0)]
+        parts = zip(content.split(sizes, dim=1), position.split(sizes, dim=1), (bias, None), strict=False)
+        return torch.cat([self.self_attn(x + p, x + p, x, bias=own) for x, p, own in parts], dim=1)
