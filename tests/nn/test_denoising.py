@@ -1,4 +1,4 @@
-"""Contrastive denoising queries: how many, which belongs to what, who sees whom."""
+"""Denoising queries: how many, which belongs to what, who sees whom."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from detrkit.losses import build_criterion
 from detrkit.models import create_model
-from detrkit.nn.denoising import ContrastiveDenoising, Noise
+from detrkit.nn.denoising import ContrastiveDenoising, Denoising, Noise
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.structures import Target
 from tests.small import SMALL
@@ -134,3 +134,61 @@ def test_options_train(options: dict[str, Any]) -> None:
     output = criterion(out, criterion.prepare(targets))
     output.total.backward()
     assert torch.isfinite(output.total)
+
+
+def plain(**options: Any) -> Denoising:
+    torch.manual_seed(0)
+    return Denoising(num_classes=5, dim=8, label_rows=5, **options)
+
+
+def test_plain_groups_are_a_fixed_number() -> None:
+    """DN-DETR: five groups of the largest image's objects, every one a positive."""
+    queries = plain()([target(3), target(1, seed=1), target(0)], 7)
+    assert queries is not None
+    assert (queries.groups, queries.content.shape[1]) == (5, 15)
+    image, query, index = queries.pairs
+    expected = {(0, 3 * group + slot, slot) for group in range(5) for slot in range(3)}
+    expected |= {(1, 3 * group, 3) for group in range(5)}
+    assert set(zip(image.tolist(), query.tolist(), index.tolist(), strict=True)) == expected
+    blocked = (queries.bias == -torch.inf)[0, 0]
+    assert blocked[15:, :15].all()
+    assert not blocked[:, 15:].any()
+    assert torch.equal(blocked[:15, :15], ~torch.block_diag(*[torch.ones(3, 3)] * 5).bool())
+    assert plain(number=0)([target(3)], 7) is None
+
+
+def test_plain_noise_moves_centre_and_size() -> None:
+    signs = torch.tensor([1.0, -1.0, 1.0, -1.0]).expand(10, 4)
+
+    def known(entries: int, num_classes: int, probability: float, device: torch.device) -> Noise:
+        assert (entries, num_classes, probability) == (10, 5, 0.2)
+        flip = torch.arange(10) % 2 == 0
+        return Noise(flip, torch.full((10,), 4), signs, torch.full((10, 4), 0.5))
+
+    make = plain(draw=known, number=5)
+    item = target(2)
+    queries = make([item], 3)
+    assert queries is not None
+    centre, size = item.boxes[:, :2], item.boxes[:, 2:]
+    step = signs[0, :2] * 0.5 * 0.4
+    moved = torch.cat((centre + step * size / 2, size * (1 + step)), dim=1)
+    torch.testing.assert_close(queries.boxes[0], moved.repeat(5, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(queries.content[0], make.label_encoder(torch.tensor([4, 1] * 5)))
+
+
+def test_the_indicator_tells_denoising_queries() -> None:
+    make = plain(indicator=True)
+    assert make.label_encoder.weight.shape == (5, 7)
+    queries = make([target(3), target(1, seed=1)], 7)
+    assert queries is not None
+    assert (queries.content[0, :, -1] == 1).all()
+    assert queries.content[1, :, -1].tolist() == [1.0, 0.0, 0.0] * 5, "slots without an object stay empty"
+    assert make.marked(torch.ones(2, 7), 0.0)[:, -1].tolist() == [0.0, 0.0]
+
+
+def test_plain_denoising_may_be_capped() -> None:
+    queries = plain(max_queries=50)([target(30), target(3, seed=2)], 3)
+    assert queries is not None
+    assert queries.content.shape[1] == 50
+    image, _, index = queries.pairs
+    assert len(set(index[image == 0].tolist())) == 10

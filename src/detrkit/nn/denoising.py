@@ -1,14 +1,15 @@
-"""Contrastive denoising queries (DINO, Zhang et al., ICLR 2023, section 3.3; spec dino.md 4): training only.
+"""Denoising queries, in training only: objects with noised labels and boxes, which the decoder must restore.
 
-Every object is given several times with a noised label and box, near it (a positive) and farther off (a negative). The
-decoder must restore the positives and call the negatives background; which query belongs to which object is known, so
-nothing is matched.
+Which query belongs to which object is known, so nothing is matched. DN-DETR (Li et al., CVPR 2022, section 4; spec
+A.10) gives every object several times, near where it is. DINO (Zhang et al., ICLR 2023, section 3.3; spec dino.md 4)
+gives it nearby (a positive) and farther off (a negative, to be called background) by turns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from detrkit.ops.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
 from detrkit.structures import Target
 
-__all__ = ["ContrastiveDenoising", "DenoisingQueries", "Noise", "draw_noise"]
+__all__ = ["ContrastiveDenoising", "Denoising", "DenoisingQueries", "Noise", "draw_noise"]
 
 
 @dataclass(frozen=True)
@@ -57,19 +58,22 @@ class DenoisingQueries:
     unused: Tensor
 
 
-class ContrastiveDenoising(nn.Module):
-    """Makes denoising queries.
+class Denoising(nn.Module):
+    """Makes denoising queries as in DN-DETR.
 
     Args:
         num_classes, dim: of the model. label_rows: rows of the label table (DINO: one more than classes).
-        number: objects restored in all: number // m groups of m objects, m the largest image's, at least one group.
-        label_noise: half of this is the probability that an entry's label is drawn anew.
-        box_noise: corners move by up to this times half a side; negatives by as much again.
+        number: how often every object is given, as groups that do not see each other; 0 makes no queries.
+        label_noise: probability that an entry's label is drawn anew.
+        box_noise: centres move by up to this times half a side, sides change by up to this times themselves.
+        indicator: the last channel tells denoising queries, 1, from matching ones, 0; the table has one less.
         mask_unused: slots of images with fewer objects take no part in attention and loss; published: they do.
-        max_queries: an image with more than half as many objects is represented by as many of them, chosen at random;
-            None as published: 2 m queries however large m is. The losses are still divided by all objects.
+        max_queries: an image with more objects than these suffice for is represented by as many as they do, chosen at
+            random; None as published: by all of them. The losses are still divided by all objects.
         draw: makes the noise; replaceable to repeat recorded runs.
     """
+
+    blocks = 1  # of slots in a group: an object stands once in each
 
     def __init__(
         self,
@@ -77,62 +81,77 @@ class ContrastiveDenoising(nn.Module):
         num_classes: int,
         dim: int,
         label_rows: int,
-        number: int = 100,
-        label_noise: float = 0.5,
-        box_noise: float = 1.0,
+        number: int = 5,
+        label_noise: float = 0.2,
+        box_noise: float = 0.4,
+        indicator: bool = False,
         mask_unused: bool = False,
         max_queries: int | None = None,
         draw: Callable[[int, int, float, torch.device], Noise] = draw_noise,
     ) -> None:
         super().__init__()
-        self.label_encoder = nn.Embedding(label_rows, dim)
-        self.num_classes, self.number = num_classes, number
+        self.label_encoder = nn.Embedding(label_rows, dim - indicator)
+        self.num_classes, self.number, self.indicator = num_classes, number, indicator
         self.label_noise, self.box_noise = label_noise, box_noise
         self.mask_unused, self.max_queries = mask_unused, max_queries
         self.draw = draw
 
     def forward(self, targets: list[Target], num_queries: int) -> DenoisingQueries | None:
-        """Queries for a batch of objects in front of ``num_queries`` matching ones; None without any object."""
+        """Queries for a batch of objects in front of ``num_queries`` matching ones; None where there are none."""
         image, slot, objects, labels, boxes = self._objects(targets)
-        if len(objects) == 0:
+        if len(objects) == 0 or self.number == 0:
             return None
         device, batch = boxes.device, len(targets)
         most = int(slot.max()) + 1  # slots are made on the CPU: no device synchronisation
-        groups = max(1, self.number // most)
-        slots = 2 * groups * most
-        repetitions = torch.arange(2 * groups).repeat_interleave(len(objects))
-        image, slot, objects = (index.repeat(2 * groups) for index in (image, slot, objects))
-        labels, boxes = labels.repeat(2 * groups), boxes.repeat(2 * groups, 1)
-        negative = (repetitions % 2 == 1).to(device)
+        groups = self._groups(most)
+        blocks = groups * self.blocks
+        block = torch.arange(blocks).repeat_interleave(len(objects))
+        image, slot, objects = (index.repeat(blocks) for index in (image, slot, objects))
+        labels, boxes = labels.repeat(blocks), boxes.repeat(blocks, 1)
+        positive = block % self.blocks == 0
 
-        noise = self.draw(len(labels), self.num_classes, 0.5 * self.label_noise, device)
+        noise = self.draw(len(labels), self.num_classes, self.label_noise, device)
         labels = torch.where(noise.flip, noise.labels, labels)
-        half = boxes[:, 2:].repeat(1, 2) / 2
-        moved = noise.signs * (noise.magnitudes + negative[:, None]) * half * self.box_noise
-        noised = xyxy_to_cxcywh((cxcywh_to_xyxy(boxes) + moved).clamp(0, 1))
+        noised = self._noised(boxes, noise, positive.to(device))
 
-        query = repetitions * most + slot
+        query = block * most + slot
         place = (image.to(device), query.to(device))
-        content = self.label_encoder.weight.new_zeros(batch, slots, self.label_encoder.embedding_dim)
-        content = content.index_put(place, self.label_encoder(labels).to(content.dtype))
-        logits = boxes.new_zeros(batch, slots, 4).index_put(place, inverse_sigmoid(noised, eps=1e-3))
-        unused = torch.ones(batch, slots, dtype=torch.bool, device=device).index_put(
+        embedded = self.marked(self.label_encoder(labels), 1.0)
+        content = embedded.new_zeros(batch, blocks * most, embedded.shape[-1]).index_put(place, embedded)
+        logits = boxes.new_zeros(batch, blocks * most, 4).index_put(place, inverse_sigmoid(noised, eps=1e-3))
+        unused = torch.ones(batch, blocks * most, dtype=torch.bool, device=device).index_put(
             place, torch.zeros((), dtype=torch.bool, device=device)
         )
-        positive = repetitions % 2 == 0
         return DenoisingQueries(
             content=content,
             boxes=logits.sigmoid(),
-            bias=self._bias(groups, 2 * most, num_queries, unused),
+            bias=self._bias(groups, self.blocks * most, num_queries, unused),
             pairs=(image[positive].to(device), query[positive].to(device), objects[positive].to(device)),
             groups=groups,
             unused=unused if self.mask_unused else torch.zeros_like(unused),
         )
 
+    def marked(self, content: Tensor, mark: float) -> Tensor:
+        """Content (…, C) with the indicator as its last channel, where there is one."""
+        return torch.cat((content, torch.full_like(content[..., :1], mark)), dim=-1) if self.indicator else content
+
+    def _groups(self, most: int) -> int:
+        """How often each of up to ``most`` objects of an image is restored."""
+        return self.number
+
+    def _least_copies(self) -> int:
+        """How many queries an object takes at least."""
+        return self.number
+
+    def _noised(self, boxes: Tensor, noise: Noise, positive: Tensor) -> Tensor:
+        """Boxes (N, 4) of which centre and size are moved."""
+        reach = boxes[:, 2:].repeat(1, 2) * boxes.new_tensor([0.5, 0.5, 1.0, 1.0])
+        return (boxes + noise.signs * noise.magnitudes * reach * self.box_noise).clamp(0, 1)
+
     def _objects(self, targets: list[Target]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Image, slot and index in the batch (on the CPU), label and box of every object that is restored."""
         counts = [len(target) for target in targets]
-        most = max(1, self.max_queries // 2) if self.max_queries is not None else None
+        most = None if self.max_queries is None else max(1, self.max_queries // max(1, self._least_copies()))
         chosen, start = [], 0
         for count in counts:
             kept = torch.arange(count)
@@ -160,3 +179,29 @@ class ContrastiveDenoising(nn.Module):
             itself = torch.eye(slots + num_queries, dtype=torch.bool, device=unused.device)
             blocked = blocked | (hidden & ~itself)
         return torch.zeros(blocked.shape, device=unused.device).masked_fill(blocked, -torch.inf)
+
+
+class ContrastiveDenoising(Denoising):
+    """Makes denoising queries as in DINO: positives and negatives by turns, as many groups as there is room for.
+
+    Args as in :class:`Denoising`, but
+        number: objects restored in all: number // m groups of m objects, m the largest image's, at least one group.
+        label_noise: half of this is the probability that an entry's label is drawn anew.
+        box_noise: corners move by up to this times half a side; negatives by as much again.
+    """
+
+    blocks = 2
+
+    def __init__(self, *, number: int = 100, label_noise: float = 0.5, box_noise: float = 1.0, **options: Any) -> None:
+        super().__init__(number=number, label_noise=0.5 * label_noise, box_noise=box_noise, **options)
+
+    def _groups(self, most: int) -> int:
+        return max(1, self.number // most)
+
+    def _least_copies(self) -> int:
+        return self.blocks
+
+    def _noised(self, boxes: Tensor, noise: Noise, positive: Tensor) -> Tensor:
+        half = boxes[:, 2:].repeat(1, 2) / 2
+        moved = noise.signs * (noise.magnitudes + ~positive[:, None]) * half * self.box_noise
+        return xyxy_to_cxcywh((cxcywh_to_xyxy(boxes) + moved).clamp(0, 1))
