@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ __all__ = [
     "DeformableEncoder",
     "DeformableEncoderLayer",
     "MSDeformAttn",
+    "MemoryFusion",
     "Tokens",
     "deformable_xavier_",
     "flatten_levels",
@@ -152,21 +153,30 @@ class DeformableEncoderLayer(FeedForwardLayer):
         return self.residual(content, self.norm2, self.feed_forward)
 
 
+class MemoryFusion(nn.Sequential):
+    """The tokens before and after every encoder layer, side by side, mixed into one memory (Relation-DETR)."""
+
+    def __init__(self, *, dim: int, inputs: int) -> None:
+        super().__init__(nn.Linear(inputs * dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.LayerNorm(dim))
+
+
 class DeformableEncoder(nn.Module):
-    """A stack of deformable encoder layers."""
+    """A stack of deformable encoder layers; its output is the last layer's, or a fusion of all."""
+
+    memory_fusion: MemoryFusion | None
 
     def __init__(self, layers: Sequence[DeformableEncoderLayer]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self.memory_fusion = None
 
     def forward(self, tokens: Tokens) -> Tensor:
         """tokens -> memory (B, S, C)."""
         reference = on_levels(tokens.centres(), tokens)
+        contents = [tokens.content]
         for layer in self.layers:
-            tokens = Tokens(
-                layer(tokens, reference), tokens.position, tokens.padding_mask, tokens.shapes, tokens.valid_cells
-            )
-        return tokens.content
+            contents.append(layer(replace(tokens, content=contents[-1]), reference))
+        return contents[-1] if self.memory_fusion is None else self.memory_fusion(torch.cat(contents, dim=-1))
 
 
 class DeformableDecoderLayer(FeedForwardLayer):

@@ -8,6 +8,7 @@ rows at a time and makes their bias again in the backward pass: the same numbers
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from detrkit.nn.position import sine_embedding
 
-__all__ = ["FullRelation", "PositionRelation", "box_relation"]
+__all__ = ["FullRelation", "LowRankRelation", "PositionRelation", "box_relation", "build_relation"]
 
 
 def box_relation(source: Tensor, target: Tensor, eps: float = 1e-5) -> Tensor:
@@ -95,3 +96,67 @@ class FullRelation:
         if blocked is not None:
             bias = bias + blocked.to(q.dtype)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+
+
+class LowRankRelation(nn.Module):
+    """Relation of rank r (DAPE; reconstruction from the published description, spec dape.md B):
+
+    bias_h(i, j) = ⟨u_h(box i), v_h(box j)⟩ / √r, with u and v linear in a sine embedding of (cx, cy, log w, log h).
+
+    v starts at zero, so training starts without relation. No gradient reaches the boxes.
+    """
+
+    def __init__(self, *, num_heads: int, rank: int, features: int = 32) -> None:
+        super().__init__()
+        self.num_heads, self.features = num_heads, features
+        self.source_proj = nn.Linear(4 * features, num_heads * rank)
+        self.target_proj = nn.Linear(4 * features, num_heads * rank)
+        nn.init.zeros_(self.target_proj.weight)
+        nn.init.zeros_(self.target_proj.bias)
+
+    def factors(self, boxes: Tensor, proj: nn.Linear) -> Tensor:
+        """Boxes cxcywh (B, N, 4) -> (B, heads, N, r)."""
+        with torch.no_grad():
+            boxes = boxes.float()
+            values = torch.cat((boxes[..., :2], boxes[..., 2:].clamp(min=1e-3).log()), dim=-1) * (2 * math.pi)
+            embedded = sine_embedding(values, self.features).flatten(-2)
+        return proj(embedded).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        """The bias (B, heads, N, M) as a matrix, which attention never builds."""
+        u, v = self.factors(source, self.source_proj), self.factors(target, self.target_proj)
+        return u @ v.transpose(-1, -2) / u.shape[-1] ** 0.5
+
+    def bias(self, source: Tensor, target: Tensor, blocked: Tensor | None) -> LowRankBias:
+        """What self-attention of queries with these boxes attends under."""
+        return LowRankBias(self.factors(source, self.source_proj), self.factors(target, self.target_proj), blocked)
+
+
+@dataclass(frozen=True)
+class LowRankBias:
+    """Self-attention under a bias of rank r: u goes behind the queries and v behind the keys, (B, heads, N, r) each, so
+    one fused attention computes q·k / √d + u·v / √r. blocked: as in :class:`FullRelation`."""
+
+    u: Tensor
+    v: Tensor
+    blocked: Tensor | None = None
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+        """q, k, v (B, heads, N, d) -> (B, heads, N, d)."""
+        dim, rank = q.shape[-1], self.u.shape[-1]
+        mixed = F.scaled_dot_product_attention(
+            torch.cat((q * dim**-0.5, self.u.to(q.dtype) * rank**-0.5), dim=-1),
+            torch.cat((k, self.v.to(k.dtype)), dim=-1),
+            F.pad(v, (0, rank)),  # fused kernels want equal widths; what they do not take builds N x N
+            attn_mask=None if self.blocked is None else self.blocked.to(q.dtype),
+            dropout_p=dropout,
+            scale=1.0,
+        )
+        return mixed[..., :dim]
+
+
+def build_relation(kind: str, *, num_heads: int, rank: int) -> PositionRelation | LowRankRelation | None:
+    """The relation that a configuration asks for: "none", "full" or "low_rank"."""
+    if kind == "full":
+        return PositionRelation(num_heads=num_heads)
+    return LowRankRelation(num_heads=num_heads, rank=rank) if kind == "low_rank" else None
