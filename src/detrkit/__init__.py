@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from detrkit.errors import CheckpointError, DataError, DetrkitError, RecipeError, RunError
     from detrkit.inference.evaluate import evaluate
     from detrkit.inference.predictor import Predictor
-    from detrkit.metrics import Score, score_coco
+    from detrkit.metrics import Score, score_coco, score_lvis
     from detrkit.models import create_model, list_models
     from detrkit.structures import Batch, Categories, Category, Detections, Predictions, Target
     from detrkit.training import RunResult, auto_recipe, train
@@ -29,7 +29,7 @@ _HOMES = {
     "detrkit.errors": ["CheckpointError", "DataError", "DetrkitError", "RecipeError", "RunError"],
     "detrkit.inference.evaluate": ["evaluate"],
     "detrkit.inference.predictor": ["Predictor"],
-    "detrkit.metrics": ["Score", "score_coco"],
+    "detrkit.metrics": ["Score", "score_coco", "score_lvis"],
     "detrkit.models": ["create_model", "list_models"],
     "detrkit.structures": ["Batch", "Categories", "Category", "Detections", "Predictions", "Target"],
     "detrkit.training": ["RunResult", "auto_recipe", "train"],
@@ -66,6 +66,7 @@ __all__ = [
     "load_recipe",
     "save",
     "score_coco",
+    "score_lvis",
     "to_official",
     "train",
 ]

@@ -79,3 +79,22 @@ def test_bad_results_are_two(files: dict[str, Any], capfd: pytest.CaptureFixture
 def test_unknown_iou_type_is_two(files: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
     assert score(files, "--iou", "keypoints") == 2
     assert "keypoints" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("iou", ["bbox", "segm"])
+def test_lvis(shared: Path, iou: str, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = shared / "golden" / "eval_lvis"
+    files = ["--gt", str(folder / "gt.json"), "--results", str(folder / f"dt_{iou}.json")]
+    assert run(["score", "lvis", *files, "--iou", iou, "--json"]) == 0
+    content = json.loads(capfd.readouterr().out)
+    assert (content["protocol"], content["iou_type"]) == ("lvis", iou)
+    assert content["metrics"] == pytest.approx(json.loads((folder / "expected.json").read_text())[iou], abs=1e-9)
+    assert run(["score", "lvis", *files, "--iou", iou]) == 0
+    out = capfd.readouterr().out
+    assert f"LVIS {iou}" in out
+    assert "APr" in out
+
+
+def test_lvis_needs_lvis_annotations(files: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["score", "lvis", "--gt", files["gt"], "--results", files["results"]]) == 2
+    assert "image id 1 has no list 'neg_category_ids'" in capfd.readouterr().err

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from detrkit.metrics import Score
 
 __all__ = ["app"]
 
@@ -25,24 +28,35 @@ def score_group() -> None:
     """Score a results file against ground truth; no model needed."""
 
 
+GroundTruth = Annotated[Path, typer.Option("--gt", help="Ground truth (JSON).", metavar="FILE")]
+Results = Annotated[
+    Path,
+    typer.Option("--results", help="COCO results list, or the predictions.json of 'detrkit predict'.", metavar="FILE"),
+]
+Iou = Annotated[IouType, typer.Option("--iou", help="Overlap of boxes or of masks.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
 @app.command("coco")
-def coco(
-    gt: Annotated[Path, typer.Option("--gt", help="COCO ground truth (JSON).", metavar="FILE")],
-    results: Annotated[
-        Path,
-        typer.Option(
-            "--results", help="COCO results list, or the predictions.json of 'detrkit predict'.", metavar="FILE"
-        ),
-    ],
-    iou: Annotated[IouType, typer.Option("--iou", help="Overlap of boxes or of masks.")] = IouType.bbox,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
-) -> None:
+def coco(gt: GroundTruth, results: Results, iou: Iou = IouType.bbox, as_json: AsJson = False) -> None:
     """COCO AP and AR: 12 numbers, and the same for each class."""
-    from detrkit.cli.console import print_json, print_score
     from detrkit.metrics import score_coco
 
-    score = score_coco(gt, results, iou_type=iou.value).to_json()
+    _show(score_coco(gt, results, iou_type=iou.value), f"COCO {iou.value}: {results} against {gt}", as_json)
+
+
+@app.command("lvis")
+def lvis(gt: GroundTruth, results: Results, iou: Iou = IouType.bbox, as_json: AsJson = False) -> None:
+    """LVIS AP, also of rare, common and frequent classes, and AR; 300 detections an image."""
+    from detrkit.metrics import score_lvis
+
+    _show(score_lvis(gt, results, iou_type=iou.value), f"LVIS {iou.value}: {results} against {gt}", as_json)
+
+
+def _show(score: Score, title: str, as_json: bool) -> None:
+    from detrkit.cli.console import print_json, print_score
+
     if as_json:
-        print_json(score)
+        print_json(score.to_json())
     else:
-        print_score(score, title=f"COCO {iou.value}: {results} against {gt}")
+        print_score(score.to_json(), title=title)

@@ -17,7 +17,7 @@ from typing import Any
 
 from detrkit.errors import DataError
 
-__all__ = ["GroundTruth", "read_ground_truth", "read_results"]
+__all__ = ["GroundTruth", "read_ground_truth", "read_json", "read_results"]
 
 Row = Mapping[str, Any]
 
@@ -37,14 +37,14 @@ class GroundTruth:
     class_names: list[str]
     source: str
 
-    def image(self, number: int) -> Row:
+    def image(self, number: int) -> dict[str, Any]:
         """The image with this number."""
-        row: Row = self.dataset["images"][number - 1]
+        row: dict[str, Any] = self.dataset["images"][number - 1]
         return row
 
 
-def read_ground_truth(source: Row | str | Path, *, iou_type: str) -> GroundTruth:
-    """Ground truth from a COCO annotation file or its content.
+def read_ground_truth(source: Row | str | Path, *, iou_type: str, name: str | None = None) -> GroundTruth:
+    """Ground truth from a COCO annotation file or its content, which messages call ``name``.
 
     Filled in: annotation ids, ``iscrowd`` 0, and for boxes ``area`` = width times height. With ``"segm"`` a missing
     ``area`` stays missing, for the evaluator to measure on the mask.
@@ -52,7 +52,8 @@ def read_ground_truth(source: Row | str | Path, *, iou_type: str) -> GroundTruth
     Raises:
         DataError: no such file, not COCO annotations, or a row that cannot be used.
     """
-    content, name = _read_json(source, "ground truth")
+    content, own_name = read_json(source, "ground truth")
+    name = name or own_name
     if not isinstance(content, Mapping):
         raise DataError(f"{name}: COCO ground truth is a JSON object with images, annotations and categories")
     for key in ("images", "annotations", "categories"):
@@ -105,7 +106,7 @@ def read_results(
     Raises:
         DataError: no such file, not COCO results, or a row that cannot be used (unknown image, score not a number, …).
     """
-    content, name = _read_json(source, "results")
+    content, name = read_json(source, "results")
     if isinstance(content, Mapping):
         content = _rows_of_predictions(content, truth, name)
     if not isinstance(content, Sequence) or isinstance(content, str):
@@ -168,7 +169,7 @@ def _rows_of_predictions(content: Row, truth: GroundTruth, name: str) -> list[di
     return rows
 
 
-def _read_json(source: Any, what: str) -> tuple[Any, str]:
+def read_json(source: Any, what: str) -> tuple[Any, str]:
     """Content and what to call it: the file's path, or "ground truth" / "results" for content given directly."""
     if not isinstance(source, str | Path):
         return source, what
