@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from detrkit.losses.classification import focal_loss, softmax_loss, varifocal_loss
 from detrkit.losses.label_augmentation import LabelAugmentation
 from detrkit.losses.matcher import HungarianMatcher, Matches
-from detrkit.ops.boxes import cxcywh_to_xyxy, generalized_iou
+from detrkit.ops.boxes import cxcywh_to_xyxy, generalized_iou, iou
 from detrkit.structures import Predictions, QueryGroup, Target
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Criterion:
         num_classes: int,
         num_queries: int,
         classification: str = "softmax",
+        class_loss: str = "focal",
         no_object_weight: float = 0.1,
         focal_alpha: float = 0.25,
         loss_class: float = 1.0,
@@ -93,6 +95,7 @@ class Criterion:
         self.num_classes = num_classes
         self.num_queries = num_queries
         self.classification = classification
+        self.class_loss = class_loss
         self.no_object_weight = no_object_weight
         self.focal_alpha = focal_alpha
         self.weights = {"loss_class": loss_class, "loss_bbox": loss_bbox, "loss_giou": loss_giou}
@@ -147,19 +150,21 @@ class Criterion:
         self, predictions: Predictions, targets: list[Target], matches: Matches, counts: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted sum over all layers, and the unweighted terms by name."""
-        num_boxes = max(float(counts[0]), 1.0) * predictions.normaliser
-        class_weight = float(counts[1]) * predictions.normaliser
         logits, boxes = predictions.logits.float(), predictions.boxes.float()
-        labels = torch.cat([target.labels for target in targets])
         goal = torch.cat([target.boxes for target in targets])[matches.target]
-
         chosen = boxes[matches.layer, matches.image, matches.query]
-        giou = 1 - generalized_iou(cxcywh_to_xyxy(chosen), cxcywh_to_xyxy(goal))
+        corners, goal_corners = cxcywh_to_xyxy(chosen), cxcywh_to_xyxy(goal)
+        giou = 1 - generalized_iou(corners, goal_corners)
+        class_loss = self._classification(logits, targets, matches, iou(corners, goal_corners).detach())
+        if (ignored := getattr(predictions, "ignored", None)) is not None:
+            class_loss = class_loss.masked_fill(ignored[..., None], 0.0)
+
+        num_boxes = max(float(counts[0]), 1.0) * predictions.normaliser
+        class_weight = float(counts[1]) * predictions.normaliser if self.classification == "softmax" else num_boxes
         layers = len(logits)
         by_layer = {
-            "loss_class": self._classification(
-                logits, labels, matches, num_boxes, class_weight, getattr(predictions, "ignored", None)
-            ),
+            # the official order of operations: a mean over the queries, undone after the division
+            "loss_class": class_loss.mean(2).sum((1, 2)) / class_weight * logits.shape[2],
             "loss_bbox": (chosen - goal).abs().sum(-1).view(layers, -1).sum(1) / num_boxes,
             "loss_giou": giou.view(layers, -1).sum(1) / num_boxes,
         }
@@ -172,34 +177,19 @@ class Criterion:
             "class_error": self._class_error(logits, labels, matches)
         }
 
-    def _classification(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        matches: Matches,
-        num_boxes: float,
-        class_weight: float,
-        ignored: Tensor | None,
-    ) -> Tensor:
+    def _classification(self, logits: Tensor, targets: list[Target], matches: Matches, overlap: Tensor) -> Tensor:
+        """(L, B, Q, 1 or K) from logits and the IoU of each matched box with its object."""
+        labels = torch.cat([target.labels for target in targets])
+        place = (matches.layer, matches.image, matches.query)
         labelled = torch.full(logits.shape[:3], self.num_classes, dtype=torch.long, device=logits.device)
-        labelled[matches.layer, matches.image, matches.query] = labels[matches.target]
+        labelled[place] = labels[matches.target]
         if self.classification == "softmax":
-            weight = logits.new_ones(self.num_classes + 1)
-            weight[-1] = self.no_object_weight
-            loss = F.cross_entropy(logits.flatten(0, 2), labelled.flatten(), weight, reduction="none")
-            loss = loss.view(logits.shape[:3])
-            if ignored is not None:
-                loss = loss.masked_fill(ignored, 0.0)
-            return loss.sum((1, 2)) / class_weight
+            return softmax_loss(logits, labelled, no_object_weight=self.no_object_weight)
         goal = F.one_hot(labelled, self.num_classes + 1)[..., :-1].to(logits.dtype)
-        p = logits.sigmoid()
-        loss = F.binary_cross_entropy_with_logits(logits, goal, reduction="none")
-        loss = loss * (1 - (p * goal + (1 - p) * (1 - goal))) ** 2
-        loss = loss * (self.focal_alpha * goal + (1 - self.focal_alpha) * (1 - goal))
-        if ignored is not None:
-            loss = loss.masked_fill(ignored[..., None], 0.0)
-        # The official order of operations: a mean over the queries, undone after the division.
-        return loss.mean(2).sum((1, 2)) / num_boxes * logits.shape[2]
+        if self.class_loss == "varifocal":
+            quality = logits.new_zeros(logits.shape[:3]).index_put(place, overlap)
+            return varifocal_loss(logits, goal, quality, alpha=self.focal_alpha)
+        return focal_loss(logits, goal, alpha=self.focal_alpha)
 
     def _cardinality(self, logits: Tensor, targets: list[Target]) -> Tensor:
         """Mean absolute difference between the number of queries that claim an object and the objects (log only).
@@ -234,6 +224,7 @@ def build_criterion(config: DetectorConfig) -> Criterion:
         num_classes=config.num_classes,
         num_queries=config.num_queries,
         classification=config.classification,
+        class_loss=config.class_loss,
         no_object_weight=config.no_object_weight,
         focal_alpha=config.focal_alpha,
         loss_class=config.loss_class,

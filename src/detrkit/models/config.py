@@ -28,6 +28,7 @@ class DetectorConfig:
 
     Matching and loss (spec A5, A6, D1)
         classification: "softmax" (K + 1 logits, no-object weighted ``no_object_weight``) or "focal" (K logits).
+        class_loss: of "focal" classification: "focal", or "varifocal", which learns the IoU of the matched box.
         cost_*: matcher weights; loss_*: loss weights.
 
     Label augmentation (DE-DETR paper, section 3.4; spec C)
@@ -61,6 +62,7 @@ class DetectorConfig:
     eval_max_side: int = 1333
 
     classification: Literal["softmax", "focal"] = "softmax"
+    class_loss: Literal["focal", "varifocal"] = "focal"
     no_object_weight: float = 0.1
     focal_alpha: float = 0.25
     cost_class: float = 1.0
@@ -93,6 +95,10 @@ class DetectorConfig:
             )
         if self.classification not in ("softmax", "focal"):
             raise ValueError(f"classification must be 'softmax' or 'focal', got {self.classification!r}")
+        if self.class_loss not in ("focal", "varifocal"):
+            raise ValueError(f"class_loss must be 'focal' or 'varifocal', got {self.class_loss!r}")
+        if self.class_loss == "varifocal" and self.classification != "focal":
+            raise ValueError(f"class_loss='varifocal' needs classification='focal', got {self.classification!r}")
         if self.repeat_label is not None and self.repeat_ratio is not None:
             raise ValueError("repeat_label and repeat_ratio exclude each other: set one of them to None")
         if self.repeat_label is not None and self.repeat_label < 1:

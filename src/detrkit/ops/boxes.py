@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["cxcywh_to_xyxy", "generalized_iou", "inverse_sigmoid", "xyxy_to_cxcywh"]
+__all__ = ["cxcywh_to_xyxy", "generalized_iou", "inverse_sigmoid", "iou", "xyxy_to_cxcywh"]
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
@@ -20,6 +20,23 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     return torch.stack(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1), dim=-1)
 
 
+def _overlap(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Intersection and union of xyxy boxes that broadcast against each other."""
+    area1 = (first[..., 2] - first[..., 0]) * (first[..., 3] - first[..., 1])
+    area2 = (second[..., 2] - second[..., 0]) * (second[..., 3] - second[..., 1])
+    overlap = (torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])).clamp(
+        min=0
+    )
+    intersection = overlap[..., 0] * overlap[..., 1]
+    return intersection, area1 + area2 - intersection
+
+
+def iou(first: Tensor, second: Tensor) -> Tensor:
+    """IoU of xyxy boxes that broadcast against each other: (…, 4), (…, 4) -> (…); 0 where both are empty."""
+    intersection, union = _overlap(first, second)
+    return intersection / union.clamp(min=torch.finfo(first.dtype).tiny)
+
+
 def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
     """GIoU of xyxy boxes that broadcast against each other: (…, 4), (…, 4) -> (…).
 
@@ -27,13 +44,7 @@ def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
     have GIoU 0 instead of NaN.
     """
     eps = torch.finfo(first.dtype).tiny
-    area1 = (first[..., 2] - first[..., 0]) * (first[..., 3] - first[..., 1])
-    area2 = (second[..., 2] - second[..., 0]) * (second[..., 3] - second[..., 1])
-    overlap = (torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])).clamp(
-        min=0
-    )
-    intersection = overlap[..., 0] * overlap[..., 1]
-    union = area1 + area2 - intersection
+    intersection, union = _overlap(first, second)
     hull = torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2])
     enclosing = hull[..., 0] * hull[..., 1]
     return intersection / union.clamp(min=eps) - (enclosing - union) / enclosing.clamp(min=eps)

@@ -1,0 +1,79 @@
+"""Classification losses against recordings and against their formulas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from detrkit.losses import Criterion, HungarianMatcher, LabelAugmentation
+from detrkit.losses.classification import focal_loss, varifocal_loss
+from detrkit.models import model_config
+from detrkit.structures import Predictions
+from tests.golden.harness import Case
+
+
+def test_losses_and_gradients_agree(shared: Path, golden_count: dict[str, Any]) -> None:
+    case = Case.read(shared, "op_relation", golden_count)
+    goal, quality = case.tensors["loss.onehot"], case.tensors["loss.iou_score"]
+    losses = {
+        "sigmoid_focal_loss": lambda logits: focal_loss(logits, goal, alpha=0.25),
+        "vari_sigmoid_focal_loss": lambda logits: varifocal_loss(logits, goal, quality, alpha=0.25),
+    }
+    for name, loss in losses.items():
+        logits = case.tensors["loss.logits"].clone().requires_grad_()
+        total = loss(logits).sum() / (40 * 9)  # recorded: a mean over 40 queries, over 9 boxes
+        total.backward()
+        case.match(f"loss.{name}", total, case.tensors[f"loss.{name}"], atol=0, rtol=1e-6)
+        gradient = case.tensors[f"loss.{name}.grad_logits"]
+        case.match(f"gradient of {name}", logits.grad, gradient, atol=1e-8, rtol=1e-4)
+
+
+def test_varifocal_weights_carry_no_gradient_and_positives_learn_their_overlap() -> None:
+    logits = torch.tensor([[2.0, -1.0]], requires_grad=True)
+    goal, quality = torch.tensor([[1.0, 0.0]]), torch.tensor([0.4], requires_grad=True)
+    varifocal_loss(logits, goal, quality, alpha=0.25).sum().backward()
+    p = logits.detach().sigmoid()
+    # weight times the derivative of binary cross entropy, p - goal
+    torch.testing.assert_close(logits.grad, torch.stack((0.4 * (p[0, 0] - 0.4), 0.75 * p[0, 1] ** 3))[None])
+    assert quality.grad is None
+
+
+def test_varifocal_needs_sigmoid_classification() -> None:
+    with pytest.raises(ValueError, match="class_loss='varifocal' needs classification='focal', got 'softmax'"):
+        model_config("detr_r50", class_loss="varifocal")
+    with pytest.raises(ValueError, match="class_loss must be 'focal' or 'varifocal', got 'vfl'"):
+        model_config("dino_r50_4scale", class_loss="vfl")
+
+
+@pytest.mark.parametrize(("kind", "recorded"), [("focal", "SetCriterion"), ("varifocal", "HybridSetCriterion")])
+def test_criterion_of_the_relation_family(kind: str, recorded: str, shared: Path, golden_count: dict[str, Any]) -> None:
+    case = Case.read(shared, "op_relation", golden_count)
+    criterion = Criterion(
+        matcher=HungarianMatcher(cost_class=2.0, classification="focal"),
+        label_augmentation=LabelAugmentation(),
+        num_classes=7,
+        num_queries=30,
+        classification="focal",
+        class_loss=kind,
+        loss_bbox=1.0,  # the recorded gradients are those of the plain sum
+        loss_giou=1.0,
+    )
+    logits, boxes = (case.tensors[f"criterion.pred_{name}"].clone().requires_grad_() for name in ("logits", "boxes"))
+    targets = case.targets("criterion.")
+    output = criterion(Predictions(logits, boxes), targets)
+    output.total.backward()
+    # the recording's layers are the encoder, then the decoder's
+    names = {"_0": "_enc", "_1": "_0", "": ""}
+    for layer, name in names.items():
+        for term in ("loss_class", "loss_bbox", "loss_giou"):
+            case.loss(
+                f"{recorded}.{term}{name}",
+                output.terms[term + layer],
+                case.info["criterion_losses"][recorded][term + name],
+            )
+    for name, tensor in (("logits", logits), ("boxes", boxes)):
+        recording = case.tensors[f"criterion.{recorded}.grad_{name}"]
+        case.match(f"{recorded} gradient of {name}", tensor.grad, recording, atol=2e-5, rtol=1e-5)
