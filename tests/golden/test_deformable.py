@@ -45,7 +45,7 @@ def build(case: Case, **overrides: Any) -> Any:
     if "dino" in case.name:
         model.denoising.draw = lambda *_: recorded_noise(case)
     if case.name in FORCED:
-        model.best = lambda proposals, memory: case.tensors["proposal_topk_index"].long()
+        model.best = lambda proposals, memory, number: case.tensors["proposal_topk_index"].long()
     return model
 
 
@@ -68,7 +68,7 @@ def evaluated(case: Case) -> tuple[Any, Predictions, dict[str, Any]]:
     """The model in evaluation mode, its predictions and what passed inside."""
     model = build(case).eval()
     seen: dict[str, Any] = {}
-    model.encoder.register_forward_hook(lambda module, args, output: seen.update(memory=output))
+    model.encoder.register_forward_hook(lambda module, args, output: seen.update(memory=output.content))
     model.backbone.body.register_forward_hook(lambda module, args, output: seen.update(backbone=output))
     for index, projection in enumerate(model.input_proj):
         projection.register_forward_hook(
@@ -99,7 +99,7 @@ def test_proposals_are_chosen_in_the_recorded_order(case: Case) -> None:
     with torch.no_grad():
         memory = model.encode(*case.batch())
         _, proposals = model.proposals(memory)
-        index = type(model).best(model, proposals, memory)
+        index = type(model).best(model, proposals, memory, model.config.num_queries)
         stored = case.tensors["proposal_topk_index"].long()
         if case.name.endswith("_q50"):
             case.match("proposal_topk_index", index, stored, atol=0, rtol=0)

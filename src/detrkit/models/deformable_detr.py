@@ -105,6 +105,7 @@ class DeformableDETR(Detector):
     """Deformable DETR with modules passed in; :meth:`from_config` builds the published ones."""
 
     config: DeformableDETRConfig
+    eps = 1e-5  # of the inverse sigmoid of references
 
     def __init__(
         self,
@@ -216,12 +217,12 @@ class DeformableDETR(Detector):
         logits: list[Tensor] = []
         boxes: list[Tensor] = []
         for index, layer in enumerate(self.decoder.layers):
-            content = layer(content, position, on_levels(reference, memory), memory)
+            content, _ = layer(content, position, on_levels(reference, memory), memory)
             head = index if self.config.refine_boxes else 0
             logits.append(self.class_embed[head](content))
             offset = self.bbox_embed[head](content).float()
             # A point moves only the centre; sizes then come from the offset alone.
-            start = nn.functional.pad(inverse_sigmoid(reference), (0, 4 - reference.shape[-1]))
+            start = nn.functional.pad(inverse_sigmoid(reference, self.eps), (0, 4 - reference.shape[-1]))
             boxes.append((offset + start).sigmoid())
             if self.config.refine_boxes:
                 reference = boxes[-1].detach()
@@ -232,7 +233,7 @@ class DeformableDETR(Detector):
         levels = self._project(self.backbone(images, padding_mask), padding_mask)
         positions = [self.position(level.padding_mask) for level in levels]
         tokens = flatten_levels(levels, positions, self.level_embed)
-        return replace(tokens, content=self.encoder(tokens))
+        return self.encoder(tokens)
 
     def _project(self, maps: list[FeatureMap], padding_mask: Tensor) -> list[FeatureMap]:
         levels: list[FeatureMap] = []
@@ -248,22 +249,27 @@ class DeformableDETR(Detector):
         features = self.enc_output_norm(self.enc_output(memory.content * usable[..., None]))
         return features, Proposals(self.enc_class_embed(features), self.enc_bbox_embed(features).float() + start)
 
-    def best(self, proposals: Proposals, memory: Tokens) -> Tensor:
-        """Tokens (B, Q) whose proposals become queries."""
+    def best(self, proposals: Proposals, memory: Tokens, number: int) -> Tensor:
+        """Tokens (B, Q) of the ``number`` best proposals, which become queries."""
         logits = proposals.logits
         scores = logits[..., 0] if self.config.proposal_class_agnostic else logits.amax(-1)
         # one image must not change with the padding that the rest of a batch brings
         excluded = memory.padding_mask if self.config.mask_backbone_padding else None
-        return propose(scores, self.config.num_queries, excluded)
+        return propose(scores, number, excluded)
 
     def _queries_from_proposals(self, memory: Tokens) -> tuple[Tensor, Tensor, Tensor, dict[str, QueryGroup]]:
         _, proposals = self.proposals(memory)
-        reference = gather_rows(proposals.boxes, self.best(proposals, memory)).detach().sigmoid()
-        embedded = sine_boxes(reference, self.config.hidden_dim // 2)
-        position, content = self.pos_trans_norm(self.pos_trans(embedded)).chunk(2, dim=-1)
+        best = self.best(proposals, memory, self.config.num_queries)
+        reference = gather_rows(proposals.boxes, best).detach().sigmoid()
+        content, position = self._from_boxes(sine_boxes(reference, self.config.hidden_dim // 2))
         encoder = QueryGroup(
             proposals.logits[None],
             proposals.boxes.sigmoid()[None],
             class_agnostic=self.config.proposal_class_agnostic,
         )
         return content, position, reference, {"encoder": encoder}
+
+    def _from_boxes(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
+        """Content and position (B, Q, C) of queries from the sine embedding (B, Q, 2C) of their boxes."""
+        position, content = self.pos_trans_norm(self.pos_trans(embedded)).chunk(2, dim=-1)
+        return content, position

@@ -33,7 +33,8 @@ class Tokens:
     """The cells of all levels, one level after the other: S tokens of L levels.
 
     content, position (B, S, C) · padding_mask (B, S) bool, True = padding · shapes (L, 2) int64 height and width, kept
-    on the CPU · valid_cells (B, L, 2) float columns and rows that hold image.
+    on the CPU · valid_cells (B, L, 2) float columns and rows that hold image · level_embed (S, C): what position tells
+    of each token's level · code (B, S, r): where content comes from (:mod:`detrkit.nn.harmonized`), or None.
     """
 
     content: Tensor
@@ -41,11 +42,17 @@ class Tokens:
     padding_mask: Tensor
     shapes: Tensor
     valid_cells: Tensor
+    level_embed: Tensor
+    code: Tensor | None = None
 
     @property
     def valid_ratios(self) -> Tensor:
         """(B, L, 2): the share of each level's width and height that holds image."""
         return self.valid_cells / self.shapes.flip(-1).to(self.valid_cells)
+
+    def levels(self) -> Tensor:
+        """(S,) int64 on the CPU: the level of every token."""
+        return torch.arange(len(self.shapes)).repeat_interleave(self.shapes.prod(1))
 
     def centres(self) -> Tensor:
         """(B, S, 2): x and y of every token's centre, in units of the valid area."""
@@ -62,14 +69,16 @@ def flatten_levels(levels: Sequence[FeatureMap], positions: Sequence[Tensor], le
     """Levels with position encodings (B, h, w, C), to which the level's embedding (L, C) is added."""
     valid = [~level.padding_mask for level in levels]
     cells = [torch.stack((mask[:, 0].sum(1), mask[:, :, 0].sum(1)), dim=-1) for mask in valid]
+    embed = torch.cat(
+        [row.expand(position[0, ..., 0].numel(), -1) for row, position in zip(level_embed, positions, strict=True)]
+    )
     return Tokens(
         content=torch.cat([to_tokens(level.tensor) for level in levels], dim=1),
-        position=torch.cat(
-            [position.flatten(1, 2) + embed for position, embed in zip(positions, level_embed, strict=True)], dim=1
-        ),
+        position=torch.cat([position.flatten(1, 2) for position in positions], dim=1) + embed,
         padding_mask=torch.cat([level.padding_mask.flatten(1) for level in levels], dim=1),
         shapes=torch.tensor([level.tensor.shape[-2:] for level in levels]),
         valid_cells=torch.stack(cells, dim=1).float(),
+        level_embed=embed,
     )
 
 
@@ -109,10 +118,16 @@ class MSDeformAttn(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, query: Tensor, reference: Tensor, tokens: Tokens) -> Tensor:
-        """query (B, Q, C) reads around reference points (B, Q, L, 2) or within boxes (B, Q, L, 4) -> (B, Q, C)."""
-        value = self.value_proj(tokens.content).masked_fill(tokens.padding_mask[..., None], 0.0)
-        value = value.unflatten(-1, (self.num_heads, -1))
+    def forward(self, query: Tensor, reference: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
+        """query (B, Q, C) reads around reference points (B, Q, L, 2) or within boxes (B, Q, L, 4).
+
+        Returns (B, Q, C), and the code (B, Q, r) at the same points with the same weights where tokens have one.
+        """
+        value = self.value_proj(tokens.content).unflatten(-1, (self.num_heads, -1))
+        width = value.shape[-1]
+        if tokens.code is not None:
+            value = torch.cat((value, tokens.code.unflatten(-1, (self.num_heads, -1)).to(value.dtype)), dim=-1)
+        value = value.masked_fill(tokens.padding_mask[..., None, None], 0.0)
         levels_points = (self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).float().unflatten(-1, (*levels_points, 2))
         weights = self.attention_weights(query).float().unflatten(-1, (self.num_heads, -1)).softmax(-1)
@@ -123,7 +138,10 @@ class MSDeformAttn(nn.Module):
         else:
             locations = reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5
         sampled = ms_deform_attn(value, tokens.shapes, locations, weights.unflatten(-1, levels_points[1:]))
-        return self.output_proj(sampled)
+        if tokens.code is None:
+            return self.output_proj(sampled), None
+        content, code = sampled.unflatten(-1, (self.num_heads, -1)).tensor_split((width,), dim=-1)
+        return self.output_proj(content.flatten(-2)), code.flatten(-2)
 
 
 def deformable_xavier_(module: nn.Module) -> None:
@@ -145,12 +163,11 @@ class DeformableEncoderLayer(FeedForwardLayer):
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
 
-    def forward(self, tokens: Tokens, reference: Tensor) -> Tensor:
-        """tokens with their own centres (B, S, L, 2) as reference -> content (B, S, C)."""
-        content = self.residual(
-            tokens.content, self.norm1, lambda x: self.self_attn(x + tokens.position, reference, tokens)
-        )
-        return self.residual(content, self.norm2, self.feed_forward)
+    def forward(self, tokens: Tokens, reference: Tensor) -> tuple[Tensor, Tensor | None]:
+        """tokens with their own centres (B, S, L, 2) as reference -> content (B, S, C), sampled code (B, S, r)."""
+        mixed, code = self.self_attn(tokens.content + tokens.position, reference, tokens)
+        content = self.residual(tokens.content, self.norm1, lambda _: mixed)
+        return self.residual(content, self.norm2, self.feed_forward), code
 
 
 class MemoryFusion(nn.Sequential):
@@ -158,6 +175,13 @@ class MemoryFusion(nn.Sequential):
 
     def __init__(self, *, dim: int, inputs: int) -> None:
         super().__init__(nn.Linear(inputs * dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.LayerNorm(dim))
+
+    def forward(self, contents: Sequence[Tensor]) -> Tensor:
+        """Contents (B, S, C) of all layers -> (B, S, C)."""
+        fused = torch.cat(tuple(contents), dim=-1)
+        for module in self:
+            fused = module(fused)
+        return fused
 
 
 class DeformableEncoder(nn.Module):
@@ -170,13 +194,19 @@ class DeformableEncoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.memory_fusion = None
 
-    def forward(self, tokens: Tokens) -> Tensor:
-        """tokens -> memory (B, S, C)."""
+    def forward(self, tokens: Tokens) -> Tokens:
+        """tokens -> memory: the same with mixed content."""
         reference = on_levels(tokens.centres(), tokens)
         contents = [tokens.content]
         for layer in self.layers:
-            contents.append(layer(replace(tokens, content=contents[-1]), reference))
-        return contents[-1] if self.memory_fusion is None else self.memory_fusion(torch.cat(contents, dim=-1))
+            tokens = self.step(layer, tokens, reference)
+            contents.append(tokens.content)
+        return tokens if self.memory_fusion is None else replace(tokens, content=self.memory_fusion(contents))
+
+    def step(self, layer: nn.Module, tokens: Tokens, reference: Tensor) -> Tokens:
+        """What the next layer reads."""
+        content, _ = layer(tokens, reference)
+        return replace(tokens, content=content)
 
 
 class DeformableDecoderLayer(FeedForwardLayer):
@@ -200,15 +230,16 @@ class DeformableDecoderLayer(FeedForwardLayer):
         memory: Tokens,
         bias: Tensor | AttentionBias | None = None,
         apart: int = 0,
-    ) -> Tensor:
-        """content and position (B, Q, C), reference (B, Q, L, 2 or 4) -> content (B, Q, C).
+    ) -> tuple[Tensor, Tensor | None]:
+        """content and position (B, Q, C), reference (B, Q, L, 2 or 4) -> content (B, Q, C), sampled code (B, Q, r).
 
         bias: of self-attention, see :class:`detrkit.nn.attention.MultiheadAttention`; -inf blocks a pair.
         apart: the last so many queries attend to each other only, without bias.
         """
         content = self.residual(content, self.norm2, lambda x: self._self_attention(x, position, bias, apart))
-        content = self.residual(content, self.norm1, lambda x: self.cross_attn(x + position, reference, memory))
-        return self.residual(content, self.norm3, self.feed_forward)
+        mixed, code = self.cross_attn(content + position, reference, memory)
+        content = self.residual(content, self.norm1, lambda _: mixed)
+        return self.residual(content, self.norm3, self.feed_forward), code
 
     def _self_attention(
         self, content: Tensor, position: Tensor, bias: Tensor | AttentionBias | None, apart: int
