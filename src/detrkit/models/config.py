@@ -18,8 +18,8 @@ class DetectorConfig:
         num_classes: classes without no-object; official COCO presets keep 91 slots (label = raw COCO id).
         num_queries: object queries.
         backbone: timm name.
-        dilation ("DC5"), frozen_stride, frozen_batch_norm, mask_backbone_padding: see
-        :class:`detrkit.nn.backbone.Backbone`.
+        dilation ("DC5"), frozen_stride, frozen_batch_norm, mask_backbone_padding, backbone_norm (its level_norm),
+        backbone_checkpointing, drop_path: see :class:`detrkit.nn.backbone.Backbone`.
         hidden_dim, num_heads, encoder_layers, decoder_layers, ffn_dim, dropout: of the transformer.
 
     Input
@@ -47,6 +47,9 @@ class DetectorConfig:
     frozen_stride: int = 4
     frozen_batch_norm: bool = True
     mask_backbone_padding: bool = False
+    backbone_norm: bool = False
+    backbone_checkpointing: bool = False
+    drop_path: float = 0.0
     hidden_dim: int = 256
     num_heads: int = 8
     encoder_layers: int = 6
@@ -89,6 +92,8 @@ class DetectorConfig:
         for name in ("num_classes", "num_queries", "top_k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}")
         if self.hidden_dim % self.num_heads or self.hidden_dim % 32:
             raise ValueError(
                 f"hidden_dim {self.hidden_dim} must be divisible by 32 and by num_heads ({self.num_heads})"

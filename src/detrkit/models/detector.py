@@ -58,7 +58,8 @@ class Detector(nn.Module, ABC):
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 sampling = "sampling_offsets" in name or name.startswith("reference_points")
-                group = "backbone" if name.startswith("backbone.") else "sampling" if sampling else "default"
+                backbone = name.startswith("backbone.") and not name.startswith("backbone.pyramid.")
+                group = "backbone" if backbone else "sampling" if sampling else "default"
                 groups[group].append(parameter)
         return {name: parameters for name, parameters in groups.items() if parameters or name != "sampling"}
 
@@ -77,4 +78,7 @@ def build_backbone(config: DetectorConfig, num_levels: int) -> Backbone:
         frozen_batch_norm=config.frozen_batch_norm,
         frozen_stride=config.frozen_stride,
         mask_padding=config.mask_backbone_padding,
+        level_norm=config.backbone_norm,
+        drop_path=config.drop_path,
+        checkpointing=config.backbone_checkpointing,
     )

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import timm
 import torch
+from timm.layers.format import Format
+from timm.layers.norm import LayerNorm2d
+from timm.models._features import FeatureGetterNet
+from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detrkit.errors import did_you_mean
+from detrkit.nn.backbone_families import Family, family_of
+from detrkit.nn.feature_pyramid import SimpleFeaturePyramid
 from detrkit.nn.frozen_norm import freeze_batch_norm
+from detrkit.nn.shifted_windows import ShiftedWindowBlock
 
 __all__ = ["Backbone", "FeatureMap", "level_mask", "valid_sizes"]
 
@@ -49,18 +57,32 @@ def _cells_mask(sizes: Tensor, stride: int, height: int, width: int) -> Tensor:
     return rows[:, :, None] | columns[:, None, :]
 
 
+_STRIDES = (4, 8, 16, 32)  # of the levels that a pyramid gives to a plain network
+_NORM_EPS = 1e-5
+
+
 class Backbone(nn.Module):
     """A timm network that returns feature maps of chosen levels.
 
+    A map of stride s has ceil(side / s) cells, whatever the network. Plain vision transformers get their levels from a
+    :class:`~detrkit.nn.feature_pyramid.SimpleFeaturePyramid`.
+
     Args:
         name: timm model name, with its weight tag where that matters ("resnet50.tv_in1k").
-        num_levels: how many of the deepest levels to return, finest first (1: C5; 3: C3, C4, C5).
+        num_levels: how many of the deepest levels to return, finest first (1: C5; 3: C3, C4, C5; 4: stride 4 too).
         dilation: stride 16 instead of 32 in the last stage ("DC5").
         frozen_batch_norm: batch norm as a fixed affine map (spec A2).
-        frozen_stride: stages up to this stride are not trained (published: 4, i.e. stem and first stage; 0 trains
-            everything; 32 freezes the whole backbone).
-        mask_padding: keep the padding at zero in front of every spatial convolution, so that an image gives the same
-            features alone and in a padded batch. False is the official behaviour, where padding leaks at the borders.
+        frozen_stride: stages up to this stride are not trained (published: 4, i.e. stem and first stage, in networks
+            with patches also the merging behind it; 0 trains everything; 32 freezes the whole network).
+        mask_padding: keep the padding at zero in front of every spatial convolution and out of windows, so that an
+            image gives the same features alone and in a padded batch. False is the official behaviour, where padding
+            leaks at the borders.
+        level_norm: a layer norm over the channels of every returned map (DINO with Swin, Relation-DETR with FocalNet).
+        drop_path: rate of stochastic depth in the last block; it grows linearly from 0 in the first.
+        checkpointing: recompute activations in the backward pass instead of keeping them.
+
+    Raises:
+        ValueError: timm has no such network, or it cannot do what is asked.
     """
 
     def __init__(
@@ -72,57 +94,121 @@ class Backbone(nn.Module):
         frozen_batch_norm: bool = True,
         frozen_stride: int = 4,
         mask_padding: bool = False,
+        level_norm: bool = False,
+        drop_path: float = 0.0,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if not timm.is_model(name.split(".")[0]):
             raise ValueError(f"timm has no backbone '{name}'.{did_you_mean(name, timm.list_models())[:200]}")
-        out_indices = tuple(range(-num_levels, 0))
-        options: dict[str, Any] = {"output_stride": 16} if dilation else {}
-        body = timm.create_model(name, pretrained=False, features_only=True, out_indices=out_indices, **options)
+        self.name = name
+        self.family = family_of(name)
+        if mask_padding and not self.family.maskable:
+            raise ValueError(
+                f"mask_backbone_padding: '{name}' averages or attends over the whole canvas, so that padding cannot be "
+                "kept out of it; set it to False"
+            )
+        body = _network(self.family, name, num_levels, dilation=dilation, drop_path=drop_path)
         info: Any = body.feature_info
         self._freeze(body, info.info, frozen_stride)
         if frozen_batch_norm:
             freeze_batch_norm(body)
+        if checkpointing:
+            network: Any = getattr(body, "model", body)
+            network.set_grad_checkpointing()
         self.body: nn.Module = body
+        self._channels_last = getattr(body, "output_fmt", Format.NCHW) == Format.NHWC
         self.channels: list[int] = list(info.channels())
         self.strides: list[int] = list(info.reduction())
+        self.pyramid: SimpleFeaturePyramid | None = None
+        if self.family.plain:
+            self._build_pyramid(_STRIDES[-num_levels:])
+        self.norms: nn.ModuleDict | None = None
+        if level_norm:
+            # called by the stage, as official files call them
+            first = len(_STRIDES) - num_levels
+            self.norms = nn.ModuleDict(
+                {str(first + level): LayerNorm2d(width, eps=_NORM_EPS) for level, width in enumerate(self.channels)}
+            )
         self._sizes: Tensor | None = None
         self._canvas = 0
         self.mask_padding = mask_padding
         if mask_padding:
-            for module in self.body.modules():
-                spatial = isinstance(module, nn.Conv2d | nn.MaxPool2d) and module.kernel_size not in (1, (1, 1))
-                if spatial:
-                    module.register_forward_pre_hook(self._zero_padding)
+            self._register_masking()
+
+    def _build_pyramid(self, strides: Sequence[int]) -> None:
+        (width,), (stride,) = self.channels, self.strides
+        if stride & (stride - 1):
+            raise ValueError(f"'{self.name}' has patches of {stride} pixels; a feature pyramid needs a power of two")
+        self.pyramid = SimpleFeaturePyramid(in_channels=width, stride=stride, strides=strides)
+        self.channels, self.strides = [self.pyramid.dim] * len(strides), list(strides)
 
     @staticmethod
     def _freeze(body: nn.Module, stages: Sequence[dict[str, Any]], frozen_stride: int) -> None:
         """Stops training of every parameter up to the end of the last stage within ``frozen_stride``."""
-        frozen = [str(stage["module"]) for stage in stages if stage["reduction"] <= frozen_stride]
+        within = [stage["reduction"] <= frozen_stride for stage in stages]
+        if all(within):
+            body.requires_grad_(False)
+        frozen = [stage["module"] for stage, is_within in zip(stages, within, strict=True) if is_within]
+        # the merging of patches stands at the start of the next stage; official code freezes it with the stage before
+        frozen += [f"{stages[len(frozen)]['module']}.downsample"] if 0 < len(frozen) < len(stages) else []
         names = [name for name, _ in body.named_parameters()]
-        # timm flattens nested stages: the module "stages.0" may be called "stages_0" in a features_only network.
-        prefixes = tuple(f"{name}." for module in frozen for name in (module, module.replace(".", "_")))
+        prefixes = tuple(f"{name}." for module in frozen for name in _names_in(body, module))
         last = max((index for index, name in enumerate(names) if name.startswith(prefixes)), default=-1)
         for parameter in list(body.parameters())[: last + 1]:
             parameter.requires_grad_(False)
 
+    def _register_masking(self) -> None:
+        for module in self.body.modules():
+            if isinstance(module, nn.Conv2d | nn.MaxPool2d) and module.kernel_size not in (1, (1, 1)):
+                module.register_forward_pre_hook(self._zero_padding)
+            elif isinstance(module, PatchMerging):
+                module.register_forward_pre_hook(self._zero_padding_last)
+            elif isinstance(module, ShiftedWindowBlock):
+                module.register_forward_pre_hook(self._block_padding)
+
+    def _cells(self, rows: int, columns: int) -> Tensor | None:
+        """The padding of a map inside the network, (B, rows, columns); None while there is none."""
+        return None if self._sizes is None else _cells_mask(self._sizes, self._canvas // rows, rows, columns)
+
     def _zero_padding(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         (x, *rest) = inputs
-        if self._sizes is None:
-            return inputs
-        stride = self._canvas // x.shape[-2]
-        mask = _cells_mask(self._sizes, stride, x.shape[-2], x.shape[-1])
-        return (x.masked_fill(mask[:, None], 0.0), *rest)
+        mask = self._cells(*x.shape[-2:])
+        return inputs if mask is None else (x.masked_fill(mask[:, None], 0.0), *rest)
+
+    def _zero_padding_last(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The same for maps with the channels last."""
+        (x, *rest) = inputs
+        mask = self._cells(*x.shape[1:3])
+        return inputs if mask is None else (x.masked_fill(mask[..., None], 0.0), *rest)
+
+    def _block_padding(self, module: ShiftedWindowBlock, inputs: tuple[Tensor, ...]) -> None:
+        module.padding_mask = self._cells(*inputs[0].shape[1:3])
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> list[FeatureMap]:
         """images (B, 3, H, W), padding_mask (B, H, W) -> one map a level, finest first."""
         if self.mask_padding:
             return self._forward_masked(images, padding_mask)
+        height, width = images.shape[-2:]
+        divisor = self.family.divisor
         maps = []
-        for tensor, stride in zip(self.body(images), self.strides, strict=True):
-            mask = level_mask(padding_mask, stride, tensor.shape[-2:], exact=False)
+        tensors = self._levels(F.pad(images, (0, -width % divisor, 0, -height % divisor)))
+        for tensor, stride in zip(tensors, self.strides, strict=True):
+            if divisor > 1:  # cells that lie outside the canvas altogether
+                tensor = tensor[..., : math.ceil(height / stride), : math.ceil(width / stride)]
+            mask = level_mask(padding_mask, stride, (tensor.shape[-2], tensor.shape[-1]), exact=False)
             maps.append(FeatureMap(tensor, mask, stride))
         return maps
+
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        tensors: list[Tensor] = self.body(images)
+        if self._channels_last:
+            tensors = [tensor.permute(0, 3, 1, 2) for tensor in tensors]
+        if self.pyramid is not None:
+            tensors = self.pyramid(tensors[-1])
+        if self.norms is not None:
+            tensors = [norm(tensor) for norm, tensor in zip(self.norms.values(), tensors, strict=True)]
+        return tensors
 
     def _forward_masked(self, images: Tensor, padding_mask: Tensor) -> list[FeatureMap]:
         # A canvas divisible by 32 gives every image the same phase, whatever else is in the batch: networks with
@@ -132,9 +218,11 @@ class Backbone(nn.Module):
         images = F.pad(images, extra)
         sizes = valid_sizes(padding_mask)
         self._canvas = images.shape[-2]
-        self._sizes = sizes if bool(images.is_cuda or extra != (0, 0, 0, 0) or padding_mask.any()) else None
+        windows = self.family.name == "swin"  # they fill up with cells of their own
+        always = windows or images.is_cuda or extra != (0, 0, 0, 0)
+        self._sizes = sizes if always or bool(padding_mask.any()) else None
         try:
-            tensors = self.body(images)
+            tensors = self._levels(images)
         finally:
             self._sizes = None
         maps = []
@@ -142,3 +230,31 @@ class Backbone(nn.Module):
             mask = _cells_mask(sizes, stride, *tensor.shape[-2:])
             maps.append(FeatureMap(tensor.masked_fill(mask[:, None], 0.0), mask, stride))
         return maps
+
+
+def _network(family: Family, name: str, num_levels: int, *, dilation: bool, drop_path: float) -> nn.Module:
+    """The timm network, without weights and head, as a module that gives a list of maps (B, C, h, w)."""
+    options: dict[str, Any] = dict(family.options)
+    levels = tuple(range(-num_levels, 0))
+    if dilation:
+        options["output_stride"] = 16
+    try:
+        if family.name == "any":
+            if drop_path:
+                options["drop_path_rate"] = drop_path
+            network: nn.Module = timm.create_model(
+                name, pretrained=False, features_only=True, out_indices=levels, **options
+            )
+            return network
+        model = timm.create_model(name, pretrained=False, num_classes=0, drop_path_rate=drop_path, **options)
+    except (NotImplementedError, TypeError) as error:
+        asked = ", ".join(f"{key}={value}" for key, value in options.items())
+        raise ValueError(f"timm's '{name}' cannot be built with {asked}: {error}") from error
+    ShiftedWindowBlock.take_over(model)
+    # plain networks: the last map, after their final norm
+    return FeatureGetterNet(model, out_indices=(-1,) if family.plain else levels, norm=family.plain)
+
+
+def _names_in(body: nn.Module, module: str) -> tuple[str, ...]:
+    """What timm may call one of its modules inside a network that gives feature maps."""
+    return module, module.replace(".", "_", 1), f"model.{module}"

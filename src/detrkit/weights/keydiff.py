@@ -10,8 +10,8 @@ from torch import Tensor
 
 __all__ = ["IGNORED", "KeyDiff", "KeyGroup", "Mismatch", "compare"]
 
-# Left behind by profilers and other frameworks; they are no weights.
-IGNORED = ("_classes_", "total_params", "total_ops", "num_batches_tracked")
+# Left behind by profilers and other frameworks, or constants of the architecture; they are no weights.
+IGNORED = ("_classes_", "total_params", "total_ops", "num_batches_tracked", "relative_position_index")
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,16 @@ class KeyDiff:
         return groups
 
 
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without the sizes 1 at its end."""
+    return _without_ones(shape[:-1]) if shape[-1:] == (1,) else shape
+
+
 def compare(names: Mapping[str, list[str]], own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> KeyDiff:
     """What differs between a model's tensors and a file's.
 
     names: our key -> its names in the file, any of which will do · own, given: tensors of model and file; only their
-    shapes are looked at.
+    shapes are looked at, sizes 1 at their end aside.
     """
     unused = {name for name in given if not name.endswith(IGNORED)}
     missing: list[str] = []
@@ -103,6 +108,6 @@ def compare(names: Mapping[str, list[str]], own: Mapping[str, Tensor], given: Ma
             missing.append(accepted[0])
             continue
         theirs, ours = tuple(given[present[0]].shape), tuple(own[key].shape)
-        if theirs != ours:
+        if _without_ones(theirs) != _without_ones(ours):  # a 1x1 convolution and a linear layer are the same
             mismatched.append(Mismatch(key, present[0], theirs, ours))
     return KeyDiff(tuple(missing), tuple(sorted(unused)), tuple(mismatched))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from detrkit.models import entry
 from detrkit.models.detector import Detector
+from detrkit.nn.backbone import Backbone
+from detrkit.weights.backbone_layouts import AUTHORS_BACKBONES, RELATION_BACKBONES, BackboneLayout
 
-__all__ = ["KEYMAPS", "KeyMap", "official_names"]
+__all__ = ["KEYMAPS", "KeyMap", "backbone_layout", "official_names"]
 
 
 @dataclass(frozen=True)
@@ -17,14 +19,16 @@ class KeyMap:
     """Rules (pattern over our name, templates of the official names); the first that matches the whole name counts.
 
     ``{layers}`` in a template stands for every decoder layer: heads that layers share stand there once for us and
-    once a layer in official files. ``{after}`` is the number after the last layer's.
+    once a layer in official files. ``{after}`` is the number after the last layer's. ``backbones``: what stands before
+    the rules for backbones of some families.
     """
 
     rules: tuple[tuple[str, tuple[str, ...]], ...]
+    backbones: Mapping[str, BackboneLayout] = field(default_factory=lambda: AUTHORS_BACKBONES)
 
-    def official(self, key: str, layers: int) -> list[str]:
+    def official(self, key: str, layers: int, backbone: BackboneLayout) -> list[str]:
         """Every official name of our tensor ``key``; the first is the one to write gradients and errors under."""
-        for pattern, templates in self.rules:
+        for pattern, templates in (*backbone.rules, *self.rules):
             match = re.fullmatch(pattern, key)
             if match:
                 names = [match.expand(template) for template in templates]
@@ -75,6 +79,7 @@ _DEFORMABLE = (
     (r"level_embed", ("transformer.level_embed",)),
     (r"reference_points\.(.+)", (r"transformer.reference_points.\1",)),
 )
+_LEARNED_QUERIES = (r"((?:tgt|refpoint)_embed\..+)", (r"transformer.\1",))
 _SHARED_CLASS = (r"class_embed\.0\.(.+)", (r"class_embed.{layers}.\1",))
 
 # The Relation-DETR repository names everything its own way.
@@ -87,23 +92,26 @@ _RELATION_REPOSITORY = (
     (r"bbox_embed\.(.+)", (r"transformer.decoder.bbox_head.\1",)),
     (r"enc_class_embed\.(.+)", (r"transformer.encoder_class_head.\1",)),
     (r"enc_bbox_embed\.(.+)", (r"transformer.encoder_bbox_head.\1",)),
-    (r"tgt_embed\.(.+)", (r"transformer.tgt_embed.\1",)),
+    _LEARNED_QUERIES,
     (r"decoder\.relation\.pos_proj\.(.+)", (r"transformer.decoder.position_relation_embedding.pos_proj.0.\1",)),
     (r"denoising\.label_encoder\.(.+)", (r"denoising_generator.label_encoder.\1",)),
+    (r"one_to_many_embed\.(.+)", (r"transformer.hybrid_tgt_embed.\1",)),
+    (r"one_to_many_(class|bbox)_embed\.(.+)", (r"transformer.hybrid_\1_head.\2",)),
     _PROPOSALS,
     (r"((?:en|de)coder\..+)", (r"transformer.\1",)),
 )
 
 _DINO = (
-    (r"tgt_embed\.(.+)", (r"transformer.tgt_embed.\1",)),
+    _LEARNED_QUERIES,
     (r"enc_(class|bbox)_embed\.(.+)", (r"transformer.enc_out_\1_embed.\2",)),
     (r"denoising\.label_encoder\.(.+)", (r"label_enc.\1",)),
-    (
-        r"(class|bbox)_embed\.0\.(.+)",
-        (r"\1_embed.{layers}.\2", r"transformer.decoder.\1_embed.{layers}.\2"),
-    ),
     *_DEFORMABLE,
 )
+_HEADS_OF_ALL_LAYERS = (
+    r"(class|bbox)_embed\.0\.(.+)",
+    (r"\1_embed.{layers}.\2", r"transformer.decoder.\1_embed.{layers}.\2"),
+)
+_HEADS_OF_EACH_LAYER = (r"((?:class|bbox)_embed\.\d+\..+)", (r"\1", r"transformer.decoder.\1"))
 
 KEYMAPS: Mapping[str, KeyMap] = {
     "deformable_detr": KeyMap((*_DEFORMABLE, *_HEADS_OF_LAYERS)),
@@ -117,11 +125,13 @@ KEYMAPS: Mapping[str, KeyMap] = {
                 r"enc_(class|bbox)_embed\.(.+)",
                 (r"\1_embed.{after}.\2", r"transformer.decoder.\1_embed.{after}.\2"),
             ),
-            (r"((?:class|bbox)_embed\.\d+\..+)", (r"\1", r"transformer.decoder.\1")),
+            _HEADS_OF_EACH_LAYER,
         )
     ),
-    "dino_two_stage": KeyMap(_DINO),
-    "dino_two_stage_relation": KeyMap(_RELATION_REPOSITORY),
+    "deformable_detr_pp": KeyMap(_RELATION_REPOSITORY, RELATION_BACKBONES),
+    "dino": KeyMap((_HEADS_OF_ALL_LAYERS, *_DINO)),
+    "dino_own_heads": KeyMap((_HEADS_OF_EACH_LAYER, *_DINO)),
+    "dino_relation": KeyMap(_RELATION_REPOSITORY, RELATION_BACKBONES),
     "detr": KeyMap(_TRANSFORMER),
     "conditional_detr": KeyMap((*_CONDITIONAL, *_TRANSFORMER)),
     "de_detr": KeyMap((*_DE_DETR, *_HEADS_OF_LAYERS)),
@@ -145,18 +155,33 @@ KEYMAPS: Mapping[str, KeyMap] = {
 
 
 def _keymap(model: Detector) -> KeyMap:
+    """A family's layout for the switches that change it, or the one it has whatever the switches."""
     family = entry(model.name).family
+    variant = family
     if not getattr(model.config, "refine_boxes", True):
-        family = f"{family}_shared_heads"
-    elif getattr(model.config, "two_stage", False):
-        family = f"{family}_two_stage"
+        variant += "_shared_heads"
+    elif family == "deformable_detr" and getattr(model.config, "two_stage", False):
+        variant += "_two_stage"
     if getattr(model.config, "relation", "none") != "none":
-        family = f"{family}_relation"
-    return KEYMAPS[family]
+        variant += "_relation"
+    elif not getattr(model.config, "shared_heads", True):
+        variant += "_own_heads"
+    return KEYMAPS.get(variant) or KEYMAPS[family]
 
 
-def official_names(model: Detector) -> dict[str, list[str]]:
-    """Our state-dict key -> the official names of that tensor."""
-    keymap = _keymap(model)
+def backbone_layout(model: Detector) -> BackboneLayout:
+    """How the official repository of a model lays its backbone out; empty for ResNets and where there is none."""
+    backbone = model.get_submodule("backbone")
+    family = backbone.family.name if isinstance(backbone, Backbone) else ""
+    return _keymap(model).backbones.get(family, BackboneLayout())
+
+
+def official_names(model: Detector, keys: Iterable[str] | None = None) -> dict[str, list[str]]:
+    """Our key -> the official names of that tensor; ``keys``: all of the state dict if not given."""
+    keymap, backbone = _keymap(model), backbone_layout(model)
     layers = int(getattr(model.config, "decoder_layers", 1))
-    return {key: keymap.official(key, layers) for key in model.state_dict() if not key.endswith("num_batches_tracked")}
+    return {
+        key: keymap.official(key, layers, backbone)
+        for key in (model.state_dict() if keys is None else keys)
+        if not key.endswith("num_batches_tracked")
+    }

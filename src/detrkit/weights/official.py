@@ -13,7 +13,7 @@ from detrkit.errors import CheckpointError
 from detrkit.models.detector import Detector
 from detrkit.weights.checkpoint import is_ours, read_info
 from detrkit.weights.keydiff import IGNORED, KeyDiff, Mismatch, compare
-from detrkit.weights.keymaps import official_names
+from detrkit.weights.keymaps import backbone_layout, official_names
 from detrkit.weights.matching import match
 from detrkit.weights.reading import read_contents
 
@@ -21,7 +21,7 @@ __all__ = ["OfficialLoadReport", "load_official", "official_names", "to_official
 
 # What another class or query count may change, and only on request.
 _CLASS_HEADS = ("class_embed.", "enc_class_embed.", "denoising.label_encoder.")
-_QUERIES = ("query_embed.", "tgt_embed.")
+_QUERIES = ("query_embed.", "tgt_embed.", "refpoint_embed.")
 
 
 @dataclass
@@ -123,7 +123,7 @@ def load_official(
                 report.groups = (_groups(len(value), told, groups), groups)
             own[key] = _operate(surgery[key], own[key], value, report)
         else:
-            own[key] = value.to(own[key].dtype)
+            own[key] = value.to(own[key].dtype).reshape(own[key].shape)
             report.loaded += 1
     model.load_state_dict(own)
     return report
@@ -133,7 +133,8 @@ def _operate(change: Mismatch, own: Tensor, given: Tensor, report: OfficialLoadR
     """The tensor that a model with other classes or queries starts from."""
     report.fresh.append(change.key)
     if not change.key.startswith(_QUERIES):
-        report.classes = (change.given[0], change.wanted[0])
+        if not change.key.startswith("denoising."):  # whose table may have a row more than there are classes
+            report.classes = (change.given[0], change.wanted[0])
         return own
     # rows are group by group (Group DETR, spec D1): what both have of groups, and of the queries in each
     theirs, ours = (rows.unflatten(0, (groups, -1)) for rows, groups in zip((given, own), report.groups, strict=True))
@@ -165,5 +166,7 @@ def to_official(model: nn.Module) -> dict[str, Tensor]:
     """The model's weights under their official names, aliases included, so that official loaders accept them."""
     if not isinstance(model, Detector):
         raise TypeError(f"to_official needs a detrkit model, got {type(model).__name__}")
-    state = model.state_dict()
-    return {name: state[key] for key, names in official_names(model).items() for name in names}
+    layout = backbone_layout(model)
+    state = model.state_dict() | layout.constants_of(model)
+    names = official_names(model, state)
+    return {name: layout.shaped(name, state[key]) for key in names for name in names[key]}
