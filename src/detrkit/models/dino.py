@@ -33,7 +33,7 @@ from detrkit.nn.denoising import ContrastiveDenoising, Denoising, DenoisingQueri
 from detrkit.nn.heads import MLP
 from detrkit.nn.position import sine_boxes
 from detrkit.nn.proposals import Proposals, gather_rows
-from detrkit.nn.relation import PositionRelation
+from detrkit.nn.relation import build_relation
 from detrkit.ops.boxes import inverse_sigmoid
 from detrkit.structures import Predictions, QueryGroup, Target
 
@@ -42,7 +42,7 @@ __all__ = ["DINO", "DINOConfig"]
 EPS = 1e-3  # of DINO's inverse sigmoid
 _CHOICES = {
     "query_selection": ("mixed", "pure", "static"),
-    "relation": ("none", "full"),
+    "relation": ("none", "full", "low_rank"),
     "denoising": ("contrastive", "plain", "none"),
 }
 
@@ -54,7 +54,8 @@ class DINOConfig(DeformableDETRConfig):
     query_selection: where queries come from (figure 5): "mixed": boxes from proposals, learned content; "pure": both
     from proposals; "static": both learned, and two_stage off · look_forward_twice: off, a layer's loss trains its own
     box only, and heads read the queries without a norm · shared_heads: one class and one box head for all decoder
-    layers, as published · relation: "full" adds the position relation · query_scale: from the second layer on, the
+    layers, as published · relation: "full" adds the position relation, "low_rank" one of rank ``relation_rank`` ·
+    query_scale: from the second layer on, the
     content of a query scales its position (Relation-DETR) · denoising: "contrastive", "plain" or "none" ·
     denoising_*: see :mod:`detrkit.nn.denoising`; contrastive with 0 ``denoising_queries``, or plain with 0
     ``denoising_groups``, makes none but keeps the label table · denoising_extra_label: the table has one row more than
@@ -72,6 +73,7 @@ class DINOConfig(DeformableDETRConfig):
     look_forward_twice: bool = True
     shared_heads: bool = True
     relation: str = "none"
+    relation_rank: int = 16
     query_scale: bool = False
     denoising: str = "contrastive"
     denoising_queries: int = 100
@@ -131,8 +133,10 @@ class DINO(DeformableDETR):
         self.decoder.ref_point_head = position_head(2 * dim, dim)
         if config.query_scale:
             self.decoder.query_scale = position_head(dim, dim)
-        if config.relation == "full":
-            self.decoder.relation = PositionRelation(num_heads=config.num_heads)
+        if config.relation != "none":
+            self.decoder.relation = build_relation(
+                config.relation, num_heads=config.num_heads, rank=config.relation_rank
+            )
 
     @property
     def _indicator(self) -> bool:
@@ -208,7 +212,7 @@ class DINO(DeformableDETR):
                     reference = base.detach()
                 else:
                     base = reference = boxes[-1].detach()
-                if self.config.relation == "full":
+                if self.config.relation != "none":
                     bias = self.decoder.relation.bias(boxes[-2][:, :related], boxes[-1][:, :related], blocked)
         return torch.stack(logits), torch.stack(boxes[1:])
 
