@@ -65,7 +65,9 @@ class Target:
     labels (N,) int64, 0..K-1 · boxes (N, 4) cxcywh in [0, 1] of the image's valid (unpadded) area ·
     image_id · original_size (height, width) in pixels of the upright file · size (height, width) of the valid area
     after the transforms · masks (N, H, W) bool on the padded canvas, or None · is_thing (N,) bool, or None ·
-    is_copy (N,) bool, True for boxes that label augmentation repeated, or None when nothing was repeated.
+    is_copy (N,) bool, True for boxes that label augmentation repeated, or None when nothing was repeated ·
+    negatives (K,) labels verified to be absent, not_exhaustive (E,) labels of which not every object is here (LVIS), or
+    None.
     """
 
     labels: Tensor
@@ -76,6 +78,8 @@ class Target:
     masks: Tensor | None = None
     is_thing: Tensor | None = None
     is_copy: Tensor | None = None
+    negatives: Tensor | None = None
+    not_exhaustive: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])

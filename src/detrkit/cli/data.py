@@ -43,7 +43,7 @@ class _Target(StrEnum):
 
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The data folder.", show_default=False)]
-FormatOption = Annotated[str, typer.Option("--format", help="auto, coco, roboflow, yolo, voc or cityscapes.")]
+FormatOption = Annotated[str, typer.Option("--format", help="auto, coco, lvis, roboflow, yolo, voc or cityscapes.")]
 Annotations = Annotated[Path | None, typer.Option(help="A COCO file, where the layout is not a usual one.")]
 Images = Annotated[Path | None, typer.Option(help="Its image folder.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
@@ -106,7 +106,7 @@ def convert(
     out: Annotated[Path, typer.Option(help="A .json file (one split), or a folder for all splits.")],
     to: Annotated[_Target, typer.Option("--to", help="The format to write.")] = _Target.coco,
     source_format: Annotated[
-        str, typer.Option("--from", help="auto, coco, roboflow, yolo, voc, cityscapes or cityscapes-gtfine.")
+        str, typer.Option("--from", help="auto, coco, lvis, roboflow, yolo, voc, cityscapes or cityscapes-gtfine.")
     ] = "auto",
     split: Annotated[_Split | None, typer.Option(help="Only this split.")] = None,
     groups: Annotated[_Groups, typer.Option(help="cityscapes-gtfine: what groups become.")] = _Groups.crowd,

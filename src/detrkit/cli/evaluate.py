@@ -53,7 +53,7 @@ def eval_command(
     precision: Annotated[Precision, typer.Option("--precision", help="Of the forward pass.")] = Precision.fp32,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Evaluate a checkpoint: COCO AP and AR of boxes, overall and for each class."""
+    """Evaluate a checkpoint: AP and AR of boxes, overall and for each class; those of LVIS on LVIS, else COCO's."""
     overrides = [argument for argument in arguments or [] if "=" in argument]
     recipes = [argument for argument in arguments or [] if "=" not in argument]
     if len(recipes) > 1:
@@ -86,4 +86,6 @@ def eval_command(
     if as_json:
         print_json(score)
     else:
-        print_score(score, title=f"COCO bbox: {checkpoint} on {data or recipes[0]} ({split.value})")
+        print_score(
+            score, title=f"{score['protocol'].upper()} bbox: {checkpoint} on {data or recipes[0]} ({split.value})"
+        )

@@ -65,10 +65,14 @@ class SplitFiles(Section):
 
 
 class DataSection(Section):
-    """Data set, subset and augmentation."""
+    """Data set, subset, sampling and augmentation.
+
+    ``sampling: repeat_factor`` shows images of classes that fewer than ``sampling_threshold`` of the images have more
+    often, as on LVIS.
+    """
 
     root: str = "data"
-    format: Literal["auto", "coco", "roboflow", "yolo", "voc", "cityscapes"] = "auto"
+    format: Literal["auto", "coco", "lvis", "roboflow", "yolo", "voc", "cityscapes"] = "auto"
     train: SplitFiles = Field(default_factory=SplitFiles)
     val: SplitFiles = Field(default_factory=SplitFiles)
     on_error: Literal["raise", "skip"] = "raise"
@@ -76,6 +80,8 @@ class DataSection(Section):
     sample_repeat: bool = False
     sample_seed: int = 0
     repeat: Count = 1
+    sampling: Literal["uniform", "repeat_factor"] = "uniform"
+    sampling_threshold: Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=1)] = 0.001
     short_sides: Counts | None = None
     max_side: Count | None = None
     crop: bool = True
@@ -90,6 +96,8 @@ class TrainingSection(Section):
 
     ``epochs: null`` takes 50 epochs, or as many as give 3000 optimizer steps; ``evaluate_every: null`` evaluates after
     each epoch, but with at least 100 optimizer steps between two evaluations; 0 never evaluates.
+    ``federated_classes: 50`` counts a query without object as a negative of the classes of the batch and of sampled
+    others, 50 together (LVIS); null: of all classes.
     """
 
     epochs: Count | None = None
@@ -102,6 +110,7 @@ class TrainingSection(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     clip_norm: Positive | None = 0.1
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    federated_classes: Count | None = None
     evaluate_every: CountOrZero | None = None
     checkpoint_every: Count | None = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from detrkit.data.federated import NEGATIVES, NOT_EXHAUSTIVE
 from detrkit.data.images import read_image
-from detrkit.data.records import ImageRecord, OnError, Row, Table, box_problem, coco_rows
+from detrkit.data.records import ImageRecord, OnError, Row, ScoreProtocol, Table, box_problem, coco_rows
 from detrkit.data.transforms import EvalTransform
 from detrkit.errors import DataError
 from detrkit.structures import Categories, Sample
@@ -33,7 +35,8 @@ class DetectionDataset(Dataset[Sample]):
 
     records: sorted by image id · categories in label order · name: for folders and tables · load_errors: a line for
     everything that was left out while loading · source: reads the annotation file again, for evaluation, where
-    records carry too little (unclamped boxes, outlines).
+    records carry too little (unclamped boxes, outlines) · protocol: how results on these images are scored ·
+    chances: how likely an epoch has each record, None when it has all (see ``detrkit.data.samplers``).
     on_error: what an unreadable image does: "raise", or "skip": the next readable image takes its place, and
     ``skipped_images`` names it (also when workers read it).
     """
@@ -48,6 +51,8 @@ class DetectionDataset(Dataset[Sample]):
         on_error: OnError = "raise",
         load_errors: Sequence[str] = (),
         source: Callable[[], Table] | None = None,
+        protocol: ScoreProtocol = "coco",
+        chances: NDArray[np.float64] | None = None,
     ) -> None:
         self.records = list(records)
         self.categories = categories
@@ -55,6 +60,8 @@ class DetectionDataset(Dataset[Sample]):
         self.transform: SampleTransform = transform if transform is not None else EvalTransform()
         self.on_error = on_error
         self.load_errors = list(load_errors)
+        self.protocol: ScoreProtocol = protocol
+        self.chances = chances
         self._source = source
         # In shared memory, so that workers that live through many epochs see the epoch and report what they skip.
         self._clock = _shared_zeros(2, torch.int64)
@@ -106,26 +113,28 @@ class DetectionDataset(Dataset[Sample]):
     def coco_ground_truth(self) -> Row:
         """The ground truth as COCO JSON with the files' own category ids; crowd regions carry ``iscrowd`` 1.
 
-        ``area`` is the file's. Images that turned out unreadable so far and boxes that loading left out are absent.
+        ``area`` is the file's; so is what LVIS adds to images and categories. Images that turned out unreadable so far
+        and boxes that loading left out are absent.
         """
         unreadable = set(torch.nonzero(self._unreadable).flatten().tolist())
         records = {r.image_id: r for index, r in enumerate(self.records) if index not in unreadable}
-        if self._source is None:
+        table = None if self._source is None else self._source()
+        if table is None:
             rows = [row for record in records.values() for row in self._rows(record)]
         else:
-            rows = [
-                row
-                for row in self._source().annotations
-                if row["image_id"] in records and not box_problem(row.get("bbox"))
-            ]
+            rows = [row for row in table.annotations if row["image_id"] in records and not box_problem(row.get("bbox"))]
+        images: list[Row] = [
+            {"id": r.image_id, "file_name": r.file_name, "width": r.width, "height": r.height} for r in records.values()
+        ]
+        categories = self.categories.to_json()
+        if table is not None:
+            _add(images, table.images, (NEGATIVES, NOT_EXHAUSTIVE))
+            _add(categories, table.categories, ("frequency",))
         return {
             "info": {"description": self.name},
-            "images": [
-                {"id": r.image_id, "file_name": r.file_name, "width": r.width, "height": r.height}
-                for r in records.values()
-            ],
+            "images": images,
             "annotations": coco_rows(rows),
-            "categories": self.categories.to_json(),
+            "categories": categories,
         }
 
     def _rows(self, record: ImageRecord) -> Iterator[Row]:
@@ -155,6 +164,14 @@ class DetectionDataset(Dataset[Sample]):
 def _shared_zeros(length: int, dtype: torch.dtype) -> Tensor:
     zeros: Tensor = torch.zeros(length, dtype=dtype).share_memory_()
     return zeros
+
+
+def _add(rows: list[Row], originals: list[Row], keys: Sequence[str]) -> None:
+    """Gives the rows those of the keys that the original with the same id has."""
+    by_id = {row["id"]: row for row in originals}
+    for row in rows:
+        original = by_id.get(row["id"], {})
+        row |= {key: original[key] for key in keys if key in original}
 
 
 def _row(record: ImageRecord, box: Any, category_id: int) -> Row:

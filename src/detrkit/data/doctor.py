@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from detrkit.data.federated import NEGATIVES, federated_problems
 from detrkit.data.formats import Source, read_source
 from detrkit.data.images import image_size, read_image
 from detrkit.data.records import Row, Table, box_problem, missing_files
@@ -78,7 +79,7 @@ def check(
     tables = {split: read_source(source) for split, source in sources.items()}
     scans: dict[str, _Scan] = {}
     for split, table in tables.items():
-        for examine in (_ids, _category_ids, _boxes, _duplicate_annotations, _balance, _empty):
+        for examine in (_ids, _category_ids, _boxes, _duplicate_annotations, _balance, _empty, _federated):
             findings += examine(split, table)
         missing = missing_files([table.path(image) for image in table.images])
         findings.append(
@@ -184,6 +185,20 @@ def _empty(split: str, table: Table) -> Iterator[Finding]:
     empty = [str(row["file_name"]) for row in table.images if row["id"] not in filled]
     level: Level = "warning" if len(empty) * 2 > len(table.images) else "info"
     yield _finding(level, "empty images", split, empty, "images without boxes: kept, they teach what is background")
+
+
+def _federated(split: str, table: Table) -> Iterator[Finding]:
+    """Of LVIS: the lists of classes of the images, and the frequencies."""
+    if table.protocol != "lvis":
+        return
+    problems = list(federated_problems(table.images, table.categories))
+    yield _finding("error", "LVIS lists", split, problems, "what LVIS adds to COCO annotations is missing or wrong")
+    if problems:
+        return
+    present = {(row["image_id"], row["category_id"]) for row in table.annotations}
+    pairs = ((image["id"], number) for image in table.images for number in image[NEGATIVES])
+    both = [f"image {image}: category {number}" for image, number in pairs if (image, number) in present]
+    yield _finding("warning", "LVIS negatives", split, both, "classes that are said to be absent but have a box")
 
 
 def _scan(table: Table, missing: set[int], quick: bool, progress: Callable[[int, int], None] | None) -> _Scan:

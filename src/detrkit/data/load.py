@@ -6,9 +6,12 @@ import functools
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.formats import Source, find_source, read_source
 from detrkit.data.records import OnError, build_records
+from detrkit.data.samplers import repeat_factors, with_copies
 from detrkit.data.sampling import published_sample, sample_table
 from detrkit.errors import DataError, did_you_mean
 
@@ -27,15 +30,17 @@ def load_dataset(
     sample_repeat: bool = False,
     sample_seed: int = 0,
     repeat: int = 1,
+    repeat_threshold: float | None = None,
 ) -> DetectionDataset:
     """One split of a data folder; images are opened only when a sample is asked for.
 
-    split: train, val or test · format: auto, coco, roboflow, yolo, voc or cityscapes · annotations, images: a COCO
-    file and its image folder (relative to ``root`` or to the working folder) where the layout is not a usual one ·
+    split: train, val or test · format: auto, coco, lvis, roboflow, yolo, voc or cityscapes · annotations, images: a
+    COCO file and its image folder (relative to ``root`` or to the working folder) where the layout is not a usual one ·
     on_error: "skip" leaves out bad boxes and images and counts them · sample_rate: take this part of the images: the
     published COCO subset where its file lies in ``../CocoFormatAnnos``, else one chosen by ``sample_seed``, nested in
     all larger ones · sample_repeat: repeat the images int(1 / sample_rate) times, so that an epoch keeps its length ·
-    repeat: list every image so many times, which makes longer epochs of few images.
+    repeat: list every image so many times, which makes longer epochs of few images · repeat_threshold: list images of
+    classes that fewer of the images have, such as 0.001, more often (``detrkit.data.samplers.repeat_factors``).
 
     Raises:
         DataError: nothing usable there; the message names the file, key or value.
@@ -57,6 +62,7 @@ def load_dataset(
         sample_repeat=sample_repeat,
         sample_seed=sample_seed,
         repeat=repeat,
+        repeat_threshold=repeat_threshold,
     )
 
 
@@ -68,12 +74,13 @@ def load_source(
     sample_repeat: bool = False,
     sample_seed: int = 0,
     repeat: int = 1,
+    repeat_threshold: float | None = None,
 ) -> DetectionDataset:
     """The data set of a source that was found already; see ``load_dataset``."""
     published = None if sample_rate is None else published_sample(source.root, source.annotations, sample_rate)
     if published is not None:
         source = replace(source, annotations=published)
-    table = read_source(source)
+    table = read_source(replace(source, outlines=False))
     if sample_rate is not None and published is None:
         table = sample_table(table, seed=sample_seed, rate=sample_rate)
     records, categories, notes = build_records(table, on_error=on_error)
@@ -81,6 +88,10 @@ def load_source(
         if sample_rate is None:
             raise DataError("sample_repeat needs sample_rate")
         repeat *= max(1, int(1 / sample_rate + 1e-9))
+    chances = None
+    if repeat_threshold is not None:
+        positions, chances = with_copies(repeat_factors([r.labels for r in records], threshold=repeat_threshold))
+        records, chances = [records[position] for position in positions], np.tile(chances, repeat)
     return DetectionDataset(
         records=records * repeat,
         categories=categories,
@@ -88,4 +99,6 @@ def load_source(
         on_error=on_error,
         load_errors=notes,
         source=functools.partial(read_source, source),
+        protocol=table.protocol,
+        chances=chances,
     )

@@ -12,14 +12,26 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from detrkit.data.federated import NEGATIVES, NOT_EXHAUSTIVE, federated_problems
 from detrkit.data.images import image_size
 from detrkit.errors import DataError
 from detrkit.structures import Categories, Category
 
-__all__ = ["ImageRecord", "OnError", "Row", "Table", "box_problem", "build_records", "coco_rows", "missing_files"]
+__all__ = [
+    "ImageRecord",
+    "OnError",
+    "Row",
+    "ScoreProtocol",
+    "Table",
+    "box_problem",
+    "build_records",
+    "coco_rows",
+    "missing_files",
+]
 
 Row = dict[str, Any]
 OnError = Literal["raise", "skip"]
+ScoreProtocol = Literal["coco", "lvis"]
 _SKIP = "Mend it, or set on_error to skip to leave such {} out and count them."
 
 
@@ -29,7 +41,8 @@ class ImageRecord:
 
     boxes (N, 4) float64 xyxy inside the image, of positive size · labels (N,) int64, 0..K-1 · areas (N,) float64 as
     in the file (of the mask where there is one) · crowd_boxes (M, 4), crowd_labels (M,): regions that training leaves
-    out and evaluation ignores.
+    out and evaluation ignores · negatives (K,) labels verified to be absent, not_exhaustive (E,) labels of which not
+    every object is annotated (LVIS; None: not known).
     """
 
     image_id: int
@@ -42,6 +55,8 @@ class ImageRecord:
     areas: NDArray[np.float64]
     crowd_boxes: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
     crowd_labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    negatives: NDArray[np.int64] | None = None
+    not_exhaustive: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +65,8 @@ class Table:
 
     images: id, file_name (relative to ``image_root``), width and height where known · annotations: id, image_id,
     category_id, bbox [x, y, w, h], area, iscrowd, ``where`` (file and line, for messages; not in COCO files) ·
-    categories: id, name · origin: the file to name in messages.
+    categories: id, name · origin: the file to name in messages · protocol: how results on these images are scored;
+    with "lvis" images and categories have what ``detrkit.data.federated`` names.
     """
 
     origin: Path
@@ -59,6 +75,7 @@ class Table:
     annotations: list[Row]
     categories: list[Row]
     info: Row = field(default_factory=dict)
+    protocol: ScoreProtocol = "coco"
 
     def path(self, image: Row) -> Path:
         """Where the file of a row of ``images`` lies."""
@@ -117,7 +134,8 @@ def build_records(table: Table, *, on_error: OnError = "raise") -> tuple[list[Im
     not list are ignored always (the published COCO subsets have them).
 
     Raises:
-        DataError: duplicate or unknown ids always; bad boxes and missing images with ``on_error="raise"``.
+        DataError: duplicate or unknown ids and incomplete LVIS annotations always; bad boxes and missing images with
+            ``on_error="raise"``.
     """
     categories = _categories(table)
     label_of = {category.id: label for label, category in enumerate(categories)}
@@ -185,9 +203,18 @@ def _assemble(
                 areas=areas[begin:middle],
                 crowd_boxes=boxes[middle:end],
                 crowd_labels=labels[middle:end],
+                **_federated(image, label_of),
             )
         )
     return records
+
+
+def _federated(image: Row, label_of: dict[int, int]) -> dict[str, NDArray[np.int64]]:
+    """What the record of an LVIS image has beside boxes."""
+    if NEGATIVES not in image:
+        return {}
+    keys = {"negatives": NEGATIVES, "not_exhaustive": NOT_EXHAUSTIVE}
+    return {name: np.asarray([label_of[number] for number in image[key]], np.int64) for name, key in keys.items()}
 
 
 def _categories(table: Table) -> Categories:
@@ -197,6 +224,9 @@ def _categories(table: Table) -> Categories:
     twice = _first_duplicate(ids)
     if twice is not None:
         raise DataError(f"{table.origin}: category id {twice} stands twice in categories")
+    if table.protocol == "lvis":
+        for problem in federated_problems(table.images, table.categories):
+            raise DataError(f"{table.origin}: {problem}")
     ordered = sorted(table.categories, key=lambda row: int(row["id"]))
     return Categories(Category(row["id"], str(row.get("name", row["id"]))) for row in ordered)
 

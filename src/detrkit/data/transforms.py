@@ -142,5 +142,7 @@ def _sample(
         image_id=record.image_id,
         original_size=(record.height, record.width),
         size=(image.height, image.width),
+        negatives=None if record.negatives is None else torch.tensor(record.negatives),
+        not_exhaustive=None if record.not_exhaustive is None else torch.tensor(record.not_exhaustive),
     )
     return Sample(pixels, target)

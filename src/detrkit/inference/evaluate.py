@@ -37,7 +37,7 @@ def evaluate(
     split: str = "val",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """COCO box score of a checkpoint on the validation images of a data folder or recipe.
+    """Box score of a checkpoint on the validation images of a data folder or recipe: LVIS AP on LVIS, else COCO AP.
 
     checkpoint: our ``.safetensors``, a run folder, a URL, the name of embedded or pulled weights, a model in memory, or
     an official ``.pth`` (its model is the recipe's, or read off its tensors; its labels are category ids of the data) ·
@@ -48,7 +48,8 @@ def evaluate(
     Under ``accelerate launch`` the processes share the images and all get the score.
 
     Returns:
-        ``{"protocol": "coco", "iou_type": "bbox", "metrics": {…}, "per_class": {name: {…}}}``, fractions or None.
+        ``{"protocol": "coco", "iou_type": "bbox", "metrics": {…}, "per_class": {name: {…}}}``, fractions or None; the
+        protocol is "lvis" on LVIS.
 
     Raises:
         DataError, RecipeError, CheckpointError: what cannot be used; the message names it.

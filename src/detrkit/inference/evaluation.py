@@ -14,7 +14,7 @@ from detrkit.data.dataset import SampleTransform
 from detrkit.errors import DataError
 from detrkit.inference.device import Precision, autocast, resolve_device
 from detrkit.inference.postprocess import postprocess
-from detrkit.metrics import Score, score_coco
+from detrkit.metrics import Score, score_coco, score_lvis
 from detrkit.models import Detector
 from detrkit.structures import Batch, Categories, Category
 
@@ -22,6 +22,9 @@ __all__ = ["Progress", "Results", "detect", "evaluate_model", "label_categories"
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all) of this process."""
+
+SCORES: dict[str, Callable[..., Score]] = {"coco": score_coco, "lvis": score_lvis}
+"""How results are scored, by the data set's protocol."""
 
 
 @dataclass
@@ -50,7 +53,9 @@ def evaluate_model(
     accelerator: Any = None,
     transform: SampleTransform | None = None,
 ) -> Score:
-    """COCO box score of a model on a data set; on several processes each gets the score of the whole set.
+    """Box score of a model on a data set, by its protocol: LVIS on LVIS, else COCO.
+
+    On several processes each gets the score of the whole set.
 
     batch_size: 1 is exact; larger batches pad images, which moves the official models' scores by about 1e-3 ·
     device: where the model is (None: where its parameters are) · accelerator: an ``accelerate.Accelerator`` whose
@@ -76,7 +81,7 @@ def evaluate_model(
     truth = dataset.coco_ground_truth()
     truth["images"] = [row for row in truth["images"] if row["id"] in results.image_ids]
     truth["annotations"] = [row for row in truth["annotations"] if row["image_id"] in results.image_ids]
-    return score_coco(truth, results.rows)
+    return SCORES[dataset.protocol](truth, results.rows)
 
 
 def detect(

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detrkit.losses.classification import focal_loss, softmax_loss, varifocal_loss
+from detrkit.losses.federated import FederatedClasses, leave_out
 from detrkit.losses.label_augmentation import LabelAugmentation
 from detrkit.losses.matcher import HungarianMatcher, Matches
 from detrkit.ops.boxes import cxcywh_to_xyxy, generalized_iou, iou
@@ -89,6 +90,7 @@ class Criterion:
         loss_class: float = 1.0,
         loss_bbox: float = 5.0,
         loss_giou: float = 2.0,
+        federated: FederatedClasses | None = None,
     ) -> None:
         self.matcher = matcher
         self.label_augmentation = label_augmentation
@@ -99,6 +101,7 @@ class Criterion:
         self.no_object_weight = no_object_weight
         self.focal_alpha = focal_alpha
         self.weights = {"loss_class": loss_class, "loss_bbox": loss_bbox, "loss_giou": loss_giou}
+        self.federated = federated
         self._warned = False
 
     def prepare(self, targets: list[Target]) -> list[Target]:
@@ -136,20 +139,27 @@ class Criterion:
         groups = {name: (group, group_targets(group, targets)) for name, group in predictions.groups.items()}
         matched = {"": (predictions, targets)} | {k: pair for k, pair in groups.items() if pair[0].pairs is None}
         matches = dict(zip(matched, self.matcher.match(list(matched.values())), strict=True))
-        total, terms = self._losses(predictions, targets, matches[""], counts)
+        counted = None if self.federated is None else self.federated(targets)
+        total, terms = self._losses(predictions, targets, matches[""], counts, counted)
         terms |= self._log_only(predictions.logits.detach(), targets, matches[""])
         for name, (group, own) in groups.items():
             if group.pairs is not None:
                 matches[name] = fixed_matches(group.pairs, layers=len(group.logits))
-            loss, more = self._losses(group, own, matches[name], counts[[2, 1]] if own_objects(group) else counts)
+            normalisers = counts[[2, 1]] if own_objects(group) else counts
+            loss, more = self._losses(group, own, matches[name], normalisers, None if group.class_agnostic else counted)
             total = total + loss
             terms |= {f"{term}_{name}": value for term, value in more.items()}
         return LossOutput(total, terms, matches.pop(""), matches)
 
     def _losses(
-        self, predictions: Predictions, targets: list[Target], matches: Matches, counts: Tensor
+        self,
+        predictions: Predictions,
+        targets: list[Target],
+        matches: Matches,
+        counts: Tensor,
+        counted: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted sum over all layers, and the unweighted terms by name."""
+        """Weighted sum over all layers, and the unweighted terms by name. counted: see ``FederatedClasses``."""
         logits, boxes = predictions.logits.float(), predictions.boxes.float()
         goal = torch.cat([target.boxes for target in targets])[matches.target]
         chosen = boxes[matches.layer, matches.image, matches.query]
@@ -158,8 +168,10 @@ class Criterion:
         class_loss = self._classification(logits, targets, matches, iou(corners, goal_corners).detach())
         if (ignored := getattr(predictions, "ignored", None)) is not None:
             class_loss = class_loss.masked_fill(ignored[..., None], 0.0)
+        if counted is not None:
+            class_loss = leave_out(class_loss, counted, matches, torch.cat([target.labels for target in targets]))
 
-        num_boxes = max(float(counts[0]), 1.0) * predictions.normaliser
+        num_boxes = max(float(counts[0]) * getattr(predictions, "repeat", 1), 1.0) * predictions.normaliser
         class_weight = float(counts[1]) * predictions.normaliser if self.classification == "softmax" else num_boxes
         layers = len(logits)
         by_layer = {
@@ -209,8 +221,14 @@ class Criterion:
         return 100 - 100 * (guess == labels[matches.target[last]]).float().mean()
 
 
-def build_criterion(config: DetectorConfig) -> Criterion:
-    """The criterion a model configuration asks for."""
+def build_criterion(config: DetectorConfig, *, federated: FederatedClasses | None = None) -> Criterion:
+    """The criterion a model configuration asks for; ``federated`` needs its classification to be "focal".
+
+    Raises:
+        ValueError: federated with softmax classification, where classes cannot be counted one by one.
+    """
+    if federated is not None and config.classification != "focal":
+        raise ValueError(f"the federated loss needs classification 'focal', not '{config.classification}'")
     return Criterion(
         matcher=HungarianMatcher(
             cost_class=config.cost_class,
@@ -230,4 +248,5 @@ def build_criterion(config: DetectorConfig) -> Criterion:
         loss_class=config.loss_class,
         loss_bbox=config.loss_bbox,
         loss_giou=config.loss_giou,
+        federated=federated,
     )

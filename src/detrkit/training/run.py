@@ -154,6 +154,7 @@ def _loader(recipe: Recipe, task: Task, accelerator: Accelerator) -> Any:
 
     sampler = AspectRatioBatchSampler(
         aspect_ratios=task.train_data.aspect_ratios,
+        chances=task.train_data.chances,
         batch_size=recipe.training.batch_size,
         seed=recipe.training.seed,
         shuffle=True,
@@ -182,6 +183,8 @@ def _announce(trainer: Trainer, folder: Path) -> None:
     sizes = sum(parameter.numel() for parameter in trainer.parameters) / 1e6
     images = len({record.image_id for record in data.records})
     times = f" {len(data) // images} times an epoch" if len(data) > images else ""
+    if data.chances is not None:
+        times = f" ({math.ceil(data.chances.sum())} an epoch, those of rare classes several times)"
     say(
         f"{getattr(model, 'name', 'model')}: {sizes:.1f} M parameters to train, {images} images{times}, "
         f"{trainer.total_steps} optimizer steps -> {folder}",

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from detrkit.config import Recipe
 from detrkit.data import DetectionDataset, load_dataset
+from detrkit.data.samplers import images_of_classes
 from detrkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from detrkit.errors import CheckpointError, DataError, RecipeError
-from detrkit.losses import Criterion, build_criterion
+from detrkit.losses import Criterion, FederatedClasses, build_criterion
 from detrkit.models import Detector, create_model
 from detrkit.structures import Categories
 from detrkit.training.init import start_from
@@ -54,6 +57,7 @@ def load_split(recipe: Recipe, split: str) -> DetectionDataset:
         sample_repeat=data.sample_repeat and train,
         sample_seed=data.sample_seed,
         repeat=data.repeat if train else 1,
+        repeat_threshold=data.sampling_threshold if train and data.sampling == "repeat_factor" else None,
     )
 
 
@@ -83,7 +87,7 @@ def build_task(recipe: Recipe) -> Task:
     )
     return Task(
         model=model,
-        criterion=build_criterion(config),
+        criterion=build_criterion(config, federated=_federated(recipe, config.classification, train_data)),
         train_data=train_data.with_transform(transform),
         val_data=val_data,
     )
@@ -96,6 +100,21 @@ def _validation_data(recipe: Recipe) -> DetectionDataset | None:
         return load_split(recipe, "val")
     except DataError as error:
         raise DataError(f"{error} (training.evaluate_every=0 trains without validation images)") from error
+
+
+def _federated(recipe: Recipe, classification: str, data: DetectionDataset) -> FederatedClasses | None:
+    """The choice of classes of the federated loss, where the recipe wants it."""
+    number = recipe.training.federated_classes
+    if number is None:
+        return None
+    if classification != "focal":
+        raise RecipeError(
+            f"{recipe.source}: training.federated_classes needs a model with model.classification=focal, but "
+            f"{recipe.model.name} has '{classification}'"
+        )
+    images = {record.image_id: record.labels for record in data.records}  # repeated images count once
+    counts = images_of_classes(list(images.values()), num_classes=len(data.categories))
+    return FederatedClasses(image_counts=torch.from_numpy(counts), number=number)
 
 
 def require_boxes(train_data: DetectionDataset, root: str) -> None:

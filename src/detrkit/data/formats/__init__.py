@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detrkit.data.formats import cityscapes, coco, roboflow, voc, yolo
+from detrkit.data.formats import cityscapes, coco, lvis, roboflow, voc, yolo
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
 from detrkit.data.records import Table
 from detrkit.errors import DataError, did_you_mean
 
 __all__ = ["FORMATS", "Format", "Source", "detect", "find_source", "find_sources", "read_source"]
 
-FORMATS: dict[str, Format] = {reader.FORMAT.name: reader.FORMAT for reader in (coco, roboflow, yolo, voc, cityscapes)}
+FORMATS: dict[str, Format] = {
+    reader.FORMAT.name: reader.FORMAT for reader in (coco, lvis, roboflow, yolo, voc, cityscapes)
+}
 
 
 def read_source(source: Source) -> Table:
@@ -58,9 +60,11 @@ def find_source(
         images = root / images if (root / images).is_dir() else images
     if annotations is not None:
         annotations = root / annotations if (root / annotations).is_file() else annotations
-        if format not in ("auto", "coco"):
+        if format not in ("auto", "coco", "lvis"):
             raise DataError(f"annotations={annotations} names a COCO file, but format is '{format}'")
-        return Source(format="coco", root=root, split=split, annotations=annotations, images=images)
+        if format == "auto":
+            format = "lvis" if annotations.name.lower().startswith("lvis") else "coco"
+        return Source(format=format, root=root, split=split, annotations=annotations, images=images)
     form = detect(root, format)
     source = form.locate(root, split)
     if source is None:

@@ -22,13 +22,15 @@ _PROBES = 50
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """Where one split lies. annotations: the file (or folder of files) to read · images: the folder that file names
-    are relative to, or None to look for it."""
+    are relative to, or None to look for it · outlines: whether the objects' outlines are wanted, which are most of a
+    COCO file."""
 
     format: str
     root: Path
     split: str
     annotations: Path
     images: Path | None = None
+    outlines: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +48,20 @@ class Format:
     read: Callable[[Source], Table]
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+def read_json(path: Path, *, without: Sequence[str] = ()) -> Any:
+    """The content of a JSON file. without: keys that are left out of every object as it is read, to save memory.
 
     Raises:
         DataError: missing, not text, or not JSON.
     """
+
+    def slim(row: Row) -> Row:
+        for key in without:
+            row.pop(key, None)
+        return row
+
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), object_hook=slim if without else None)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such annotation file") from error
     except (OSError, UnicodeDecodeError) as error:

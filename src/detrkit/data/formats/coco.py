@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from detrkit.data.federated import is_federated
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, find_image_root, read_json
 from detrkit.data.records import Row, Table
 from detrkit.errors import DataError
@@ -13,7 +14,7 @@ from detrkit.errors import DataError
 __all__ = ["FORMAT", "parse_coco", "read"]
 
 # Files that lie beside instances_*.json and hold no boxes of it.
-_OTHER_TASKS = ("panoptic", "captions", "keypoints", "stuff", "semantic", "image_info", "_sample")
+_OTHER_TASKS = ("panoptic", "captions", "keypoints", "stuff", "semantic", "image_info", "_sample", "lvis")
 
 
 def locate(root: Path, split: str) -> Source | None:
@@ -49,13 +50,12 @@ def recognises(root: Path) -> bool:
     return any(_fits(stem, split) for stem in files for split in SPLIT_WORDS)
 
 
-def read(source: Source) -> Table:
-    """The annotation file of a source, with the folder its images lie in."""
-    data = read_json(source.annotations)
+def read(source: Source, *, folders: Iterable[Path] = ()) -> Table:
+    """The annotation file of a source, with the folder its images lie in (``folders`` are looked into first)."""
+    data = read_json(source.annotations, without=() if source.outlines else ("segmentation",))
     table = parse_coco(data, source.annotations, source.images or source.root)
     if source.images is None and table.images:
-        candidates = list(_image_folders(source.root, source.split))
-        candidates.append(source.annotations.parent)
+        candidates = [*folders, *_image_folders(source.root, source.split), source.annotations.parent]
         root = find_image_root(candidates, table.images, source.annotations)
         table = Table(**{**vars(table), "image_root": root})
     elif source.images is not None and not source.images.is_dir():
@@ -89,7 +89,7 @@ def parse_coco(data: Any, origin: Path, image_root: Path) -> Table:
         for number, row in enumerate(data[key]):
             if not isinstance(row, dict) or type(row.get(needed)) is not int:
                 raise DataError(f"{origin}: {key}[{number}] has no whole number '{needed}'")
-            if key == "images" and not isinstance(row.get("file_name"), str):
+            if key == "images" and not any(isinstance(row.get(name), str) for name in ("file_name", "coco_url")):
                 raise DataError(f"{origin}: images[{number}] (id {row['id']}) has no 'file_name'")
             if key == "annotations" and "segments_info" in row:
                 raise DataError(f"{origin}: holds panoptic segments, not boxes; use the instances file")
@@ -98,19 +98,22 @@ def parse_coco(data: Any, origin: Path, image_root: Path) -> Table:
     return Table(
         origin=origin,
         image_root=image_root,
-        images=[_with_file_name(row) for row in data["images"]],
+        images=[_mended(row) for row in data["images"]],
         annotations=data["annotations"],
         categories=data["categories"],
         info=data.get("info") if isinstance(data.get("info"), dict) else {},
+        protocol="lvis" if is_federated(data["images"]) else "coco",
     )
 
 
-def _with_file_name(row: Row) -> Row:
-    """The row, its sizes as whole numbers (some tools write 640.0)."""
-    sizes = {
+def _mended(row: Row) -> Row:
+    """The row, its sizes as whole numbers (some tools write 640.0), its file name there (LVIS gives a URL alone)."""
+    mended: Row = {
         key: int(row[key]) for key in ("width", "height") if isinstance(row.get(key), float) and row[key] == row[key]
     }
-    return {**row, **sizes} if sizes else row
+    if not isinstance(row.get("file_name"), str):
+        mended["file_name"] = "/".join(row["coco_url"].split("/")[-2:])  # folder and name: val2017/000000397133.jpg
+    return {**row, **mended} if mended else row
 
 
 FORMAT = Format(
