@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detrkit.data.samplers import AspectRatioBatchSampler
+from detrkit.data.samplers import AspectRatioBatchSampler, images_of_classes, repeat_factors, with_copies
 from detrkit.errors import DataError
 
 ratios = st.lists(st.floats(0.2, 5), min_size=1, max_size=60)
@@ -91,3 +92,87 @@ def test_impossible_layouts() -> None:
         AspectRatioBatchSampler(length=4, batch_size=1, rank=2, world_size=2)
     with pytest.raises(DataError, match="0 images"):
         AspectRatioBatchSampler(length=0, batch_size=1)
+
+
+# --- repeat factor sampling -------------------------------------------------------------------------------------------
+
+
+def test_repeat_factors_are_those_of_the_formula() -> None:
+    """Of 100 images all have class 0, four class 1 and one class 2, which has two objects there."""
+    labels = [np.array([0])] * 94 + [np.array([0, 1])] * 4 + [np.array([2, 0, 2])] + [np.array([], np.int64)]
+    factors = repeat_factors(labels, threshold=0.16)
+    assert factors.tolist() == [1.0] * 94 + [pytest.approx(2.0)] * 4 + [pytest.approx(4.0)] + [1.0]
+    assert set(repeat_factors(labels, threshold=0.001)) == {1.0}
+    assert images_of_classes(labels, num_classes=5).tolist() == [99, 4, 1, 0, 0]
+    assert repeat_factors([np.array([], np.int64)]).tolist() == [1.0]
+
+
+def test_copies_have_the_chances_that_add_up_to_the_factor() -> None:
+    positions, chances = with_copies(np.array([1.0, 2.3, 1.5, 3.0]))
+    assert positions == [0, 1, 1, 1, 2, 2, 3, 3, 3]
+    assert chances.tolist() == [1, 1, 1, pytest.approx(0.3), 1, 0.5, 1, 1, 1]
+
+
+@given(
+    st.lists(st.floats(1, 4), min_size=1, max_size=40),
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(0, 5),
+    st.booleans(),
+)
+def test_every_image_comes_its_factor_rounded_up_or_down(
+    factors: list[float], batch_size: int, world_size: int, epoch: int, shuffle: bool
+) -> None:
+    positions, chances = with_copies(np.array(factors))
+    options: Any = {"batch_size": batch_size, "shuffle": shuffle, "world_size": world_size, "seed": 1}
+    samplers = [
+        AspectRatioBatchSampler(length=len(positions), chances=chances, **options, rank=rank)
+        for rank in range(world_size)
+    ]
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+    ranks = [list(sampler) for sampler in samplers]
+    assert {len(batches) for batches in ranks} == {len(samplers[0])}
+    batches = [batch for step in zip(*ranks, strict=True) for batch in step]
+    once = {tuple(batch) for batch in batches}  # padding gives whole batches out again
+    indices = [index for batch in once for index in batch]
+    assert len(indices) == len(set(indices))
+    counts = np.bincount([positions[index] for index in indices], minlength=len(factors))
+    assert (np.floor(factors) <= counts).all()
+    assert (counts <= np.ceil(factors)).all()
+    assert sum(factors) - 1 - 1e-6 <= len(indices) <= sum(factors) + 1 + 1e-6
+
+
+def test_over_many_epochs_every_image_comes_as_often_as_its_factor() -> None:
+    factors = np.array([1.0, 1.25, 1.5, 2.1, 3.9, 1.0, 1.75])
+    positions, chances = with_copies(factors)
+    sampler = AspectRatioBatchSampler(length=len(positions), chances=chances, batch_size=1)
+    counts, epochs = np.zeros(len(factors)), 3000
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        seen = {index for batch in sampler for index in batch}
+        counts += np.bincount([positions[index] for index in seen], minlength=len(factors))
+    # the standard deviation of each mean is at most 0.5 / sqrt(3000) = 0.009
+    np.testing.assert_allclose(counts / epochs, factors, atol=0.04)
+
+
+def test_repeated_epochs_differ_and_resume_in_the_middle() -> None:
+    _, chances = with_copies(np.full(30, 1.5))
+    sampler = AspectRatioBatchSampler(length=len(chances), chances=chances, batch_size=4)
+
+    def batches(epoch: int, start: int = 0) -> list[list[int]]:
+        sampler.set_epoch(epoch, start_batch=start)
+        return list(sampler)
+
+    assert batches(0) == batches(0)
+    chosen = [sorted(index for batch in batches(epoch) for index in batch) for epoch in range(3)]
+    assert chosen[0] != chosen[1] != chosen[2]
+    assert [len(indices) for indices in chosen] == [45, 45, 45]
+    assert batches(1, start=5) == batches(1)[5:]
+
+
+def test_drop_last_with_chances() -> None:
+    sampler = AspectRatioBatchSampler(length=5, chances=[1, 1, 1, 0.5, 0.25], batch_size=2, drop_last=True)
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        assert [len(batch) for batch in sampler] == [2]

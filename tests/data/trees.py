@@ -146,10 +146,46 @@ def cityscapes_tree(root: Path) -> Path:
     return root
 
 
+LVIS_FOLDERS = {
+    "a.png": "train2017",
+    "b.png": "train2017",
+    "ü c.png": "val2017",
+    "d.png": "val2017",
+    "e.png": "train2017",
+}
+
+
+def lvis(split: str) -> dict[str, Any]:
+    """LVIS JSON of a split: no file names but URLs, classes that are absent or incomplete, frequencies."""
+    content = coco(split, first_id=4)
+    for image in content["images"]:
+        name = image.pop("file_name")
+        present = {row["category_id"] for row in content["annotations"] if row["image_id"] == image["id"]}
+        image["coco_url"] = f"http://images.cocodataset.org/{LVIS_FOLDERS[name]}/{name}"
+        image["neg_category_ids"] = sorted({4, 5} - present)
+        image["not_exhaustive_category_ids"] = [4] if name == "e.png" else []
+    for row in content["annotations"]:
+        row["segmentation"] = [[0, 0, 1, 0, 1, 1]]
+        del row["iscrowd"]
+    for row, frequency in zip(content["categories"], "rf", strict=True):
+        row["frequency"] = frequency
+    return content
+
+
+def lvis_tree(root: Path) -> Path:
+    """annotations/lvis_v1_*.json; train2017 and val2017 hold images of both."""
+    for split, images in CONTENT.items():
+        for number, name in enumerate(images):
+            write_image(root / LVIS_FOLDERS[name] / name, seed=number + 100 * (split == "val"))
+        dump(root / "annotations" / f"lvis_v1_{split}.json", lvis(split))
+    return root
+
+
 TREES: dict[str, Callable[[Path], Path]] = {
     "coco": coco_tree,
     "coco, official": official_coco_tree,
     "coco, folders in names": named_folders_tree,
+    "lvis": lvis_tree,
     "roboflow": roboflow_tree,
     "yolo": yolo_tree,
     "voc": voc_tree,

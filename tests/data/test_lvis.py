@@ -1,0 +1,173 @@
+"""LVIS annotations: found by their names or their content, complete or refused, and minival made from val."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detrkit.data import load_dataset
+from detrkit.data.convert import to_coco
+from detrkit.data.doctor import check
+from detrkit.data.formats import detect, find_source, find_sources, read_source
+from detrkit.errors import DataError
+from detrkit.metrics import score_lvis
+from tests.data.trees import coco, coco_tree, dump, lvis, lvis_tree, write_images
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return lvis_tree(tmp_path / "lvis")
+
+
+def edit(root: Path, change: Change, split: str = "train") -> None:
+    path = root / "annotations" / f"lvis_v1_{split}.json"
+    content = json.loads(path.read_text())
+    change(content)
+    dump(path, content)
+
+
+def test_records_know_what_was_looked_for(root: Path) -> None:
+    dataset = load_dataset(root, split="val")
+    assert dataset.protocol == "lvis"
+    assert [record.file_name for record in dataset.records] == ["val2017/d.png", "train2017/e.png"]
+    assert [record.negatives.tolist() for record in dataset.records if record.negatives is not None] == [[1], []]
+    assert [r.not_exhaustive.tolist() for r in dataset.records if r.not_exhaustive is not None] == [[], [0]]
+    target = dataset[1].target
+    assert target.negatives is not None
+    assert target.not_exhaustive is not None
+    assert (target.negatives.tolist(), target.not_exhaustive.tolist()) == ([], [0])
+
+
+def test_ground_truth_has_what_lvis_scores_need(root: Path) -> None:
+    dataset = load_dataset(root, split="val")
+    truth = dataset.coco_ground_truth()
+    rows = [{**row, "score": 0.5} for row in truth["annotations"]]
+    score = score_lvis(truth, rows)
+    assert (score.metrics["APr"], score.metrics["APf"]) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert score == score_lvis(root / "annotations" / "lvis_v1_val.json", rows)
+    more = {"image_id": 1, "category_id": 5, "bbox": [0, 0, 9, 9], "score": 0.9}  # verified: no nut there
+    assert score_lvis(truth, [*rows, more]).metrics["APf"] == pytest.approx(0.5)
+
+
+def test_training_reads_no_outlines(root: Path) -> None:
+    source = find_source(root, "train")
+    assert all("segmentation" in row for row in read_source(source).annotations)
+    assert not any("segmentation" in row for row in read_source(replace(source, outlines=False)).annotations)
+
+
+def test_lvis_beside_coco_must_be_chosen(root: Path) -> None:
+    write_images("train", root / "train2017")
+    dump(root / "annotations" / "instances_train2017.json", coco("train"))
+    with pytest.raises(DataError, match="looks like coco and lvis at once"):
+        load_dataset(root)
+    assert load_dataset(root, format="lvis").protocol == "lvis"
+    plain = load_dataset(root, format="coco")
+    assert (plain.protocol, plain.records[0].negatives) == ("coco", None)
+
+
+def test_images_in_a_coco_folder_beside_it(root: Path, tmp_path: Path) -> None:
+    for folder in ("train2017", "val2017"):
+        (tmp_path / "coco").mkdir(exist_ok=True)
+        shutil.move(root / folder, tmp_path / "coco" / folder)
+    for file in (root / "annotations").iterdir():
+        shutil.move(file, root / file.name)  # without the folder annotations, as some have it
+    assert len(load_dataset(root)) == 3
+
+
+def test_any_file_with_lvis_content_is_lvis(root: Path) -> None:
+    """What ``detrkit data sample`` writes is called instances_train.json."""
+    out = root.parent / "part"
+    dump(
+        out / "annotations" / "instances_train.json", to_coco(read_source(find_source(root, "train")), relative_to=out)
+    )
+    assert detect(out).name == "coco"
+    part = load_dataset(out)
+    assert (part.protocol, len(part)) == ("lvis", 3)
+    assert part.records[1].negatives is not None
+    assert part.records[1].negatives.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("format", ["auto", "lvis"])
+def test_minival(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
+    """Made from val: its images in val2017. A file of that name is taken as it is, whatever it holds."""
+    name = "annotations/lvis_v1_minival.json"
+    made = load_dataset(root, split="val", annotations=name, format=format)
+    assert [record.file_name for record in made.records] == ["val2017/d.png"]
+    assert [row["image_id"] for row in made.coco_ground_truth()["annotations"]] == [1]
+    monkeypatch.chdir(tmp_path)
+    assert len(load_dataset("lvis", split="val", annotations=name, format=format)) == 1
+    content = lvis("val")
+    for image in content["images"]:
+        image["file_name"] = image["coco_url"].split("/")[-1]
+    content["images"] = content["images"][:1]
+    dump(root / name, content)
+    assert [record.file_name for record in load_dataset(root, split="val", annotations=name).records] == ["d.png"]
+    assert len(load_dataset(root, split="val")) == 2, "val is not minival"
+    with pytest.raises(DataError, match=r"lvis_v1_gone\.json: no such annotation file"):
+        load_dataset(root, split="val", annotations="annotations/lvis_v1_gone.json")
+
+
+def test_several_files_of_a_split_must_be_chosen(root: Path) -> None:
+    folder = root / "annotations"
+    shutil.move(folder / "lvis_v1_val.json", folder / "lvis_val_a.json")
+    shutil.copy(folder / "lvis_val_a.json", folder / "lvis_val_b.json")
+    with pytest.raises(DataError, match=r"lvis_val_a\.json, lvis_val_b\.json"):
+        load_dataset(root, split="val")
+
+
+def test_coco_annotations_under_that_name(tmp_path: Path) -> None:
+    root = coco_tree(tmp_path / "data")
+    with pytest.raises(DataError, match=r"is not an LVIS file: .* format coco reads it"):
+        load_dataset(root, format="lvis", annotations="annotations/instances_train.json")
+
+
+FAULTS: list[tuple[Change, str]] = [
+    (lambda c: c["categories"][0].pop("frequency"), r"category id 4: frequency is None, but LVIS has 'r', 'c' or 'f'"),
+    (lambda c: c["categories"][1].update(frequency="x"), r"category id 5: frequency is 'x'"),
+    (lambda c: c["images"][0].pop("neg_category_ids"), r"image id 1: neg_category_ids is not a list of category ids"),
+    (lambda c: c["images"][0].update(neg_category_ids=["4"]), r"image id 1: neg_category_ids is not a list of categ"),
+    (lambda c: c["images"][2].pop("not_exhaustive_category_ids"), r"image id 3: not_exhaustive_category_ids is not"),
+    (lambda c: c["images"][1].update(neg_category_ids=[4, 9]), r"image id 2: neg_category_ids has 9, which the categ"),
+    (
+        lambda c: c["images"][1].update(not_exhaustive_category_ids=[0]),
+        r"image id 2: not_exhaustive_category_ids has 0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), FAULTS)
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_incomplete_annotations_are_refused(root: Path, change: Change, message: str, on_error: Any) -> None:
+    edit(root, change)
+    with pytest.raises(DataError, match=rf"lvis_v1_train\.json: {message}"):
+        load_dataset(root, on_error=on_error)
+
+
+@pytest.mark.parametrize(("change", "message"), FAULTS)
+def test_the_doctor_lists_them(root: Path, change: Change, message: str) -> None:
+    edit(root, change)
+    (finding,) = (f for f in check(find_sources(root)).findings if f.check == "LVIS lists" and f.level == "error")
+    assert (finding.split, finding.count) == ("train", 1)
+    assert message.split(":")[0] in finding.examples[0]
+
+
+def test_the_doctor_sees_a_class_both_there_and_absent(root: Path) -> None:
+    edit(root, lambda c: c["images"][0].update(neg_category_ids=[5]))
+    report = check(find_sources(root))
+    (finding,) = (f for f in report.findings if f.check == "LVIS negatives" and f.level != "ok")
+    assert (finding.level, finding.count, finding.examples) == ("warning", 1, ("image 1: category 5",))
+    assert not report.failed
+
+
+def test_images_need_a_name_or_a_url(root: Path) -> None:
+    edit(root, lambda c: c["images"][1].pop("coco_url"))
+    with pytest.raises(DataError, match=r"images\[1\] \(id 2\) has no 'file_name'"):
+        load_dataset(root)
