@@ -8,7 +8,7 @@ layer by layer ("+ refine") and may start from proposals of the encoder ("++ two
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -85,6 +85,18 @@ class DeformableDecoder(nn.Module):
         self.layers = nn.ModuleList(layers)
 
 
+def layer_options(config: DeformableDETRConfig) -> dict[str, Any]:
+    """What encoder and decoder layers are made of."""
+    return {
+        "dim": config.hidden_dim,
+        "num_heads": config.num_heads,
+        "num_levels": config.num_feature_levels,
+        "num_points": config.num_points,
+        "ffn_dim": config.ffn_dim,
+        "dropout": config.dropout,
+    }
+
+
 def box_head(dim: int) -> MLP:
     """MLP whose last layer starts at zero: boxes start at their reference."""
     head = MLP(dim, dim, 4, num_layers=3)
@@ -113,7 +125,7 @@ class DeformableDETR(Detector):
         config: DeformableDETRConfig,
         backbone: Backbone,
         position: nn.Module,
-        encoder: DeformableEncoder,
+        encoder: nn.Module,
         decoder: nn.Module,
     ) -> None:
         super().__init__(config=config)
@@ -122,7 +134,7 @@ class DeformableDETR(Detector):
         self.position = position
         self.input_proj = nn.ModuleList(self._projections())
         self.level_embed = nn.Parameter(torch.randn(config.num_feature_levels, dim))
-        self.encoder = encoder
+        self.encoder: Any = encoder
         self.decoder: Any = decoder
         self._build_queries()
         self._build_heads()
@@ -182,27 +194,31 @@ class DeformableDETR(Detector):
     @classmethod
     def from_config(cls, config: Any) -> Self:
         """The whole model of a configuration, randomly initialised."""
-        layer: dict[str, Any] = {
-            "dim": config.hidden_dim,
-            "num_heads": config.num_heads,
-            "num_levels": config.num_feature_levels,
-            "num_points": config.num_points,
-            "ffn_dim": config.ffn_dim,
-            "dropout": config.dropout,
-        }
-        encoder = DeformableEncoder([DeformableEncoderLayer(**layer) for _ in range(config.encoder_layers)])
+        layer = layer_options(config)
         decoder = DeformableDecoder([DeformableDecoderLayer(**layer) for _ in range(config.decoder_layers)])
-        deformable_xavier_(encoder)
         deformable_xavier_(decoder)
         return cls(
             config=config,
             backbone=build_backbone(config, num_levels=config.backbone_levels),
-            position=SinePosition(
-                dim=config.hidden_dim, offset=config.position_offset, temperature=config.position_temperature
-            ),
-            encoder=encoder,
+            position=cls.build_position(config),
+            encoder=cls.build_encoder(config),
             decoder=decoder,
         )
+
+    @staticmethod
+    def build_position(config: Any) -> nn.Module:
+        """The encoding of a token's place on its level."""
+        return SinePosition(
+            dim=config.hidden_dim, offset=config.position_offset, temperature=config.position_temperature
+        )
+
+    @staticmethod
+    def build_encoder(config: Any) -> nn.Module:
+        """The encoder of a configuration, randomly initialised."""
+        layer = layer_options(config)
+        encoder = DeformableEncoder([DeformableEncoderLayer(**layer) for _ in range(config.encoder_layers)])
+        deformable_xavier_(encoder)
+        return encoder
 
     def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
         """Encoder over all levels; queries from embeddings or proposals; decoder around their references."""
@@ -230,10 +246,14 @@ class DeformableDETR(Detector):
 
     def encode(self, images: Tensor, padding_mask: Tensor) -> Tokens:
         """The memory: all levels through the encoder."""
+        memory: Tokens = self.encoder(self.tokens(images, padding_mask))
+        return memory
+
+    def tokens(self, images: Tensor, padding_mask: Tensor) -> Tokens:
+        """The cells of all levels, projected to the width of the transformer."""
         levels = self._project(self.backbone(images, padding_mask), padding_mask)
         positions = [self.position(level.padding_mask) for level in levels]
-        tokens = flatten_levels(levels, positions, self.level_embed)
-        return self.encoder(tokens)
+        return flatten_levels(levels, positions, self.level_embed)
 
     def _project(self, maps: list[FeatureMap], padding_mask: Tensor) -> list[FeatureMap]:
         levels: list[FeatureMap] = []
@@ -246,8 +266,13 @@ class DeformableDETR(Detector):
     def proposals(self, memory: Tokens) -> tuple[Tensor, Proposals]:
         """Features (B, S, C) of the tokens that can propose, and what they propose."""
         start, usable = anchors(memory)
-        features = self.enc_output_norm(self.enc_output(memory.content * usable[..., None]))
+        features = self.features(memory.content, usable)
         return features, Proposals(self.enc_class_embed(features), self.enc_bbox_embed(features).float() + start)
+
+    def features(self, content: Tensor, usable: Tensor) -> Tensor:
+        """What is told from tokens (B, S, C), of those that are usable (B, S)."""
+        features: Tensor = self.enc_output_norm(self.enc_output(content * usable[..., None]))
+        return features
 
     def best(self, proposals: Proposals, memory: Tokens, number: int) -> Tensor:
         """Tokens (B, Q) of the ``number`` best proposals, which become queries."""

@@ -41,6 +41,8 @@ class BackboneLayout:
     def shaped(self, name: str, value: Tensor) -> Tensor:
         """A tensor with the dimensions that it has under the official ``name``."""
         dims = next((dims for pattern, dims in self.dims if re.fullmatch(pattern, name)), value.dim())
+        if dims == value.dim():
+            return value  # itself, so that aliases stay one tensor
         if dims < value.dim():
             return value.flatten(dims - 1)
         return value.reshape(*value.shape, *[1] * (dims - value.dim()))

@@ -249,14 +249,14 @@ def _facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "pre_norm": "transformer.encoder.norm.weight" in state,
         "position_embedding": "learned" if "backbone.1.row_embed.weight" in state else "sine",
-        "num_feature_levels": _count(state, r"input_proj\.(\d+)\.0\.weight"),
+        "num_feature_levels": _count(state, r"(input_proj|neck\.convs)\.(\d+)\.0\.weight"),
         "encoder_layers": _count(state, r"transformer\.encoder\.layers\.(\d+)\.norm1\.weight"),
         "decoder_layers": _count(state, r"transformer\.decoder\.layers\.(\d+)\.norm1\.weight"),
         "refine_boxes": not _shared_heads(state),
         "reference_dim": _rows(state, r"(transformer\.decoder\.)?ref_point_head\.layers\.1\.bias") or 0,
-        "hidden_dim": _rows(state, r"transformer\.decoder\.norm\.weight"),
+        "hidden_dim": _rows(state, r"transformer\.encoder\.layers\.0\.norm1\.weight"),
         "ffn_dim": _rows(state, r"transformer\.encoder\.layers\.0\.linear1\.bias"),
-        "class_rows": _rows(state, r"class_embed\.(0\.)?bias"),
+        "class_rows": _rows(state, r"class_embed\.(0\.)?bias|transformer\.decoder\.class_head\.0\.bias"),
         "query_rows": _rows(state, r"(query_embed|transformer\.tgt_embed)\.weight"),
     }
     return {key: value for key, value in facts.items() if value is not None}
