@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Batch", "Categories", "Category", "Detections", "Predictions", "QueryGroup", "Sample", "Target"]
+__all__ = ["Batch", "Categories", "Category", "Detections", "Heatmap", "Predictions", "QueryGroup", "Sample", "Target"]
 
 
 @dataclass(frozen=True)
@@ -138,12 +138,26 @@ class Batch:
 
 
 @dataclass
+class Heatmap:
+    """A prediction for every cell of the image that only training has, learned with a sigmoid focal loss.
+
+    logits (B, S) of the cells · goal: makes of the targets what the logits should say, (B, S) in [0, 1] · weight: of
+    the loss, which is divided by the number of cells with a goal above 0.
+    """
+
+    logits: Tensor
+    goal: Callable[[list[Target]], Tensor]
+    weight: float = 1.0
+
+
+@dataclass
 class Predictions:
     """What a detector returns: the matching queries of every decoder layer, first to last.
 
     logits (L, B, Q, C), C = K, or K + 1 with no-object last · boxes (L, B, Q, 4) cxcywh in [0, 1] of the valid area ·
     masks: lazy view or None · groups: further predictions with losses of their own (``"encoder"``, ``"denoising"``,
-    ``"one_to_many"``, ``"group1"``) · normaliser: the losses are divided by the number of boxes times this.
+    ``"one_to_many"``, ``"group1"``) · normaliser: the losses are divided by the number of boxes times this · heatmaps:
+    dense predictions with losses of their own, by name (``"salience"``).
     """
 
     logits: Tensor
@@ -151,6 +165,7 @@ class Predictions:
     masks: Any = None
     groups: dict[str, QueryGroup] = field(default_factory=dict)
     normaliser: float = 1.0
+    heatmaps: dict[str, Heatmap] = field(default_factory=dict)
 
 
 @dataclass

@@ -113,7 +113,7 @@ def test_normalisers_add_up_over_micro_batches() -> None:
 def test_count_knows_the_class_weight_before_matching() -> None:
     loss = criterion()
     counts = loss.count([target(4), target(9), target(0)])
-    assert counts.tolist() == pytest.approx([13, (4 + 6) + 0.1 * (2 + 0 + 6), 13])
+    assert counts.tolist() == pytest.approx([13, (4 + 6) + 0.1 * (2 + 0 + 6), 13, 3])
 
 
 def poisoned(value: float) -> Predictions:

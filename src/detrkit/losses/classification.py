@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["focal_loss", "softmax_loss", "varifocal_loss"]
+from detrkit.structures import Heatmap, Target
+
+__all__ = ["focal_loss", "heatmap_loss", "softmax_loss", "varifocal_loss"]
 
 
 def softmax_loss(logits: Tensor, labels: Tensor, *, no_object_weight: float) -> Tensor:
@@ -33,3 +35,10 @@ def varifocal_loss(logits: Tensor, goal: Tensor, quality: Tensor, *, alpha: floa
     score = goal * quality.detach()[..., None]
     weight = (1 - alpha) * logits.detach().sigmoid() ** 2 * (1 - goal) + score
     return weight * F.binary_cross_entropy_with_logits(logits, score, reduction="none")
+
+
+def heatmap_loss(heatmap: Heatmap, targets: list[Target]) -> Tensor:
+    """Focal loss of all cells over the number of those with a goal above 0; of a batch, no other is asked."""
+    goal = heatmap.goal(targets)
+    loss = focal_loss(heatmap.logits.float(), goal, alpha=0.25)
+    return loss.sum() / (goal > 0).sum().clamp(min=1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from detrkit.losses.classification import focal_loss, softmax_loss, varifocal_loss
+from detrkit.losses.classification import focal_loss, heatmap_loss, softmax_loss, varifocal_loss
 from detrkit.losses.federated import FederatedClasses, leave_out
 from detrkit.losses.label_augmentation import LabelAugmentation
 from detrkit.losses.matcher import HungarianMatcher, Matches
@@ -29,7 +29,7 @@ class LossOutput:
 
     Names: ``loss_class``, ``loss_bbox``, ``loss_giou`` for the last layer, ``…_0`` onward for the layers before it,
     ``cardinality_error`` likewise, ``class_error`` (per cent of matched queries with a wrong class, last layer). Losses
-    of a query group end in its name. groups: the matches of each group.
+    of a query group end in its name; that of a heatmap is ``loss_`` and its name. groups: the matches of each group.
     """
 
     total: Tensor
@@ -117,7 +117,7 @@ class Criterion:
         return self.label_augmentation(targets, self.num_queries)
 
     def count(self, targets: list[Target]) -> Tensor:
-        """(3,) float64: boxes, class weight of all queries, boxes without copies; from prepared targets.
+        """(4,) float64: boxes, class weight of all queries, boxes without copies, images; from prepared targets.
 
         An image with n boxes has min(n, Q) matched queries, whatever the matching, so no prediction is needed.
         """
@@ -125,13 +125,14 @@ class Criterion:
         matched = sum(min(len(target), self.num_queries) for target in targets)
         unmatched = len(targets) * self.num_queries - matched
         originals = sum(len(target.originals()) for target in targets)
-        return torch.tensor([boxes, matched + self.no_object_weight * unmatched, originals], dtype=torch.float64)
+        class_weight = matched + self.no_object_weight * unmatched
+        return torch.tensor([boxes, class_weight, originals, len(targets)], dtype=torch.float64)
 
     def __call__(self, predictions: Predictions, targets: list[Target], counts: Tensor | None = None) -> LossOutput:
         """Losses of prepared targets.
 
         Args:
-            predictions: all layers, (L, B, Q, …), and groups of queries with losses of their own.
+            predictions: all layers, (L, B, Q, …), groups of queries and heatmaps with losses of their own.
             targets: from :meth:`prepare`.
             counts: normalisers of the whole batch divided by the number of ranks; None = this batch alone.
         """
@@ -149,6 +150,10 @@ class Criterion:
             loss, more = self._losses(group, own, matches[name], normalisers, None if group.class_agnostic else counted)
             total = total + loss
             terms |= {f"{term}_{name}": value for term, value in more.items()}
+        for name, heatmap in predictions.heatmaps.items():
+            loss = heatmap_loss(heatmap, targets)
+            total = total + heatmap.weight * loss * (len(targets) / float(counts[3]))  # a mean over micro-batches
+            terms[f"loss_{name}"] = loss.detach()
         return LossOutput(total, terms, matches.pop(""), matches)
 
     def _losses(

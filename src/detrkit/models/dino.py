@@ -165,7 +165,10 @@ class DINO(DeformableDETR):
 
     def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
         """Encoder; queries from its proposals and, in training, from noised objects; decoder."""
-        memory = self.encode(images, padding_mask)
+        return self.read(self.encode(images, padding_mask), targets)
+
+    def read(self, memory: Tokens, targets: list[Target] | None) -> Predictions:
+        """What the queries find in the memory."""
         content, reference, groups = self._queries(memory)
         noise = self.noise(targets, content.shape[1])
         if noise is not None:

@@ -6,15 +6,25 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-__all__ = ["LearnedPosition", "SinePosition", "sine_boxes", "sine_embedding"]
+__all__ = ["LearnedPosition", "SinePosition", "StoredSinePosition", "sine_boxes", "sine_embedding"]
+
+
+def sine_divisors(features: int, temperature: float = 10000.0, device: torch.device | None = None) -> Tensor:
+    """What angles are divided by in each of so many channels; two channels in turn share one: (features,)."""
+    index = torch.arange(features, dtype=torch.float32, device=device)
+    return temperature ** (2 * torch.div(index, 2, rounding_mode="floor") / features)
 
 
 def sine_embedding(values: Tensor, features: int, temperature: float = 10000.0) -> Tensor:
     """Interleaved sine and cosine of angles (…) -> (…, features)."""
-    index = torch.arange(features, dtype=torch.float32, device=values.device)
-    divisor = temperature ** (2 * torch.div(index, 2, rounding_mode="floor") / features)
-    angles = values[..., None] / divisor
+    return interleaved_sine(values, sine_divisors(features, temperature, values.device))
+
+
+def interleaved_sine(values: Tensor, divisors: Tensor) -> Tensor:
+    """Sine and cosine in turn of angles (…) by divisors (features,) -> (…, features)."""
+    angles = values[..., None] / divisors
     return torch.stack((angles[..., 0::2].sin(), angles[..., 1::2].cos()), dim=-1).flatten(-2)
 
 
@@ -42,17 +52,40 @@ class SinePosition(nn.Module):
         x = valid.cumsum(2, dtype=torch.float32)
         y = (y + self.offset) / (y[:, -1:, :] + 1e-6) * (2 * math.pi)
         x = (x + self.offset) / (x[:, :, -1:] + 1e-6) * (2 * math.pi)
-        encode = [sine_embedding(axis, self.features, self.temperature) for axis in (y, x)]
-        return torch.cat(encode, dim=-1)
+        divisors = self.divisors(padding_mask.device)
+        return torch.cat([interleaved_sine(axis, divisors) for axis in (y, x)], dim=-1)
+
+    def divisors(self, device: torch.device) -> Tensor:
+        """What angles are divided by in each channel of an axis."""
+        return sine_divisors(self.features, self.temperature, device)
+
+
+class StoredSinePosition(SinePosition):
+    """The same with the divisors as a buffer, because checkpoints of Salience-DETR have them."""
+
+    dim_t: Tensor
+
+    def __init__(self, *, dim: int, temperature: float = 10000.0, offset: float = 0.0) -> None:
+        super().__init__(dim=dim, temperature=temperature, offset=offset)
+        self.register_buffer("dim_t", sine_divisors(dim // 2, temperature))
+
+    def divisors(self, device: torch.device) -> Tensor:
+        """The buffer."""
+        return self.dim_t
 
 
 class LearnedPosition(nn.Module):
-    """Learned row and column tables of 50 entries each. Channels: x (column) first, then y (row)."""
+    """Learned row and column tables. Channels: x (column) first, then y (row).
 
-    def __init__(self, *, dim: int, entries: int = 50) -> None:
+    entries: rows and columns the tables know · stretch: a map with more of them reads between the entries, from the
+    first to the last; otherwise it is refused.
+    """
+
+    def __init__(self, *, dim: int, entries: int = 50, stretch: bool = False) -> None:
         super().__init__()
         self.row_embed = nn.Embedding(entries, dim // 2)
         self.col_embed = nn.Embedding(entries, dim // 2)
+        self.stretch = stretch
         nn.init.uniform_(self.row_embed.weight)
         nn.init.uniform_(self.col_embed.weight)
 
@@ -60,15 +93,22 @@ class LearnedPosition(nn.Module):
         """padding_mask (B, h, w) -> (B, h, w, dim).
 
         Raises:
-            ValueError: the map has more rows or columns than the tables have entries.
+            ValueError: the map has more rows or columns than the tables have entries, and may not be stretched.
         """
         batch, height, width = padding_mask.shape
         entries = self.row_embed.num_embeddings
-        if max(height, width) > entries:
+        if max(height, width) > entries and not self.stretch:
             raise ValueError(
                 f"learned positions know {entries} rows and columns, the feature map has {height} x {width}: "
                 "use smaller images or position_embedding='sine'"
             )
-        x = self.col_embed.weight[:width].expand(height, width, -1)
-        y = self.row_embed.weight[:height, None].expand(height, width, -1)
+        x = _first(self.col_embed.weight, width).expand(height, width, -1)
+        y = _first(self.row_embed.weight, height)[:, None].expand(height, width, -1)
         return torch.cat((x, y), dim=-1).expand(batch, -1, -1, -1)
+
+
+def _first(table: Tensor, count: int) -> Tensor:
+    """The first ``count`` rows of a table (entries, C); where it has fewer, the whole table stretched to as many."""
+    if count <= len(table):
+        return table[:count]
+    return F.interpolate(table.T[None], size=count, mode="linear", align_corners=True)[0].T

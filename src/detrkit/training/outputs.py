@@ -22,11 +22,12 @@ def float_outputs(predictions: P) -> P:
         logits=predictions.logits.float(),
         boxes=predictions.boxes.float(),
         groups={name: float_outputs(group) for name, group in predictions.groups.items()},
+        heatmaps={name: replace(map_, logits=map_.logits.float()) for name, map_ in predictions.heatmaps.items()},
     )
 
 
 def zero_anchor(predictions: Predictions) -> Tensor:
     """Zero that depends on every output: a process without boxes then still has a gradient for every parameter."""
-    parts = [predictions.logits, predictions.boxes]
+    parts = [predictions.logits, predictions.boxes, *(heatmap.logits for heatmap in predictions.heatmaps.values())]
     zeros = [(part * 0).sum() for part in parts] + [zero_anchor(group) for group in predictions.groups.values()]
     return torch.stack(zeros).sum()

@@ -1,0 +1,35 @@
+"""Redundancy removal among proposals (Salience-DETR; spec relation_family.md A.14): non-maximum suppression of the
+tokens themselves, so that neighbours on the feature map do not become queries for one object."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from detrkit.nn.deformable import Tokens
+from detrkit.nn.proposals import gather_rows
+
+__all__ = ["suppress_neighbours"]
+
+
+@torch.no_grad()
+def suppress_neighbours(scores: Tensor, candidates: Tensor, tokens: Tokens, *, threshold: float = 0.3) -> Tensor:
+    """Reorders candidates (B, C), tokens by scores (B, S) best first: those suppressed stand behind all others.
+
+    Every token is a box of 2 x 2 cells around it, within its level. The default threshold lets a token suppress its
+    four direct neighbours (IoU 1/3) but not the diagonal ones (1/7).
+    """
+    batch, count = candidates.shape
+    widths, starts = tokens.shapes[:, 1], tokens.shapes.prod(-1).cumsum(0) - tokens.shapes.prod(-1)
+    level = tokens.levels().to(candidates.device)[candidates]
+    place = candidates - starts.to(level.device)[level]
+    width = widths.to(level.device)[level]
+    x, y = place % width, torch.div(place, width, rounding_mode="floor")
+    boxes = torch.stack((x - 1, y - 1, x + 1, y + 1), dim=-1).flatten(0, 1).float()
+    image = torch.arange(batch, device=level.device)[:, None]
+    values = scores.gather(1, candidates).flatten().float()
+    kept = batched_nms(boxes, values, (image * len(widths) + level).flatten(), threshold)
+    suppressed = torch.ones_like(values).index_fill(0, kept, 0.0).view(batch, count)
+    order = suppressed.argsort(dim=1, stable=True)
+    return gather_rows(candidates[..., None], order)[..., 0]

@@ -1,0 +1,113 @@
+"""Salience of image tokens (Salience-DETR, Hou et al., CVPR 2024; spec relation_family.md A.14): predicted from the
+coarsest level down, supervised by where a token lies in the objects around it, whatever their size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detrkit.nn.deformable import Tokens
+from detrkit.ops.boxes import cxcywh_to_xyxy
+from detrkit.structures import Target
+
+__all__ = ["SalienceGoal", "SaliencePredictor", "upsample_corners"]
+
+
+def upsample_corners(maps: Tensor, shape: tuple[int, int], cells: Tensor, wanted: Tensor) -> Tensor:
+    """Bilinear upsampling of maps (B, h, w) to shape, corner on corner, within the valid area of each image alone.
+
+    cells, wanted (B, 2): columns and rows that are valid in ``maps`` and in the result; all of them is ordinary
+    bilinear upsampling with aligned corners.
+    """
+    height, width = maps.shape[1:]
+    step = (cells - 1) / (wanted - 1).clamp(min=1)
+    span = maps.new_tensor([max(width - 1, 1), max(height - 1, 1)])
+    columns, rows = (torch.arange(size, device=maps.device) for size in shape[::-1])
+    x = (columns * step[:, :1] / span[0] * 2 - 1)[:, None].expand(-1, shape[0], -1)
+    y = (rows * step[:, 1:] / span[1] * 2 - 1)[:, :, None].expand(-1, -1, shape[1])
+    grid = torch.stack((x, y), dim=-1)
+    return F.grid_sample(maps[:, None], grid, padding_mode="border", align_corners=True)[:, 0]
+
+
+class SaliencePredictor(nn.Module):
+    """Salience logits of all tokens, each level guided by the one above it.
+
+    The upsampled salience of the coarser level scales a token's features (by ``alpha``, one a level). The norm that
+    follows takes most of that out again: with the published layers the guidance, and alpha's gradient, are tiny.
+    """
+
+    def __init__(self, *, dim: int, num_levels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.empty(num_levels - 1).uniform_(-0.3, 0.3))
+        self.layer1 = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU())
+        self.layer2 = nn.Sequential(
+            nn.Linear(dim, dim // 2), nn.GELU(), nn.Linear(dim // 2, dim // 4), nn.GELU(), nn.Linear(dim // 4, 1)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, features: Tensor, tokens: Tokens, *, mask_padding: bool) -> Tensor:
+        """features (B, S, C) of the tokens -> logits (B, S) float32; published: padding takes part."""
+        sizes = tokens.shapes.prod(-1).tolist()
+        valid = (~tokens.padding_mask if mask_padding else torch.ones_like(tokens.padding_mask)).split(sizes, dim=1)
+        cells = tokens.valid_cells if mask_padding else tokens.shapes.flip(-1).to(features).expand(len(features), -1, 2)
+        found: list[Tensor] = []  # coarsest level first
+        for level in reversed(range(len(sizes))):
+            x = features.split(sizes, dim=1)[level]
+            height, width = tokens.shapes[level].tolist()
+            if found:
+                guide = upsample_corners(found[-1], (height, width), cells[:, level + 1], cells[:, level])
+                x = x + x * guide.flatten(1)[..., None] * self.alpha[level]
+            found.append(self._score(x, valid[level]).unflatten(1, (height, width)))
+        return torch.cat([scores.flatten(1) for scores in reversed(found)], dim=1)
+
+    def _score(self, x: Tensor, valid: Tensor) -> Tensor:
+        """(B, n, C) -> (B, n): from a token's own features and their mean over the level."""
+        local, everywhere = self.layer1(x).chunk(2, dim=-1)
+        weight = valid[..., None].to(x.dtype)
+        mean = (everywhere * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+        return self.layer2(torch.cat((local, mean.expand_as(local)), dim=-1)).squeeze(-1).float()
+
+
+@dataclass(frozen=True)
+class SalienceGoal:
+    """What the salience of every cell should be, given the objects ("scale-independent supervision").
+
+    1 at the centre of an object, less towards its border; 0 outside of all objects, and where no object around the cell
+    has the size of the cell's level. Where several objects overlap the highest value counts, whichever fits the level.
+
+    centres (S, 2): x and y of the cells in pixels · limits (S, 2): the distance to the farthest side of an object that
+    fits the level lies above the first and at most at the second, in pixels · sizes (B, 2): width and height of the
+    images' valid area in pixels.
+    """
+
+    centres: Tensor
+    limits: Tensor
+    sizes: Tensor
+
+    @torch.no_grad()
+    def __call__(self, targets: list[Target]) -> Tensor:
+        """Goals (B, S) in [0, 1]."""
+        return torch.stack(
+            [
+                self._of_image(cxcywh_to_xyxy(target.boxes) * size.repeat(2))
+                for target, size in zip(targets, self.sizes, strict=True)
+            ]
+        )
+
+    def _of_image(self, boxes: Tensor) -> Tensor:
+        if len(boxes) == 0:
+            return self.centres.new_zeros(len(self.centres))
+        before, after = self.centres[:, None] - boxes[:, :2], boxes[:, 2:] - self.centres[:, None]
+        nearest = torch.minimum(before, after).amin(-1)
+        farthest = torch.maximum(before, after).amax(-1)
+        inside = nearest > 0
+        fits = inside & (farthest > self.limits[:, :1]) & (farthest <= self.limits[:, 1:])
+        off_centre = (before - after) / (before + after)
+        salience = (1 - 0.5 * off_centre.square().sum(-1).sqrt()).masked_fill(~inside, 0.0)
+        return salience.amax(1) * fits.any(1)

@@ -1,0 +1,153 @@
+"""The encoder of Salience-DETR ("hierarchical query filtering", "background embedding"; spec relation_family.md A.14):
+only salient tokens are refined, fewer in every layer; the others get a learned embedding at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.nn.attention import MultiheadAttention
+from detrkit.nn.deformable import MSDeformAttn, Tokens, on_levels
+from detrkit.nn.position import LearnedPosition
+from detrkit.nn.proposals import gather_rows
+from detrkit.nn.transformer import FeedForwardLayer
+
+__all__ = ["Focus", "SalienceEncoder", "SalienceEncoderLayer", "SalienceFilter"]
+
+
+@dataclass(frozen=True)
+class Focus:
+    """The tokens that one encoder layer refines.
+
+    index (B, n): the most salient first · seen (B, n) bool: what takes part in the layer · kept (B, n) bool: what is
+    written back. Images of a batch share n; published, the surplus of a smaller image is seen but not kept.
+    """
+
+    index: Tensor
+    seen: Tensor
+    kept: Tensor
+
+
+def least_in_padding(scores: Tensor, padding_mask: Tensor) -> Tensor:
+    """Scores (B, n) with the lowest of all of them in padding (B, n)."""
+    return torch.where(padding_mask, scores.min(), scores)
+
+
+class SalienceFilter(nn.Module):
+    """Chooses tokens by salience: a share of every level, of these a share for every layer. At least one each.
+
+    The ratios are buffers because official checkpoints have them. mask_padding: an image's choice does not depend on
+    the others of its batch.
+    """
+
+    level_filter_ratio: Tensor
+    layer_filter_ratio: Tensor
+
+    def __init__(self, *, levels: Sequence[float], layers: Sequence[float], mask_padding: bool) -> None:
+        super().__init__()
+        self.register_buffer("level_filter_ratio", torch.tensor(levels))
+        self.register_buffer("layer_filter_ratio", torch.tensor(layers))
+        self.mask_padding = mask_padding
+
+    @torch.no_grad()
+    def forward(self, salience: Tensor, tokens: Tokens) -> list[Focus]:
+        """salience (B, S) -> what each layer refines."""
+        wanted = (tokens.valid_cells.prod(-1) * self.level_filter_ratio).long().clamp(min=1)
+        sizes, start, best, index = tokens.shapes.prod(-1).tolist(), 0, [], []
+        levels = zip(salience.split(sizes, dim=1), tokens.padding_mask.split(sizes, dim=1), strict=True)
+        for level, (most, (scores, padding)) in enumerate(zip(wanted.amax(0).tolist(), levels, strict=True)):
+            found = least_in_padding(scores, padding).topk(most, dim=1)
+            surplus = torch.arange(most, device=scores.device) >= wanted[:, level, None]
+            best.append(found.values.masked_fill(surplus, -torch.inf) if self.mask_padding else found.values)
+            index.append(found.indices + start)
+            start += sizes[level]
+        chosen = torch.cat(index, dim=1).gather(1, torch.cat(best, dim=1).argsort(dim=1, descending=True))
+        own = wanted.sum(1, keepdim=True)
+        return [self._focus(chosen, own, ratio) for ratio in self.layer_filter_ratio]
+
+    def _focus(self, chosen: Tensor, own: Tensor, ratio: Tensor) -> Focus:
+        """The best of all ``chosen`` (B, N), of which (B, 1) are an image's own."""
+        index = chosen[:, : max(1, int(chosen.shape[1] * ratio))]
+        rank = torch.arange(index.shape[1], device=index.device)
+        if self.mask_padding:
+            kept = rank < (own * ratio).long().clamp(min=1)
+            return Focus(index, kept, kept)
+        return Focus(index, torch.ones_like(index, dtype=torch.bool), rank < own)
+
+
+class SalienceEncoderLayer(FeedForwardLayer):
+    """The ``attending`` highest-ranked tokens attend to each other; then a deformable encoder layer for all of them."""
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_heads: int,
+        num_levels: int,
+        num_points: int,
+        ffn_dim: int,
+        dropout: float,
+        attending: int,
+    ) -> None:
+        super().__init__(dim=dim, ffn_dim=ffn_dim, dropout=dropout, pre_norm=False)
+        self.pre_attention = MultiheadAttention(dim=dim, num_heads=num_heads, dropout=dropout)
+        self.self_attn = MSDeformAttn(dim=dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points)
+        self.attention_norm = nn.LayerNorm(dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.attending = attending
+
+    def forward(
+        self, query: Tensor, position: Tensor, rank: Tensor, seen: Tensor, reference: Tensor, tokens: Tokens
+    ) -> Tensor:
+        """query and position (B, n, C), rank and seen (B, n), reference (B, n, L, 2); reads tokens -> (B, n, C)."""
+        query = self._attend_best(query, position, rank.masked_fill(~seen, -torch.inf), seen)
+        query = self.residual(query, self.norm1, lambda x: self.self_attn(x + position, reference, tokens)[0])
+        return self.residual(query, self.norm2, self.feed_forward)
+
+    def _attend_best(self, query: Tensor, position: Tensor, rank: Tensor, seen: Tensor) -> Tensor:
+        best = rank.topk(min(self.attending, rank.shape[1]), dim=1).indices
+        place, hidden = gather_rows(position, best), ~seen.gather(1, best)
+        refined = self.residual(
+            gather_rows(query, best),
+            self.attention_norm,
+            lambda x: self.pre_attention(x + place, x + place, x, hidden),
+        )
+        return query.scatter(1, best[..., None].expand_as(refined), refined.to(query.dtype))
+
+
+class SalienceEncoder(nn.Module):
+    """Refines the tokens in focus, layer by layer. All layers sample from the tokens as they came in, as published."""
+
+    def __init__(self, layers: Sequence[SalienceEncoderLayer], background_embedding: LearnedPosition) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.background_embedding = background_embedding
+
+    def forward(
+        self, tokens: Tokens, salience: Tensor, focuses: Sequence[Focus], classify: Callable[[Tensor], Tensor]
+    ) -> Tokens:
+        """tokens with salience (B, S) -> memory; classify: (B, n, C) -> class logits, by which tokens are ranked."""
+        content = tokens.content
+        salience = least_in_padding(salience.detach(), tokens.padding_mask)
+        reference = on_levels(tokens.centres(), tokens)
+        for layer, focus in zip(self.layers, focuses, strict=True):
+            query = gather_rows(content, focus.index)
+            rank = classify(query).detach().amax(-1) * salience.gather(1, focus.index)
+            points = gather_rows(reference.flatten(2), focus.index).unflatten(-1, reference.shape[2:])
+            place = gather_rows(tokens.position, focus.index)
+            refined = layer(query, place, rank, focus.seen, points, tokens)
+            written = torch.where(focus.kept[..., None], refined.to(content.dtype), query)
+            content = content.scatter(1, focus.index[..., None].expand_as(written), written)
+        return replace(tokens, content=content + self._background(tokens, focuses[-1]))
+
+    def _background(self, tokens: Tokens, last: Focus) -> Tensor:
+        """(B, S, C): the embedding of every token that the last layer left out."""
+        masks = tokens.padding_mask.split(tokens.shapes.prod(-1).tolist(), dim=1)
+        maps = [mask.unflatten(1, shape) for mask, shape in zip(masks, tokens.shapes.tolist(), strict=True)]
+        embedded = torch.cat([self.background_embedding(level).flatten(1, 2) for level in maps], dim=1)
+        covered = tokens.padding_mask.scatter(1, last.index, last.seen | tokens.padding_mask.gather(1, last.index))
+        return embedded.masked_fill(covered[..., None], 0.0)
