@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import Tensor
@@ -234,3 +237,19 @@ def test_a_detector_learns_with_every_family(family: str) -> None:
     pyramid = {id(p) for name, p in model.named_parameters() if name.startswith("backbone.pyramid.")}
     assert bool(pyramid) == (family == "vit")
     assert not pyramid & {id(parameter) for parameter in groups["backbone"]}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_copies_are_networks_of_their_own(family: str) -> None:
+    """As averaging of weights (EMA) and worker processes need it."""
+    network = backbone(family, mask_padding=family not in ("focalnet", "vit"))
+    images = torch.randn(1, 3, 64, 64)
+    for copied in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        for parameter in copied.parameters():
+            parameter.data.mul_(1.5)
+        with torch.no_grad():
+            own, other = network(images, no_padding(images)), copied(images, no_padding(images))
+        assert not torch.equal(own[0].tensor, other[0].tensor)
+        copied.load_state_dict(network.state_dict())
+        with torch.no_grad():
+            assert torch.equal(own[0].tensor, copied(images, no_padding(images))[0].tensor)
