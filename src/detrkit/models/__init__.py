@@ -89,6 +89,14 @@ def _dino(summary: str, **settings: Any) -> Entry:
 
 
 _R101 = {"backbone": "resnet101.tv_in1k"}
+# Pre-trained at 384 pixels with windows of 12; nothing frozen, a norm on every level (spec dino.md 11).
+_SWIN_L = {
+    "backbone": "swin_large_patch4_window12_384.ms_in22k",
+    "frozen_stride": 0,
+    "backbone_norm": True,
+    "backbone_checkpointing": True,
+    "drop_path": 0.2,
+}
 _SINGLE_SCALE = {"num_feature_levels": 1, "reference_dim": 4, "refine_boxes": False, "roi_resolution": 7}
 
 _REGISTRY: dict[str, Entry] = {
@@ -128,6 +136,8 @@ _REGISTRY: dict[str, Entry] = {
     ),
     "dino_r50_4scale": _dino("DINO, ResNet-50, 4 levels"),
     "dino_r50_5scale": _dino("DINO, ResNet-50, 5 levels", num_feature_levels=5, backbone_levels=4),
+    "dino_swin_l_4scale": _dino("DINO, Swin-L, 4 levels", **_SWIN_L),
+    "dino_swin_l_5scale": _dino("DINO, Swin-L, 5 levels", **_SWIN_L, num_feature_levels=5, backbone_levels=4),
     "dino_pp_r50": _dino("DINO with position relation, of the Relation-DETR repository", **_DINO_PP),
     "dino_lite0": _dino("DINO, laptop size", **LITE["lite0"]),
     "de_detr_lite0": _de_detr("DE-DETR, laptop size", **LITE["lite0"]),

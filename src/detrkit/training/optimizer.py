@@ -11,13 +11,16 @@ from torch import nn
 from detrkit.config import OptimizerSection
 from detrkit.errors import RecipeError
 from detrkit.models import Detector
+from detrkit.nn.backbone import Backbone
+from detrkit.nn.backbone_layers import layer_depths
 
 __all__ = ["ParameterGroup", "build_optimizer", "lr_factor", "parameter_groups", "set_learning_rate"]
 
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that share a learning rate: ``name`` is "backbone", "sampling" or "default"."""
+    """Parameters that share a learning rate: ``name`` is "backbone" (with ``layer_decay`` once a layer, the last layer
+    last), "sampling" or "default"."""
 
     name: str
     parameters: list[nn.Parameter]
@@ -41,7 +44,7 @@ def parameter_groups(model: Detector, section: OptimizerSection, *, total_batch:
     """The model's trainable parameters by learning rate; with ``lr_backbone`` 0 the backbone is frozen.
 
     Raises:
-        RecipeError: nothing is left to train.
+        RecipeError: nothing is left to train, or ``layer_decay`` is asked of a backbone without known layers.
     """
     factor = lr_factor(section, total_batch)
     groups = []
@@ -52,11 +55,30 @@ def parameter_groups(model: Detector, section: OptimizerSection, *, total_batch:
         if lr == 0:
             for parameter in trainable:
                 parameter.requires_grad_(False)
+        elif name == "backbone" and section.layer_decay is not None:
+            groups += _layer_groups(model, trainable, lr * factor, section.layer_decay)
         elif trainable:
             groups.append(ParameterGroup(name, trainable, lr * factor))
     if not groups:
         raise RecipeError("nothing to train: no parameter of the model has a learning rate above 0")
     return groups
+
+
+def _layer_groups(model: Detector, trainable: list[nn.Parameter], lr: float, decay: float) -> list[ParameterGroup]:
+    """A group for every layer of the backbone: the last has ``lr``, each before it ``decay`` times the next one's."""
+    backbone = model.get_submodule("backbone")
+    try:
+        depths = layer_depths(backbone) if isinstance(backbone, Backbone) else {}
+    except ValueError as error:
+        raise RecipeError(f"optimizer.layer_decay: {error}; leave it out (null)") from error
+    wanted = {id(parameter) for parameter in trainable}
+    layers: dict[int, list[nn.Parameter]] = {}
+    for name, depth in depths.items():
+        parameter = backbone.get_parameter(name)
+        if id(parameter) in wanted:
+            layers.setdefault(depth, []).append(parameter)
+    last = max(depths.values(), default=0)
+    return [ParameterGroup("backbone", layers[depth], lr * decay ** (last - depth)) for depth in sorted(layers)]
 
 
 def build_optimizer(groups: list[ParameterGroup], section: OptimizerSection) -> torch.optim.AdamW:
@@ -70,7 +92,7 @@ def build_optimizer(groups: list[ParameterGroup], section: OptimizerSection) -> 
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> dict[str, float]:
-    """Set every group to its initial rate × ``factor``; returns {group name: rate}."""
+    """Set every group to its initial rate × ``factor``; returns {group name: rate}, for layers that of the last."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
     return {group["name"]: group["lr"] for group in optimizer.param_groups}

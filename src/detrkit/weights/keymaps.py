@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from torch import nn
+
 from detrkit.models import entry
 from detrkit.models.detector import Detector
 from detrkit.nn.backbone import Backbone
@@ -38,6 +40,11 @@ class KeyMap:
                     for layer in (range(layers) if "{layers}" in name else (0,))
                 ]
         return [key]
+
+    def layout_of(self, backbone: nn.Module) -> BackboneLayout:
+        """What stands before the rules for this backbone; empty for ResNets and where there is nothing."""
+        family = backbone.family.name if isinstance(backbone, Backbone) else ""
+        return self.backbones.get(family, BackboneLayout())
 
 
 _TRANSFORMER = (
@@ -101,6 +108,18 @@ _RELATION_REPOSITORY = (
     (r"((?:en|de)coder\..+)", (r"transformer.\1",)),
 )
 
+_SALIENCE = (
+    (r"position\.dim_t", ("position_embedding.dim_tx", "position_embedding.dim_ty")),
+    (r"salience\.alpha", ("transformer.alpha",)),
+    (r"salience\.(.+)", (r"transformer.enc_mask_predictor.\1",)),
+    (r"filter\.(.+)", (r"transformer.\1",)),
+    (r"neck\.(.+)", (r"transformer.neck.\1",)),
+    (r"(encoder\.layers\.\d+)\.attention_norm\.(.+)", (r"transformer.\1.pre_norm.\2",)),
+    # the encoder ranks tokens with the head of the proposals
+    (r"enc_class_embed\.(.+)", (r"transformer.encoder.enhance_mcsp.\1", r"transformer.encoder_class_head.\1")),
+    *_RELATION_REPOSITORY,
+)
+
 _DINO = (
     _LEARNED_QUERIES,
     (r"enc_(class|bbox)_embed\.(.+)", (r"transformer.enc_out_\1_embed.\2",)),
@@ -132,6 +151,8 @@ KEYMAPS: Mapping[str, KeyMap] = {
     "dino": KeyMap((_HEADS_OF_ALL_LAYERS, *_DINO)),
     "dino_own_heads": KeyMap((_HEADS_OF_EACH_LAYER, *_DINO)),
     "dino_relation": KeyMap(_RELATION_REPOSITORY, RELATION_BACKBONES),
+    "relation_detr": KeyMap(_RELATION_REPOSITORY, RELATION_BACKBONES),
+    "salience_detr": KeyMap(_SALIENCE, RELATION_BACKBONES),
     "detr": KeyMap(_TRANSFORMER),
     "conditional_detr": KeyMap((*_CONDITIONAL, *_TRANSFORMER)),
     "de_detr": KeyMap((*_DE_DETR, *_HEADS_OF_LAYERS)),
@@ -170,10 +191,8 @@ def _keymap(model: Detector) -> KeyMap:
 
 
 def backbone_layout(model: Detector) -> BackboneLayout:
-    """How the official repository of a model lays its backbone out; empty for ResNets and where there is none."""
-    backbone = model.get_submodule("backbone")
-    family = backbone.family.name if isinstance(backbone, Backbone) else ""
-    return _keymap(model).backbones.get(family, BackboneLayout())
+    """How the official repository of a model lays its backbone out."""
+    return _keymap(model).layout_of(model.get_submodule("backbone"))
 
 
 def official_names(model: Detector, keys: Iterable[str] | None = None) -> dict[str, list[str]]:
@@ -183,5 +202,5 @@ def official_names(model: Detector, keys: Iterable[str] | None = None) -> dict[s
     return {
         key: keymap.official(key, layers, backbone)
         for key in (model.state_dict() if keys is None else keys)
-        if not key.endswith("num_batches_tracked")
+        if not (key.startswith("backbone.") and key.endswith("num_batches_tracked"))
     }

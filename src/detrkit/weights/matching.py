@@ -22,7 +22,7 @@ from detrkit.models.detector import Detector
 from detrkit.nn.backbone import Backbone
 from detrkit.weights.catalogue import CATALOGUE
 from detrkit.weights.keydiff import KeyDiff, compare
-from detrkit.weights.keymaps import official_names
+from detrkit.weights.keymaps import KEYMAPS, official_names
 
 __all__ = ["Match", "match", "on_meta"]
 
@@ -37,7 +37,12 @@ _ARGUMENTS = {
     "group_detr": "groups",
 }
 # What no tensor shows: models that differ in these alone cannot be told apart.
-_INVISIBLE = {field.name for field in fields(DetectorConfig)} - {"num_classes", "num_queries", "backbone"} | {
+_INVISIBLE = {field.name for field in fields(DetectorConfig)} - {
+    "num_classes",
+    "num_queries",
+    "backbone",
+    "backbone_norm",
+} | {
     "dilation",
     "dropout",
     "num_heads",
@@ -168,22 +173,26 @@ def _is_detector(state: Mapping[str, Tensor]) -> bool:
 
 def _backbones(state: Mapping[str, Tensor], names: Collection[str]) -> list[str]:
     """Those of these backbones that the file may hold, the likeliest first."""
-    present = {re.sub(r"^backbone\.(0\.body\.)?", "", name) for name in state}
     share, found = {}, {}
     for name in names:
-        wanted = _backbone_names(name)
-        found[name] = len(wanted & present)
-        share[name] = found[name] / len(wanted)
+        layouts = _backbone_names(name)
+        found[name] = max(len(wanted & state.keys()) for wanted in layouts)
+        share[name] = max(len(wanted & state.keys()) / len(wanted) for wanted in layouts)
     likely = [name for name in names if share[name] >= max(share.values()) - 0.1]
     # a ResNet-101 has all the names of a ResNet-50
     return sorted(likely, key=lambda name: (-share[name], -found[name], name))
 
 
 @lru_cache(maxsize=64)
-def _backbone_names(name: str) -> frozenset[str]:
+def _backbone_names(name: str) -> list[frozenset[str]]:
+    """What each official repository calls the tensors of a backbone."""
     with torch.device("meta"):
-        body = Backbone(name=name).body
-    return frozenset(name for name in body.state_dict() if not name.endswith("num_batches_tracked"))
+        backbone = Backbone(name=name)
+    keys = [f"backbone.{key}" for key in backbone.state_dict() if not key.endswith("num_batches_tracked")]
+    return [
+        frozenset(name for key in keys for name in keymap.official(key, 0, keymap.layout_of(backbone)))
+        for keymap in (KEYMAPS["dino"], KEYMAPS["dino_relation"])
+    ]
 
 
 def _listed(file: str | Path | None) -> set[str]:
