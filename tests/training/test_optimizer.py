@@ -80,6 +80,27 @@ def test_adamw_decays_everything_and_follows_the_factor() -> None:
     assert set_learning_rate(optimizer, 1.0) == pytest.approx({"backbone": 1e-5, "default": 1e-4})
 
 
+def test_no_decay_by_official_names() -> None:
+    """The groups of the Relation-DETR repository (spec D): what it calls norm or bias has no decay, all else has."""
+    with torch.device("meta"):
+        model = create_model("relation_detr_r50")
+    settings = section(lr_sampling=1e-5, no_decay=["norm", "bias"])
+    groups = parameter_groups(model, settings)
+    count = {(group.name, group.decayed): sum(p.numel() for p in group.parameters) for group in groups}
+    assert count == {
+        ("default", True): 24_559_104,
+        ("default", False): 65_792,
+        ("backbone", True): 23_232_512,
+        ("sampling", True): 786_432,
+        ("sampling", False): 3_072,
+    }
+    rates = [
+        (group["name"], group["lr"], group["weight_decay"]) for group in build_optimizer(groups, settings).param_groups
+    ]
+    assert ("default", 1e-4, 0.0) in rates
+    assert ("sampling", 1e-5, 1e-4) in rates
+
+
 def test_ema_follows_the_recurrence() -> None:
     model = nn.Linear(2, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)

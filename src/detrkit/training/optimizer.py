@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from detrkit.errors import RecipeError
 from detrkit.models import Detector
 from detrkit.nn.backbone import Backbone
 from detrkit.nn.backbone_layers import layer_depths
+from detrkit.weights.official import official_names
 
 __all__ = ["ParameterGroup", "build_optimizer", "lr_factor", "parameter_groups", "set_learning_rate"]
 
@@ -25,6 +26,7 @@ class ParameterGroup:
     name: str
     parameters: list[nn.Parameter]
     lr: float
+    decayed: bool = True
 
 
 def lr_factor(section: OptimizerSection, total_batch: int) -> float:
@@ -61,7 +63,22 @@ def parameter_groups(model: Detector, section: OptimizerSection, *, total_batch:
             groups.append(ParameterGroup(name, trainable, lr * factor))
     if not groups:
         raise RecipeError("nothing to train: no parameter of the model has a learning rate above 0")
-    return groups
+    return [part for group in groups for part in _by_decay(group, model, section.no_decay)]
+
+
+def _by_decay(group: ParameterGroup, model: Detector, exempt: list[str]) -> list[ParameterGroup]:
+    """A group in up to two: with weight decay, and without for official names that contain one of ``exempt``."""
+    if not exempt:
+        return [group]
+    official = official_names(model)
+    free = {
+        id(parameter) for key, parameter in model.named_parameters() if any(part in official[key][0] for part in exempt)
+    }
+    halves = (
+        replace(group, parameters=[p for p in group.parameters if (id(p) in free) != decayed], decayed=decayed)
+        for decayed in (True, False)
+    )
+    return [half for half in halves if half.parameters]
 
 
 def _layer_groups(model: Detector, trainable: list[nn.Parameter], lr: float, decay: float) -> list[ParameterGroup]:
@@ -82,11 +99,20 @@ def _layer_groups(model: Detector, trainable: list[nn.Parameter], lr: float, dec
 
 
 def build_optimizer(groups: list[ParameterGroup], section: OptimizerSection) -> torch.optim.AdamW:
-    """AdamW over the groups. Weight decay on everything, biases and norms included, as published (spec A10)."""
+    """AdamW over the groups. Weight decay on everything but ``no_decay``: biases and norms included where that is
+    empty, as DETR and most that followed have it (spec A10)."""
     return torch.optim.AdamW(
-        [{"params": group.parameters, "lr": group.lr, "initial_lr": group.lr, "name": group.name} for group in groups],
+        [
+            {
+                "params": group.parameters,
+                "lr": group.lr,
+                "initial_lr": group.lr,
+                "name": group.name,
+                "weight_decay": section.weight_decay * group.decayed,
+            }
+            for group in groups
+        ],
         betas=section.betas,
-        weight_decay=section.weight_decay,
         fused=groups[0].parameters[0].device.type in ("cpu", "cuda"),  # one pass over the memory instead of ten
     )
 
