@@ -22,7 +22,9 @@ from detrkit.weights.official import official_names
 from tests.golden.harness import Case, layer_name
 
 # Two-stage cases without a gap between proposal scores compare what follows in the recorded order.
-FORCED = ("deformable_detr_r50_two_stage", "dino_r50_4scale", "dino_pp_r50")
+FORCED = ("deformable_detr_r50_two_stage", "dino_r50_4scale", "dino_pp_r50", "relation_detr_r50")
+# The Relation-DETR repository: losses are recorded weighted, and self-attention is biased by relations.
+RELATION = ("dino_pp_r50", "relation_detr_r50_q50", "relation_detr_r50")
 CASES = [
     "deformable_detr_r50",
     "deformable_detr_r50_refine",
@@ -32,6 +34,8 @@ CASES = [
     "dino_r50_4scale_q50",
     "dino_r50_4scale",
     "dino_pp_r50",
+    "relation_detr_r50_q50",
+    "relation_detr_r50",
 ]
 
 
@@ -39,14 +43,22 @@ def build(case: Case, **overrides: Any) -> Any:
     """The model in the recorded state, dropout 0, DINO with the recorded noise."""
     if "dino" in case.name and "_pp" not in case.name:
         overrides.setdefault("denoising_box_noise", 0.4)  # of the recording
+    if "hybrid_num_proposals" in case.info.get("config", {}):
+        overrides["one_to_many_queries"] = case.info["config"]["hybrid_num_proposals"]
     model: Any = create_model(case.name, dropout=0.0, **overrides)
     report = detrkit.load_official(model, case.state_dict())
     assert report.loaded == len(model.state_dict())
-    if "dino" in case.name:
+    if hasattr(model, "denoising"):
         model.denoising.draw = lambda *_: recorded_noise(case)
     if case.name in FORCED:
-        model.best = lambda proposals, memory, number: case.tensors["proposal_topk_index"].long()
+        model.best = lambda proposals, memory, number: recorded_order(case, number)
     return model
+
+
+def recorded_order(case: Case, number: int) -> Tensor:
+    """The proposals of the matching queries, or of the one-to-many queries."""
+    order = [case.tensors.get(key) for key in ("proposal_topk_index", "train.hybrid.proposal_topk_index")]
+    return next(index.long() for index in order if index is not None and index.shape[1] == number)
 
 
 def recorded_noise(case: Case) -> Noise:
@@ -74,7 +86,7 @@ def evaluated(case: Case) -> tuple[Any, Predictions, dict[str, Any]]:
         projection.register_forward_hook(
             lambda module, args, output, index=index: seen.update({f"neck{index}": output.tensor})
         )
-    if case.name == "dino_pp_r50":
+    if case.name in RELATION:
         model.decoder.relation.rows = None  # one relation a layer, as recorded; the losses below go row by row
         model.decoder.relation.register_forward_hook(
             lambda module, args, output: seen.setdefault("relation", []).append(output)
@@ -129,25 +141,29 @@ def test_activations_and_outputs(case: Case, evaluated: Any) -> None:
     (key,) = (key for key in case.tensors if key.startswith("pred_logits_all_layers.queries_0_"))
     case.close(key, out.logits[:, :, :: int(key.rsplit("_", 1)[1])], tolerance["logits_abs"])
     relations = list(seen.get("relation", []))
-    assert len(relations) == (5 if case.name == "dino_pp_r50" else 0)
+    assert len(relations) == (5 if case.name in RELATION else 0)
     for layer, relation in enumerate(relations):
-        if layer:
-            # the embedding multiplies differences between boxes by 100, rounding included: start from the recorded ones
-            relation = model.decoder.relation(*case.tensors["pred_boxes_all_layers"][layer - 1 : layer + 1])
-        case.close(f"relation.{layer}.queries_0_90", relation[..., ::90, ::90], tolerance["other_activations_abs"])
+        # the embedding multiplies differences between boxes by 100, rounding included: start from the recorded ones
+        start = [case.tensors["enc_outputs.pred_boxes"]] if "enc_outputs.pred_boxes" in case.tensors else []
+        boxes = [*start, *case.tensors["pred_boxes_all_layers"]]
+        if layer + len(start):
+            relation = model.decoder.relation(*boxes[layer + len(start) - 1 :][:2])
+        (key,) = (key for key in case.tensors if key.startswith(f"relation.{layer}.queries_0_"))
+        step = int(key.rsplit("_", 1)[1])
+        case.close(key, relation[..., ::step, ::step], tolerance["other_activations_abs"])
 
 
 def official_name(term: str) -> str:
-    """loss_class_0_denoising -> loss_ce_dn_0, loss_class_encoder -> loss_ce_interm."""
-    found = re.fullmatch(r"(loss_\w+?|cardinality_error|class_error)(_\d+)?(_encoder|_denoising)?", term)
+    """loss_class_0_denoising -> loss_class_dn_0, loss_class_encoder -> loss_class_enc, ..._one_to_many -> ..._hybrid."""
+    found = re.fullmatch(r"(loss_\w+?|cardinality_error|class_error)(_\d+)?(_one_to_many)?(_encoder|_denoising)?", term)
     assert found is not None
-    group = {"_encoder": "_enc", "_denoising": "_dn", None: ""}[found[3]]
-    return found[1] + group + (found[2] or "")
+    group = {"_encoder": "_enc", "_denoising": "_dn", None: ""}[found[4]]
+    return found[1] + group + (found[2] or "") + ("_hybrid" if found[3] else "")
 
 
 def test_losses_and_indices(case: Case, trained: Any) -> None:
-    _, out, output = trained
-    weighted = "_pp" in case.name
+    model, out, output = trained
+    weighted = case.name in RELATION
     weights = case.info["weight_dict"]
     recorded = set(case.info["losses"])
     for term, value in output.terms.items():
@@ -172,9 +188,13 @@ def test_losses_and_indices(case: Case, trained: Any) -> None:
                 name = f"train.indices.call{call}.{image}"
                 name = name if name in case.tensors else f"train.indices.call{call}.image{image}"
             case.equal(name, output.matches.pairs(layer, image, offset))
-        for group, name in (("encoder", f"indices.enc.{image}"), ("encoder", f"train.indices.call{layers}.{image}")):
+        for name in (f"indices.enc.{image}", f"train.indices.call{layers}.{image}"):
             if name in case.tensors:
-                case.equal(name, output.groups[group].pairs(0, image, offset))
+                case.equal(name, output.groups["encoder"].pairs(0, image, offset))
+        for layer in range(layers) if "one_to_many" in output.groups else ():
+            call = 7 if layer == layers - 1 else 8 + layer
+            pairs = output.groups["one_to_many"].pairs(layer, image, offset * model.config.one_to_many_repeat)
+            case.equal(f"train.indices.call{call}.image{image}", pairs)
         offset += len(target)
 
 
@@ -239,6 +259,8 @@ PERTURBED: dict[str, dict[str, Any]] = {
     "dino_r50_4scale": {"position_temperature": 10000.0},
     "dino_r50_4scale_q50": {"position_offset": -0.5},
     "dino_pp_r50": {"position_offset": 0.0},
+    "relation_detr_r50_q50": {"position_temperature": 9000.0},
+    "relation_detr_r50": {"position_offset": 0.0},
 }
 
 

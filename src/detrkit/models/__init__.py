@@ -14,10 +14,13 @@ from detrkit.models.conditional_detr import ConditionalDETR, DEConditionalDETR
 from detrkit.models.config import DetectorConfig
 from detrkit.models.de_detr import DEDETR, DEDETRConfig
 from detrkit.models.deformable_detr import DeformableDETR, DeformableDETRConfig
+from detrkit.models.deformable_detr_pp import DeformableDETRPP, DeformableDETRPPConfig
 from detrkit.models.detector import Detector
 from detrkit.models.detr import DETR, DETRConfig
 from detrkit.models.dino import DINO, DINOConfig
 from detrkit.models.lite import LITE
+from detrkit.models.relation_detr import RelationDETR, RelationDETRConfig
+from detrkit.models.salience_detr import SalienceDETR, SalienceDETRConfig
 from detrkit.nn.backbone_weights import load_backbone_weights
 
 __all__ = ["Detector", "DetectorConfig", "Entry", "create_model", "entry", "list_models", "model_config"]
@@ -69,14 +72,33 @@ _DEFORMABLE = {"num_queries": 300, "classification": "focal", "cost_class": 2.0,
 _DINO = {**_DEFORMABLE, "num_queries": 900, "loss_class": 1.0, "top_k": 300}
 _TWO_STAGE = {"refine_boxes": True, "two_stage": True}
 _ONE_LEVEL = {"num_feature_levels": 1, "backbone_levels": 1}
-# DINO of the Relation-DETR repository: position relation, a head for every layer, its own encoding and neck.
+# DINO of the Relation-DETR repository: torchvision's second recipe of ResNet-50, position relation, a head for every
+# layer, its own encoding and neck.
 _DINO_PP = {
+    "backbone": "resnet50.tv2_in1k",
     "relation": "full",
     "shared_heads": False,
     "position_offset": -0.5,
     "position_temperature": 10000.0,
     "projection_bias": False,
     "denoising_extra_label": False,
+}
+# Its other "++" (spec A.13): DINO without look forward twice, with DAB-DETR's scaled positions.
+_DAB_PP = {
+    **_DINO_PP,
+    "num_queries": 300,
+    "query_selection": "pure",
+    "query_scale": True,
+    "look_forward_twice": False,
+    "denoising": "none",
+}
+_DN_PP = {
+    **_DAB_PP,
+    "query_selection": "static",
+    "two_stage": False,
+    "denoising": "plain",
+    "denoising_label_noise": 0.2,
+    "denoising_box_noise": 0.4,
 }
 
 
@@ -86,6 +108,18 @@ def _deformable(summary: str, **settings: Any) -> Entry:
 
 def _dino(summary: str, **settings: Any) -> Entry:
     return Entry(DINO, DINOConfig, "dino", {**_DINO, **settings}, summary)
+
+
+# Relation-DETR (spec relation_family.md A.0): focal costs, varifocal loss, a ResNet-50 of torchvision's second recipe.
+_RELATION = {**_DINO, "backbone": "resnet50.tv2_in1k"}
+
+
+def _relation(summary: str, **settings: Any) -> Entry:
+    return Entry(RelationDETR, RelationDETRConfig, "relation_detr", {**_RELATION, **settings}, summary)
+
+
+def _salience(summary: str, **settings: Any) -> Entry:
+    return Entry(SalienceDETR, SalienceDETRConfig, "salience_detr", {**_RELATION, **settings}, summary)
 
 
 _R101 = {"backbone": "resnet101.tv_in1k"}
@@ -139,7 +173,26 @@ _REGISTRY: dict[str, Entry] = {
     "dino_swin_l_4scale": _dino("DINO, Swin-L, 4 levels", **_SWIN_L),
     "dino_swin_l_5scale": _dino("DINO, Swin-L, 5 levels", **_SWIN_L, num_feature_levels=5, backbone_levels=4),
     "dino_pp_r50": _dino("DINO with position relation, of the Relation-DETR repository", **_DINO_PP),
+    "dab_deformable_detr_pp_r50": _dino(
+        "DAB-Deformable DETR with position relation, of the same repository", **_DAB_PP
+    ),
+    "dn_deformable_detr_pp_r50": _dino("DN-Deformable DETR with position relation, of the same repository", **_DN_PP),
+    "deformable_detr_pp_r50": Entry(
+        DeformableDETRPP,
+        DeformableDETRPPConfig,
+        "deformable_detr_pp",
+        {**_DEFORMABLE, "backbone": _DINO_PP["backbone"], "loss_class": 1.0, "top_k": 300},
+        "Deformable DETR ++ two-stage, of the same repository",
+    ),
     "dino_lite0": _dino("DINO, laptop size", **LITE["lite0"]),
+    "relation_detr_r50": _relation("Relation-DETR, ResNet-50"),
+    "relation_detr_lite0": _relation("Relation-DETR, laptop size", **LITE["lite0"], one_to_many_queries=150),
+    "salience_detr_r50": _salience("Salience-DETR, ResNet-50"),
+    # published under this name although there are four levels, of strides 4 to 32 (spec A.14)
+    "salience_detr_r50_5scale": _salience(
+        "Salience-DETR, ResNet-50, four levels from stride 4", backbone_levels=4, background_entries=500
+    ),
+    "salience_detr_lite0": _salience("Salience-DETR, laptop size", **LITE["lite0"]),
     "de_detr_lite0": _de_detr("DE-DETR, laptop size", **LITE["lite0"]),
     "dela_detr_lite0": _de_detr("DELA-DETR, laptop size: the embedded default", **LITE["lite0"], **_LABEL_AUGMENTATION),
 }
