@@ -117,6 +117,18 @@ _RELATION = {**_DINO, "backbone": "resnet50.tv2_in1k"}
 def _relation(summary: str, **settings: Any) -> Entry:
     return Entry(RelationDETR, RelationDETRConfig, "relation_detr", {**_RELATION, **settings}, summary)
 
+# Its large backbones, each as its configuration trains it (spec A.0, A.4).
+_RELATION_SWIN_L = {"backbone": "swin_large_patch4_window7_224.ms_in22k", "drop_path": 0.2}
+_RELATION_CONVNEXT_L = {"backbone": "convnext_large.fb_in1k", "drop_path": 0.5}
+_RELATION_FOCALNET_L = {
+    "backbone": "focalnet_large_fl4.ms_in22k",
+    "frozen_stride": 0,
+    "backbone_norm": True,
+    "drop_path": 0.5,
+    "num_feature_levels": 5,
+    "backbone_levels": 4,
+}
+
 
 def _salience(summary: str, **settings: Any) -> Entry:
     return Entry(SalienceDETR, SalienceDETRConfig, "salience_detr", {**_RELATION, **settings}, summary)
@@ -186,6 +198,9 @@ _REGISTRY: dict[str, Entry] = {
     ),
     "dino_lite0": _dino("DINO, laptop size", **LITE["lite0"]),
     "relation_detr_r50": _relation("Relation-DETR, ResNet-50"),
+    "relation_detr_swin_l": _relation("Relation-DETR, Swin-L", **_RELATION_SWIN_L),
+    "relation_detr_convnext_l": _relation("Relation-DETR, ConvNeXt-L", **_RELATION_CONVNEXT_L),
+    "relation_detr_focalnet_l": _relation("Relation-DETR, FocalNet-L, 5 levels", **_RELATION_FOCALNET_L),
     "relation_detr_lite0": _relation("Relation-DETR, laptop size", **LITE["lite0"], one_to_many_queries=150),
     "salience_detr_r50": _salience("Salience-DETR, ResNet-50"),
     # published under this name although there are four levels, of strides 4 to 32 (spec A.14)

@@ -1,0 +1,44 @@
+"""The tensors of published checkpoints, by name, shape and type: what ``to_official`` writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import detrkit
+from detrkit.weights.matching import match, on_meta
+
+LAYOUTS = {
+    "dino_pp_r50": "dino_pp_resnet50_800_1333",
+    "dab_deformable_detr_pp_r50": "dab_def_detr_pp_resnet50_800_1333",
+    "dn_deformable_detr_pp_r50": "dn_def_detr_pp_resnet50_800_1333",
+    "deformable_detr_pp_r50": "def_detr_pp_resnet_800_1333",
+    "relation_detr_r50": "relation_detr_r50",
+    "relation_detr_swin_l": "relation_detr_swin_l_800_1333",
+    "relation_detr_focalnet_l": "relation_detr_focalnet_large_lrf_fl4_800_1333",
+}
+
+
+def read_layout(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Name -> shape and type, from lines of three columns."""
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    return {name: (tuple(int(n) for n in shape.strip("(),").split(",") if n), kind) for name, shape, kind in rows}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_official_layout_is_the_recorded_one(name: str, shared: Path) -> None:
+    official = detrkit.to_official(on_meta(name))
+    written = {key: (tuple(value.shape), str(value.dtype)) for key, value in official.items()}
+    assert written == read_layout(shared / "spec" / "keys" / f"{LAYOUTS[name]}.tsv")
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_sizes_are_read_off(name: str) -> None:
+    """Names of the Relation-DETR repository tell classes, queries and layers as those of others do."""
+    small = {"num_classes": 5, "decoder_layers": 3, "encoder_layers": 2, "hidden_dim": 128, "num_heads": 4}
+    model = on_meta(name, **small, ffn_dim=64, num_feature_levels=5)
+    found = match(detrkit.to_official(model))
+    assert (found.name, found.fits) == (name, True)
+    config = on_meta(found.name, **found.options).config
+    assert config == model.config
