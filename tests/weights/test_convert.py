@@ -166,11 +166,20 @@ def test_catalogue_entries_are_whole(name: str) -> None:
 
 
 def test_the_issue_is_covered() -> None:
-    """The DETR zoo, both DE-DETR repositories on both data sets, the Conditional DETR zoo."""
+    """The zoos of DETR, Conditional DETR, Deformable DETR and DINO, both DE-DETR repositories on both data sets, the
+    Relation-DETR repository's "++"."""
     sources: dict[str, int] = {}
     for item in CATALOGUE.values():
         sources[item.source.rpartition("/")[2]] = sources.get(item.source.rpartition("/")[2], 0) + 1
-    assert sources == {"detr": 7, "ConditionalDETR": 4, "DE-DETRs": 6, "DE-CondDETR": 6}
+    assert sources == {
+        "detr": 7,
+        "ConditionalDETR": 4,
+        "DE-DETRs": 6,
+        "DE-CondDETR": 6,
+        "Deformable-DETR": 5,
+        "DINO": 10,
+        "Relation-DETR": 3,
+    }
     assert sum(item.model is None for item in CATALOGUE.values()) == 3
     with pytest.raises(CheckpointError, match=r"no published checkpoint called 'detr_r5'.*Did you mean 'detr_r50'"):
         find_official("detr_r5")

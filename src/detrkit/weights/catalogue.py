@@ -155,7 +155,84 @@ _DE_DETRS = tuple(
     )
 )
 
-CATALOGUE: Mapping[str, OfficialFile] = {item.name: item for item in (*_DETR, *_CONDITIONAL, *_DE_DETRS)}
+
+def _drive(repository: str, model: str, epochs: int, ap: float, page: str, file: str | None = None) -> OfficialFile:
+    """A file on COCO that the authors keep on Google Drive; called like its recipe."""
+    return OfficialFile(
+        name=f"{model}_coco_{epochs}ep",
+        model=model,
+        data="COCO",
+        epochs=epochs,
+        ap=ap,
+        source=f"{_GITHUB}/{repository}",
+        page=f"https://drive.google.com/{page}",
+        file=file,
+    )
+
+
+# fundamentalvision/Deformable-DETR README.md (commit c968389): a file for every row.
+_DEFORMABLE = tuple(
+    _drive("fundamentalvision/Deformable-DETR", f"deformable_detr_r50{kind}", 50, ap, f"file/d/{file}/view")
+    for kind, ap, file in (
+        ("_single_scale", 39.4, "1WEjQ9_FgfI5sw5OZZ4ix-OKk-IJ_-SDU"),
+        ("_single_scale_dc5", 41.5, "1m_TgMjzH7D44fbA-c_jiBZ-xf-odxGdk"),
+        ("", 44.5, "1nDWZWHuRwtwGden77NLM9JoWe-YisJnA"),
+        ("_refine", 46.2, "1JYKyRYzUH7uo9eVfDaVCiaIGZb5YTCuI"),
+        ("_two_stage", 46.9, "15I03A7hNTpwuLNdfuEmW9_taZMNVssEp"),
+    )
+)
+
+# IDEA-Research/DINO README.md (commit faa8520): one folder for all; it names one file.
+_DINO = tuple(
+    _drive(
+        "IDEA-Research/DINO",
+        f"dino_{backbone}_{levels}scale",
+        epochs,
+        ap,
+        "drive/folders/1qD5m1NmK0kjE5hh-G17XUX751WsEG-h_",
+        "checkpoint0011_4scale.pth" if (backbone, levels, epochs) == ("r50", 4, 12) else None,
+    )
+    for backbone, levels, epochs, ap in (
+        ("r50", 4, 12, 49.0),
+        ("r50", 5, 12, 49.4),
+        ("r50", 4, 24, 50.4),
+        ("r50", 5, 24, 51.3),
+        ("r50", 4, 36, 50.9),
+        ("r50", 5, 36, 51.2),
+        ("swin_l", 4, 12, 56.8),
+        ("swin_l", 5, 12, 57.3),
+        ("swin_l", 4, 36, 58.0),
+        ("swin_l", 5, 36, 58.5),
+    )
+)
+
+
+def _relation(model: str, release: str, config: str, ap: float) -> OfficialFile:
+    """A release file of the Relation-DETR repository, trained for 12 epochs."""
+    file = f"{config}_coco_1x.pth"
+    return OfficialFile(
+        name=model,
+        model=model,
+        data="COCO",
+        epochs=12,
+        ap=ap,
+        source=f"{_GITHUB}/xiuqhou/Relation-DETR",
+        address=f"{_GITHUB}/xiuqhou/Relation-DETR/releases/download/{release}/{file}",
+        file=file,
+        note="no hash is published",
+    )
+
+
+# xiuqhou/Relation-DETR README.md (commit 0c16451), "Other DETR variants". There is no file of Deformable-DETR++.
+_PLUS_PLUS = (
+    _relation("dab_deformable_detr_pp_r50", "v1.0.1", "dab_def_detr_pp_resnet50_800_1333", 48.3),
+    _relation("dn_deformable_detr_pp_r50", "v1.0.1", "dn_def_detr_pp_resnet50_800_1333", 47.3),
+    _relation("dino_pp_r50", "v1.0.1", "dino_pp_resnet50_800_1333", 50.1),
+)
+
+CATALOGUE: Mapping[str, OfficialFile] = {
+    item.name: item for item in (*_DETR, *_CONDITIONAL, *_DE_DETRS, *_DEFORMABLE, *_DINO, *_PLUS_PLUS)
+}
 
 
 def find_official(name: str) -> OfficialFile:
