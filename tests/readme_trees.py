@@ -145,7 +145,7 @@ def make_voc(folder: Path) -> None:
 
 
 def make_checkpoints(folder: Path) -> None:
-    """Tiny trained-looking models of ``my_data`` and Cityscapes, and an official-looking full-size DETR file."""
+    """Tiny trained-looking models of ``my_data``, Cityscapes and COCO, and an official-looking full-size DETR file."""
     import detrkit
 
     torch.manual_seed(0)
@@ -154,6 +154,8 @@ def make_checkpoints(folder: Path) -> None:
         ("runs/mine/best/model.safetensors", "dela_detr_lite0", MY_CLASSES),
         ("dela_detr.safetensors", "dela_detr_r50", cityscapes),
         ("dela_conditional_detr.safetensors", "dela_conditional_detr_r50", cityscapes),
+        ("deformable_detr.safetensors", "deformable_detr_r50_two_stage", COCO),
+        ("dino.safetensors", "dino_r50_4scale", COCO),
     ):
         model = detrkit.create_model(name, num_classes=len(classes), num_queries=10, **TINY_MODEL)
         model.categories = detrkit.Categories.from_json([{"id": key, "name": name} for key, name in classes.items()])

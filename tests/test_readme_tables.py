@@ -14,6 +14,7 @@ from tests.readme_trees import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMAND_TABLES = README.split("## Published commands and ours")[1].split("\n## ")[0]
+DE_DETR_TABLES, DEFORMABLE_TABLE, DINO_TABLE = re.split(r"\n\[(?:Deformable DETR|DINO)\]; ", COMMAND_TABLES)
 THEIR_MODELS = {
     f"{method}{theirs}": f"{method.replace('-', '_')}{ours}_r50"
     for theirs, ours in (("detr", "detr"), ("cond-detr", "conditional_detr"))
@@ -52,7 +53,7 @@ def flags(command: str) -> dict[str, str | None]:
     return found
 
 
-RUNS = [row for row in table_rows(COMMAND_TABLES) if "--model " in row[0] and "detrkit train" in row[1]]
+RUNS = [row for row in table_rows(DE_DETR_TABLES) if "--model " in row[0] and "detrkit train" in row[1]]
 
 
 def test_every_published_command_has_its_line() -> None:
@@ -61,8 +62,8 @@ def test_every_published_command_has_its_line() -> None:
     assert {(row["--model"], row["--dataset_file"]) for row in shown} == THEIR_RUNS
     assert any("--sample_repeat" in row for row in shown)
     assert any("--no_ms_roi" in row for row in shown)
-    assert COMMAND_TABLES.count("--resume X --eval`, e.g.") == 2
-    assert len(re.findall(r"`detrkit eval recipes/\S+ --checkpoint X`", COMMAND_TABLES)) == 2
+    assert DE_DETR_TABLES.count("--resume X --eval`, e.g.") == 2
+    assert len(re.findall(r"`detrkit eval recipes/\S+ --checkpoint X`", DE_DETR_TABLES)) == 2
 
 
 @pytest.mark.parametrize(("theirs", "ours"), RUNS, ids=[row[0] for row in RUNS])
@@ -101,6 +102,75 @@ def test_our_line_means_the_published_one(theirs: str, ours: str) -> None:
     else:
         assert levels in (None, 3)
     assert not want, "a flag that this test does not know"
+
+
+# The scripts in configs/ of Deformable-DETR and the flags they give to main.py (defaults: 4 levels, 2 images each).
+THEIR_CONFIGS: dict[str, dict[str, Any]] = {
+    "r50_deformable_detr": {},
+    "r50_deformable_detr_single_scale": {"num_feature_levels": 1},
+    "r50_deformable_detr_single_scale_dc5": {"num_feature_levels": 1, "dilation": True},
+    "r50_deformable_detr_plus_iterative_bbox_refinement": {"refine_boxes": True},
+    "r50_deformable_detr_plus_iterative_bbox_refinement_plus_plus_two_stage": {"refine_boxes": True, "two_stage": True},
+}
+DEFORMABLE_RUNS = [row for row in table_rows(DEFORMABLE_TABLE) if "detrkit train" in row[1]]
+
+
+def test_every_script_of_deformable_detr_has_its_line() -> None:
+    assert {re.findall(r"configs/(\w+)\.sh", theirs)[0] for theirs, _ in DEFORMABLE_RUNS} == THEIR_CONFIGS.keys()
+    assert "detrkit eval" in DEFORMABLE_TABLE
+
+
+def our_run(line: str) -> tuple[Any, Any, int]:
+    """Recipe, model configuration and number of processes of one of our training lines."""
+    from detrkit.models import model_config
+
+    words = shlex.split(line.strip("`"))
+    place = words.index("train")
+    recipe = load_recipe(words[place + 1], [word for word in words[place + 2 :] if "=" in word])
+    processes = int(words[words.index("--num_processes") + 1]) if "--num_processes" in words else 1
+    return recipe, model_config(recipe.model.name, **recipe.model.overrides), processes
+
+
+@pytest.mark.parametrize(("theirs", "ours"), DEFORMABLE_RUNS, ids=[row[0] for row in DEFORMABLE_RUNS])
+def test_our_line_means_the_script_of_deformable_detr(theirs: str, ours: str) -> None:
+    recipe, config, processes = our_run(ours)
+    number, script = re.findall(r"launch\.sh (\d+) \./configs/(\w+)\.sh", theirs)[0]
+    settings = {"num_feature_levels": 4, "dilation": False, "refine_boxes": False, "two_stage": False}
+    settings |= {"num_queries": 300, "ffn_dim": 1024, "dropout": 0.1, "encoder_layers": 6, "decoder_layers": 6}
+    settings |= {"cost_class": 2, "cost_bbox": 5, "cost_giou": 2, "loss_class": 2, "loss_bbox": 5, "loss_giou": 2}
+    for key, value in (settings | THEIR_CONFIGS[script]).items():
+        assert getattr(config, key) == value, key
+    assert (processes, recipe.training.batch_size) == (int(number), 2)
+    assert (recipe.training.epochs, recipe.schedule.drop, recipe.data.root) == (50, [40], "data/coco")
+    rates = (recipe.optimizer.lr, recipe.optimizer.lr_backbone, recipe.optimizer.lr_sampling)
+    assert rates == (2e-4, 2e-5, 2e-5)
+    assert recipe.optimizer.lr_batch_size == 32
+
+
+# The training scripts of DINO: configuration, processes and images a process.
+THEIR_SCRIPTS = {
+    "DINO_train": ("dino_r50_4scale", 1, 2),
+    "DINO_train_dist": ("dino_r50_4scale", 8, 2),
+    "DINO_train_submitit": ("dino_r50_4scale", 8, 2),
+    "DINO_train_submitit_5scale": ("dino_r50_5scale", 16, 1),
+    "DINO_train_submitit_swin": ("dino_swin_l_4scale", 8, 2),
+}
+DINO_RUNS = [row for row in table_rows(DINO_TABLE.split("Most lines")[0]) if "detrkit train" in row[1]]
+
+
+def test_our_lines_mean_the_scripts_of_dino() -> None:
+    found = {}
+    for theirs, ours in DINO_RUNS:
+        recipe, config, processes = our_run(ours)
+        found[re.findall(r"scripts/(\w+)\.sh", theirs)[0]] = (recipe.model.name, processes, recipe.training.batch_size)
+        assert (recipe.training.epochs, recipe.schedule.drop, recipe.data.root) == (12, [11], "data/coco")
+        # 1.0 in every script, whatever the configuration file says
+        assert (config.denoising_box_noise, config.denoising_label_noise, config.denoising_queries) == (1.0, 0.5, 100)
+        assert (recipe.optimizer.lr, recipe.optimizer.lr_backbone, recipe.optimizer.lr_sampling) == (1e-4, 1e-5, None)
+        whole = processes * recipe.training.batch_size == recipe.optimizer.lr_batch_size
+        assert whole or recipe.optimizer.lr_scaling == "none"
+    assert found == THEIR_SCRIPTS
+    assert "DINO_eval.sh" in DINO_TABLE
 
 
 FLAGS = table_rows(COMMAND_TABLES.split("Single flags")[1])
@@ -169,6 +239,7 @@ SOURCES = {
     "[Conditional DETR] zoo": r"\(Conditional DETR repository",
     "[Deformable DETR]": r"\(Deformable DETR repository\)",
     "[DINO]": r"\(DINO repository\)",
+    "[Relation-DETR]": r"\(Relation-DETR repository\)",
     "[DE-DETRs]": r"\(DE-DETRs repository\)",
     "[DE-CondDETR]": r"\(DE-CondDETR repository\)",
     "[DE-DETRs], one run": r"\(DE-DETRs repository, one run\)",

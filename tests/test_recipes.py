@@ -132,6 +132,19 @@ DEFORMABLE |= {
     for levels in (4, 5)
     for epochs, drop in ((12, 11), (24, 20), (36, 30))
 }
+DEFORMABLE |= {
+    f"dino/coco/dino_swin_l_{levels}scale_coco_{epochs}ep": Deformable(
+        f"dino_swin_l_{levels}scale", epochs, drop, 2 if levels == 4 else 1
+    )
+    for levels in (4, 5)
+    for epochs, drop in ((12, 11), (36, 30))
+}
+RELATION_REPOSITORY = {
+    "dino/coco/dino_pp_r50_coco_12ep": "dino_pp_r50",
+    "deformable_detr/coco/dab_deformable_detr_pp_r50_coco_12ep": "dab_deformable_detr_pp_r50",
+    "deformable_detr/coco/dn_deformable_detr_pp_r50_coco_12ep": "dn_deformable_detr_pp_r50",
+    "deformable_detr/coco/deformable_detr_pp_r50_coco_12ep": "deformable_detr_pp_r50",
+}
 
 
 @pytest.mark.parametrize("name", DEFORMABLE)
@@ -149,10 +162,23 @@ def test_published_settings_of_the_deformable_line(name: str) -> None:
     assert rates == ((1e-4, 1e-5, None, 16) if "dino" in name else (2e-4, 2e-5, 2e-5, 32))
 
 
+@pytest.mark.parametrize("name", RELATION_REPOSITORY)
+def test_published_settings_of_the_relation_repository(name: str) -> None:
+    recipe = load_recipe(FOLDER / f"{name}.yaml")
+    assert (recipe.model.name, recipe.model.overrides) == (RELATION_REPOSITORY[name], {})
+    assert (recipe.data.root, recipe.data.crop, recipe.data.flip) == (COCO, True, 0.5)
+    training, optimizer, schedule = recipe.training, recipe.optimizer, recipe.schedule
+    assert (training.epochs, training.batch_size, training.clip_norm, training.ema) == (12, 5, 0.1, None)
+    assert (schedule.kind, schedule.drop, schedule.gamma, schedule.warmup) == ("step", [10], 0.1, 1000)
+    assert (optimizer.lr, optimizer.lr_backbone, optimizer.lr_sampling) == (1e-4, 1e-5, 1e-5)
+    assert (optimizer.weight_decay, optimizer.no_decay, optimizer.lr_batch_size) == (1e-4, ["norm", "bias"], 10)
+
+
 def test_the_list_is_complete() -> None:
     """The files, the packaged list and the table above name the same experiments, each by a name of its own."""
     names = [name.removesuffix(".yaml") for name in RECIPES]
-    assert PUBLISHED.keys() | DEFORMABLE.keys() == {name for name in names if not name.startswith(OURS)}
+    published = PUBLISHED.keys() | DEFORMABLE.keys() | RELATION_REPOSITORY.keys()
+    assert published == {name for name in names if not name.startswith(OURS)}
     assert set(names) <= set(list_recipes())
     twice = [name for name, count in Counter(Path(name).name for name in names).items() if count > 1]
     assert not twice, "a recipe is found, and its run folder called, by its file name alone"
@@ -268,9 +294,9 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
-# Left to the slow tier: R101 differs from R50 in its depth alone, DINO's fifth level only adds tokens, 11 query groups
-# cost as much as five other recipes.
-COSTLY = re.compile("r101|group_|5scale")
+# Left to the slow tier: R101 and Swin-L differ from R50 in the backbone alone, DINO's fifth level only adds tokens, 11
+# query groups cost as much as five other recipes, the "++" are DINO with its parts switched.
+COSTLY = re.compile("r101|swin_l|group_|5scale|_pp_")
 
 
 def _cases() -> Iterator[object]:
