@@ -42,8 +42,8 @@ STEPS = {
     "convnext": {"stem.0.weight": 5, "stages.0.blocks.1.gamma": 3, "stages.3.downsample.1.weight": 0},
     "focalnet": {"stem.proj.bias": 5, "layers.0.blocks.0.ls1.gamma": 4, "layers.3.blocks.0.modulation.f.weight": 0},
     "vit": {"cls_token": 2, "patch_embed.proj.weight": 2, "blocks.0.attn.qkv.weight": 1, "norm.weight": 0},
-    "resnet": {"conv1.weight": 8, "layer1.0.conv1.weight": 7, "layer2.0.downsample.0.weight": 5}
-    | {"layer4.1.conv2.weight": 0},
+    "resnet": {"conv1.weight": 5, "layer1.0.conv1.weight": 4, "layer2.0.downsample.0.weight": 2}
+    | {"layer4.0.conv2.weight": 0},
 }
 
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.models import convnext, eva, focalnet, register_model, swin_transformer
+from timm.models import convnext, eva, focalnet, register_model, resnet, swin_transformer
 from torch import nn
 
 __all__ = ["TINY"]
+
+
+@register_model
+def resnet_tiny_for_tests(pretrained: bool = False, **options: Any) -> nn.Module:
+    sizes = {"block": resnet.BasicBlock, "layers": (2, 1, 1, 1), "channels": (16, 24, 32, 48)}
+    return resnet._create_resnet("resnet_tiny_for_tests", pretrained, **sizes, **options)
 
 
 @register_model
@@ -44,5 +50,5 @@ TINY = {
     "convnext": "convnext_tiny_for_tests",
     "focalnet": "focalnet_tiny_for_tests_fl4",
     "vit": "vit_tiny_for_tests_dinov3",
-    "resnet": "resnet18",
+    "resnet": "resnet_tiny_for_tests",
 }

@@ -160,7 +160,7 @@ class Backbone(nn.Module):
 
     def _register_masking(self) -> None:
         for module in self.body.modules():
-            if isinstance(module, nn.Conv2d | nn.MaxPool2d) and module.kernel_size not in (1, (1, 1)):
+            if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and module.kernel_size not in (1, (1, 1)):
                 module.register_forward_pre_hook(self._zero_padding)
             elif isinstance(module, PatchMerging):
                 module.register_forward_pre_hook(self._zero_padding_last)
