@@ -37,6 +37,11 @@ CASES = [
     "relation_detr_r50_q50",
     "relation_detr_r50",
 ]
+# DAPE with everything standard is Relation-DETR.
+STANDARD = {
+    f"{name} as dape_r50": {"name": "dape_r50", "sampling": "standard", "relation": "full"}
+    for name in ("relation_detr_r50_q50", "relation_detr_r50")
+}
 
 
 def build(case: Case, **overrides: Any) -> Any:
@@ -45,7 +50,8 @@ def build(case: Case, **overrides: Any) -> Any:
         overrides.setdefault("denoising_box_noise", 0.4)  # of the recording
     if "hybrid_num_proposals" in case.info.get("config", {}):
         overrides["one_to_many_queries"] = case.info["config"]["hybrid_num_proposals"]
-    model: Any = create_model(case.name, dropout=0.0, **overrides)
+        overrides["num_queries"] = case.info["config"]["num_queries"]
+    model: Any = create_model(**{"name": case.name, "dropout": 0.0, **case.info["options"], **overrides})
     report = detrkit.load_official(model, case.state_dict())
     assert report.loaded == len(model.state_dict())
     if hasattr(model, "denoising"):
@@ -70,9 +76,12 @@ def recorded_noise(case: Case) -> Noise:
     return Noise(flip=flip, labels=labels, signs=draws["draw2"].float() * 2 - 1, magnitudes=draws["draw3"])
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=[*CASES, *STANDARD])
 def case(request: pytest.FixtureRequest, shared: Path, golden_count: dict[str, Any]) -> Case:
-    return Case.read(shared, request.param, golden_count)
+    name, _, _ = request.param.partition(" as ")
+    case = Case.read(shared, name, golden_count)
+    case.info["options"] = STANDARD.get(request.param, {})
+    return case
 
 
 @pytest.fixture(scope="module")

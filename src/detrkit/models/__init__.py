@@ -12,6 +12,7 @@ import timm
 from detrkit.errors import did_you_mean
 from detrkit.models.conditional_detr import ConditionalDETR, DEConditionalDETR
 from detrkit.models.config import DetectorConfig
+from detrkit.models.dape import DAPE, DAPEConfig
 from detrkit.models.de_detr import DEDETR, DEDETRConfig
 from detrkit.models.deformable_detr import DeformableDETR, DeformableDETRConfig
 from detrkit.models.deformable_detr_pp import DeformableDETRPP, DeformableDETRPPConfig
@@ -117,6 +118,7 @@ _RELATION = {**_DINO, "backbone": "resnet50.tv2_in1k"}
 def _relation(summary: str, **settings: Any) -> Entry:
     return Entry(RelationDETR, RelationDETRConfig, "relation_detr", {**_RELATION, **settings}, summary)
 
+
 # Its large backbones, each as its configuration trains it (spec A.0, A.4).
 _RELATION_SWIN_L = {"backbone": "swin_large_patch4_window7_224.ms_in22k", "drop_path": 0.2}
 _RELATION_CONVNEXT_L = {"backbone": "convnext_large.fb_in1k", "drop_path": 0.5}
@@ -128,6 +130,10 @@ _RELATION_FOCALNET_L = {
     "num_feature_levels": 5,
     "backbone_levels": 4,
 }
+
+
+def _dape(summary: str, **settings: Any) -> Entry:
+    return Entry(DAPE, DAPEConfig, "dape", {**_RELATION, **settings}, summary)
 
 
 def _salience(summary: str, **settings: Any) -> Entry:
@@ -201,6 +207,10 @@ _REGISTRY: dict[str, Entry] = {
     "relation_detr_swin_l": _relation("Relation-DETR, Swin-L", **_RELATION_SWIN_L),
     "relation_detr_convnext_l": _relation("Relation-DETR, ConvNeXt-L", **_RELATION_CONVNEXT_L),
     "relation_detr_focalnet_l": _relation("Relation-DETR, FocalNet-L, 5 levels", **_RELATION_FOCALNET_L),
+    "dape_r50": _dape("DAPE, rank 16: a reconstruction from the published description"),
+    "dape_r50_rank64": _dape("DAPE, rank 64 (reconstruction)", relation_rank=64, code_rank=64),
+    "dape_r50_rank128": _dape("DAPE, rank 128 (reconstruction)", relation_rank=128, code_rank=128),
+    "dape_lite0": _dape("DAPE, laptop size (reconstruction)", **LITE["lite0"], one_to_many_queries=150),
     "relation_detr_lite0": _relation("Relation-DETR, laptop size", **LITE["lite0"], one_to_many_queries=150),
     "salience_detr_r50": _salience("Salience-DETR, ResNet-50"),
     # published under this name although there are four levels, of strides 4 to 32 (spec A.14)

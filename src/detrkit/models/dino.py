@@ -195,16 +195,13 @@ class DINO(DeformableDETR):
         related = content.shape[1] - apart
         logits: list[Tensor] = []
         boxes: list[Tensor] = [reference]
+        code: Tensor | None = None
         base = reference  # keeps its gradient, so that this layer's loss trains the step before
         reference = reference.detach()
         for index, layer in enumerate(self.decoder.layers):
             scaled = on_levels(reference, memory)
-            position = self.decoder.ref_point_head(
-                sine_boxes(scaled[:, :, 0], self.config.hidden_dim // 2, order=(1, 0, 2, 3)).to(content.dtype)
-            )
-            if self.config.query_scale and index:
-                position = position * self.decoder.query_scale(content)
-            content, _ = layer(content, position, scaled, memory, bias, apart)
+            position = self.query_position(scaled[:, :, 0], content, index, code)
+            content, code = layer(content, position, scaled, memory, bias, apart)
             hidden = self.decoder.norm(content)
             head = 0 if self.config.shared_heads else index
             logits.append(self.class_embed[head](hidden))
@@ -218,6 +215,14 @@ class DINO(DeformableDETR):
                 if self.config.relation != "none":
                     bias = self.decoder.relation.bias(boxes[-2][:, :related], boxes[-1][:, :related], blocked)
         return torch.stack(logits), torch.stack(boxes[1:])
+
+    def query_position(self, boxes: Tensor, content: Tensor, layer: int, code: Tensor | None) -> Tensor:
+        """Position encoding (B, N, C) of boxes (B, N, 4) in a layer; code: what the layer before sampled, or None."""
+        embedded = sine_boxes(boxes, self.config.hidden_dim // 2, order=(1, 0, 2, 3))
+        position: Tensor = self.decoder.ref_point_head(embedded.to(content.dtype))
+        if self.config.query_scale and layer:
+            position = position * self.decoder.query_scale(content)
+        return position
 
     def _queries(self, memory: Tokens) -> tuple[Tensor, Tensor, dict[str, QueryGroup]]:
         """Content (B, Q, C) and start boxes (B, Q, 4) of the queries, and the proposals as predictions."""

@@ -89,7 +89,12 @@ def on_levels(reference: Tensor, tokens: Tokens) -> Tensor:
 
 
 class MSDeformAttn(nn.Module):
-    """Multi-scale deformable attention with its projections (eq. 3)."""
+    """Multi-scale deformable attention with its projections (eq. 3).
+
+    value_position: maps the tokens' positions to what is added to their content before it is read; published: None.
+    """
+
+    value_position: nn.Linear | None
 
     def __init__(self, *, dim: int, num_heads: int, num_levels: int, num_points: int) -> None:
         super().__init__()
@@ -101,6 +106,7 @@ class MSDeformAttn(nn.Module):
         self.attention_weights = nn.Linear(dim, samples)
         self.value_proj = nn.Linear(dim, dim)
         self.output_proj = nn.Linear(dim, dim)
+        self.value_position = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -123,7 +129,10 @@ class MSDeformAttn(nn.Module):
 
         Returns (B, Q, C), and the code (B, Q, r) at the same points with the same weights where tokens have one.
         """
-        value = self.value_proj(tokens.content).unflatten(-1, (self.num_heads, -1))
+        content = tokens.content
+        if self.value_position is not None:
+            content = content + self.value_position(tokens.position)
+        value = self.value_proj(content).unflatten(-1, (self.num_heads, -1))
         width = value.shape[-1]
         if tokens.code is not None:
             value = torch.cat((value, tokens.code.unflatten(-1, (self.num_heads, -1)).to(value.dtype)), dim=-1)
@@ -140,8 +149,8 @@ class MSDeformAttn(nn.Module):
         sampled = ms_deform_attn(value, tokens.shapes, locations, weights.unflatten(-1, levels_points[1:]))
         if tokens.code is None:
             return self.output_proj(sampled), None
-        content, code = sampled.unflatten(-1, (self.num_heads, -1)).tensor_split((width,), dim=-1)
-        return self.output_proj(content.flatten(-2)), code.flatten(-2)
+        mixed, code = sampled.unflatten(-1, (self.num_heads, -1)).tensor_split((width,), dim=-1)
+        return self.output_proj(mixed.flatten(-2)), code.flatten(-2)
 
 
 def deformable_xavier_(module: nn.Module) -> None:

@@ -152,6 +152,7 @@ KEYMAPS: Mapping[str, KeyMap] = {
     "dino_own_heads": KeyMap((_HEADS_OF_EACH_LAYER, *_DINO)),
     "dino_relation": KeyMap(_RELATION_REPOSITORY, RELATION_BACKBONES),
     "relation_detr": KeyMap(_RELATION_REPOSITORY, RELATION_BACKBONES),
+    "dape": KeyMap(_RELATION_REPOSITORY, RELATION_BACKBONES),
     "salience_detr": KeyMap(_SALIENCE, RELATION_BACKBONES),
     "detr": KeyMap(_TRANSFORMER),
     "conditional_detr": KeyMap((*_CONDITIONAL, *_TRANSFORMER)),

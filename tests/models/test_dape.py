@@ -1,0 +1,270 @@
+"""What must hold for harmonised sampling and low-rank relation, whatever the weights (spec dape.md)."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+import detrkit
+from detrkit.losses import build_criterion
+from detrkit.models import create_model
+from detrkit.nn import deformable
+from detrkit.nn.deformable import MSDeformAttn, Tokens
+from detrkit.nn.harmonized import HarmonizedEncoder, PositionCode
+from detrkit.nn.relation import LowRankRelation, PositionRelation
+from detrkit.structures import Target
+
+DIM, HEADS, RANK = 32, 4, 8
+TINY: dict[str, Any] = {
+    "backbone": "test_resnet",
+    "num_classes": 3,
+    "num_queries": 12,
+    "one_to_many_queries": 15,
+    "hidden_dim": DIM,
+    "num_heads": HEADS,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "ffn_dim": 32,
+}
+
+
+def tokens(*shapes: tuple[int, int], padded: int = 0, batch: int = 2) -> Tokens:
+    """Random content on levels of these shapes; the last ``padded`` columns of the first level are padding."""
+    number = sum(height * width for height, width in shapes)
+    mask = torch.zeros(batch, number, dtype=torch.bool)
+    height, width = shapes[0]
+    mask[:, : height * width].view(batch, height, width)[:, :, width - padded :] = padded > 0
+    valid = torch.tensor([[[float(w - padded * (level == 0)), float(h)] for level, (h, w) in enumerate(shapes)]])
+    level_embed = torch.randn(len(shapes), DIM).repeat_interleave(torch.tensor([h * w for h, w in shapes]), dim=0)
+    return Tokens(
+        content=torch.randn(batch, number, DIM),
+        position=torch.randn(batch, number, DIM),
+        padding_mask=mask,
+        shapes=torch.tensor(shapes),
+        valid_cells=valid.expand(batch, -1, -1),
+        level_embed=level_embed,
+        code=torch.randn(batch, number, RANK),
+    )
+
+
+def attention(levels: int = 1, points: int = 1) -> MSDeformAttn:
+    """Attention whose samples lie on the reference point."""
+    attn = MSDeformAttn(dim=DIM, num_heads=HEADS, num_levels=levels, num_points=points)
+    torch.nn.init.zeros_(attn.sampling_offsets.bias)
+    return attn
+
+
+def centre(memory: Tokens, index: int) -> Tensor:
+    """A token's centre on the map of the first level (B, 1, 1, 2)."""
+    height, width = memory.shapes[0].tolist()
+    point = torch.tensor([(index % width + 0.5) / width, (index // width + 0.5) / height])
+    return point.expand(len(memory.content), 1, 1, 2)
+
+
+def test_one_point_on_a_cell_returns_its_code() -> None:
+    torch.manual_seed(0)
+    memory = tokens((4, 6))
+    assert memory.code is not None
+    for index in (0, 7, 23):
+        _, code = attention()(torch.zeros(2, 1, DIM), centre(memory, index), memory)
+        torch.testing.assert_close(code, memory.code[:, index : index + 1])
+
+
+def test_content_and_code_are_read_at_the_same_points_with_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    operator = deformable.ms_deform_attn
+    monkeypatch.setattr(deformable, "ms_deform_attn", lambda *args: calls.append(args) or operator(*args))
+    torch.manual_seed(0)
+    memory = tokens((4, 6), (2, 3), padded=2)
+    attn = MSDeformAttn(dim=DIM, num_heads=HEADS, num_levels=2, num_points=3)
+    for parameter in attn.parameters():
+        torch.nn.init.normal_(parameter)
+    query, reference = torch.randn(2, 5, DIM), torch.rand(2, 5, 2, 4)
+    content, _ = attn(query, reference, memory)
+    (call,) = calls  # one call for both
+    assert call[0].shape[-1] == (DIM + RANK) // HEADS
+    alone, nothing = attn(query, reference, replace(memory, code=None))
+    assert nothing is None
+    assert torch.equal(content, alone)
+    assert all(torch.equal(a, b) for a, b in zip(calls[0][2:], calls[1][2:], strict=True))
+
+
+def test_without_offsets_a_token_keeps_its_own_code() -> None:
+    torch.manual_seed(0)
+    memory = tokens((3, 5))
+    code = PositionCode(dim=DIM, rank=RANK)
+    layer = deformable.DeformableEncoderLayer(
+        dim=DIM, num_heads=HEADS, num_levels=1, num_points=1, ffn_dim=16, dropout=0.0
+    )
+    torch.nn.init.zeros_(layer.self_attn.sampling_offsets.bias)
+    out = HarmonizedEncoder([layer], code)(memory)
+    torch.testing.assert_close(out.code, code.start(memory))
+    torch.testing.assert_close(out.position, code(code.start(memory)) + memory.level_embed)
+
+
+def test_padding_and_outside_give_nothing() -> None:
+    torch.manual_seed(0)
+    memory = tokens((4, 6), padded=3)
+    attn = attention()
+    attn.value_proj.bias.data.fill_(7.0)
+    outside = torch.full((2, 1, 1, 2), 3.0)
+    for reference in (centre(memory, 5), outside):
+        content, code = attn(torch.zeros(2, 1, DIM), reference, memory)
+        assert not code.any()
+        torch.testing.assert_close(content, attn.output_proj(torch.zeros(2, 1, DIM)))
+
+
+def scene(counts: tuple[int, ...] = (2, 0)) -> list[Target]:
+    """Targets with so many random boxes."""
+    generator = torch.Generator().manual_seed(1)
+    return [
+        Target(
+            labels=torch.randint(0, 3, (count,), generator=generator),
+            boxes=torch.rand(count, 4, generator=generator) * 0.4 + 0.2,
+        )
+        for count in counts
+    ]
+
+
+def run(model: Any, seed: int = 0) -> tuple[Tensor, list[Tensor]]:
+    """Loss and gradients of one step."""
+    torch.manual_seed(seed)
+    images = torch.randn(2, 3, 64, 96)
+    out = model.train()(images, None, scene())
+    total = build_criterion(model.config)(out, scene()).total
+    total.backward()
+    return total.detach(), [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+
+
+def test_with_everything_standard_it_is_relation_detr_to_the_last_bit() -> None:
+    parent = create_model("relation_detr_r50", **TINY)
+    model = create_model("dape_r50", **TINY, sampling="standard", relation="full")
+    model.load_state_dict(parent.state_dict())
+    (ours, gradients), (theirs, expected) = run(model), run(parent)
+    assert torch.equal(ours, theirs)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
+
+
+def test_codes_change_what_is_detected_and_learn() -> None:
+    torch.manual_seed(0)
+    model = create_model("dape_r50", **TINY)
+    run(model)
+    for name, parameter in model.named_parameters():
+        if name.startswith("encoder.code"):
+            assert parameter.grad is not None
+            assert parameter.grad.any(), name
+
+
+def boxes(number: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(2, number, 4, generator=generator) * 0.5 + 0.1
+
+
+@pytest.mark.parametrize("rank", [2, 16])
+def test_low_rank_attention_is_attention_under_the_matrix(rank: int) -> None:
+    torch.manual_seed(0)
+    relation = LowRankRelation(num_heads=HEADS, rank=rank)
+    torch.nn.init.normal_(relation.target_proj.weight)
+    q, k, v = torch.randn(3, 2, HEADS, 10, 8)
+    blocked = torch.zeros(1, 1, 10, 10)
+    blocked[..., :4, 4:] = -torch.inf
+    source, target = boxes(10), boxes(10, 1)
+    for mask in (None, blocked):
+        matrix = relation(source, target)
+        assert torch.linalg.matrix_rank(matrix.detach(), rtol=1e-5).max() <= rank
+        matrix = matrix if mask is None else matrix + mask
+        expected = F.scaled_dot_product_attention(q, k, v, attn_mask=matrix)
+        torch.testing.assert_close(relation.bias(source, target, mask).attend(q, k, v, 0.0), expected)
+
+
+def test_low_rank_relation_starts_as_none() -> None:
+    relation = LowRankRelation(num_heads=HEADS, rank=4)
+    assert not relation(boxes(5), boxes(5, 1)).any()
+
+
+def test_rows_of_a_full_relation_change_nothing() -> None:
+    """Attended a few rows at a time: the same bits, gradients to rounding, and nothing of size N² kept."""
+    torch.manual_seed(0)
+    relation = PositionRelation(num_heads=HEADS)
+    q, k, v = (tensor.requires_grad_() for tensor in torch.randn(3, 2, HEADS, 50, 8))
+    blocked = torch.zeros(1, 1, 50, 50)
+    blocked[..., 20:, :20] = -torch.inf
+    results = []
+    for rows in (None, 16):
+        relation.rows = rows
+        kept: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x.numel()) or x, lambda x: x):
+            out = relation.bias(boxes(50), boxes(50, 1), blocked).attend(q, k, v, 0.0)
+        gradients = torch.autograd.grad(out.square().sum(), (q, k, v, *relation.parameters()))
+        results.append((out, gradients, sum(size for size in kept if size >= 2 * 50 * 50)))
+    (whole, expected, much), (parts, found, little) = results
+    assert torch.equal(whole, parts)
+    assert much > 0
+    assert little == 0
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()))
+
+
+SWITCHES = {
+    "sampling": ("standard", "harmonized"),
+    "relation": ("none", "full", "low_rank"),
+    "query_content": ("static", "sampled", "static+sampled"),
+    "position_in_value": (False, True),
+}
+
+
+COMBINATIONS = [dict(zip(SWITCHES, chosen, strict=True)) for chosen in itertools.product(*SWITCHES.values())]
+
+
+def train(model: Any, *, steps: int, bf16: bool) -> None:
+    """A few steps on random images; losses stay finite and every parameter takes part."""
+    criterion, optimizer = build_criterion(model.config), torch.optim.AdamW(model.parameters(), 1e-4)
+    for _ in range(steps):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            out = model.train()(torch.randn(2, 3, 64, 64), None, scene())
+        total = criterion(out, scene()).total
+        assert torch.isfinite(total)
+        optimizer.zero_grad()
+        total.backward()
+        assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        optimizer.step()
+
+
+@pytest.mark.parametrize("options", COMBINATIONS, ids=lambda options: "-".join(map(str, options.values())))
+def test_every_combination_trains_saves_loads_and_predicts(options: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("dape_r50", **TINY, **options)
+    for bf16 in (False, True):
+        train(model, steps=2, bf16=bf16)
+    again = detrkit.load(detrkit.save(model, tmp_path / "model.safetensors"))
+    assert again.config == model.config
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(again(images).boxes, model.eval()(images).boxes)
+    found = detrkit.Predictor(again).predict(Image.new("RGB", (90, 60)), threshold=0.0)
+    assert len(found) > 0
+    assert found.boxes.shape == (len(found), 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", COMBINATIONS, ids=lambda options: "-".join(map(str, options.values())))
+@pytest.mark.parametrize("bf16", [False, True])
+def test_every_combination_stays_finite_for_20_iterations(options: dict[str, Any], bf16: bool) -> None:
+    torch.manual_seed(0)
+    train(create_model("dape_r50", **TINY, **options), steps=20, bf16=bf16)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("sampling", "both"), ("query_content", "none"), ("relation_rank", 0), ("relation", "half")]
+)
+def test_wrong_values_are_named(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=option):
+        create_model("dape_r50", **{**TINY, option: value})
