@@ -1,0 +1,56 @@
+"""Peak memory of one training step on a crowded image, such as a tile of an aerial photo.
+
+python benchmarks/dense_scene.py [--model relation_detr_r50] [--objects 1500] [--size 800 1333] [--device cpu]
+
+On a CPU it is the peak resident set of the process, PyTorch itself included; on a GPU what its allocator held at most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+
+import torch
+
+import detrkit
+from detrkit.losses import build_criterion
+from detrkit.structures import Target
+
+
+def main() -> None:
+    """Forward, matching, losses, backward, optimizer step."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="relation_detr_r50")
+    parser.add_argument("--objects", type=int, default=1500)
+    parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    model = detrkit.create_model(arguments.model).to(arguments.device).train()
+    criterion = build_criterion(model.config)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    boxes = torch.cat((torch.rand(arguments.objects, 2) * 0.96 + 0.02, torch.full((arguments.objects, 2), 0.02)), dim=1)
+    targets = [Target(labels=torch.randint(0, 91, (arguments.objects,)), boxes=boxes).to(arguments.device)]
+    images = torch.randn(1, 3, *arguments.size, device=arguments.device)
+    for _ in range(2):  # the optimizer's state is there from the second on
+        start = time.perf_counter()
+        prepared = criterion.prepare(targets)
+        total = criterion(model(images, None, prepared), prepared).total
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        seconds = time.perf_counter() - start
+    if arguments.device.startswith("cuda"):
+        peak = torch.cuda.max_memory_allocated() / 2**30
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    height, width = arguments.size
+    print(
+        f"{arguments.model}, {arguments.objects} objects, {height} x {width}, batch 1, fp32, {arguments.device}: "
+        f"loss {float(total.detach()):.1f}, peak {peak:.1f} GiB, {seconds:.0f} s a step"
+    )
+
+
+if __name__ == "__main__":
+    main()

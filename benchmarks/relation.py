@@ -1,0 +1,217 @@
+"""What the position relation between queries costs: memory kept for the backward pass, and time; all in one run.
+
+python benchmarks/relation.py [--queries 1100] [--device cpu] [--golden ../shared] [--json FILE]
+
+Variants: ``none``; ``upstream``, the relation of Relation-DETR with everything kept, as published; ``full``, the same
+numbers attended row by row (the default here); ``low rank`` as in DAPE. Kept is what autograd saves, counted by
+``saved_tensors_hooks``, a storage once, parameters left out, minus the same for ``none``. With ``--golden`` the
+published form first reproduces the recorded losses of the official implementation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import detrkit
+from detrkit.nn.deformable import Tokens
+from detrkit.nn.relation import LowRankRelation, PositionRelation
+
+HEADS, DIM, LAYERS = 8, 256, 6
+MIB = 2**20
+
+
+def variants() -> dict[str, Any]:
+    """Name -> relation module, or None."""
+    torch.manual_seed(0)
+    full = PositionRelation(num_heads=HEADS)
+    upstream = PositionRelation(num_heads=HEADS, rows=None)
+    upstream.load_state_dict(full.state_dict())
+    ranks = {f"low rank {rank}": LowRankRelation(num_heads=HEADS, rank=rank) for rank in (16, 64, 128)}
+    for relation in ranks.values():
+        torch.nn.init.normal_(relation.target_proj.weight, std=0.02)
+    return {"none": None, "upstream": upstream, "full": full, **ranks}
+
+
+def kept(function: Callable[[], Tensor]) -> tuple[Tensor, int]:
+    """What a function returns, and the bytes that autograd keeps for its backward pass."""
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not (tensor.is_leaf and tensor.requires_grad):
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = function()
+    return result, sum(seen.values())
+
+
+def boxes(number: int, device: str, seed: int) -> Tensor:
+    """Random boxes cxcywh (1, N, 4)."""
+    generator = torch.Generator().manual_seed(seed)
+    centre, size = torch.rand(2, 1, number, 2, generator=generator)
+    return torch.cat((centre, 0.02 + 0.4 * size**2), dim=-1).to(device)
+
+
+def mask(number: int, device: str) -> Tensor:
+    """Denoising queries, two groups in the first 200, as DINO blocks them."""
+    group = torch.arange(number).div(100, rounding_mode="floor").clamp(max=2)
+    blocked = (group[:, None] != group) & (group != 2)
+    return torch.zeros(1, 1, number, number).masked_fill(blocked, -torch.inf).to(device)
+
+
+def timed(step: Callable[[], None], device: str, repeats: int) -> float:
+    """Median seconds of a step, after one that is not counted."""
+    times = []
+    for repeat in range(repeats + 1):
+        start = time.perf_counter()
+        step()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        if repeat:
+            times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def layer(number: int, device: str, repeats: int) -> dict[str, Any]:
+    """Self-attention of one layer: kept MiB and seconds of forward and backward."""
+    q, k, v = (x.requires_grad_() for x in torch.randn(3, 1, HEADS, number, DIM // HEADS, device=device))
+    source, target, blocked = boxes(number, device, 1), boxes(number, device, 2), mask(number, device)
+    rows: dict[str, Any] = {}
+    outputs: dict[str, tuple[Tensor, tuple[Tensor, ...]]] = {}
+    for name, relation in variants().items():
+        relation = None if relation is None else relation.to(device)
+
+        def attend(relation: Any = relation) -> Tensor:
+            if relation is None:
+                return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=blocked)
+            out: Tensor = relation.bias(source, target, blocked).attend(q, k, v, 0.0)
+            return out
+
+        out, held = kept(attend)
+        parameters = [] if relation is None else list(relation.parameters())
+        inputs = (q, k, v, *parameters)
+        gradients = torch.autograd.grad(out.square().sum(), inputs, allow_unused=True)
+        outputs[name] = out.detach(), tuple(x for x in gradients if x is not None)
+
+        def step(attend: Callable[[], Tensor] = attend, inputs: tuple[Tensor, ...] = inputs) -> None:
+            torch.autograd.grad(attend().square().sum(), inputs, allow_unused=True)
+
+        rows[name] = {"kept_MiB": held / MIB, "seconds": timed(step, device, repeats)}
+    base = rows["none"]["kept_MiB"]
+    for row in rows.values():
+        row["relation_MiB"] = row["kept_MiB"] - base
+        row["of_upstream"] = row["relation_MiB"] / (rows["upstream"]["kept_MiB"] - base)
+    (whole, expected), (parts, found) = outputs["upstream"], outputs["full"]
+    error = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True))
+    return {"rows": rows, "outputs_bit_identical": torch.equal(whole, parts), "gradient_error": error}
+
+
+def step(number: int, device: str, repeats: int) -> dict[str, Any]:
+    """A decoder of six layers over the tokens of a 512 x 512 image, forward and backward: kept MiB and seconds."""
+    rows: dict[str, Any] = {}
+    settings: dict[str, Any] = {
+        "backbone": "resnet18",
+        "encoder_layers": 1,
+        "num_queries": 900,
+        "one_to_many_queries": 0,
+    }
+    shapes = torch.tensor([[64, 64], [32, 32], [16, 16], [8, 8]])
+    count = int(shapes.prod(1).sum())
+    memory = Tokens(
+        content=torch.randn(1, count, DIM, device=device, requires_grad=True),
+        position=torch.zeros(1, count, DIM, device=device),
+        padding_mask=torch.zeros(1, count, dtype=torch.bool, device=device),
+        shapes=shapes,
+        valid_cells=shapes.flip(-1)[None].float().to(device),
+        level_embed=torch.zeros(count, DIM, device=device),
+    )
+    content = torch.randn(1, number, DIM, device=device, requires_grad=True)
+    reference, blocked = boxes(number, device, 1), mask(number, device)
+    for name, relation in variants().items():
+        kind = "none" if relation is None else "full" if isinstance(relation, PositionRelation) else "low_rank"
+        torch.manual_seed(0)
+        model: Any = detrkit.create_model("relation_detr_r50", **settings, relation=kind).to(device).train()
+        if relation is not None:
+            model.decoder.relation = relation.to(device)
+
+        def forward(model: Any = model) -> Tensor:
+            logits, found = model.decode(content, reference, memory, blocked)
+            total: Tensor = logits.square().mean() + found.square().mean()
+            return total
+
+        loss, held = kept(forward)
+        loss.backward()
+
+        def once(forward: Callable[[], Tensor] = forward) -> None:
+            forward().backward()
+
+        rows[name] = {"kept_MiB": held / MIB, "seconds": timed(once, device, repeats), "loss": float(loss.detach())}
+    for row in rows.values():
+        row["time_of_upstream"] = row["seconds"] / rows["upstream"]["seconds"]
+    return rows
+
+
+def golden(shared: Path) -> float:
+    """Largest relative difference of the published form's 60 losses from the recorded ones."""
+    from detrkit.losses import build_criterion
+    from tests.golden.harness import Case
+    from tests.golden.test_deformable import build, official_name
+
+    case = Case.read(shared, "relation_detr_r50_q50", {"cases": set(), "tensors": 0})
+    case.info["options"] = {}
+    model: Any = build(case).train()
+    model.decoder.relation.rows = None
+    terms = build_criterion(model.config)(model(*case.batch(), case.targets()), case.targets()).terms
+    weights, recorded = case.info["weight_dict"], case.info["losses"]
+    losses = {official_name(name): float(value) for name, value in terms.items() if name.startswith("loss_")}
+    assert len(losses) == 60
+    return max(abs(value * weights[name] / recorded[name] - 1) for name, value in losses.items())
+
+
+def main() -> None:
+    """Runs everything and prints two tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--queries", type=int, default=1100)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--golden", type=Path, help="folder with golden/, to check the published form first")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    result: dict[str, Any] = {"queries": arguments.queries, "device": arguments.device, "torch": torch.__version__}
+    if arguments.golden is not None:
+        result["golden_losses_relative_error"] = golden(arguments.golden)
+        print(f"published form against 60 recorded losses: {result['golden_losses_relative_error']:.1e} relative\n")
+    result |= layer(arguments.queries, arguments.device, arguments.repeats)
+    print(f"one layer, N = {arguments.queries}, batch 1, {arguments.device}")
+    print("| relation | kept, MiB | minus none | share of upstream | forward + backward, s |\n|---|---|---|---|---|")
+    for name, row in result["rows"].items():
+        print(
+            f"| {name} | {row['kept_MiB']:.1f} | {row['relation_MiB']:.2f} | {row['of_upstream']:.4f} | "
+            f"{row['seconds']:.3f} |"
+        )
+    print(
+        f"full against upstream: outputs bit-identical: {result['outputs_bit_identical']}, "
+        f"gradients to {result['gradient_error']:.1e}\n"
+    )
+    result["step"] = step(arguments.queries, arguments.device, arguments.repeats)
+    print("six decoder layers, 512 x 512 pixels")
+    print("| relation | kept, MiB | forward + backward, s | time of upstream |\n|---|---|---|---|")
+    for name, row in result["step"].items():
+        print(f"| {name} | {row['kept_MiB']:.0f} | {row['seconds']:.2f} | {row['time_of_upstream']:.2f} |")
+    if arguments.json is not None:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
