@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from detrkit.data.records import ImageRecord
-from detrkit.data.transforms import EvalTransform, TrainTransform, resize_shape
+from detrkit.data.transforms import EvalTransform, TrainTransform, resize_shape, truncated_shape
 from detrkit.structures import Sample
 
 
@@ -63,6 +63,36 @@ def test_official_pixels(golden: dict[str, Any], golden_count: dict[str, Any], s
     golden_count["tensors"] += 1
     bicubic = np.asarray(image.resize(expected.shape[:0:-1], Image.Resampling.BICUBIC))
     assert np.abs((bicubic.transpose(2, 0, 1) / 255 - 0.45) / 0.226 - expected).max() > 0.1  # it could have failed
+
+
+def test_sizes_of_the_relation_repository(golden: dict[str, Any], golden_count: dict[str, Any]) -> None:
+    sizes = golden["input_hw"].tolist()
+    expected = [tuple(row) for row in golden["relation_detr_eval_resize_800_1333_hw"].tolist()]
+    assert [truncated_shape(height, width, 800, 1333) for height, width in sizes] == expected
+    golden_count["cases"].add("op_preprocess")
+    golden_count["tensors"] += 1
+    assert truncated_shape(375, 500, 800, 1333) == (799, 1066)
+    exact = [min(800 / min(size), 1333 / max(size)) for size in sizes]
+    assert [(int(h * r), int(w * r)) for (h, w), r in zip(sizes, exact, strict=True)] != expected
+    assert truncated_shape(1, 5000, 800, 1333) == (1, 1332)
+
+
+@pytest.mark.parametrize(("short", "longest"), [(24, 40), (48, 50), (48, 80)])
+def test_pixels_of_the_relation_repository(
+    golden: dict[str, Any], golden_count: dict[str, Any], short: int, longest: int
+) -> None:
+    image = Image.fromarray(golden["image_uint8_hwc"])
+    expected = golden[f"relation_detr.size{short}_max{longest}"]
+    record = make_record([[10, 5, 30, 15]], image.width, image.height)
+    sample = EvalTransform(short_side=short, max_side=longest, resize="float32_truncate")(image, record)
+    assert sample.image.shape == expected.shape
+    assert np.abs(sample.image.numpy() - expected).max() < 1e-5
+    golden_count["cases"].add("op_preprocess")
+    golden_count["tensors"] += 1
+    scale = np.array(expected.shape[:0:-1] * 2) / np.array(image.size * 2)
+    assert corners(sample).numpy()[0] == pytest.approx(np.array([10, 5, 30, 15]) * scale, abs=1e-4)
+    other = EvalTransform(short_side=short, max_side=longest)(image, record).image.numpy()
+    assert other.shape != expected.shape or np.abs(other - expected).max() > 0.01  # Pillow rounds twice
 
 
 def test_sizes_of_cityscapes_and_of_slivers() -> None:

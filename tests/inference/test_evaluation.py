@@ -18,6 +18,7 @@ from detrkit.data import EvalTransform, load_dataset
 from detrkit.errors import CheckpointError, DataError, RecipeError
 from detrkit.inference.evaluate import evaluate
 from detrkit.inference.evaluation import Results, detect, evaluate_model, label_categories
+from detrkit.inference.predictor import Predictor
 from detrkit.structures import Categories, Category
 from tests.inference.color_detector import CATEGORIES, ColorDetector, coco_folder, picture
 
@@ -99,6 +100,21 @@ def test_the_transform_is_the_models_own_unless_given(folder: Path) -> None:
     assert model.calls[0] == (1, 3, 16, 24)
     assert isinstance(dataset.transform, EvalTransform)
     assert dataset.transform.short_side == 800, "the caller's data set keeps its transform"
+
+
+def test_size_divisor_and_resizing_rule_are_the_models(folder: Path) -> None:
+    """Evaluation and prediction resize and pad alike, as the configuration says."""
+    image = picture((80, 50), (0, (20, 10, 60, 40)))
+    for resize, size in (("round", (40, 64)), ("float32_truncate", (39, 63))):
+        model = ColorDetector(eval_short_side=40, eval_resize=resize)
+        Predictor(model).predict(image)
+        assert model.calls == [(1, 3, *size)]
+    model = ColorDetector(eval_short_side=40, eval_resize="float32_truncate", size_divisor=32)
+    found = Predictor(model).predict(image)
+    assert found.boxes[0].tolist() == pytest.approx([20, 10, 60, 40], abs=2.5)
+    evaluate_model(model, load_dataset(folder, split="val"), batch_size=2)
+    assert {side % 32 for call in model.calls for side in call[2:]} == {0}
+    assert model.calls[0] == (1, 3, 64, 64)
 
 
 def test_unreadable_images_count_neither_way(folder: Path) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -19,7 +21,7 @@ from torchvision.transforms.v2 import functional as F
 from detrkit.data.records import ImageRecord
 from detrkit.structures import Sample, Target
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "EvalTransform", "TrainTransform", "resize_shape"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "EvalTransform", "TrainTransform", "resize_shape", "truncated_shape"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -41,17 +43,44 @@ def resize_shape(height: int, width: int, short_side: int, max_side: int | None 
     return short_side, short_side * width // height
 
 
+def truncated_shape(height: int, width: int, short_side: int, max_side: int | None = None) -> tuple[int, int]:
+    """The same as the Relation-DETR repository evaluates: both sides times one ratio in float32, truncated.
+
+    float32 gives a pixel less than exact arithmetic for many sizes: 375 x 500 becomes 799 x 1066 (spec
+    relation_family.md A.1).
+    """
+    sides = np.array([height, width], np.float32)
+    # torch divides a number by a tensor as number * (1 / tensor); dividing at once would round to other sizes
+    inverse = np.float32(1) / sides
+    ratio = np.float32(short_side) * inverse.max()
+    if max_side is not None:
+        ratio = min(ratio, np.float32(max_side) * inverse.min())
+    new_height, new_width = (sides * ratio).astype(np.int64).clip(min=1).tolist()
+    return new_height, new_width
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvalTransform:
-    """Resize and normalise. mean, std: of RGB in [0, 1]."""
+    """Resize and normalise. mean, std: of RGB in [0, 1].
+
+    resize: "round", DETR's sizes and Pillow's resampling; "float32_truncate", sizes by :func:`truncated_shape` and
+    resampling in float32, rounded once.
+    """
 
     short_side: int = 800
     max_side: int | None = 1333
+    resize: Literal["round", "float32_truncate"] = "round"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
 
     def __call__(self, image: Image.Image, record: ImageRecord) -> Sample:
-        image, boxes = _resize(image, _boxes(record), self.short_side, self.max_side)
+        boxes = _boxes(record)
+        if self.resize == "round":
+            image, boxes = _resize(image, boxes, self.short_side, self.max_side)
+        else:
+            shape = list(truncated_shape(image.height, image.width, self.short_side, self.max_side))
+            pixels = F.resize(F.pil_to_tensor(image).float(), shape, antialias=True).round().to(torch.uint8)
+            image, boxes = F.to_pil_image(pixels), F.resize(boxes, shape)
         return _sample(image, boxes, torch.tensor(record.labels), record, self.mean, self.std)
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.config import Recipe, load_recipe
-from detrkit.data import DetectionDataset, EvalTransform, load_dataset
+from detrkit.data import DetectionDataset, load_dataset
 from detrkit.errors import CheckpointError, RecipeError
 from detrkit.inference.checkpoints import find_checkpoint
 from detrkit.inference.device import Precision, resolve_device
-from detrkit.inference.evaluation import Progress, evaluate_model
+from detrkit.inference.evaluation import Progress, eval_transform, evaluate_model
 from detrkit.models import Detector
 from detrkit.weights import load
 from detrkit.weights.checkpoint import is_ours
@@ -62,11 +62,11 @@ def evaluate(
         recipe = _recipe(data, overrides)
         dataset = _dataset(recipe, split)
     model = _model(checkpoint, recipe)
-    transform = EvalTransform(
-        short_side=(recipe and recipe.data.eval_short_side) or model.config.eval_short_side,
-        max_side=(recipe and recipe.data.eval_max_side) or model.config.eval_max_side,
-        mean=model.config.image_mean or (),
-        std=model.config.image_std or (),
+    sizes = None if recipe is None else recipe.data
+    transform = eval_transform(
+        model.config,
+        short_side=None if sizes is None else sizes.eval_short_side,
+        max_side=None if sizes is None else sizes.eval_max_side,
     )
     accelerator = None
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

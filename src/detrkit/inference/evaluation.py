@@ -15,10 +15,10 @@ from detrkit.errors import DataError
 from detrkit.inference.device import Precision, autocast, resolve_device
 from detrkit.inference.postprocess import postprocess
 from detrkit.metrics import Score, score_coco, score_lvis
-from detrkit.models import Detector
+from detrkit.models import Detector, DetectorConfig
 from detrkit.structures import Batch, Categories, Category
 
-__all__ = ["Progress", "Results", "detect", "evaluate_model", "label_categories"]
+__all__ = ["Progress", "Results", "detect", "eval_transform", "evaluate_model", "label_categories"]
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all) of this process."""
@@ -101,9 +101,9 @@ def detect(
     detector = _unwrapped(model, accelerator)
     categories, ids = label_categories(detector, dataset)
     target = next(detector.parameters()).device if device is None else resolve_device(device)
-    dataset = dataset.with_transform(transform or _eval_transform(detector))
+    dataset = dataset.with_transform(transform or eval_transform(detector.config))
     batches = _batches(dataset.aspect_ratios, batch_size)[rank::world]
-    loader = build_loader(dataset, batches, workers=workers)
+    loader = build_loader(dataset, batches, workers=workers, size_divisor=detector.config.size_divisor)
 
     results, done, total = Results(), 0, sum(map(len, batches))
     modes = [(module, module.training) for module in detector.modules()]
@@ -169,12 +169,16 @@ def _unwrapped(model: nn.Module, accelerator: Any) -> Detector:
     return inner
 
 
-def _eval_transform(model: Detector) -> EvalTransform:
-    config = model.config
-    assert config.image_mean is not None
-    assert config.image_std is not None
+def eval_transform(
+    config: DetectorConfig, *, short_side: int | None = None, max_side: int | None = None
+) -> EvalTransform:
+    """How a model wants images at evaluation and prediction; sizes that are given replace its own."""
     return EvalTransform(
-        short_side=config.eval_short_side, max_side=config.eval_max_side, mean=config.image_mean, std=config.image_std
+        short_side=short_side or config.eval_short_side,
+        max_side=max_side or config.eval_max_side,
+        resize=config.eval_resize,
+        mean=config.image_mean or (),
+        std=config.image_std or (),
     )
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from detrkit.data.images import ImageSource, read_image
 from detrkit.data.records import ImageRecord
-from detrkit.data.transforms import EvalTransform
 from detrkit.inference.checkpoints import DEFAULT_MODEL, fetch_image, find_checkpoint, is_url
 from detrkit.inference.device import Precision, autocast, resolve_device
+from detrkit.inference.evaluation import eval_transform
 from detrkit.inference.postprocess import postprocess
 from detrkit.models import Detector
 from detrkit.structures import Categories, Category, Detections, pad_images
@@ -69,12 +69,7 @@ class Predictor:
             config = replace(config, nms_decay=nms_decay)
         self.config = config
         self.categories = self.model.categories or _unnamed(config.num_classes)
-        mean, std = config.image_mean, config.image_std
-        assert mean is not None
-        assert std is not None
-        self._transform = EvalTransform(
-            short_side=config.eval_short_side, max_side=config.eval_max_side, mean=mean, std=std
-        )
+        self._transform = eval_transform(config)
 
     @overload
     def predict(self, images: ImageSource, threshold: float | None = None) -> Detections: ...
@@ -109,7 +104,7 @@ class Predictor:
     def _batch(self, sources: Sequence[ImageSource], threshold: float) -> list[Detections]:
         pictures = [read_source(source) for source in sources]
         samples = [self._transform(picture, _record(picture)) for picture in pictures]
-        images, mask = pad_images([sample.image for sample in samples])
+        images, mask = pad_images([sample.image for sample in samples], self.config.size_divisor)
         with autocast(self.device, self.precision):
             predictions = self.model(images.to(self.device), mask.to(self.device))
         sizes = [(picture.height, picture.width) for picture in pictures]

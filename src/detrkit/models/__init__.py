@@ -73,10 +73,11 @@ _DEFORMABLE = {"num_queries": 300, "classification": "focal", "cost_class": 2.0,
 _DINO = {**_DEFORMABLE, "num_queries": 900, "loss_class": 1.0, "top_k": 300}
 _TWO_STAGE = {"refine_boxes": True, "two_stage": True}
 _ONE_LEVEL = {"num_feature_levels": 1, "backbone_levels": 1}
-# DINO of the Relation-DETR repository: torchvision's second recipe of ResNet-50, position relation, a head for every
-# layer, its own encoding and neck.
+# The Relation-DETR repository: torchvision's second recipe of ResNet-50, its own resizing and padding (spec
+# relation_family.md A.1); its DINO: position relation, a head for every layer, its own encoding and neck.
+_REPOSITORY = {"backbone": "resnet50.tv2_in1k", "eval_resize": "float32_truncate", "size_divisor": 32}
 _DINO_PP = {
-    "backbone": "resnet50.tv2_in1k",
+    **_REPOSITORY,
     "relation": "full",
     "shared_heads": False,
     "position_offset": -0.5,
@@ -111,8 +112,8 @@ def _dino(summary: str, **settings: Any) -> Entry:
     return Entry(DINO, DINOConfig, "dino", {**_DINO, **settings}, summary)
 
 
-# Relation-DETR (spec relation_family.md A.0): focal costs, varifocal loss, a ResNet-50 of torchvision's second recipe.
-_RELATION = {**_DINO, "backbone": "resnet50.tv2_in1k"}
+# Relation-DETR (spec relation_family.md A.0): focal costs, varifocal loss.
+_RELATION = {**_DINO, **_REPOSITORY}
 
 
 def _relation(summary: str, **settings: Any) -> Entry:
@@ -130,6 +131,9 @@ _RELATION_FOCALNET_L = {
     "num_feature_levels": 5,
     "backbone_levels": 4,
 }
+
+
+_SALIENCE_FOCALNET_L = {"backbone": "focalnet_large_fl4.ms_in22k", "backbone_norm": True, "drop_path": 0.5}
 
 
 def _dape(summary: str, **settings: Any) -> Entry:
@@ -199,7 +203,7 @@ _REGISTRY: dict[str, Entry] = {
         DeformableDETRPP,
         DeformableDETRPPConfig,
         "deformable_detr_pp",
-        {**_DEFORMABLE, "backbone": _DINO_PP["backbone"], "loss_class": 1.0, "top_k": 300},
+        {**_DEFORMABLE, **_REPOSITORY, "loss_class": 1.0, "top_k": 300},
         "Deformable DETR ++ two-stage, of the same repository",
     ),
     "dino_lite0": _dino("DINO, laptop size", **LITE["lite0"]),
@@ -217,6 +221,9 @@ _REGISTRY: dict[str, Entry] = {
     "salience_detr_r50_5scale": _salience(
         "Salience-DETR, ResNet-50, four levels from stride 4", backbone_levels=4, background_entries=500
     ),
+    "salience_detr_swin_l": _salience("Salience-DETR, Swin-L", **_RELATION_SWIN_L),
+    "salience_detr_convnext_l": _salience("Salience-DETR, ConvNeXt-L", **_RELATION_CONVNEXT_L),
+    "salience_detr_focalnet_l": _salience("Salience-DETR, FocalNet-L", **_SALIENCE_FOCALNET_L),
     "salience_detr_lite0": _salience("Salience-DETR, laptop size", **LITE["lite0"]),
     "de_detr_lite0": _de_detr("DE-DETR, laptop size", **LITE["lite0"]),
     "dela_detr_lite0": _de_detr("DELA-DETR, laptop size: the embedded default", **LITE["lite0"], **_LABEL_AUGMENTATION),

@@ -25,6 +25,8 @@ class DetectorConfig:
     Input
         image_mean, image_std: normalisation of RGB in [0, 1]; None = what the backbone was trained with.
         train_short_sides, train_max_side, eval_short_side, eval_max_side: resizing, in pixels.
+        eval_resize: how evaluation resizes: "round" as DETR, "float32_truncate" as the Relation-DETR repository.
+        size_divisor: batches are padded to multiples of this.
 
     Matching and loss (spec A5, A6, D1)
         classification: "softmax" (K + 1 logits, no-object weighted ``no_object_weight``) or "focal" (K logits).
@@ -63,6 +65,8 @@ class DetectorConfig:
     train_max_side: int = 1333
     eval_short_side: int = 800
     eval_max_side: int = 1333
+    eval_resize: Literal["round", "float32_truncate"] = "round"
+    size_divisor: int = 1
 
     classification: Literal["softmax", "focal"] = "softmax"
     class_loss: Literal["focal", "varifocal"] = "focal"
@@ -89,9 +93,11 @@ class DetectorConfig:
         Raises:
             ValueError: a value is out of range or two options exclude each other; the message names both.
         """
-        for name in ("num_classes", "num_queries", "top_k"):
+        for name in ("num_classes", "num_queries", "top_k", "size_divisor"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.eval_resize not in ("round", "float32_truncate"):
+            raise ValueError(f"eval_resize must be 'round' or 'float32_truncate', got {self.eval_resize!r}")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}")
         if self.hidden_dim % self.num_heads or self.hidden_dim % 32:

@@ -162,7 +162,12 @@ def _loader(recipe: Recipe, task: Task, accelerator: Accelerator) -> Any:
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
     )
-    return build_loader(task.train_data, sampler, workers=recipe.training.workers)
+    return build_loader(
+        task.train_data,
+        sampler,
+        workers=recipe.training.workers,
+        size_divisor=task.model.config.size_divisor,
+    )
 
 
 def _announce(trainer: Trainer, folder: Path) -> None:
