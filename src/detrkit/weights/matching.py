@@ -261,7 +261,8 @@ def _facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "num_feature_levels": _count(state, r"(input_proj|neck\.convs)\.(\d+)\.0\.weight"),
         "encoder_layers": _count(state, r"transformer\.encoder\.layers\.(\d+)\.norm1\.weight"),
         "decoder_layers": _count(state, r"transformer\.decoder\.layers\.(\d+)\.norm1\.weight"),
-        "refine_boxes": not _shared_heads(state),
+        # proposals are always refined; DINO does it with heads that all layers share
+        "refine_boxes": "transformer.enc_output.weight" in state or not _shared_heads(state),
         "reference_dim": _rows(state, r"(transformer\.decoder\.)?ref_point_head\.layers\.1\.bias") or 0,
         "hidden_dim": _rows(state, r"transformer\.encoder\.layers\.0\.norm1\.weight"),
         "ffn_dim": _rows(state, r"transformer\.encoder\.layers\.0\.linear1\.bias"),
