@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from typing import Any
 
 import pytest
 import torch
@@ -99,6 +101,51 @@ def test_no_decay_by_official_names() -> None:
     ]
     assert ("default", 1e-4, 0.0) in rates
     assert ("sampling", 1e-5, 1e-4) in rates
+
+
+def test_no_decay_by_official_names_has_the_repositorys_quirks() -> None:
+    """Norms that do not say so in their names are decayed, as are the embeddings (spec D)."""
+    decayed = decayed_names("relation_detr_r50", ["norm", "bias"])
+    quirks = {f"input_proj.{level}.norm.weight" for level in range(4)} | {"encoder.memory_fusion.3.weight"}
+    embeddings = {"level_embed", "tgt_embed.weight", "one_to_many_embed.weight"}
+    assert quirks | embeddings <= decayed
+    assert not any(name.endswith("bias") for name in decayed)
+    assert sum(".norm.weight" in name for name in decayed - quirks) == 0
+    # the norms and scales of ConvNeXt's blocks, by torchvision's names "0", "2" and "layer_scale"
+    convnext = decayed_names("relation_detr_r50", ["norm", "bias"], backbone="convnext_tiny.fb_in1k")
+    blocks = {name for name in convnext if re.search(r"blocks\.\d+\.(norm\.weight|gamma)$", name)}
+    assert len(blocks) == 2 * (3 + 9 + 3)  # the first stage is frozen
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [("dape_r50", None), ("salience_detr_r50", None), ("relation_detr_r50", "swin_tiny_patch4_window7_224.ms_in1k")],
+)
+def test_typed_decay_leaves_matrices_and_kernels(name: str, backbone: str | None) -> None:
+    options = {} if backbone is None else {"backbone": backbone}
+    decayed = decayed_names(name, "typed", **options)
+    with torch.device("meta"):
+        model = create_model(name, **options)
+    shapes = {key: parameter.shape for key, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all(len(shapes[key]) >= 2 for key in decayed)
+    embeddings = {f"{key}.weight" for key, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    assert not decayed & (embeddings | {"level_embed"})
+    large = {key for key in shapes.keys() - decayed - embeddings if len(shapes[key]) >= 2}
+    assert {key.rpartition(".")[2] for key in large} <= {"level_embed", "relative_position_bias_table"}
+
+
+def decayed_names(name: str, no_decay: object, **options: Any) -> set[str]:
+    """Our names of the trained parameters of a model that have weight decay."""
+    with torch.device("meta"):
+        model = create_model(name, **options)
+    names = {id(parameter): key for key, parameter in model.named_parameters()}
+    groups = parameter_groups(model, section(no_decay=no_decay))
+    return {names[id(parameter)] for group in groups if group.decayed for parameter in group.parameters}
+
+
+def test_a_wrong_no_decay_says_what_is_possible() -> None:
+    with pytest.raises(ValueError, match="typed"):
+        section(no_decay="norm")
 
 
 def test_ema_follows_the_recurrence() -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,7 +20,7 @@ from detrkit.training import checkpoint, run, train
 from detrkit.training.loggers import JsonLines, build_loggers, read_log
 from detrkit.training.setup import resolve, run_folder
 from detrkit.weights import read_info
-from tests.training.fakes import CATEGORIES, fake_task, last_state, make_recipe, scores
+from tests.training.fakes import CATEGORIES, fake_task, last_state, make_recipe, make_task, scores
 
 
 def contents(folder: Path) -> list[str]:
@@ -222,6 +223,15 @@ def test_defaults_follow_the_data() -> None:
     assert (by_steps.training.epochs, by_steps.training.iterations, by_steps.schedule.drop) == (None, 250, [20])
     again = resolve(small, batches_per_epoch=10, folder=Path("out"))
     assert again.flat() == small.flat()
+
+
+def test_batches_are_padded_as_the_model_wants(tmp_path: Path) -> None:
+    recipe, task = make_recipe(tmp_path), make_task(tmp_path, (1, 2, 1))
+    for divisor, side in ((1, 32), (24, 48)):
+        task.model.config = replace(task.model.config, size_divisor=divisor)
+        batch = next(iter(run._loader(recipe, task, run._accelerator(recipe))))
+        assert batch.images.shape[2:] == (side, side)
+        assert int((~batch.padding_mask).sum()) == len(batch) * 32 * 32
 
 
 def test_iterations_end_within_an_epoch(tmp_path: Path) -> None:

@@ -129,7 +129,8 @@ class OptimizerSection(Section):
     """AdamW. With ``lr_batch_size`` all rates are multiplied by f(total batch / lr_batch_size), f = ``lr_scaling``.
 
     ``lr_sampling`` is for what places sampling points and reference points in Deformable DETR; null: as ``lr``.
-    ``no_decay``: parameters whose name in the official repository contains one of these have no weight decay.
+    ``no_decay``: parameters whose name in the official repository contains one of these have no weight decay; "typed":
+    those that are neither matrices nor kernels: norms, biases, embeddings, scales.
     ``layer_decay``: the last layer of the backbone has ``lr_backbone``, each before it this times the next one's.
     """
 
@@ -138,7 +139,7 @@ class OptimizerSection(Section):
     lr_sampling: NonNegative | None = None
     layer_decay: Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=1)] | None = None
     weight_decay: NonNegative = 1e-4
-    no_decay: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    no_decay: Literal["typed"] | list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     betas: tuple[float, float] = (0.9, 0.999)
     lr_batch_size: Count | None = None
     lr_scaling: Literal["sqrt", "linear", "none"] = "sqrt"

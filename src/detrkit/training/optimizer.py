@@ -66,19 +66,37 @@ def parameter_groups(model: Detector, section: OptimizerSection, *, total_batch:
     return [part for group in groups for part in _by_decay(group, model, section.no_decay)]
 
 
-def _by_decay(group: ParameterGroup, model: Detector, exempt: list[str]) -> list[ParameterGroup]:
-    """A group in up to two: with weight decay, and without for official names that contain one of ``exempt``."""
+def _by_decay(group: ParameterGroup, model: Detector, exempt: list[str] | str) -> list[ParameterGroup]:
+    """A group in up to two: with weight decay and without."""
     if not exempt:
         return [group]
-    official = official_names(model)
-    free = {
-        id(parameter) for key, parameter in model.named_parameters() if any(part in official[key][0] for part in exempt)
-    }
+    free = _free_by_type(model) if isinstance(exempt, str) else _free_by_name(model, exempt)
     halves = (
         replace(group, parameters=[p for p in group.parameters if (id(p) in free) != decayed], decayed=decayed)
         for decayed in (True, False)
     )
     return [half for half in halves if half.parameters]
+
+
+def _free_by_name(model: Detector, exempt: list[str]) -> set[int]:
+    """Parameters whose official name contains one of ``exempt``, as the Relation-DETR repository groups them.
+
+    That decays norms with other names: those of the neck, of the memory fusion, and of ConvNeXt's blocks.
+    """
+    official = official_names(model)
+    return {
+        id(parameter) for key, parameter in model.named_parameters() if any(part in official[key][0] for part in exempt)
+    }
+
+
+def _free_by_type(model: Detector) -> set[int]:
+    """All parameters but matrices and kernels: weights of two or more dimensions that are no embedding's."""
+    return {
+        id(parameter)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if isinstance(module, nn.Embedding) or parameter.dim() < 2 or "weight" not in name
+    }
 
 
 def _layer_groups(model: Detector, trainable: list[nn.Parameter], lr: float, decay: float) -> list[ParameterGroup]:
