@@ -1,8 +1,10 @@
-"""AP against the number of training images, for the data-efficient family and its baselines, and the walk from DE-DETR
-to DETR (paper, Table 1). Every cell is one `detrkit.train` run: same backbone, iterations, batch, optimizer and images.
+"""AP against the number of training images, for the data-efficient family and its baselines, the walk from DE-DETR to
+DETR (paper, Table 1) and the ablation of DAPE (spec dape.md, "What decides"; its tables: dape_ablation.py). Every cell
+is one `detrkit.train` run: same backbone, iterations, batch, optimizer and images.
 
 python benchmarks/data_efficiency.py run --data blood_cells=DIR --models detr_lite0 dela_detr_lite0 --percent 25 100
 python benchmarks/data_efficiency.py run --data blood_cells=DIR --models walk --percent 100 --parallel 2
+python benchmarks/data_efficiency.py run --data blood_cells=DIR --models ablation --percent 100 --seeds 0 1 2
 python benchmarks/data_efficiency.py report docs/results/data_efficiency.jsonl --images docs/images
 
 `run` goes on where it was stopped, at any point: finished cells are kept, a cut one is resumed. DIR is a COCO folder
@@ -30,11 +32,37 @@ from typing import Any
 _ONE_LEVEL = {"num_feature_levels": 1}
 _NO_REFINEMENT = {**_ONE_LEVEL, "refine_boxes": False}
 _NO_ROI = {**_NO_REFINEMENT, "sparse_sampling": False}
-WALK: dict[str, tuple[str, dict[str, Any]]] = {
+# DAPE's switches; with all of them off it is Relation-DETR.
+_PLAIN = {"sampling": "standard"}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "walk1_single_scale": ("de_detr_lite0", _ONE_LEVEL),
     "walk2_no_refinement": ("de_detr_lite0", _NO_REFINEMENT),
     "walk3_no_roi": ("de_detr_lite0", _NO_ROI),
     "walk4_no_initial_point": ("de_detr_lite0", {**_NO_ROI, "reference_dim": 0}),
+    "dape_no_relation": ("dape_lite0", {**_PLAIN, "relation": "none"}),
+    "dape_rank16": ("dape_lite0", {**_PLAIN, "relation_rank": 16}),
+    "dape_rank64": ("dape_lite0", {**_PLAIN, "relation_rank": 64}),
+    "dape_rank128": ("dape_lite0", {**_PLAIN, "relation_rank": 128}),
+    "dape_full_harmonized": ("dape_lite0", {"relation": "full"}),
+    "dape_content_static_sampled": ("dape_lite0", {"query_content": "static+sampled"}),
+    "dape_content_sampled": ("dape_lite0", {"query_content": "sampled"}),
+    "dape_position_in_value": ("dape_lite0", {"position_in_value": True}),
+}
+# Rows of a table, first to last: `--models NAME` trains them all. Each belongs to one change.
+GROUPS = {
+    "walk": ("de_detr_lite0", *(name for name in VARIANTS if name.startswith("walk")), "detr_lite0"),
+    "ablation": (
+        "dape_no_relation",
+        "relation_detr_lite0",
+        "dape_rank16",
+        "dape_rank64",
+        "dape_rank128",
+        "dape_full_harmonized",
+        "dape_lite0",
+        "dape_content_static_sampled",
+        "dape_content_sampled",
+        "dape_position_in_value",
+    ),
 }
 TITLES = {
     "detr_lite0": "DETR",
@@ -45,14 +73,24 @@ TITLES = {
     "dela_conditional_detr_lite0": "DELA-CondDETR",
     "deformable_detr_lite0": "Deformable DETR",
     "dino_lite0": "DINO",
+    "relation_detr_lite0": "Relation-DETR",
+    "dape_lite0": "DAPE",
     "walk1_single_scale": "− multi-scale",
     "walk2_no_refinement": "− box refinement",
     "walk3_no_roi": "− RoIAlign",
     "walk4_no_initial_point": "− initial points",
+    "dape_no_relation": "no relation",
+    "dape_rank16": "low-rank relation, 16",
+    "dape_rank64": "low-rank relation, 64",
+    "dape_rank128": "low-rank relation, 128",
+    "dape_full_harmonized": "full relation, harmonised sampling",
+    "dape_content_static_sampled": "DAPE, content learned and sampled",
+    "dape_content_sampled": "DAPE, content sampled",
+    "dape_position_in_value": "DAPE, position in values",
 }
 # What a data set needs beside the common settings: nuclei are many and small.
 DATA_SETTINGS: dict[str, dict[str, Any]] = {"nuclei": {"num_queries": 300}}
-COLOURS = ("#8a8a8a", "#1b6ca8", "#d1495b", "#c9b458", "#2e8b57", "#8e5ea2", "#e08e0b", "#444444")
+COLOURS = ("#8a8a8a", "#1b6ca8", "#d1495b", "#c9b458", "#2e8b57", "#8e5ea2", "#e08e0b", "#444444", "#00a0a0", "#a0522d")
 
 
 @dataclass(frozen=True)
@@ -74,7 +112,7 @@ class Cell:
 
 def recipe(cell: Cell, root: Path, annotations: Path, images: int) -> dict[str, Any]:
     """The recipe of a cell; nothing but model, images and seed differs between the cells of a data set."""
-    name, switches = WALK.get(cell.model, (cell.model, {}))
+    name, switches = VARIANTS.get(cell.model, (cell.model, {}))
     steps_per_epoch = -(-images // 4)
     return {
         "model": {"name": name, **DATA_SETTINGS.get(cell.data, {}), **switches},
@@ -93,7 +131,7 @@ def recipe(cell: Cell, root: Path, annotations: Path, images: int) -> dict[str, 
             "workers": 0,
             "seed": cell.seed,
             "ema": 0.998,
-            "evaluate_every": max(1, cell.iterations // 3 // steps_per_epoch),
+            "evaluate_every": max(1, round(cell.iterations / 4 / steps_per_epoch)),  # at each quarter, about
             "checkpoint_every": 50,
         },
         "optimizer": {"lr": 4e-4, "lr_backbone": 8e-5},
@@ -157,7 +195,7 @@ def device_name() -> str:
 def run(args: argparse.Namespace) -> None:
     """Every cell of the grid that has no result yet, ``--parallel`` of them at a time, each in a process of its own."""
     roots = dict(text.split("=", 1) for text in args.data)
-    models = [model for name in args.models for model in (WALK if name == "walk" else [name])]
+    models = dict.fromkeys(model for name in args.models for model in GROUPS.get(name, (name,)))
     cells = [
         Cell(data, model, percent, seed, args.iterations, args.size)
         for data in roots
@@ -222,6 +260,12 @@ def spread(rows: list[dict[str, Any]], metric: str = "AP") -> tuple[float, float
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
+def at_quarter(row: dict[str, Any]) -> tuple[int, float]:
+    """Step and AP of the evaluation nearest to a quarter of the iterations: how fast a model learns."""
+    step, ap = min(row["curve"], key=lambda point: abs(point[0] - row["iterations"] / 4))
+    return step, math.nan if ap is None else ap
+
+
 def report(args: argparse.Namespace) -> None:
     """Prints the tables of a results file as Markdown and draws its two plots."""
     rows = read(args.results)
@@ -232,18 +276,19 @@ def report(args: argparse.Namespace) -> None:
         print("| model |" + "".join(f" {size} images |" for size in sizes) + "\n|---|" + "---|" * len(sizes))
         for model, title in TITLES.items():
             cells = [grouped.get((data, model, size)) for size in sizes]
-            if any(cells) and model not in WALK:
+            if any(cells) and model not in VARIANTS:
                 print(f"| {title} |" + "".join(f" {shown(found)} |" for found in cells))
         args.images.mkdir(parents=True, exist_ok=True)
         name = f"data_efficiency_{data}"
-        (args.images / f"{name}.svg").write_text(curves(data, grouped))
+        if any(where == data and model not in VARIANTS for where, model, _ in grouped):
+            (args.images / f"{name}.svg").write_text(curves(data, grouped))
         largest = {
             model: found for (where, model, size), found in grouped.items() if where == data and size == sizes[-1]
         }
-        if any(model in WALK for model in largest):
+        if any(model.startswith("walk") for model in largest):
             print(f"\nFrom DE-DETR to DETR, {sizes[-1]} images:\n\n| change, on top of those above | AP / AP50 |")
             print("|---|---|")
-            for model in ("de_detr_lite0", *WALK, "detr_lite0"):
+            for model in GROUPS["walk"]:
                 if model in largest:
                     print(f"| {TITLES[model]} | {shown(largest[model])} |")
             (args.images / f"{name}_walk.svg").write_text(walk(largest))
@@ -276,7 +321,7 @@ def curves(data: str, grouped: dict[tuple[str, str, int], list[dict[str, Any]]])
             (size, *spread(found)) for (where, name, size), found in grouped.items() if where == data and name == model
         )
         for model in TITLES
-        if model not in WALK
+        if model not in VARIANTS
     }
     points = {model: [point for point in line if not math.isnan(point[1])] for model, line in points.items()}
     points = {model: line for model, line in points.items() if line}
@@ -317,7 +362,7 @@ def curves(data: str, grouped: dict[tuple[str, str, int], list[dict[str, Any]]])
 
 def walk(found: dict[str, list[dict[str, Any]]]) -> str:
     """AP as bars, from DE-DETR by one change each to DETR."""
-    order = [model for model in ("de_detr_lite0", *WALK, "detr_lite0") if model in found]
+    order = [model for model in GROUPS["walk"] if model in found]
     order = [model for model in order if not math.isnan(spread(found[model])[0])]
     width, row, left = 720, 34, 150
     parts = []
@@ -339,7 +384,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     runner = commands.add_parser("run", help="train what is missing")
     runner.add_argument("--data", nargs="+", required=True, metavar="NAME=DIR")
-    runner.add_argument("--models", nargs="+", required=True, choices=[*TITLES, "walk"], metavar="MODEL")
+    runner.add_argument("--models", nargs="+", required=True, choices=[*TITLES, *GROUPS], metavar="MODEL")
     runner.add_argument("--percent", nargs="+", type=int, default=[25, 100])
     runner.add_argument("--seeds", nargs="+", type=int, default=[0])
     runner.add_argument("--iterations", type=int, default=1500)
