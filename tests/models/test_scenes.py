@@ -19,6 +19,8 @@ MODELS = [
     "deformable_detr_r50_single_scale",
     "dino_lite0",
     "dino_pp_r50",
+    "relation_detr_lite0",
+    "dape_lite0",
 ]
 
 

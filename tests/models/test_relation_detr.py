@@ -1,0 +1,110 @@
+"""Relation-DETR: the one-to-many branch, the fused memory, and what a step costs the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from detrkit.losses import build_criterion
+from detrkit.models import create_model
+from detrkit.structures import Target
+
+TINY: dict[str, Any] = {
+    "backbone": "test_resnet",
+    "num_classes": 3,
+    "num_queries": 12,
+    "one_to_many_queries": 15,
+    "hidden_dim": 64,
+    "num_heads": 4,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "ffn_dim": 32,
+}
+
+
+def targets(*counts: int) -> list[Target]:
+    generator = torch.Generator().manual_seed(0)
+    return [Target(labels=torch.arange(n) % 3, boxes=torch.rand(n, 4, generator=generator) * 0.3 + 0.2) for n in counts]
+
+
+def build(**options: Any) -> Any:
+    torch.manual_seed(0)
+    return create_model("relation_detr_r50", **{**TINY, **options}).train()
+
+
+def predictions(model: Any, *counts: int) -> Any:
+    torch.manual_seed(1)
+    return model(torch.randn(len(counts), 3, 64, 96), None, targets(*counts))
+
+
+def test_one_to_many_queries_do_not_touch_the_others() -> None:
+    """Same weights and noise with and without the branch: the matching and denoising queries give the same."""
+    model = build()
+    other = build(one_to_many_queries=0)
+    other.load_state_dict(model.state_dict(), strict=False)
+    with_branch, without = predictions(model, 2, 1), predictions(other, 2, 1)
+    assert set(with_branch.groups) - set(without.groups) == {"one_to_many", "one_to_many_encoder"}
+    torch.testing.assert_close(with_branch.logits, without.logits)
+    torch.testing.assert_close(with_branch.boxes, without.boxes)
+    torch.testing.assert_close(with_branch.groups["denoising"].boxes, without.groups["denoising"].boxes)
+
+
+def test_one_to_many_gives_every_object_several_queries() -> None:
+    model = build(one_to_many_repeat=4)
+    objects = targets(2, 1)
+    matches = build_criterion(model.config)(predictions(model, 2, 1), objects).groups["one_to_many"]
+    for layer in range(3):
+        assert matches.pairs(layer, 0).shape == (2, 2 * 4)
+        assert matches.pairs(layer, 1).shape == (2, 1 * 4)
+
+
+def test_without_objects_the_branch_is_divided_by_one() -> None:
+    """The repeated objects are counted before "at least one" (spec B), so an empty batch is not divided by 6."""
+    one, six = (build(one_to_many_repeat=repeat) for repeat in (1, 6))
+    losses = [
+        build_criterion(m.config)(predictions(m, 0), targets(0)).terms["loss_class_one_to_many"] for m in (one, six)
+    ]
+    torch.testing.assert_close(*losses)
+
+
+def test_memory_is_fused_from_all_layers() -> None:
+    model = build()
+    fusion = model.encoder.memory_fusion
+    assert fusion[0].in_features == 3 * 64
+    seen: list[list[Tensor]] = []
+    fusion.register_forward_pre_hook(lambda module, args: seen.append(list(args[0])))
+    memory = model.encode(torch.randn(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool))
+    (contents,) = seen
+    assert len(contents) == 3
+    torch.testing.assert_close(memory.content, fusion(contents))
+    assert build(memory_fusion=False).encoder.memory_fusion is None
+
+
+def test_all_assignments_of_a_step_cost_one_copy_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers, encoder and one-to-many branch: 2 * (layers + 1) assignments, one transfer of costs."""
+    model = build()
+    out, objects, criterion = predictions(model, 2, 1), targets(2, 1), build_criterion(model.config)
+    copies = []
+    original = Tensor.cpu
+    monkeypatch.setattr(Tensor, "cpu", lambda tensor: copies.append(tensor.shape) or original(tensor))
+    output = criterion(out, objects)
+    assert len(copies) == 1
+    found = [output.matches, *(output.groups[name] for name in ("encoder", "one_to_many", "one_to_many_encoder"))]
+    assert sum(int(matches.layer.max()) + 1 for matches in found) == 2 * (3 + 1)
+
+
+def test_evaluation_needs_neither_branch_nor_noise() -> None:
+    model = build().eval()
+    with torch.no_grad():
+        out = model(torch.randn(1, 3, 64, 64))
+    assert out.groups == {}
+    assert out.logits.shape == (3, 1, 12, 3)
+
+
+@pytest.mark.parametrize(("option", "value"), [("one_to_many_queries", -1), ("one_to_many_repeat", 0)])
+def test_wrong_values_are_named(option: str, value: int) -> None:
+    with pytest.raises(ValueError, match=option):
+        build(**{option: value})
