@@ -68,7 +68,8 @@ class DataSection(Section):
     """Data set, subset, sampling and augmentation.
 
     ``sampling: repeat_factor`` shows images of classes that fewer than ``sampling_threshold`` of the images have more
-    often, as on LVIS.
+    often, as on LVIS. Crops (``crop``): the image is resized to one of ``crop_short_sides``, then cut to sides between
+    the two numbers of ``crop_size``. ``augmentation: strong`` adds shifts and changes of colour.
     """
 
     root: str = "data"
@@ -85,10 +86,19 @@ class DataSection(Section):
     short_sides: Counts | None = None
     max_side: Count | None = None
     crop: bool = True
+    crop_short_sides: Counts = [400, 500, 600]
+    crop_size: tuple[Count, Count] = (384, 600)
+    augmentation: Literal["detr", "strong"] = "detr"
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
     vertical_flip: Annotated[float, Field(ge=0, le=1)] = 0.0
     eval_short_side: Count | None = None
     eval_max_side: Count | None = None
+
+    @model_validator(mode="after")
+    def _crop_range(self) -> Self:
+        if self.crop_size[0] > self.crop_size[1]:
+            raise ValueError(f"data.crop_size is [least, most], got {list(self.crop_size)}")
+        return self
 
 
 class TrainingSection(Section):

@@ -18,6 +18,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from detrkit.data.photometric import chance, distort_colours, uniform
 from detrkit.data.records import ImageRecord
 from detrkit.structures import Sample, Target
 
@@ -92,6 +93,10 @@ class TrainTransform:
     a vertical one (``vertical_flip``, not in DETR); then, one time in two where ``crop`` is set, a resize to one of
     ``crop_short_sides`` and a random crop whose sides are uniform in ``crop_size`` (bounded by the image); last a
     resize to one of ``short_sides`` within ``max_side``. A crop drops only boxes that it leaves nothing of.
+
+    augmentation: "detr" is that alone; "strong" adds what ``strong_album`` of the Relation-DETR repository does: one
+    time in two a shift by up to 1/16 of each side (in whole pixels, black beyond the image), and other colours always
+    (see :mod:`detrkit.data.photometric`). That preset flips vertically too: set ``vertical_flip`` to 0.5.
     """
 
     short_sides: Sequence[int] = tuple(range(480, 801, 32))
@@ -101,19 +106,25 @@ class TrainTransform:
     vertical_flip: float = 0.0
     crop_short_sides: Sequence[int] = (400, 500, 600)
     crop_size: tuple[int, int] = (384, 600)
+    augmentation: Literal["detr", "strong"] = "detr"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
 
     def __call__(self, image: Image.Image, record: ImageRecord) -> Sample:
         boxes, labels = _boxes(record), torch.tensor(record.labels)
-        if float(torch.rand(())) < self.flip:
+        if chance(self.flip):
             image, boxes = F.horizontal_flip(image), F.horizontal_flip(boxes)
-        if self.vertical_flip and float(torch.rand(())) < self.vertical_flip:
+        if self.vertical_flip and chance(self.vertical_flip):
             image, boxes = F.vertical_flip(image), F.vertical_flip(boxes)
-        if self.crop and float(torch.rand(())) < 0.5:
+        if self.crop and chance(0.5):
             image, boxes = _resize(image, boxes, _choice(self.crop_short_sides), None)
             image, boxes, labels = self._crop(image, boxes, labels)
         image, boxes = _resize(image, boxes, _choice(self.short_sides), self.max_side)
+        if self.augmentation == "strong":
+            if chance(0.5):
+                down, right = (round(uniform(-1, 1) / 16 * side) for side in (image.height, image.width))
+                image, boxes, labels = _cut(image, boxes, labels, (-down, -right, image.height, image.width))
+            image = distort_colours(image)
         return _sample(image, boxes, labels, record, self.mean, self.std)
 
     def _crop(self, image: Image.Image, boxes: Tensor, labels: Tensor) -> tuple[Image.Image, Tensor, Tensor]:
@@ -121,9 +132,16 @@ class TrainTransform:
         width = _uniform(min(least, image.width), min(most, image.width))
         height = _uniform(min(least, image.height), min(most, image.height))
         region = (_uniform(0, image.height - height), _uniform(0, image.width - width), height, width)
-        boxes = F.crop(boxes, *region)
-        kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        return F.crop(image, *region), tv_tensors.wrap(boxes[kept], like=boxes), labels[kept]
+        return _cut(image, boxes, labels, region)
+
+
+def _cut(
+    image: Image.Image, boxes: Tensor, labels: Tensor, region: tuple[int, int, int, int]
+) -> tuple[Image.Image, Tensor, Tensor]:
+    """A region (top, left, height, width), black beyond the image, with the boxes it leaves something of."""
+    boxes = F.crop(boxes, *region)
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    return F.crop(image, *region), tv_tensors.wrap(boxes[kept], like=boxes), labels[kept]
 
 
 def _uniform(low: int, high: int) -> int:
