@@ -73,6 +73,21 @@ class RelationDETR(DINO):
             self.one_to_many_class_embed = class_head(config, dim)
             self.one_to_many_bbox_embed = box_head(dim)
 
+    def _build_heads(self) -> None:
+        """Starting values of the published code (spec A.12): Xavier and zero biases where DINO leaves the default."""
+        super()._build_heads()
+        nn.init.normal_(self.tgt_embed.weight)
+        boxes = [*self.bbox_embed, self.enc_bbox_embed]
+        if self.config.one_to_many_queries:
+            boxes.append(self.one_to_many_bbox_embed)
+        positions = [self.decoder.ref_point_head, *([self.decoder.query_scale] if self.config.query_scale else [])]
+        for head in (*boxes, *positions):
+            for layer in head.layers:
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        for head in boxes:
+            nn.init.zeros_(head.layers[-1].weight)
+
     def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
         """Encoder; queries from its proposals; in training noised objects and the one-to-many queries too."""
         memory = self.encode(images, padding_mask)
