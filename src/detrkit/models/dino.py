@@ -55,8 +55,8 @@ class DINOConfig(DeformableDETRConfig):
     from proposals; "static": both learned, and two_stage off · look_forward_twice: off, a layer's loss trains its own
     box only, and heads read the queries without a norm · shared_heads: one class and one box head for all decoder
     layers, as published · relation: "full" adds the position relation, "low_rank" one of rank ``relation_rank`` ·
-    query_scale: from the second layer on, the
-    content of a query scales its position (Relation-DETR) · denoising: "contrastive", "plain" or "none" ·
+    query_scale: from the second layer on, the content of a query scales its position (Relation-DETR) · denoising:
+    "contrastive", "plain" or "none" ·
     denoising_*: see :mod:`detrkit.nn.denoising`; contrastive with 0 ``denoising_queries``, or plain with 0
     ``denoising_groups``, makes none but keeps the label table · denoising_extra_label: the table has one row more than
     classes, which nothing uses, as published.

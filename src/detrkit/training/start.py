@@ -18,8 +18,9 @@ __all__ = ["LAPTOP_MODEL", "available_checkpoint", "choose_model"]
 LAPTOP_MODEL = "dela_detr_lite0"
 # Which family learns most from few images (DE-DETR paper, Tables 2 and 3), best first.
 FAMILIES = ("de_conditional_detr", "de_detr", "conditional_detr", "detr")
-# Options under which a checkpoint keeps its meaning: those all models share, but for two that make another backbone.
-HARMLESS = {field.name for field in fields(DetectorConfig)} - {"backbone", "dilation"} | {"dropout"}
+# Options that make another network; under the others that all models share, a checkpoint keeps its meaning.
+_SIZES = {"hidden_dim", "num_heads", "ffn_dim", "encoder_layers", "decoder_layers"}
+HARMLESS = {field.name for field in fields(DetectorConfig)} - {"backbone", "dilation", "backbone_norm"} - _SIZES
 
 
 def available_checkpoint(model: str | None = None, given: Mapping[str, Any] | None = None) -> OfficialFile | None:
