@@ -15,6 +15,7 @@ LAYOUTS = {
     "dn_deformable_detr_pp_r50": "dn_def_detr_pp_resnet50_800_1333",
     "deformable_detr_pp_r50": "def_detr_pp_resnet_800_1333",
     "relation_detr_r50": "relation_detr_r50",
+    "salience_detr_r50": "salience_detr_r50",
     "relation_detr_swin_l": "relation_detr_swin_l_800_1333",
     "relation_detr_focalnet_l": "relation_detr_focalnet_large_lrf_fl4_800_1333",
 }

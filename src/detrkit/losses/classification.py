@@ -19,7 +19,7 @@ def softmax_loss(logits: Tensor, labels: Tensor, *, no_object_weight: float) -> 
 
 
 def focal_loss(logits: Tensor, goal: Tensor, *, alpha: float) -> Tensor:
-    """Sigmoid focal loss (Lin et al., ICCV 2017), gamma 2, of logits and goals in [0, 1] of one shape; so shaped."""
+    """Sigmoid focal loss (Lin et al., ICCV 2017), gamma 2, of logits and goals (0 or 1) of one shape; so shaped."""
     p = logits.sigmoid()
     loss = F.binary_cross_entropy_with_logits(logits, goal, reduction="none")
     loss = loss * (1 - (p * goal + (1 - p) * (1 - goal))) ** 2
@@ -37,8 +37,13 @@ def varifocal_loss(logits: Tensor, goal: Tensor, quality: Tensor, *, alpha: floa
     return weight * F.binary_cross_entropy_with_logits(logits, score, reduction="none")
 
 
-def heatmap_loss(heatmap: Heatmap, targets: list[Target]) -> Tensor:
-    """Focal loss of all cells over the number of those with a goal above 0; of a batch, no other is asked."""
-    goal = heatmap.goal(targets)
-    loss = focal_loss(heatmap.logits.float(), goal, alpha=0.25)
+def heatmap_loss(heatmap: Heatmap, targets: list[Target], *, alpha: float = 0.25) -> Tensor:
+    """Focal loss of all cells over the number of those with a goal above 0; of a batch, no other is asked.
+
+    A goal between 0 and 1 mixes the focal weights of a positive and a negative (spec relation_family.md B).
+    """
+    logits, goal = heatmap.logits.float(), heatmap.goal(targets)
+    p = logits.sigmoid()
+    weight = alpha * (1 - p) ** 2 * goal + (1 - alpha) * p**2 * (1 - goal)
+    loss = weight * F.binary_cross_entropy_with_logits(logits, goal, reduction="none")
     return loss.sum() / (goal > 0).sum().clamp(min=1)

@@ -38,13 +38,13 @@ __all__ = ["SalienceDETR", "SalienceDETRConfig"]
 class SalienceDETRConfig(DINOConfig):
     """Configuration of Salience-DETR (spec A.14).
 
-    level_filter_ratio: share of each level's tokens that the encoder refines, finest level first · layer_filter_ratio:
-    share of those that each layer refines; another number of layers stretches the schedule · attending_tokens: how many
-    attend to each other in front of each layer · background_entries: rows and columns of the background embedding;
-    larger maps stretch it · salience_limits: the distances from a cell to the farthest side of its object, in pixels,
-    at which levels take over from one another · suppression_candidates: proposals among which neighbours are
-    suppressed, as a multiple of the queries · suppression_threshold: IoU of the 2x2 cells around them · loss_salience:
-    weight.
+    level_filter_ratio: share of each level's tokens that the encoder refines, finest level first; further levels have
+    the last · layer_filter_ratio: share of those that each layer refines; another number of layers stretches the
+    schedule · attending_tokens: how many attend to each other in front of each layer · background_entries: rows and
+    columns of the background embedding; larger maps stretch it · salience_reach: objects belong to the finest level
+    where their farthest side is up to so many pixels from a cell; every level doubles that · suppression_candidates:
+    proposals among which neighbours are suppressed, as a multiple of the queries · suppression_threshold: IoU of the
+    2x2 cells around them · loss_salience: weight.
     """
 
     class_loss: Literal["focal", "varifocal"] = "varifocal"
@@ -57,7 +57,7 @@ class SalienceDETRConfig(DINOConfig):
     layer_filter_ratio: tuple[float, ...] = (1.0, 0.8, 0.6, 0.6, 0.4, 0.2)
     attending_tokens: int = 300
     background_entries: int = 200
-    salience_limits: tuple[float, ...] = (64.0, 128.0, 256.0)
+    salience_reach: float = 64.0
     suppression_candidates: int = 4
     suppression_threshold: float = 0.3
     loss_salience: float = 2.0
@@ -65,13 +65,6 @@ class SalienceDETRConfig(DINOConfig):
     def __post_init__(self) -> None:
         """Checks values; raises ValueError naming the field."""
         super().__post_init__()
-        wanted = {"level_filter_ratio": self.num_feature_levels, "salience_limits": self.num_feature_levels - 1}
-        for name, number in wanted.items():
-            if len(getattr(self, name)) != number:
-                raise ValueError(
-                    f"{name} must have {number} values with num_feature_levels={self.num_feature_levels}, "
-                    f"got {getattr(self, name)!r}"
-                )
         for name in ("level_filter_ratio", "layer_filter_ratio"):
             ratios = getattr(self, name)
             if not ratios or not all(0 < ratio <= 1 for ratio in ratios):
@@ -79,6 +72,12 @@ class SalienceDETRConfig(DINOConfig):
         for name in ("attending_tokens", "background_entries", "suppression_candidates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def level_ratios(self) -> tuple[float, ...]:
+        """The shares of as many levels as there are."""
+        given = self.level_filter_ratio
+        return tuple(given[min(level, len(given) - 1)] for level in range(self.num_feature_levels))
 
     @property
     def layer_ratios(self) -> tuple[float, ...]:
@@ -114,7 +113,7 @@ class SalienceDETR(DINO):
         config = self.config
         self.salience = SaliencePredictor(dim=config.hidden_dim, num_levels=config.num_feature_levels)
         self.filter = SalienceFilter(
-            levels=config.level_filter_ratio,
+            levels=config.level_ratios,
             layers=config.layer_ratios,
             mask_padding=config.mask_backbone_padding,
         )
@@ -172,12 +171,16 @@ class SalienceDETR(DINO):
 
     def _goal(self, tokens: Tokens, sizes: Tensor) -> SalienceGoal:
         """What salience should be, for images whose valid area has these heights and widths (B, 2) in pixels."""
-        strides = list(self.backbone.strides)
-        while len(strides) < len(tokens.shapes):
-            strides.append(2 * strides[-1])
-        bounds = (-1.0, *self.config.salience_limits, torch.inf)
+        reach = [self.config.salience_reach * 2**level for level in range(len(tokens.shapes) - 1)]
+        bounds = (-1.0, *reach, torch.inf)
         level = tokens.levels()
         limits = torch.tensor([bounds[:-1], bounds[1:]]).T[level]
+        backbone = tokens.shapes[: len(self.backbone.strides)].flip(-1)
+        extent = backbone * torch.tensor(self.backbone.strides)[:, None]
+        # published: the cells of a level that the backbone does not give divide the extent of its last among them
+        extra = extent[-1:].expand(len(tokens.shapes) - len(extent), -1)
+        pitch = torch.cat((extent, extra)) / tokens.shapes.flip(-1)
         cells = tokens.centres()[0] * tokens.valid_cells[0, level.to(tokens.valid_cells.device)]
-        stride = torch.tensor(strides)[level, None].to(cells)
-        return SalienceGoal(centres=cells * stride, limits=limits.to(cells), sizes=sizes.flip(-1).to(cells))
+        return SalienceGoal(
+            centres=cells * pitch[level].to(cells), limits=limits.to(cells), sizes=sizes.flip(-1).to(cells)
+        )
