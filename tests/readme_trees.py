@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tests.data.trees import lvis_tree
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # A DE-DETR of the same code paths that builds, trains and saves in a moment.
@@ -156,6 +158,9 @@ def make_checkpoints(folder: Path) -> None:
         ("dela_conditional_detr.safetensors", "dela_conditional_detr_r50", cityscapes),
         ("deformable_detr.safetensors", "deformable_detr_r50_two_stage", COCO),
         ("dino.safetensors", "dino_r50_4scale", COCO),
+        ("relation_detr.safetensors", "relation_detr_r50", COCO),
+        ("salience_detr.safetensors", "salience_detr_r50", COCO),
+        ("dape.safetensors", "dape_r50", COCO),
     ):
         model = detrkit.create_model(name, num_classes=len(classes), num_queries=10, **TINY_MODEL)
         model.categories = detrkit.Categories.from_json([{"id": key, "name": name} for key, name in classes.items()])
@@ -170,6 +175,7 @@ def make_workplace(folder: Path) -> Path:
     """Everything: recipes, data/, my_data, my_voc, photos, checkpoints, results."""
     (folder / "recipes").symlink_to(ROOT / "recipes")
     make_data(folder / "data")
+    lvis_tree(folder / "data" / "lvis")
     mine = folder / "my_data"
     names = tuple(f"train_{number}.jpg" for number in range(10))
     coco_split(Split(names, mine / "train", mine / "annotations/instances_train.json"), MY_CLASSES)

@@ -32,8 +32,8 @@ def commands(page: Path) -> Iterator[str]:
     lines = [line for block in blocks(text, "bash") for line in block.splitlines()]
     lines += re.findall(r"\| `([^`]+)`", "\n".join(line for line in text.splitlines() if line.startswith("|")))
     for line in lines:
-        command = re.sub(r"\s+#.*", "", line).strip()
-        if re.match(r"(detrkit|accelerate launch|python -m detrkit) ", command):
+        command = re.sub(r"\s+#.*|^CUDA_VISIBLE_DEVICES=\S+ ", "", line).strip()
+        if re.match(r"(detrkit|(accelerate launch|python) (.* )?-m detrkit) ", command):
             yield command
 
 

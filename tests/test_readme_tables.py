@@ -14,7 +14,9 @@ from tests.readme_trees import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMAND_TABLES = README.split("## Published commands and ours")[1].split("\n## ")[0]
-DE_DETR_TABLES, DEFORMABLE_TABLE, DINO_TABLE = re.split(r"\n\[(?:Deformable DETR|DINO)\]; ", COMMAND_TABLES)
+DE_DETR_TABLES, DEFORMABLE_TABLE, DINO_TABLE, RELATION_TABLES = re.split(
+    r"\n\[(?:Deformable DETR|DINO|Relation-DETR)\]; ", COMMAND_TABLES
+)
 THEIR_MODELS = {
     f"{method}{theirs}": f"{method.replace('-', '_')}{ours}_r50"
     for theirs, ours in (("detr", "detr"), ("cond-detr", "conditional_detr"))
@@ -155,7 +157,7 @@ THEIR_SCRIPTS = {
     "DINO_train_submitit_5scale": ("dino_r50_5scale", 16, 1),
     "DINO_train_submitit_swin": ("dino_swin_l_4scale", 8, 2),
 }
-DINO_RUNS = [row for row in table_rows(DINO_TABLE.split("Most lines")[0]) if "detrkit train" in row[1]]
+DINO_RUNS = [row for row in table_rows(DINO_TABLE) if "detrkit train" in row[1]]
 
 
 def test_our_lines_mean_the_scripts_of_dino() -> None:
@@ -171,6 +173,67 @@ def test_our_lines_mean_the_scripts_of_dino() -> None:
         assert whole or recipe.optimizer.lr_scaling == "none"
     assert found == THEIR_SCRIPTS
     assert "DINO_eval.sh" in DINO_TABLE
+
+
+RELATION_COMMANDS, RELATION_CONFIGS, RELATION_SETTINGS = (
+    table_rows(text)
+    for text in re.split(r"The other configurations:|And what else stands", RELATION_TABLES.split("Most lines")[0])
+)
+
+
+def test_our_lines_launch_what_theirs_launch() -> None:
+    """The same devices, and the recipe of what they name; evaluation reads any checkpoint."""
+    for theirs, ours in RELATION_COMMANDS:
+        (command,), (line,) = re.findall(r"^`([^`]+)`", theirs), re.findall(r"^`([^`]+)`", ours)
+        devices = re.findall(r"CUDA_VISIBLE_DEVICES=(\S+)", command)
+        if "score" in line:
+            assert "--result " in command
+            continue
+        assert re.findall(r"CUDA_VISIBLE_DEVICES=(\S+)", line) == devices
+        # one device needs no launcher; without a number of processes accelerate takes all that are visible
+        assert ("accelerate launch -m" in line) == (devices != ["0"])
+        assert ("train" in line) == ("main.py" in command or "train.py" in command)
+        family = "salience_detr" if "alience" in theirs else "dape" if "DAPE" in theirs else "relation_detr"
+        assert f"recipes/{family}/" in line
+        if found := re.findall(r"`(dape_\w+)`", theirs):
+            assert f"/{found[0]}.yaml" in line
+        assert line.endswith("--checkpoint X") == command.endswith("--checkpoint X")
+
+
+def test_every_configuration_of_the_relation_repositories_has_its_recipe() -> None:
+    names = {"resnet50": "r50", "resnet50_5scale": "r50_5scale", "focalnet_large_lrf_fl4": "focalnet_l"}
+    names |= {"focalnet_large_lrf": "focalnet_l", "swin_l": "swin_l", "convnext_l": "convnext_l"}
+    shown = []
+    for theirs, ours in RELATION_CONFIGS:
+        family, backbone, size = re.findall(r"^`(\w+?_detr)_(\w+)_(\d+_\d+)`", theirs)[0]
+        links = re.findall(r"\]\((recipes/.+?)\)", ours)
+        shown += [link for link in links if "/coco/" in link]
+        for link in links:
+            recipe = load_recipe(ROOT / link)
+            assert recipe.model.name == f"{family}_{names[backbone]}"
+            _, config, _ = our_run(f"detrkit train {link}")
+            sizes = (
+                recipe.data.eval_short_side or config.eval_short_side,
+                recipe.data.eval_max_side or config.eval_max_side,
+            )
+            assert f"{sizes[0]}_{sizes[1]}" == size
+            settings = {"num_queries": 900, "num_feature_levels": 5 if "fl4" in backbone else 4, "size_divisor": 32}
+            settings |= {"denoising_queries": 1000 if size == "1200_2000" else 100, "eval_resize": "float32_truncate"}
+            for key, value in settings.items():
+                assert getattr(config, key) == value, (link, key)
+    assert set(shown) == {
+        path.relative_to(ROOT).as_posix()
+        for family in ("relation_detr", "salience_detr")
+        for path in (ROOT / "recipes" / family / "coco").glob("*.yaml")
+    }
+
+
+def test_settings_of_the_relation_repositories_exist() -> None:
+    for _, ours in RELATION_SETTINGS:
+        for code in re.findall(r"`([^`]*=[^`]*)`", ours):
+            recipe = load_recipe("relation_detr/coco/relation_detr_r50_coco_12ep", code.split())
+            for key, value in (word.split("=") for word in code.split()):
+                assert recipe.flat()[key] == yaml.safe_load(value), key
 
 
 FLAGS = table_rows(COMMAND_TABLES.split("Single flags")[1])
@@ -240,6 +303,8 @@ SOURCES = {
     "[Deformable DETR]": r"\(Deformable DETR repository\)",
     "[DINO]": r"\(DINO repository\)",
     "[Relation-DETR]": r"\(Relation-DETR repository\)",
+    "[Salience-DETR]": r"\(Salience-DETR repository\)",
+    "[DAPE]": r"\(DAPE repository\)",
     "[DE-DETRs]": r"\(DE-DETRs repository\)",
     "[DE-CondDETR]": r"\(DE-CondDETR repository\)",
     "[DE-DETRs], one run": r"\(DE-DETRs repository, one run\)",
@@ -267,7 +332,7 @@ def test_published_figures_stand_in_the_recipes() -> None:
         assert re.search(SOURCES[source], line[0]), f"{path}: {source}"
         recipe = load_recipe(ROOT / path)
         assert recipe.training.epochs == int(epochs)
-        assert recipe.data.root == f"data/{data.lower()}"
+        assert recipe.data.root == f"data/{data.lower().replace('-', '_')}"
         named.add(path)
     for sparse, multi_scale, augmented, *figures, recipe_link in ablation:
         path = re.findall(r"\((recipes/.+)\)", recipe_link)[0]

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from detrkit.config import list_recipes, load_recipe
+from tests.data.trees import lvis_tree
 from tests.readme_trees import (
     MY_CLASSES,
     ROOT,
@@ -33,8 +34,8 @@ RECIPES = sorted(
     for path in FOLDER.rglob("*.yaml")
     if not any(part.startswith("_") for part in path.relative_to(FOLDER).parts)
 )
-# Measured by us, on a data set of ours; all others are published experiments.
-OURS = "de_detr/blood_cells/"
+# On a data set of ours; all others are experiments that somebody published.
+OURS = re.compile(r"\w+/blood_cells/\w+_lite0")
 
 
 @dataclass(frozen=True)
@@ -139,11 +140,45 @@ DEFORMABLE |= {
     for levels in (4, 5)
     for epochs, drop in ((12, 11), (36, 30))
 }
+
+
+@dataclass(frozen=True)
+class Repository:
+    """The same for the Relation- and Salience-DETR repositories, and for DAPE, which is trained like them here."""
+
+    model: str
+    epochs: int = 12
+    root: str = COCO
+    overrides: tuple[tuple[str, int], ...] = ()
+
+
+SA_DET, LVIS = "data/sa_det_100k", "data/lvis"
 RELATION_REPOSITORY = {
-    "dino/coco/dino_pp_r50_coco_12ep": "dino_pp_r50",
-    "deformable_detr/coco/dab_deformable_detr_pp_r50_coco_12ep": "dab_deformable_detr_pp_r50",
-    "deformable_detr/coco/dn_deformable_detr_pp_r50_coco_12ep": "dn_deformable_detr_pp_r50",
-    "deformable_detr/coco/deformable_detr_pp_r50_coco_12ep": "deformable_detr_pp_r50",
+    "dino/coco/dino_pp_r50_coco_12ep": Repository("dino_pp_r50"),
+    "deformable_detr/coco/dab_deformable_detr_pp_r50_coco_12ep": Repository("dab_deformable_detr_pp_r50"),
+    "deformable_detr/coco/dn_deformable_detr_pp_r50_coco_12ep": Repository("dn_deformable_detr_pp_r50"),
+    "deformable_detr/coco/deformable_detr_pp_r50_coco_12ep": Repository("deformable_detr_pp_r50"),
+    "relation_detr/coco/relation_detr_focalnet_l_1200_2000_coco_24ep": Repository(
+        "relation_detr_focalnet_l", 24, overrides=(("denoising_queries", 1000),)
+    ),
+    "relation_detr/sa_det_100k/relation_detr_r50_sa_det_100k_12ep": Repository("relation_detr_r50", root=SA_DET),
+    "dape/object_detection/coco/dape_r50_rank16_coco_1x": Repository("dape_r50"),
+    "dape/object_detection/coco/dape_r50_rank64_coco_1x": Repository("dape_r50_rank64"),
+    "dape/object_detection/coco/dape_r50_rank128_coco_1x": Repository("dape_r50_rank128"),
+    "dape/object_detection/lvis/dape_r50_rank16_lvis_1x": Repository(
+        "dape_r50", root=LVIS, overrides=(("top_k", 300),)
+    ),
+    "dape/object_detection/lvis/dape_r50_rank16_lvis_1x_minival": Repository(
+        "dape_r50", root=LVIS, overrides=(("top_k", 300),)
+    ),
+}
+RELATION_REPOSITORY |= {
+    f"{family}/coco/{family}_{backbone}_coco_{epochs}ep": Repository(f"{family}_{backbone}", epochs)
+    for family, rows in (
+        ("relation_detr", "r50 12, r50 24, swin_l 12, swin_l 24, convnext_l 12, focalnet_l 12"),
+        ("salience_detr", "r50 12, r50 24, r50_5scale 12, convnext_l 12, swin_l 12, focalnet_l 12"),
+    )
+    for backbone, epochs in ((row.split()[0], int(row.split()[1])) for row in rows.split(","))
 }
 
 
@@ -164,21 +199,54 @@ def test_published_settings_of_the_deformable_line(name: str) -> None:
 
 @pytest.mark.parametrize("name", RELATION_REPOSITORY)
 def test_published_settings_of_the_relation_repository(name: str) -> None:
+    want = RELATION_REPOSITORY[name]
     recipe = load_recipe(FOLDER / f"{name}.yaml")
-    assert (recipe.model.name, recipe.model.overrides) == (RELATION_REPOSITORY[name], {})
-    assert (recipe.data.root, recipe.data.crop, recipe.data.flip) == (COCO, True, 0.5)
+    assert (recipe.model.name, recipe.model.overrides) == (want.model, dict(want.overrides))
+    assert (recipe.data.root, recipe.data.crop, recipe.data.flip) == (want.root, True, 0.5)
     training, optimizer, schedule = recipe.training, recipe.optimizer, recipe.schedule
-    assert (training.epochs, training.batch_size, training.clip_norm, training.ema) == (12, 5, 0.1, None)
-    assert (schedule.kind, schedule.drop, schedule.gamma, schedule.warmup) == ("step", [10], 0.1, 1000)
+    assert (training.epochs, training.batch_size, training.clip_norm, training.ema) == (want.epochs, 5, 0.1, None)
+    drop = {12: 10, 24: 20}[want.epochs]
+    assert (schedule.kind, schedule.drop, schedule.gamma, schedule.warmup) == ("step", [drop], 0.1, 1000)
     assert (optimizer.lr, optimizer.lr_backbone, optimizer.lr_sampling) == (1e-4, 1e-5, 1e-5)
-    assert (optimizer.weight_decay, optimizer.no_decay, optimizer.lr_batch_size) == (1e-4, ["norm", "bias"], 10)
+    assert (optimizer.weight_decay, optimizer.no_decay) == (1e-4, ["norm", "bias"])
+    assert (optimizer.lr_batch_size, optimizer.lr_scaling) == (10, "linear")
+
+
+def test_the_larger_images_of_the_relation_repository() -> None:
+    """All of DETR's sizes times 1.5 (spec relation_family.md A.0, D)."""
+    from detrkit.data import TrainTransform
+
+    path = "relation_detr/coco/relation_detr_focalnet_l_1200_2000_coco_24ep.yaml"
+    data, detr = load_recipe(FOLDER / path).data, TrainTransform()
+    assert data.short_sides == [int(1.5 * side) for side in detr.short_sides]
+    assert data.crop_short_sides == [int(1.5 * side) for side in detr.crop_short_sides]
+    assert data.crop_size == tuple(int(1.5 * side) for side in detr.crop_size)
+    assert (data.max_side, data.eval_short_side, data.eval_max_side) == (2000, 1200, 2000)
+    assert (data.augmentation, data.vertical_flip) == ("strong", 0.5)
+    others = [load_recipe(FOLDER / f"{name}.yaml").data for name in RELATION_REPOSITORY if "1200" not in name]
+    assert {(data.augmentation, data.vertical_flip, data.short_sides) for data in others} == {("detr", 0.0, None)}
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("dape/")])
+def test_dape_says_that_it_is_a_reconstruction(name: str) -> None:
+    header = (FOLDER / name).read_text(encoding="utf-8").split("extends:")[0]
+    assert "econstruction from the published description" in header
+    assert ("the figure is the authors', not reproduced" in header) == ("Published AP" in header)
+
+
+@pytest.mark.parametrize(("suffix", "file"), [("", None), ("_minival", "annotations/lvis_v1_minival.json")])
+def test_lvis_recipes(suffix: str, file: str | None) -> None:
+    recipe = load_recipe(FOLDER / f"dape/object_detection/lvis/dape_r50_rank16_lvis_1x{suffix}.yaml")
+    data, training = recipe.data, recipe.training
+    assert (data.format, data.sampling, data.sampling_threshold) == ("lvis", "repeat_factor", 0.001)
+    assert (training.federated_classes, data.val.annotations, data.train.annotations) == (50, file, None)
 
 
 def test_the_list_is_complete() -> None:
     """The files, the packaged list and the table above name the same experiments, each by a name of its own."""
     names = [name.removesuffix(".yaml") for name in RECIPES]
     published = PUBLISHED.keys() | DEFORMABLE.keys() | RELATION_REPOSITORY.keys()
-    assert published == {name for name in names if not name.startswith(OURS)}
+    assert published == {name for name in names if not OURS.fullmatch(name)}
     assert set(names) <= set(list_recipes())
     twice = [name for name, count in Counter(Path(name).name for name in names).items() if count > 1]
     assert not twice, "a recipe is found, and its run folder called, by its file name alone"
@@ -236,11 +304,12 @@ def test_header_tells_figure_and_commands(name: str) -> None:
 
 
 def test_the_laptop_recipes_differ_in_the_model_only() -> None:
-    """DETR, DE-DETR and DELA-DETR are compared on equal terms: the same data, schedule and optimizer."""
-    recipes = [load_recipe(FOLDER / f"{OURS}{m}_lite0.yaml") for m in ("detr", "de_detr", "dela_detr")]
-    rest = [recipe.to_dict() for recipe in recipes]
-    assert [tree.pop("model")["name"] for tree in rest] == ["detr_lite0", "de_detr_lite0", "dela_detr_lite0"]
-    assert rest[0] == rest[1] == rest[2]
+    """The families are compared on equal terms: the same data, schedule and optimizer."""
+    paths = [name for name in RECIPES if OURS.fullmatch(name.removesuffix(".yaml"))]
+    rest = [load_recipe(FOLDER / path).to_dict() for path in paths]
+    assert [tree.pop("model")["name"] for tree in rest] == [Path(path).stem for path in paths]
+    assert len(rest) == 7
+    assert all(tree == rest[0] for tree in rest)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -287,6 +356,10 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         names = tuple(f"{split}_{number}.jpg" for number in range(4 if split == "train" else 2))
         file = cells / f"annotations/instances_{split}.json"
         coco_split(Split(names, cells / split, file, first_id), MY_CLASSES)
+        one_class = data / "sa_det_100k"
+        file = one_class / f"annotations/instances_{split}2017.json"
+        coco_split(Split(names, one_class / f"{split}2017", file, first_id), {1: "object"})
+    lvis_tree(data / "lvis")
     rebuilt = folders["rebuilt"] / "data"
     shutil.copytree(data, rebuilt, ignore=shutil.ignore_patterns("CocoFormatAnnos"))
     words = ["data", "convert", str(rebuilt / "cityscapes"), "--from", "cityscapes-gtfine"]
@@ -296,7 +369,8 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 # Left to the slow tier: R101 and Swin-L differ from R50 in the backbone alone, DINO's fifth level only adds tokens, 11
 # query groups cost as much as five other recipes, the "++" are DINO with its parts switched.
-COSTLY = re.compile("r101|swin_l|group_|5scale|_pp_")
+# Relation-, Salience-DETR and DAPE run at laptop size, DINO at full size.
+COSTLY = re.compile("r101|swin_l|group_|5scale|_pp_|dino_lite0|(relation_detr|salience_detr|dape)_(?!lite0)")
 
 
 def _cases() -> Iterator[object]:
@@ -340,7 +414,7 @@ def test_recipe_runs_at_full_size(
         assert run.best == output / "best" / "model.safetensors"
 
         info = read_info(run.best)
-        classes = {CITY: 8, COCO: 80}.get(recipe.data.root, len(MY_CLASSES))
+        classes = {CITY: 8, COCO: 80, SA_DET: 1}.get(recipe.data.root, len(MY_CLASSES))
         assert info.categories is not None
         assert len(info.categories) == classes
         sizes = {"train_short_sides": (64,), "train_max_side": 96, "eval_short_side": 64, "eval_max_side": 96}
