@@ -18,7 +18,7 @@ from detrkit.models.deformable_detr import DeformableDETR, DeformableDETRConfig
 from detrkit.models.deformable_detr_pp import DeformableDETRPP, DeformableDETRPPConfig
 from detrkit.models.detector import Detector
 from detrkit.models.detr import DETR, DETRConfig
-from detrkit.models.dino import DINO, DINOConfig
+from detrkit.models.dino import DINO, DINOConfig, DINOPPConfig
 from detrkit.models.lite import LITE
 from detrkit.models.relation_detr import RelationDETR, RelationDETRConfig
 from detrkit.models.salience_detr import SalienceDETR, SalienceDETRConfig
@@ -73,21 +73,9 @@ _DEFORMABLE = {"num_queries": 300, "classification": "focal", "cost_class": 2.0,
 _DINO = {**_DEFORMABLE, "num_queries": 900, "loss_class": 1.0, "top_k": 300}
 _TWO_STAGE = {"refine_boxes": True, "two_stage": True}
 _ONE_LEVEL = {"num_feature_levels": 1, "backbone_levels": 1}
-# The Relation-DETR repository: torchvision's second recipe of ResNet-50, its own resizing and padding (spec
-# relation_family.md A.1); its DINO: position relation, a head for every layer, its own encoding and neck.
-_REPOSITORY = {"backbone": "resnet50.tv2_in1k", "eval_resize": "float32_truncate", "size_divisor": 32}
-_DINO_PP = {
-    **_REPOSITORY,
-    "relation": "full",
-    "shared_heads": False,
-    "position_offset": -0.5,
-    "position_temperature": 10000.0,
-    "projection_bias": False,
-    "denoising_extra_label": False,
-}
-# Its other "++" (spec A.13): DINO without look forward twice, with DAB-DETR's scaled positions.
+# The other "++" of the Relation-DETR repository (spec A.13): DINO without look forward twice, with DAB-DETR's scaled
+# positions.
 _DAB_PP = {
-    **_DINO_PP,
     "num_queries": 300,
     "query_selection": "pure",
     "query_scale": True,
@@ -112,12 +100,12 @@ def _dino(summary: str, **settings: Any) -> Entry:
     return Entry(DINO, DINOConfig, "dino", {**_DINO, **settings}, summary)
 
 
-# Relation-DETR (spec relation_family.md A.0): focal costs, varifocal loss.
-_RELATION = {**_DINO, **_REPOSITORY}
+def _dino_pp(summary: str, **settings: Any) -> Entry:
+    return Entry(DINO, DINOPPConfig, "dino", {**_DINO, "relation": "full", **settings}, summary)
 
 
 def _relation(summary: str, **settings: Any) -> Entry:
-    return Entry(RelationDETR, RelationDETRConfig, "relation_detr", {**_RELATION, **settings}, summary)
+    return Entry(RelationDETR, RelationDETRConfig, "relation_detr", {**_DINO, **settings}, summary)
 
 
 # Its large backbones, each as its configuration trains it (spec A.0, A.4).
@@ -137,11 +125,11 @@ _SALIENCE_FOCALNET_L = {"backbone": "focalnet_large_fl4.ms_in22k", "backbone_nor
 
 
 def _dape(summary: str, **settings: Any) -> Entry:
-    return Entry(DAPE, DAPEConfig, "dape", {**_RELATION, **settings}, summary)
+    return Entry(DAPE, DAPEConfig, "dape", {**_DINO, **settings}, summary)
 
 
 def _salience(summary: str, **settings: Any) -> Entry:
-    return Entry(SalienceDETR, SalienceDETRConfig, "salience_detr", {**_RELATION, **settings}, summary)
+    return Entry(SalienceDETR, SalienceDETRConfig, "salience_detr", {**_DINO, **settings}, summary)
 
 
 _R101 = {"backbone": "resnet101.tv_in1k"}
@@ -194,16 +182,18 @@ _REGISTRY: dict[str, Entry] = {
     "dino_r50_5scale": _dino("DINO, ResNet-50, 5 levels", num_feature_levels=5, backbone_levels=4),
     "dino_swin_l_4scale": _dino("DINO, Swin-L, 4 levels", **_SWIN_L),
     "dino_swin_l_5scale": _dino("DINO, Swin-L, 5 levels", **_SWIN_L, num_feature_levels=5, backbone_levels=4),
-    "dino_pp_r50": _dino("DINO with position relation, of the Relation-DETR repository", **_DINO_PP),
-    "dab_deformable_detr_pp_r50": _dino(
+    "dino_pp_r50": _dino_pp("DINO with position relation, of the Relation-DETR repository"),
+    "dab_deformable_detr_pp_r50": _dino_pp(
         "DAB-Deformable DETR with position relation, of the same repository", **_DAB_PP
     ),
-    "dn_deformable_detr_pp_r50": _dino("DN-Deformable DETR with position relation, of the same repository", **_DN_PP),
+    "dn_deformable_detr_pp_r50": _dino_pp(
+        "DN-Deformable DETR with position relation, of the same repository", **_DN_PP
+    ),
     "deformable_detr_pp_r50": Entry(
         DeformableDETRPP,
         DeformableDETRPPConfig,
         "deformable_detr_pp",
-        {**_DEFORMABLE, **_REPOSITORY, "loss_class": 1.0, "top_k": 300},
+        {**_DEFORMABLE, "loss_class": 1.0, "top_k": 300},
         "Deformable DETR ++ two-stage, of the same repository",
     ),
     "dino_lite0": _dino("DINO, laptop size", **LITE["lite0"]),

@@ -8,6 +8,7 @@ it on to nothing; so do the parameters here: they are kept for its files, take n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -26,6 +27,9 @@ class DeformableDETRPPConfig(DeformableDETRConfig):
     refine_boxes: bool = True
     two_stage: bool = True
     projection_bias: bool = False
+    backbone: str = "resnet50.tv2_in1k"
+    eval_resize: Literal["round", "float32_truncate"] = "float32_truncate"
+    size_divisor: int = 32
 
     def __post_init__(self) -> None:
         """Checks values; raises ValueError naming the field."""

@@ -21,7 +21,7 @@ DN     learned            learned            plain (DN-DETR, Li et al., CVPR 202
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ from detrkit.nn.relation import build_relation
 from detrkit.ops.boxes import inverse_sigmoid
 from detrkit.structures import Predictions, QueryGroup, Target
 
-__all__ = ["DINO", "DINOConfig"]
+__all__ = ["DINO", "DINOConfig", "DINOPPConfig"]
 
 EPS = 1e-3  # of DINO's inverse sigmoid
 _CHOICES = {
@@ -97,6 +97,21 @@ class DINOConfig(DeformableDETRConfig):
                 "DINO starts from the proposals of its encoder, so two_stage must be True; only with "
                 f"query_selection='static' it must be False (here: {self.query_selection!r})"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DINOPPConfig(DINOConfig):
+    """Configuration of DINO as the Relation-DETR repository builds it (spec relation_family.md A): heads of their own
+    for every layer, another position encoding and neck, its own resizing and padding."""
+
+    backbone: str = "resnet50.tv2_in1k"
+    shared_heads: bool = False
+    position_offset: float = -0.5
+    position_temperature: float = 10000.0
+    projection_bias: bool = False
+    denoising_extra_label: bool = False
+    eval_resize: Literal["round", "float32_truncate"] = "float32_truncate"
+    size_divisor: int = 32
 
 
 def position_head(in_dim: int, dim: int) -> MLP:

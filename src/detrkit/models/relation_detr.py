@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.models.deformable_detr import box_head, class_head
-from detrkit.models.dino import DINO, DINOConfig
+from detrkit.models.dino import DINO, DINOPPConfig
 from detrkit.nn.deformable import MemoryFusion, Tokens
 from detrkit.nn.proposals import Proposals, anchors
 from detrkit.structures import Predictions, QueryGroup, Target
@@ -30,7 +30,7 @@ __all__ = ["RelationDETR", "RelationDETRConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelationDETRConfig(DINOConfig):
+class RelationDETRConfig(DINOPPConfig):
     """Configuration of Relation-DETR (spec A.0).
 
     one_to_many_queries: queries of the one-to-many branch, 0 for none · one_to_many_repeat: how often each object is
@@ -43,11 +43,6 @@ class RelationDETRConfig(DINOConfig):
     one_to_many_queries: int = 1500
     one_to_many_repeat: int = 6
     class_loss: Literal["focal", "varifocal"] = "varifocal"
-    shared_heads: bool = False
-    position_offset: float = -0.5
-    position_temperature: float = 10000.0
-    projection_bias: bool = False
-    denoising_extra_label: bool = False
 
     def __post_init__(self) -> None:
         """Checks values; raises ValueError naming the field."""

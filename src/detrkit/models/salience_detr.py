@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.models.deformable_detr import layer_options
-from detrkit.models.dino import DINO, DINOConfig
+from detrkit.models.dino import DINO, DINOPPConfig
 from detrkit.nn.backbone import valid_sizes
 from detrkit.nn.deformable import Tokens, deformable_xavier_
 from detrkit.nn.grid_suppression import suppress_neighbours
@@ -35,7 +35,7 @@ __all__ = ["SalienceDETR", "SalienceDETRConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SalienceDETRConfig(DINOConfig):
+class SalienceDETRConfig(DINOPPConfig):
     """Configuration of Salience-DETR (spec A.14).
 
     level_filter_ratio: share of each level's tokens that the encoder refines, finest level first; further levels have
@@ -48,11 +48,6 @@ class SalienceDETRConfig(DINOConfig):
     """
 
     class_loss: Literal["focal", "varifocal"] = "varifocal"
-    shared_heads: bool = False
-    position_offset: float = -0.5
-    position_temperature: float = 10000.0
-    projection_bias: bool = False
-    denoising_extra_label: bool = False
     level_filter_ratio: tuple[float, ...] = (0.4, 0.8, 1.0, 1.0)
     layer_filter_ratio: tuple[float, ...] = (1.0, 0.8, 0.6, 0.6, 0.4, 0.2)
     attending_tokens: int = 300
@@ -72,6 +67,8 @@ class SalienceDETRConfig(DINOConfig):
         for name in ("attending_tokens", "background_entries", "suppression_candidates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.suppression_threshold <= 1:
+            raise ValueError(f"suppression_threshold must be in [0, 1], got {self.suppression_threshold}")
 
     @property
     def level_ratios(self) -> tuple[float, ...]:
