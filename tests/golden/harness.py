@@ -52,7 +52,7 @@ class Case:
         """The official state dict, aliases included."""
         make = keyed(self.folder).keyed_array
         sharp = self.info.get("sharp_attention", False)
-        aliases, kept = self.info["aliases"], self.info.get("kept_tensors", {})
+        aliases, kept = self.info.get("aliases", {}), self.info.get("kept_tensors", {})
         return {
             key: self.tensors[kept[key]] if key in kept else torch.from_numpy(make(aliases.get(key, key), shape, sharp))
             for key, shape in self.info["state_dict"].items()
