@@ -20,6 +20,8 @@ MODELS = [
     "dino_lite0",
     "dino_pp_r50",
     "relation_detr_lite0",
+    "salience_detr_lite0",
+    "salience_detr_r50",
     "dape_lite0",
 ]
 

@@ -59,7 +59,9 @@ class SalienceFilter(nn.Module):
         sizes, start, best, index = tokens.shapes.prod(-1).tolist(), 0, [], []
         levels = zip(salience.split(sizes, dim=1), tokens.padding_mask.split(sizes, dim=1), strict=True)
         for level, (most, (scores, padding)) in enumerate(zip(wanted.amax(0).tolist(), levels, strict=True)):
-            found = least_in_padding(scores, padding).topk(most, dim=1)
+            # published, padding ties with the lowest score of the level
+            lowest = scores.masked_fill(padding, -torch.inf) if self.mask_padding else least_in_padding(scores, padding)
+            found = lowest.topk(most, dim=1)
             surplus = torch.arange(most, device=scores.device) >= wanted[:, level, None]
             best.append(found.values.masked_fill(surplus, -torch.inf) if self.mask_padding else found.values)
             index.append(found.indices + start)

@@ -105,7 +105,8 @@ def compare(names: Mapping[str, list[str]], own: Mapping[str, Tensor], given: Ma
         present = [name for name in accepted if name in given]
         unused.difference_update(present)
         if not present:
-            missing.append(accepted[0])
+            if not key.endswith(IGNORED):
+                missing.append(accepted[0])
             continue
         theirs, ours = tuple(given[present[0]].shape), tuple(own[key].shape)
         if _without_ones(theirs) != _without_ones(ours):  # a 1x1 convolution and a linear layer are the same
