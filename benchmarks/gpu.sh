@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Everything a machine with a GPU can tell, in one call: kernels, speed, and AP against training images for the whole
-# family. Finished cells of the grid are kept and a cut one is resumed, so repeated calls finish what one cannot.
+# Everything a machine with a GPU can tell, in one call: kernels, speed, memory, AP against training images for the whole
+# family, and what decides about DAPE. Finished cells of the grid are kept and a cut one is resumed, so repeated calls
+# finish what one cannot.
 #
 #   benchmarks/gpu.sh RESULTS [NAME=DIR ...]    RESULTS: folder to write; data sets: blood_cells=data/blood_cells_det by default
-#   MINUTES=4 limits each of the two lots of trainings; RUNS=runs/data_efficiency keeps their checkpoints between calls.
+#   MINUTES=4 limits each of the three lots of trainings; RUNS=runs/data_efficiency keeps their checkpoints between calls.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 results=${1:?folder for the results}
@@ -16,6 +17,13 @@ mkdir -p "$results"
 python3 -m detrkit env | tee "$results/env.txt"
 python3 benchmarks/roi_align.py --device cuda --json "$results/roi_align.json"
 python3 benchmarks/speed.py --models '*' --device cuda --out "$results/speed.json"
+python3 benchmarks/relation.py --device cuda --json "$results/relation.json" | tee "$results/relation.md"
+for model in relation_detr_r50 dape_r50; do
+    python3 benchmarks/dense_scene.py --model "$model" --device cuda | tee "$results/dense_scene_$model.txt"
+done
+ablation="$results/dape_ablation.jsonl" # goes on from what is there
+python3 benchmarks/dape_ablation.py cost --device cuda --out "$ablation" || echo "not every row fits on this GPU"
+python3 benchmarks/dape_ablation.py fit --out "$ablation"
 
 family=(detr_lite0 conditional_detr_lite0 de_detr_lite0 dela_detr_lite0 de_conditional_detr_lite0 dela_conditional_detr_lite0
     deformable_detr_lite0 dino_lite0)
@@ -23,9 +31,18 @@ if [ -d "${1#*=}" ]; then
     grid=(--data "$@" --iterations 1500 --parallel 4 --threads 4 --minutes "${MINUTES:-4}" --out "$runs" --seeds 0 1 2)
     python3 benchmarks/data_efficiency.py run "${grid[@]}" --models "${family[@]}" --percent 10 25 50 100
     python3 benchmarks/data_efficiency.py run "${grid[@]}" --models walk --percent 100
+    python3 benchmarks/data_efficiency.py run "${grid[@]}" --models ablation --percent 100
+    # what a trained full relation is like, and what its learned contents are tied to
+    relation=$runs/${1%%=*}/relation_detr_lite0_100pct_seed0_1500x320
+    if grep -qs "relation_detr_lite0\", \"percent\": 100, \"seed\": 0" "$runs/results.jsonl"; then
+        python3 benchmarks/dape_ablation.py spectrum --checkpoint "$relation" --out "$ablation"
+        python3 benchmarks/dape_ablation.py permute --checkpoint "$relation" --out "$ablation"
+        python3 benchmarks/dape_ablation.py fit --checkpoint "$relation" --out "$ablation"
+    fi
     if [ -f "$runs/results.jsonl" ]; then
         cp "$runs/results.jsonl" "$results/data_efficiency.jsonl"
         python3 benchmarks/data_efficiency.py report "$results/data_efficiency.jsonl" --images "$results" | tee "$results/tables.md"
+        python3 benchmarks/dape_ablation.py report "$ablation" --grid "$results/data_efficiency.jsonl" | tee "$results/dape_ablation.md"
     fi
 else
     echo "no data at ${1#*=}: training left out"

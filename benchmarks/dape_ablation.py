@@ -1,0 +1,382 @@
+"""What decides about the switches of DAPE (spec dape.md, "What decides" and "Evidence"). DAPE is a reconstruction from
+the published description, so each part has to show what it brings. AP of every row comes from the grid:
+
+python benchmarks/data_efficiency.py run --data blood_cells=DIR --models ablation --percent 100 --seeds 0 1 2
+
+and the rest from here:
+
+python benchmarks/dape_ablation.py cost [--device cuda] [--size 512 512]    memory and time of a training step
+python benchmarks/dape_ablation.py fit [--checkpoint RUN]                   low-rank factors fitted to a full relation
+python benchmarks/dape_ablation.py spectrum --checkpoint RUN [--data DIR]   rank of a trained relation; AP of the rest
+python benchmarks/dape_ablation.py permute --checkpoint RUN [--data DIR]    AP with learned contents dealt anew
+python benchmarks/dape_ablation.py report docs/results/dape_ablation.jsonl --grid docs/results/data_efficiency.jsonl
+
+Results are lines of `--out`; what is there already is not measured again. RUN is a training folder or a weight file,
+DIR a data folder (default: the data that RUN was trained with).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from data_efficiency import GROUPS, TITLES, VARIANTS, at_quarter, device_name, read, shown, summarise
+from relation_rank import RANKS, TruncatedRelation, centred, energy, fit_errors
+from scipy.stats import t as student
+from torch import Tensor
+from training_cost import training_step
+
+import detrkit
+from detrkit.inference.checkpoints import find_checkpoint
+from detrkit.nn.relation import PositionRelation
+
+BASE = "relation_detr_lite0"
+# The published form of the full relation, which keeps everything for the backward pass: a matter of cost alone.
+UPSTREAM = "upstream"
+
+
+@dataclass(frozen=True)
+class Results:
+    """Rows of a JSON-lines file; a row is known by the part of it that says what was measured."""
+
+    path: Path
+
+    def has(self, what: dict[str, Any]) -> bool:
+        """Whether a row says just this."""
+        return any(what.items() <= row.items() for row in self.rows(what["kind"]))
+
+    def rows(self, kind: str) -> list[dict[str, Any]]:
+        """All rows of a kind."""
+        return [row for row in read(self.path) if row["kind"] == kind]
+
+    def add(self, what: dict[str, Any], **measured: Any) -> None:
+        """Appends a row and prints it."""
+        row = {**what, **measured, "torch": torch.__version__, "detrkit": detrkit.__version__}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+# ------------------------------------------------------------------------------------------------- memory and time
+
+
+def switches(row: str) -> dict[str, Any]:
+    """What a row of the ablation sets on a DAPE preset."""
+    if row in (BASE, UPSTREAM):
+        return {"sampling": "standard", "relation": "full"}
+    return VARIANTS[row][1] if row in VARIANTS else {}
+
+
+def cost(args: argparse.Namespace) -> None:
+    """One training step of every row, each in a fresh process, so that its peak is its own."""
+    results = Results(args.out)
+    setting = {
+        "model": args.model,
+        "options": json.loads(args.options),
+        "size": list(args.size),
+        "objects": args.objects,
+        "device": args.device,
+        "precision": args.precision,
+        "threads": args.threads,
+    }
+    failed = []
+    for row in args.rows:
+        what = {"kind": "cost", "row": row, **setting}
+        if not results.has(what):
+            command = [sys.executable, __file__, "step", json.dumps(what), str(args.repeats), str(args.out)]
+            environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+            if subprocess.run(command, env=environment).returncode:
+                failed.append(row)
+    if failed:
+        sys.exit(f"not measured: {', '.join(failed)}")
+
+
+def step(args: argparse.Namespace) -> None:
+    """One row in this process."""
+    what = json.loads(args.what)
+    torch.manual_seed(0)
+    model: Any = detrkit.create_model(what["model"], **what["options"], **switches(what["row"]))
+    if what["row"] == UPSTREAM:
+        model.decoder.relation.rows = None
+    setting = {key: what[key] for key in ("size", "objects", "device", "precision")}
+    Results(args.out).add(what, **training_step(model, **setting, repeats=args.repeats), hardware=device_name())
+
+
+# ------------------------------------------------------------------------------------------- fit to a full relation
+
+
+def fit(args: argparse.Namespace) -> None:
+    """Low-rank factors against a full relation on random boxes: one of random weights, and a trained one if given."""
+    results = Results(args.out)
+    relations: list[tuple[dict[str, Any], int, PositionRelation]] = []
+    for seed in args.seeds:
+        torch.manual_seed(seed)
+        relations.append(({"relation": "random weights"}, seed, PositionRelation(num_heads=8)))
+        if args.checkpoint is not None:
+            relations.append(({"relation": name_of(args), "weights": digest(args)}, seed, full_relation(opened(args))))
+    for named, seed, full in relations:
+        what = {"kind": "fit", **named, "seed": seed, "boxes": args.boxes}
+        missing = [rank for rank in args.ranks if not results.has({**what, "rank": rank})]
+        for rank, errors in fit_errors(full, missing, args.boxes, seed) if missing else ():
+            results.add({**what, "rank": rank}, **errors)
+
+
+# ------------------------------------------------------------------------------------------------- a trained detector
+
+
+def opened(args: argparse.Namespace) -> Any:
+    """The detector of ``--checkpoint``."""
+    return detrkit.load(find_checkpoint(args.checkpoint))
+
+
+def name_of(args: argparse.Namespace) -> str:
+    """What results call the detector."""
+    return args.name or Path(args.checkpoint).name
+
+
+def digest(args: argparse.Namespace) -> str:
+    """What tells its weights from others of the same name."""
+    return hashlib.sha256(find_checkpoint(args.checkpoint).read_bytes()).hexdigest()[:12]
+
+
+def full_relation(model: Any) -> PositionRelation:
+    """The full position relation of a detector."""
+    relation = getattr(model.decoder, "relation", None)
+    if not isinstance(relation, PositionRelation):
+        sys.exit(f"{model.name} has no full position relation: train one with relation=full, e.g. relation_detr_lite0")
+    return relation
+
+
+def scored(args: argparse.Namespace, change: str, alter: Callable[[Any], None]) -> None:
+    """AP of the detector after a change to it."""
+    data = str(args.checkpoint if args.data is None else args.data)
+    what = {"kind": "change", "name": name_of(args), "weights": digest(args), "data": Path(data).name, "change": change}
+    results = Results(args.out)
+    if not results.has(what):
+        model = opened(args)
+        alter(model)
+        metrics = detrkit.evaluate(model, data, device=args.device)["metrics"]
+        found = {key: metrics[key] for key in ("AP", "AP50", "AP75")}
+        results.add(what, **found, hardware=device_name())
+
+
+def unchanged(model: Any) -> None:
+    """Leaves a detector as it is."""
+
+
+def spectrum(args: argparse.Namespace) -> None:
+    """Singular values of a trained full relation on the boxes its decoder compares, and AP of what is left of it."""
+    data = str(args.checkpoint if args.data is None else args.data)
+    what = {"kind": "spectrum", "name": name_of(args), "weights": digest(args), "data": Path(data).name}
+    what["images"] = args.images
+    results = Results(args.out)
+    seen: list[Tensor] = []
+
+    def watch(model: Any) -> None:
+        wanted = args.images * (len(model.decoder.layers) - 1)
+        look = lambda bias: seen.append(bias.float().cpu()) if len(seen) < wanted else None  # noqa: E731
+        model.decoder.relation = TruncatedRelation(full_relation(model), None, look)
+
+    if not results.has(what):
+        model = opened(args)
+        watch(model)
+        detrkit.evaluate(model, data, device=args.device)
+        whole, inner = [energy(bias) for bias in seen], [energy(centred(bias)) for bias in seen]
+        mean = {
+            name: {rank: statistics.fmean(row[rank] for row in rows) for rank in rows[0]}
+            for name, rows in (("energy", whole), ("energy_centred", inner))
+        }
+        results.add(what, **mean, queries=seen[0].shape[-1], matrices=sum(bias.shape[1] for bias in seen))
+
+    def cut(rank: int) -> Callable[[Any], None]:
+        def alter(model: Any) -> None:
+            model.decoder.relation = TruncatedRelation(full_relation(model), rank)
+
+        return alter
+
+    scored(args, "none", unchanged)
+    for rank in (0, *RANKS):
+        scored(args, f"relation of rank {rank}", cut(rank))
+
+
+def permute(args: argparse.Namespace) -> None:
+    """AP after the learned contents have been dealt to the ranks of the proposals anew."""
+
+    def deal(seed: int) -> Callable[[Any], None]:
+        def alter(model: Any) -> None:
+            if not hasattr(model, "tgt_embed"):
+                sys.exit(f"{model.name} has no learned content of queries (tgt_embed) to permute")
+            weight = model.tgt_embed.weight.data
+            order = torch.randperm(len(weight), generator=torch.Generator().manual_seed(seed))
+            weight.copy_(weight[order].clone())
+
+        return alter
+
+    scored(args, "none", unchanged)
+    for seed in args.seeds:
+        scored(args, f"content permuted, seed {seed}", deal(seed))
+
+
+# ------------------------------------------------------------------------------------------------------------- report
+
+
+def report(args: argparse.Namespace) -> None:
+    """Prints every table for which there are results, as Markdown."""
+    results = Results(args.results)
+    ablation(read(args.grid))
+    key = lambda row: json.dumps([row[x] for x in ("model", "options", "size", "precision", "hardware", "threads")])  # noqa: E731
+    for _, measured in itertools.groupby(sorted(results.rows("cost"), key=key), key=key):
+        cost_table(list(measured))
+    fit_table(results.rows("fit"))
+    for row in results.rows("spectrum"):
+        print(f"\nSpectrum of the relation of {row['name']} on {row['images']} images of {row['data']}:\n")
+        print("| rank | energy | energy, row means taken away |\n|---|---|---|")
+        for rank in row["energy"]:
+            print(f"| {rank} of {row['queries']} | {row['energy'][rank]:.3f} | {row['energy_centred'][rank]:.3f} |")
+    for (name, data), group in grouped(results.rows("change"), "name", "data").items():
+        print(f"\n{name} on {data}, changed after training:\n\n| change | AP | AP50 |\n|---|---|---|")
+        for row in group:
+            print(f"| {row['change']} | {row['AP'] or 0:.3f} | {row['AP50'] or 0:.3f} |")
+
+
+def grouped(rows: list[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """Rows that agree in some keys, in order of first appearance."""
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return found
+
+
+def ablation(rows: list[dict[str, Any]]) -> None:
+    """The rows of the ablation for every data set: AP at the end and at a quarter, and the gain over Relation-DETR."""
+    rows = [row for row in rows if row["model"] in GROUPS["ablation"]]
+    cells = summarise(rows)
+    for data, images in sorted({(row["data"], row["images"]) for row in rows}):
+        print(f"\n**{data}**, {images} images\n")
+        print("| relation, sampling | AP / AP50 | AP at a quarter | AP − Relation-DETR |\n|---|---|---|---|")
+        base = cells.get((data, BASE, images), [])
+        for model in GROUPS["ablation"]:
+            found = cells.get((data, model, images))
+            if found:
+                early = statistics.fmean(at_quarter(row)[1] for row in found)
+                step = at_quarter(found[0])[0]
+                gain = "–" if model == BASE else difference(found, base)
+                print(f"| {TITLES[model]} | {shown(found)} | {early:.3f} (step {step}) | {gain} |")
+
+
+def difference(found: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
+    """Gain in AP over a base in the runs of the same seed, with the 95 % interval of its mean from two seeds on."""
+    of_seed = {(row["seed"], row["iterations"], row["size"]): row["metrics"]["AP"] for row in base}
+    keyed = [((row["seed"], row["iterations"], row["size"]), row["metrics"]["AP"]) for row in found]
+    gains = [ap - of_seed[key] for key, ap in keyed if key in of_seed and None not in (ap, of_seed[key])]
+    if not gains:
+        return "–"
+    mean, count = statistics.fmean(gains), len(gains)
+    if count == 1:
+        return f"{mean:+.3f} (one seed)"
+    half = float(student.ppf(0.975, count - 1)) * statistics.stdev(gains) / math.sqrt(count)
+    return f"{mean:+.3f} ± {half:.3f} (95 %, n = {count})"
+
+
+def cost_table(rows: list[dict[str, Any]]) -> None:
+    """Memory and time of rows measured in one setting."""
+    first, order = rows[0], (UPSTREAM, *GROUPS["ablation"])
+    where = first["hardware"] if first["device"] != "cpu" else f"{first['hardware']}, {first['threads']} thread(s)"
+    queries = " + ".join(f"{count} {name.replace('_', '-')}" for name, count in first["queries"].items())
+    size = " x ".join(map(str, first["size"]))
+    print(f"\n{first['model']}, {size} pixels, {queries} queries, {first['precision']}, {where}\n")
+    peak = "peak of the process" if first["device"] == "cpu" else "peak of the GPU"
+    print(
+        f"| relation, sampling | parameters | kept for backward, MiB | {peak}, MiB | s a step |\n|---|---|---|---|---|"
+    )
+    for row in sorted(rows, key=lambda row: order.index(row["row"])):
+        title = "Relation-DETR, everything kept" if row["row"] == UPSTREAM else TITLES[row["row"]]
+        print(
+            f"| {title} | {row['parameters'] / 1e6:.2f} M | {row['kept_MiB']:,.0f} | {row['peak_MiB']:,.0f} | "
+            f"{row['seconds']:.2f} |"
+        )
+
+
+def fit_table(rows: list[dict[str, Any]]) -> None:
+    """Relative errors by rank, mean over seeds."""
+    for (relation, number), group in grouped(rows, "relation", "boxes").items():
+        seeds = len({row["seed"] for row in group})
+        print(f"\nFit to a full relation ({relation}), {number} random boxes, mean of {seeds} draws:\n")
+        print("| rank | least error of any factors | ours, boxes fitted | ours, other boxes | energy of the relation |")
+        print("|---|---|---|---|---|")
+        for (rank,), found in sorted(grouped(group, "rank").items()):
+            mean = {
+                key: statistics.fmean(row[key] for row in found)
+                for key in ("least_error", "error", "error_unseen", "energy", "energy_centred")
+            }
+            print(
+                f"| {rank} | {mean['least_error']:.3f} | {mean['error']:.3f} | {mean['error_unseen']:.3f} | "
+                f"{mean['energy']:.3f} ({mean['energy_centred']:.3f} without row means) |"
+            )
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    out = argparse.ArgumentParser(add_help=False)
+    out.add_argument("--out", type=Path, default=Path("runs/dape_ablation.jsonl"))
+    trained = argparse.ArgumentParser(add_help=False)
+    trained.add_argument("--checkpoint", required=True)
+    trained.add_argument("--name", help="what results call it; default: the name of its folder or file")
+    trained.add_argument("--data", help="default: what it was trained with")
+    trained.add_argument("--device", default="auto")
+
+    one = commands.add_parser("cost", parents=[out], help="memory and time of a training step")
+    rows = [UPSTREAM, *GROUPS["ablation"]]
+    one.add_argument("--rows", nargs="+", default=rows, choices=rows, metavar="ROW")
+    one.add_argument("--model", default="dape_r50")
+    one.add_argument("--options", default="{}", help="of the model, as JSON")
+    one.add_argument("--size", type=int, nargs=2, default=(512, 512), metavar=("HEIGHT", "WIDTH"))
+    one.add_argument("--objects", type=int, default=20)
+    one.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    one.add_argument("--device", default="cpu")
+    one.add_argument("--threads", type=int, default=1)
+    one.add_argument("--repeats", type=int, default=3)
+    one.set_defaults(act=cost)
+    one = commands.add_parser("step", help="used by cost")
+    one.add_argument("what")
+    one.add_argument("repeats", type=int)
+    one.add_argument("out", type=Path)
+    one.set_defaults(act=step)
+    one = commands.add_parser("fit", parents=[out], help="low-rank factors fitted to a full relation")
+    one.add_argument("--checkpoint")
+    one.add_argument("--name")
+    one.add_argument("--ranks", type=int, nargs="+", default=list(RANKS))
+    one.add_argument("--boxes", type=int, default=900)
+    one.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    one.set_defaults(act=fit)
+    one = commands.add_parser("spectrum", parents=[out, trained], help="rank of a trained full relation")
+    one.add_argument("--images", type=int, default=10, help="of which singular values are taken")
+    one.set_defaults(act=spectrum)
+    one = commands.add_parser("permute", parents=[out, trained], help="AP after permuting the learned content")
+    one.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    one.set_defaults(act=permute)
+    one = commands.add_parser("report", help="tables")
+    one.add_argument("results", type=Path)
+    one.add_argument("--grid", type=Path, default=Path("docs/results/data_efficiency.jsonl"))
+    one.set_defaults(act=report)
+    args = parser.parse_args()
+    args.act(args)
+
+
+if __name__ == "__main__":
+    main()

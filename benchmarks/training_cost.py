@@ -1,0 +1,69 @@
+"""What a training step costs: seconds, peak memory, and what autograd keeps between forward and backward."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from relation import boxes, kept
+from torch import Tensor
+
+from detrkit.losses import build_criterion
+from detrkit.structures import Target
+
+MIB = 2**20
+
+
+def training_step(
+    model: Any, *, size: tuple[int, int], objects: int, device: str, precision: str, repeats: int
+) -> dict[str, Any]:
+    """Forward, losses, backward and update on one random image of (height, width) pixels with so many objects.
+
+    The peak is what the GPU held at most, or on a CPU the largest resident set of this process so far, PyTorch
+    included. A process has one such peak: measure one model in each.
+    """
+    cuda = device.startswith("cuda")
+    model = model.to(device).train()
+    criterion = build_criterion(model.config)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    labels = torch.randint(0, model.config.num_classes, (objects,))
+    targets = criterion.prepare([Target(labels=labels, boxes=boxes(objects, "cpu", 0)[0]).to(device)])
+    images = torch.randn(1, 3, *size, device=device)
+    queries: dict[str, int] = {}
+
+    def forward() -> Tensor:
+        bf16 = torch.autocast(device.split(":")[0], torch.bfloat16) if precision == "bf16" else nullcontext()
+        with bf16:
+            out = model(images, None, targets)
+        queries["matching"] = out.logits.shape[2]
+        queries.update({name: group.logits.shape[2] for name, group in out.groups.items() if "encoder" not in name})
+        total: Tensor = criterion(out, targets).total
+        if not torch.isfinite(total):
+            raise RuntimeError(f"the loss is {float(total)}")
+        return total
+
+    times = []
+    for _ in range(repeats + 1):  # the first is not counted: the optimizer's state is made in it
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        forward().backward()
+        optimizer.step()
+        if cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    optimizer.zero_grad()
+    _, held = kept(forward)
+    return {
+        "queries": queries,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "kept_MiB": held / MIB,
+        "peak_MiB": peak / MIB,
+        "seconds": statistics.median(times[1:]),
+        "repeats": repeats,
+        "threads": torch.get_num_threads(),
+    }
