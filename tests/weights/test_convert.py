@@ -145,8 +145,9 @@ def test_catalogue_entries_are_whole(name: str) -> None:
     assert item.name == name
     assert item.licence == "Apache-2.0"
     assert item.source.startswith("https://github.com/")
-    assert item.ap is not None
-    assert 5 < item.ap < 60
+    if item.data != "Objects365":  # whose AP is not published
+        assert item.ap is not None
+        assert 5 < item.ap < 65
     assert (item.address is None) != (item.page is None)
     if item.address is not None:
         assert item.file is not None
@@ -158,7 +159,8 @@ def test_catalogue_entries_are_whole(name: str) -> None:
         assert item.mib == round(item.size / 2**20)
     if item.model is not None:
         config = on_meta(item.model, **item.options).config
-        assert config.num_classes == {"COCO": 91, "Cityscapes": 9}[item.data]
+        # the files of other data sets say themselves how many classes they have
+        assert config.num_classes == {"COCO": 91, "Cityscapes": 9}.get(item.data, 91)
         assert item.family == entry(item.model).family
         assert "detrkit weights pull" in item.how_to_get
     else:
@@ -167,7 +169,7 @@ def test_catalogue_entries_are_whole(name: str) -> None:
 
 def test_the_issue_is_covered() -> None:
     """The zoos of DETR, Conditional DETR, Deformable DETR and DINO, both DE-DETR repositories on both data sets, the
-    Relation-DETR repository's "++"."""
+    releases of Relation-DETR with its "++" and of Salience-DETR."""
     sources: dict[str, int] = {}
     for item in CATALOGUE.values():
         sources[item.source.rpartition("/")[2]] = sources.get(item.source.rpartition("/")[2], 0) + 1
@@ -178,7 +180,8 @@ def test_the_issue_is_covered() -> None:
         "DE-CondDETR": 6,
         "Deformable-DETR": 5,
         "DINO": 10,
-        "Relation-DETR": 3,
+        "Relation-DETR": 10,
+        "Salience-DETR": 5,
     }
     assert sum(item.model is None for item in CATALOGUE.values()) == 3
     with pytest.raises(CheckpointError, match=r"no published checkpoint called 'detr_r5'.*Did you mean 'detr_r50'"):

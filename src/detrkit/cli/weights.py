@@ -43,7 +43,8 @@ def list_command(as_json: JsonFlag = False) -> None:
             how = "no"
         elif pulled_path(item.name).is_file():
             how = "here"
-        table.add_row(item.name, item.data, str(item.epochs or "-"), f"{item.ap:.1f}", str(item.mib or "-"), how)
+        ap = "-" if item.ap is None else f"{item.ap:.1f}"
+        table.add_row(item.name, item.data, str(item.epochs or "-"), ap, str(item.mib or "-"), how)
     stdout().print(table)
     stdout().print("AP of boxes as published. 'detrkit weights pull NAME' fetches a file, or says where it is.")
     stdout().print("no: it has a mask head, and masks are not supported yet.")

@@ -207,31 +207,102 @@ _DINO = tuple(
 )
 
 
-def _relation(model: str, release: str, config: str, ap: float) -> OfficialFile:
-    """A release file of the Relation-DETR repository, trained for 12 epochs."""
-    file = f"{config}_coco_1x.pth"
+def _release(
+    repository: str, model: str, file: str, ap: float | None, epochs: int, name: str, **more: Any
+) -> OfficialFile:
+    """A release file (release/name.pth) of the Relation- and Salience-DETR repositories; called like its recipe."""
+    values: dict[str, Any] = {"data": "COCO", "note": "no hash is published", **more}
     return OfficialFile(
-        name=model,
+        name=name,
         model=model,
-        data="COCO",
-        epochs=12,
+        epochs=epochs,
         ap=ap,
-        source=f"{_GITHUB}/xiuqhou/Relation-DETR",
-        address=f"{_GITHUB}/xiuqhou/Relation-DETR/releases/download/{release}/{file}",
-        file=file,
-        note="no hash is published",
+        source=f"{_GITHUB}/xiuqhou/{repository}",
+        address=f"{_GITHUB}/xiuqhou/{repository}/releases/download/{file}",
+        file=file.rpartition("/")[2],
+        **values,
     )
 
 
-# xiuqhou/Relation-DETR README.md (commit 0c16451), "Other DETR variants". There is no file of Deformable-DETR++.
-_PLUS_PLUS = (
-    _relation("dab_deformable_detr_pp_r50", "v1.0.1", "dab_def_detr_pp_resnet50_800_1333", 48.3),
-    _relation("dn_deformable_detr_pp_r50", "v1.0.1", "dn_def_detr_pp_resnet50_800_1333", 47.3),
-    _relation("dino_pp_r50", "v1.0.1", "dino_pp_resnet50_800_1333", 50.1),
+# xiuqhou/Relation-DETR README.md (commit 0c16451), "Model ZOO" and "Other DETR variants". There is no file of
+# Deformable-DETR++. How many classes the files of other data sets have stands in themselves.
+_RELATION = (
+    *(
+        _release("Relation-DETR", model, f"v1.0.1/{config}_resnet50_800_1333_coco_1x.pth", ap, 12, model)
+        for model, config, ap in (
+            ("dab_deformable_detr_pp_r50", "dab_def_detr_pp", 48.3),
+            ("dn_deformable_detr_pp_r50", "dn_def_detr_pp", 47.3),
+            ("dino_pp_r50", "dino_pp", 50.1),
+        )
+    ),
+    *(
+        _release(
+            "Relation-DETR",
+            f"relation_detr_{ours}",
+            f"v1.0.0/relation_detr_{theirs}_800_1333_coco_{epochs // 12}x.pth",
+            ap,
+            epochs,
+            f"relation_detr_{ours}_coco_{epochs}ep",
+        )
+        for ours, theirs, epochs, ap in (
+            ("r50", "resnet50", 12, 51.7),
+            ("r50", "resnet50", 24, 52.1),
+            ("swin_l", "swin_l", 12, 57.8),
+            ("swin_l", "swin_l", 24, 58.1),
+        )
+    ),
+    _release(
+        "Relation-DETR",
+        "relation_detr_focalnet_l",
+        "v1.0.0/relation_detr_focalnet_large_lrf_fl4_1200_2000_o365_4e-coco_2x.pth",
+        63.5,
+        24,
+        "relation_detr_focalnet_l_1200_2000_coco_24ep",
+        options={"denoising_queries": 1000, "eval_short_side": 1200, "eval_max_side": 2000},
+        note="no hash is published; after 4 epochs on Objects365",
+    ),
+    _release(
+        "Relation-DETR",
+        "relation_detr_focalnet_l",
+        "v1.0.0/relation_detr_focalnet_large_lrf_fl4_800_1333_o365_4e.pth",
+        None,
+        4,
+        "relation_detr_focalnet_l_objects365_4ep",
+        data="Objects365",
+        note="neither AP nor hash is published",
+    ),
+    _release(
+        "Relation-DETR",
+        "relation_detr_r50",
+        "v1.0.0/relation_detr_resnet50_800_1333_sa_det_100k_1x.pth",
+        45.0,
+        12,
+        "relation_detr_r50_sa_det_100k_12ep",
+        data="SA-Det-100k",
+    ),
+)
+
+# xiuqhou/Salience-DETR README.md (commit 0812780), "Model Zoo".
+_SALIENCE = tuple(
+    _release(
+        "Salience-DETR",
+        f"salience_detr_{ours}",
+        f"v1.0.0/salience_detr_{theirs}_800_1333_coco_{epochs // 12}x.pth",
+        ap,
+        epochs,
+        f"salience_detr_{ours}_coco_{epochs}ep",
+    )
+    for ours, theirs, epochs, ap in (
+        ("r50", "resnet50", 12, 50.0),
+        ("r50", "resnet50", 24, 51.2),
+        ("convnext_l", "convnext_l", 12, 54.2),
+        ("swin_l", "swin_l", 12, 56.5),
+        ("focalnet_l", "focalnet_large_lrf", 12, 57.3),
+    )
 )
 
 CATALOGUE: Mapping[str, OfficialFile] = {
-    item.name: item for item in (*_DETR, *_CONDITIONAL, *_DE_DETRS, *_DEFORMABLE, *_DINO, *_PLUS_PLUS)
+    item.name: item for item in (*_DETR, *_CONDITIONAL, *_DE_DETRS, *_DEFORMABLE, *_DINO, *_RELATION, *_SALIENCE)
 }
 
 

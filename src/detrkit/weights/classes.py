@@ -7,10 +7,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from detrkit.errors import CheckpointError
 from detrkit.structures import Categories, Category
 
-__all__ = ["CITYSCAPES_CATEGORIES", "COCO_CATEGORIES", "guess_categories", "read_classes"]
+__all__ = [
+    "CITYSCAPES_CATEGORIES",
+    "CLASS_NAMES",
+    "COCO_CATEGORIES",
+    "decode_names",
+    "encode_names",
+    "guess_categories",
+    "read_classes",
+]
+
+CLASS_NAMES = "_classes_"
+"""The tensor in which files of the Relation-DETR repository keep class names (spec relation_family.md F)."""
+_UNUSED, _END = "none", -1
 
 _COCO_UNUSED = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 _COCO_NAMES = """
@@ -40,11 +55,38 @@ CITYSCAPES_CATEGORIES = _slots(_CITYSCAPES_NAMES, 9, {0})
 _KNOWN = {"coco": COCO_CATEGORIES, "cityscapes": CITYSCAPES_CATEGORIES}
 
 
-def guess_categories(slots: int, arguments: Mapping[str, Any] | None = None) -> Categories | None:
+def encode_names(categories: Categories) -> Tensor:
+    """Names in label order as character codes, each followed by -1 (int64, one dimension); unused slots are "none"."""
+    names = [_UNUSED if name is None else name for name in categories.names]
+    return torch.tensor([code for name in names for code in (*map(ord, name), _END)], dtype=torch.int64)
+
+
+def decode_names(codes: Tensor, slots: int) -> Categories | None:
+    """What :func:`encode_names` wrote, for a model with so many slots: label = id, slots without a name are unused.
+
+    None where the tensor is no list of names, or of more than there are slots.
+    """
+    values = codes.flatten().tolist()
+    if codes.is_floating_point() or values[-1:] != [_END] or not all(_END <= value <= 0x10FFFF for value in values):
+        return None
+    names = "".join("\0" if value == _END else chr(value) for value in values).split("\0")[:-1]
+    if len(names) > slots:
+        return None
+    names += [_UNUSED] * (slots - len(names))
+    return Categories(Category(label, None if name == _UNUSED else name) for label, name in enumerate(names))
+
+
+def guess_categories(
+    slots: int, arguments: Mapping[str, Any] | None = None, state: Mapping[str, Tensor] | None = None
+) -> Categories | None:
     """The classes of an official checkpoint with so many slots; None where nothing tells.
 
-    arguments: the training arguments in the file, if any; their ``dataset_file`` must not contradict.
+    arguments: the training arguments in the file, if any; their ``dataset_file`` must not contradict · state: its
+    tensors, among which may be the class names.
     """
+    told = decode_names(state[CLASS_NAMES], slots) if state is not None and CLASS_NAMES in state else None
+    if told is not None:
+        return told
     trained_on = str((arguments or {}).get("dataset_file", ""))
     for name, categories in _KNOWN.items():
         if len(categories) == slots and (not trained_on or trained_on.startswith(name)):

@@ -27,7 +27,7 @@ __all__ = ["Opened", "open_checkpoint", "open_official", "save_official"]
 
 @dataclass(frozen=True)
 class Opened:
-    """An official checkpoint as one of our models, and how it was recognised. The model has no classes yet.
+    """An official checkpoint as one of our models (with classes if the file names them), and how it was recognised.
 
     categories: what its class slots probably are, None where nothing tells.
     """
@@ -73,7 +73,8 @@ def open_official(path: str | Path, *, name: str | None = None, options: Mapping
         load_official(model, contents.state)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return Opened(model.eval(), found, guess_categories(model.config.num_classes, contents.arguments))
+    categories = guess_categories(model.config.num_classes, contents.arguments, contents.state)
+    return Opened(model.eval(), found, categories)
 
 
 def _refuse_masks(path: str | Path, contents: Contents) -> None:

@@ -88,7 +88,8 @@ def _official(path: Path) -> Inspection:
     contents = read_contents(path)
     found = match(contents.state, arguments=contents.arguments, file=path)
     model = on_meta(found.name, **found.options)
-    categories = guess_categories(model.config.num_classes, contents.arguments) if found.fits else None
+    classes = model.config.num_classes
+    categories = guess_categories(classes, contents.arguments, contents.state) if found.fits else None
     return Inspection(
         path=str(path),
         kind="official" if found.fits else "unknown",

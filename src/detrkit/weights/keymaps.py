@@ -13,7 +13,7 @@ from detrkit.models.detector import Detector
 from detrkit.nn.backbone import Backbone
 from detrkit.weights.backbone_layouts import AUTHORS_BACKBONES, RELATION_BACKBONES, BackboneLayout
 
-__all__ = ["KEYMAPS", "KeyMap", "backbone_layout", "official_names"]
+__all__ = ["KEYMAPS", "KeyMap", "backbone_layout", "keeps_class_names", "official_names"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,11 @@ class KeyMap:
 
     rules: tuple[tuple[str, tuple[str, ...]], ...]
     backbones: Mapping[str, BackboneLayout] = field(default_factory=lambda: AUTHORS_BACKBONES)
+
+    @property
+    def keeps_class_names(self) -> bool:
+        """Whether files of this layout hold the names of the classes: those of the Relation-DETR repository do."""
+        return self.backbones is RELATION_BACKBONES
 
     def official(self, key: str, layers: int, backbone: BackboneLayout) -> list[str]:
         """Every official name of our tensor ``key``; the first is the one to write gradients and errors under."""
@@ -189,6 +194,11 @@ def _keymap(model: Detector) -> KeyMap:
     elif not getattr(model.config, "shared_heads", True):
         variant += "_own_heads"
     return KEYMAPS.get(variant) or KEYMAPS[family]
+
+
+def keeps_class_names(model: Detector) -> bool:
+    """Whether official files of a model hold the names of the classes."""
+    return _keymap(model).keeps_class_names
 
 
 def backbone_layout(model: Detector) -> BackboneLayout:

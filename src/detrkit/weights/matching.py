@@ -268,6 +268,7 @@ def _facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "ffn_dim": _rows(state, r"transformer\.encoder\.layers\.0\.linear1\.bias"),
         "class_rows": _rows(state, r"class_embed\.(0\.)?bias|transformer\.decoder\.class_head\.0\.bias"),
         "query_rows": _rows(state, r"(query_embed|transformer\.tgt_embed)\.weight"),
+        "one_to_many_queries": _rows(state, r"transformer\.hybrid_tgt_embed\.weight"),
     }
     return {key: value for key, value in facts.items() if value is not None}
 

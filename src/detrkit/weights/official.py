@@ -12,16 +12,17 @@ from torch import Tensor, nn
 from detrkit.errors import CheckpointError
 from detrkit.models.detector import Detector
 from detrkit.weights.checkpoint import is_ours, read_info
+from detrkit.weights.classes import CLASS_NAMES, decode_names, encode_names
 from detrkit.weights.keydiff import IGNORED, KeyDiff, Mismatch, compare
-from detrkit.weights.keymaps import backbone_layout, official_names
+from detrkit.weights.keymaps import backbone_layout, keeps_class_names, official_names
 from detrkit.weights.matching import match
 from detrkit.weights.reading import read_contents
 
 __all__ = ["OfficialLoadReport", "load_official", "official_names", "to_official"]
 
 # What another class or query count may change, and only on request.
-_CLASS_HEADS = ("class_embed.", "enc_class_embed.", "denoising.label_encoder.")
-_QUERIES = ("query_embed.", "tgt_embed.", "refpoint_embed.")
+_CLASS_HEADS = ("class_embed.", "enc_class_embed.", "one_to_many_class_embed.", "denoising.label_encoder.")
+_QUERIES = ("query_embed.", "tgt_embed.", "refpoint_embed.", "one_to_many_embed.")
 
 
 @dataclass
@@ -74,7 +75,8 @@ def load_official(
 ) -> OfficialLoadReport:
     """Loads an official state dict, or one of our checkpoints, into one of our models.
 
-    Aliases (several names of one tensor) are accepted and must be equal; leftovers of profilers are ignored.
+    Aliases (several names of one tensor) are accepted and must be equal; leftovers of profilers are ignored. A model
+    without class names takes those that the file holds (files of the Relation-DETR repository do).
 
     Args:
         model: from :func:`detrkit.create_model`.
@@ -111,6 +113,8 @@ def load_official(
     report = OfficialLoadReport(ignored=[key for key in given if key.endswith(IGNORED)])
     for key, accepted in names.items():
         present = [name for name in accepted if name in given]
+        if not present:  # no weight: the model's own value stays
+            continue
         value = given[present[0]]
         for alias in present[1:]:
             if not torch.equal(given[alias], value):
@@ -126,6 +130,8 @@ def load_official(
             own[key] = value.to(own[key].dtype).reshape(own[key].shape)
             report.loaded += 1
     model.load_state_dict(own)
+    if model.categories is None and report.classes is None and CLASS_NAMES in given:
+        model.categories = decode_names(given[CLASS_NAMES], model.config.num_classes)
     return report
 
 
@@ -139,7 +145,7 @@ def _operate(change: Mismatch, own: Tensor, given: Tensor, report: OfficialLoadR
     # rows are group by group (Group DETR, spec D1): what both have of groups, and of the queries in each
     theirs, ours = (rows.unflatten(0, (groups, -1)) for rows, groups in zip((given, own), report.groups, strict=True))
     groups, queries = min(len(theirs), len(ours)), min(theirs.shape[1], ours.shape[1])
-    if theirs.shape[1] != ours.shape[1]:
+    if theirs.shape[1] != ours.shape[1] and not change.key.startswith("one_to_many"):
         report.queries = (theirs.shape[1], ours.shape[1])
     result = ours.clone()
     result[:groups, :queries] = theirs[:groups, :queries]
@@ -163,10 +169,16 @@ def _advice(path: Path | None, given: Mapping[str, Tensor], diff: KeyDiff) -> st
 
 
 def to_official(model: nn.Module) -> dict[str, Tensor]:
-    """The model's weights under their official names, aliases included, so that official loaders accept them."""
+    """The model's weights under their official names, aliases included, so that official loaders accept them.
+
+    Where official files hold class names (those of the Relation-DETR repository do) and the model has any, they too.
+    """
     if not isinstance(model, Detector):
         raise TypeError(f"to_official needs a detrkit model, got {type(model).__name__}")
     layout = backbone_layout(model)
     state = model.state_dict() | layout.constants_of(model)
     names = official_names(model, state)
-    return {name: layout.shaped(name, state[key]) for key in names for name in names[key]}
+    official = {name: layout.shaped(name, state[key]) for key in names for name in names[key]}
+    if model.categories is not None and keeps_class_names(model):
+        official[CLASS_NAMES] = encode_names(model.categories)
+    return official

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detrkit.errors import CheckpointError
-from detrkit.models import create_model
 from detrkit.weights.catalogue import OfficialFile, find_official
 from detrkit.weights.checkpoint import read_info, save
-from detrkit.weights.classes import guess_categories
+from detrkit.weights.convert import open_official
 from detrkit.weights.download import Progress, cache_dir, cached, check_file, download, fetch, is_url
-from detrkit.weights.official import load_official
 
 __all__ = ["Pulled", "pull", "pulled_path"]
 
@@ -54,9 +52,8 @@ def pull(
         return Pulled(item, target, None)
     file = _obtain(item, source, progress)
     digest = check_file(file, sha256=item.sha256, size=item.size)
-    model = create_model(item.model, **item.options)
-    load_official(model, file)
-    model.categories = guess_categories(model.config.num_classes)
+    opened = open_official(file, name=item.model, options=item.options)
+    model, model.categories = opened.model, opened.categories
     extra = {"official": {"name": name, "source": item.source, "file": file.name, "sha256": digest, "AP": item.ap}}
     return Pulled(item, save(model, target, extra=extra), file)
 
