@@ -74,6 +74,7 @@ TITLES = {
     "deformable_detr_lite0": "Deformable DETR",
     "dino_lite0": "DINO",
     "relation_detr_lite0": "Relation-DETR",
+    "salience_detr_lite0": "Salience-DETR",
     "dape_lite0": "DAPE",
     "walk1_single_scale": "− multi-scale",
     "walk2_no_refinement": "− box refinement",
