@@ -68,11 +68,14 @@ class SalienceFilter(nn.Module):
             start += sizes[level]
         chosen = torch.cat(index, dim=1).gather(1, torch.cat(best, dim=1).argsort(dim=1, descending=True))
         own = wanted.sum(1, keepdim=True)
-        return [self._focus(chosen, own, ratio) for ratio in self.layer_filter_ratio]
+        lengths = (chosen.shape[1] * self.layer_filter_ratio).long().clamp(min=1).tolist()
+        return [
+            self._focus(chosen[:, :length], own, ratio)
+            for length, ratio in zip(lengths, self.layer_filter_ratio, strict=True)
+        ]
 
-    def _focus(self, chosen: Tensor, own: Tensor, ratio: Tensor) -> Focus:
-        """The best of all ``chosen`` (B, N), of which (B, 1) are an image's own."""
-        index = chosen[:, : max(1, int(chosen.shape[1] * ratio))]
+    def _focus(self, index: Tensor, own: Tensor, ratio: Tensor) -> Focus:
+        """What a layer makes of its tokens (B, n), where (B, 1) of all that were chosen are an image's own."""
         rank = torch.arange(index.shape[1], device=index.device)
         if self.mask_padding:
             kept = rank < (own * ratio).long().clamp(min=1)
