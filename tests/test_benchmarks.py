@@ -1,18 +1,24 @@
-"""The benchmark of AP against training images: its grid is trainable, its report says what the results say."""
+"""Benchmarks: grids are trainable, measurements measure what they say, reports say what the results say."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
 import json
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+import detrkit
 from detrkit.config import load_recipe
-from detrkit.models import create_model
+from detrkit.models import create_model, model_config
+from detrkit.nn.relation import LowRankRelation, PositionRelation
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -98,3 +104,215 @@ def test_the_figures_in_the_documentation_are_the_recorded_ones(
         assert line in page
     for picture in tmp_path.glob("*.svg"):
         assert (ROOT / "docs" / "images" / picture.name).read_text() == picture.read_text()
+
+
+# ------------------------------------------------------------------------------------------------ the ablation of DAPE
+
+
+@pytest.fixture(scope="module")
+def dape(benchmark: ModuleType) -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        yield importlib.import_module("dape_ablation")
+
+
+TINY = {
+    "backbone": "test_resnet",
+    "num_classes": 3,
+    "num_queries": 150,
+    "one_to_many_queries": 10,
+    "hidden_dim": 32,
+    "num_heads": 4,
+    "encoder_layers": 1,
+    "decoder_layers": 3,
+    "ffn_dim": 32,
+    "eval_short_side": 96,
+}
+
+
+def test_rows_of_the_ablation_differ_in_their_switches_only(benchmark: ModuleType) -> None:
+    seen = {}
+    for row in benchmark.GROUPS["ablation"]:
+        name, switches = benchmark.VARIANTS.get(row, (row, {}))
+        seen[row] = asdict(model_config(name, **switches))
+    base = {**seen.pop("relation_detr_lite0"), "relation": "full", "sampling": "standard"}
+    plain = {"code_rank": 16, "query_content": "static", "position_in_value": False}
+    assert asdict(model_config("dape_lite0", sampling="standard", relation="full")) == {**base, **plain}
+    free = {"relation", "relation_rank", "sampling", "query_content", "position_in_value"}
+    found = [tuple(config[key] for key in sorted(free)) for config in seen.values()]
+    assert len(set(found)) == len(found) == 9
+    for row, config in seen.items():
+        assert {key: value for key, value in config.items() if key not in free} == {
+            key: value for key, value in {**base, **plain}.items() if key not in free
+        }, row
+
+
+def test_low_rank_factors_come_nearer_to_a_full_relation_with_rank(dape: ModuleType) -> None:
+    torch.manual_seed(0)
+    rows = dict(dape.fit_errors(PositionRelation(num_heads=2), [1, 4, 16], 80, seed=0))
+    errors = [rows[rank]["error"] for rank in (1, 4, 16)]
+    assert errors[0] > errors[1] + 0.01 > errors[2] + 0.02
+    for row in rows.values():
+        assert row["least_error"] <= row["error"] < 1.0
+        assert row["least_error"] ** 2 == pytest.approx(1 - row["energy_centred"], abs=0.05)  # heads of like size
+        assert row["error_unseen"] < 1.2
+
+
+@torch.no_grad()
+def test_the_fit_finds_the_factors_of_a_relation_that_has_some(dape: ModuleType) -> None:
+    torch.manual_seed(0)
+    relation = LowRankRelation(num_heads=2, rank=3)
+    torch.nn.init.normal_(relation.target_proj.weight)
+    rank = importlib.import_module("relation_rank")
+    own, others = rank.layer_boxes(120, 0), rank.layer_boxes(120, 1)
+    again = rank.fitted(relation(*own), *own, 3)
+    torch.testing.assert_close(again(*others), relation(*others), rtol=0.0, atol=0.02 * float(relation(*others).std()))
+
+
+def test_what_is_left_of_a_relation_has_the_rank_asked_for(dape: ModuleType) -> None:
+    torch.manual_seed(0)
+    rank = importlib.import_module("relation_rank")
+    bias = torch.randn(2, 3, 12, 12)
+    shares = rank.energy(bias, (0, 5, 12))
+    assert shares["0"] == 0.0
+    assert shares["12"] == pytest.approx(1.0)
+    left = rank.truncated(bias, 5)
+    assert (torch.linalg.matrix_rank(left, rtol=1e-4) == 5).all()
+    lost = ((bias - left).square().sum((-1, -2)) / bias.square().sum((-1, -2))).mean()
+    assert 1 - shares["5"] == pytest.approx(float(lost), abs=1e-5)
+    torch.testing.assert_close(rank.truncated(bias, 12), bias)
+    assert not rank.truncated(bias, 0).any()
+
+
+def results(path: Path, kind: str) -> list[dict[str, Any]]:
+    return [row for row in map(json.loads, path.read_text().splitlines()) if row["kind"] == kind]
+
+
+def test_cost_is_measured_once_for_every_row_and_reported(
+    dape: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = []
+
+    def here(command: list[str], env: dict[str, str]) -> Any:
+        calls.append(command)
+        dape.step(argparse.Namespace(what=command[3], repeats=int(command[4]), out=Path(command[5])))
+        return argparse.Namespace(returncode=0)
+
+    monkeypatch.setattr(dape.subprocess, "run", here)
+    rows = [dape.UPSTREAM, "relation_detr_lite0", "dape_rank16", "dape_lite0"]
+    setting = {"model": "dape_r50", "options": json.dumps(TINY), "size": (128, 128), "objects": 2, "device": "cpu"}
+    args = argparse.Namespace(
+        **setting, precision="fp32", threads=1, repeats=1, rows=rows, out=tmp_path / "results.jsonl"
+    )
+    dape.cost(args)
+    dape.cost(args)
+    assert len(calls) == 4
+    upstream, full, low, both = (row["kept_MiB"] for row in results(args.out, "cost"))
+    assert upstream > full + 10  # two layers of 64 features for 350 x 350 pairs
+    assert low < upstream
+    assert both > low  # codes are carried along
+    assert {row["queries"]["matching"] for row in results(args.out, "cost")} == {150}
+    dape.report(argparse.Namespace(results=args.out, grid=tmp_path / "none.jsonl"))
+    printed = capsys.readouterr().out
+    assert "150 matching" in printed
+    assert f"| {upstream:,.0f} |" in printed
+
+
+def blood(folder: Path) -> Path:
+    """Two images with a box each, in the three classes of TINY."""
+    (folder / "annotations").mkdir(parents=True)
+    for split in ("train", "val"):
+        (folder / "images" / split).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (120, 96), (40 * number, 90, 200)).save(folder / "images" / split / f"{number}.png")
+        images = [{"id": number, "file_name": f"{number}.png", "width": 120, "height": 96} for number in range(2)]
+        boxes = [
+            {
+                "id": number + 1,
+                "image_id": number,
+                "category_id": 1,
+                "bbox": [10, 10, 40, 40],
+                "area": 1600,
+                "iscrowd": 0,
+            }
+            for number in range(2)
+        ]
+        content = {
+            "images": images,
+            "annotations": boxes,
+            "categories": [{"id": number + 1, "name": f"class{number}"} for number in range(3)],
+        }
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_a_trained_relation_is_cut_and_content_permuted_without_a_second_evaluation(
+    dape: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    model = create_model("relation_detr_r50", **TINY)
+    checkpoint = detrkit.save(model, tmp_path / "tiny.safetensors")
+    given: dict[str, Any] = {"checkpoint": str(checkpoint), "name": None, "data": str(blood(tmp_path / "data"))}
+    out = tmp_path / "results.jsonl"
+    seen: list[torch.Tensor] = []
+    evaluate = detrkit.evaluate
+
+    def watched(model: Any, *args: Any, **options: Any) -> Any:
+        with torch.no_grad():
+            torch.manual_seed(1)
+            seen.append(model.eval()(torch.randn(1, 3, 96, 120)).logits[-1])  # box heads start alike
+        return evaluate(model, *args, **options)
+
+    monkeypatch.setattr(detrkit, "evaluate", watched)
+    for _ in range(2):
+        dape.spectrum(argparse.Namespace(**given, device="cpu", images=1, out=out))
+        dape.permute(argparse.Namespace(**given, device="cpu", seeds=[0], out=out))
+    looked, whole, none, *cut, dealt = seen  # nothing twice
+    assert torch.equal(looked, whole)
+    assert len(cut) == 4
+    distances = [float((logits - whole).abs().max()) for logits in (none, *cut)]
+    assert distances[0] > distances[-1]  # 128 of 150
+    assert not torch.equal(dealt, whole)
+    (row,) = results(out, "spectrum")
+    assert row["queries"] == 150
+    assert row["matrices"] == 2 * TINY["num_heads"]
+    shares = list(row["energy_centred"].values())
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < shares[-1] <= 1
+    assert [row["change"] for row in results(out, "change")] == [
+        "none",
+        *(f"relation of rank {rank}" for rank in (0, 4, 16, 64, 128)),
+        "content permuted, seed 0",
+    ]
+    dape.report(argparse.Namespace(results=out, grid=tmp_path / "none.jsonl"))
+    (row,) = (row for row in results(out, "change") if row["change"] == "relation of rank 16")
+    assert f"| relation of rank 16 | {row['AP']:.3f} | {row['AP50']:.3f} |" in capsys.readouterr().out
+
+
+def test_the_ablation_compares_runs_of_the_same_seed(
+    dape: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = []
+    for model, aps in (("relation_detr_lite0", (0.1, 0.3)), ("dape_lite0", (0.2, 0.42)), ("dape_rank64", (0.5,))):
+        for seed, ap in enumerate(aps):
+            curve = [[2, ap / 2], [5, 0.9 * ap], [9, ap]]
+            lines.append(json.dumps({**json.loads(row(model, seed, ap)), "curve": curve}))
+    (tmp_path / "grid.jsonl").write_text("\n".join(lines))
+    dape.report(argparse.Namespace(results=tmp_path / "none.jsonl", grid=tmp_path / "grid.jsonl"))
+    printed = capsys.readouterr().out
+    # gains 0.10 and 0.12: mean 0.11, standard error 0.01, Student's t of one degree of freedom 12.706
+    assert "| 0.155 (step 2) | +0.110 ± 0.127 (95 %, n = 2) |" in printed
+    assert "| 0.250 (step 2) | +0.400 (one seed) |" in printed
+    assert "| Relation-DETR | 0.200 ± 0.141 / 0.200 ± 0.141 (n = 2) | 0.100 (step 2) | – |" in printed
+
+
+def test_the_tables_of_the_ablation_in_the_documentation_are_the_recorded_ones(
+    dape: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = ROOT / "docs" / "results"
+    dape.report(argparse.Namespace(results=folder / "dape_ablation.jsonl", grid=folder / "data_efficiency.jsonl"))
+    page = (ROOT / "docs" / "results.md").read_text()
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(rows) >= 10
+    for line in rows:
+        assert line in page
