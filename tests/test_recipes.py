@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from detrkit.cli.demo import RECIPE
 from detrkit.config import list_recipes, load_recipe
 from tests.data.trees import lvis_tree
 from tests.readme_trees import (
@@ -304,8 +305,9 @@ def test_header_tells_figure_and_commands(name: str) -> None:
 
 
 def test_the_laptop_recipes_differ_in_the_model_only() -> None:
-    """The families are compared on equal terms: the same data, schedule and optimizer."""
-    paths = [name for name in RECIPES if OURS.fullmatch(name.removesuffix(".yaml"))]
+    """The families are compared on equal terms: the same data, schedule and optimizer. The embedded model is none of
+    them: it has larger images and a longer schedule."""
+    paths = [name for name in RECIPES if OURS.fullmatch(name.removesuffix(".yaml")) and not RECIPE.endswith(name)]
     rest = [load_recipe(FOLDER / path).to_dict() for path in paths]
     assert [tree.pop("model")["name"] for tree in rest] == [Path(path).stem for path in paths]
     assert len(rest) == 7

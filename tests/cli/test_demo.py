@@ -74,9 +74,9 @@ def untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     assets = tmp_path / "assets"
     shutil.copytree(IMAGES, assets / "blood_cells")
     torch.manual_seed(0)
-    model = detrkit.create_model("dela_detr_lite0", num_classes=3, eval_short_side=64, eval_max_side=128)
+    model = detrkit.create_model("dela_conditional_detr_lite0", num_classes=3, eval_short_side=64, eval_max_side=128)
     model.categories = Categories.from_json(truth()["categories"])
-    detrkit.save(model, assets / "dela_detr_lite0.safetensors")
+    detrkit.save(model, assets / "dela_conditional_detr_lite0.safetensors")
     monkeypatch.setattr(checkpoints, "ASSETS", assets)
     monkeypatch.setattr(demo, "_COUNTED", 0.0)
     return assets
@@ -110,13 +110,14 @@ def test_demo_writes_pictures_and_json_and_says_where(
 
 def test_the_recipe_that_trains_it_again_exists() -> None:
     recipe = Path(detrkit.__file__).resolve().parents[2] / demo.RECIPE
-    assert detrkit.load_recipe(recipe).model.name == "dela_detr_lite0"
+    assert detrkit.load_recipe(recipe).model.name == "dela_conditional_detr_lite0"
 
 
 def test_demo_without_weights_is_a_clear_error(
     untrained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (untrained / "dela_detr_lite0.safetensors").unlink()
+    (untrained / "dela_conditional_detr_lite0.safetensors").unlink()
     assert run(["demo", "--out", str(tmp_path / "out")]) == 2
-    assert "no trained weights called 'dela_detr_lite0' in the package (it has: none)" in capfd.readouterr().err
+    expected = "no trained weights called 'dela_conditional_detr_lite0' in the package (it has: none)"
+    assert expected in capfd.readouterr().err

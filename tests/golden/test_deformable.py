@@ -163,7 +163,7 @@ def test_activations_and_outputs(case: Case, evaluated: Any) -> None:
 
 
 def official_name(term: str) -> str:
-    """loss_class_0_denoising -> loss_class_dn_0, loss_class_encoder -> loss_class_enc, ..._one_to_many -> ..._hybrid."""
+    """loss_class_0_denoising -> loss_class_dn_0, ..._encoder -> ..._enc, ..._one_to_many -> ..._hybrid."""
     found = re.fullmatch(r"(loss_\w+?|cardinality_error|class_error)(_\d+)?(_one_to_many)?(_encoder|_denoising)?", term)
     assert found is not None
     group = {"_encoder": "_enc", "_denoising": "_dn", None: ""}[found[4]]

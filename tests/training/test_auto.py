@@ -135,7 +135,7 @@ def test_lengths_and_averages() -> None:
 
 def test_few_images_get_whole_epochs_and_enough_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = auto_recipe(make(tmp_path / "data", images=10))
-    assert recipe.model.name == "dela_detr_lite0"
+    assert recipe.model.name == "dela_conditional_detr_lite0"
     assert (recipe.model.pretrained_backbone, recipe.model.backbone_weights) == (True, "package")
     assert (recipe.training.iterations, recipe.training.epochs, recipe.training.batch_size) == (3000, None, 4)
     assert recipe.data.repeat == 20, "an epoch of 50 steps"
@@ -146,7 +146,7 @@ def test_few_images_get_whole_epochs_and_enough_steps(tmp_path: Path, capsys: py
     assert (recipe.data.crop, recipe.data.flip, recipe.data.vertical_flip) == (False, 0.5, 0.0)
     assert options(recipe)["frozen_batch_norm"] is True
     assert capsys.readouterr().err.splitlines() == list(recipe.comments)
-    assert "no GPU" in line(recipe, "model dela_detr_lite0:")
+    assert "no GPU" in line(recipe, "model dela_conditional_detr_lite0:")
 
 
 def test_the_recipe_file_gives_the_same_recipe(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_a_published_detector_that_is_at_hand(tmp_path: Path, monkeypatch: pytes
     gpu = {"training.device": "auto"}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     bare = auto_recipe(root, gpu, quiet=True)
-    assert bare.model.name == "dela_detr_lite0"
+    assert bare.model.name == "dela_conditional_detr_lite0"
     assert "detrkit weights pull conditional_detr_r50" in line(bare, "model")
     assert available_checkpoint() is None
 
@@ -283,7 +283,7 @@ def test_a_published_detector_that_is_at_hand(tmp_path: Path, monkeypatch: pytes
     assert (small.batch_size, small.accumulate) == (2, 2)
 
     on_cpu = auto_recipe(root, {"training.device": "cpu"}, quiet=True)
-    assert (on_cpu.model.name, on_cpu.model.init) == ("dela_detr_lite0", None)
+    assert (on_cpu.model.name, on_cpu.model.init) == ("dela_conditional_detr_lite0", None)
     assert "de_detr_r50_coco_50ep is at hand for --model de_detr_r50" in line(on_cpu, "model")
 
 
@@ -324,7 +324,7 @@ def test_a_published_detector_is_left_where_options_ask_for_other_weights(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("detrkit.training.auto._gpu_memory", lambda: 24.0)
     chosen = auto_recipe(root, {"training.device": "auto"}, model=option, quiet=True)
-    assert chosen.model.name == ("detr_r50" if taken else "dela_detr_lite0")
+    assert chosen.model.name == ("detr_r50" if taken else "dela_conditional_detr_lite0")
 
 
 def test_sampling_of_deformable_detr_learns_slower(tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def test_accumulation_counts_optimizer_steps(tmp_path: Path) -> None:
 
 
 def test_default_folder_names() -> None:
-    assert run_folder(load_recipe({"data": {"root": "data/x"}})) == Path("runs/dela_detr_lite0-x")
+    assert run_folder(load_recipe({"data": {"root": "data/x"}})) == Path("runs/dela_conditional_detr_lite0-x")
     assert run_folder(load_recipe("dela_detr_lite0", {"data.root": "/a/b"})) == Path("runs/dela_detr_lite0-b")
     assert run_folder(load_recipe({}, {"output": "here"})) == Path("here")
 

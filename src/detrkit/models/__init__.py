@@ -166,7 +166,7 @@ _REGISTRY: dict[str, Entry] = {
     ),
     "de_conditional_detr_lite0": _de_conditional("DE-Conditional-DETR, laptop size", **LITE["lite0"]),
     "dela_conditional_detr_lite0": _de_conditional(
-        "DE-Conditional-DETR with label augmentation, laptop size", **LITE["lite0"], **_HARD_LABEL_AUGMENTATION
+        "DELA-Conditional-DETR, laptop size: the embedded default", **LITE["lite0"], **_HARD_LABEL_AUGMENTATION
     ),
     "deformable_detr_r50": _deformable("Deformable DETR, ResNet-50"),
     "deformable_detr_r50_refine": _deformable("Deformable DETR + box refinement", refine_boxes=True),
@@ -216,7 +216,7 @@ _REGISTRY: dict[str, Entry] = {
     "salience_detr_focalnet_l": _salience("Salience-DETR, FocalNet-L", **_SALIENCE_FOCALNET_L),
     "salience_detr_lite0": _salience("Salience-DETR, laptop size", **LITE["lite0"]),
     "de_detr_lite0": _de_detr("DE-DETR, laptop size", **LITE["lite0"]),
-    "dela_detr_lite0": _de_detr("DELA-DETR, laptop size: the embedded default", **LITE["lite0"], **_LABEL_AUGMENTATION),
+    "dela_detr_lite0": _de_detr("DELA-DETR, laptop size", **LITE["lite0"], **_LABEL_AUGMENTATION),
 }
 # The DE-DETRs repository carries DETR as its baseline branch; it is the same model.
 _ALIASES = {"dedetrs_branch_detr_r50": "detr_r50"}

@@ -15,7 +15,7 @@ from detrkit.weights import CATALOGUE, OfficialFile, open_checkpoint, pulled_pat
 
 __all__ = ["LAPTOP_MODEL", "available_checkpoint", "choose_model"]
 
-LAPTOP_MODEL = "dela_detr_lite0"
+LAPTOP_MODEL = "dela_conditional_detr_lite0"
 # Which family learns most from few images (DE-DETR paper, Tables 2 and 3), best first.
 FAMILIES = ("de_conditional_detr", "de_detr", "conditional_detr", "detr")
 # Options that make another network; under the others that all models share, a checkpoint keeps its meaning.
