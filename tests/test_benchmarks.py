@@ -149,7 +149,7 @@ def test_rows_of_the_ablation_differ_in_their_switches_only(benchmark: ModuleTyp
 
 def test_low_rank_factors_come_nearer_to_a_full_relation_with_rank(dape: ModuleType) -> None:
     torch.manual_seed(0)
-    rows = dict(dape.fit_errors(PositionRelation(num_heads=2), [1, 4, 16], 80, seed=0))
+    rows = dict(dape.fit_errors(PositionRelation(num_heads=2), [1, 4, 16], 300, seed=0))
     errors = [rows[rank]["error"] for rank in (1, 4, 16)]
     assert errors[0] > errors[1] + 0.01 > errors[2] + 0.02
     for row in rows.values():

@@ -175,6 +175,7 @@ def test_a_thousand_objects_on_one_image(tmp_path: Path, capsys: pytest.CaptureF
     captured = capsys.readouterr().err
     assert "queries 1,500: up to 1,000 objects an image" in captured
     assert "label repeat off" in captured
+    assert "NMS off: one query learns each object" in captured
     assert "the surplus is not learned" not in captured
     assert len(predictions(root)["annotations"]) == 1500
 

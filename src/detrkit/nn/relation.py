@@ -103,12 +103,14 @@ class LowRankRelation(nn.Module):
 
     bias_h(i, j) = ⟨u_h(box i), v_h(box j)⟩ / √r, with u and v linear in a sine embedding of (cx, cy, log w, log h).
 
-    v starts at zero, so training starts without relation. No gradient reaches the boxes.
+    Sizes are scaled as in the full relation: sines of differences of log w and log h are sums of products of these
+    sines, so that this part of it is within reach exactly. v starts at zero, so training starts without relation. No
+    gradient reaches the boxes.
     """
 
-    def __init__(self, *, num_heads: int, rank: int, features: int = 32) -> None:
+    def __init__(self, *, num_heads: int, rank: int, features: int = 32, size_scale: float = 100.0) -> None:
         super().__init__()
-        self.num_heads, self.features = num_heads, features
+        self.num_heads, self.features, self.size_scale = num_heads, features, size_scale
         self.source_proj = nn.Linear(4 * features, num_heads * rank)
         self.target_proj = nn.Linear(4 * features, num_heads * rank)
         nn.init.zeros_(self.target_proj.weight)
@@ -118,7 +120,8 @@ class LowRankRelation(nn.Module):
         """Boxes cxcywh (B, N, 4) -> (B, heads, N, r)."""
         with torch.no_grad():
             boxes = boxes.float()
-            values = torch.cat((boxes[..., :2], boxes[..., 2:].clamp(min=1e-3).log()), dim=-1) * (2 * math.pi)
+            sizes = boxes[..., 2:].clamp(min=1e-3).log() * self.size_scale
+            values = torch.cat((boxes[..., :2] * (2 * math.pi), sizes), dim=-1)
             embedded = sine_embedding(values, self.features).flatten(-2)
         return proj(embedded).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 

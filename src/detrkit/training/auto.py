@@ -106,6 +106,8 @@ def _choose_queries(draft: Draft, config: DetectorConfig, *, objects: int) -> in
         fits = repeat * objects <= room
         why = "several queries learn each object" if fits else f"{fullest}, {repeat} times, exceed {room} queries"
         repeat = draft.choose("label repeat", "model.repeat_label", repeat if fits else None, why)
+        if repeat is None and config.nms is not None:
+            draft.choose("NMS", "model.nms", None, "one query learns each object, and crowded ones overlap")
     copies = f", {repeat} times with label repeat" if repeat else ""
     wanted = rules.queries(objects=objects, repeat=repeat, least=config.num_queries)
     count = int(draft.choose("queries", "model.num_queries", wanted, fullest + copies))
