@@ -96,6 +96,14 @@ def test_all_assignments_of_a_step_cost_one_copy_to_the_host(monkeypatch: pytest
     assert sum(int(matches.layer.max()) + 1 for matches in found) == 2 * (3 + 1)
 
 
+def test_layers_are_matched_one_by_one_where_there_are_many_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build()
+    out, objects, criterion = predictions(model, 4, 1), targets(4, 1), build_criterion(model.config)
+    whole = criterion.matcher.cost(out, objects)
+    monkeypatch.setattr("detrkit.losses.matcher.MOST_PAIRS", 1)
+    torch.testing.assert_close(criterion.matcher.cost(out, objects), whole)
+
+
 def test_evaluation_needs_neither_branch_nor_noise() -> None:
     model = build().eval()
     with torch.no_grad():

@@ -20,6 +20,8 @@ __all__ = ["HungarianMatcher", "Matches"]
 TAKEN = 1e6
 # Stands in for NaN and infinity, so that one bad prediction cannot stop a run.
 NOT_FINITE = 1e8
+# Pairs of query and object whose costs are made at once; beyond that, layers go one after the other.
+MOST_PAIRS = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,20 @@ class HungarianMatcher:
 
     def cost(self, predictions: Predictions, targets: list[Target]) -> Tensor:
         """(L, G, Q): what each object of the batch costs each query of its own image."""
+        layers, _, queries = predictions.logits.shape[:3]
+        pairs = queries * sum(len(target) for target in targets)
+        at_once = max(1, MOST_PAIRS // max(1, pairs))
+        parts = [slice(start, start + at_once) for start in range(0, layers, at_once)]
+        return torch.cat([self._cost(predictions.logits[p], predictions.boxes[p], targets) for p in parts])
+
+    def _cost(self, logits: Tensor, boxes: Tensor, targets: list[Target]) -> Tensor:
         counts = [len(target) for target in targets]
         image = torch.arange(len(targets)).repeat_interleave(torch.tensor(counts, dtype=torch.long))
-        image = image.to(predictions.logits.device)
+        image = image.to(logits.device)
         labels = torch.cat([target.labels for target in targets])
-        boxes = torch.cat([target.boxes for target in targets])[None, :, None]
+        goal = torch.cat([target.boxes for target in targets])[None, :, None]
         # Only the target's own class is ever needed: (L, B, Q, C) -> (L, G, Q).
-        logits = predictions.logits.float()
+        logits = logits.float()
         if self.classification == "softmax":
             class_cost = -logits.softmax(-1)[:, image, :, labels].transpose(0, 1)
         else:
@@ -98,9 +107,9 @@ class HungarianMatcher:
             positive = alpha * (1 - p) ** 2 * -(p + 1e-8).log()
             negative = (1 - alpha) * p**2 * -(1 - p + 1e-8).log()
             class_cost = positive - negative
-        predicted = predictions.boxes.float()[:, image]
-        l1 = (predicted - boxes).abs().sum(-1)
-        giou = generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(boxes))
+        predicted = boxes.float()[:, image]
+        l1 = (predicted - goal).abs().sum(-1)
+        giou = generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(goal))
         return self.cost_bbox * l1 + self.cost_class * class_cost - self.cost_giou * giou
 
     def __call__(self, predictions: Predictions, targets: list[Target]) -> Matches:
