@@ -166,15 +166,16 @@ class Criterion:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted sum over all layers, and the unweighted terms by name. counted: see ``FederatedClasses``."""
         logits, boxes = predictions.logits.float(), predictions.boxes.float()
+        labels = torch.cat([target.labels for target in targets])
         goal = torch.cat([target.boxes for target in targets])[matches.target]
         chosen = boxes[matches.layer, matches.image, matches.query]
         corners, goal_corners = cxcywh_to_xyxy(chosen), cxcywh_to_xyxy(goal)
         giou = 1 - generalized_iou(corners, goal_corners)
-        class_loss = self._classification(logits, targets, matches, iou(corners, goal_corners).detach())
+        class_loss = self._classification(logits, labels, matches, corners.detach(), goal_corners)
         if (ignored := getattr(predictions, "ignored", None)) is not None:
             class_loss = class_loss.masked_fill(ignored[..., None], 0.0)
         if counted is not None:
-            class_loss = leave_out(class_loss, counted, matches, torch.cat([target.labels for target in targets]))
+            class_loss = leave_out(class_loss, counted, matches, labels)
 
         num_boxes = max(float(counts[0]) * getattr(predictions, "repeat", 1), 1.0) * predictions.normaliser
         class_weight = float(counts[1]) * predictions.normaliser if self.classification == "softmax" else num_boxes
@@ -194,9 +195,10 @@ class Criterion:
             "class_error": self._class_error(logits, labels, matches)
         }
 
-    def _classification(self, logits: Tensor, targets: list[Target], matches: Matches, overlap: Tensor) -> Tensor:
-        """(L, B, Q, 1 or K) from logits and the IoU of each matched box with its object."""
-        labels = torch.cat([target.labels for target in targets])
+    def _classification(
+        self, logits: Tensor, labels: Tensor, matches: Matches, corners: Tensor, goal_corners: Tensor
+    ) -> Tensor:
+        """(L, B, Q, 1 or K) from logits, and for varifocal loss from matched boxes and their objects xyxy."""
         place = (matches.layer, matches.image, matches.query)
         labelled = torch.full(logits.shape[:3], self.num_classes, dtype=torch.long, device=logits.device)
         labelled[place] = labels[matches.target]
@@ -204,7 +206,7 @@ class Criterion:
             return softmax_loss(logits, labelled, no_object_weight=self.no_object_weight)
         goal = F.one_hot(labelled, self.num_classes + 1)[..., :-1].to(logits.dtype)
         if self.class_loss == "varifocal":
-            quality = logits.new_zeros(logits.shape[:3]).index_put(place, overlap)
+            quality = logits.new_zeros(logits.shape[:3]).index_put(place, iou(corners, goal_corners))
             return varifocal_loss(logits, goal, quality, alpha=self.focal_alpha)
         return focal_loss(logits, goal, alpha=self.focal_alpha)
 

@@ -111,17 +111,8 @@ def _relation(summary: str, **settings: Any) -> Entry:
 # Its large backbones, each as its configuration trains it (spec A.0, A.4).
 _RELATION_SWIN_L = {"backbone": "swin_large_patch4_window7_224.ms_in22k", "drop_path": 0.2}
 _RELATION_CONVNEXT_L = {"backbone": "convnext_large.fb_in1k", "drop_path": 0.5}
-_RELATION_FOCALNET_L = {
-    "backbone": "focalnet_large_fl4.ms_in22k",
-    "frozen_stride": 0,
-    "backbone_norm": True,
-    "drop_path": 0.5,
-    "num_feature_levels": 5,
-    "backbone_levels": 4,
-}
-
-
-_SALIENCE_FOCALNET_L = {"backbone": "focalnet_large_fl4.ms_in22k", "backbone_norm": True, "drop_path": 0.5}
+_FOCALNET_L = {"backbone": "focalnet_large_fl4.ms_in22k", "backbone_norm": True, "drop_path": 0.5}
+_RELATION_FOCALNET_L = {**_FOCALNET_L, "frozen_stride": 0, "num_feature_levels": 5, "backbone_levels": 4}
 
 
 def _dape(summary: str, **settings: Any) -> Entry:
@@ -213,7 +204,7 @@ _REGISTRY: dict[str, Entry] = {
     ),
     "salience_detr_swin_l": _salience("Salience-DETR, Swin-L", **_RELATION_SWIN_L),
     "salience_detr_convnext_l": _salience("Salience-DETR, ConvNeXt-L", **_RELATION_CONVNEXT_L),
-    "salience_detr_focalnet_l": _salience("Salience-DETR, FocalNet-L", **_SALIENCE_FOCALNET_L),
+    "salience_detr_focalnet_l": _salience("Salience-DETR, FocalNet-L", **_FOCALNET_L),
     "salience_detr_lite0": _salience("Salience-DETR, laptop size", **LITE["lite0"]),
     "de_detr_lite0": _de_detr("DE-DETR, laptop size", **LITE["lite0"]),
     "dela_detr_lite0": _de_detr("DELA-DETR, laptop size", **LITE["lite0"], **_LABEL_AUGMENTATION),

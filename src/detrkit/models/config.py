@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["DETR_SHORT_SIDES", "DetectorConfig"]
+__all__ = ["DETR_SHORT_SIDES", "DetectorConfig", "check_choices"]
 
 DETR_SHORT_SIDES = tuple(range(480, 801, 32))
 
@@ -124,3 +125,10 @@ class DetectorConfig:
             raise ValueError("nms_decay lowers the scores that NMS suppresses: it needs nms, e.g. nms=0.7")
         if self.frozen_stride not in (0, 2, 4, 8, 16, 32):
             raise ValueError(f"frozen_stride must be 0, 2, 4, 8, 16 or 32, got {self.frozen_stride}")
+
+
+def check_choices(config: DetectorConfig, choices: Mapping[str, tuple[str, ...]]) -> None:
+    """Raises ValueError where a field has none of its values, naming it and them."""
+    for name, known in choices.items():
+        if getattr(config, name) not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(config, name)!r}")

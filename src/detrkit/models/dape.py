@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detrkit.models.config import check_choices
 from detrkit.models.relation_detr import RelationDETR, RelationDETRConfig
 from detrkit.nn.deformable import MSDeformAttn, Tokens, on_levels
 from detrkit.nn.harmonized import HarmonizedEncoder, PositionCode
@@ -48,9 +49,7 @@ class DAPEConfig(RelationDETRConfig):
     def __post_init__(self) -> None:
         """Checks values; raises ValueError naming the field."""
         super().__post_init__()
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        check_choices(self, _CHOICES)
         for name in ("relation_rank", "code_rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

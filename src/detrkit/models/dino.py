@@ -26,6 +26,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from detrkit.models.config import check_choices
 from detrkit.models.deformable_detr import DeformableDETR, DeformableDETRConfig
 from detrkit.nn.attention import AttentionBias
 from detrkit.nn.deformable import Tokens, on_levels
@@ -87,9 +88,7 @@ class DINOConfig(DeformableDETRConfig):
     def __post_init__(self) -> None:
         """Checks values; raises ValueError naming the field."""
         super().__post_init__()
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        check_choices(self, _CHOICES)
         if not self.refine_boxes:
             raise ValueError("DINO refines boxes layer by layer: refine_boxes must be True")
         if self.two_stage == (self.query_selection == "static"):
