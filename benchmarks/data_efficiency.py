@@ -8,7 +8,8 @@ python benchmarks/data_efficiency.py run --data blood_cells=DIR --models ablatio
 python benchmarks/data_efficiency.py report docs/results/data_efficiency.jsonl --images docs/images
 
 `run` goes on where it was stopped, at any point: finished cells are kept, a cut one is resumed. DIR is a COCO folder
-with lists of training images in `splits/train_<percent>pct_seed<seed>.txt`. `report` prints the tables and draws.
+with lists of training images in `splits/train_<percent>pct_seed<seed>.txt`, or those beside this file are taken.
+`report` prints the tables and draws.
 """
 
 from __future__ import annotations
@@ -144,7 +145,8 @@ def subset(root: Path, cell: Cell, out: Path) -> tuple[Path, int]:
     """The COCO file of a cell's training images, and how many there are."""
     content = json.loads((root / "annotations" / "instances_train.json").read_text())
     if cell.percent < 100:
-        wanted = set((root / "splits" / f"train_{cell.percent}pct_seed{cell.seed}.txt").read_text().split())
+        lists = root / "splits" if (root / "splits").is_dir() else Path(__file__).parent / "splits" / cell.data
+        wanted = set((lists / f"train_{cell.percent}pct_seed{cell.seed}.txt").read_text().split())
         content["images"] = [image for image in content["images"] if image["file_name"] in wanted]
         kept = {image["id"] for image in content["images"]}
         content["annotations"] = [box for box in content["annotations"] if box["image_id"] in kept]

@@ -16,6 +16,7 @@ mkdir -p "$results"
 
 python3 -m detrkit env | tee "$results/env.txt"
 python3 benchmarks/roi_align.py --device cuda --json "$results/roi_align.json"
+python3 benchmarks/ms_deform_attn.py --device cuda --json "$results/ms_deform_attn.json" || true # only with its own kernel
 python3 benchmarks/speed.py --models '*' --device cuda --out "$results/speed.json"
 python3 benchmarks/relation.py --device cuda --json "$results/relation.json" | tee "$results/relation.md"
 for model in relation_detr_r50 dape_r50; do

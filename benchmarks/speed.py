@@ -1,20 +1,25 @@
-"""Times models on this machine: one forward pass and one training step, random weights, images of the usual size.
+"""Times models on this machine: one forward pass and one training step, random weights.
 
-``python benchmarks/speed.py --models 'd*_r50' --device cuda --out speed.json``
+python benchmarks/speed.py --models 'd*_r50' --device cuda --out speed.json
+python benchmarks/speed.py --models dela_detr_lite0 dino_lite0 --short-side 320 --batch-size 4
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
+import multiprocessing
+import os
+import resource
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from data_efficiency import device_name
 from rich.console import Console
 from rich.table import Table
 
@@ -25,7 +30,7 @@ from detrkit.structures import Target
 
 @dataclass(frozen=True)
 class Timing:
-    """Median milliseconds; ``memory_mb`` is the peak of the training step on a GPU (0 on a CPU)."""
+    """Median milliseconds; ``memory_mib``: most of the GPU that the step held, or of the RAM the process."""
 
     model: str
     parameters: int
@@ -33,12 +38,12 @@ class Timing:
     width: int
     forward_ms: float
     step_ms: float
-    memory_mb: float
+    memory_mib: float
 
 
-def image_size(model: Detector) -> tuple[int, int]:
-    """A 4:3 photo as the model's own evaluation resizing leaves it."""
-    short = model.config.eval_short_side
+def image_size(model: Detector, short: int | None) -> tuple[int, int]:
+    """A 4:3 photo resized to ``short`` pixels, or as the model's own evaluation does it."""
+    short = model.config.eval_short_side if short is None else short
     return short, min(round(short * 4 / 3), model.config.eval_max_side)
 
 
@@ -56,12 +61,14 @@ def median_ms(run: Callable[[], object], device: torch.device, repeats: int) -> 
     return statistics.median(times[2:])
 
 
-def measure(name: str, device: torch.device, *, batch_size: int, objects: int, repeats: int) -> Timing:
+def measure(name: str, options: argparse.Namespace) -> Timing:
     """Times one model; the training step has ``batch_size`` images with ``objects`` boxes each."""
     torch.manual_seed(0)
+    torch.set_num_threads(options.threads)
+    device, batch_size, objects = torch.device(options.device), options.batch_size, options.objects
     model = create_model(name).to(device)
     criterion = build_criterion(model.config)
-    height, width = image_size(model)
+    height, width = image_size(model, options.short_side)
     images = torch.randn(batch_size, 3, height, width, device=device)
     boxes = torch.cat([torch.rand(objects, 2) * 0.8 + 0.1, torch.rand(objects, 2) * 0.2 + 0.02], dim=1)
     labels = torch.randint(model.config.num_classes, (objects,))
@@ -75,48 +82,50 @@ def measure(name: str, device: torch.device, *, batch_size: int, objects: int, r
     model.train()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    step_ms = median_ms(step, device, repeats)
-    memory = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else 0.0
+    step_ms = median_ms(step, device, options.repeats)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    memory = (torch.cuda.max_memory_allocated() if device.type == "cuda" else peak) / 2**20
     model.eval()
     with torch.inference_mode():
-        forward_ms = median_ms(lambda: model(images[:1]), device, repeats)
+        forward_ms = median_ms(lambda: model(images[:1]), device, options.repeats)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Timing(name, parameters, height, width, forward_ms, step_ms, memory)
 
 
 def main() -> None:
     """Measures, prints a table, writes JSON where ``--out`` says."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--models", default="*_lite0", help="shell pattern of model names")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["*_lite0"], help="names or shell patterns of them")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the CPU")
+    parser.add_argument("--short-side", type=int, help="pixels; default: what each model evaluates at")
     parser.add_argument("--batch-size", type=int, default=2, help="images of a training step")
     parser.add_argument("--objects", type=int, default=20, help="boxes an image")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    device = torch.device(options.device)
-    hardware = (
-        torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.processor() or platform.machine()}"
-    )
-    title = f"{hardware}, {torch.get_num_threads()} threads, torch {torch.__version__}, fp32"
-    table = Table(
-        "model", "parameters", "image", "forward, 1 image", f"training step, {options.batch_size}", title=title
-    )
+    title = f"{device_name()}, {options.threads} thread(s), torch {torch.__version__}, fp32"
+    table = Table("model", "parameters", "image", "forward, 1 image", title=title)
+    table.add_column(f"training step, {options.batch_size}")
+    table.add_column("peak")
     timings = []
-    for name in list_models(options.models):
-        timing = measure(name, device, batch_size=options.batch_size, objects=options.objects, repeats=options.repeats)
-        timings.append(timing)
-        memory = f", {timing.memory_mb:.0f} MB" if timing.memory_mb else ""
-        table.add_row(
-            name,
-            f"{timing.parameters / 1e6:.1f} M",
-            f"{timing.height} x {timing.width}",
-            f"{timing.forward_ms:.1f} ms",
-            f"{timing.step_ms:.1f} ms{memory}",
-        )
+    fresh = None if options.device.startswith("cuda") else 1  # on a CPU the peak is that of a process: one a model
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=fresh) as pool:
+        for name in dict.fromkeys(name for pattern in options.models for name in list_models(pattern)):
+            timing = pool.submit(measure, name, options).result()
+            timings.append(timing)
+            table.add_row(
+                name,
+                f"{timing.parameters / 1e6:.1f} M",
+                f"{timing.height} x {timing.width}",
+                f"{timing.forward_ms:.1f} ms",
+                f"{timing.step_ms:.1f} ms",
+                f"{timing.memory_mib:.0f} MiB",
+            )
     Console().print(table)
     if options.out:
-        options.out.write_text(json.dumps({"setting": title, "timings": [asdict(t) for t in timings]}, indent=2) + "\n")
+        setting = {"setting": title, "batch_size": options.batch_size, "objects": options.objects}
+        options.out.write_text(json.dumps({**setting, "timings": [asdict(t) for t in timings]}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Categories", "Category", "Detections", "Heatmap", "Predictions", "QueryGroup", "Sample", "Target"]
 
+# What LVIS adds to COCO annotations (Gupta et al., LVIS, section 4; spec E).
+NEGATIVES = "neg_category_ids"
+"""Of an image: the classes verified to be absent."""
+NOT_EXHAUSTIVE = "not_exhaustive_category_ids"
+"""Of an image: the classes of which not every object is annotated."""
+FREQUENCIES = ("r", "c", "f")
+"""Rare, common, frequent: classes in at most 10, at most 100, and more of the training images."""
+
 
 @dataclass(frozen=True)
 class Category:

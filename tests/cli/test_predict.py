@@ -102,7 +102,7 @@ def test_scores_and_boxes_are_those_of_the_predictor(images: Path, tmp_path: Pat
         (["--nms"], (0.7, None)),
         (["--nms", "0.5"], (0.5, None)),
         (["--nms=0.4"], (0.4, None)),
-        (["--nms-decay", "0.01"], (0.7, 0.01)),
+        (["--nms-decay", "0.01"], (None, 0.01)),
         (["--nms", "--nms-decay", "0.02"], (0.7, 0.02)),
         (["--nms", "--no-images"], (0.7, None)),
     ],

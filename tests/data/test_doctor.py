@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +11,12 @@ from PIL import Image
 
 from detrkit.data.doctor import Finding, check
 from detrkit.data.formats import find_sources
-from tests.data.trees import TREES, coco_tree, dump, write_image
-
-Change = Callable[[dict[str, Any]], object]
+from tests.data.trees import TREES, Change, coco_tree, edit, write_image, yolo_tree
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return coco_tree(tmp_path / "data")
-
-
-def edit(root: Path, change: Change, split: str = "train") -> None:
-    path = root / "annotations" / f"instances_{split}.json"
-    content = json.loads(path.read_text())
-    change(content)
-    dump(path, content)
 
 
 def faults(root: Path, *, quick: bool = False) -> dict[tuple[str, str, str], Finding]:
@@ -66,7 +55,7 @@ def test_sound_data(tmp_path: Path, kind: str, quick: bool) -> None:
     ],
 )
 def test_faults_in_annotations(root: Path, change: Change, level: str, name: str, example: str) -> None:
-    edit(root, change)
+    edit(root / "annotations" / "instances_train.json", change)
     found = faults(root)
     assert (level, name, "train") in found
     assert any(example in text for text in found[level, name, "train"].examples)
@@ -78,7 +67,7 @@ def test_ids_off_by_one_are_recognised(root: Path, shift: int) -> None:
         for row in content["annotations"]:
             row["category_id"] -= shift
 
-    edit(root, move)
+    edit(root / "annotations" / "instances_train.json", move)
     finding = faults(root)["error", "category ids", "train"]
     assert f"off by one: annotations use {1 - shift} to {2 - shift}, categories have 1 to 2" in finding.message
     assert f"add {shift} to every category_id" in finding.message
@@ -106,7 +95,7 @@ def test_the_same_image_twice(root: Path) -> None:
 
 
 def test_splits_must_agree(root: Path) -> None:
-    edit(root, lambda content: content["categories"][0].update(name="screw"), "val")
+    edit(root / "annotations" / "instances_val.json", lambda content: content["categories"][0].update(name="screw"))
     assert ("error", "categories across splits", "train & val") in faults(root)
 
 
@@ -114,7 +103,7 @@ def test_classes_without_training_and_rare_ones(root: Path) -> None:
     def only_nuts(content: dict[str, Any]) -> None:
         content["annotations"] = [row for row in content["annotations"] if row["category_id"] == 2]
 
-    edit(root, only_nuts)
+    edit(root / "annotations" / "instances_train.json", only_nuts)
     found = faults(root)
     assert found["warning", "untrained classes", "val"].examples == ("bolt",)
     assert found["warning", "absent classes", "train"].examples == ("bolt",)
@@ -124,7 +113,7 @@ def test_classes_without_training_and_rare_ones(root: Path) -> None:
             {"id": n + 1, "image_id": 1, "category_id": 1 + (n == 0), "bbox": [1, 1, 2 + n / 9, 2]} for n in range(22)
         ]
 
-    edit(root, many)
+    edit(root / "annotations" / "instances_train.json", many)
     finding = faults(root)["warning", "class balance", "train"]
     assert finding.examples == ("nut: 1",)
     assert "bolt has 21" in finding.message
@@ -133,6 +122,15 @@ def test_classes_without_training_and_rare_ones(root: Path) -> None:
 def test_a_lone_train_split(tmp_path: Path) -> None:
     found = faults(coco_tree(tmp_path / "data", splits=("train",)))
     assert "data split" in found["warning", "splits", "train"].message
+
+
+def test_a_split_that_is_named_but_not_there(tmp_path: Path) -> None:
+    root = yolo_tree(tmp_path / "data")
+    with (root / "data.yaml").open("a") as file:
+        file.write("test: ../test/images\n")
+    found = faults(root)
+    assert set(found) == {("info", "empty images", "train"), ("warning", "splits", "test")}
+    assert found["warning", "splits", "test"].examples == ("../test/images",)
 
 
 def test_unrotated_annotations_are_mentioned(root: Path) -> None:

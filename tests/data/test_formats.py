@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from tests.data.trees import (
     write_images,
     yolo_tree,
 )
+from tests.readme_trees import detrkit_cli
 
 
 @pytest.mark.parametrize("kind", TREES)
@@ -73,6 +77,7 @@ def test_folders_that_are_nothing(tmp_path: Path) -> None:
         load_dataset(tmp_path / "photos")
     for form in FORMATS.values():
         assert form.looked_for in str(error.value)
+    assert "YOLO labels: write a data.yaml" in str(error.value)
     with pytest.raises(DataError, match="is a file"):
         load_dataset(tmp_path / "photos" / "a.png")
     with pytest.raises(DataError, match=r"format 'coc' is unknown\. Did you mean 'coco'"):
@@ -85,7 +90,7 @@ def test_folders_that_are_nothing(tmp_path: Path) -> None:
 
 def test_two_layouts_at_once_must_be_chosen(tmp_path: Path) -> None:
     root = yolo_tree(coco_tree(tmp_path / "data"))
-    with pytest.raises(DataError, match="looks like coco and yolo at once"):
+    with pytest.raises(DataError, match=r"coco and yolo at once; choose one with --format \(Python: format=, recipe: "):
         load_dataset(root)
     assert load_dataset(root, format="yolo").categories.ids == [0, 1]
     assert load_dataset(root, format="coco").categories.ids == [1, 2]
@@ -103,11 +108,36 @@ def test_a_missing_val_split_says_how_to_make_one(tmp_path: Path, make: Callable
     root = make(tmp_path / "data")
     (root / remove).unlink()
     assert len(load_dataset(root)) == 3
-    with pytest.raises(DataError, match=r"no val split\. It has train; to make a split: detrkit data split"):
+    with pytest.raises(DataError, match=r"no val split\. It has train; to make a split: detrkit data split") as error:
         load_dataset(root, split="val")
+    assert "name the file with --annotations (Python: annotations=, recipe: data.val.annotations)" in str(error.value)
     with pytest.raises(DataError, match=r"no test split\. It has train$"):
         load_dataset(root, split="test")
     assert list(find_sources(root)) == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("file", "images", "prefix"),
+    [
+        ("annotations/instances_default.json", "data/images", ""),  # CVAT
+        ("result.json", "data/images", "images/"),  # Label Studio
+        ("result.json", "elsewhere", ""),
+    ],
+)
+def test_an_unrecognised_coco_file_is_split_as_the_error_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, images: str, prefix: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images("train", Path(images))
+    dump(Path("data") / file, coco("train", prefix=prefix))
+    with pytest.raises(DataError) as error:
+        load_dataset("data")
+    said = re.search(r"detrkit (data split data --annotations FILE .*), then use (data_split)\.", str(error.value))
+    assert said is not None
+    where = "--images elsewhere" if images == "elsewhere" else ""
+    command = said[1].replace("FILE", file).replace("[--images DIR]", where)
+    assert detrkit_cli(shlex.split(command))[0] == 0
+    assert [len(load_dataset(said[2], split=split)) for split in ("train", "val")] == [2, 1]
 
 
 def test_annotation_files_that_are_no_coco(tmp_path: Path) -> None:
@@ -127,13 +157,14 @@ def test_annotation_files_that_are_no_coco(tmp_path: Path) -> None:
 def test_annotations_and_images_can_be_named(tmp_path: Path) -> None:
     write_images("train", tmp_path / "somewhere" / "else")
     path = dump(tmp_path / "boxes.json", coco("train"))
-    with pytest.raises(DataError, match=r"found none of its images such as 'a\.png' in .*say where they are"):
+    with pytest.raises(DataError, match=r"found none of its images such as 'a\.png' in .*say where they are") as error:
         load_dataset(tmp_path, annotations="boxes.json")
+    assert "--images (Python: images=, recipe: data.train.images, data.val.images)" in str(error.value)
     assert len(load_dataset(tmp_path, annotations="boxes.json", images="somewhere/else")) == 3
     assert len(load_dataset(tmp_path, annotations=path, images=tmp_path / "somewhere" / "else")) == 3
     with pytest.raises(DataError, match="no such image folder"):
         load_dataset(tmp_path, annotations="boxes.json", images="nowhere")
-    with pytest.raises(DataError, match="names a COCO file, but format is 'voc'"):
+    with pytest.raises(DataError, match=r"^annotations '.*boxes\.json' names a COCO file, but format is 'voc'"):
         load_dataset(tmp_path, annotations="boxes.json", format="voc")
 
 
@@ -142,7 +173,7 @@ def test_several_fitting_files_must_be_chosen(tmp_path: Path) -> None:
     write_images("train", root / "images")
     for name in ("boxes_train_a", "boxes_train_b"):
         dump(root / "annotations" / f"{name}.json", coco("train"))
-    with pytest.raises(DataError, match=r"boxes_train_a\.json, boxes_train_b\.json"):
+    with pytest.raises(DataError, match=r"boxes_train_a\.json, boxes_train_b\.json\); name one with --annotations"):
         load_dataset(root)
     assert len(load_dataset(root, annotations="annotations/boxes_train_b.json")) == 3
     dump(root / "annotations" / "instances_trainval.json", coco("val"))
@@ -182,6 +213,45 @@ def test_yolo_paths_and_names(tmp_path: Path, yaml: str) -> None:
         assert dataset.categories.names == list(NAMES)
         assert [record.path.name for record in dataset.records] == sorted(CONTENT[split])
         assert sum(len(record.boxes) for record in dataset.records) == 3
+
+
+@pytest.mark.parametrize("name", ["data.yaml", "data.yml", "dataset.yaml"])
+def test_yolo_file_of_the_docs(tmp_path: Path, name: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert f"`{name}`" in text
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    root = yolo_tree(tmp_path / "data")
+    (root / "data.yaml").unlink()
+    (root / name).write_text(block)
+    for split, images in CONTENT.items():
+        dataset = load_dataset(root, split=split)
+        assert dataset.categories.names == list(NAMES)
+        assert sum(len(record.boxes) for record in dataset.records) == sum(map(len, images.values()))
+
+
+def test_yolo_splits_that_are_named_but_not_there(tmp_path: Path) -> None:
+    root = yolo_tree(tmp_path / "data")
+    lines = {"train": "images/train", "val": "images/val", "test": "../test/images", "names": "[bolt, nut]"}
+
+    def splits(**changes: str) -> list[str]:
+        (root / "data.yaml").write_text("".join(f"{key}: {value}\n" for key, value in {**lines, **changes}.items()))
+        return list(find_sources(root))
+
+    assert splits() == ["train", "val"]
+    with pytest.raises(DataError, match=r"'\.\./test/images' does not exist \(looked for"):
+        load_dataset(root, split="test")
+    assert splits(val="[gone, nowhere.txt]", test="images/val") == ["train", "test"]
+    assert splits(val="[gone, images/val]") == ["train", "val"]  # in part there: reading it says what is not
+    with pytest.raises(DataError, match="'gone' does not exist"):
+        load_dataset(root, split="val")
+    assert splits(train="gone") == ["train", "val"]
+    with pytest.raises(DataError, match="'gone' does not exist"):
+        load_dataset(root)
+
+
+def test_yolo_images_are_where_its_file_says(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="names the image folders itself; images 'photos' cannot change them"):
+        load_dataset(yolo_tree(tmp_path / "data"), images="photos")
 
 
 def test_yolo_rows(tmp_path: Path) -> None:
@@ -257,6 +327,56 @@ def test_voc_difficult_sizes_and_classes(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DataError, match=r"a\.xml: no such annotation file"):
         load_dataset(root)
+
+
+def test_voc_without_lists_is_train(tmp_path: Path) -> None:
+    root = voc_tree(tmp_path / "data")
+    lists = root / "ImageSets" / "Main"
+    (lists / "train.txt").unlink()
+    with pytest.raises(DataError, match=r"no train split\. It has val"):
+        load_dataset(root)
+    shutil.rmtree(root / "ImageSets")
+    assert list(find_sources(root)) == ["train"]
+    dataset = load_dataset(root)
+    assert [record.file_name for record in dataset.records] == sorted({**CONTENT["train"], **CONTENT["val"]})
+    assert dataset.categories.names == list(NAMES)
+
+
+def test_voc_trainval_without_train(tmp_path: Path) -> None:
+    root = voc_tree(tmp_path / "data")
+    lists = root / "ImageSets" / "Main"
+    (lists / "trainval.txt").write_text("a\nb\nd\n")
+    assert [record.path.stem for record in load_dataset(root).records] == ["a", "b", "ü c"]
+    (lists / "train.txt").unlink()
+    assert [record.path.stem for record in load_dataset(root).records] == ["a", "b"]  # d is val
+    (lists / "val.txt").unlink()
+    assert list(find_sources(root)) == ["train"]
+    assert [record.path.stem for record in load_dataset(root).records] == ["a", "b", "d"]
+
+
+def test_voc_beside_the_images(tmp_path: Path) -> None:
+    whole, root = voc_tree(tmp_path / "whole"), tmp_path / "roboflow"
+    for split, folder in (("train", "train"), ("val", "valid")):
+        for name in CONTENT[split]:
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            shutil.copy(whole / "JPEGImages" / name, root / folder / Path(name).with_suffix(".PNG"))
+            shutil.copy((whole / "Annotations" / name).with_suffix(".xml"), root / folder)
+    (root / "valid" / "e.xml").write_text((root / "valid" / "e.xml").read_text().replace("nut", "washer"))
+    assert list(find_sources(root)) == ["train", "val"]
+    for split in CONTENT:
+        dataset = load_dataset(root, split=split)
+        assert [record.path.stem for record in dataset.records] == sorted(Path(name).stem for name in CONTENT[split])
+        assert dataset.read_image(0).size == (40, 30)
+        assert sum(len(record.boxes) for record in dataset.records) == 3
+        assert dataset.categories.names == ["bolt", "nut", "washer"]
+    assert len(load_dataset(root / "train")) == 3  # as LabelImg leaves a folder
+    with pytest.raises(DataError, match=r"no val split\. It has train"):
+        load_dataset(root / "train", split="val")
+    for path in (root / "train").glob("*.xml"):
+        path.unlink()
+    (root / "train" / "annotations.xml").write_text("<annotations/>")  # CVAT's own format
+    with pytest.raises(DataError, match="no known data set layout"):
+        load_dataset(root / "train")
 
 
 def test_cityscapes_says_how_its_boxes_are_made(tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,21 +15,12 @@ from detrkit.data.doctor import check
 from detrkit.data.formats import detect, find_source, find_sources, read_source
 from detrkit.errors import DataError
 from detrkit.metrics import score_lvis
-from tests.data.trees import coco, coco_tree, dump, lvis, lvis_tree, write_images
-
-Change = Callable[[dict[str, Any]], object]
+from tests.data.trees import Change, coco, coco_tree, dump, edit, lvis, lvis_tree, write_images
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return lvis_tree(tmp_path / "lvis")
-
-
-def edit(root: Path, change: Change, split: str = "train") -> None:
-    path = root / "annotations" / f"lvis_v1_{split}.json"
-    content = json.loads(path.read_text())
-    change(content)
-    dump(path, content)
 
 
 def test_records_know_what_was_looked_for(root: Path) -> None:
@@ -119,7 +108,7 @@ def test_several_files_of_a_split_must_be_chosen(root: Path) -> None:
     folder = root / "annotations"
     shutil.move(folder / "lvis_v1_val.json", folder / "lvis_val_a.json")
     shutil.copy(folder / "lvis_val_a.json", folder / "lvis_val_b.json")
-    with pytest.raises(DataError, match=r"lvis_val_a\.json, lvis_val_b\.json"):
+    with pytest.raises(DataError, match=r"lvis_val_a\.json, lvis_val_b\.json\); name one with --annotations \(Python"):
         load_dataset(root, split="val")
 
 
@@ -146,21 +135,21 @@ FAULTS: list[tuple[Change, str]] = [
 @pytest.mark.parametrize(("change", "message"), FAULTS)
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
 def test_incomplete_annotations_are_refused(root: Path, change: Change, message: str, on_error: Any) -> None:
-    edit(root, change)
+    edit(root / "annotations" / "lvis_v1_train.json", change)
     with pytest.raises(DataError, match=rf"lvis_v1_train\.json: {message}"):
         load_dataset(root, on_error=on_error)
 
 
 @pytest.mark.parametrize(("change", "message"), FAULTS)
 def test_the_doctor_lists_them(root: Path, change: Change, message: str) -> None:
-    edit(root, change)
+    edit(root / "annotations" / "lvis_v1_train.json", change)
     (finding,) = (f for f in check(find_sources(root)).findings if f.check == "LVIS lists" and f.level == "error")
     assert (finding.split, finding.count) == ("train", 1)
     assert message.split(":")[0] in finding.examples[0]
 
 
 def test_the_doctor_sees_a_class_both_there_and_absent(root: Path) -> None:
-    edit(root, lambda c: c["images"][0].update(neg_category_ids=[5]))
+    edit(root / "annotations" / "lvis_v1_train.json", lambda c: c["images"][0].update(neg_category_ids=[5]))
     report = check(find_sources(root))
     (finding,) = (f for f in report.findings if f.check == "LVIS negatives" and f.level != "ok")
     assert (finding.level, finding.count, finding.examples) == ("warning", 1, ("image 1: category 5",))
@@ -168,6 +157,6 @@ def test_the_doctor_sees_a_class_both_there_and_absent(root: Path) -> None:
 
 
 def test_images_need_a_name_or_a_url(root: Path) -> None:
-    edit(root, lambda c: c["images"][1].pop("coco_url"))
+    edit(root / "annotations" / "lvis_v1_train.json", lambda c: c["images"][1].pop("coco_url"))
     with pytest.raises(DataError, match=r"images\[1\] \(id 2\) has no 'file_name'"):
         load_dataset(root)

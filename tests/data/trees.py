@@ -60,6 +60,16 @@ def dump(path: Path, content: Any) -> Path:
     return path
 
 
+Change = Callable[[dict[str, Any]], object]
+
+
+def edit(path: Path, change: Change) -> None:
+    """Changes a JSON file."""
+    content = json.loads(path.read_text())
+    change(content)
+    dump(path, content)
+
+
 def coco_tree(root: Path, *, splits: tuple[str, ...] = ("train", "val")) -> Path:
     """annotations/instances_*.json with images/*."""
     for split in splits:

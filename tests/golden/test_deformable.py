@@ -6,19 +6,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import detrkit
-from detrkit.inference.postprocess import select
 from detrkit.losses import build_criterion
 from detrkit.losses.criterion import LossOutput
 from detrkit.models import create_model
 from detrkit.nn.denoising import Noise
 from detrkit.structures import Predictions
-from detrkit.weights.official import official_names
 from tests.golden.harness import Case, layer_name
 
 # Two-stage cases without a gap between proposal scores compare what follows in the recorded order.
@@ -210,53 +207,23 @@ def test_losses_and_indices(case: Case, trained: Any) -> None:
 def test_gradient_norms(case: Case, trained: Any) -> None:
     model, _, output = trained
     output.total.backward()
-    names = official_names(model)
-    norms = {}
-    for key, parameter in model.named_parameters():
-        found = [name for name in names[key] if name in case.info["grad_l2_norm"]]
-        if found:
-            norms[found[0]] = float(parameter.grad.norm()) if parameter.grad is not None else 0.0
-    case.gradients(norms)
+    case.gradients_of(model)
 
 
 def test_denoising_queries(case: Case) -> None:
     model = build(case)
     assert hasattr(model, "denoising") == ("train.dn.box_queries" in case.tensors)
-    if not hasattr(model, "denoising"):
-        return
-    queries = model.denoising(case.targets(), model.config.num_queries)
-    assert queries is not None
-    boxes = torch.log(queries.boxes / (1 - queries.boxes))
-    case.match("train.dn.box_queries", boxes, case.tensors["train.dn.box_queries"], atol=2e-3, rtol=2e-4)
-    case.close("train.dn.label_queries.channels_0_16", queries.content[..., ::16], 1e-6)
-    packed = np.packbits((queries.bias[0, 0] == -torch.inf).numpy(), axis=1)
-    case.equal("train.dn.attn_mask_packed_bits", torch.from_numpy(packed))
+    if hasattr(model, "denoising"):
+        case.denoising(model)
 
 
 def test_postprocess(case: Case, evaluated: Any) -> None:
     model, out, _ = evaluated
-    for image in range(2):
-        height, width = case.info["image_sizes_hw"][image]
-        if f"target.{image}.orig_size" in case.tensors:
-            height, width = case.tensors[f"target.{image}.orig_size"].tolist()
-        found = select(
-            out.logits[-1, image],
-            out.boxes[-1, image],
-            classification="focal",
-            top_k=model.config.top_k,
-            nms=None,
-            nms_decay=None,
-        )
-        scores, labels, boxes = found[:3]
-        case.objects(f"postprocess.{image}", scores, labels, boxes * torch.tensor([width, height, width, height]))
+    case.detections(out, model.config.top_k)
 
 
 def test_official_weights_come_back_identical(case: Case, evaluated: Any) -> None:
-    official = case.state_dict()
-    ours: dict[str, Tensor] = detrkit.to_official(evaluated[0])
-    assert set(ours) == set(official)
-    for name, value in official.items():
-        case.match(name, ours[name], value, atol=0.0, rtol=0.0)
+    case.official_weights(evaluated[0])
 
 
 PERTURBED: dict[str, dict[str, Any]] = {

@@ -107,13 +107,7 @@ def test_gradient_norms(case: Case) -> None:
     total = criterion(out, criterion.prepare(case.targets())).total
     case.loss("TRAIN_total_weighted", total)
     total.backward()
-    names = official_names(model)
-    norms = {}
-    for key, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            (name,) = (name for name in names[key] if name in case.info["grad_l2_norm"])
-            norms[name] = float(parameter.grad.norm()) if parameter.grad is not None else 0.0
-    case.gradients(norms)
+    case.gradients_of(model)
 
 
 def test_label_augmentation(case: Case, result: Any) -> None:
@@ -177,12 +171,7 @@ def test_postprocess(case: Case, result: Any) -> None:
 
 
 def test_official_weights_come_back_identical(case: Case, result: Any) -> None:
-    model, _, _ = result
-    official = case.state_dict()
-    ours = detrkit.to_official(model)
-    assert set(ours) == set(official)
-    for name, value in official.items():
-        case.match(name, ours[name], value, atol=0.0, rtol=0.0)
+    case.official_weights(result[0])
 
 
 # One constant a model, perturbed: the comparison must notice.

@@ -7,20 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import detrkit
-from detrkit.inference.postprocess import select
 from detrkit.losses import build_criterion
 from detrkit.losses.criterion import LossOutput
 from detrkit.models import create_model
 from detrkit.nn.proposals import gather_rows
 from detrkit.nn.salience_encoder import SalienceFilter, least_in_padding
 from detrkit.structures import Predictions
-from detrkit.weights.official import official_names
 from tests.golden.harness import Case
 from tests.golden.test_deformable import official_name, recorded_noise
 
@@ -190,46 +187,20 @@ def test_losses_and_indices(case: Case, trained: Any) -> None:
 def test_gradient_norms(case: Case, trained: Any) -> None:
     model, _, output = trained
     output.total.backward()
-    names, recorded = official_names(model), case.info["grad_l2_norm"]
-    norms = {
-        name: float(parameter.grad.norm())
-        for key, parameter in model.named_parameters()
-        for name in names[key]
-        if name in recorded
-    }
-    case.gradients(norms)
+    case.gradients_of(model)
 
 
 def test_denoising_queries(case: Case, trained: Any) -> None:
-    model = trained[0]
-    queries = model.denoising(case.targets(), model.config.num_queries)
-    boxes = torch.log(queries.boxes / (1 - queries.boxes))
-    case.match("train.dn.box_queries", boxes, case.tensors["train.dn.box_queries"], atol=2e-3, rtol=2e-4)
-    case.close("train.dn.label_queries.channels_0_16", queries.content[..., ::16], 1e-6)
-    packed = np.packbits((queries.bias[0, 0] == -torch.inf).numpy(), axis=1)
-    case.equal("train.dn.attn_mask_packed_bits", torch.from_numpy(packed))
+    case.denoising(trained[0])
 
 
 def test_postprocess(case: Case, evaluated: Any) -> None:
     model, out, _ = evaluated
-    for image, (height, width) in enumerate(case.info["image_sizes_hw"]):
-        scores, labels, boxes = select(
-            out.logits[-1, image],
-            out.boxes[-1, image],
-            classification="focal",
-            top_k=model.config.top_k,
-            nms=None,
-            nms_decay=None,
-        )[:3]
-        case.objects(f"postprocess.{image}", scores, labels, boxes * torch.tensor([width, height, width, height]))
+    case.detections(out, model.config.top_k)
 
 
 def test_official_weights_come_back_identical(case: Case, evaluated: Any) -> None:
-    official = case.state_dict()
-    ours: dict[str, Tensor] = detrkit.to_official(evaluated[0])
-    assert set(ours) == set(official)
-    for name, value in official.items():
-        case.match(name, ours[name], value.to(ours[name].dtype), atol=0.0, rtol=0.0)
+    case.official_weights(evaluated[0])
 
 
 def test_a_perturbed_constant_is_noticed(shared: Path, golden_count: dict[str, Any]) -> None:

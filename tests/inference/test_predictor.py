@@ -215,6 +215,8 @@ def test_nms_follows_the_configuration_unless_told_otherwise() -> None:
     model = TwinDetector(nms=0.7, nms_decay=0.01)
     assert Predictor(model, device="cpu").config.nms_decay == 0.01
     assert Predictor(model, device="cpu", nms=0.5).config.nms_decay is None
+    assert Predictor(TwinDetector(nms=0.5), device="cpu", nms_decay=0.1).config.nms == 0.5
+    assert Predictor(TwinDetector(), device="cpu", nms_decay=0.1).config.nms == 0.7
     assert model.config.nms == 0.7
 
 

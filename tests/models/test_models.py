@@ -107,6 +107,11 @@ def test_excluded_pairs_say_why() -> None:
         ("de_detr_r50", {"backbone": "resnet18"}),
         ("detr_r50", {"backbone": "resnet18", "dilation": True}),
         ("dela_conditional_detr_lite0", {}),
+        ("deformable_detr_lite0", {}),
+        ("dino_lite0", {}),
+        ("relation_detr_lite0", {}),
+        ("dape_lite0", {}),
+        ("salience_detr_lite0", {}),
     ],
     ids=str,
 )

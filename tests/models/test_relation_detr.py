@@ -112,8 +112,10 @@ def test_evaluation_needs_neither_branch_nor_noise() -> None:
     assert out.logits.shape == (3, 1, 12, 3)
 
 
-@pytest.mark.parametrize(("option", "value"), [("one_to_many_queries", -1), ("one_to_many_repeat", 0)])
-def test_wrong_values_are_named(option: str, value: int) -> None:
+@pytest.mark.parametrize(
+    ("option", "value"), [("one_to_many_queries", -1), ("one_to_many_repeat", 0), ("query_selection", "pure")]
+)
+def test_wrong_values_are_named(option: str, value: Any) -> None:
     with pytest.raises(ValueError, match=option):
         build(**{option: value})
 
@@ -129,3 +131,31 @@ def test_starting_values_are_the_published_ones() -> None:
         assert not any(layer.bias.any() for layer in head.layers)
     for head in (*model.class_embed, model.enc_class_embed, model.one_to_many_class_embed):
         torch.testing.assert_close(head.bias.sigmoid(), torch.full((3,), 0.01))
+
+
+def test_plain_denoising_marks_every_query() -> None:
+    model = build(denoising="plain", denoising_groups=2)
+    out = predictions(model, 2, 1)
+    assert out.groups["one_to_many"].logits.shape[2] == 15
+    assert build_criterion(model.config)(out, targets(2, 1)).total.isfinite()
+
+
+def test_one_decoder_layer_trains_every_parameter() -> None:
+    """Nothing comes before it: neither relation nor scale has a layer to act in."""
+    model = build(decoder_layers=1)
+    build_criterion(model.config)(predictions(model, 2, 1), targets(2, 1)).total.backward()
+    idle = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    assert not idle
+
+
+@pytest.mark.parametrize(
+    "name", ["relation_detr_r50", "dape_r50", "dino_pp_r50", "dab_deformable_detr_pp_r50", "deformable_detr_pp_r50"]
+)
+def test_heads_start_as_in_the_repository(name: str) -> None:
+    """Spec A.12: Xavier weights, no bias; boxes start at their reference."""
+    options = {key: value for key, value in TINY.items() if key != "one_to_many_queries" or "pp" not in name}
+    model: Any = create_model(name, **options)
+    first, _, last = model.bbox_embed[1].layers
+    assert not any(layer.bias.any() for layer in model.bbox_embed[1].layers)
+    assert not last.weight.any()
+    torch.testing.assert_close(first.weight.std(), torch.tensor((2 / 128) ** 0.5), rtol=0.05, atol=0)

@@ -174,13 +174,23 @@ def test_stochastic_depth_acts_in_training_only_and_grows_with_depth() -> None:
     assert not any("DropPath" in type(module).__name__ for module in backbone("swin").modules())
 
 
-@pytest.mark.parametrize("family", ["swin", "convnext", "focalnet", "vit", "resnet"])
-def test_checkpointing_changes_no_gradient(family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "masked"),
+    [
+        *((family, False) for family in ("swin", "convnext", "focalnet", "vit", "resnet")),
+        ("swin", True),
+        ("resnet", True),
+    ],
+)
+def test_checkpointing_changes_no_gradient(family: str, masked: bool) -> None:
     gradients = []
     for checkpointing in (False, True):
-        network = backbone(family, checkpointing=checkpointing).train()
-        images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
-        sum(level.tensor.square().mean() for level in network(images, no_padding(images))).backward()
+        network = backbone(family, checkpointing=checkpointing, mask_padding=masked).train()
+        images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(3))
+        padding = no_padding(images)
+        if masked:
+            padding[1, 40:], padding[1, :, 50:] = True, True
+        sum(level.tensor.square().mean() for level in network(images, padding)).backward()
         gradients.append([parameter.grad for parameter in network.body.parameters() if parameter.grad is not None])
     assert len(gradients[0]) == len(gradients[1]) > 10
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))

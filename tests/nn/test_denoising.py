@@ -91,7 +91,7 @@ def test_crowded_images_may_be_capped() -> None:
     targets = [target(150), target(3, seed=2)]
     queries = generator(max_queries=60)(targets, 3)
     assert queries is not None
-    assert queries.content.shape[1] == 2 * 3 * 30
+    assert queries.content.shape[1] == 60
     image, _, index = queries.pairs
     assert len(set(index[image == 0].tolist())) == 30
     assert set(index[image == 1].tolist()) == {150, 151, 152}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import detrkit.ops  # noqa: F401  registers the operator
-from detrkit.ops.ms_deform_attn import active_backend, ms_deform_attn, reference
+from detrkit.ops.ms_deform_attn import BACKENDS, active_backend, ms_deform_attn, reference
 from tests.golden.harness import Case
 
 SHAPES = [(5, 7), (3, 2)]
@@ -66,6 +66,11 @@ def test_is_a_proper_operator() -> None:
     value, shapes, locations, weights = inputs()
     arguments = (value.requires_grad_(), shapes, locations.requires_grad_(), weights.requires_grad_())
     torch.library.opcheck(torch.ops.detrkit.ms_deform_attn.default, arguments)
+    apart = value.detach().transpose(0, 1).contiguous().transpose(0, 1)  # other strides, which gradients do not have
+    backward = (torch.randn(2, 6, 12), apart, *(tensor.detach() for tensor in arguments[1:]))
+    torch.library.opcheck(
+        torch.ops.detrkit.ms_deform_attn_backward.default, backward, test_utils=("test_schema", "test_faketensor")
+    )
 
 
 def test_export_keeps_one_node() -> None:
@@ -113,7 +118,57 @@ def test_shapes_that_contradict_each_other_are_named() -> None:
         ms_deform_attn(value, torch.tensor([[5, 7], [3, 3]]), locations, weights)
     with pytest.raises(ValueError, match="must be"):
         ms_deform_attn(value, shapes, locations, weights[:, :, :, :1])
+    with pytest.raises(ValueError, match=r"must be \(2, Q, 3, 2, P, 2\)"):
+        ms_deform_attn(value, shapes, locations[:1], weights[:1])
+    with pytest.raises(ValueError, match=r"must be \(2, Q, 3, 2, P, 2\)"):
+        ms_deform_attn(value, shapes, locations[:, :, :2], weights[:, :, :2])
 
 
-def test_the_reference_serves_every_device() -> None:
-    assert active_backend("cpu") == "reference"
+def test_every_device_has_an_implementation() -> None:
+    assert active_backend("cpu") == "cpu"
+    assert active_backend("mps") == "reference"
+
+
+@pytest.mark.parametrize("spread", [0.3, 3.0])
+def test_the_cpu_implementation_equals_the_reference(spread: float) -> None:
+    """Values and gradients, most samples inside of the levels or most of them outside."""
+    value, _, locations, weights = inputs()
+    locations = (locations - 0.5) * spread + 0.5
+    found = BACKENDS["cpu"].forward(value, SHAPES, locations, weights)
+    torch.testing.assert_close(found, reference(value, SHAPES, locations, weights))
+    outer = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
+    found, expected = (
+        BACKENDS[name].backward(outer, value, SHAPES, locations, weights) for name in ("cpu", "reference")
+    )
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_on_the_border_of_a_level() -> None:
+    """Samples on the last cell's centre, between it and the outside, and where nothing is left."""
+    value, shapes = torch.ones(1, 4, 1, 1), torch.tensor([[2, 2]])
+    at = torch.tensor([-0.25, 0.0, 0.25, 0.75, 1.0, 1.25])
+    locations = torch.stack((at, torch.full_like(at, 0.5)), dim=-1).view(1, -1, 1, 1, 1, 2)
+    out = ms_deform_attn(value, shapes, locations, torch.ones(1, 6, 1, 1, 1))
+    assert out.flatten().tolist() == [0, 0.5, 1, 1, 0.5, 0]
+
+
+def test_locations_that_are_not_numbers_give_no_numbers_in_their_place_only() -> None:
+    value, shapes, locations, weights = inputs()
+    locations[0, 0, 0, 0, 0, 0] = math.nan
+    leaves = [tensor.requires_grad_() for tensor in (value, locations, weights)]
+    out = ms_deform_attn(leaves[0], shapes, leaves[1], leaves[2])
+    assert out[0, 0, :4].isnan().all()
+    assert out[1].isfinite().all()
+    assert out[0, 1:].isfinite().all()
+    out[1].sum().backward()
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_no_queries_and_no_images(name: str) -> None:
+    value, _, locations, weights = inputs()
+    for images, queries in ((2, 0), (0, 6)):
+        arguments = value[:images], SHAPES, locations[:images, :queries], weights[:images, :queries]
+        out = BACKENDS[name].forward(*arguments)
+        assert out.shape == (images, queries, 12)
+        gradients = BACKENDS[name].backward(out, *arguments)
+        assert [tuple(g.shape) for g in gradients] == [tuple(arguments[index].shape) for index in (0, 2, 3)]

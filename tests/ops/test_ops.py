@@ -106,3 +106,11 @@ def test_roi_align_with_valid_sizes_is_that_of_the_cropped_map() -> None:
         torch.testing.assert_close(pooled[index], alone[0])
     plain = roi_align_bags(boxes, shapes=[(9, 11)], **options).pool(tokens)
     assert not torch.allclose(pooled, plain)
+
+
+def test_roi_align_of_boxes_that_are_not_numbers() -> None:
+    """They give no numbers in their own place; training then skips the step."""
+    boxes = torch.tensor([[[4.0, 4.0, 30.0, 30.0], [float("nan"), 4.0, 30.0, 30.0]]])
+    pooled = roi_align_bags(boxes, shapes=[(6, 6)], strides=[8], resolution=2).pool(torch.ones(1, 36, 3))
+    assert pooled[0, 0].isfinite().all()
+    assert pooled[0, 1].isnan().all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,18 @@ def test_no_validation_images(tmp_path: Path) -> None:
     assert f"detrkit data split {root} --val 0.2 --out {root}_split" in line(recipe, "no evaluation:")
 
 
+def test_a_file_of_training_images_in_a_folder_of_no_known_layout(tmp_path: Path) -> None:
+    root = make(tmp_path / "data")
+    (root / "annotations" / "instances_train.json").rename(tmp_path / "result.json")
+    shutil.rmtree(root / "annotations")
+    images = str(root / "images")
+    given = {"data.train.annotations": str(tmp_path / "result.json"), "data.train.images": images}
+    recipe = auto_recipe(root, given, quiet=True)
+    assert recipe.training.evaluate_every == 0
+    with pytest.raises(DataError, match="no known data set layout"):
+        auto_recipe(root)
+
+
 def test_wrong_words(tmp_path: Path) -> None:
     root = make(tmp_path / "data")
     with pytest.raises(RecipeError, match=r"unknown key\. Did you mean 'epochs'"):
@@ -276,6 +289,10 @@ def test_a_published_detector_that_is_at_hand(tmp_path: Path, monkeypatch: pytes
     assert "AP 40.2 on COCO" in line(recipe, "start de_detr_r50_coco_50ep")
     named = auto_recipe(root, {**gpu, "model.name": "detr_r50"}, quiet=True)
     assert named.model.init == "detr_r50"
+    pull("relation_detr_r50_coco_12ep")
+    other = auto_recipe(root, {**gpu, "model.name": "relation_detr_r50"}, quiet=True)
+    assert other.model.init == "relation_detr_r50_coco_12ep"
+    assert auto_recipe(root, gpu, quiet=True).model.name == "de_detr_r50", "unnamed, only data-efficient families count"
     assert auto_recipe(root, {**gpu, "model.name": "detr_r50", "model.init": None}, quiet=True).model.init is None
 
     monkeypatch.setattr("detrkit.training.auto._gpu_memory", lambda: 11.0)

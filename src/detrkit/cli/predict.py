@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PredictCommand", "predict_command", "predict_images"]
 
-_DEFAULT_NMS = "0.7"
+_DEFAULT_NMS = "0.7"  # DEFAULT_NMS of the predictor, which is not imported for --help
 
 
 class OnError(StrEnum):
@@ -89,8 +89,6 @@ def predict_command(
     from detrkit.inference.sources import find_images
 
     found = find_images(inputs, pictures=out / "images")
-    if nms_decay is not None and nms is None:
-        nms = float(_DEFAULT_NMS)
     predictor = Predictor(
         local_checkpoint(model or DEFAULT_MODEL), device=device, batch_size=batch_size, nms=nms, nms_decay=nms_decay
     )

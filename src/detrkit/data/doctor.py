@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from detrkit.data.federated import NEGATIVES, federated_problems
-from detrkit.data.formats import Source, read_source
+from detrkit.data.formats import FORMATS, Source, read_source
 from detrkit.data.images import image_size, read_image
 from detrkit.data.records import Row, Table, box_problem, missing_files
 from detrkit.errors import DataError
@@ -87,6 +87,7 @@ def check(
         )
         scans[split] = _scan(table, set(missing), quick, progress)
         findings += _scanned(split, table, scans[split], quick)
+    findings += _absent(sources)
     findings += _across(tables)
     if not quick:
         findings += _shared_images(tables, scans)
@@ -274,6 +275,12 @@ def _shared_images(tables: dict[str, Table], scans: dict[str, _Scan]) -> Iterato
     splits = " & ".join(tables)
     message = "the same image in several splits: scores on it say nothing about new images"
     yield _finding("error", "images across splits", splits, [" = ".join(names) for names in groups], message)
+
+
+def _absent(sources: dict[str, Source]) -> Iterator[Finding]:
+    for name, root in dict.fromkeys((source.format, source.root) for source in sources.values()):
+        for split, what in FORMATS[name].absent(root).items():
+            yield _finding("warning", "splits", split, [what], "is named but not there: left out")
 
 
 def _across(tables: dict[str, Table]) -> Iterator[Finding]:

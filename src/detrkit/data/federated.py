@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "federated_problems", "is_federated"]
+from detrkit.structures import FREQUENCIES, NEGATIVES, NOT_EXHAUSTIVE
 
-NEGATIVES = "neg_category_ids"
-"""Of an image: the classes verified to be absent."""
-NOT_EXHAUSTIVE = "not_exhaustive_category_ids"
-"""Of an image: the classes of which not every object is annotated."""
-FREQUENCIES = ("r", "c", "f")
-"""Of a class: rare, common or frequent among the training images."""
+__all__ = ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "federated_problems", "is_federated"]
 
 Row = Mapping[str, Any]
 

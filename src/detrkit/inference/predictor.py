@@ -22,7 +22,10 @@ from detrkit.structures import Categories, Category, Detections, pad_images
 from detrkit.weights import open_checkpoint
 from detrkit.weights.classes import COCO_CATEGORIES
 
-__all__ = ["Predictor", "read_source"]
+__all__ = ["DEFAULT_NMS", "Predictor", "read_source"]
+
+DEFAULT_NMS = 0.7
+"""IoU of NMS where it is asked for without one, as published (DE-DETR)."""
 
 
 class Predictor:
@@ -35,8 +38,8 @@ class Predictor:
         batch_size: images a forward pass. Images of unlike size in one batch are padded, which moves scores a little.
         threshold: default score threshold of :meth:`predict`.
         nms: IoU threshold of class-wise non-maximum suppression; None = what the model's configuration says.
-        nms_decay: suppressed objects stay with their score times this; None = what the configuration says, or, where
-            ``nms`` is given, removed.
+        nms_decay: suppressed objects stay with their score times this (without ``nms``: at the configuration's
+            threshold, or 0.7); None = what the configuration says, or, where ``nms`` is given, they are removed.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
 
     Raises:
@@ -66,7 +69,7 @@ class Predictor:
         if nms is not None:
             config = replace(config, nms=nms, nms_decay=nms_decay)
         elif nms_decay is not None:
-            config = replace(config, nms_decay=nms_decay)
+            config = replace(config, nms=DEFAULT_NMS if config.nms is None else config.nms, nms_decay=nms_decay)
         self.config = config
         self.categories = self.model.categories or _unnamed(config.num_classes)
         self._transform = eval_transform(config)

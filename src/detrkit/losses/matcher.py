@@ -43,7 +43,10 @@ class Matches:
 
 
 def _assign(cost: np.ndarray, copies: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Queries and targets of one problem: cost (Q, n). With ``copies`` (n,) bool, originals choose first."""
+    """Queries and targets of one problem: cost (Q, n). With ``copies`` (n,) bool, originals choose first.
+
+    Where originals and copies are more than queries, some queries get a copy on top of their original, as published.
+    """
     if copies is None or not copies.any():
         query, target = linear_sum_assignment(cost)
         return query, target

@@ -18,13 +18,9 @@ from detrkit.errors import DataError
 from detrkit.metrics.coco import AREAS, IOU50, IOU75, FloatArray, check_iou_type, evaluate, mean_defined
 from detrkit.metrics.coco_json import GroundTruth, read_ground_truth, read_json, read_results
 from detrkit.metrics.score import Score
+from detrkit.structures import FREQUENCIES, NEGATIVES, NOT_EXHAUSTIVE
 
 __all__ = ["FREQUENCIES", "score_lvis"]
-
-FREQUENCIES = ("r", "c", "f")
-"""Rare, common, frequent: classes in at most 10, at most 100, and more of the training images."""
-
-_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
 def score_lvis(
@@ -88,7 +84,7 @@ def _add_lvis(truth: GroundTruth, content: Mapping[str, Any]) -> list[str]:
     for row in content["images"]:
         image = truth.image(truth.image_numbers[row["id"]])
         image["file_name"] = image["file_name"] or "/".join(str(row.get("coco_url", "")).split("/")[-2:])
-        for key in _LISTS:
+        for key in (NEGATIVES, NOT_EXHAUSTIVE):
             image[key] = [_class(category_id, truth, row["id"], key) for category_id in _ids(row, truth, key)]
     frequencies = [""] * len(truth.class_names)
     for row in content["categories"]:

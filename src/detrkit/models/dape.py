@@ -63,12 +63,13 @@ class DAPE(RelationDETR):
     @staticmethod
     def build_encoder(config: Any) -> nn.Module:
         """The encoder, with codes where sampling is harmonised."""
-        encoder = RelationDETR.build_encoder(config)
-        if config.sampling == "standard":
-            return encoder
-        layers: Any = encoder.layers
-        rank = -(-config.code_rank // config.num_heads) * config.num_heads
-        return HarmonizedEncoder(layers, PositionCode(dim=config.hidden_dim, rank=rank))
+        plain: Any = RelationDETR.build_encoder(config)
+        encoder: nn.Module = plain
+        if config.sampling == "harmonized":
+            rank = -(-config.code_rank // config.num_heads) * config.num_heads
+            encoder = HarmonizedEncoder(plain.layers, PositionCode(dim=config.hidden_dim, rank=rank))
+            encoder.memory_fusion = plain.memory_fusion
+        return encoder
 
     def _build_queries(self) -> None:
         super()._build_queries()

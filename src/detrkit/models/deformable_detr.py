@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,7 @@ class DeformableDETRConfig(DetectorConfig):
     position_offset: float = -0.5
     position_temperature: float = 10000.0
     projection_bias: bool = True
+    xavier_heads: ClassVar[bool] = False  # weights start as in the Relation-DETR repository (spec A.12)
 
     def __post_init__(self) -> None:
         """Checks values; raises ValueError naming the field."""
@@ -106,6 +107,17 @@ def box_head(dim: int) -> MLP:
     return head
 
 
+def xavier_heads_(model: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases for the layers of every MLP; the last one of box heads stays at zero."""
+    for name, module in model.named_modules():
+        if isinstance(module, MLP):
+            for layer in module.layers:
+                nn.init.xavier_uniform_(layer.get_parameter("weight"))
+                nn.init.zeros_(layer.get_parameter("bias"))
+            if "bbox_embed" in name:
+                nn.init.zeros_(module.layers[-1].get_parameter("weight"))
+
+
 def class_head(config: DetectorConfig, dim: int) -> nn.Linear:
     """Linear with the prior probability 0.01 for every class."""
     head = nn.Linear(dim, class_slots(config))
@@ -118,6 +130,7 @@ class DeformableDETR(Detector):
 
     config: DeformableDETRConfig
     eps = 1e-5  # of the inverse sigmoid of references
+    position_encoding: type[nn.Module] = SinePosition  # of a token's place on its level
 
     def __init__(
         self,
@@ -138,6 +151,8 @@ class DeformableDETR(Detector):
         self.decoder: Any = decoder
         self._build_queries()
         self._build_heads()
+        if config.xavier_heads:
+            xavier_heads_(self)
 
     def _projections(self) -> list[LevelProjection]:
         """1x1 for every backbone level; stride 2 from the raw last one, then from the projection before."""
@@ -200,16 +215,11 @@ class DeformableDETR(Detector):
         return cls(
             config=config,
             backbone=build_backbone(config, num_levels=config.backbone_levels),
-            position=cls.build_position(config),
+            position=cls.position_encoding(
+                dim=config.hidden_dim, offset=config.position_offset, temperature=config.position_temperature
+            ),
             encoder=cls.build_encoder(config),
             decoder=decoder,
-        )
-
-    @staticmethod
-    def build_position(config: Any) -> nn.Module:
-        """The encoding of a token's place on its level."""
-        return SinePosition(
-            dim=config.hidden_dim, offset=config.position_offset, temperature=config.position_temperature
         )
 
     @staticmethod

@@ -8,7 +8,7 @@ it on to nothing; so do the parameters here: they are kept for its files, take n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -30,6 +30,7 @@ class DeformableDETRPPConfig(DeformableDETRConfig):
     backbone: str = "resnet50.tv2_in1k"
     eval_resize: Literal["round", "float32_truncate"] = "float32_truncate"
     size_divisor: int = 32
+    xavier_heads: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Checks values; raises ValueError naming the field."""

@@ -21,7 +21,7 @@ DN     learned            learned            plain (DN-DETR, Li et al., CVPR 202
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +111,7 @@ class DINOPPConfig(DINOConfig):
     denoising_extra_label: bool = False
     eval_resize: Literal["round", "float32_truncate"] = "float32_truncate"
     size_divisor: int = 32
+    xavier_heads: ClassVar[bool] = True
 
 
 def position_head(in_dim: int, dim: int) -> MLP:
@@ -141,13 +142,13 @@ class DINO(DeformableDETR):
                     inverse_sigmoid(torch.rand_like(self.refpoint_embed.weight)).clamp(-3, 3)
                 )
             nn.init.zeros_(self.tgt_embed.weight)
-        elif config.query_selection == "mixed" and config.relation == "none":
-            nn.init.xavier_uniform_(self.tgt_embed.weight)  # as in the official code, which DINO++ does not do
+        elif config.query_selection == "mixed" and not config.xavier_heads:
+            nn.init.xavier_uniform_(self.tgt_embed.weight)
         self.decoder.norm = nn.LayerNorm(dim) if config.look_forward_twice else nn.Identity()
         self.decoder.ref_point_head = position_head(2 * dim, dim)
-        if config.query_scale:
+        if config.query_scale and config.decoder_layers > 1:
             self.decoder.query_scale = position_head(dim, dim)
-        if config.relation != "none":
+        if config.relation != "none" and config.decoder_layers > 1:
             self.decoder.relation = build_relation(
                 config.relation, num_heads=config.num_heads, rank=config.relation_rank
             )
@@ -186,8 +187,7 @@ class DINO(DeformableDETR):
         content, reference, groups = self._queries(memory)
         noise = self.noise(targets, content.shape[1])
         if noise is not None:
-            content = torch.cat((noise.content, content), dim=1)
-            reference = torch.cat((noise.boxes, reference), dim=1)
+            content, reference = noise.in_front_of(content, reference)
         logits, boxes = self.decode(content, reference, memory, None if noise is None else noise.bias)
         return self._split(logits, boxes, noise, groups)
 
@@ -214,7 +214,9 @@ class DINO(DeformableDETR):
         reference = reference.detach()
         for index, layer in enumerate(self.decoder.layers):
             scaled = on_levels(reference, memory)
-            position = self.query_position(scaled[:, :, 0], content, index, code)
+            # published: places on the padded map, which follow what else is in the batch
+            place = reference if self.config.mask_backbone_padding else scaled[:, :, 0]
+            position = self.query_position(place, content, index, code)
             content, code = layer(content, position, scaled, memory, bias, apart)
             hidden = self.decoder.norm(content)
             head = 0 if self.config.shared_heads else index

@@ -15,7 +15,7 @@ What changes against DINO:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,8 @@ class RelationDETRConfig(DINOPPConfig):
     def __post_init__(self) -> None:
         """Checks values; raises ValueError naming the field."""
         super().__post_init__()
+        if self.query_selection != "mixed":
+            raise ValueError(f"query_selection must be 'mixed' for Relation-DETR, got {self.query_selection!r}")
         if self.one_to_many_queries < 0:
             raise ValueError(f"one_to_many_queries must be at least 0, got {self.one_to_many_queries}")
         if self.one_to_many_repeat < 1:
@@ -58,46 +60,33 @@ class RelationDETR(DINO):
 
     config: RelationDETRConfig
 
+    @staticmethod
+    def build_encoder(config: Any) -> nn.Module:
+        """The encoder, with a fusion of its layers."""
+        encoder = DINO.build_encoder(config)
+        if config.memory_fusion:
+            encoder.memory_fusion = MemoryFusion(dim=config.hidden_dim, inputs=config.encoder_layers + 1)
+        return encoder
+
     def _build_queries(self) -> None:
         super()._build_queries()
         config, dim = self.config, self.config.hidden_dim
-        if config.memory_fusion:
-            self.encoder.memory_fusion = MemoryFusion(dim=dim, inputs=config.encoder_layers + 1)
         if config.one_to_many_queries:
-            self.one_to_many_embed = nn.Embedding(config.one_to_many_queries, dim)
+            self.one_to_many_embed = nn.Embedding(config.one_to_many_queries, dim - self._indicator)
             self.one_to_many_class_embed = class_head(config, dim)
             self.one_to_many_bbox_embed = box_head(dim)
-
-    def _build_heads(self) -> None:
-        """Starting values of the published code (spec A.12): Xavier and zero biases where DINO leaves the default."""
-        super()._build_heads()
-        nn.init.normal_(self.tgt_embed.weight)
-        boxes = [*self.bbox_embed, self.enc_bbox_embed]
-        if self.config.one_to_many_queries:
-            boxes.append(self.one_to_many_bbox_embed)
-        positions = [self.decoder.ref_point_head, *([self.decoder.query_scale] if self.config.query_scale else [])]
-        for head in (*boxes, *positions):
-            for layer in head.layers:
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
-        for head in boxes:
-            nn.init.zeros_(head.layers[-1].weight)
 
     def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
         """Encoder; queries from its proposals; in training noised objects and the one-to-many queries too."""
         memory = self.encode(images, padding_mask)
         features, proposals = self.proposals(memory)
         content, reference, encoder = self.select(proposals, self.tgt_embed, memory)
-        if not self.training:
-            return Predictions(*self.decode(content, reference, memory))
-
         groups = {"encoder": encoder}
         noise = self.noise(targets, content.shape[1])
         if noise is not None:
-            content = torch.cat((noise.content, content), dim=1)
-            reference = torch.cat((noise.boxes, reference), dim=1)
+            content, reference = noise.in_front_of(content, reference)
         apart = 0
-        if self.config.one_to_many_queries:
+        if self.training and self.config.one_to_many_queries:
             more, boxes, groups["one_to_many_encoder"] = self._one_to_many(features, memory)
             apart = more.shape[1]
             content = torch.cat((content, more), dim=1)

@@ -1,7 +1,7 @@
 """Salience-DETR: "Enhancing Detection Transformer with Hierarchical Salience Filtering Refinement" (Hou et al., CVPR
 2024, arXiv 2403.16131; spec relation_family.md A.14).
 
-What changes against DINO, all of it in :meth:`SalienceDETR.encode` and :meth:`SalienceDETR.best`:
+What changes against DINO, all of it in :meth:`SalienceDETR.refine` and :meth:`SalienceDETR.best`:
 
 1. **Hierarchical salience** (:mod:`detrkit.nn.salience`): how much of an object a token shows is predicted from the
    coarsest level down, supervised independently of scale.
@@ -60,6 +60,12 @@ class SalienceDETRConfig(DINOPPConfig):
     def __post_init__(self) -> None:
         """Checks values; raises ValueError naming the field."""
         super().__post_init__()
+        if not self.two_stage:
+            raise ValueError("Salience-DETR starts from the proposals of its encoder: two_stage must be True")
+        if self.proposal_class_agnostic:
+            raise ValueError("Salience-DETR ranks proposals by their best class: proposal_class_agnostic must be False")
+        if self.num_feature_levels < 2:
+            raise ValueError("Salience-DETR guides every level by a coarser one: num_feature_levels must be at least 2")
         for name in ("level_filter_ratio", "layer_filter_ratio"):
             ratios = getattr(self, name)
             if not ratios or not all(0 < ratio <= 1 for ratio in ratios):
@@ -87,13 +93,7 @@ class SalienceDETR(DINO):
     """Salience-DETR with modules passed in; :meth:`from_config` builds the published ones."""
 
     config: SalienceDETRConfig
-
-    @staticmethod
-    def build_position(config: Any) -> nn.Module:
-        """The encoding of a token's place on its level."""
-        return StoredSinePosition(
-            dim=config.hidden_dim, offset=config.position_offset, temperature=config.position_temperature
-        )
+    position_encoding = StoredSinePosition
 
     @staticmethod
     def build_encoder(config: Any) -> nn.Module:
@@ -115,10 +115,6 @@ class SalienceDETR(DINO):
             mask_padding=config.mask_backbone_padding,
         )
         self.neck = PluXPyramid(dim=config.hidden_dim, num_levels=config.num_feature_levels)
-
-    def _build_queries(self) -> None:
-        super()._build_queries()
-        nn.init.normal_(self.tgt_embed.weight)
 
     def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
         """DINO on the refined memory; in training salience is a prediction too."""

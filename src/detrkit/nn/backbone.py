@@ -221,10 +221,7 @@ class Backbone(nn.Module):
         windows = self.family.name == "swin"  # they fill up with cells of their own
         always = windows or images.is_cuda or extra != (0, 0, 0, 0)
         self._sizes = sizes if always or bool(padding_mask.any()) else None
-        try:
-            tensors = self._levels(images)
-        finally:
-            self._sizes = None
+        tensors = self._levels(images)  # the sizes stay: a checkpointed network runs again in the backward pass
         maps = []
         for tensor, stride in zip(tensors, self.strides, strict=True):
             mask = _cells_mask(sizes, stride, *tensor.shape[-2:])

@@ -57,6 +57,10 @@ class DenoisingQueries:
     groups: int
     unused: Tensor
 
+    def in_front_of(self, content: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Content and boxes of these queries, then of those given."""
+        return torch.cat((self.content, content), dim=1), torch.cat((self.boxes, boxes), dim=1)
+
 
 class Denoising(nn.Module):
     """Makes denoising queries as in DN-DETR.
@@ -196,7 +200,8 @@ class ContrastiveDenoising(Denoising):
         super().__init__(number=number, label_noise=0.5 * label_noise, box_noise=box_noise, **options)
 
     def _groups(self, most: int) -> int:
-        return max(1, self.number // most)
+        groups = max(1, self.number // most)
+        return groups if self.max_queries is None else min(groups, max(1, self.max_queries // (self.blocks * most)))
 
     def _least_copies(self) -> int:
         return self.blocks

@@ -24,8 +24,8 @@ def sine_embedding(values: Tensor, features: int, temperature: float = 10000.0) 
 
 def interleaved_sine(values: Tensor, divisors: Tensor) -> Tensor:
     """Sine and cosine in turn of angles (…) by divisors (features,) -> (…, features)."""
-    angles = values[..., None] / divisors
-    return torch.stack((angles[..., 0::2].sin(), angles[..., 1::2].cos()), dim=-1).flatten(-2)
+    even, odd = values[..., None] / divisors[0::2], values[..., None] / divisors[1::2]
+    return torch.stack((even.sin(), odd.cos()), dim=-1).flatten(-2)
 
 
 def sine_boxes(boxes: Tensor, features: int, *, order: tuple[int, ...] = (0, 1, 2, 3)) -> Tensor:

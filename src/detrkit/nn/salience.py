@@ -55,7 +55,9 @@ class SaliencePredictor(nn.Module):
         """features (B, S, C) of the tokens -> logits (B, S) float32; published: padding takes part."""
         sizes = tokens.shapes.prod(-1).tolist()
         valid = (~tokens.padding_mask if mask_padding else torch.ones_like(tokens.padding_mask)).split(sizes, dim=1)
-        cells = tokens.valid_cells if mask_padding else tokens.shapes.flip(-1).to(features).expand(len(features), -1, 2)
+        cells = tokens.valid_cells
+        if not mask_padding:
+            cells = tokens.shapes.flip(-1).to(cells).expand_as(cells)
         found: list[Tensor] = []  # coarsest level first
         for level in reversed(range(len(sizes))):
             x = features.split(sizes, dim=1)[level]

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from detrkit.ops import ms_deform_attn_cpu
+
 __all__ = ["BACKENDS", "active_backend", "ms_deform_attn", "reference"]
 
 
@@ -39,7 +41,7 @@ def reference(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights:
         F.grid_sample(maps, points, mode="bilinear", padding_mode="zeros", align_corners=False)
         for maps, points in _maps_and_points(value, spatial_shapes, locations)
     ]
-    share = weights.float().flatten(3).transpose(1, 2).reshape(batch * heads, 1, queries, -1)
+    share = weights.float().flatten(3).transpose(1, 2).flatten(0, 1)[:, None]
     mixed = (torch.cat(samples, dim=-1) * share).sum(-1)  # (B·H, D, Q)
     return mixed.view(batch, heads * dim, queries).transpose(1, 2).to(value.dtype).contiguous()
 
@@ -62,7 +64,7 @@ def reference_backward(
         of_maps, of_points = torch.ops.aten.grid_sampler_2d_backward(
             outer * share[:, None, :, level], maps, points, 0, 0, False, [True, True]
         )
-        of_value.append(of_maps.view(batch, heads, dim, -1).permute(0, 3, 1, 2))
+        of_value.append(of_maps.unflatten(0, (batch, heads)).flatten(3).permute(0, 3, 1, 2))
         of_locations.append(2 * of_points)
     return (
         torch.cat(of_value, dim=1).to(value.dtype),
@@ -79,7 +81,10 @@ class Backend:
     backward: Callable[[Tensor, Tensor, Shapes, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
-BACKENDS: dict[str, Backend] = {"reference": Backend(reference, reference_backward)}
+BACKENDS: dict[str, Backend] = {
+    "reference": Backend(reference, reference_backward),
+    "cpu": Backend(ms_deform_attn_cpu.forward, ms_deform_attn_cpu.backward),
+}
 
 
 def active_backend(device_type: str) -> str:
@@ -117,7 +122,7 @@ def _backward(
 def _backward_fake(
     gradient: Tensor, value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(value), torch.empty_like(locations), torch.empty_like(weights)
+    return value.new_empty(value.shape), locations.new_empty(locations.shape), weights.new_empty(weights.shape)
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -141,10 +146,12 @@ def _check(value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Te
         raise ValueError(
             f"value has {value.shape[1]} tokens, the spatial shapes {_shapes(spatial_shapes)} need {tokens}"
         )
-    if locations.shape[3] != levels or locations.shape[:5] != weights.shape:
+    batch, _, heads, _ = value.shape
+    queries, points = locations.shape[1], locations.shape[4]
+    if locations.shape != (batch, queries, heads, levels, points, 2) or locations.shape[:5] != weights.shape:
         raise ValueError(
-            f"locations {tuple(locations.shape)} must be (B, Q, H, {levels}, P, 2) and weights {tuple(weights.shape)} "
-            f"(B, Q, H, {levels}, P)"
+            f"locations {tuple(locations.shape)} must be ({batch}, Q, {heads}, {levels}, P, 2) and weights "
+            f"{tuple(weights.shape)} ({batch}, Q, {heads}, {levels}, P)"
         )
 
 

@@ -45,7 +45,7 @@ def _axis(start: Tensor, length: Tensor, cells: Tensor, bins: int, ratio: int) -
     at = start[..., None] + length[..., None] * step
     inside = ((at >= -1) & (at <= cells)).to(at.dtype) / ratio
     at = torch.minimum(at.clamp(min=0), cells - 1)
-    low = at.floor()
+    low = at.nan_to_num().floor()  # a box that is not a number must not become an index; its weights tell
     fraction = at - low
     pair = torch.stack((low, torch.minimum(low + 1, cells - 1)), dim=-1)
     weight = torch.stack(((1 - fraction) * inside, fraction * inside), dim=-1)

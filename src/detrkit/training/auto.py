@@ -18,6 +18,7 @@ from detrkit.config import Recipe, load_recipe
 from detrkit.data import DetectionDataset
 from detrkit.data.formats import find_sources
 from detrkit.data.statistics import Statistics, statistics
+from detrkit.errors import DataError
 from detrkit.models import DetectorConfig
 from detrkit.training import rules
 from detrkit.training.draft import Draft, flat
@@ -87,8 +88,15 @@ def _validation(recipe: Recipe) -> DetectionDataset | None:
     data = recipe.data
     if recipe.training.evaluate_every == 0:
         return None
-    if data.val.annotations is None and "val" not in find_sources(Path(data.root), format=data.format):
-        return None
+    if data.val.annotations is None:
+        try:
+            splits = find_sources(Path(data.root), format=data.format)
+        except DataError:
+            if data.train.annotations is None:
+                raise
+            return None  # a file of training images, in a folder that is no data set otherwise
+        if "val" not in splits:
+            return None
     return load_split(recipe, "val")
 
 

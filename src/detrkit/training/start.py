@@ -16,7 +16,7 @@ from detrkit.weights import CATALOGUE, OfficialFile, open_checkpoint, pulled_pat
 __all__ = ["LAPTOP_MODEL", "available_checkpoint", "choose_model"]
 
 LAPTOP_MODEL = "dela_conditional_detr_lite0"
-# Which family learns most from few images (DE-DETR paper, Tables 2 and 3), best first.
+# Which family learns most from few images (DE-DETR paper, Tables 2 and 3), best first; others where they are named.
 FAMILIES = ("de_conditional_detr", "de_detr", "conditional_detr", "detr")
 # Options that make another network; under the others that all models share, a checkpoint keeps its meaning.
 _SIZES = {"hidden_dim", "num_heads", "ffn_dim", "encoder_layers", "decoder_layers"}
@@ -28,7 +28,7 @@ def available_checkpoint(model: str | None = None, given: Mapping[str, Any] | No
 
     given: dotted keys and values; without it every checkpoint fits.
     """
-    here = (item for item in _by_worth() if item.model is not None and model in (None, item.model))
+    here = (item for item in _by_worth() if (item.family in FAMILIES if model is None else item.model == model))
     pulled = (item for item in here if pulled_path(item.name).is_file())
     return next((item for item in pulled if _misfit(str(item.model), given or {}) is None), None)
 
@@ -84,11 +84,11 @@ def _misfit(model: str, given: Mapping[str, Any]) -> str | None:
 
 def _by_worth() -> list[OfficialFile]:
     """Published checkpoints of registered models: by family, COCO before others, plain ResNet-50 first, highest AP."""
-    usable = [item for item in CATALOGUE.values() if item.family in FAMILIES]
+    rank = {family: index for index, family in enumerate(FAMILIES)}
     return sorted(
-        usable,
+        (item for item in CATALOGUE.values() if item.model is not None),
         key=lambda item: (
-            FAMILIES.index(item.family or ""),
+            rank.get(item.family or "", len(rank)),
             item.data != "COCO",
             not str(item.model).endswith("_r50"),
             -(item.ap or 0),

@@ -73,6 +73,9 @@ class Trainer:
         # a third faster on CPUs; on other devices the default layout is as fast in float32
         self.layout = torch.channels_last if accelerator.device.type == "cpu" else torch.contiguous_format
         self.model = task.model.to(accelerator.device).to(memory_format=self.layout)
+        if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+            # statistics over the whole batch, not over the one or two images of a process (Salience-DETR's neck)
+            self.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.ema = EMA(self.model, section.ema) if section.ema else None
         total_batch = section.batch_size * section.accumulate * accelerator.num_processes
         groups = parameter_groups(self.model, recipe.optimizer, total_batch=total_batch)

@@ -224,8 +224,9 @@ def _release(
     )
 
 
-# xiuqhou/Relation-DETR README.md (commit 0c16451), "Model ZOO" and "Other DETR variants". There is no file of
-# Deformable-DETR++. How many classes the files of other data sets have stands in themselves.
+# xiuqhou/Relation-DETR README.md (commit 0c16451), "Model ZOO" and "Other DETR variants", and xiuqhou/Salience-DETR
+# README.md (commit 0812780), "Model Zoo". There is no file of Deformable-DETR++. How many classes the files of other
+# data sets have stands in themselves.
 _RELATION = (
     *(
         _release("Relation-DETR", model, f"v1.0.1/{config}_resnet50_800_1333_coco_1x.pth", ap, 12, model)
@@ -237,18 +238,23 @@ _RELATION = (
     ),
     *(
         _release(
-            "Relation-DETR",
-            f"relation_detr_{ours}",
-            f"v1.0.0/relation_detr_{theirs}_800_1333_coco_{epochs // 12}x.pth",
+            repository,
+            f"{family}_{ours}",
+            f"v1.0.0/{family}_{theirs}_800_1333_coco_{epochs // 12}x.pth",
             ap,
             epochs,
-            f"relation_detr_{ours}_coco_{epochs}ep",
+            f"{family}_{ours}_coco_{epochs}ep",
         )
-        for ours, theirs, epochs, ap in (
-            ("r50", "resnet50", 12, 51.7),
-            ("r50", "resnet50", 24, 52.1),
-            ("swin_l", "swin_l", 12, 57.8),
-            ("swin_l", "swin_l", 24, 58.1),
+        for repository, family, ours, theirs, epochs, ap in (
+            ("Relation-DETR", "relation_detr", "r50", "resnet50", 12, 51.7),
+            ("Relation-DETR", "relation_detr", "r50", "resnet50", 24, 52.1),
+            ("Relation-DETR", "relation_detr", "swin_l", "swin_l", 12, 57.8),
+            ("Relation-DETR", "relation_detr", "swin_l", "swin_l", 24, 58.1),
+            ("Salience-DETR", "salience_detr", "r50", "resnet50", 12, 50.0),
+            ("Salience-DETR", "salience_detr", "r50", "resnet50", 24, 51.2),
+            ("Salience-DETR", "salience_detr", "convnext_l", "convnext_l", 12, 54.2),
+            ("Salience-DETR", "salience_detr", "swin_l", "swin_l", 12, 56.5),
+            ("Salience-DETR", "salience_detr", "focalnet_l", "focalnet_large_lrf", 12, 57.3),
         )
     ),
     _release(
@@ -282,27 +288,8 @@ _RELATION = (
     ),
 )
 
-# xiuqhou/Salience-DETR README.md (commit 0812780), "Model Zoo".
-_SALIENCE = tuple(
-    _release(
-        "Salience-DETR",
-        f"salience_detr_{ours}",
-        f"v1.0.0/salience_detr_{theirs}_800_1333_coco_{epochs // 12}x.pth",
-        ap,
-        epochs,
-        f"salience_detr_{ours}_coco_{epochs}ep",
-    )
-    for ours, theirs, epochs, ap in (
-        ("r50", "resnet50", 12, 50.0),
-        ("r50", "resnet50", 24, 51.2),
-        ("convnext_l", "convnext_l", 12, 54.2),
-        ("swin_l", "swin_l", 12, 56.5),
-        ("focalnet_l", "focalnet_large_lrf", 12, 57.3),
-    )
-)
-
 CATALOGUE: Mapping[str, OfficialFile] = {
-    item.name: item for item in (*_DETR, *_CONDITIONAL, *_DE_DETRS, *_DEFORMABLE, *_DINO, *_RELATION, *_SALIENCE)
+    item.name: item for item in (*_DETR, *_CONDITIONAL, *_DE_DETRS, *_DEFORMABLE, *_DINO, *_RELATION)
 }
 
 

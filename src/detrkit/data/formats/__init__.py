@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from detrkit.data.formats import cityscapes, coco, lvis, roboflow, voc, yolo
-from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
+from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, option
 from detrkit.data.records import Table
 from detrkit.errors import DataError, did_you_mean
 
@@ -41,9 +41,14 @@ def detect(root: Path, name: str = "auto") -> Format:
         return fitting[0]
     if fitting:
         names = " and ".join(form.name for form in fitting)
-        raise DataError(f"{root}: looks like {names} at once; choose one with format= (recipe: data.format)")
+        raise DataError(f"{root}: looks like {names} at once; choose one with {option('format', 'data.format')}")
     looked = "; ".join(form.looked_for for form in FORMATS.values())
-    raise DataError(f"{root}: no known data set layout. Looked for {looked}")
+    raise DataError(
+        f"{root}: no known data set layout. Looked for {looked}. A COCO file of another name, such as CVAT's "
+        f"instances_default.json or Label Studio's result.json: detrkit data split {root} --annotations FILE "
+        f"[--images DIR] --out {root}_split, then use {root}_split. YOLO labels: write a data.yaml with train, val and "
+        "names"
+    )
 
 
 def find_source(
@@ -61,14 +66,14 @@ def find_source(
     if annotations is not None:
         annotations = root / annotations if (root / annotations).is_file() else annotations
         if format not in ("auto", "coco", "lvis"):
-            raise DataError(f"annotations={annotations} names a COCO file, but format is '{format}'")
+            raise DataError(f"annotations '{annotations}' names a COCO file, but format is '{format}'")
         if format == "auto":
             format = "lvis" if annotations.name.lower().startswith("lvis") else "coco"
         return Source(format=format, root=root, split=split, annotations=annotations, images=images)
     form = detect(root, format)
     source = form.locate(root, split)
     if source is None:
-        present = [other for other in SPLIT_WORDS if form.locate(root, other) is not None]
+        present = _present(form, root)
         if not present:
             hint = f"Looked for {form.looked_for}"
         elif split == "test":  # neither made by splitting nor named in recipes
@@ -76,21 +81,26 @@ def find_source(
         else:
             hint = (
                 f"It has {' and '.join(present)}; to make a split: detrkit data split {root} --out {root}_split, "
-                f"then use {root}_split, or name the file with annotations= (recipe: data.{split}.annotations)"
+                f"then use {root}_split, or name the file with {option('annotations', f'data.{split}.annotations')}"
             )
         raise DataError(f"{root}: this {form.name} data set has no {split} split. {hint}")
     return source if images is None else Source(**{**vars(source), "images": images})
 
 
 def find_sources(root: Path, *, format: str = "auto") -> dict[str, Source]:
-    """The source of every split that a data folder has.
+    """The source of every split that a data folder has; one that it only names is left out, unless it is train.
 
     Raises:
         DataError: none or several formats fit, or there is no split.
     """
     form = detect(root, format)
-    located = {split: form.locate(root, split) for split in SPLIT_WORDS}
-    found = {split: source for split, source in located.items() if source is not None}
+    found = _present(form, root)
     if not found:
         raise DataError(f"{root}: this {form.name} data set has no split. Looked for {form.looked_for}")
     return found
+
+
+def _present(form: Format, root: Path) -> dict[str, Source]:
+    absent = form.absent(root)
+    located = {split: form.locate(root, split) for split in SPLIT_WORDS if split not in absent}
+    return {split: source for split, source in located.items() if source is not None}

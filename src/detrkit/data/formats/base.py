@@ -11,7 +11,7 @@ from typing import Any
 from detrkit.data.records import Row, Table
 from detrkit.errors import DataError
 
-__all__ = ["SPLIT_WORDS", "Format", "Source", "find_image_root", "read_json"]
+__all__ = ["SPLIT_WORDS", "Format", "Source", "find_image_root", "option", "read_json"]
 
 # How files and folders of a split are called.
 SPLIT_WORDS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -38,7 +38,8 @@ class Format:
     """One annotation format.
 
     looked_for: what makes a folder one of these, for messages · recognises(root) · locate(root, split): the source,
-    or None when that split is absent · read(source): its annotations.
+    or None when that split is absent · read(source): its annotations · absent(root): the splits that the folder names
+    though they are not there, and what it names; only asking for one of them is an error.
     """
 
     name: str
@@ -46,6 +47,12 @@ class Format:
     recognises: Callable[[Path], bool]
     locate: Callable[[Path, str], Source | None]
     read: Callable[[Source], Table]
+    absent: Callable[[Path], dict[str, str]] = lambda _: {}
+
+
+def option(name: str, recipe_keys: str) -> str:
+    """An option as each kind of user writes it, for messages."""
+    return f"--{name} (Python: {name}=, recipe: {recipe_keys})"
 
 
 def read_json(path: Path, *, without: Sequence[str] = ()) -> Any:
@@ -90,7 +97,7 @@ def find_image_root(candidates: Sequence[Path], images: Sequence[Row], origin: P
         looked = ", ".join(str(folder) for folder in folders) or "no folder that exists"
         example = f" such as '{names[0]}'" if names else ""
         raise DataError(
-            f"{origin}: found none of its images{example} in {looked}; say where they are with images= "
-            "(recipe: data.train.images, data.val.images)"
+            f"{origin}: found none of its images{example} in {looked}; say where they are with "
+            f"{option('images', 'data.train.images, data.val.images')}"
         )
     return best

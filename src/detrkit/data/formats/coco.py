@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.data.federated import is_federated
-from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, find_image_root, read_json
+from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, find_image_root, option, read_json
 from detrkit.data.records import Row, Table
 from detrkit.errors import DataError
 
@@ -32,7 +32,8 @@ def locate(root: Path, split: str) -> Source | None:
                 return Source(format="coco", root=root, split=split, annotations=path)
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise DataError(f"{folder}: several files could be the {split} split ({names}); name one with annotations=")
+        how = option("annotations", "data.train.annotations, data.val.annotations")
+        raise DataError(f"{folder}: several files could be the {split} split ({names}); name one with {how}")
     return Source(format="coco", root=root, split=split, annotations=found[0]) if found else None
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from detrkit.data.formats import coco
-from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
+from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, option
 from detrkit.data.records import Table
 from detrkit.errors import DataError
 
@@ -33,7 +33,8 @@ def locate(root: Path, split: str) -> Source | None:
         found = usual or whole or found
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
-            raise DataError(f"{folder}: several files could be the {split} split ({names}); name one with annotations=")
+            how = option("annotations", "data.train.annotations, data.val.annotations")
+            raise DataError(f"{folder}: several files could be the {split} split ({names}); name one with {how}")
         if found:
             return Source(format="lvis", root=root, split=split, annotations=found[0])
     return None

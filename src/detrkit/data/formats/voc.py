@@ -1,5 +1,8 @@
 """Pascal VOC: ``Annotations/*.xml``, ``JPEGImages`` and the lists ``ImageSets/Main/train.txt`` and ``val.txt``.
 
+Without lists (LabelImg writes none) every XML file is train. XML files may also lie beside the images, in ``train``,
+``valid`` and ``test`` (Roboflow's export) or in the folder itself.
+
 VOC counts pixels from 1 and includes the last one, so ``xmin … xmax`` becomes ``[xmin - 1, xmax]`` here. Tools that
 write the same XML counting from 0 differ by one pixel at the left and top, which clamping absorbs at the border.
 Objects marked ``difficult`` are treated as crowd: left out of training, ignored in evaluation.
@@ -19,32 +22,38 @@ from detrkit.errors import DataError
 
 __all__ = ["FORMAT", "read"]
 
+# How the list of a split may be called.
+_LISTS = {**SPLIT_WORDS, "train": (*SPLIT_WORDS["train"], "trainval")}
+
 
 def recognises(root: Path) -> bool:
-    """Are there XML files in ``Annotations``?"""
-    return next((root / "Annotations").glob("*.xml"), None) is not None
+    """Are there XML files in ``Annotations``, or beside the images?"""
+    return bool(_folders(root))
 
 
 def locate(root: Path, split: str) -> Source | None:
-    """A split that ``ImageSets/Main`` lists."""
-    for word in SPLIT_WORDS[split]:
-        path = root / "ImageSets" / "Main" / f"{word}.txt"
-        if path.is_file():
-            return Source(format="voc", root=root, split=split, annotations=path)
-    return None
+    """A split that ``ImageSets/Main`` lists, or the folder of XML files that are all of one split."""
+    place = _folders(root).get(split)
+    if place == root / "Annotations":
+        lists = {path.stem: path for path in (root / "ImageSets" / "Main").glob("*.txt")}
+        if lists or split != "train":
+            place = next((lists[word] for word in _LISTS[split] if word in lists), None)
+    return None if place is None else Source(format="voc", root=root, split=split, annotations=place)
 
 
 def read(source: Source) -> Table:
     """One split. Classes are the names of all XML files in alphabetical order, from id 1, whatever the split has."""
-    root = source.root
-    names = sorted({name for path in (root / "Annotations").glob("*.xml") for name in _class_names(path)})
+    root, whole = source.root, source.root / "Annotations"
+    folder = source.annotations if source.annotations.is_dir() else whole
+    files_of_all = (path for place in set(_folders(root).values()) for path in place.glob("*.xml"))
+    names = sorted({name for path in files_of_all for name in _class_names(path)})
     category_ids = {name: number for number, name in enumerate(names, start=1)}
-    image_root = source.images or root / "JPEGImages"
+    image_root = source.images or (root / "JPEGImages" if folder == whole else folder)
     files = {path.stem: path.name for path in sorted(image_root.glob("*")) if path.suffix.lower() in IMAGE_SUFFIXES}
     images: list[Row] = []
     annotations: list[Row] = []
     for number, stem in enumerate(_stems(source), start=1):
-        path = root / "Annotations" / f"{stem}.xml"
+        path = folder / f"{stem}.xml"
         tree = _parse(path)
         images.append({"id": number, "file_name": files.get(stem) or tree.findtext("filename") or f"{stem}.jpg"})
         size = {key: tree.findtext(f"size/{key}") or "" for key in ("width", "height")}
@@ -68,10 +77,39 @@ def read(source: Source) -> Table:
     )
 
 
+def _folders(root: Path) -> dict[str, Path]:
+    """Where the XML files of each split lie: all in ``Annotations``, else beside the images."""
+    whole = root / "Annotations"
+    if any(whole.glob("*.xml")):
+        return dict.fromkeys(SPLIT_WORDS, whole)
+    places = ((split, root / word) for split, words in SPLIT_WORDS.items() for word in words)
+    found = {split: place for split, place in places if _beside_images(place)}
+    return found or ({"train": root} if _beside_images(root) else {})
+
+
+def _beside_images(folder: Path) -> bool:
+    """Does an XML file lie beside the image of its name? Others, such as CVAT's ``annotations.xml``, are not VOC's."""
+    stems = {path.stem for path in folder.glob("*.xml")}
+    images = (path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    return bool(stems) and any(path.stem in stems for path in images)
+
+
 def _stems(source: Source) -> list[str]:
-    """The names that the list has; lists of one class carry a 1, 0 or -1 behind them."""
-    lines = source.annotations.read_text(encoding="utf-8").splitlines()
-    return sorted({re.sub(r"\s+(-1|0|1)$", "", line.strip()) for line in lines if line.strip()})
+    """The names of the split: those that its list has, else of every XML file."""
+    path = source.annotations
+    if path.is_dir():
+        return sorted(file.stem for file in path.glob("*.xml"))
+    stems = _listed(path)
+    val = locate(source.root, "val")
+    if path.stem == "trainval" and val is not None:  # which it contains
+        stems -= _listed(val.annotations)
+    return sorted(stems)
+
+
+def _listed(path: Path) -> set[str]:
+    """The names that a list has; lists of one class carry a 1, 0 or -1 behind them."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {re.sub(r"\s+(-1|0|1)$", "", line.strip()) for line in lines if line.strip()}
 
 
 def _parse(path: Path) -> ElementTree.Element:
@@ -103,7 +141,7 @@ def _bbox(element: ElementTree.Element) -> list[Any]:
 
 FORMAT = Format(
     name="voc",
-    looked_for="Pascal VOC: Annotations/*.xml with ImageSets/Main/train.txt",
+    looked_for="Pascal VOC: Annotations/*.xml (of ImageSets/Main/train.txt, if there are lists) or *.xml beside images",
     recognises=recognises,
     locate=locate,
     read=read,

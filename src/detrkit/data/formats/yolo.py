@@ -29,10 +29,26 @@ def locate(root: Path, split: str) -> Source | None:
     path = _file(root)
     if path is None:
         return None
-    config = _config(path)
-    if not any(config.get(word) for word in SPLIT_WORDS[split]):
+    if not _entries(_config(path), split):
         return None
     return Source(format="yolo", root=root, split=split, annotations=path)
+
+
+def absent(root: Path) -> dict[str, str]:
+    """Splits that ``data.yaml`` names though nothing of them is there: Roboflow's names a test it did not export.
+
+    train is none of them: nothing can be done without it.
+    """
+    path = _file(root)
+    if path is None:
+        return {}
+    config = _config(path)
+    named = {split: _entries(config, split) for split in SPLIT_WORDS if split != "train"}
+    return {
+        split: ", ".join(entries)
+        for split, entries in named.items()
+        if entries and not any(_resolve(item, config, path, must_exist=False).exists() for item in entries)
+    }
 
 
 def read(source: Source) -> Table:
@@ -43,12 +59,12 @@ def read(source: Source) -> Table:
     path = source.annotations
     config = _config(path)
     if source.images is not None:
-        raise DataError(f"{path}: names the image folders itself; images={source.images} cannot change them")
+        raise DataError(f"{path}: names the image folders itself; images '{source.images}' cannot change them")
     categories = [{"id": number, "name": name} for number, name in _names(config, path).items()]
-    entry = next(config[word] for word in SPLIT_WORDS[source.split] if config.get(word))
-    files = sorted(_images(entry, config, path))
+    entries = _entries(config, source.split)
+    files = sorted(_images(entries, config, path))
     if not files:
-        raise DataError(f"{path}: {source.split}: {entry} holds no images")
+        raise DataError(f"{path}: {source.split}: {', '.join(entries)} holds no images")
     images: list[Row] = []
     annotations: list[Row] = []
     for number, file in enumerate(files, start=1):
@@ -77,6 +93,12 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
+def _entries(config: dict[str, Any], split: str) -> list[str]:
+    """The folders, or lists of images, that a split is made of."""
+    entry: Any = next((config[word] for word in SPLIT_WORDS[split] if config.get(word)), [])
+    return [str(item) for item in (entry if isinstance(entry, list) else [entry])]
+
+
 def _names(config: dict[str, Any], path: Path) -> dict[int, str]:
     names, count = config.get("names"), config.get("nc")
     if names is None and isinstance(count, int):
@@ -90,9 +112,9 @@ def _names(config: dict[str, Any], path: Path) -> dict[int, str]:
     return {number: str(name) for number, name in names.items()}
 
 
-def _images(entry: Any, config: dict[str, Any], path: Path) -> Iterator[Path]:
-    for item in entry if isinstance(entry, list) else [entry]:
-        place = _resolve(str(item), config, path)
+def _images(entries: list[str], config: dict[str, Any], path: Path) -> Iterator[Path]:
+    for item in entries:
+        place = _resolve(item, config, path)
         if place.is_dir():
             yield from (file for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
         else:
@@ -157,4 +179,6 @@ def _bbox(words: list[str], width: int, height: int) -> list[Any]:
     return values
 
 
-FORMAT = Format(name="yolo", looked_for="YOLO: data.yaml", recognises=recognises, locate=locate, read=read)
+FORMAT = Format(
+    name="yolo", looked_for="YOLO: data.yaml", recognises=recognises, locate=locate, read=read, absent=absent
+)

@@ -1,0 +1,106 @@
+"""The active implementation of deformable attention beside the reference, both sides in one run.
+
+    python benchmarks/ms_deform_attn.py [--device cuda] [--threads 1] [--json FILE]
+
+Forward, then forward and backward of one call of the operator. Samples lie around the tokens' own centres (an encoder
+layer) or around places anywhere (a decoder layer). Both sides must agree before they are timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detrkit.ops.ms_deform_attn import BACKENDS, Backend, active_backend
+
+STRIDES = (8, 16, 32, 64)
+SETTINGS = {  # images, height and width, queries of a decoder layer or None for an encoder layer
+    "encoder layer, 4 x 320 x 427": (4, 320, 427, None),
+    "decoder layer, 4 x 320 x 427, 300 queries": (4, 320, 427, 300),
+    "encoder layer, 1 x 800 x 1333": (1, 800, 1333, None),
+    "decoder layer, 1 x 800 x 1333, 1100 queries": (1, 800, 1333, 1100),
+}
+HEADS, DIM, POINTS = 8, 32, 4
+Inputs = tuple[Tensor, list[list[int]], Tensor, Tensor]
+
+
+def inputs(images: int, height: int, width: int, queries: int | None, device: str) -> Inputs:
+    """value, shapes, locations, weights: samples lie within some cells of their query's place."""
+    torch.manual_seed(0)
+    shapes = [[-(-height // stride), -(-width // stride)] for stride in STRIDES]
+    if queries is None:
+        places = [torch.cartesian_prod((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w) for h, w in shapes]
+        centre = torch.cat(places).flip(-1).expand(images, -1, 2)
+    else:
+        centre = torch.rand(images, queries, 2)
+    spread = torch.tensor([[2.0 / w, 2.0 / h] for h, w in shapes])[:, None]
+    locations = centre[:, :, None, None, None] + spread * torch.randn(*centre.shape[:2], HEADS, 4, POINTS, 2)
+    value = torch.randn(images, sum(h * w for h, w in shapes), HEADS, DIM)
+    weights = torch.rand(locations.shape[:-1])
+    return value.to(device), shapes, locations.to(device), weights.to(device)
+
+
+def seconds(step: Callable[[], Any], device: str, runs: int = 5) -> float:
+    """Median of some runs after one that does not count."""
+    taken = []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken[1:])
+
+
+def measure(backend: Backend, outer: Tensor, arguments: Inputs, device: str) -> dict[str, float]:
+    """Seconds of the forward pass, and of both."""
+    forward = seconds(lambda: backend.forward(*arguments), device)
+    return {"forward_s": forward, "both_s": forward + seconds(lambda: backend.backward(outer, *arguments), device)}
+
+
+def main() -> None:
+    """Prints one line a setting: milliseconds of both sides and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    active = active_backend(args.device)
+    if active == "reference":
+        parser.exit(1, f"{args.device} has no implementation of its own: the reference serves it\n")
+    rows = []
+    for name, setting in SETTINGS.items():
+        arguments = inputs(*setting, args.device)
+        outer = torch.randn(*arguments[2].shape[:2], HEADS * DIM, device=args.device)
+        both = {key: BACKENDS[key] for key in (active, "reference")}
+        ours, expected = (
+            (backend.forward(*arguments), *backend.backward(outer, *arguments)) for backend in both.values()
+        )
+        for one, other in zip(ours, expected, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5 * float(other.abs().max()), rtol=1e-5)
+        found = {key: measure(backend, outer, arguments, args.device) for key, backend in both.items()}
+        ratio = {key: found["reference"][key] / found[active][key] for key in ("forward_s", "both_s")}
+        rows.append({"setting": name, active: found[active], "reference": found["reference"], "ratio": ratio})
+        print(
+            f"{name:44} forward {found[active]['forward_s'] * 1e3:7.1f} of {found['reference']['forward_s'] * 1e3:7.1f}"
+            f" ms ({ratio['forward_s']:.1f} x)   with backward {found[active]['both_s'] * 1e3:7.1f} of "
+            f"{found['reference']['both_s'] * 1e3:7.1f} ms ({ratio['both_s']:.1f} x)"
+        )
+    if args.json:
+        device = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} CPU thread(s)"
+        result = {"device": device, "machine": platform.machine(), "torch": torch.__version__, "rows": rows}
+        with open(args.json, "w") as file:
+            json.dump(result, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Multi-scale deformable attention on a CPU: every output row is one weighted bag of token rows.
+
+A head's output is a fixed linear combination of 4 · L · P token rows, the bilinear corners of its samples. Written as
+``embedding_bag`` it reads whole rows of D numbers and never makes the samples, which are L · P times the output. The
+gradient of the tokens is the transposed sum: samples sorted by the cell they start from, again as bags. Levels get a
+ring of zeros, so that corners outside need no branch. ``benchmarks/ms_deform_attn.py`` holds it against the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["backward", "forward"]
+
+Shapes = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Corners:
+    """The four token rows that every sample reads; tensors (B, Q, H, L, P).
+
+    start int32: row of the upper left corner in the padded table · shifts (4, H, L, P) int32: from there to the upper
+    left, upper right, lower left and lower right corner · x, y: the way from the upper left corner to the sample ·
+    moves_x, moves_y bool: the sample follows its location.
+    """
+
+    start: Tensor
+    shifts: Tensor
+    x: Tensor
+    y: Tensor
+    moves_x: Tensor
+    moves_y: Tensor
+
+    def shares(self) -> list[Tensor]:
+        """The bilinear weight of each corner."""
+        left, upper = 1 - self.x, 1 - self.y
+        return [left * upper, self.x * upper, left * self.y, self.x * self.y]
+
+
+def _levels(shapes: Shapes) -> Iterator[tuple[slice, slice, tuple[int, int]]]:
+    """For each level its tokens, its cells in the padded table, and its size."""
+    token = cell = 0
+    for height, width in shapes:
+        tokens, cells = height * width, (height + 2) * (width + 2)
+        yield slice(token, token + tokens), slice(cell, cell + cells), (height, width)
+        token, cell = token + tokens, cell + cells
+
+
+def _cells(shapes: Shapes) -> int:
+    return sum((height + 2) * (width + 2) for height, width in shapes)
+
+
+def _table(value: Tensor, shapes: Shapes) -> Tensor:
+    """value (B, S, H, D) -> rows (B·S'·H, D) in float32: every level within a ring of zeros."""
+    batch, _, heads, dim = value.shape
+    table = value.new_zeros((batch, _cells(shapes), heads * dim), dtype=torch.float32)
+    for tokens, cells, (height, width) in _levels(shapes):
+        maps = table[:, cells].unflatten(1, (height + 2, width + 2))
+        maps[:, 1:-1, 1:-1] = value[:, tokens].flatten(2).unflatten(1, (height, width))
+    return table.view(-1, dim)
+
+
+def _axis(at: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Locations along one axis -> padded cell int32, the way on from there, whether the sample moves."""
+    at = (at * 2 - 1).add_(1).mul_(size).sub_(1).div_(2)  # rounded as grid_sample does it, for parity
+    moves = (at >= -1) & (at < size)
+    at = torch.minimum(at.clamp_(min=-1), size)
+    low = torch.minimum(at.floor(), size - 1)
+    # A location that is not a number must not become a row: it reads the first one, and the way there stays NaN.
+    return low.nan_to_num(nan=-1.0).int().add_(1), at.sub_(low), moves
+
+
+def _corners(locations: Tensor, shapes: Shapes) -> Corners:
+    batch, _, heads, _, points = locations.shape[:5]
+
+    def spread(numbers: Iterable[int]) -> Tensor:
+        """One number a level -> (H, L, P) int32, contiguous: long inner loops where it meets the locations."""
+        return torch.tensor(list(numbers), dtype=torch.int32)[:, None].expand(heads, -1, points).contiguous()
+
+    width, height = spread(width for _, width in shapes), spread(height for height, _ in shapes)
+    first = spread(cells.start for _, cells, _ in _levels(shapes)) * heads
+    first += torch.arange(heads, dtype=torch.int32).view(-1, 1, 1)
+    column, x, moves_x = _axis(locations[..., 0].float(), width.float())
+    row, y, moves_y = _axis(locations[..., 1].float(), height.float())
+    below = (width + 2) * heads
+    start = row.mul_(below).add_(column.mul_(heads)).add_(first)
+    start += torch.arange(batch, dtype=torch.int32).view(-1, 1, 1, 1, 1) * (_cells(shapes) * heads)
+    shifts = torch.stack((torch.zeros_like(below), torch.full_like(below, heads), below, below + heads))
+    return Corners(start, shifts, x, y, moves_x, moves_y)
+
+
+def forward(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """Shapes as in :func:`detrkit.ops.ms_deform_attn.ms_deform_attn`."""
+    batch, _, heads, dim = value.shape
+    corners = _corners(locations, spatial_shapes)
+    table, share = _table(value, spatial_shapes), weights.float()
+    mixed = value.new_zeros((batch * locations.shape[1] * heads, dim), dtype=torch.float32)
+    for shift, amount in zip(corners.shifts, corners.shares(), strict=True):
+        rows = (corners.start + shift).flatten(3).flatten(0, 2)
+        mixed += F.embedding_bag(
+            rows, table, per_sample_weights=amount.mul_(share).flatten(3).flatten(0, 2), mode="sum"
+        )
+    return mixed.view(batch, locations.shape[1], heads * dim).to(value.dtype)
+
+
+def backward(
+    gradient: Tensor, value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, locations and weights."""
+    batch, _, heads, dim = value.shape
+    corners = _corners(locations, spatial_shapes)
+    shares, share = corners.shares(), weights.float()
+    outer = gradient.float().reshape(-1, dim)
+    samples = share.shape[3] * share.shape[4]
+
+    # What the outputs' gradient says to each token row that they read.
+    bags = torch.arange(len(outer), dtype=torch.int32)
+    starts, bag = bags * samples, bags[:, None].expand(-1, samples).flatten()
+    table = _table(value, spatial_shapes)
+    dots = [
+        torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            outer, table, (corners.start + shift).flatten(), starts, bag, 0
+        ).view_as(share)
+        for shift in corners.shifts
+    ]
+    of_weights = sum((dot * amount for dot, amount in zip(dots, shares, strict=True)), torch.zeros_like(share))
+    upper_left, upper_right, lower_left, lower_right = dots
+    across, down = upper_right - upper_left, lower_left - upper_left
+    twist = lower_right - lower_left - across
+    size = torch.tensor(spatial_shapes, dtype=torch.float32)[:, None].expand(-1, share.shape[4], 2)
+    of_locations = torch.stack(
+        (
+            (across + corners.y * twist).mul_(share).mul_(corners.moves_x),
+            (down + corners.x * twist).mul_(share).mul_(corners.moves_y),
+        ),
+        dim=-1,
+    ).mul_(size.flip(-1))
+
+    # Samples in the order of the cells that they start from: one bag a cell and corner, of the outputs' gradients.
+    order = torch.sort(corners.start.flatten(), stable=True)
+    cells = torch.arange(batch * _cells(spatial_shapes) * heads, dtype=torch.int32)
+    begin = torch.searchsorted(order.values, cells, out_int32=True)
+    source = bag[order.indices]
+    of_value = torch.zeros_like(value, dtype=torch.float32)
+    for corner, amount in enumerate(shares):
+        ordered = amount.mul_(share).flatten()[order.indices]
+        summed = F.embedding_bag(source, outer, begin, per_sample_weights=ordered, mode="sum")
+        summed = summed.view(batch, _cells(spatial_shapes), heads, dim)
+        low, right = divmod(corner, 2)
+        for tokens, level, (height, width) in _levels(spatial_shapes):
+            maps = summed[:, level].unflatten(1, (height + 2, width + 2))
+            maps = maps[:, 1 - low : 1 - low + height, 1 - right : 1 - right + width]
+            of_value[:, tokens] += maps.flatten(1, 2)
+    return of_value.to(value.dtype), of_locations.to(locations.dtype), of_weights.to(weights.dtype)
