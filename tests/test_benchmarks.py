@@ -310,7 +310,7 @@ def test_the_tables_of_the_ablation_in_the_documentation_are_the_recorded_ones(
     dape: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = ROOT / "docs" / "results"
-    dape.report(argparse.Namespace(results=folder / "dape_ablation.jsonl", grid=folder / "data_efficiency.jsonl"))
+    dape.report(argparse.Namespace(results=folder / "dape_ablation.jsonl", grid=folder / "dape_ablation_grid.jsonl"))
     page = (ROOT / "docs" / "results.md").read_text()
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert len(rows) >= 10
