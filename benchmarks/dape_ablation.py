@@ -9,7 +9,7 @@ python benchmarks/dape_ablation.py cost [--device cuda] [--size 512 512]    memo
 python benchmarks/dape_ablation.py fit [--checkpoint RUN]                   low-rank factors fitted to a full relation
 python benchmarks/dape_ablation.py spectrum --checkpoint RUN [--data DIR]   rank of a trained relation; AP of the rest
 python benchmarks/dape_ablation.py permute --checkpoint RUN [--data DIR]    AP with learned contents dealt anew
-python benchmarks/dape_ablation.py report docs/results/dape_ablation.jsonl --grid docs/results/data_efficiency.jsonl
+python benchmarks/dape_ablation.py report docs/results/dape_ablation.jsonl --grid docs/results/dape_ablation_grid.jsonl
 
 Results are lines of `--out`; what is there already is not measured again. RUN is a training folder or a weight file,
 DIR a data folder (default: the data that RUN was trained with).
@@ -372,7 +372,7 @@ def main() -> None:
     one.set_defaults(act=permute)
     one = commands.add_parser("report", help="tables")
     one.add_argument("results", type=Path)
-    one.add_argument("--grid", type=Path, default=Path("docs/results/data_efficiency.jsonl"))
+    one.add_argument("--grid", type=Path, default=Path("docs/results/dape_ablation_grid.jsonl"))
     one.set_defaults(act=report)
     args = parser.parse_args()
     args.act(args)
