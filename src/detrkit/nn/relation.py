@@ -55,7 +55,7 @@ class PositionRelation(nn.Module):
         with torch.no_grad():
             relation = box_relation(source.float(), target.float()) * self.scale
             embedded = sine_embedding(relation, self.features, self.temperature).flatten(-2)
-        return torch.relu(self.pos_proj(embedded.permute(0, 3, 1, 2)))
+        return torch.relu(self.pos_proj(embedded.permute(0, 3, 1, 2).to(self.pos_proj.weight.dtype)))
 
     def bias(self, source: Tensor, target: Tensor, blocked: Tensor | None) -> FullRelation:
         """What self-attention of queries with these boxes attends under."""
