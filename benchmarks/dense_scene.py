@@ -8,10 +8,10 @@ On a CPU it is the peak resident set of the process, PyTorch itself included; on
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 
 import torch
+from measuring import peak_mib
 
 import detrkit
 from detrkit.losses import build_criterion
@@ -41,14 +41,10 @@ def main() -> None:
         total.backward()
         optimizer.step()
         seconds = time.perf_counter() - start
-    if arguments.device.startswith("cuda"):
-        peak = torch.cuda.max_memory_allocated() / 2**30
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     height, width = arguments.size
     print(
         f"{arguments.model}, {arguments.objects} objects, {height} x {width}, batch 1, fp32, {arguments.device}: "
-        f"loss {float(total.detach()):.1f}, peak {peak:.1f} GiB, {seconds:.0f} s a step"
+        f"loss {float(total.detach()):.1f}, peak {peak_mib(arguments.device) / 1024:.1f} GiB, {seconds:.0f} s a step"
     )
 
 

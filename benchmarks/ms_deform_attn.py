@@ -9,14 +9,9 @@ layer) or around places anywhere (a decoder layer). Both sides must agree before
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
-import time
-from collections.abc import Callable
-from typing import Any
 
 import torch
+from measuring import save_rows, timed
 from torch import Tensor
 
 from detrkit.ops.ms_deform_attn import BACKENDS, Backend, active_backend
@@ -48,22 +43,11 @@ def inputs(images: int, height: int, width: int, queries: int | None, device: st
     return value.to(device), shapes, locations.to(device), weights.to(device)
 
 
-def seconds(step: Callable[[], Any], device: str, runs: int = 5) -> float:
-    """Median of some runs after one that does not count."""
-    taken = []
-    for _ in range(runs + 1):
-        start = time.perf_counter()
-        step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken[1:])
-
-
 def measure(backend: Backend, outer: Tensor, arguments: Inputs, device: str) -> dict[str, float]:
     """Seconds of the forward pass, and of both."""
-    forward = seconds(lambda: backend.forward(*arguments), device)
-    return {"forward_s": forward, "both_s": forward + seconds(lambda: backend.backward(outer, *arguments), device)}
+    forward = timed(lambda: backend.forward(*arguments), device, repeats=5)
+    backward = timed(lambda: backend.backward(outer, *arguments), device, repeats=5)
+    return {"forward_s": forward, "both_s": forward + backward}
 
 
 def main() -> None:
@@ -95,11 +79,7 @@ def main() -> None:
             f" ms ({ratio['forward_s']:.1f} x)   with backward {found[active]['both_s'] * 1e3:7.1f} of "
             f"{found['reference']['both_s'] * 1e3:7.1f} ms ({ratio['both_s']:.1f} x)"
         )
-    if args.json:
-        device = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} CPU thread(s)"
-        result = {"device": device, "machine": platform.machine(), "torch": torch.__version__, "rows": rows}
-        with open(args.json, "w") as file:
-            json.dump(result, file, indent=1)
+    save_rows(args.json, rows, args.device)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import MIB, kept, timed
 from torch import Tensor
 
 import detrkit
@@ -28,7 +27,6 @@ from detrkit.nn.deformable import Tokens
 from detrkit.nn.relation import LowRankRelation, PositionRelation
 
 HEADS, DIM, LAYERS = 8, 256, 6
-MIB = 2**20
 
 
 def variants() -> dict[str, Any]:
@@ -43,20 +41,6 @@ def variants() -> dict[str, Any]:
     return {"none": None, "upstream": upstream, "full": full, **ranks}
 
 
-def kept(function: Callable[[], Tensor]) -> tuple[Tensor, int]:
-    """What a function returns, and the bytes that autograd keeps for its backward pass."""
-    seen: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        if not (tensor.is_leaf and tensor.requires_grad):
-            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = function()
-    return result, sum(seen.values())
-
-
 def boxes(number: int, device: str, seed: int) -> Tensor:
     """Random boxes cxcywh (1, N, 4)."""
     generator = torch.Generator().manual_seed(seed)
@@ -69,19 +53,6 @@ def mask(number: int, device: str) -> Tensor:
     group = torch.arange(number).div(100, rounding_mode="floor").clamp(max=2)
     blocked = (group[:, None] != group) & (group != 2)
     return torch.zeros(1, 1, number, number).masked_fill(blocked, -torch.inf).to(device)
-
-
-def timed(step: Callable[[], None], device: str, repeats: int) -> float:
-    """Median seconds of a step, after one that is not counted."""
-    times = []
-    for repeat in range(repeats + 1):
-        start = time.perf_counter()
-        step()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        if repeat:
-            times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def layer(number: int, device: str, repeats: int) -> dict[str, Any]:

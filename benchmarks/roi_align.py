@@ -8,14 +8,11 @@ One step pools keys and values of three levels for every query, as a decoder lay
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torchvision
+from measuring import save_rows, timed
 from torch import Tensor
 
 from detrkit.ops.roi_align import roi_align_bags
@@ -26,18 +23,6 @@ SETTINGS = {  # batch, channels (keys and values), queries, image height and wid
     "dela_detr_r50, 800 px": (1, 512, 300, 800, 1066),
 }
 STRIDES = (8, 16, 32)
-
-
-def measure(step: Callable[[], Tensor], device: str, runs: int = 7) -> float:
-    """Median seconds of a forward and backward pass, after two that do not count."""
-    seconds = []
-    for _ in range(runs + 2):
-        start = time.perf_counter()
-        step().square().sum().backward()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[2:])
 
 
 def compare(batch: int, channels: int, queries: int, height: int, width: int, device: str) -> tuple[float, float]:
@@ -61,7 +46,11 @@ def compare(batch: int, channels: int, queries: int, height: int, width: int, de
         return torch.cat(pooled, dim=1).view(batch, queries, -1, channels)
 
     torch.testing.assert_close(ours(), theirs(), atol=1e-3, rtol=1e-3)
-    return measure(ours, device), measure(theirs, device)
+
+    def seconds(pool: Callable[[], Tensor]) -> float:
+        return timed(lambda: pool().square().sum().backward(), device, repeats=7, warmup=2)
+
+    return seconds(ours), seconds(theirs)
 
 
 def main() -> None:
@@ -75,11 +64,7 @@ def main() -> None:
         ours, theirs = compare(*setting, args.device)
         rows.append({"setting": name, "bags_s": ours, "torchvision_s": theirs, "ratio": theirs / ours})
         print(f"{name:26} bags {ours * 1e3:8.1f} ms   torchvision {theirs * 1e3:8.1f} ms   {theirs / ours:5.1f} x")
-    if args.json:
-        device = torch.cuda.get_device_name() if args.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
-        result = {"device": device, "machine": platform.machine(), "torch": torch.__version__, "rows": rows}
-        with open(args.json, "w") as file:
-            json.dump(result, file, indent=1)
+    save_rows(args.json, rows, args.device)
 
 
 if __name__ == "__main__":

@@ -10,16 +10,13 @@ import argparse
 import json
 import multiprocessing
 import os
-import resource
-import statistics
-import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from data_efficiency import device_name
+from measuring import peak_mib, timed
 from rich.console import Console
 from rich.table import Table
 
@@ -47,20 +44,6 @@ def image_size(model: Detector, short: int | None) -> tuple[int, int]:
     return short, min(round(short * 4 / 3), model.config.eval_max_side)
 
 
-def median_ms(run: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median time of ``run`` over ``repeats`` calls, after two calls that do not count."""
-    times = []
-    for _ in range(repeats + 2):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times[2:])
-
-
 def measure(name: str, options: argparse.Namespace) -> Timing:
     """Times one model; the training step has ``batch_size`` images with ``objects`` boxes each."""
     torch.manual_seed(0)
@@ -82,12 +65,11 @@ def measure(name: str, options: argparse.Namespace) -> Timing:
     model.train()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    step_ms = median_ms(step, device, options.repeats)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    memory = (torch.cuda.max_memory_allocated() if device.type == "cuda" else peak) / 2**20
+    step_ms = 1000 * timed(step, options.device, options.repeats, warmup=2)
+    memory = peak_mib(options.device)
     model.eval()
     with torch.inference_mode():
-        forward_ms = median_ms(lambda: model(images[:1]), device, options.repeats)
+        forward_ms = 1000 * timed(lambda: model(images[:1]), options.device, options.repeats, warmup=2)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Timing(name, parameters, height, width, forward_ms, step_ms, memory)
 

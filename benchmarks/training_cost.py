@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
 import time
 from contextlib import nullcontext
 from typing import Any
 
 import torch
-from relation import boxes, kept
+from measuring import MIB, kept, peak_mib
+from relation import boxes
 from torch import Tensor
 
 from detrkit.losses import build_criterion
 from detrkit.structures import Target
-
-MIB = 2**20
 
 
 def training_step(
@@ -55,14 +53,14 @@ def training_step(
         if cuda:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_mib(device)
     optimizer.zero_grad()
     _, held = kept(forward)
     return {
         "queries": queries,
         "parameters": sum(p.numel() for p in model.parameters()),
         "kept_MiB": held / MIB,
-        "peak_MiB": peak / MIB,
+        "peak_MiB": peak,
         "seconds": statistics.median(times[1:]),
         "repeats": repeats,
         "threads": torch.get_num_threads(),

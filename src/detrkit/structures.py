@@ -14,7 +14,20 @@ from torch import Tensor
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Batch", "Categories", "Category", "Detections", "Heatmap", "Predictions", "QueryGroup", "Sample", "Target"]
+__all__ = [
+    "FREQUENCIES",
+    "NEGATIVES",
+    "NOT_EXHAUSTIVE",
+    "Batch",
+    "Categories",
+    "Category",
+    "Detections",
+    "Heatmap",
+    "Predictions",
+    "QueryGroup",
+    "Sample",
+    "Target",
+]
 
 # What LVIS adds to COCO annotations (Gupta et al., LVIS, section 4; spec E).
 NEGATIVES = "neg_category_ids"

@@ -15,12 +15,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from detrkit.data.federated import NEGATIVES, NOT_EXHAUSTIVE
 from detrkit.data.images import read_image
 from detrkit.data.records import ImageRecord, OnError, Row, ScoreProtocol, Table, box_problem, coco_rows
 from detrkit.data.transforms import EvalTransform
 from detrkit.errors import DataError
-from detrkit.structures import Categories, Sample
+from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE, Categories, Sample
 
 __all__ = ["DetectionDataset", "SampleTransform"]
 

@@ -14,11 +14,12 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from detrkit.data.federated import NEGATIVES, federated_problems
+from detrkit.data.federated import federated_problems
 from detrkit.data.formats import FORMATS, Source, read_source
 from detrkit.data.images import image_size, read_image
 from detrkit.data.records import Row, Table, box_problem, missing_files
 from detrkit.errors import DataError
+from detrkit.structures import NEGATIVES
 
 __all__ = ["Finding", "Report", "check"]
 

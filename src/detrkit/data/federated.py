@@ -7,7 +7,7 @@ from typing import Any
 
 from detrkit.structures import FREQUENCIES, NEGATIVES, NOT_EXHAUSTIVE
 
-__all__ = ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "federated_problems", "is_federated"]
+__all__ = ["federated_problems", "is_federated"]
 
 Row = Mapping[str, Any]
 

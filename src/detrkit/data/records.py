@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.data.federated import NEGATIVES, NOT_EXHAUSTIVE, federated_problems
+from detrkit.data.federated import federated_problems
 from detrkit.data.images import image_size
 from detrkit.errors import DataError
-from detrkit.structures import Categories, Category
+from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE, Categories, Category
 
 __all__ = [
     "ImageRecord",

@@ -20,7 +20,7 @@ from detrkit.metrics.coco_json import GroundTruth, read_ground_truth, read_json,
 from detrkit.metrics.score import Score
 from detrkit.structures import FREQUENCIES, NEGATIVES, NOT_EXHAUSTIVE
 
-__all__ = ["FREQUENCIES", "score_lvis"]
+__all__ = ["score_lvis"]
 
 
 def score_lvis(

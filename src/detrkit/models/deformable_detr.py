@@ -59,7 +59,7 @@ class DeformableDETRConfig(DetectorConfig):
     position_offset: float = -0.5
     position_temperature: float = 10000.0
     projection_bias: bool = True
-    xavier_heads: ClassVar[bool] = False  # weights start as in the Relation-DETR repository (spec A.12)
+    relation_detr_start: ClassVar[bool] = False  # weights start as in the Relation-DETR repository (spec A.12)
 
     def __post_init__(self) -> None:
         """Checks values; raises ValueError naming the field."""
@@ -151,7 +151,7 @@ class DeformableDETR(Detector):
         self.decoder: Any = decoder
         self._build_queries()
         self._build_heads()
-        if config.xavier_heads:
+        if config.relation_detr_start:
             xavier_heads_(self)
 
     def _projections(self) -> list[LevelProjection]:

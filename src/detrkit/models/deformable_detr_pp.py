@@ -30,7 +30,7 @@ class DeformableDETRPPConfig(DeformableDETRConfig):
     backbone: str = "resnet50.tv2_in1k"
     eval_resize: Literal["round", "float32_truncate"] = "float32_truncate"
     size_divisor: int = 32
-    xavier_heads: ClassVar[bool] = True
+    relation_detr_start: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Checks values; raises ValueError naming the field."""

@@ -111,7 +111,7 @@ class DINOPPConfig(DINOConfig):
     denoising_extra_label: bool = False
     eval_resize: Literal["round", "float32_truncate"] = "float32_truncate"
     size_divisor: int = 32
-    xavier_heads: ClassVar[bool] = True
+    relation_detr_start: ClassVar[bool] = True
 
 
 def position_head(in_dim: int, dim: int) -> MLP:
@@ -142,7 +142,7 @@ class DINO(DeformableDETR):
                     inverse_sigmoid(torch.rand_like(self.refpoint_embed.weight)).clamp(-3, 3)
                 )
             nn.init.zeros_(self.tgt_embed.weight)
-        elif config.query_selection == "mixed" and not config.xavier_heads:
+        elif config.query_selection == "mixed" and not config.relation_detr_start:
             nn.init.xavier_uniform_(self.tgt_embed.weight)
         self.decoder.norm = nn.LayerNorm(dim) if config.look_forward_twice else nn.Identity()
         self.decoder.ref_point_head = position_head(2 * dim, dim)

@@ -132,14 +132,14 @@ def backward(
     upper_left, upper_right, lower_left, lower_right = dots
     across, down = upper_right - upper_left, lower_left - upper_left
     twist = lower_right - lower_left - across
-    size = torch.tensor(spatial_shapes, dtype=torch.float32)[:, None].expand(-1, share.shape[4], 2)
+    size = torch.tensor(spatial_shapes, dtype=torch.float32)[:, None].flip(-1)
     of_locations = torch.stack(
         (
             (across + corners.y * twist).mul_(share).mul_(corners.moves_x),
             (down + corners.x * twist).mul_(share).mul_(corners.moves_y),
         ),
         dim=-1,
-    ).mul_(size.flip(-1))
+    ).mul_(size)
 
     # Samples in the order of the cells that they start from: one bag a cell and corner, of the outputs' gradients.
     order = torch.sort(corners.start.flatten(), stable=True)

@@ -11,7 +11,7 @@ from typing import Any
 from detrkit.data.records import Row, Table
 from detrkit.errors import DataError
 
-__all__ = ["SPLIT_WORDS", "Format", "Source", "find_image_root", "option", "read_json"]
+__all__ = ["SPLIT_WORDS", "Format", "Source", "find_image_root", "only", "option", "read_json"]
 
 # How files and folders of a split are called.
 SPLIT_WORDS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -53,6 +53,19 @@ class Format:
 def option(name: str, recipe_keys: str) -> str:
     """An option as each kind of user writes it, for messages."""
     return f"--{name} (Python: {name}=, recipe: {recipe_keys})"
+
+
+def only(found: Sequence[Path], split: str) -> Path | None:
+    """The one file that could be a split, if there is one.
+
+    Raises:
+        DataError: there are several.
+    """
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        how = option("annotations", "data.train.annotations, data.val.annotations")
+        raise DataError(f"{found[0].parent}: several files could be the {split} split ({names}); name one with {how}")
+    return found[0] if found else None
 
 
 def read_json(path: Path, *, without: Sequence[str] = ()) -> Any:

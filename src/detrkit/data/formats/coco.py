@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.data.federated import is_federated
-from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, find_image_root, option, read_json
+from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, find_image_root, only, read_json
 from detrkit.data.records import Row, Table
 from detrkit.errors import DataError
 
@@ -30,11 +30,8 @@ def locate(root: Path, split: str) -> Source | None:
         for path in found:
             if path.stem.lower() in {pattern.format(word) for word in words}:
                 return Source(format="coco", root=root, split=split, annotations=path)
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        how = option("annotations", "data.train.annotations, data.val.annotations")
-        raise DataError(f"{folder}: several files could be the {split} split ({names}); name one with {how}")
-    return Source(format="coco", root=root, split=split, annotations=found[0]) if found else None
+    single = only(found, split)
+    return None if single is None else Source(format="coco", root=root, split=split, annotations=single)
 
 
 def _fits(stem: str, split: str) -> bool:

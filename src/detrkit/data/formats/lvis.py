@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from detrkit.data.formats import coco
-from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, option
+from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, only
 from detrkit.data.records import Table
 from detrkit.errors import DataError
 
@@ -30,13 +30,9 @@ def locate(root: Path, split: str) -> Source | None:
         found = [path for path in sorted(folder.glob("*.json")) if _fits(path.stem.lower(), split)]
         usual = [path for path in found if path.stem.lower() == f"lvis_v1_{split}"]
         whole = [path for path in found if MINIVAL not in path.stem.lower()]
-        found = usual or whole or found
-        if len(found) > 1:
-            names = ", ".join(path.name for path in found)
-            how = option("annotations", "data.train.annotations, data.val.annotations")
-            raise DataError(f"{folder}: several files could be the {split} split ({names}); name one with {how}")
-        if found:
-            return Source(format="lvis", root=root, split=split, annotations=found[0])
+        path = only(usual or whole or found, split)
+        if path is not None:
+            return Source(format="lvis", root=root, split=split, annotations=path)
     return None
 
 

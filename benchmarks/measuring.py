@@ -1,0 +1,62 @@
+"""What several benchmarks measure: seconds, what autograd keeps, the peak of memory; and the file they leave."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MIB = 2**20
+
+
+def timed(step: Callable[[], object], device: str, repeats: int, warmup: int = 1) -> float:
+    """Median seconds of a step, after some that are not counted."""
+    times = []
+    for repeat in range(repeats + warmup):
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        step()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        if repeat >= warmup:
+            times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def kept(function: Callable[[], Tensor]) -> tuple[Tensor, int]:
+    """What a function returns, and the bytes that autograd keeps for its backward pass."""
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not (tensor.is_leaf and tensor.requires_grad):
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = function()
+    return result, sum(seen.values())
+
+
+def peak_mib(device: str) -> float:
+    """What the GPU held at most, or on a CPU the largest resident set of this process so far, PyTorch included."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / MIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
+
+
+def save_rows(path: str | None, rows: list[dict[str, Any]], device: str) -> None:
+    """The figures as JSON with what they were measured on; nothing without a path."""
+    if path is None:
+        return
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{torch.get_num_threads()} CPU threads"
+    result = {"device": name, "machine": platform.machine(), "torch": torch.__version__, "rows": rows}
+    with open(path, "w") as file:
+        json.dump(result, file, indent=1)
