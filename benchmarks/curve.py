@@ -1,34 +1,52 @@
-"""Draws AP over optimizer steps of one or several runs as an SVG, and prints the points as a table.
+"""Draws AP of one or several runs over optimizer steps or minutes as an SVG, and prints the points as a table.
 
-python benchmarks/curve.py NAME=runs/NAME/log.jsonl … --out docs/images/curve.svg
+python benchmarks/curve.py NAME=runs/NAME/log.jsonl … --out docs/images/curve.svg [--over minutes]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#8e5ea2", "#e08e0b")
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 380, 52, 44, 20, 20
-Points = list[tuple[int, float, float]]
+AXES = {"steps": "optimizer steps", "minutes": "minutes"}
 
 
-def read(path: Path) -> Points:
-    """(step, AP, AP50) of every evaluation in a run's log."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [(row["step"], row["AP"] or 0.0, row["AP50"] or 0.0) for row in rows if row["event"] == "eval"]
+@dataclass(frozen=True)
+class Point:
+    """One evaluation of a run; minutes: of training and evaluating until then, without breaks before a resume."""
+
+    steps: int
+    minutes: float
+    ap: float
+    ap50: float
 
 
-def svg(runs: dict[str, Points]) -> str:
+def read(path: Path) -> list[Point]:
+    """The evaluations in a run's log."""
+    points, seconds, last = [], 0.0, 0.0
+    for row in map(json.loads, path.read_text().splitlines()):
+        seconds += 0.0 if row["event"] == "start" else row["time"] - last
+        last = row["time"]
+        if row["event"] == "eval":
+            points.append(Point(row["step"], seconds / 60, row["AP"] or 0.0, row["AP50"] or 0.0))
+    return points
+
+
+def svg(runs: dict[str, list[Point]], axis: str) -> str:
     """The picture: AP as full lines, AP50 dashed, one colour a run."""
-    last = max((point[0] for points in runs.values() for point in points), default=1)
-    top = max((point[2] for points in runs.values() for point in points), default=1.0)
+    every = [point for points in runs.values() for point in points]
+    last = max((getattr(point, axis) for point in every), default=1)
+    top = max((point.ap50 for point in every), default=1.0)
     top = max(0.1, -(-top // 0.1) * 0.1)
 
-    def at(step: int, value: float) -> str:
-        x = LEFT + (WIDTH - LEFT - RIGHT) * step / last
+    def at(along: float, value: float) -> str:
+        x = LEFT + (WIDTH - LEFT - RIGHT) * along / last
         return f"{x:.1f},{HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * value / top:.1f}"
 
     parts = [
@@ -37,38 +55,39 @@ def svg(runs: dict[str, Points]) -> str:
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
     ]
     for tenth in range(round(top * 10) + 1):
-        (x1, y), (x2, _) = (at(step, tenth / 10).split(",") for step in (0, last))
+        (x1, y), (x2, _) = (at(along, tenth / 10).split(",") for along in (0, last))
         parts.append(f'<path d="M{x1},{y}H{x2}" stroke="#ddd"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{float(y) + 4}" text-anchor="end">{tenth / 10:.1f}</text>')
     for quarter in range(5):
-        step = last * quarter // 4
-        x = at(step, 0).split(",")[0]
-        parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{step}</text>')
-    parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">optimizer steps</text>')
+        along = last * quarter / 4
+        x = at(along, 0).split(",")[0]
+        parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{along:.0f}</text>')
+    parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">{AXES[axis]}</text>')
     for index, (name, points) in enumerate(runs.items()):
         colour = COLOURS[index % len(COLOURS)]
-        for column, dash, label in ((1, "", "AP"), (2, ' stroke-dasharray="5 4"', "AP50")):
-            line = " ".join(at(point[0], point[column]) for point in points)
+        for column, dash in (("ap", ""), ("ap50", ' stroke-dasharray="5 4"')):
+            line = " ".join(at(getattr(point, axis), getattr(point, column)) for point in points)
             parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
-            y = TOP + 8 + 17 * (2 * index + column - 1)
+            y = TOP + 8 + 17 * (2 * index + (column == "ap50"))
             parts.append(f'<path d="M{LEFT + 12},{y}h26" stroke="{colour}" stroke-width="2"{dash}/>')
-            parts.append(f'<text x="{LEFT + 44}" y="{y + 4}">{escape(name)} {label}</text>')
+            parts.append(f'<text x="{LEFT + 44}" y="{y + 4}">{escape(name)} {column.upper()}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the logs, prints the table, writes the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="NAME=LOG")
+    parser.add_argument("--over", choices=tuple(AXES), default="steps")
     parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     runs = {name: read(Path(path)) for name, path in (run.split("=", 1) for run in args.runs)}
-    print("| run | step | AP | AP50 |\n|---|---|---|---|")
+    print("| run | step | minutes | AP | AP50 |\n|---|---|---|---|---|")
     for name, points in runs.items():
-        for step, ap, ap50 in points:
-            print(f"| {name} | {step} | {ap:.3f} | {ap50:.3f} |")
+        for point in points:
+            print(f"| {name} | {point.steps} | {point.minutes:.0f} | {point.ap:.3f} | {point.ap50:.3f} |")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(svg(runs))
+    args.out.write_text(svg(runs, args.over))
 
 
 if __name__ == "__main__":

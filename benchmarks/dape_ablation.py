@@ -1,5 +1,5 @@
-"""What decides about the switches of DAPE (spec dape.md, "What decides" and "Evidence"). DAPE is a reconstruction from
-the published description, so each part has to show what it brings. AP of every row comes from the grid:
+"""What decides about the switches of DAPE. DAPE is a reconstruction from the published description, so
+each part has to show what it brings. AP of every row comes from the grid:
 
 python benchmarks/data_efficiency.py run --data blood_cells=DIR --models ablation --percent 100 --seeds 0 1 2
 

@@ -1,6 +1,6 @@
 """AP against the number of training images, for the data-efficient family and its baselines, the walk from DE-DETR to
-DETR (paper, Table 1) and the ablation of DAPE (spec dape.md, "What decides"; its tables: dape_ablation.py). Every cell
-is one `detrkit.train` run: same backbone, iterations, batch, optimizer and images.
+DETR (paper, Table 1) and the ablation of DAPE (its tables: dape_ablation.py). Every cell is one `detrkit.train` run:
+same backbone, iterations, batch, optimizer and images.
 
 python benchmarks/data_efficiency.py run --data blood_cells=DIR --models detr_lite0 dela_detr_lite0 --percent 25 100
 python benchmarks/data_efficiency.py run --data blood_cells=DIR --models walk --percent 100 --parallel 2

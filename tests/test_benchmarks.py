@@ -316,3 +316,34 @@ def test_the_tables_of_the_ablation_in_the_documentation_are_the_recorded_ones(
     assert len(rows) >= 10
     for line in rows:
         assert line in page
+
+
+# ----------------------------------------------------------------------------------------------- curves of single runs
+
+
+def test_minutes_of_a_curve_leave_out_the_break_before_a_resume(
+    benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        curve = importlib.import_module("curve")
+    rows = [
+        {"event": "start", "step": 0, "time": 1000.0},
+        {"event": "eval", "step": 10, "time": 1600.0, "AP": 0.25, "AP50": 0.5},
+        {"event": "start", "step": 10, "time": 9000.0},
+        {"event": "train", "step": 15, "time": 9060.0},
+        {"event": "eval", "step": 20, "time": 9300.0, "AP": None, "AP50": 0.75},
+    ]
+    log, picture = tmp_path / "log.jsonl", tmp_path / "curve.svg"
+    log.write_text("\n".join(map(json.dumps, rows)))
+    curve.main([f"a<b={log}", "--out", str(picture), "--over", "minutes"])
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| a<b | 10 | 10 | 0.250 | 0.500 |",
+        "| a<b | 20 | 15 | 0.000 | 0.750 |",
+    ]
+    drawn = picture.read_text()
+    assert "a&lt;b AP50</text>" in drawn
+    assert ">15</text>" in drawn
+    assert ">minutes</text>" in drawn
+    curve.main([f"a={log}", "--out", str(picture)])
+    assert ">20</text>" in picture.read_text()

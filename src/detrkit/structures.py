@@ -29,7 +29,7 @@ __all__ = [
     "Target",
 ]
 
-# What LVIS adds to COCO annotations (Gupta et al., LVIS, section 4; spec E).
+# What LVIS adds to COCO annotations (Gupta et al., LVIS, section 4).
 NEGATIVES = "neg_category_ids"
 """Of an image: the classes verified to be absent."""
 NOT_EXHAUSTIVE = "not_exhaustive_category_ids"
@@ -293,7 +293,7 @@ def pad_images(images: Sequence[Tensor], size_divisor: int = 1) -> tuple[Tensor,
     """Images (3, H_i, W_i) zero-padded at the right and bottom to one canvas.
 
     Returns images (B, 3, H, W) and padding mask (B, H, W), True = padding; H and W are the batch maximum, rounded up
-    to a multiple of ``size_divisor`` (DETR: 1, so the exact maximum; spec A1).
+    to a multiple of ``size_divisor`` (DETR: 1, so the exact maximum).
     """
     height = max(image.shape[-2] for image in images)
     width = max(image.shape[-1] for image in images)

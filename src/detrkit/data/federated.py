@@ -1,4 +1,4 @@
-"""What LVIS adds to COCO annotations: for which classes an image was searched, and how frequent a class is (spec E)."""
+"""What LVIS adds to COCO annotations: for which classes an image was searched, and how frequent a class is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DETR's augmentation and evaluation resize (spec A11) on ``torchvision.transforms.v2``.
+"""DETR's augmentation and evaluation resize on ``torchvision.transforms.v2``.
 
 A transform takes an upright RGB image and its record and returns a ``Sample``. Randomness comes from torch's global
 generator, which ``DetectionDataset`` seeds for every sample.
@@ -47,8 +47,7 @@ def resize_shape(height: int, width: int, short_side: int, max_side: int | None 
 def truncated_shape(height: int, width: int, short_side: int, max_side: int | None = None) -> tuple[int, int]:
     """The same as the Relation-DETR repository evaluates: both sides times one ratio in float32, truncated.
 
-    float32 gives a pixel less than exact arithmetic for many sizes: 375 x 500 becomes 799 x 1066 (spec
-    relation_family.md A.1).
+    float32 gives a pixel less than exact arithmetic for many sizes: 375 x 500 becomes 799 x 1066.
     """
     sides = np.array([height, width], np.float32)
     # torch divides a number by a tensor as number * (1 / tensor); dividing at once would round to other sizes

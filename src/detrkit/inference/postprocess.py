@@ -1,4 +1,4 @@
-"""From predictions to detections: scores and classes, top-k, NMS variants, boxes in pixels (spec A7, C4, D1)."""
+"""From predictions to detections: scores and classes, top-k, NMS variants, boxes in pixels."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def focal_loss(logits: Tensor, goal: Tensor, *, alpha: float) -> Tensor:
 
 
 def varifocal_loss(logits: Tensor, goal: Tensor, quality: Tensor, *, alpha: float) -> Tensor:
-    """Varifocal loss (Zhang et al., CVPR 2021; spec relation_family.md B), gamma 2: (…, K).
+    """Varifocal loss (Zhang et al., CVPR 2021), gamma 2: (…, K).
 
     logits and one-hot goal (…, K), quality (…) in [0, 1]: how well the query's box lies on its object. A positive
     learns its quality, weighted by it; a negative is weighted by (1 - alpha) p². The weights carry no gradient.
@@ -40,7 +40,7 @@ def varifocal_loss(logits: Tensor, goal: Tensor, quality: Tensor, *, alpha: floa
 def heatmap_loss(heatmap: Heatmap, targets: list[Target], *, alpha: float = 0.25) -> Tensor:
     """Focal loss of all cells over the number of those with a goal above 0; of a batch, no other is asked.
 
-    A goal between 0 and 1 mixes the focal weights of a positive and a negative (spec relation_family.md B).
+    A goal between 0 and 1 mixes the focal weights of a positive and a negative.
     """
     logits, goal = heatmap.logits.float(), heatmap.goal(targets)
     p = logits.sigmoid()

@@ -1,4 +1,4 @@
-"""The set-prediction loss of DETR (section 3.1; spec A6, C3, D1), computed for all decoder layers together."""
+"""The set-prediction loss of DETR (section 3.1), computed for all decoder layers together."""
 
 from __future__ import annotations
 

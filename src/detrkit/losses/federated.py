@@ -1,5 +1,5 @@
 """Federated loss, for data that were searched for a part of their classes image by image (Zhou et al., "Probabilistic
-two-stage detection", 2021; spec E).
+two-stage detection", 2021).
 
 A query that found no object is a negative of every class, but of most classes nobody knows whether the image has them.
 So only some classes count: those that the batch has, and a sample of the others. Where LVIS says more of an image, that

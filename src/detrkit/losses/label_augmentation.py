@@ -1,4 +1,4 @@
-"""Label augmentation of DELA-DETR (Wang et al., ECCV 2022, section 3.4; spec C): several queries for every object."""
+"""Label augmentation of DELA-DETR (Wang et al., ECCV 2022, section 3.4): several queries for every object."""
 
 from __future__ import annotations
 

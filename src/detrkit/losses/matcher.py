@@ -1,4 +1,4 @@
-"""Bipartite matching of queries and objects (DETR, section 3.1; spec A5) for all layers and images at once."""
+"""Bipartite matching of queries and objects (DETR, section 3.1) for all layers and images at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from detrkit.structures import Predictions, Target
 
 __all__ = ["HungarianMatcher", "Matches"]
 
-# What a query costs a copy when an original already has it (two-stage matching, spec C2).
+# What a query costs a copy when an original already has it (two-stage matching).
 TAKEN = 1e6
 # Stands in for NaN and infinity, so that one bad prediction cannot stop a run.
 NOT_FINITE = 1e8
@@ -63,7 +63,7 @@ class HungarianMatcher:
 
     Args:
         cost_class, cost_bbox, cost_giou: weights (published: 1, 5, 2; focal classification 2, 5, 2).
-        classification: "softmax" uses the probability of the target class, "focal" the focal cost (spec D1).
+        classification: "softmax" uses the probability of the target class, "focal" the focal cost.
         focal_alpha: for "focal"; gamma is 2.
         two_stage: originals are matched before their copies.
     """

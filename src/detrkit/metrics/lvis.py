@@ -1,4 +1,4 @@
-"""LVIS average precision of boxes and masks (Gupta et al., LVIS, section 4; spec E).
+"""LVIS average precision of boxes and masks (Gupta et al., LVIS, section 4).
 
 LVIS annotates each image for a part of its 1203 classes: those that occur (``annotations``) and those verified to be
 absent (``neg_category_ids``). A detection of any other class is neither right nor wrong and is left out. Where a class

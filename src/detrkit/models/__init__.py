@@ -42,7 +42,7 @@ class Entry:
     summary: str
 
 
-# DELA = DE-DETR + every label twice in training + soft NMS at inference (spec C5).
+# DELA = DE-DETR + every label twice in training + soft NMS at inference.
 _LABEL_AUGMENTATION = {"repeat_label": 2, "nms": 0.7, "nms_decay": 0.01}
 
 
@@ -54,9 +54,9 @@ def _de_detr(summary: str, **settings: Any) -> Entry:
     return Entry(DEDETR, DEDETRConfig, "de_detr", settings, summary)
 
 
-# Sigmoid focal classification without no-object, 300 queries (spec D1).
+# Sigmoid focal classification without no-object, 300 queries.
 _CONDITIONAL = {"num_queries": 300, "classification": "focal", "cost_class": 2.0, "loss_class": 2.0}
-# DE-CondDETR removes what NMS suppresses (spec C4).
+# DE-CondDETR removes what NMS suppresses.
 _HARD_LABEL_AUGMENTATION = {"repeat_label": 2, "nms": 0.7}
 
 
@@ -68,12 +68,12 @@ def _de_conditional(summary: str, **settings: Any) -> Entry:
     return Entry(DEConditionalDETR, DEDETRConfig, "de_conditional_detr", {**_CONDITIONAL, **settings}, summary)
 
 
-# Sigmoid focal classification, 300 queries (spec E5); DINO weighs the class loss less (spec dino.md 8).
+# Sigmoid focal classification, 300 queries; DINO weighs the class loss less.
 _DEFORMABLE = {"num_queries": 300, "classification": "focal", "cost_class": 2.0, "loss_class": 2.0}
 _DINO = {**_DEFORMABLE, "num_queries": 900, "loss_class": 1.0, "top_k": 300}
 _TWO_STAGE = {"refine_boxes": True, "two_stage": True}
 _ONE_LEVEL = {"num_feature_levels": 1, "backbone_levels": 1}
-# The other "++" of the Relation-DETR repository (spec A.13): DINO without look forward twice, with DAB-DETR's scaled
+# The other "++" of the Relation-DETR repository: DINO without look forward twice, with DAB-DETR's scaled
 # positions.
 _DAB_PP = {
     "num_queries": 300,
@@ -108,7 +108,7 @@ def _relation(summary: str, **settings: Any) -> Entry:
     return Entry(RelationDETR, RelationDETRConfig, "relation_detr", {**_DINO, **settings}, summary)
 
 
-# Its large backbones, each as its configuration trains it (spec A.0, A.4).
+# Its large backbones, each as its configuration trains it.
 _RELATION_SWIN_L = {"backbone": "swin_large_patch4_window7_224.ms_in22k", "drop_path": 0.2}
 _RELATION_CONVNEXT_L = {"backbone": "convnext_large.fb_in1k", "drop_path": 0.5}
 _FOCALNET_L = {"backbone": "focalnet_large_fl4.ms_in22k", "backbone_norm": True, "drop_path": 0.5}
@@ -124,7 +124,7 @@ def _salience(summary: str, **settings: Any) -> Entry:
 
 
 _R101 = {"backbone": "resnet101.tv_in1k"}
-# Pre-trained at 384 pixels with windows of 12; nothing frozen, a norm on every level (spec dino.md 11).
+# Pre-trained at 384 pixels with windows of 12; nothing frozen, a norm on every level.
 _SWIN_L = {
     "backbone": "swin_large_patch4_window12_384.ms_in22k",
     "frozen_stride": 0,
@@ -198,7 +198,7 @@ _REGISTRY: dict[str, Entry] = {
     "dape_lite0": _dape("DAPE, laptop size (reconstruction)", **LITE["lite0"], one_to_many_queries=150),
     "relation_detr_lite0": _relation("Relation-DETR, laptop size", **LITE["lite0"], one_to_many_queries=150),
     "salience_detr_r50": _salience("Salience-DETR, ResNet-50"),
-    # published under this name although there are four levels, of strides 4 to 32 (spec A.14)
+    # published under this name although there are four levels, of strides 4 to 32
     "salience_detr_r50_5scale": _salience(
         "Salience-DETR, ResNet-50, four levels from stride 4", backbone_levels=4, background_entries=500
     ),

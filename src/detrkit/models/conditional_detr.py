@@ -123,7 +123,7 @@ class ConditionalDETR(DETR):
 
 
 class DEConditionalDETR(DEDETR):
-    """DE-DETR with the decoder of Conditional DETR (spec D2)."""
+    """DE-DETR with the decoder of Conditional DETR."""
 
     decoder: ConditionalDecoder
     decoder_type = ConditionalDecoder

@@ -29,16 +29,16 @@ class DetectorConfig:
         eval_resize: how evaluation resizes: "round" as DETR, "float32_truncate" as the Relation-DETR repository.
         size_divisor: batches are padded to multiples of this.
 
-    Matching and loss (spec A5, A6, D1)
+    Matching and loss
         classification: "softmax" (K + 1 logits, no-object weighted ``no_object_weight``) or "focal" (K logits).
         class_loss: of "focal" classification: "focal", or "varifocal", which learns the IoU of the matched box.
         cost_*: matcher weights; loss_*: loss weights.
 
-    Label augmentation (DE-DETR paper, section 3.4; spec C)
+    Label augmentation (DE-DETR paper, section 3.4)
         repeat_label: every box is given this many times. repeat_ratio: boxes are repeated up to this share of the
         queries. At most one of them. two_stage_match: originals are matched first, copies with what is left.
 
-    Post-processing (spec A7, C4, D1)
+    Post-processing
         top_k: detections kept of an image. nms: class-wise IoU threshold or None. nms_decay: None removes suppressed
         detections; a factor (published: 0.01) keeps them with a lower score.
     """

@@ -1,7 +1,7 @@
 """DAPE: "Harmonizing Content-Position Encoding for Versatile Dense Visual Prediction" (AAAI 2026).
 
-**A reconstruction from the published description** (spec dape.md): neither code nor checkpoints of the authors went
-into it, their checkpoints are not claimed to load, and their figures are not claimed to be ours.
+**A reconstruction from the published description**: neither code nor checkpoints of the authors went into it,
+their checkpoints are not claimed to load, and their figures are not claimed to be ours.
 
 What changes against Relation-DETR, each behind a switch of its own; with all of them off it is Relation-DETR:
 

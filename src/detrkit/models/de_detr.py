@@ -37,7 +37,7 @@ __all__ = ["DEDETR", "DEDETRConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class DEDETRConfig(DETRConfig):
-    """Configuration of DE-DETR (spec B5).
+    """Configuration of DE-DETR.
 
     num_feature_levels: 1 (stride 32 only), 3 (strides 8, 16, 32) or 4 (and 64) · roi_resolution: K, so that a query
     sees levels · K² keys · roi_aligned: half-pixel aligned RoIAlign, as published · refine_boxes: every layer
@@ -45,7 +45,7 @@ class DEDETRConfig(DETRConfig):
     point · reference_dim: 2 (initial centre), 4 (initial box) or 0 (none: boxes come from the query alone, as in DETR).
 
     sparse_sampling: off, every layer attends to the whole memory as in DETR. With it, ``refine_boxes`` and
-    ``reference_dim`` the paper walks from a region-based detector to DETR (Table 1; spec B7).
+    ``reference_dim`` the paper walks from a region-based detector to DETR (Table 1).
     """
 
     sparse_sampling: bool = True
@@ -108,7 +108,7 @@ class DEDETR(Detector):
         self.ref_point_head = MLP(dim, dim, self.config.reference_dim, num_layers=2)
 
     def _initialise_heads(self) -> None:
-        """Class prior 0.01; boxes start as points of side sigmoid(-2); heads of all layers start alike (spec B4)."""
+        """Class prior 0.01; boxes start as points of side sigmoid(-2); heads of all layers start alike."""
         first_class, first_box = self.class_embed[0], self.bbox_embed[0]
         last = first_box.get_submodule("layers.2")
         nn.init.constant_(first_class.get_parameter("bias"), -math.log(99))

@@ -38,7 +38,7 @@ __all__ = ["DeformableDETR", "DeformableDETRConfig", "DeformableDecoder"]
 
 @dataclass(frozen=True, kw_only=True)
 class DeformableDETRConfig(DetectorConfig):
-    """Configuration of Deformable DETR (spec E).
+    """Configuration of Deformable DETR.
 
     num_feature_levels: levels that attention reads, of which the finest ``backbone_levels`` come from the backbone and
     each further one from a convolution of stride 2 · num_points: samples a head and level · refine_boxes: every layer
@@ -59,7 +59,7 @@ class DeformableDETRConfig(DetectorConfig):
     position_offset: float = -0.5
     position_temperature: float = 10000.0
     projection_bias: bool = True
-    relation_detr_start: ClassVar[bool] = False  # weights start as in the Relation-DETR repository (spec A.12)
+    relation_detr_start: ClassVar[bool] = False  # weights start as in the Relation-DETR repository
 
     def __post_init__(self) -> None:
         """Checks values; raises ValueError naming the field."""

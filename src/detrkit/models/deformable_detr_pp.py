@@ -1,4 +1,4 @@
-"""Deformable DETR++ of the Relation-DETR repository (Hou et al., ECCV 2024; spec A.13).
+"""Deformable DETR++ of the Relation-DETR repository (Hou et al., ECCV 2024).
 
 Two-stage Deformable DETR in which content and position of a query are made from its box apart, each by a linear map and
 a norm of its own. The repository means to bias self-attention by the position relation too, computes it and passes

@@ -28,7 +28,7 @@ __all__ = ["DETR", "DETRConfig", "build_position"]
 
 @dataclass(frozen=True, kw_only=True)
 class DETRConfig(DetectorConfig):
-    """Configuration of DETR; the defaults are the published ones (spec A9).
+    """Configuration of DETR; the defaults are the published ones.
 
     pre_norm: norms before instead of after the sub-blocks · groups: query groups in training (Group DETR,
     :mod:`detrkit.nn.query_groups`); inference uses the first.

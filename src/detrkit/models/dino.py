@@ -7,7 +7,7 @@ What changes against two-stage Deformable DETR, all of it in :meth:`DINO.detect`
 3. **Look forward twice** (section 3.5): the loss of a layer also trains the box of the layer before.
 
 With ``relation`` self-attention is biased by how boxes lie to each other: DINO++ of the Relation-DETR repository. Its
-DAB-Deformable-DETR++ and DN-Deformable-DETR++ are what is left of DINO without some of these (spec A.13):
+DAB-Deformable-DETR++ and DN-Deformable-DETR++ are what is left of DINO without some of these:
 
 =====  =================  =================  ==========================================  ============
 ++ of  content            start boxes        denoising                                   look forward
@@ -50,7 +50,7 @@ _CHOICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class DINOConfig(DeformableDETRConfig):
-    """Configuration of DINO (spec dino.md).
+    """Configuration of DINO.
 
     query_selection: where queries come from (figure 5): "mixed": boxes from proposals, learned content; "pure": both
     from proposals; "static": both learned, and two_stage off · look_forward_twice: off, a layer's loss trains its own
@@ -100,8 +100,8 @@ class DINOConfig(DeformableDETRConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DINOPPConfig(DINOConfig):
-    """Configuration of DINO as the Relation-DETR repository builds it (spec relation_family.md A): heads of their own
-    for every layer, another position encoding and neck, its own resizing and padding."""
+    """Configuration of DINO as the Relation-DETR repository builds it: heads of their own for every
+    layer, another position encoding and neck, its own resizing and padding."""
 
     backbone: str = "resnet50.tv2_in1k"
     shared_heads: bool = False

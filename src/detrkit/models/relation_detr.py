@@ -1,5 +1,5 @@
 """Relation-DETR: "Exploring Explicit Position Relation Prior for Object Detection" (Hou et al., ECCV 2024, arXiv
-2407.11699; spec relation_family.md A, B).
+2407.11699).
 
 What changes against DINO:
 
@@ -31,7 +31,7 @@ __all__ = ["RelationDETR", "RelationDETRConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class RelationDETRConfig(DINOPPConfig):
-    """Configuration of Relation-DETR (spec A.0).
+    """Configuration of Relation-DETR.
 
     one_to_many_queries: queries of the one-to-many branch, 0 for none · one_to_many_repeat: how often each object is
     given to them · memory_fusion: the memory mixes the outputs of all encoder layers, else it is the last.

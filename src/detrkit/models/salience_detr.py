@@ -1,5 +1,5 @@
 """Salience-DETR: "Enhancing Detection Transformer with Hierarchical Salience Filtering Refinement" (Hou et al., CVPR
-2024, arXiv 2403.16131; spec relation_family.md A.14).
+2024, arXiv 2403.16131).
 
 What changes against DINO, all of it in :meth:`SalienceDETR.refine` and :meth:`SalienceDETR.best`:
 
@@ -36,7 +36,7 @@ __all__ = ["SalienceDETR", "SalienceDETRConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class SalienceDETRConfig(DINOPPConfig):
-    """Configuration of Salience-DETR (spec A.14).
+    """Configuration of Salience-DETR.
 
     level_filter_ratio: share of each level's tokens that the encoder refines, finest level first; further levels have
     the last · layer_filter_ratio: share of those that each layer refines; another number of layers stretches the

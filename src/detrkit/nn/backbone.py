@@ -71,7 +71,7 @@ class Backbone(nn.Module):
         name: timm model name, with its weight tag where that matters ("resnet50.tv_in1k").
         num_levels: how many of the deepest levels to return, finest first (1: C5; 3: C3, C4, C5; 4: stride 4 too).
         dilation: stride 16 instead of 32 in the last stage ("DC5").
-        frozen_batch_norm: batch norm as a fixed affine map (spec A2).
+        frozen_batch_norm: batch norm as a fixed affine map.
         frozen_stride: stages up to this stride are not trained (published: 4, i.e. stem and first stage, in networks
             with patches also the merging behind it; 0 trains everything; 32 freezes the whole network).
         mask_padding: keep the padding at zero in front of every spatial convolution and out of windows, so that an

@@ -1,4 +1,4 @@
-"""Attention of Conditional DETR: content and position have projections of their own (paper, section 3.3; spec D1)."""
+"""Attention of Conditional DETR: content and position have projections of their own (paper, section 3.3)."""
 
 from __future__ import annotations
 

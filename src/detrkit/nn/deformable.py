@@ -1,4 +1,4 @@
-"""Blocks of Deformable DETR (Zhu et al., ICLR 2021, section 4; spec E): attention at sampled points of every level."""
+"""Blocks of Deformable DETR (Zhu et al., ICLR 2021, section 4): attention at sampled points of every level."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Denoising queries, in training only: objects with noised labels and boxes, which the decoder must restore.
 
-Which query belongs to which object is known, so nothing is matched. DN-DETR (Li et al., CVPR 2022, section 4; spec
-A.10) gives every object several times, near where it is. DINO (Zhang et al., ICLR 2023, section 3.3; spec dino.md 4)
-gives it nearby (a positive) and farther off (a negative, to be called background) by turns.
+Which query belongs to which object is known, so nothing is matched. DN-DETR (Li et al., CVPR 2022, section 4)
+gives every object several times, near where it is. DINO (Zhang et al., ICLR 2023, section 3.3) gives it nearby (a
+positive) and farther off (a negative, to be called background) by turns.
 """
 
 from __future__ import annotations

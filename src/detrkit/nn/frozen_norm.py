@@ -1,4 +1,4 @@
-"""Batch norm as a fixed affine map: what DETR trains its backbones with (spec A2)."""
+"""Batch norm as a fixed affine map: what DETR trains its backbones with."""
 
 from __future__ import annotations
 

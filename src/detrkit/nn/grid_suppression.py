@@ -1,4 +1,4 @@
-"""Redundancy removal among proposals (Salience-DETR; spec relation_family.md A.14): non-maximum suppression of the
+"""Redundancy removal among proposals (Salience-DETR): non-maximum suppression of the
 tokens themselves, so that neighbours on the feature map do not become queries for one object."""
 
 from __future__ import annotations

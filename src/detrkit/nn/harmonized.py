@@ -1,4 +1,4 @@
-"""Harmonised content-position sampling (DAPE, AAAI 2026; reconstruction from the published description, spec dape.md).
+"""Harmonised content-position sampling (DAPE, AAAI 2026; reconstruction from the published description).
 
 Deformable attention replaces what a token contains by a mean over sampled points, while its position encoding stays
 that of its own cell: after a few layers content and position speak of different places. Here every token carries a

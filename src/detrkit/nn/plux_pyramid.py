@@ -1,5 +1,5 @@
-"""Cross-level token fusion of Salience-DETR (RepVGGPluXNetwork; spec relation_family.md A.14): a path aggregation
-network, down the levels and up again, of blocks with a 3x3 and a 1x1 branch and a squeeze-and-excitation gate."""
+"""Cross-level token fusion of Salience-DETR (RepVGGPluXNetwork): a path aggregation network, down the levels and
+up again, of blocks with a 3x3 and a 1x1 branch and a squeeze-and-excitation gate."""
 
 from __future__ import annotations
 

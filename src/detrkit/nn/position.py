@@ -1,4 +1,4 @@
-"""Position encodings of feature maps (DETR, appendix "Spatial positional encoding"; spec A3)."""
+"""Position encodings of feature maps (DETR, appendix "Spatial positional encoding")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two-stage queries (Deformable DETR, section 4.2; spec E4): every token proposes a box, the best become queries."""
+"""Two-stage queries (Deformable DETR, section 4.2): every token proposes a box, the best become queries."""
 
 from __future__ import annotations
 

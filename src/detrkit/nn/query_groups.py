@@ -1,4 +1,4 @@
-"""Group DETR (Chen et al., ICCV 2023, arXiv 2207.13085; spec D1): several groups of queries in training, one after.
+"""Group DETR (Chen et al., ICCV 2023, arXiv 2207.13085): several groups of queries in training, one after.
 
 Every group is matched with all objects on its own, so an object teaches as many queries as there are groups, and no
 NMS is needed after. Groups see the same memory but not each other: only self-attention has to know of them.

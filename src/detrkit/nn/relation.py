@@ -1,4 +1,4 @@
-"""Position relation between queries (Relation-DETR, Hou et al., ECCV 2024, section 4.1; spec A.11): a bias of
+"""Position relation between queries (Relation-DETR, Hou et al., ECCV 2024, section 4.1): a bias of
 self-attention that depends on how the box of one query lies to the box of another.
 
 The bias of N queries has heads · N² entries and its features 64 · N². Kept for the backward pass they are half of all
@@ -99,7 +99,7 @@ class FullRelation:
 
 
 class LowRankRelation(nn.Module):
-    """Relation of rank r (DAPE; reconstruction from the published description, spec dape.md B):
+    """Relation of rank r (DAPE; reconstruction from the published description):
 
     bias_h(i, j) = ⟨u_h(box i), v_h(box j)⟩ / √r, with u and v linear in a sine embedding of (cx, cy, log w, log h).
 

@@ -1,4 +1,4 @@
-"""Salience of image tokens (Salience-DETR, Hou et al., CVPR 2024; spec relation_family.md A.14): predicted from the
+"""Salience of image tokens (Salience-DETR, Hou et al., CVPR 2024): predicted from the
 coarsest level down, supervised by where a token lies in the objects around it, whatever their size."""
 
 from __future__ import annotations

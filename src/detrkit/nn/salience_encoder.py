@@ -1,4 +1,4 @@
-"""The encoder of Salience-DETR ("hierarchical query filtering", "background embedding"; spec relation_family.md A.14):
+"""The encoder of Salience-DETR ("hierarchical query filtering", "background embedding"):
 only salient tokens are refined, fewer in every layer; the others get a learned embedding at the end."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Encoder and decoder layers of DETR (paper, appendix "Detailed architecture"; spec A4), batch first."""
+"""Encoder and decoder layers of DETR (paper, appendix "Detailed architecture"), batch first."""
 
 from __future__ import annotations
 

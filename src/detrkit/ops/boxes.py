@@ -51,6 +51,6 @@ def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Logit of ``x`` in [0, 1], with both ``x`` and ``1 - x`` kept at or above ``eps`` (spec B2)."""
+    """Logit of ``x`` in [0, 1], with both ``x`` and ``1 - x`` kept at or above ``eps``."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))

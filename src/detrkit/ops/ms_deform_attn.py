@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention (Zhu et al., ICLR 2021, eq. 3; spec E2) as the operator ``detrkit::ms_deform_attn``.
+"""Multi-scale deformable attention (Zhu et al., ICLR 2021, eq. 3) as the operator ``detrkit::ms_deform_attn``.
 
 A query reads a few points of every level instead of all tokens: bilinear samples at ``locations``, summed with
 ``weights``. The operator is registered with ``torch.library`` (shapes and gradient included), so torch.compile and

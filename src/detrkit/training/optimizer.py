@@ -118,7 +118,7 @@ def _layer_groups(model: Detector, trainable: list[nn.Parameter], lr: float, dec
 
 def build_optimizer(groups: list[ParameterGroup], section: OptimizerSection) -> torch.optim.AdamW:
     """AdamW over the groups. Weight decay on everything but ``no_decay``: biases and norms included where that is
-    empty, as DETR and most that followed have it (spec A10)."""
+    empty, as DETR and most that followed have it."""
     return torch.optim.AdamW(
         [
             {

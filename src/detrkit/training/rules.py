@@ -48,7 +48,7 @@ class Rates:
 
 LAPTOP_RATES = Rates(4e-4, 8e-5, 4, "measured with 205 images")  # recipes/de_detr/_base/blood_cells.yaml
 PUBLISHED_RATES = Rates(1e-4, 1e-5, 8, "published")
-SLOWER_SAMPLING = 10  # Deformable DETR: sampling offsets and reference points learn at a tenth of the rate (spec E)
+SLOWER_SAMPLING = 10  # Deformable DETR: sampling offsets and reference points learn at a tenth of the rate
 
 
 def queries(*, objects: int, repeat: int | None, least: int) -> int:

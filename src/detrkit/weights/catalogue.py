@@ -124,7 +124,7 @@ def _by_hand(repository: str, model: str, data: str, epochs: int, ap: float, fol
     return OfficialFile(
         name=f"{model}_{data.lower()}_{epochs}ep",
         model=model,
-        # Cityscapes: ids 1 to 8, slot 0 unused (spec F2)
+        # Cityscapes: ids 1 to 8, slot 0 unused
         options={"num_classes": 9} if data == "Cityscapes" else {},
         data=data,
         epochs=epochs,

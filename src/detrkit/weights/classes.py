@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 CLASS_NAMES = "_classes_"
-"""The tensor in which files of the Relation-DETR repository keep class names (spec relation_family.md F)."""
+"""The tensor in which files of the Relation-DETR repository keep class names."""
 _UNUSED, _END = "none", -1
 
 _COCO_UNUSED = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
@@ -37,7 +37,7 @@ broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, 
 laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase,
 scissors, teddy bear, hair drier, toothbrush
 """
-# In the order of the DE-DETR authors' annotation files (spec F2).
+# In the order of the DE-DETR authors' annotation files.
 _CITYSCAPES_NAMES = "person, car, train, rider, truck, motorcycle, bicycle, bus"
 
 

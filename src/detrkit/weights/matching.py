@@ -26,7 +26,7 @@ from detrkit.weights.keymaps import KEYMAPS, official_names
 
 __all__ = ["Match", "match", "on_meta"]
 
-# The repositories' training arguments (spec A9, B5, D) that no shape shows -> our configuration.
+# The repositories' training arguments that no shape shows -> our configuration.
 _ARGUMENTS = {
     "nheads": "num_heads",
     "dilation": "dilation",

@@ -142,7 +142,7 @@ def _operate(change: Mismatch, own: Tensor, given: Tensor, report: OfficialLoadR
         if not change.key.startswith("denoising."):  # whose table may have a row more than there are classes
             report.classes = (change.given[0], change.wanted[0])
         return own
-    # rows are group by group (Group DETR, spec D1): what both have of groups, and of the queries in each
+    # rows are group by group (Group DETR): what both have of groups, and of the queries in each
     theirs, ours = (rows.unflatten(0, (groups, -1)) for rows, groups in zip((given, own), report.groups, strict=True))
     groups, queries = min(len(theirs), len(ours)), min(theirs.shape[1], ours.shape[1])
     if theirs.shape[1] != ours.shape[1] and not change.key.startswith("one_to_many"):

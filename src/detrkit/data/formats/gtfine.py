@@ -1,4 +1,4 @@
-"""Cityscapes ``gtFine`` label images into COCO JSON (spec F2)."""
+"""Cityscapes ``gtFine`` label images into COCO JSON."""
 
 from __future__ import annotations
 
