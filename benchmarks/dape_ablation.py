@@ -244,7 +244,7 @@ def report(args: argparse.Namespace) -> None:
     for row in results.rows("spectrum"):
         print(f"\nSpectrum of the relation of {row['name']} on {row['images']} images of {row['data']}:\n")
         print("| rank | energy | energy, row means taken away |\n|---|---|---|")
-        for rank in row["energy"]:
+        for rank in (rank for rank in row["energy"] if int(rank) < row["queries"]):
             print(f"| {rank} of {row['queries']} | {row['energy'][rank]:.3f} | {row['energy_centred'][rank]:.3f} |")
     for (name, data), group in grouped(results.rows("change"), "name", "data").items():
         print(f"\n{name} on {data}, changed after training:\n\n| change | AP | AP50 |\n|---|---|---|")
