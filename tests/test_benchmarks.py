@@ -347,3 +347,20 @@ def test_minutes_of_a_curve_leave_out_the_break_before_a_resume(
     assert ">minutes</text>" in drawn
     curve.main([f"a={log}", "--out", str(picture)])
     assert ">20</text>" in picture.read_text()
+
+
+def test_the_curve_in_the_documentation_is_that_of_the_logs(benchmark: ModuleType, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        curve = importlib.import_module("curve")
+    logs = {
+        title: ROOT / "docs" / "results" / f"{name}.jsonl"
+        for title, name in (
+            ("DAPE lite0", "dape_lite0"),
+            ("DELA-Conditional-DETR lite0", "dela_conditional_detr_lite0"),
+            ("DELA-DETR lite0", "dela_detr_lite0"),
+        )
+    }
+    picture = tmp_path / "curve.svg"
+    curve.main([*(f"{title}={log}" for title, log in logs.items()), "--over", "minutes", "--out", str(picture)])
+    assert picture.read_text() == (ROOT / "docs" / "images" / "blood_cells_curve.svg").read_text()

@@ -14,6 +14,8 @@ import detrkit
 from detrkit.cli import demo
 from detrkit.cli.main import run
 from detrkit.inference import checkpoints
+from detrkit.inference.checkpoints import DEFAULT_MODEL
+from detrkit.models import model_config
 from detrkit.structures import Categories
 
 IMAGES = Path(detrkit.__file__).parent / "assets" / "blood_cells"
@@ -74,9 +76,9 @@ def untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     assets = tmp_path / "assets"
     shutil.copytree(IMAGES, assets / "blood_cells")
     torch.manual_seed(0)
-    model = detrkit.create_model("dela_conditional_detr_lite0", num_classes=3, eval_short_side=64, eval_max_side=128)
+    model = detrkit.create_model(DEFAULT_MODEL, num_classes=3, eval_short_side=64, eval_max_side=128)
     model.categories = Categories.from_json(truth()["categories"])
-    detrkit.save(model, assets / "dela_conditional_detr_lite0.safetensors")
+    detrkit.save(model, assets / f"{DEFAULT_MODEL}.safetensors")
     monkeypatch.setattr(checkpoints, "ASSETS", assets)
     monkeypatch.setattr(demo, "_COUNTED", 0.0)
     return assets
@@ -92,7 +94,7 @@ def test_demo_writes_pictures_and_json_and_says_where(
     assert pictures == sorted(f"{row['file_name']}.png" for row in truth()["images"])
     predictions = json.loads((out / "predictions.json").read_text())
     assert [row["file_name"] for row in predictions["images"]] == [row["file_name"] for row in truth()["images"]]
-    assert len(predictions["annotations"]) == 12 * 100
+    assert len(predictions["annotations"]) == 12 * model_config(DEFAULT_MODEL).top_k
 
     text = capfd.readouterr().out
     for name, labelled in (("RBC", 156), ("WBC", 12), ("Platelets", 18)):
@@ -110,14 +112,14 @@ def test_demo_writes_pictures_and_json_and_says_where(
 
 def test_the_recipe_that_trains_it_again_exists() -> None:
     recipe = Path(detrkit.__file__).resolve().parents[2] / demo.RECIPE
-    assert detrkit.load_recipe(recipe).model.name == "dela_conditional_detr_lite0"
+    assert detrkit.load_recipe(recipe).model.name == DEFAULT_MODEL
 
 
 def test_demo_without_weights_is_a_clear_error(
     untrained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (untrained / "dela_conditional_detr_lite0.safetensors").unlink()
+    (untrained / f"{DEFAULT_MODEL}.safetensors").unlink()
     assert run(["demo", "--out", str(tmp_path / "out")]) == 2
-    expected = "no trained weights called 'dela_conditional_detr_lite0' in the package (it has: none)"
+    expected = f"no trained weights called '{DEFAULT_MODEL}' in the package (it has: none)"
     assert expected in capfd.readouterr().err

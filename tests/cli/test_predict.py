@@ -48,7 +48,7 @@ def read(out: Path, name: str = "predictions.json") -> Any:
 def test_a_folder(images: Path, tmp_path: Path, color_detector: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert predict(images, out=out) == 0
-    assert color_detector == ["dela_conditional_detr_lite0"], "the embedded default"
+    assert color_detector == ["dape_lite0"], "the embedded default"
     predictions = read(out)
     assert list(predictions) == ["images", "categories", "annotations"]
     assert predictions["images"] == [

@@ -12,8 +12,8 @@ import typer
 
 __all__ = ["demo_command"]
 
-RECIPE = "recipes/de_detr/blood_cells/dela_conditional_detr_lite0.yaml"
-_COUNTED = 0.4  # least score of an object that is counted and drawn
+RECIPE = "recipes/dape/blood_cells/dape_lite0.yaml"
+_COUNTED = 0.5  # least score of an object that is counted and drawn
 
 
 def demo_command(

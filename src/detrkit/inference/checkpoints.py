@@ -14,7 +14,7 @@ from detrkit.weights.pull import pulled_path
 __all__ = ["ASSETS", "DEFAULT_MODEL", "embedded_names", "fetch_image", "find_checkpoint", "is_url"]
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
-DEFAULT_MODEL = "dela_conditional_detr_lite0"
+DEFAULT_MODEL = "dape_lite0"
 
 
 def embedded_names() -> list[str]:

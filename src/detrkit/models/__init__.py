@@ -157,7 +157,7 @@ _REGISTRY: dict[str, Entry] = {
     ),
     "de_conditional_detr_lite0": _de_conditional("DE-Conditional-DETR, laptop size", **LITE["lite0"]),
     "dela_conditional_detr_lite0": _de_conditional(
-        "DELA-Conditional-DETR, laptop size: the embedded default", **LITE["lite0"], **_HARD_LABEL_AUGMENTATION
+        "DELA-Conditional-DETR, laptop size", **LITE["lite0"], **_HARD_LABEL_AUGMENTATION
     ),
     "deformable_detr_r50": _deformable("Deformable DETR, ResNet-50"),
     "deformable_detr_r50_refine": _deformable("Deformable DETR + box refinement", refine_boxes=True),
@@ -195,7 +195,9 @@ _REGISTRY: dict[str, Entry] = {
     "dape_r50": _dape("DAPE, rank 16: a reconstruction from the published description"),
     "dape_r50_rank64": _dape("DAPE, rank 64 (reconstruction)", relation_rank=64, code_rank=64),
     "dape_r50_rank128": _dape("DAPE, rank 128 (reconstruction)", relation_rank=128, code_rank=128),
-    "dape_lite0": _dape("DAPE, laptop size (reconstruction)", **LITE["lite0"], one_to_many_queries=150),
+    "dape_lite0": _dape(
+        "DAPE, laptop size (reconstruction): the embedded default", **LITE["lite0"], one_to_many_queries=150
+    ),
     "relation_detr_lite0": _relation("Relation-DETR, laptop size", **LITE["lite0"], one_to_many_queries=150),
     "salience_detr_r50": _salience("Salience-DETR, ResNet-50"),
     # published under this name although there are four levels, of strides 4 to 32
