@@ -13,6 +13,7 @@ from unittest import mock
 
 import pytest
 import torch
+from filelock import FileLock
 
 from detrkit.config import Recipe, load_recipe
 from detrkit.errors import DataError, RecipeError, RunError
@@ -58,6 +59,22 @@ def test_run_folder_contents(tmp_path: Path) -> None:
     evaluation = next(row for row in rows if row["event"] == "eval")
     assert evaluation["per_class"] == {"red": 0.1, "blue": 0.1}
     assert (evaluation["AP"], evaluation["best"], evaluation["epoch"]) == (0.1, True, 2)
+
+
+def test_a_second_process_in_the_folder(tmp_path: Path) -> None:
+    """Two runs on one state would mix their logs and take each other's half-written checkpoints away."""
+    recipe = make_recipe(tmp_path, epochs=1, evaluate_every=0)
+    with fake_task(tmp_path):
+        train(recipe)
+        files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+        lock = FileLock(tmp_path / "run" / ".lock")
+        with lock:
+            for way in ({"resume": True}, {"overwrite": True}):
+                with pytest.raises(RunError, match=r"run: another process trains there; .*training\.output"):
+                    train(recipe, **way)
+            assert {path: path.read_bytes() for path in files} == files
+        train(recipe, overwrite=True)
+    assert contents(tmp_path / "run") == ["last", "log.jsonl", "recipe.yaml"]
 
 
 def test_another_run_in_the_folder(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -9,7 +10,7 @@ import os
 import shutil
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
 from detrkit.config import Recipe, load_recipe
-from detrkit.errors import DataError, RecipeError
+from detrkit.errors import DataError, RecipeError, RunError
 from detrkit.training.checkpoint import load_state, saving_failed
 from detrkit.training.loggers import Logger, build_loggers
 from detrkit.training.progress import format_metric
@@ -121,27 +123,27 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
     if state is not None:
         _check_agreement(recipe, state, folder, processes=accelerator.num_processes, batches=batches)
     accelerator.wait_for_everyone()  # every process has looked into the folder before one writes to it
-    loggers: list[Logger] = []
-    if accelerator.is_main_process:
-        loggers = _start_folder(folder, recipe, overwrite=overwrite, resumed=state is not None)
-    trainer = Trainer(
-        recipe=recipe,
-        task=task,
-        loader=loader,
-        accelerator=accelerator,
-        folder=folder,
-        loggers=loggers,
-        state=state,
-    )
-    del state
-    try:
+    with contextlib.ExitStack() as held:
+        loggers: list[Logger] = []
+        if accelerator.is_main_process:
+            held.enter_context(_alone_in(folder))
+            loggers = _start_folder(folder, recipe, overwrite=overwrite, resumed=state is not None)
+        for logger in loggers:
+            held.callback(logger.close)
+        trainer = Trainer(
+            recipe=recipe,
+            task=task,
+            loader=loader,
+            accelerator=accelerator,
+            folder=folder,
+            loggers=loggers,
+            state=state,
+        )
+        del state
         if accelerator.is_main_process:
             _announce(trainer, folder)
         best = trainer.fit()
         trainer.log("end", best=best["AP"])
-    finally:
-        for logger in loggers:
-            logger.close()
     weights = folder / "best" / "model.safetensors"
     if not weights.exists():
         weights = folder / "last" / "model.safetensors"  # never evaluated
@@ -228,6 +230,28 @@ def _open_folder(folder: Path, *, resume: bool, overwrite: bool) -> dict[str, An
             "or choose another training.output"
         )
     return None
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keeps a second process from training in the folder, which would mix logs and lose checkpoints."""
+    path = folder / ".lock"
+    lock = FileLock(path, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise RunError(f"{folder}: another process trains there; stop it, or choose another training.output") from error
+    except NotImplementedError:  # a file system without locks
+        yield
+        return
+    except OSError as error:
+        raise saving_failed(error, folder) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        path.unlink(missing_ok=True)
 
 
 def _start_folder(folder: Path, recipe: Recipe, *, overwrite: bool, resumed: bool) -> list[Logger]:
