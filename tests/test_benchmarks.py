@@ -202,7 +202,12 @@ def test_cost_is_measured_once_for_every_row_and_reported(
     rows = [dape.UPSTREAM, "relation_detr_lite0", "dape_rank16", "dape_lite0"]
     setting = {"model": "dape_r50", "options": json.dumps(TINY), "size": (128, 128), "objects": 2, "device": "cpu"}
     args = argparse.Namespace(
-        **setting, precision="fp32", threads=1, repeats=1, rows=rows, out=tmp_path / "results.jsonl"
+        **setting,
+        precision="fp32",
+        threads=torch.get_num_threads(),
+        repeats=1,
+        rows=rows,
+        out=tmp_path / "results.jsonl",
     )
     dape.cost(args)
     dape.cost(args)
