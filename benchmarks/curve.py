@@ -31,7 +31,7 @@ def read(path: Path) -> list[Point]:
     """The evaluations in a run's log."""
     points, seconds, last = [], 0.0, 0.0
     for row in map(json.loads, path.read_text().splitlines()):
-        seconds += 0.0 if row["event"] == "start" else row["time"] - last
+        seconds += 0.0 if row["event"] in ("start", "resume") else row["time"] - last
         last = row["time"]
         if row["event"] == "eval":
             points.append(Point(row["step"], seconds / 60, row["AP"] or 0.0, row["AP50"] or 0.0))

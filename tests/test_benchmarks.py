@@ -110,10 +110,16 @@ def test_the_figures_in_the_documentation_are_the_recorded_ones(
 
 
 @pytest.fixture(scope="module")
-def dape(benchmark: ModuleType) -> Iterator[ModuleType]:
+def benchmarks(benchmark: ModuleType) -> Iterator[None]:
+    """The folder of benchmarks on the path, where they find each other."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "benchmarks")
-        yield importlib.import_module("dape_ablation")
+        yield
+
+
+@pytest.fixture(scope="module")
+def dape(benchmarks: None) -> ModuleType:
+    return importlib.import_module("dape_ablation")
 
 
 TINY = {
@@ -326,16 +332,18 @@ def test_the_tables_of_the_ablation_in_the_documentation_are_the_recorded_ones(
 # ----------------------------------------------------------------------------------------------- curves of single runs
 
 
+@pytest.fixture(scope="module")
+def curve(benchmarks: None) -> ModuleType:
+    return importlib.import_module("curve")
+
+
 def test_minutes_of_a_curve_leave_out_the_break_before_a_resume(
-    benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    curve: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        curve = importlib.import_module("curve")
     rows = [
         {"event": "start", "step": 0, "time": 1000.0},
         {"event": "eval", "step": 10, "time": 1600.0, "AP": 0.25, "AP50": 0.5},
-        {"event": "start", "step": 10, "time": 9000.0},
+        {"event": "resume", "step": 10, "time": 9000.0},
         {"event": "train", "step": 15, "time": 9060.0},
         {"event": "eval", "step": 20, "time": 9300.0, "AP": None, "AP50": 0.75},
     ]
@@ -354,10 +362,7 @@ def test_minutes_of_a_curve_leave_out_the_break_before_a_resume(
     assert ">20</text>" in picture.read_text()
 
 
-def test_the_curve_in_the_documentation_is_that_of_the_logs(benchmark: ModuleType, tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        curve = importlib.import_module("curve")
+def test_the_curve_in_the_documentation_is_that_of_the_logs(curve: ModuleType, tmp_path: Path) -> None:
     logs = {
         title: ROOT / "docs" / "results" / f"{name}.jsonl"
         for title, name in (
