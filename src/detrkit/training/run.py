@@ -234,7 +234,7 @@ def _open_folder(folder: Path, *, resume: bool, overwrite: bool) -> dict[str, An
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Keeps a second process from training in the folder, which would mix logs and lose checkpoints."""
+    """Makes the folder and keeps a second process from training in it, which would mix logs and lose checkpoints."""
     path = folder / ".lock"
     lock = FileLock(path, timeout=0)
     try:
@@ -256,7 +256,6 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 def _start_folder(folder: Path, recipe: Recipe, *, overwrite: bool, resumed: bool) -> list[Logger]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if not resumed:
             for name in _RUN_FILES:
                 path = folder / name
