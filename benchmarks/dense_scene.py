@@ -8,10 +8,9 @@ On a CPU it is the peak resident set of the process, PyTorch itself included; on
 from __future__ import annotations
 
 import argparse
-import time
 
 import torch
-from measuring import peak_mib
+from measuring import peak_mib, timed
 
 import detrkit
 from detrkit.losses import build_criterion
@@ -31,20 +30,23 @@ def main() -> None:
     criterion = build_criterion(model.config)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     boxes = torch.cat((torch.rand(arguments.objects, 2) * 0.96 + 0.02, torch.full((arguments.objects, 2), 0.02)), dim=1)
-    targets = [Target(labels=torch.randint(0, 91, (arguments.objects,)), boxes=boxes).to(arguments.device)]
+    targets = [Target(labels=torch.randint(0, model.config.num_classes, (arguments.objects,)), boxes=boxes).to(arguments.device)]
     images = torch.randn(1, 3, *arguments.size, device=arguments.device)
-    for _ in range(2):  # the optimizer's state is there from the second on
-        start = time.perf_counter()
+    losses: list[float] = []
+
+    def step() -> None:
         prepared = criterion.prepare(targets)
         total = criterion(model(images, None, prepared), prepared).total
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-        seconds = time.perf_counter() - start
+        losses.append(float(total.detach()))
+
+    seconds = timed(step, arguments.device, repeats=1)  # the second: the optimizer's state is there from then on
     height, width = arguments.size
     print(
         f"{arguments.model}, {arguments.objects} objects, {height} x {width}, batch 1, fp32, {arguments.device}: "
-        f"loss {float(total.detach()):.1f}, peak {peak_mib(arguments.device) / 1024:.1f} GiB, {seconds:.0f} s a step"
+        f"loss {losses[-1]:.1f}, peak {peak_mib(arguments.device) / 1024:.1f} GiB, {seconds:.0f} s a step"
     )
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from contextlib import nullcontext
 from typing import Any
 
 import torch
-from measuring import MIB, kept, peak_mib
+from measuring import MIB, kept, peak_mib, timed
 from relation import boxes
 from torch import Tensor
 
@@ -24,7 +22,6 @@ def training_step(
     The peak is what the GPU held at most, or on a CPU the largest resident set of this process so far, PyTorch
     included. A process has one such peak: measure one model in each.
     """
-    cuda = device.startswith("cuda")
     model = model.to(device).train()
     criterion = build_criterion(model.config)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
@@ -44,15 +41,12 @@ def training_step(
             raise RuntimeError(f"the loss is {float(total)}")
         return total
 
-    times = []
-    for _ in range(repeats + 1):  # the first is not counted: the optimizer's state is made in it
-        start = time.perf_counter()
+    def step() -> None:
         optimizer.zero_grad()
         forward().backward()
         optimizer.step()
-        if cuda:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+
+    seconds = timed(step, device, repeats)  # the first is not counted: the optimizer's state is made in it
     peak = peak_mib(device)
     optimizer.zero_grad()
     _, held = kept(forward)
@@ -61,7 +55,7 @@ def training_step(
         "parameters": sum(p.numel() for p in model.parameters()),
         "kept_MiB": held / MIB,
         "peak_MiB": peak,
-        "seconds": statistics.median(times[1:]),
+        "seconds": seconds,
         "repeats": repeats,
         "threads": torch.get_num_threads(),
     }
