@@ -30,7 +30,8 @@ def main() -> None:
     criterion = build_criterion(model.config)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     boxes = torch.cat((torch.rand(arguments.objects, 2) * 0.96 + 0.02, torch.full((arguments.objects, 2), 0.02)), dim=1)
-    targets = [Target(labels=torch.randint(0, model.config.num_classes, (arguments.objects,)), boxes=boxes).to(arguments.device)]
+    labels = torch.randint(0, model.config.num_classes, (arguments.objects,))
+    targets = [Target(labels=labels, boxes=boxes).to(arguments.device)]
     images = torch.randn(1, 3, *arguments.size, device=arguments.device)
     losses: list[float] = []
 
