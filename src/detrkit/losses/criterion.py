@@ -158,7 +158,7 @@ class Criterion:
 
     def _losses(
         self,
-        predictions: Predictions,
+        predictions: QueryGroup,
         targets: list[Target],
         matches: Matches,
         counts: Tensor,
@@ -172,12 +172,12 @@ class Criterion:
         corners, goal_corners = cxcywh_to_xyxy(chosen), cxcywh_to_xyxy(goal)
         giou = 1 - generalized_iou(corners, goal_corners)
         class_loss = self._classification(logits, labels, matches, corners.detach(), goal_corners)
-        if (ignored := getattr(predictions, "ignored", None)) is not None:
-            class_loss = class_loss.masked_fill(ignored[..., None], 0.0)
+        if predictions.ignored is not None:
+            class_loss = class_loss.masked_fill(predictions.ignored[..., None], 0.0)
         if counted is not None:
             class_loss = leave_out(class_loss, counted, matches, labels)
 
-        num_boxes = max(float(counts[0]) * getattr(predictions, "repeat", 1), 1.0) * predictions.normaliser
+        num_boxes = max(float(counts[0]) * predictions.repeat, 1.0) * predictions.normaliser
         class_weight = float(counts[1]) * predictions.normaliser if self.classification == "softmax" else num_boxes
         layers = len(logits)
         by_layer = {

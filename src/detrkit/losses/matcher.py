@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from detrkit.ops.boxes import cxcywh_to_xyxy, generalized_iou
-from detrkit.structures import Predictions, Target
+from detrkit.structures import QueryGroup, Target
 
 __all__ = ["HungarianMatcher", "Matches"]
 
@@ -86,7 +86,7 @@ class HungarianMatcher:
         self.two_stage = two_stage
         self._warned = False
 
-    def cost(self, predictions: Predictions, targets: list[Target]) -> Tensor:
+    def cost(self, predictions: QueryGroup, targets: list[Target]) -> Tensor:
         """(L, G, Q): what each object of the batch costs each query of its own image."""
         layers, _, queries = predictions.logits.shape[:3]
         pairs = queries * sum(len(target) for target in targets)
@@ -115,12 +115,12 @@ class HungarianMatcher:
         giou = generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(goal))
         return self.cost_bbox * l1 + self.cost_class * class_cost - self.cost_giou * giou
 
-    def __call__(self, predictions: Predictions, targets: list[Target]) -> Matches:
+    def __call__(self, predictions: QueryGroup, targets: list[Target]) -> Matches:
         """Matches every layer on its own; at most min(Q, objects) pairs an image."""
         return self.match([(predictions, targets)])[0]
 
     @torch.no_grad()
-    def match(self, problems: Sequence[tuple[Predictions, list[Target]]]) -> list[Matches]:
+    def match(self, problems: Sequence[tuple[QueryGroup, list[Target]]]) -> list[Matches]:
         """Matches of several sets of predictions; their costs go to the host in one copy."""
         costs = [
             self.cost(predictions, targets) if any(len(target) for target in targets) else None

@@ -8,26 +8,29 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from detrkit.structures import Predictions
+from detrkit.structures import Predictions, QueryGroup
 
 __all__ = ["float_outputs", "zero_anchor"]
 
-P = TypeVar("P", bound=Predictions)
+G = TypeVar("G", bound=QueryGroup)
 
 
-def float_outputs(predictions: P) -> P:
+def float_outputs(predictions: Predictions) -> Predictions:
     """Predictions with float32 tensors, groups included: losses are not computed in half precision."""
     return replace(
-        predictions,
-        logits=predictions.logits.float(),
-        boxes=predictions.boxes.float(),
-        groups={name: float_outputs(group) for name, group in predictions.groups.items()},
+        _float(predictions),
+        groups={name: _float(group) for name, group in predictions.groups.items()},
         heatmaps={name: replace(map_, logits=map_.logits.float()) for name, map_ in predictions.heatmaps.items()},
     )
 
 
+def _float(group: G) -> G:
+    return replace(group, logits=group.logits.float(), boxes=group.boxes.float())
+
+
 def zero_anchor(predictions: Predictions) -> Tensor:
     """Zero that depends on every output: a process without boxes then still has a gradient for every parameter."""
-    parts = [predictions.logits, predictions.boxes, *(heatmap.logits for heatmap in predictions.heatmaps.values())]
-    zeros = [(part * 0).sum() for part in parts] + [zero_anchor(group) for group in predictions.groups.values()]
-    return torch.stack(zeros).sum()
+    parts = [heatmap.logits for heatmap in predictions.heatmaps.values()]
+    for group in (predictions, *predictions.groups.values()):
+        parts += [group.logits, group.boxes]
+    return torch.stack([(part * 0).sum() for part in parts]).sum()

@@ -1,0 +1,67 @@
+"""Images with their targets: one sample, and a batch padded to one canvas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detrkit.structures.objects import Target
+
+__all__ = ["Batch", "Sample", "pad_images"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One transformed image (3, H, W) float32, normalised, with its target."""
+
+    image: Tensor
+    target: Target
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images padded at the right and bottom to one canvas.
+
+    images (B, 3, H, W) float32 · padding_mask (B, H, W) bool, True = padding · targets, one an image.
+    """
+
+    images: Tensor
+    padding_mask: Tensor
+    targets: list[Target]
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on ``device``."""
+        return Batch(
+            self.images.to(device, non_blocking=True),
+            self.padding_mask.to(device, non_blocking=True),
+            [target.to(device) for target in self.targets],
+        )
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, which a DataLoader asks for before copies to a GPU."""
+        return Batch(self.images.pin_memory(), self.padding_mask.pin_memory(), self.targets)
+
+
+def pad_images(images: Sequence[Tensor], size_divisor: int = 1) -> tuple[Tensor, Tensor]:
+    """Images (3, H_i, W_i) zero-padded at the right and bottom to one canvas.
+
+    Returns images (B, 3, H, W) and padding mask (B, H, W), True = padding; H and W are the batch maximum, rounded up
+    to a multiple of ``size_divisor`` (DETR: 1, so the exact maximum).
+    """
+    height = max(image.shape[-2] for image in images)
+    width = max(image.shape[-1] for image in images)
+    height = -(-height // size_divisor) * size_divisor
+    width = -(-width // size_divisor) * size_divisor
+    canvas = images[0].new_zeros((len(images), 3, height, width))
+    mask = torch.ones((len(images), height, width), dtype=torch.bool)
+    for index, image in enumerate(images):
+        h, w = image.shape[-2:]
+        canvas[index, :, :h, :w] = image
+        mask[index, :h, :w] = False
+    return canvas, mask

@@ -1,0 +1,58 @@
+"""Classes: their ids, names and order, and what LVIS says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "Categories", "Category"]
+
+# What LVIS adds to COCO annotations (Gupta et al., LVIS, section 4).
+NEGATIVES = "neg_category_ids"
+"""Of an image: the classes verified to be absent."""
+NOT_EXHAUSTIVE = "not_exhaustive_category_ids"
+"""Of an image: the classes of which not every object is annotated."""
+FREQUENCIES = ("r", "c", "f")
+"""Rare, common, frequent: classes in at most 10, at most 100, and more of the training images."""
+
+
+@dataclass(frozen=True)
+class Category:
+    """One class: its id in the data set's own numbering and its name (None = an unused slot)."""
+
+    id: int
+    name: str | None
+
+
+class Categories(tuple[Category, ...]):
+    """The classes of a data set or model in label order: label ``k`` is ``categories[k]``.
+
+    Labels are contiguous (0..K-1) inside; ``id`` keeps the number the user's files have.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def from_json(cls, rows: Iterable[dict[str, Any]]) -> Categories:
+        """Categories from ``[{"id": int, "name": str | None}, …]`` in label order."""
+        return cls(Category(int(row["id"]), row["name"]) for row in rows)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """``[{"id": int, "name": str | None}, …]`` in label order."""
+        return [{"id": category.id, "name": category.name} for category in self]
+
+    @property
+    def names(self) -> list[str | None]:
+        """Names in label order."""
+        return [category.name for category in self]
+
+    @property
+    def ids(self) -> list[int]:
+        """The data set's own ids in label order."""
+        return [category.id for category in self]
+
+    @property
+    def named(self) -> list[Category]:
+        """The classes that exist: slots without a name (gaps of COCO's 91 ids) left out."""
+        return [category for category in self if category.name is not None]

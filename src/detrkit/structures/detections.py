@@ -1,0 +1,100 @@
+"""Objects found in one image, as a user gets them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from detrkit.structures.categories import Categories
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Detections"]
+
+
+@dataclass(kw_only=True)
+class Detections:
+    """Objects found in one image, best first.
+
+    boxes float32 (N, 4) xyxy pixels of the upright original, clipped to it · scores float32 (N,), descending ·
+    labels int64 (N,), 0..K-1 · categories in label order · image_size (height, width) · masks bool (N, H, W) or None ·
+    image_id and path where known.
+    """
+
+    boxes: np.ndarray[Any, np.dtype[np.float32]]
+    scores: np.ndarray[Any, np.dtype[np.float32]]
+    labels: np.ndarray[Any, np.dtype[np.int64]]
+    categories: Categories
+    image_size: tuple[int, int]
+    masks: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+    image_id: int | None = None
+    path: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def category_ids(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """(N,) the data set's own class ids."""
+        return np.asarray(self.categories.ids, dtype=np.int64)[self.labels]
+
+    @property
+    def names(self) -> list[str]:
+        """(N,) class names."""
+        return [str(self.categories[label].name) for label in self.labels]
+
+    def keep(self, index: Any) -> Detections:
+        """The detections that ``index`` selects (mask, slice or positions), in that order."""
+        masks = None if self.masks is None else self.masks[index]
+        return replace(self, boxes=self.boxes[index], scores=self.scores[index], labels=self.labels[index], masks=masks)
+
+    def to_coco(self, image_id: int | None = None) -> list[dict[str, Any]]:
+        """COCO results rows: image_id, category_id (original id), bbox [x, y, w, h] in pixels, score.
+
+        Raises:
+            ValueError: neither the detections nor the call say which image this is.
+        """
+        if image_id is None:
+            image_id = self.image_id
+        if image_id is None:
+            raise ValueError("to_coco needs an image id: pass image_id=…, since these detections carry none")
+        rows = []
+        for box, score, category_id in zip(self.boxes, self.scores, self.category_ids, strict=True):
+            x1, y1, x2, y2 = (float(value) for value in box)
+            rows.append(
+                {
+                    "image_id": image_id,
+                    "category_id": int(category_id),
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "score": float(score),
+                }
+            )
+        return rows
+
+    def to_supervision(self) -> Any:
+        """The same as ``supervision.Detections`` (class_id = label; names in ``data["class_name"]``).
+
+        Raises:
+            ImportError: the package ``supervision`` is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise ImportError("to_supervision needs the package supervision: pip install supervision") from error
+        return supervision.Detections(
+            xyxy=self.boxes.copy(),
+            mask=self.masks,
+            confidence=self.scores.copy(),
+            class_id=self.labels.copy(),
+            data={"class_name": np.asarray(self.names)},
+        )
+
+    def draw(self, image: Image.Image | np.ndarray[Any, Any] | str | Path | None = None) -> Image.Image:
+        """The image with boxes, names and scores drawn on it; by default the file the detections came from."""
+        from detrkit.inference.drawing import draw_detections
+
+        return draw_detections(self, image)
