@@ -161,13 +161,13 @@ def _to_ours(path: Path, target: Path, name: str | None, classes: str | None, op
     recipe = load_recipe({}, [f"model.{option.removeprefix('model.')}" for option in options])
     opened = open_official(path, name=name, options=recipe.model.overrides)
     model = opened.model
-    slots = model.config.num_classes
+    slots = model.config.architecture.num_classes
     model.categories = opened.categories if classes is None else read_classes(classes, slots)
     for remark in opened.remarks(classes=classes is None):
         stderr().print(f"{path}: {remark}", markup=False, soft_wrap=True)
     save(model, target, extra={"official": {"file": path.name}})
     named = "without names" if model.categories is None else f"{len(model.categories.named)} of them named"
-    return f"{target}: '{model.name}', {slots} class slots, {named}, {model.config.num_queries} queries"
+    return f"{target}: '{model.name}', {slots} class slots, {named}, {model.config.architecture.num_queries} queries"
 
 
 @app.command()

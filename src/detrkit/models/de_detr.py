@@ -1,12 +1,12 @@
 """DE-DETR: "Towards Data-Efficient Detection Transformers" (Wang et al., ECCV 2022, arXiv 2203.09507).
 
-What changes against DETR, all of it in :meth:`DEDETR.detect`:
+What changes against DETR:
 
 1. **Sparse feature sampling** (eq. 3): from the second decoder layer on, a query attends only to the K x K features
-   that RoIAlign takes from its box of the layer before.
+   that RoIAlign takes from its box of the layer before (:meth:`SparseDecoder.sampled`).
 2. **Multi-scale** (eq. 4): sampling makes it affordable to read every backbone level; only the stride-32 level goes
-   through the encoder.
-3. **Boxes relative to an initial point**, refined layer by layer.
+   through the encoder (:meth:`DEDETR.encode`).
+3. **Boxes relative to an initial point**, refined layer by layer (:meth:`SparseDecoder.forward`).
 
 DELA-DETR is the same network; its label augmentation is an option of every model
 (:mod:`detrkit.losses.label_augmentation`).
@@ -15,37 +15,47 @@ DELA-DETR is the same network; its label augmentation is an option of every mode
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from detrkit.models.detector import Detector, build_backbone, class_slots
-from detrkit.models.detr import Decoder, DETRConfig, build_encoder, build_position
-from detrkit.nn.backbone import Backbone, FeatureMap, valid_sizes
+from detrkit.models.config import DetectorConfig
+from detrkit.models.detector import Detector, MaskHead, build_backbone
+from detrkit.models.detr import Decoder, DETRArchitecture, build_encoder, build_position, decoder_layers
+from detrkit.nn.attention import ProjectsMemory
+from detrkit.nn.backbone import Backbone, FeatureMap
 from detrkit.nn.heads import MLP
-from detrkit.nn.projection import LevelProjection, to_tokens
-from detrkit.nn.query_groups import learned_queries, split_groups
-from detrkit.nn.transformer import DecoderLayer, Encoder
+from detrkit.nn.padding import valid_sizes
+from detrkit.nn.position import LearnedPosition, SinePosition
+from detrkit.nn.projection import LevelProjection
+from detrkit.nn.queries import Block, Decoded, Queries, attention_blocks, query_groups
+from detrkit.nn.tokens import Tokens, flatten_levels, joined
+from detrkit.nn.transformer import DecoderLayer, Encoder, xavier_
 from detrkit.ops.boxes import cxcywh_to_xyxy, inverse_sigmoid
-from detrkit.ops.roi_align import RoIBags, roi_align_bags
+from detrkit.ops.roi_align import roi_align_bags
 from detrkit.structures import Predictions, Target
 
-__all__ = ["DEDETR", "DEDETRConfig"]
+__all__ = ["DEDETR", "DEDETRArchitecture", "SparseDecoder", "build_de_detr"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DEDETRConfig(DETRConfig):
-    """Configuration of DE-DETR.
+class DEDETRArchitecture(DETRArchitecture):
+    """Architecture of DE-DETR.
 
-    num_feature_levels: 1 (stride 32 only), 3 (strides 8, 16, 32) or 4 (and 64) · roi_resolution: K, so that a query
-    sees levels · K² keys · roi_aligned: half-pixel aligned RoIAlign, as published · refine_boxes: every layer
-    refines the box of the one before, with heads of its own; off: shared heads, every box relative to the initial
-    point · reference_dim: 2 (initial centre), 4 (initial box) or 0 (none: boxes come from the query alone, as in DETR).
+    With ``sparse_sampling``, ``refine_boxes`` and ``reference_dim`` the paper walks from a region-based detector to
+    DETR (Table 1).
 
-    sparse_sampling: off, every layer attends to the whole memory as in DETR. With it, ``refine_boxes`` and
-    ``reference_dim`` the paper walks from a region-based detector to DETR (Table 1).
+    Attributes:
+        sparse_sampling: off, every layer attends to the whole memory as in DETR.
+        num_feature_levels: 1 (stride 32 only), 3 (strides 8, 16, 32) or 4 (and 64).
+        roi_resolution: K, so that a query sees levels · K² keys.
+        roi_sampling_ratio: samples per side of a bin.
+        roi_aligned: half-pixel aligned RoIAlign, as published.
+        refine_boxes: every layer refines the box of the one before, with heads of its own; off: shared heads, every box
+            relative to the initial point.
+        reference_dim: 2 (initial centre), 4 (initial box) or 0 (none: boxes come from the query alone, as in DETR).
     """
 
     sparse_sampling: bool = True
@@ -72,40 +82,138 @@ class DEDETRConfig(DETRConfig):
             raise ValueError("roi_resolution and roi_sampling_ratio must be at least 1")
 
 
-class DEDETR(Detector):
-    """DE-DETR with modules passed in; :meth:`from_config` builds the published ones."""
+@dataclass(frozen=True)
+class LevelTokens(Tokens):
+    """Tokens of several levels of which one went through the encoder.
 
-    config: DEDETRConfig
-    decoder: Any  # DETR's, or another paper's with the same parts
-    decoder_type: ClassVar[type[nn.Module]] = Decoder
+    Attributes:
+        strides: pixels per cell of every level.
+        encoded: the same cells of the encoded level alone.
+        sizes_px: (B, 2) int64 height and width of the valid area in pixels.
+    """
+
+    strides: tuple[int, ...] = field(kw_only=True)
+    encoded: Tokens = field(kw_only=True)
+    sizes_px: Tensor = field(kw_only=True)
+
+
+class SparseDecoder(Decoder):
+    """DETR's layers, each of which but the first reads features sampled from the boxes of the layer before."""
+
+    starts_queries = False  # the detector says where queries start
+
+    def __init__(self, layers: Sequence[nn.Module], *, architecture: DEDETRArchitecture) -> None:
+        super().__init__(layers, dim=architecture.hidden_dim)
+        self.architecture = architecture
+
+    def forward(
+        self, queries: Sequence[Queries], memory: Tokens, class_embed: nn.Module, bbox_embed: nn.Module
+    ) -> Decoded:
+        """As DETR's; heads are lists, one per layer or one for all, and references logits of points or boxes."""
+        assert isinstance(memory, LevelTokens)
+        assert isinstance(class_embed, nn.ModuleList)
+        assert isinstance(bbox_embed, nn.ModuleList)
+        blocks = attention_blocks(queries)
+        content = joined([one.content for one in queries])
+        position = joined([one.place for one in queries])
+        initial = reference = self.initial(queries)
+        refined = self.architecture.refine_boxes
+        hidden: list[Tensor] = []
+        logits: list[Tensor] = []
+        boxes: list[Tensor] = []
+        for index, layer in enumerate(self.layers):
+            keys, mask = self.sampled(layer, memory, boxes)
+            content = self.read(index, content, position, reference, keys, mask, blocks)
+            hidden.append(self.norm(content))
+            head = index if refined else 0
+            logits.append(class_embed[head](hidden[-1]))
+            offset = bbox_embed[head](hidden[-1]).float()  # half precision would round boxes to 1/256
+            # A centre moves only the centre; sizes then come from the offset alone.
+            reference = nn.functional.pad(reference, (0, 4 - reference.shape[-1]))
+            boxes.append((offset + reference).sigmoid())
+            reference = inverse_sigmoid(boxes[-1].detach()) if refined else initial
+        return Decoded(tuple(queries), torch.stack(hidden), torch.stack(logits), torch.stack(boxes))
+
+    def initial(self, queries: Sequence[Queries]) -> Tensor:
+        """Where queries start: logits of points (B, Q, 2), of boxes (B, Q, 4), or nothing (B, Q, 0)."""
+        if any(one.reference is None for one in queries):
+            position = joined([one.place for one in queries])
+            return position.new_zeros(*position.shape[:2], 0)
+        return joined([one.start for one in queries])
+
+    def sampled(self, layer: nn.Module, memory: LevelTokens, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Projected keys and values for a layer, with a padding mask where they are the whole encoded level."""
+        attention = layer.get_submodule("multihead_attn")
+        assert isinstance(attention, ProjectsMemory)
+        if not boxes or not self.architecture.sparse_sampling:
+            encoded = memory.encoded
+            return attention.project_memory(encoded.content, encoded.position), encoded.padding_mask
+        scale = memory.sizes_px.flip(1).repeat(1, 2)[:, None]  # (B, 1, 4): width, height, width, height
+        bags = roi_align_bags(
+            cxcywh_to_xyxy(boxes[-1].detach()) * scale,
+            shapes=list(memory.shapes),
+            strides=list(memory.strides),
+            resolution=self.architecture.roi_resolution,
+            sampling_ratio=self.architecture.roi_sampling_ratio,
+            aligned=self.architecture.roi_aligned,
+            valid_size=memory.sizes_px if self.architecture.mask_backbone_padding else None,
+        )
+        # RoIAlign is linear: project the maps once, then pool keys and values together.
+        return bags.pool(attention.project_memory(memory.content, memory.position)), None
+
+    def read(
+        self,
+        index: int,
+        content: Tensor,
+        position: Tensor,
+        reference: Tensor,
+        keys: Tensor,
+        mask: Tensor | None,
+        blocks: Sequence[Block],
+    ) -> Tensor:
+        """One layer: content and position (B, Q, C), reference logits, projected keys and values -> content."""
+        layer = self.layers[index]
+        assert isinstance(layer, DecoderLayer)
+        attend = layer.multihead_attn.attend
+        output: Tensor = layer(content, position, lambda x: attend(x + position, keys, mask), blocks)
+        return output
+
+
+class DEDETR(Detector):
+    """DE-DETR with modules passed in; :func:`build_de_detr` makes the published ones."""
+
+    config: DetectorConfig[DEDETRArchitecture]
 
     def __init__(
-        self, *, config: DEDETRConfig, backbone: Backbone, position: nn.Module, encoder: Encoder, decoder: nn.Module
+        self,
+        *,
+        config: DetectorConfig[DEDETRArchitecture],
+        backbone: Backbone,
+        position: SinePosition | LearnedPosition,
+        encoder: Encoder,
+        decoder: SparseDecoder,
+        mask_head: MaskHead | None = None,
     ) -> None:
-        super().__init__(config=config)
-        dim = config.hidden_dim
+        super().__init__(config=config, mask_head=mask_head)
+        architecture = config.architecture
+        dim, levels = architecture.hidden_dim, architecture.num_feature_levels
         self.backbone = backbone
         self.position = position
-        multi_scale = config.num_feature_levels > 1
         self.input_proj = nn.ModuleList(
-            LevelProjection(in_channels=channels, dim=dim, group_norm=multi_scale) for channels in backbone.channels
+            LevelProjection(in_channels=channels, dim=dim, group_norm=levels > 1) for channels in backbone.channels
         )
-        if config.num_feature_levels == 4:
+        if levels == 4:
             self.input_proj.append(LevelProjection(in_channels=backbone.channels[-1], dim=dim, stride=2))
         self.encoder = encoder
         self.decoder = decoder
-        self.query_embed = nn.Embedding(config.groups * config.num_queries, dim)
-        if config.reference_dim:
-            self.build_reference()
-        heads = config.decoder_layers if config.refine_boxes else 1
-        self.class_embed = nn.ModuleList(nn.Linear(dim, class_slots(config)) for _ in range(heads))
+        self.query_embed = nn.Embedding(architecture.groups * architecture.num_queries, dim)
+        self.ref_point_head: MLP | None = None
+        if architecture.reference_dim and not decoder.starts_queries:
+            self.ref_point_head = MLP(dim, dim, architecture.reference_dim, num_layers=2)
+        heads = architecture.decoder_layers if architecture.refine_boxes else 1
+        self.class_embed = nn.ModuleList(nn.Linear(dim, architecture.class_slots) for _ in range(heads))
         self.bbox_embed = nn.ModuleList(MLP(dim, dim, 4, num_layers=3) for _ in range(heads))
         self._initialise_heads()
-
-    def build_reference(self) -> None:
-        """The head that says where each query starts."""
-        dim = self.config.hidden_dim
-        self.ref_point_head = MLP(dim, dim, self.config.reference_dim, num_layers=2)
 
     def _initialise_heads(self) -> None:
         """Class prior 0.01; boxes start as points of side sigmoid(-2); heads of all layers start alike."""
@@ -119,84 +227,56 @@ class DEDETR(Detector):
                 head.load_state_dict(first.state_dict())
         nn.init.constant_(last.get_parameter("bias")[2:], -2.0)
 
-    @classmethod
-    def from_config(cls, config: DEDETRConfig) -> Self:
-        """The whole model of a configuration, randomly initialised."""
-        return cls(
-            config=config,
-            backbone=build_backbone(config, num_levels=min(config.num_feature_levels, 3)),
-            position=build_position(config),
-            encoder=build_encoder(config),
-            decoder=cls.decoder_type(config=config),
-        )
-
     def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
         """Encoder on stride 32; first decoder layer global, the others on features sampled from their boxes."""
-        levels = self._project(self.backbone(images, padding_mask), padding_mask)
-        top = min(2, len(levels) - 1)  # the level that the encoder processes
-        mask = levels[top].padding_mask.flatten(1)
-        positions = [self.position(level.padding_mask).flatten(1, 2) for level in levels]
-        contents = [to_tokens(level.tensor) for level in levels]
-        contents[top] = self.encoder(contents[top], positions[top], mask)
-        all_content, all_positions = torch.cat(contents, dim=1), torch.cat(positions, dim=1)
+        maps = self.backbone(images, padding_mask)
+        memory = self.encode(maps, padding_mask)
+        number = self.config.architecture.num_queries
+        queries = query_groups(self.query_embed, number, len(images), training=self.training)
+        if self.ref_point_head is not None:
+            queries = [replace(one, reference=self.ref_point_head(one.place).float()) for one in queries]
+        decoded = self.decoder(queries, memory, self.class_embed, self.bbox_embed)
+        return self.predictions(decoded, memory, maps)
 
-        sizes = valid_sizes(padding_mask)
-        scale = sizes.flip(1).repeat(1, 2)[:, None]  # (B, 1, 4): width, height, width, height of the valid area
-        queries = learned_queries(self.query_embed, self.config.num_queries, len(images), training=self.training)
-        initial = self.initial_reference(queries)
-        content = torch.zeros_like(queries)
-        reference = initial
-        logits: list[Tensor] = []
-        boxes: list[Tensor] = []
-        for index, layer in enumerate(self.decoder.layers):
-            attention = layer.multihead_attn
-            everywhere = index == 0 or not self.config.sparse_sampling
-            if everywhere:
-                sampled = attention.project_memory(contents[top], positions[top])
-            else:
-                bags = self._sample(levels, cxcywh_to_xyxy(boxes[-1].detach()) * scale, sizes)
-                # RoIAlign is linear: project the maps once, then pool keys and values together.
-                sampled = bags.pool(attention.project_memory(all_content, all_positions))
-            content = self.decode(index, content, queries, reference, sampled, mask if everywhere else None)
-            hidden = self.decoder.norm(content)
-            head = index if self.config.refine_boxes else 0
-            logits.append(self.class_embed[head](hidden))
-            offset = self.bbox_embed[head](hidden).float()  # half precision would round boxes to 1/256
-            # A centre moves only the centre; sizes then come from the offset alone.
-            reference = nn.functional.pad(reference, (0, 4 - reference.shape[-1]))
-            boxes.append((offset + reference).sigmoid())
-            reference = inverse_sigmoid(boxes[-1].detach()) if self.config.refine_boxes else initial
-        return split_groups(torch.stack(logits), torch.stack(boxes), self.config.num_queries)
+    def encode(self, maps: Sequence[FeatureMap], padding_mask: Tensor) -> LevelTokens:
+        """All levels; the one of stride 32, or the only one, went through the encoder."""
+        levels = self._project(maps, padding_mask)
+        parts = [flatten_levels([level], [self.position(level.padding_mask)]) for level in levels]
+        top = min(2, len(levels) - 1)
+        encoded = self.encoder(parts[top].content, parts[top].position, parts[top].padding_mask)
+        parts[top] = replace(parts[top], content=encoded)
+        return LevelTokens(
+            content=joined([part.content for part in parts]),
+            position=joined([part.position for part in parts]),
+            padding_mask=joined([part.padding_mask for part in parts]),
+            shapes=tuple(shape for part in parts for shape in part.shapes),
+            valid_cells=joined([part.valid_cells for part in parts]),
+            strides=tuple(level.stride for level in levels),
+            encoded=parts[top],
+            sizes_px=valid_sizes(padding_mask),
+        )
 
-    def initial_reference(self, queries: Tensor) -> Tensor:
-        """Logits of the initial points (or boxes) of the queries: (B, Q, C) -> (B, Q, 0, 2 or 4)."""
-        if self.config.reference_dim == 0:
-            return queries.new_zeros(*queries.shape[:2], 0)
-        return self.ref_point_head(queries).float()
-
-    def decode(
-        self, index: int, content: Tensor, queries: Tensor, reference: Tensor, sampled: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        """One decoder layer: content and queries (B, Q, C), reference logits, projected features -> content."""
-        layer: DecoderLayer = self.decoder.layers[index]
-        return layer(content, queries, lambda x: layer.multihead_attn.attend(x + queries, sampled, mask))
-
-    def _project(self, maps: list[FeatureMap], padding_mask: Tensor) -> list[FeatureMap]:
+    def _project(self, maps: Sequence[FeatureMap], padding_mask: Tensor) -> list[FeatureMap]:
         sources = maps if len(self.input_proj) == len(maps) else [*maps, maps[-1]]
-        mask_padding = self.config.mask_backbone_padding
+        mask_padding = self.config.architecture.mask_backbone_padding
         return [
             projection(level, padding_mask, mask_padding=mask_padding)
             for projection, level in zip(self.input_proj, sources, strict=True)
         ]
 
-    def _sample(self, levels: list[FeatureMap], boxes: Tensor, sizes: Tensor) -> RoIBags:
-        """Where RoIAlign reads for boxes (B, Q, 4) xyxy in pixels."""
-        return roi_align_bags(
-            boxes,
-            shapes=[(level.tensor.shape[-2], level.tensor.shape[-1]) for level in levels],
-            strides=[level.stride for level in levels],
-            resolution=self.config.roi_resolution,
-            sampling_ratio=self.config.roi_sampling_ratio,
-            aligned=self.config.roi_aligned,
-            valid_size=sizes if self.config.mask_backbone_padding else None,
-        )
+
+def build_de_detr(config: DetectorConfig[DEDETRArchitecture], *, mask_head: MaskHead | None = None) -> DEDETR:
+    """DE-DETR of a configuration, randomly initialised."""
+    architecture = config.architecture
+    backbone = build_backbone(architecture, num_levels=min(architecture.num_feature_levels, 3))
+    encoder = build_encoder(architecture)
+    decoder = SparseDecoder(decoder_layers(architecture), architecture=architecture)
+    xavier_(decoder)
+    return DEDETR(
+        config=config,
+        backbone=backbone,
+        position=build_position(architecture),
+        encoder=encoder,
+        decoder=decoder,
+        mask_head=mask_head,
+    )

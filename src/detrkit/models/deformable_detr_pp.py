@@ -7,20 +7,34 @@ it on to nothing; so do the parameters here: they are kept for its files, take n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from detrkit.models.deformable_detr import DeformableDETR, DeformableDETRConfig
+from detrkit.models.config import DetectorConfig
+from detrkit.models.deformable_detr import (
+    DeformableArchitecture,
+    DeformableDecoder,
+    DeformableDETR,
+    build_heads,
+    build_neck,
+    build_trunk,
+    decoder_layers,
+    encoder_layers,
+    proposal_heads,
+)
+from detrkit.models.detector import MaskHead
+from detrkit.models.relation_detr import xavier_heads_
+from detrkit.nn.deformable import DeformableDecoderLayer, DeformableEncoder
 from detrkit.nn.relation import PositionRelation
 
-__all__ = ["DeformableDETRPP", "DeformableDETRPPConfig"]
+__all__ = ["DeformableDETRPP", "DeformableDETRPPArchitecture", "build_deformable_detr_pp"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeformableDETRPPConfig(DeformableDETRConfig):
-    """Configuration of Deformable DETR++: always two-stage."""
+class DeformableDETRPPArchitecture(DeformableArchitecture):
+    """Architecture of Deformable DETR++: always two-stage."""
 
     ffn_dim: int = 2048
     dropout: float = 0.0
@@ -28,9 +42,6 @@ class DeformableDETRPPConfig(DeformableDETRConfig):
     two_stage: bool = True
     projection_bias: bool = False
     backbone: str = "resnet50.tv2_in1k"
-    eval_resize: Literal["round", "float32_truncate"] = "float32_truncate"
-    size_divisor: int = 32
-    relation_detr_start: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Checks values; raises ValueError naming the field."""
@@ -39,22 +50,46 @@ class DeformableDETRPPConfig(DeformableDETRConfig):
             raise ValueError("Deformable DETR++ starts from the proposals of its encoder: two_stage must be True")
 
 
+class _Decoder(DeformableDecoder):
+    """Deformable DETR's, with what makes content from a box, and the relation that nothing reads."""
+
+    def __init__(
+        self, layers: Sequence[DeformableDecoderLayer], *, ref_point_head: nn.Module, relation: nn.Module
+    ) -> None:
+        super().__init__(layers, refine_boxes=True, eps=1e-3)
+        self.ref_point_head = ref_point_head
+        self.relation = relation
+
+
 class DeformableDETRPP(DeformableDETR):
-    """Deformable DETR++ with modules passed in; :meth:`from_config` builds the published one."""
+    """Deformable DETR++ with modules passed in; :func:`build_deformable_detr_pp` makes the published one."""
 
-    config: DeformableDETRPPConfig
-    eps = 1e-3
+    def from_boxes(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
+        """Content and position (B, Q, C) of queries from the sine embedding (B, Q, 2C) of their boxes."""
+        position = self.decoder.get_submodule("ref_point_head")(embedded)
+        return self.pos_trans_norm(self.pos_trans(embedded)), position
 
-    def _build_queries(self) -> None:
-        dim = self.config.hidden_dim
-        self._build_proposals()
-        self.pos_trans = nn.Linear(2 * dim, dim)
-        self.pos_trans_norm = nn.LayerNorm(dim)
-        head = nn.Linear(2 * dim, dim)
-        self.decoder.ref_point_head = nn.Sequential(head, nn.LayerNorm(dim))
-        for linear in (self.pos_trans, head):
-            nn.init.xavier_uniform_(linear.weight)
-        self.decoder.relation = PositionRelation(num_heads=self.config.num_heads).requires_grad_(False)
 
-    def _from_boxes(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
-        return self.pos_trans_norm(self.pos_trans(embedded)), self.decoder.ref_point_head(embedded)
+def build_deformable_detr_pp(
+    config: DetectorConfig[DeformableDETRPPArchitecture], *, mask_head: MaskHead | None = None
+) -> DeformableDETRPP:
+    """Deformable DETR++ of a configuration, randomly initialised as in the repository."""
+    architecture = config.architecture
+    dim = architecture.hidden_dim
+    trunk = build_trunk(architecture)
+    encoder = DeformableEncoder(encoder_layers(architecture))
+    layers = decoder_layers(architecture)
+    neck = build_neck(architecture, trunk["backbone"])
+    proposals = proposal_heads(architecture)
+    pos_trans, head = nn.Linear(2 * dim, dim), nn.Linear(2 * dim, dim)
+    for linear in (pos_trans, head):
+        nn.init.xavier_uniform_(linear.weight)
+    relation = PositionRelation(num_heads=architecture.num_heads).requires_grad_(False)
+    decoder = _Decoder(layers, ref_point_head=nn.Sequential(head, nn.LayerNorm(dim)), relation=relation)
+    start = {**proposals, "pos_trans": pos_trans, "pos_trans_norm": nn.LayerNorm(dim)}
+    heads = build_heads(architecture, start)
+    model = DeformableDETRPP(
+        config=config, **trunk, **neck, encoder=encoder, decoder=decoder, start=start, **heads, mask_head=mask_head
+    )
+    xavier_heads_(model)
+    return model

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from detrkit.models.config import DetectorConfig
-from detrkit.nn.backbone import Backbone
-from detrkit.structures import Categories, Predictions, Target
+from detrkit.models.config import Architecture, DetectorConfig
+from detrkit.nn.backbone import Backbone, FeatureMap
+from detrkit.nn.queries import Decoded
+from detrkit.nn.tokens import Tokens
+from detrkit.structures import Categories, MaskView, Predictions, QueryGroup, Target
 
-__all__ = ["Detector", "build_backbone", "class_slots"]
+__all__ = ["Detector", "MaskHead", "build_backbone"]
+
+
+class MaskHead(Protocol):
+    """A module that makes masks of all decoded queries; it fits every detector."""
+
+    def __call__(self, hidden: Tensor, memory: Tokens, maps: Sequence[FeatureMap]) -> MaskView:
+        """Decoded states (L, B, N, C), the encoder's memory and the maps of the backbone -> masks of the N queries."""
+        ...
 
 
 class Detector(nn.Module, ABC):
@@ -20,9 +33,10 @@ class Detector(nn.Module, ABC):
     name: str = ""
     categories: Categories | None = None
 
-    def __init__(self, *, config: DetectorConfig) -> None:
+    def __init__(self, *, config: DetectorConfig[Architecture], mask_head: MaskHead | None = None) -> None:
         super().__init__()
         self.config = config
+        self.mask_head = mask_head
 
     def forward(
         self, images: Tensor, padding_mask: Tensor | None = None, targets: list[Target] | None = None
@@ -49,6 +63,18 @@ class Detector(nn.Module, ABC):
     def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
         """The paper's forward pass; shapes as in :meth:`forward`."""
 
+    def predictions(
+        self,
+        decoded: Decoded,
+        memory: Tokens,
+        maps: Sequence[FeatureMap],
+        proposals: Mapping[str, QueryGroup] | None = None,
+    ) -> Predictions:
+        """What the model returns of its decoded queries: masks where it has a head for them, groups in training."""
+        if self.mask_head is not None:
+            decoded = replace(decoded, masks=self.mask_head(decoded.hidden, memory, maps))
+        return decoded.predictions((proposals or {}) if self.training else {})
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Trainable parameters by learning-rate group, each in exactly one.
 
@@ -64,21 +90,16 @@ class Detector(nn.Module, ABC):
         return {name: parameters for name, parameters in groups.items() if parameters or name != "sampling"}
 
 
-def class_slots(config: DetectorConfig) -> int:
-    """Logits a query has: one a class, and for softmax classification no-object as the last."""
-    return config.num_classes + (config.classification == "softmax")
-
-
-def build_backbone(config: DetectorConfig, num_levels: int) -> Backbone:
-    """The backbone a configuration asks for, with ``num_levels`` levels."""
+def build_backbone(architecture: Architecture, num_levels: int) -> Backbone:
+    """The backbone an architecture asks for, with ``num_levels`` levels."""
     return Backbone(
-        name=config.backbone,
+        name=architecture.backbone,
         num_levels=num_levels,
-        dilation=config.dilation,
-        frozen_batch_norm=config.frozen_batch_norm,
-        frozen_stride=config.frozen_stride,
-        mask_padding=config.mask_backbone_padding,
-        level_norm=config.backbone_norm,
-        drop_path=config.drop_path,
-        checkpointing=config.backbone_checkpointing,
+        dilation=architecture.dilation,
+        frozen_batch_norm=architecture.frozen_batch_norm,
+        frozen_stride=architecture.frozen_stride,
+        mask_padding=architecture.mask_backbone_padding,
+        level_norm=architecture.backbone_norm,
+        drop_path=architecture.drop_path,
+        checkpointing=architecture.backbone_checkpointing,
     )

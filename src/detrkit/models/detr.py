@@ -7,31 +7,34 @@ training which query answers for which object, so nothing needs anchors or NMS.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from detrkit.models.config import DetectorConfig
-from detrkit.models.detector import Detector, build_backbone, class_slots
+from detrkit.models.config import Architecture, DetectorConfig
+from detrkit.models.detector import Detector, MaskHead, build_backbone
 from detrkit.nn.backbone import Backbone
 from detrkit.nn.heads import MLP
 from detrkit.nn.position import LearnedPosition, SinePosition
-from detrkit.nn.projection import to_tokens
-from detrkit.nn.query_groups import learned_queries, split_groups
+from detrkit.nn.queries import Decoded, Queries, attention_blocks, query_groups
+from detrkit.nn.tokens import Tokens, flatten_levels, joined
 from detrkit.nn.transformer import DecoderLayer, Encoder, xavier_
 from detrkit.structures import Predictions, Target
 
-__all__ = ["DETR", "DETRConfig", "build_position"]
+__all__ = ["DETR", "DETRArchitecture", "Decoder", "build_detr", "build_encoder", "build_position", "decoder_layers"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DETRConfig(DetectorConfig):
-    """Configuration of DETR; the defaults are the published ones.
+class DETRArchitecture(Architecture):
+    """Architecture of DETR; the defaults are the published ones.
 
-    pre_norm: norms before instead of after the sub-blocks · groups: query groups in training (Group DETR,
-    :mod:`detrkit.nn.query_groups`); inference uses the first.
+    Attributes:
+        position_embedding: "sine" or "learned".
+        pre_norm: norms before instead of after the sub-blocks.
+        groups: query groups in training (Group DETR, :func:`detrkit.nn.queries.query_groups`).
     """
 
     position_embedding: Literal["sine", "learned"] = "sine"
@@ -47,95 +50,124 @@ class DETRConfig(DetectorConfig):
             raise ValueError(f"groups must be at least 1, got {self.groups}")
 
 
-def build_position(config: DETRConfig) -> nn.Module:
-    """The position encoding a configuration asks for."""
+def build_position(architecture: DETRArchitecture) -> SinePosition | LearnedPosition:
+    """The position encoding an architecture asks for."""
     encodings: dict[str, type[SinePosition] | type[LearnedPosition]] = {
         "sine": SinePosition,
         "learned": LearnedPosition,
     }
-    return encodings[config.position_embedding](dim=config.hidden_dim)
+    return encodings[architecture.position_embedding](dim=architecture.hidden_dim)
 
 
-def build_encoder(config: DETRConfig) -> Encoder:
-    """The transformer encoder a configuration asks for."""
+def decoder_layers(architecture: DETRArchitecture) -> list[DecoderLayer]:
+    """The decoder layers an architecture asks for."""
+    return [
+        DecoderLayer(
+            dim=architecture.hidden_dim,
+            num_heads=architecture.num_heads,
+            ffn_dim=architecture.ffn_dim,
+            dropout=architecture.dropout,
+            pre_norm=architecture.pre_norm,
+        )
+        for _ in range(architecture.decoder_layers)
+    ]
+
+
+def build_encoder(architecture: DETRArchitecture) -> Encoder:
+    """The transformer encoder an architecture asks for."""
     encoder = Encoder(
-        num_layers=config.encoder_layers,
-        dim=config.hidden_dim,
-        num_heads=config.num_heads,
-        ffn_dim=config.ffn_dim,
-        dropout=config.dropout,
-        pre_norm=config.pre_norm,
+        num_layers=architecture.encoder_layers,
+        dim=architecture.hidden_dim,
+        num_heads=architecture.num_heads,
+        ffn_dim=architecture.ffn_dim,
+        dropout=architecture.dropout,
+        pre_norm=architecture.pre_norm,
     )
     xavier_(encoder)
     return encoder
 
 
 class Decoder(nn.Module):
-    """A stack of decoder layers with one norm that the heads see; its layers say nothing about what they attend to."""
+    """Layers in which queries attend to each other and to the whole memory, and the norm that the heads see."""
 
-    def __init__(self, *, config: DETRConfig) -> None:
+    def __init__(self, layers: Sequence[nn.Module], *, dim: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            DecoderLayer(
-                dim=config.hidden_dim,
-                num_heads=config.num_heads,
-                ffn_dim=config.ffn_dim,
-                dropout=config.dropout,
-                pre_norm=config.pre_norm,
-                group_size=config.num_queries,
+        self.layers = nn.ModuleList(layers)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self, queries: Sequence[Queries], memory: Tokens, class_embed: nn.Module, bbox_embed: nn.Module
+    ) -> Decoded:
+        """Sets of queries with positions -> what all layers made of them, boxes from their states alone."""
+        blocks = attention_blocks(queries)
+        content = joined([one.content for one in queries])
+        position = joined([one.place for one in queries])
+        keys = memory.content + memory.position
+        hidden = []
+        for layer in self.layers:
+            assert isinstance(layer, DecoderLayer)
+            read = layer.multihead_attn
+            content = layer(
+                content,
+                position,
+                lambda x, read=read: read(x + position, keys, memory.content, memory.padding_mask),
+                blocks,
             )
-            for _ in range(config.decoder_layers)
-        )
-        self.norm = nn.LayerNorm(config.hidden_dim)
-        xavier_(self)
+            hidden.append(self.norm(content))
+        states = torch.stack(hidden)
+        return Decoded(tuple(queries), states, class_embed(states), bbox_embed(states).float().sigmoid())
 
 
 class DETR(Detector):
-    """DETR with modules passed in; :meth:`from_config` builds the published ones."""
+    """DETR with modules passed in; :func:`build_detr` makes the published ones."""
 
-    config: DETRConfig
-    decoder: Any  # DETR's own, or another paper's with the same parts
-    decoder_type: ClassVar[type[nn.Module]] = Decoder
+    config: DetectorConfig[DETRArchitecture]
 
     def __init__(
-        self, *, config: DETRConfig, backbone: Backbone, position: nn.Module, encoder: Encoder, decoder: nn.Module
+        self,
+        *,
+        config: DetectorConfig[DETRArchitecture],
+        backbone: Backbone,
+        position: SinePosition | LearnedPosition,
+        encoder: Encoder,
+        decoder: nn.Module,
+        mask_head: MaskHead | None = None,
     ) -> None:
-        super().__init__(config=config)
-        dim = config.hidden_dim
+        super().__init__(config=config, mask_head=mask_head)
+        architecture = config.architecture
+        dim = architecture.hidden_dim
         self.backbone = backbone
         self.position = position
         self.input_proj = nn.Conv2d(backbone.channels[-1], dim, kernel_size=1)
         self.encoder = encoder
         self.decoder = decoder
-        self.query_embed = nn.Embedding(config.groups * config.num_queries, dim)
-        self.class_embed = nn.Linear(dim, class_slots(config))
+        self.query_embed = nn.Embedding(architecture.groups * architecture.num_queries, dim)
+        self.class_embed = nn.Linear(dim, architecture.class_slots)
         self.bbox_embed = MLP(dim, dim, 4, num_layers=3)
-
-    @classmethod
-    def from_config(cls, config: DETRConfig) -> Self:
-        """The whole model of a configuration, randomly initialised."""
-        return cls(
-            config=config,
-            backbone=build_backbone(config, num_levels=1),
-            position=build_position(config),
-            encoder=build_encoder(config),
-            decoder=cls.decoder_type(config=config),
-        )
 
     def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
         """Backbone, encoder, decoder, heads."""
-        (c5,) = self.backbone(images, padding_mask)
-        mask = c5.padding_mask.flatten(1)
-        position = self.position(c5.padding_mask).flatten(1, 2)
-        memory = self.encoder(to_tokens(self.input_proj(c5.tensor)), position, mask)
+        maps = self.backbone(images, padding_mask)
+        c5 = replace(maps[-1], tensor=self.input_proj(maps[-1].tensor))
+        tokens = flatten_levels([c5], [self.position(c5.padding_mask)])
+        memory = replace(tokens, content=self.encoder(tokens.content, tokens.position, tokens.padding_mask))
+        number = self.config.architecture.num_queries
+        queries = query_groups(self.query_embed, number, len(images), training=self.training)
+        decoded = self.decoder(queries, memory, self.class_embed, self.bbox_embed)
+        return self.predictions(decoded, memory, maps)
 
-        queries = learned_queries(self.query_embed, self.config.num_queries, len(images), training=self.training)
-        content = torch.zeros_like(queries)
-        hidden = []
-        for layer in self.decoder.layers:
-            attention = layer.multihead_attn
-            content = layer(content, queries, lambda x, a=attention: a(x + queries, memory + position, memory, mask))
-            hidden.append(self.decoder.norm(content))
-        states = torch.stack(hidden)
-        boxes = self.bbox_embed(states).float().sigmoid()
-        return split_groups(self.class_embed(states), boxes, self.config.num_queries)
+
+def build_detr(config: DetectorConfig[DETRArchitecture], *, mask_head: MaskHead | None = None) -> DETR:
+    """DETR of a configuration, randomly initialised."""
+    architecture = config.architecture
+    backbone, encoder = build_backbone(architecture, num_levels=1), build_encoder(architecture)
+    decoder = Decoder(decoder_layers(architecture), dim=architecture.hidden_dim)
+    xavier_(decoder)
+    return DETR(
+        config=config,
+        backbone=backbone,
+        position=build_position(architecture),
+        encoder=encoder,
+        decoder=decoder,
+        mask_head=mask_head,
+    )

@@ -1,53 +1,87 @@
 """Salience-DETR: "Enhancing Detection Transformer with Hierarchical Salience Filtering Refinement" (Hou et al., CVPR
 2024, arXiv 2403.16131).
 
-What changes against DINO, all of it in :meth:`SalienceDETR.refine` and :meth:`SalienceDETR.best`:
+What changes against DINO:
 
-1. **Hierarchical salience** (:mod:`detrkit.nn.salience`): how much of an object a token shows is predicted from the
-   coarsest level down, supervised independently of scale.
-2. **Salience filtering** (:mod:`detrkit.nn.salience_encoder`): the encoder refines a share of each level's tokens, of
-   these fewer in every layer; the best attend to each other first. The others get a **background embedding**.
+1. **Hierarchical salience** (:meth:`SalienceDETR.score`, :mod:`detrkit.nn.salience`): how much of an object a token
+   shows is predicted from the coarsest level down, supervised independently of scale.
+2. **Salience filtering** (:meth:`SalienceDETR.refine`, :mod:`detrkit.nn.salience_encoder`): the encoder refines a share
+   of each level's tokens, of these fewer in every layer; the best attend to each other first. The others get a
+   **background embedding**.
 3. **Cross-level token fusion** (:mod:`detrkit.nn.plux_pyramid`): a convolutional pyramid over the memory.
-4. **Redundancy removal** (:mod:`detrkit.nn.grid_suppression`): of neighbouring tokens one becomes a query.
+4. **Redundancy removal** (:meth:`SalienceDETR.best`, :mod:`detrkit.nn.grid_suppression`): of neighbouring tokens one
+   becomes a query.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from detrkit.models.deformable_detr import layer_options
-from detrkit.models.dino import DINO, DINOPPConfig
-from detrkit.nn.backbone import valid_sizes
-from detrkit.nn.deformable import Tokens, deformable_xavier_
+from detrkit.models.config import DetectorConfig, Objective
+from detrkit.models.deformable_detr import build_neck, build_trunk, decoder_layers, layer_options, proposal_heads
+from detrkit.models.detector import MaskHead
+from detrkit.models.dino import DINO, DINOArchitecture, DINODecoder, decoder_parts, dino_heads, dino_queries
+from detrkit.models.relation_detr import RelationDecoder, RelationOptions, check_relation, relation_parts, xavier_heads_
+from detrkit.nn.deformable import DeformableDecoderLayer, deformable_xavier_
 from detrkit.nn.grid_suppression import suppress_neighbours
+from detrkit.nn.padding import valid_sizes
 from detrkit.nn.plux_pyramid import PluXPyramid
 from detrkit.nn.position import LearnedPosition, StoredSinePosition
 from detrkit.nn.proposals import Proposals, anchors, propose
 from detrkit.nn.salience import SalienceGoal, SaliencePredictor
 from detrkit.nn.salience_encoder import SalienceEncoder, SalienceEncoderLayer, SalienceFilter
+from detrkit.nn.tokens import Tokens, to_tokens
 from detrkit.structures import Heatmap, Predictions, Target
 
-__all__ = ["SalienceDETR", "SalienceDETRConfig"]
+__all__ = [
+    "RelatedSalienceArchitecture",
+    "SalienceArchitecture",
+    "SalienceDETR",
+    "SalienceObjective",
+    "build_related_salience_detr",
+    "build_salience_detr",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SalienceDETRConfig(DINOPPConfig):
-    """Configuration of Salience-DETR.
+class SalienceObjective(Objective):
+    """What Salience-DETR minimises.
 
-    level_filter_ratio: share of each level's tokens that the encoder refines, finest level first; further levels have
-    the last · layer_filter_ratio: share of those that each layer refines; another number of layers stretches the
-    schedule · attending_tokens: how many attend to each other in front of each layer · background_entries: rows and
-    columns of the background embedding; larger maps stretch it · salience_reach: objects belong to the finest level
-    where their farthest side is up to so many pixels from a cell; every level doubles that · suppression_candidates:
-    proposals among which neighbours are suppressed, as a multiple of the queries · suppression_threshold: IoU of the
-    2x2 cells around them · loss_salience: weight.
+    Attributes:
+        loss_salience: weight of the salience loss.
     """
 
     class_loss: Literal["focal", "varifocal"] = "varifocal"
+    loss_salience: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SalienceArchitecture(DINOArchitecture):
+    """Architecture of Salience-DETR.
+
+    Attributes:
+        level_filter_ratio: share of each level's tokens that the encoder refines, finest level first; further levels
+            have the last.
+        layer_filter_ratio: share of those that each layer refines; another number of layers stretches the schedule.
+        attending_tokens: how many attend to each other in front of each layer.
+        background_entries: rows and columns of the background embedding; larger maps stretch it.
+        salience_reach: objects belong to the finest level where their farthest side is up to so many pixels from a
+            cell; every level doubles that.
+        suppression_candidates: proposals among which neighbours are suppressed, as a multiple of the queries.
+        suppression_threshold: IoU of the 2x2 cells around them.
+    """
+
+    backbone: str = "resnet50.tv2_in1k"
+    shared_heads: bool = False
+    position_offset: float = -0.5
+    position_temperature: float = 10000.0
+    projection_bias: bool = False
+    denoising_extra_label: bool = False
     level_filter_ratio: tuple[float, ...] = (0.4, 0.8, 1.0, 1.0)
     layer_filter_ratio: tuple[float, ...] = (1.0, 0.8, 0.6, 0.6, 0.4, 0.2)
     attending_tokens: int = 300
@@ -55,7 +89,6 @@ class SalienceDETRConfig(DINOPPConfig):
     salience_reach: float = 64.0
     suppression_candidates: int = 4
     suppression_threshold: float = 0.3
-    loss_salience: float = 2.0
 
     def __post_init__(self) -> None:
         """Checks values; raises ValueError naming the field."""
@@ -90,90 +123,133 @@ class SalienceDETRConfig(DINOPPConfig):
 
 
 class SalienceDETR(DINO):
-    """Salience-DETR with modules passed in; :meth:`from_config` builds the published ones."""
+    """Salience-DETR with modules passed in; :func:`build_salience_detr` makes the published ones."""
 
-    config: SalienceDETRConfig
-    position_encoding = StoredSinePosition
-
-    @staticmethod
-    def build_encoder(config: Any) -> nn.Module:
-        """The salience-filtered encoder."""
-        options = {**layer_options(config), "attending": config.attending_tokens}
-        layers = [SalienceEncoderLayer(**options) for _ in range(config.encoder_layers)]
-        for layer in layers:
-            deformable_xavier_(layer)
-        background = LearnedPosition(dim=config.hidden_dim, entries=config.background_entries, stretch=True)
-        return SalienceEncoder(layers, background)
-
-    def _build_proposals(self) -> None:
-        super()._build_proposals()
-        config = self.config
-        self.salience = SaliencePredictor(dim=config.hidden_dim, num_levels=config.num_feature_levels)
-        self.filter = SalienceFilter(
-            levels=config.level_ratios,
-            layers=config.layer_ratios,
-            mask_padding=config.mask_backbone_padding,
-        )
-        self.neck = PluXPyramid(dim=config.hidden_dim, num_levels=config.num_feature_levels)
+    config: DetectorConfig[SalienceArchitecture]
+    salience: SaliencePredictor
+    filter: SalienceFilter
+    neck: PluXPyramid
 
     def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
         """DINO on the refined memory; in training salience is a prediction too."""
-        tokens = self.tokens(images, padding_mask)
+        maps = self.backbone(images, padding_mask)
+        tokens = self.tokens(maps, padding_mask)
         salience = self.score(tokens)
-        out = self.read(self.refine(tokens, salience), targets)
+        memory = self.refine(tokens, salience)
+        queries, proposals = self.queries(memory)
+        decoded = self.decode([*self.noised(targets), queries], memory)
+        out = self.predictions(decoded, memory, maps, proposals)
         if self.training:
+            objective = self.config.objective
+            assert isinstance(objective, SalienceObjective)
             goal = self._goal(tokens, valid_sizes(padding_mask))
-            out.heatmaps["salience"] = Heatmap(salience, goal, self.config.loss_salience)
+            out.heatmaps["salience"] = Heatmap(salience, goal, objective.loss_salience)
         return out
-
-    def encode(self, images: Tensor, padding_mask: Tensor) -> Tokens:
-        """The memory: salient tokens through the encoder, then all levels through the pyramid."""
-        tokens = self.tokens(images, padding_mask)
-        return self.refine(tokens, self.score(tokens))
 
     def score(self, tokens: Tokens) -> Tensor:
         """Salience logits (B, S)."""
         _, usable = anchors(tokens)
         features = self.features(tokens.content + tokens.position, usable)
-        return self.salience(features, tokens, mask_padding=self.config.mask_backbone_padding)
+        return self.salience(features, tokens, mask_padding=self.config.architecture.mask_backbone_padding)
 
     def refine(self, tokens: Tokens, salience: Tensor) -> Tokens:
         """The memory of tokens with these salience logits (B, S)."""
-        memory = self.encoder(tokens, salience, self.filter(salience, tokens), self.enc_class_embed)
-        return replace(memory, content=self._fuse(memory))
-
-    def _fuse(self, memory: Tokens) -> Tensor:
-        sizes, shapes = memory.shapes.prod(-1).tolist(), memory.shapes.tolist()
-        maps, masks = (
-            [part.unflatten(1, shape) for part, shape in zip(values.split(sizes, dim=1), shapes, strict=True)]
-            for values in (memory.content, memory.padding_mask)
-        )
-        fused = self.neck(
-            [level.permute(0, 3, 1, 2) for level in maps], masks if self.config.mask_backbone_padding else None
-        )
-        return torch.cat([level.flatten(2).transpose(1, 2) for level in fused], dim=1)
+        memory: Tokens = self.encoder(tokens, salience, self.filter(salience, tokens), self.enc_class_embed)
+        masks = memory.padding_maps() if self.config.architecture.mask_backbone_padding else None
+        fused = [to_tokens(level) for level in self.neck(memory.maps(), masks)]
+        return replace(memory, content=torch.cat(fused, dim=1))
 
     def best(self, proposals: Proposals, memory: Tokens, number: int) -> Tensor:
         """Tokens (B, Q) whose proposals become queries: no neighbours while others are left."""
         scores = proposals.logits.amax(-1)
-        if self.config.mask_backbone_padding:
+        if self.config.architecture.mask_backbone_padding:
             scores = scores.masked_fill(memory.padding_mask, -torch.inf)
-        candidates = propose(scores, self.config.suppression_candidates * number)
-        ordered = suppress_neighbours(scores, candidates, memory, threshold=self.config.suppression_threshold)
+        architecture = self.config.architecture
+        candidates = propose(scores, architecture.suppression_candidates * number)
+        ordered = suppress_neighbours(scores, candidates, memory, threshold=architecture.suppression_threshold)
         return ordered[:, :number]
 
     def _goal(self, tokens: Tokens, sizes: Tensor) -> SalienceGoal:
         """What salience should be, for images whose valid area has these heights and widths (B, 2) in pixels."""
-        reach = [self.config.salience_reach * 2**level for level in range(len(tokens.shapes) - 1)]
+        reach = [self.config.architecture.salience_reach * 2**level for level in range(len(tokens.shapes) - 1)]
         bounds = (-1.0, *reach, torch.inf)
         level = tokens.levels()
         limits = torch.tensor([bounds[:-1], bounds[1:]]).T[level]
-        backbone = tokens.shapes[: len(self.backbone.strides)].flip(-1)
-        extent = backbone * torch.tensor(self.backbone.strides)[:, None]
+        cells = torch.tensor([(width, height) for height, width in tokens.shapes])
+        strides = torch.tensor(self.backbone.strides[-self.config.architecture.backbone_levels :])
+        extent = cells[: len(strides)] * strides[:, None]
         # published: the cells of a level that the backbone does not give divide the extent of its last among them
-        extra = extent[-1:].expand(len(tokens.shapes) - len(extent), -1)
-        pitch = torch.cat((extent, extra)) / tokens.shapes.flip(-1)
-        cells = tokens.centres()[0] * tokens.valid_cells[0, level.to(tokens.valid_cells.device)]
+        extra = extent[-1:].expand(len(cells) - len(extent), -1)
+        pitch = torch.cat((extent, extra)) / cells
+        centres = tokens.centres()[0] * tokens.valid_cells[0, level.to(tokens.valid_cells.device)]
         return SalienceGoal(
-            centres=cells * pitch[level].to(cells), limits=limits.to(cells), sizes=sizes.flip(-1).to(cells)
+            centres=centres * pitch[level].to(centres), limits=limits.to(centres), sizes=sizes.flip(-1).to(centres)
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelatedSalienceArchitecture(RelationOptions, SalienceArchitecture):
+    """Architecture of Salience-DETR with a relation."""
+
+    def __post_init__(self) -> None:
+        """Checks values; raises ValueError naming the field."""
+        super().__post_init__()
+        check_relation(self)
+
+
+def build_salience_detr(
+    config: DetectorConfig[SalienceArchitecture], *, mask_head: MaskHead | None = None
+) -> SalienceDETR:
+    """Salience-DETR of a configuration, randomly initialised as in the repository."""
+    architecture = config.architecture
+    return _build(config, lambda layers: DINODecoder(layers, **decoder_parts(architecture)), mask_head)
+
+
+def build_related_salience_detr(
+    config: DetectorConfig[RelatedSalienceArchitecture], *, mask_head: MaskHead | None = None
+) -> SalienceDETR:
+    """Salience-DETR with a relation of a configuration, randomly initialised."""
+    parts = config.architecture
+    return _build(config, lambda layers: RelationDecoder(layers, **relation_parts(parts, parts)), mask_head)
+
+
+def _build(
+    config: DetectorConfig[SalienceArchitecture],
+    build_decoder: Callable[[Sequence[DeformableDecoderLayer]], DINODecoder],
+    mask_head: MaskHead | None,
+) -> SalienceDETR:
+    architecture = config.architecture
+    trunk = build_trunk(architecture, StoredSinePosition)
+    encoder, layers = salience_encoder(architecture), decoder_layers(architecture)
+    neck = build_neck(architecture, trunk["backbone"])
+    proposals = proposal_heads(architecture)
+    start = {**proposals, **salience_modules(architecture), **dino_queries(architecture)}
+    decoder = build_decoder(layers)
+    heads = dino_heads(architecture, start)
+    model = SalienceDETR(
+        config=config, **trunk, **neck, encoder=encoder, decoder=decoder, start=start, **heads, mask_head=mask_head
+    )
+    xavier_heads_(model)
+    return model
+
+
+def salience_encoder(architecture: SalienceArchitecture) -> SalienceEncoder:
+    """The salience-filtered encoder."""
+    options, attending = layer_options(architecture), architecture.attending_tokens
+    layers = [SalienceEncoderLayer(**options, attending=attending) for _ in range(architecture.encoder_layers)]
+    for layer in layers:
+        deformable_xavier_(layer)
+    entries = architecture.background_entries
+    return SalienceEncoder(layers, LearnedPosition(dim=architecture.hidden_dim, entries=entries, stretch=True))
+
+
+def salience_modules(architecture: SalienceArchitecture) -> dict[str, nn.Module]:
+    """What scores, filters and fuses the tokens."""
+    dim, levels = architecture.hidden_dim, architecture.num_feature_levels
+    salience = SaliencePredictor(dim=dim, num_levels=levels)
+    choice = SalienceFilter(
+        levels=architecture.level_ratios,
+        layers=architecture.layer_ratios,
+        mask_padding=architecture.mask_backbone_padding,
+    )
+    return {"salience": salience, "filter": choice, "neck": PluXPyramid(dim=dim, num_levels=levels)}

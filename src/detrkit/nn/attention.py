@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["AttentionBias", "MultiheadAttention", "attend_heads"]
+__all__ = ["AttentionBias", "MultiheadAttention", "ProjectsMemory", "attend_heads"]
 
 
 class AttentionBias(Protocol):
@@ -19,17 +19,30 @@ class AttentionBias(Protocol):
         ...
 
 
-def attend_heads(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, dropout: float) -> Tensor:
-    """Attention of q (B, Q, heads, d) over k and v: (B, S, heads, d) for all queries, with padding mask (B, S), or
-    (B, Q, S, heads, d) for each query its own. Returns (B, Q, heads · d of v).
+@runtime_checkable
+class ProjectsMemory(Protocol):
+    """Cross-attention that projects tokens before they are pooled."""
+
+    def project_memory(self, content: Tensor, position: Tensor) -> Tensor:
+        """Keys and values of tokens (B, S, C) side by side, without their biases."""
+        ...
+
+
+def attend_heads(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_padding_mask: Tensor | None,
+    dropout: float,
+    bias: Tensor | AttentionBias | None = None,
+) -> Tensor:
+    """Attention of q (B, Q, heads, d) over k and v: (B, S, heads, d) for all queries, with padding mask (B, S) or a
+    bias, or (B, Q, S, heads, d) for each query its own. Returns (B, Q, heads · d of v).
     """
     batch, queries = q.shape[:2]
     if k.dim() == 4:
-        mask = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]
-        mixed = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, dropout_p=dropout
-        )
-        return mixed.transpose(1, 2).flatten(2)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return biased_attention(q, k, v, key_padding_mask, bias, dropout).transpose(1, 2).flatten(2)
     # One batch of B·Q problems with a single query and S keys each.
     mixed = F.scaled_dot_product_attention(
         q.flatten(0, 1).unsqueeze(2),
@@ -38,6 +51,22 @@ def attend_heads(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | Non
         dropout_p=dropout,
     )
     return mixed.reshape(batch, queries, -1)
+
+
+def biased_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_padding_mask: Tensor | None,
+    bias: Tensor | AttentionBias | None,
+    dropout: float,
+) -> Tensor:
+    """q (B, heads, N, d) over k and v (B, heads, S, d), under a bias or, without one, a padding mask (B, S)."""
+    if bias is None or isinstance(bias, Tensor):
+        mask = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]
+        mask = mask if bias is None else bias.to(q.dtype)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    return bias.attend(q, k, v, dropout)
 
 
 class MultiheadAttention(nn.Module):
@@ -73,12 +102,7 @@ class MultiheadAttention(nn.Module):
             F.linear(x, w, b).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x, w, b in ((query, wq, bq), (key, wk, bk), (value, wv, bv))
         )
-        if bias is None or isinstance(bias, Tensor):
-            mask = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]
-            mask = mask if bias is None else bias.to(q.dtype)
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self._drop())
-        else:
-            mixed = bias.attend(q, k, v, self._drop())
+        mixed = biased_attention(q, k, v, key_padding_mask, bias, self._drop())
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def project_memory(self, content: Tensor, position: Tensor) -> Tensor:

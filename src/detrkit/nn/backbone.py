@@ -12,7 +12,6 @@ import torch
 from timm.layers.format import Format
 from timm.layers.norm import LayerNorm2d
 from timm.models._features import FeatureGetterNet
-from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,9 +19,10 @@ from detrkit.errors import did_you_mean
 from detrkit.nn.backbone_families import Family, family_of
 from detrkit.nn.feature_pyramid import SimpleFeaturePyramid
 from detrkit.nn.frozen_norm import freeze_batch_norm
+from detrkit.nn.padding import Padding, Recomputed, cells_mask, keep_padding_out, padded, valid_sizes
 from detrkit.nn.shifted_windows import ShiftedWindowBlock
 
-__all__ = ["Backbone", "FeatureMap", "level_mask", "valid_sizes"]
+__all__ = ["Backbone", "FeatureMap", "level_mask"]
 
 
 @dataclass(frozen=True)
@@ -34,27 +34,14 @@ class FeatureMap:
     stride: int
 
 
-def valid_sizes(padding_mask: Tensor) -> Tensor:
-    """(B, 2) height and width in pixels of the valid area, which starts at the top left: from mask (B, H, W)."""
-    valid = ~padding_mask
-    return torch.stack((valid.any(2).sum(1), valid.any(1).sum(1)), dim=-1)
-
-
 def level_mask(padding_mask: Tensor, stride: int, shape: tuple[int, int], *, exact: bool) -> Tensor:
     """The padding mask (B, H, W) of the images on a map of ``shape`` at ``stride``: (B, h, w).
 
     ``exact``: a cell is valid if it holds any valid pixel. Otherwise the official rule, nearest neighbour.
     """
     if exact:
-        return _cells_mask(valid_sizes(padding_mask), stride, *shape)
+        return cells_mask(valid_sizes(padding_mask), stride, *shape)
     return F.interpolate(padding_mask[None].float(), size=shape).to(torch.bool)[0]
-
-
-def _cells_mask(sizes: Tensor, stride: int, height: int, width: int) -> Tensor:
-    cells = torch.div(sizes + stride - 1, stride, rounding_mode="floor")
-    rows = torch.arange(height, device=sizes.device) >= cells[:, :1]
-    columns = torch.arange(width, device=sizes.device) >= cells[:, 1:]
-    return rows[:, :, None] | columns[:, None, :]
 
 
 _STRIDES = (4, 8, 16, 32)  # of the levels that a pyramid gives to a plain network
@@ -113,7 +100,10 @@ class Backbone(nn.Module):
         self._freeze(body, info.info, frozen_stride)
         if frozen_batch_norm:
             freeze_batch_norm(body)
-        if checkpointing:
+        if checkpointing and mask_padding:
+            for stage in info.info:
+                Recomputed.take_over(_stage(body, stage["module"]))
+        elif checkpointing:
             network: Any = getattr(body, "model", body)
             network.set_grad_checkpointing()
         self.body: nn.Module = body
@@ -130,11 +120,9 @@ class Backbone(nn.Module):
             self.norms = nn.ModuleDict(
                 {str(first + level): LayerNorm2d(width, eps=_NORM_EPS) for level, width in enumerate(self.channels)}
             )
-        self._sizes: Tensor | None = None
-        self._canvas = 0
         self.mask_padding = mask_padding
         if mask_padding:
-            self._register_masking()
+            keep_padding_out(body)
 
     def _build_pyramid(self, strides: Sequence[int]) -> None:
         (width,), (stride,) = self.channels, self.strides
@@ -157,33 +145,6 @@ class Backbone(nn.Module):
         last = max((index for index, name in enumerate(names) if name.startswith(prefixes)), default=-1)
         for parameter in list(body.parameters())[: last + 1]:
             parameter.requires_grad_(False)
-
-    def _register_masking(self) -> None:
-        for module in self.body.modules():
-            if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and module.kernel_size not in (1, (1, 1)):
-                module.register_forward_pre_hook(self._zero_padding)
-            elif isinstance(module, PatchMerging):
-                module.register_forward_pre_hook(self._zero_padding_last)
-            elif isinstance(module, ShiftedWindowBlock):
-                module.register_forward_pre_hook(self._block_padding)
-
-    def _cells(self, rows: int, columns: int) -> Tensor | None:
-        """The padding of a map inside the network, (B, rows, columns); None while there is none."""
-        return None if self._sizes is None else _cells_mask(self._sizes, self._canvas // rows, rows, columns)
-
-    def _zero_padding(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        (x, *rest) = inputs
-        mask = self._cells(*x.shape[-2:])
-        return inputs if mask is None else (x.masked_fill(mask[:, None], 0.0), *rest)
-
-    def _zero_padding_last(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The same for maps with the channels last."""
-        (x, *rest) = inputs
-        mask = self._cells(*x.shape[1:3])
-        return inputs if mask is None else (x.masked_fill(mask[..., None], 0.0), *rest)
-
-    def _block_padding(self, module: ShiftedWindowBlock, inputs: tuple[Tensor, ...]) -> None:
-        module.padding_mask = self._cells(*inputs[0].shape[1:3])
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> list[FeatureMap]:
         """images (B, 3, H, W), padding_mask (B, H, W) -> one map a level, finest first."""
@@ -213,20 +174,29 @@ class Backbone(nn.Module):
     def _forward_masked(self, images: Tensor, padding_mask: Tensor) -> list[FeatureMap]:
         # A canvas divisible by 32 gives every image the same phase, whatever else is in the batch: networks with
         # TensorFlow's "same" padding shift by one pixel between odd and even sizes.
-        height, width = images.shape[-2:]
-        extra = (0, -width % 32, 0, -height % 32)
+        extra = (0, -images.shape[-1] % 32, 0, -images.shape[-2] % 32)
         images = F.pad(images, extra)
         sizes = valid_sizes(padding_mask)
-        self._canvas = images.shape[-2]
-        windows = self.family.name == "swin"  # they fill up with cells of their own
-        always = windows or images.is_cuda or extra != (0, 0, 0, 0)
-        self._sizes = sizes if always or bool(padding_mask.any()) else None
-        tensors = self._levels(images)  # the sizes stay: a checkpointed network runs again in the backward pass
+        with padded(Padding(sizes, images.shape[-2]) if self._has_padding(padding_mask, extra) else None):
+            tensors = self._levels(images)
         maps = []
         for tensor, stride in zip(tensors, self.strides, strict=True):
-            mask = _cells_mask(sizes, stride, *tensor.shape[-2:])
+            mask = cells_mask(sizes, stride, *tensor.shape[-2:])
             maps.append(FeatureMap(tensor.masked_fill(mask[:, None], 0.0), mask, stride))
         return maps
+
+    def _has_padding(self, padding_mask: Tensor, extra: tuple[int, ...]) -> bool:
+        """Whether anything has to be kept out; where asking would wait for a device or end a trace: yes."""
+        windows = self.family.name == "swin"  # they fill up with cells of their own
+        if windows or padding_mask.is_cuda or torch.compiler.is_compiling():
+            return True
+        return extra != (0, 0, 0, 0) or bool(padding_mask.any())
+
+
+def _stage(body: nn.Module, module: str) -> nn.Module:
+    """A stage of a network by timm's name for it."""
+    names = dict(body.named_modules())
+    return next(names[name] for name in _names_in(body, module) if name in names)
 
 
 def _network(family: Family, name: str, num_levels: int, *, dilation: bool, drop_path: float) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detrkit.nn.attention import attend_heads
+from detrkit.nn.attention import AttentionBias, attend_heads
 
 __all__ = ["ConditionalCrossAttention", "ConditionalSelfAttention"]
 
@@ -23,8 +23,10 @@ class _Attention(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1))
 
-    def _mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.out_proj(attend_heads(q, k, v, mask, self.dropout if self.training else 0.0))
+    def _mix(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, bias: Tensor | AttentionBias | None = None
+    ) -> Tensor:
+        return self.out_proj(attend_heads(q, k, v, mask, self.dropout if self.training else 0.0, bias))
 
 
 class ConditionalSelfAttention(_Attention):
@@ -38,11 +40,11 @@ class ConditionalSelfAttention(_Attention):
         self.key_position = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, dim)
 
-    def forward(self, content: Tensor, queries: Tensor) -> Tensor:
-        """content and queries (B, Q, C) -> (B, Q, C)."""
+    def forward(self, content: Tensor, queries: Tensor, bias: Tensor | AttentionBias | None = None) -> Tensor:
+        """content and queries (B, Q, C) -> (B, Q, C); bias: as of :class:`detrkit.nn.attention.MultiheadAttention`."""
         q = self.query_content(content) + self.query_position(queries)
         k = self.key_content(content) + self.key_position(queries)
-        return self._mix(self._heads(q), self._heads(k), self._heads(self.value(content)))
+        return self._mix(self._heads(q), self._heads(k), self._heads(self.value(content)), bias=bias)
 
 
 class ConditionalCrossAttention(_Attention):

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
+from detrkit.nn.queries import MATCHING, Queries
 from detrkit.ops.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
 from detrkit.structures import Target
 
-__all__ = ["ContrastiveDenoising", "Denoising", "DenoisingQueries", "Noise", "draw_noise"]
+__all__ = ["ContrastiveDenoising", "Denoising", "DenoisingOptions", "Noise", "draw_noise"]
 
 
 @dataclass(frozen=True)
@@ -41,25 +42,16 @@ def draw_noise(entries: int, num_classes: int, flip_probability: float, device: 
     )
 
 
-@dataclass(frozen=True)
-class DenoisingQueries:
-    """D queries in front of the matching ones.
+class DenoisingOptions(TypedDict):
+    """What both kinds of denoising take, see :class:`Denoising`."""
 
-    content (B, D, C) · boxes (B, D, 4) in [0, 1] · bias (1 or B, 1, D + Q, D + Q), 0 or -inf, for self-attention ·
-    pairs: (image, query, object) of the positives, objects counted through the batch · groups: how often each object is
-    restored · unused (B, D) bool, slots without an object.
-    """
-
-    content: Tensor
-    boxes: Tensor
-    bias: Tensor
-    pairs: tuple[Tensor, Tensor, Tensor]
-    groups: int
-    unused: Tensor
-
-    def in_front_of(self, content: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Content and boxes of these queries, then of those given."""
-        return torch.cat((self.content, content), dim=1), torch.cat((self.boxes, boxes), dim=1)
+    num_classes: int
+    dim: int
+    label_rows: int
+    label_noise: float
+    box_noise: float
+    mask_unused: bool
+    max_queries: int | None
 
 
 class Denoising(nn.Module):
@@ -100,8 +92,12 @@ class Denoising(nn.Module):
         self.mask_unused, self.max_queries = mask_unused, max_queries
         self.draw = draw
 
-    def forward(self, targets: list[Target], num_queries: int) -> DenoisingQueries | None:
-        """Queries for a batch of objects in front of ``num_queries`` matching ones; None where there are none."""
+    def forward(self, targets: list[Target]) -> Queries | None:
+        """Queries for the objects of a batch; None where there are none.
+
+        Of D slots per image those beyond its objects hold nothing. The queries see the matching ones: they are allowed
+        to, and it is how DINO was trained.
+        """
         image, slot, objects, labels, boxes = self._objects(targets)
         if len(objects) == 0 or self.number == 0:
             return None
@@ -126,13 +122,15 @@ class Denoising(nn.Module):
         unused = torch.ones(batch, blocks * most, dtype=torch.bool, device=device).index_put(
             place, torch.zeros((), dtype=torch.bool, device=device)
         )
-        return DenoisingQueries(
+        return Queries(
+            name="denoising",
             content=content,
-            boxes=logits.sigmoid(),
-            bias=self._bias(groups, self.blocks * most, num_queries, unused),
+            reference=logits.sigmoid(),
+            sees=(MATCHING,),
+            blocked=self._blocked(groups, self.blocks * most, unused),
             pairs=(image[positive].to(device), query[positive].to(device), objects[positive].to(device)),
-            groups=groups,
-            unused=unused if self.mask_unused else torch.zeros_like(unused),
+            normaliser=float(groups),
+            ignored=unused if self.mask_unused else None,
         )
 
     def marked(self, content: Tensor, mark: float) -> Tensor:
@@ -171,18 +169,14 @@ class Denoising(nn.Module):
         index = objects.to(boxes.device)
         return image, slot, objects, labels[index], boxes[index]
 
-    def _bias(self, groups: int, size: int, num_queries: int, unused: Tensor) -> Tensor:
-        """-inf where a query (row) must not see another (column): groups each other, matching queries the groups."""
-        slots = groups * size
-        group = torch.cat((torch.arange(groups).repeat_interleave(size), torch.full((num_queries,), groups)))
-        # denoising queries see the matching ones: they are allowed to, and it is how DINO was trained
-        blocked = ((group[:, None] != group) & (group != groups)).to(unused.device)[None, None]
+    def _blocked(self, groups: int, size: int, unused: Tensor) -> Tensor:
+        """(1 or B, 1, D, D): groups of ``size`` queries do not see each other, and where asked nobody unused slots."""
+        group = torch.arange(groups, device=unused.device).repeat_interleave(size)
+        blocked = (group[:, None] != group)[None, None]
         if self.mask_unused:
-            hidden = torch.zeros(len(unused), 1, 1, slots + num_queries, dtype=torch.bool, device=unused.device)
-            hidden[:, 0, 0, :slots] = unused
-            itself = torch.eye(slots + num_queries, dtype=torch.bool, device=unused.device)
-            blocked = blocked | (hidden & ~itself)
-        return torch.zeros(blocked.shape, device=unused.device).masked_fill(blocked, -torch.inf)
+            itself = torch.eye(groups * size, dtype=torch.bool, device=unused.device)
+            blocked = blocked | (unused[:, None, None] & ~itself)
+        return blocked
 
 
 class ContrastiveDenoising(Denoising):

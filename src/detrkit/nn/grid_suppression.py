@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from detrkit.nn.deformable import Tokens
-from detrkit.nn.proposals import gather_rows
+from detrkit.nn.tokens import Tokens, gather_rows
 
 __all__ = ["suppress_neighbours"]
 
@@ -21,7 +20,9 @@ def suppress_neighbours(scores: Tensor, candidates: Tensor, tokens: Tokens, *, t
     four direct neighbours (IoU 1/3) but not the diagonal ones (1/7).
     """
     batch, count = candidates.shape
-    widths, starts = tokens.shapes[:, 1], tokens.shapes.prod(-1).cumsum(0) - tokens.shapes.prod(-1)
+    widths = torch.tensor([width for _, width in tokens.shapes])
+    sizes = torch.tensor(tokens.sizes)
+    starts = sizes.cumsum(0) - sizes
     level = tokens.levels().to(candidates.device)[candidates]
     place = candidates - starts.to(level.device)[level]
     width = widths.to(level.device)[level]

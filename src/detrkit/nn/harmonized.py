@@ -9,23 +9,83 @@ content, in one call of the sampling operator. The next layer's position encodin
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from detrkit.nn.deformable import DeformableEncoder, DeformableEncoderLayer, Tokens
+from detrkit.nn.deformable import (
+    DeformableDecoderLayer,
+    DeformableEncoder,
+    DeformableEncoderLayer,
+    MemoryFusion,
+    MSDeformAttn,
+)
 from detrkit.nn.position import sine_embedding
+from detrkit.nn.queries import Block
+from detrkit.nn.tokens import Tokens
 
-__all__ = ["HarmonizedEncoder", "PositionCode"]
+__all__ = [
+    "CoSamplingAttn",
+    "CodedTokens",
+    "HarmonizedDecoderLayer",
+    "HarmonizedEncoder",
+    "HarmonizedEncoderLayer",
+    "PositionCode",
+    "PositionedAttn",
+    "PositionedCoSamplingAttn",
+]
+
+
+@dataclass(frozen=True)
+class CodedTokens(Tokens):
+    """Tokens that know where their content comes from.
+
+    Attributes:
+        code: (B, S, r), of where that is.
+        encoding: makes position encodings (B, N, C) of codes (B, N, r).
+    """
+
+    code: Tensor = field(kw_only=True)
+    encoding: Callable[[Tensor], Tensor] = field(kw_only=True)
+
+
+class PositionedAttn(MSDeformAttn):
+    """Deformable attention that also reads where tokens are: a linear map of their position joins the content."""
+
+    def __init__(self, *, dim: int, num_heads: int, num_levels: int, num_points: int) -> None:
+        super().__init__(dim=dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points)
+        self.value_position = nn.Linear(dim, dim)
+
+    def values(self, tokens: Tokens) -> Tensor:
+        """What is sampled, (B, S, heads, C / heads)."""
+        return super().values(replace(tokens, content=tokens.content + self.value_position(tokens.position)))
+
+
+class CoSamplingAttn(MSDeformAttn):
+    """Deformable attention that samples the code along with the content."""
+
+    def forward(self, query: Tensor, reference: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # one more output
+        """As :class:`MSDeformAttn` -> (B, Q, C), and the code (B, Q, r) at the same points with the same weights."""
+        assert isinstance(tokens, CodedTokens)
+        values = self.values(tokens)
+        width = values.shape[-1]
+        code = tokens.code.unflatten(-1, (self.num_heads, -1)).to(values.dtype)
+        sampled = self.sample(torch.cat((values, code), dim=-1), query, reference, tokens)
+        content, code = sampled.unflatten(-1, (self.num_heads, -1)).tensor_split((width,), dim=-1)
+        return self.output_proj(content.flatten(-2)), code.flatten(-2)
+
+
+class PositionedCoSamplingAttn(CoSamplingAttn, PositionedAttn):
+    """Both."""
 
 
 class PositionCode(nn.Module):
     """Code φ of a token's place, and the position encoding that a code stands for.
 
     φ = W · sine(x, y, log s): x and y the centre in the valid area, s = 0.05 · 2^level the side of its proposal.
-    rank: numbers a code has, shared evenly by the heads of attention.
+    rank: numbers of a code, shared evenly by the heads of attention.
     """
 
     def __init__(self, *, dim: int, rank: int, features: int = 32) -> None:
@@ -48,21 +108,50 @@ class PositionCode(nn.Module):
         return position
 
 
-class HarmonizedEncoder(DeformableEncoder):
-    """A deformable encoder whose tokens take their code along."""
+class HarmonizedEncoderLayer(DeformableEncoderLayer):
+    """A deformable encoder layer whose tokens take their code along."""
 
-    def __init__(self, layers: Sequence[DeformableEncoderLayer], code: PositionCode) -> None:
+    def forward(self, tokens: Tokens, reference: Tensor) -> Tokens:
+        """As :class:`DeformableEncoderLayer`; content keeps a residual, so the code does: half of it stays."""
+        assert isinstance(tokens, CodedTokens)
+        sampled, code = self.self_attn(*self.reads(tokens, reference))
+        return replace(tokens, content=self.mixed(tokens, sampled), code=(tokens.code + code) / 2)
+
+
+class HarmonizedEncoder(DeformableEncoder):
+    """A deformable encoder in front of whose layers positions are made from the codes."""
+
+    def __init__(
+        self,
+        layers: Sequence[HarmonizedEncoderLayer],
+        code: PositionCode,
+        memory_fusion: MemoryFusion | None = None,
+    ) -> None:
         super().__init__(layers)
         self.code = code
+        self.memory_fusion = memory_fusion
 
     def forward(self, tokens: Tokens) -> Tokens:
-        """tokens -> memory with content and code. Positions are made from the codes; those given are not read."""
-        return super().forward(self._place(tokens, self.code.start(tokens)))
+        """tokens -> memory with content and code; of the positions that are given only the levels are read."""
+        coded = CodedTokens(**vars(tokens), code=self.code.start(tokens), encoding=self.code)
+        return super().forward(self._placed(coded))
 
     def step(self, layer: nn.Module, tokens: Tokens, reference: Tensor) -> Tokens:
-        """What the next layer reads. Content keeps a residual, so the code does: half of it is where the token was."""
-        content, sampled = layer(tokens, reference)
-        return self._place(replace(tokens, content=content), (tokens.code + sampled) / 2)
+        """What the next layer reads: content, code, and the position that the code stands for."""
+        return self._placed(layer(tokens, reference))
 
-    def _place(self, tokens: Tokens, code: Tensor) -> Tokens:
-        return replace(tokens, code=code, position=self.code(code) + tokens.level_embed)
+    def _placed(self, tokens: CodedTokens) -> CodedTokens:
+        position = tokens.encoding(tokens.code)
+        return replace(tokens, position=position if tokens.level_embed is None else position + tokens.level_embed)
+
+
+class HarmonizedDecoderLayer(DeformableDecoderLayer):
+    """A deformable decoder layer that also says where what it read comes from."""
+
+    def forward(  # type: ignore[override]  # one more output
+        self, content: Tensor, position: Tensor, reference: Tensor, memory: Tokens, blocks: Sequence[Block]
+    ) -> tuple[Tensor, Tensor]:
+        """As :class:`DeformableDecoderLayer` -> content (B, Q, C) and sampled code (B, Q, r)."""
+        content = self.attended(content, position, blocks)
+        sampled, code = self.cross_attn(content + position, reference, memory)
+        return self.mixed(content, sampled), code

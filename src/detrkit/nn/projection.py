@@ -7,12 +7,7 @@ from torch import Tensor, nn
 
 from detrkit.nn.backbone import FeatureMap, level_mask
 
-__all__ = ["LevelProjection", "MaskedGroupNorm", "to_tokens"]
-
-
-def to_tokens(maps: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, h·w, C)."""
-    return maps.flatten(2).transpose(1, 2)
+__all__ = ["LevelProjection", "MaskedGroupNorm"]
 
 
 class MaskedGroupNorm(nn.GroupNorm):

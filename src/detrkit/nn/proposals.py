@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from detrkit.nn.deformable import Tokens
+from detrkit.nn.tokens import Tokens, gather_rows
+from detrkit.structures import QueryGroup
 
-__all__ = ["Proposals", "anchors", "gather_rows", "propose"]
+__all__ = ["Proposals", "anchors", "propose"]
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,27 @@ class Proposals:
     logits: Tensor
     boxes: Tensor
 
+    @classmethod
+    def of(cls, features: Tensor, start: Tensor, class_head: nn.Module, box_head: nn.Module) -> Proposals:
+        """What two heads make of features (B, S, C), boxes relative to anchors (B, S, 4) given as logits."""
+        offset: Tensor = box_head(features)
+        return cls(class_head(features), offset.float() + start)
+
+    def take(self, index: Tensor) -> Proposals:
+        """Those of the tokens (B, Q)."""
+        return Proposals(gather_rows(self.logits, index), gather_rows(self.boxes, index))
+
+    def reference(self) -> Tensor:
+        """Boxes in [0, 1] (B, S, 4) without gradient, for queries to start from."""
+        return self.boxes.detach().sigmoid()
+
+    def group(self, *, class_agnostic: bool, repeat: int = 1) -> QueryGroup:
+        """The proposals as predictions with losses of their own."""
+        return QueryGroup(self.logits[None], self.boxes.sigmoid()[None], class_agnostic=class_agnostic, repeat=repeat)
+
 
 def anchors(tokens: Tokens) -> tuple[Tensor, Tensor]:
-    """One box a token, centred on it, of side 0.05 · 2^level: logits (B, S, 4), and which are usable (B, S) bool.
+    """One box per token, centred on it, of side 0.05 · 2^level: logits (B, S, 4), and which are usable (B, S) bool.
 
     Padded tokens, and those whose centre or side is not within (0.01, 0.99), get +inf: the box 1, 1, 1, 1.
     """
@@ -31,11 +50,6 @@ def anchors(tokens: Tokens) -> tuple[Tensor, Tensor]:
     usable = ((boxes > 0.01) & (boxes < 0.99)).all(-1) & ~tokens.padding_mask
     logits = torch.log(boxes / (1 - boxes)).masked_fill(~usable[..., None], torch.inf)
     return logits, usable
-
-
-def gather_rows(values: Tensor, index: Tensor) -> Tensor:
-    """Rows (B, K) of values (B, S, D) -> (B, K, D)."""
-    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
 
 
 def propose(scores: Tensor, number: int, padding_mask: Tensor | None = None) -> Tensor:

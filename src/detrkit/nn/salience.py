@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detrkit.nn.deformable import Tokens
+from detrkit.nn.tokens import Tokens
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.structures import Target
 
@@ -53,15 +53,15 @@ class SaliencePredictor(nn.Module):
 
     def forward(self, features: Tensor, tokens: Tokens, *, mask_padding: bool) -> Tensor:
         """features (B, S, C) of the tokens -> logits (B, S) float32; published: padding takes part."""
-        sizes = tokens.shapes.prod(-1).tolist()
+        sizes = tokens.sizes
         valid = (~tokens.padding_mask if mask_padding else torch.ones_like(tokens.padding_mask)).split(sizes, dim=1)
         cells = tokens.valid_cells
         if not mask_padding:
-            cells = tokens.shapes.flip(-1).to(cells).expand_as(cells)
+            cells = tokens.extents().expand_as(cells)
         found: list[Tensor] = []  # coarsest level first
         for level in reversed(range(len(sizes))):
             x = features.split(sizes, dim=1)[level]
-            height, width = tokens.shapes[level].tolist()
+            height, width = tokens.shapes[level]
             if found:
                 guide = upsample_corners(found[-1], (height, width), cells[:, level + 1], cells[:, level])
                 x = x + x * guide.flatten(1)[..., None] * self.alpha[level]

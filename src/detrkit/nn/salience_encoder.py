@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.nn.attention import MultiheadAttention
-from detrkit.nn.deformable import MSDeformAttn, Tokens, on_levels
+from detrkit.nn.deformable import MSDeformAttn
 from detrkit.nn.position import LearnedPosition
-from detrkit.nn.proposals import gather_rows
+from detrkit.nn.tokens import Tokens, gather_rows, on_levels
 from detrkit.nn.transformer import FeedForwardLayer
 
 __all__ = ["Focus", "SalienceEncoder", "SalienceEncoderLayer", "SalienceFilter"]
@@ -56,7 +56,7 @@ class SalienceFilter(nn.Module):
     def forward(self, salience: Tensor, tokens: Tokens) -> list[Focus]:
         """salience (B, S) -> what each layer refines."""
         wanted = (tokens.valid_cells.prod(-1) * self.level_filter_ratio).long().clamp(min=1)
-        sizes, start, best, index = tokens.shapes.prod(-1).tolist(), 0, [], []
+        sizes, start, best, index = tokens.sizes, 0, [], []
         levels = zip(salience.split(sizes, dim=1), tokens.padding_mask.split(sizes, dim=1), strict=True)
         for level, (most, (scores, padding)) in enumerate(zip(wanted.amax(0).tolist(), levels, strict=True)):
             # published, padding ties with the lowest score of the level
@@ -110,7 +110,7 @@ class SalienceEncoderLayer(FeedForwardLayer):
     ) -> Tensor:
         """query and position (B, n, C), rank and seen (B, n), reference (B, n, L, 2); reads tokens -> (B, n, C)."""
         query = self._attend_best(query, position, rank.masked_fill(~seen, -torch.inf), seen)
-        query = self.residual(query, self.norm1, lambda x: self.self_attn(x + position, reference, tokens)[0])
+        query = self.residual(query, self.norm1, lambda x: self.self_attn(x + position, reference, tokens))
         return self.residual(query, self.norm2, self.feed_forward)
 
     def _attend_best(self, query: Tensor, position: Tensor, rank: Tensor, seen: Tensor) -> Tensor:
@@ -151,8 +151,7 @@ class SalienceEncoder(nn.Module):
 
     def _background(self, tokens: Tokens, last: Focus) -> Tensor:
         """(B, S, C): the embedding of every token that the last layer left out."""
-        masks = tokens.padding_mask.split(tokens.shapes.prod(-1).tolist(), dim=1)
-        maps = [mask.unflatten(1, shape) for mask, shape in zip(masks, tokens.shapes.tolist(), strict=True)]
-        embedded = torch.cat([self.background_embedding(level).flatten(1, 2) for level in maps], dim=1)
+        maps = [self.background_embedding(level).flatten(1, 2) for level in tokens.padding_maps()]
+        embedded = torch.cat(maps, dim=1)
         covered = tokens.padding_mask.scatter(1, last.index, last.seen | tokens.padding_mask.gather(1, last.index))
         return embedded.masked_fill(covered[..., None], 0.0)

@@ -11,6 +11,8 @@ from timm.models.swin_transformer import SwinTransformerBlock, window_partition,
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detrkit.nn.padding import padding_of
+
 __all__ = ["ShiftedWindowBlock"]
 
 _BLOCKED = -100.0  # added to the logits of pairs that must not see each other
@@ -20,12 +22,10 @@ _PADDING = 4  # the region of padding; shifted cells are in 1, 2 or 3, all other
 class ShiftedWindowBlock(SwinTransformerBlock):
     """timm's Swin block with the published order: pad to whole windows, shift, attend within windows.
 
-    An axis that one window covers is not shifted (torchvision's rule; the authors always shift). ``padding_mask``
-    (B, h, w), True = padding, keeps those cells and the ones that fill up the last windows out of attention, and
-    always shifts; None, as published: they are zeros that are attended to.
+    An axis that one window covers is not shifted (torchvision's rule; the authors always shift). Inside
+    :func:`detrkit.nn.padding.padded` padding and the cells that fill up the last windows are kept out of attention,
+    and every axis is shifted; otherwise, as published, they are zeros that are attended to.
     """
-
-    padding_mask: Tensor | None = None
 
     @staticmethod
     def take_over(network: nn.Module) -> None:
@@ -41,33 +41,19 @@ class ShiftedWindowBlock(SwinTransformerBlock):
         below, right = -height % window[0], -width % window[1]
         x = F.pad(x, (0, 0, 0, right, 0, below))
         size = (height + below, width + right)
+        padding = padding_of(height, width)
         # in a padded batch it would depend on the other images whether one window covers an axis
-        alone = self.padding_mask is None
+        alone = padding is None
         shift = [
             0 if alone and side <= cells else step
             for side, cells, step in zip(size, window, self.shift_size, strict=True)
         ]
-        regions = self._regions(size, shift, x.device)
+        regions = _regions(size, shift, padding, x.device)
         x = torch.roll(x, (-shift[0], -shift[1]), dims=(1, 2))
         windows = window_partition(x, window).flatten(1, 2)
         windows = self.attn(windows, mask=self._mask(regions, windows.dtype))
         x = window_reverse(windows.unflatten(1, window), window, *size)
         return torch.roll(x, shift, dims=(1, 2))[:, :height, :width]
-
-    def _regions(self, size: tuple[int, int], shift: list[int], device: torch.device) -> Tensor | None:
-        """(1 or B, H, W): cells of the shifted map see only those of their own region. None: all see all."""
-        if not any(shift) and self.padding_mask is None:
-            return None
-        # what the shift brought from the other side is no neighbour
-        rows, columns = (
-            torch.arange(side, device=device) >= side - step for side, step in zip(size, shift, strict=True)
-        )
-        regions = (2 * rows[:, None].int() + columns.int())[None]
-        if self.padding_mask is None:
-            return regions
-        height, width = self.padding_mask.shape[1:]
-        padding = F.pad(self.padding_mask, (0, size[1] - width, 0, size[0] - height), value=True)
-        return regions.masked_fill(torch.roll(padding, (-shift[0], -shift[1]), dims=(1, 2)), _PADDING)
 
     def _mask(self, regions: Tensor | None, dtype: torch.dtype) -> Tensor | None:
         """(windows of one or of all images, cells, cells): what is added to the logits."""
@@ -75,3 +61,17 @@ class ShiftedWindowBlock(SwinTransformerBlock):
             return None
         cells = window_partition(regions[..., None], self.window_size).flatten(1)
         return (cells[:, None] != cells[:, :, None]).to(dtype) * _BLOCKED
+
+
+def _regions(size: tuple[int, int], shift: list[int], padding: Tensor | None, device: torch.device) -> Tensor | None:
+    """(1 or B, H, W): cells of the shifted map see only those of their own region. None: all see all."""
+    if not any(shift) and padding is None:
+        return None
+    # what the shift brought from the other side is no neighbour
+    rows, columns = (torch.arange(side, device=device) >= side - step for side, step in zip(size, shift, strict=True))
+    regions = (2 * rows[:, None].int() + columns.int())[None]
+    if padding is None:
+        return regions
+    height, width = padding.shape[1:]
+    padding = F.pad(padding, (0, size[1] - width, 0, size[0] - height), value=True)
+    return regions.masked_fill(torch.roll(padding, (-shift[0], -shift[1]), dims=(1, 2)), _PADDING)

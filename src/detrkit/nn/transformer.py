@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detrkit.nn.attention import MultiheadAttention
-from detrkit.nn.query_groups import within_groups
+from detrkit.nn.queries import Block, within_blocks
 
 __all__ = ["DecoderLayer", "Encoder", "EncoderLayer", "FeedForwardLayer", "xavier_"]
 
@@ -85,26 +85,29 @@ class DecoderLayer(FeedForwardLayer):
     """Self-attention among the queries, cross-attention to image features, feed-forward block.
 
     What the queries attend to is passed in as a function, so that DETR (the whole memory) and DE-DETR (keys sampled
-    for each query) share the layer. group_size: queries that see each other (:mod:`detrkit.nn.query_groups`).
+    for each query) share the layer.
     """
 
-    def __init__(
-        self, *, dim: int, num_heads: int, ffn_dim: int, dropout: float, group_size: int, pre_norm: bool = False
-    ) -> None:
+    def __init__(self, *, dim: int, num_heads: int, ffn_dim: int, dropout: float, pre_norm: bool = False) -> None:
         super().__init__(dim=dim, ffn_dim=ffn_dim, dropout=dropout, pre_norm=pre_norm)
-        self.group_size = group_size
         self.self_attn = MultiheadAttention(dim=dim, num_heads=num_heads, dropout=dropout)
         self.multihead_attn = MultiheadAttention(dim=dim, num_heads=num_heads, dropout=dropout)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim)
 
-    def forward(self, content: Tensor, queries: Tensor, cross_attend: Callable[[Tensor], Tensor]) -> Tensor:
-        """content and queries (B, Q, C); ``cross_attend`` maps the content to what it gathered (B, Q, C)."""
-        content = self.residual(
-            content,
-            self.norm1,
-            lambda x: within_groups(self.self_attn, self.group_size, x + queries, x + queries, x),
-        )
+    def forward(
+        self, content: Tensor, position: Tensor, cross_attend: Callable[[Tensor], Tensor], blocks: Sequence[Block]
+    ) -> Tensor:
+        """content and position (B, Q, C) of the queries -> content (B, Q, C).
+
+        cross_attend: maps the content to what it gathered (B, Q, C). blocks: which queries attend to each other.
+        """
+
+        def attend(x: Tensor, place: Tensor, bias: object) -> Tensor:
+            attended: Tensor = self.self_attn(x + place, x + place, x, bias=bias)
+            return attended
+
+        content = self.residual(content, self.norm1, lambda x: within_blocks(attend, blocks, x, position))
         content = self.residual(content, self.norm2, cross_attend)
         return self.residual(content, self.norm3, self.feed_forward)

@@ -155,12 +155,15 @@ def _check(value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Te
         )
 
 
-def ms_deform_attn(value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+def ms_deform_attn(value: Tensor, spatial_shapes: Tensor | Shapes, locations: Tensor, weights: Tensor) -> Tensor:
     """Samples of several levels, weighted and summed.
+
+    An exported program holds the definition in plain operators, which every runtime has and any image size fits.
 
     Args:
         value: (B, S, H, D), the tokens of all levels one after the other, in heads.
-        spatial_shapes: (L, 2) int64 height and width of the levels; on the CPU it costs no device synchronisation.
+        spatial_shapes: height and width of the levels: plain numbers, or (L, 2) int64, which on the CPU costs no device
+            synchronisation.
         locations: (B, Q, H, L, P, 2) sampling points (x, y) in [0, 1]; outside of a level there are zeros.
         weights: (B, Q, H, L, P).
 
@@ -170,4 +173,8 @@ def ms_deform_attn(value: Tensor, spatial_shapes: Tensor, locations: Tensor, wei
     Raises:
         ValueError: shapes that contradict each other.
     """
-    return _forward(value, spatial_shapes, locations, weights)
+    if isinstance(spatial_shapes, Tensor):
+        return _forward(value, spatial_shapes, locations, weights)
+    if torch.compiler.is_exporting():
+        return reference(value, spatial_shapes, locations, weights)
+    return _forward(value, torch.tensor(spatial_shapes), locations, weights)

@@ -6,7 +6,7 @@ from detrkit.structures.batch import Batch, Sample, pad_images
 from detrkit.structures.categories import FREQUENCIES, NEGATIVES, NOT_EXHAUSTIVE, Categories, Category
 from detrkit.structures.detections import Detections
 from detrkit.structures.objects import Target
-from detrkit.structures.predictions import Heatmap, Predictions, QueryGroup
+from detrkit.structures.predictions import Heatmap, MaskView, Predictions, QueryGroup
 
 __all__ = [
     "FREQUENCIES",
@@ -17,6 +17,7 @@ __all__ = [
     "Category",
     "Detections",
     "Heatmap",
+    "MaskView",
     "Predictions",
     "QueryGroup",
     "Sample",

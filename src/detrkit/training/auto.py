@@ -19,7 +19,7 @@ from detrkit.data import DetectionDataset
 from detrkit.data.formats import find_sources
 from detrkit.data.statistics import Statistics, statistics
 from detrkit.errors import DataError
-from detrkit.models import DetectorConfig
+from detrkit.models import Architecture, DetectorConfig
 from detrkit.training import rules
 from detrkit.training.draft import Draft, flat
 from detrkit.training.setup import STEPS_BETWEEN_EVALUATIONS, load_split, require_boxes
@@ -104,32 +104,32 @@ def _gpu_memory() -> float:
     return float(torch.cuda.get_device_properties(0).total_memory) / 2**30
 
 
-def _choose_queries(draft: Draft, config: DetectorConfig, *, objects: int) -> int:
+def _choose_queries(draft: Draft, config: DetectorConfig[Architecture], *, objects: int) -> int:
     """Label repeat, queries, and how many detections are kept."""
     given = draft.given.get("model.num_queries")
     room = rules.MOST_REPEATED if given is None else int(given)
     fullest = f"up to {objects:,} objects an image"
-    repeat = config.repeat_label
-    if repeat is not None and not config.two_stage_match:
+    repeat = config.objective.repeat_label
+    if repeat is not None and not config.objective.two_stage_match:
         fits = repeat * objects <= room
         why = "several queries learn each object" if fits else f"{fullest}, {repeat} times, exceed {room} queries"
         repeat = draft.choose("label repeat", "model.repeat_label", repeat if fits else None, why)
-        if repeat is None and config.nms is not None:
+        if repeat is None and config.postprocess.nms is not None:
             draft.choose("NMS", "model.nms", None, "one query learns each object, and crowded ones overlap")
     copies = f", {repeat} times with label repeat" if repeat else ""
-    wanted = rules.queries(objects=objects, repeat=repeat, least=config.num_queries)
+    wanted = rules.queries(objects=objects, repeat=repeat, least=config.architecture.num_queries)
     count = int(draft.choose("queries", "model.num_queries", wanted, fullest + copies))
-    if objects * rules.HEADROOM > config.top_k:
-        draft.choose("detections kept of an image", "model.top_k", max(config.top_k, count), fullest)
+    if objects * rules.HEADROOM > config.postprocess.top_k:
+        draft.choose("detections kept of an image", "model.top_k", max(config.postprocess.top_k, count), fullest)
     return count
 
 
-def _choose_image_size(draft: Draft, config: DetectorConfig, numbers: Statistics, *, gpu: bool) -> int:
+def _choose_image_size(draft: Draft, config: DetectorConfig[Architecture], numbers: Statistics, *, gpu: bool) -> int:
     """Sides of training and evaluation; returns the shorter one of evaluation."""
     classes = [row for row in numbers.classes if row.boxes >= rules.RARE * numbers.boxes]
     small, name = min((row.small or math.inf, row.name) for row in classes)
     shorter, aspect = _usual_sides(numbers)
-    size = rules.image_size(config, small=small, shorter=shorter, aspect=aspect, most=rules.MOST_SIDE[gpu])
+    size = rules.image_size(config.input, small=small, shorter=shorter, aspect=aspect, most=rules.MOST_SIDE[gpu])
     why = f"a quarter of '{name}' is below {small * size.short_side:.0f} px there"
     if size.held_back:
         why += f", and more would go beyond {size.held_back}"

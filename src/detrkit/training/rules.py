@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from detrkit.models import DetectorConfig
+from detrkit.models.config import Input
 from detrkit.training.setup import MINIMUM_STEPS
 
 __all__ = ["ImageSize", "Rates", "crop_reason", "ema_decay", "image_size", "iterations", "queries"]
@@ -89,7 +89,7 @@ class ImageSize:
     held_back: str
 
 
-def image_size(config: DetectorConfig, *, small: float, shorter: float, aspect: float, most: int) -> ImageSize:
+def image_size(own: Input, *, small: float, shorter: float, aspect: float, most: int) -> ImageSize:
     """The model's own image size, or a larger one where objects are small.
 
     small: size of a small object over its image's shorter side · shorter: usual shorter side of the images · aspect:
@@ -97,11 +97,11 @@ def image_size(config: DetectorConfig, *, small: float, shorter: float, aspect: 
 
     Longer images than usual get a longer longest side, within the pixels of an image of side ``most``.
     """
-    own, ratio = config.eval_short_side, config.eval_max_side / config.eval_short_side
-    limit = max(own, most)
+    side, ratio = own.eval_short_side, own.eval_max_side / own.eval_short_side
+    limit = max(side, most)
     wanted = 32 * math.ceil(SMALL_PIXELS / small / 32)
-    bound = max(own, 32 * math.floor(MOST_ENLARGED * shorter / 32))
-    short = max(own, min(wanted, limit, bound))
+    bound = max(side, 32 * math.floor(MOST_ENLARGED * shorter / 32))
+    short = max(side, min(wanted, limit, bound))
     held_back = ""
     if short < wanted:
         held_back = (
@@ -109,12 +109,12 @@ def image_size(config: DetectorConfig, *, small: float, shorter: float, aspect: 
         )
     longest = max(ratio, min(aspect, MOST_ASPECT))
     short = min(short, 16 * math.floor(math.sqrt(limit * limit * ratio / longest) / 16)) if longest > ratio else short
-    scale = short / own
+    scale = short / side
     return ImageSize(
         short_side=short,
         max_side=round(short * longest),
-        train_short_sides=tuple(_scaled(side, scale) for side in config.train_short_sides),
-        train_max_side=round(config.train_max_side * scale * longest / ratio),
+        train_short_sides=tuple(_scaled(each, scale) for each in own.train_short_sides),
+        train_max_side=round(own.train_max_side * scale * longest / ratio),
         held_back=held_back,
     )
 

@@ -168,7 +168,7 @@ def _loader(recipe: Recipe, task: Task, accelerator: Accelerator) -> Any:
         task.train_data,
         sampler,
         workers=recipe.training.workers,
-        size_divisor=task.model.config.size_divisor,
+        size_divisor=task.model.config.input.size_divisor,
     )
 
 

@@ -77,20 +77,20 @@ def build_task(recipe: Recipe) -> Task:
         _check_classes(train_data, val_data)  # an error now, not at the first evaluation
     config = model.config
     transform = TrainTransform(
-        short_sides=config.train_short_sides,
-        max_side=config.train_max_side,
+        short_sides=config.input.train_short_sides,
+        max_side=config.input.train_max_side,
         crop=recipe.data.crop,
         crop_short_sides=tuple(recipe.data.crop_short_sides),
         crop_size=recipe.data.crop_size,
         augmentation=recipe.data.augmentation,
         flip=recipe.data.flip,
         vertical_flip=recipe.data.vertical_flip,
-        mean=config.image_mean or IMAGENET_MEAN,
-        std=config.image_std or IMAGENET_STD,
+        mean=config.input.image_mean or IMAGENET_MEAN,
+        std=config.input.image_std or IMAGENET_STD,
     )
     return Task(
         model=model,
-        criterion=build_criterion(config, federated=_federated(recipe, config.classification, train_data)),
+        criterion=build_criterion(config, federated=_federated(recipe, config.architecture.classification, train_data)),
         train_data=train_data.with_transform(transform),
         val_data=val_data,
     )

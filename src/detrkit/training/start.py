@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
 from typing import Any
 
 from detrkit.errors import RecipeError
 from detrkit.inference.checkpoints import find_checkpoint
-from detrkit.models import DetectorConfig, model_config
+from detrkit.models import Architecture, DetectorConfig, model_config
+from detrkit.models.config import COMMON_OPTIONS
 from detrkit.nn.backbone_weights import PACKAGED_WEIGHTS
 from detrkit.training.draft import Draft
 from detrkit.weights import CATALOGUE, OfficialFile, open_checkpoint, pulled_path
@@ -20,7 +20,7 @@ LAPTOP_MODEL = "dela_conditional_detr_lite0"
 FAMILIES = ("de_conditional_detr", "de_detr", "conditional_detr", "detr")
 # Options that make another network; under the others that all models share, a checkpoint keeps its meaning.
 _SIZES = {"hidden_dim", "num_heads", "ffn_dim", "encoder_layers", "decoder_layers"}
-HARMLESS = {field.name for field in fields(DetectorConfig)} - {"backbone", "dilation", "backbone_norm"} - _SIZES
+HARMLESS = COMMON_OPTIONS - {"backbone", "dilation", "backbone_norm"} - _SIZES
 
 
 def available_checkpoint(model: str | None = None, given: Mapping[str, Any] | None = None) -> OfficialFile | None:
@@ -33,7 +33,7 @@ def available_checkpoint(model: str | None = None, given: Mapping[str, Any] | No
     return next((item for item in pulled if _misfit(str(item.model), given or {}) is None), None)
 
 
-def choose_model(draft: Draft, *, gpu: bool) -> tuple[str, DetectorConfig]:
+def choose_model(draft: Draft, *, gpu: bool) -> tuple[str, DetectorConfig[Architecture]]:
     """Settles model and start; returns the model's name and configuration so far.
 
     Raises:
@@ -63,7 +63,7 @@ def choose_model(draft: Draft, *, gpu: bool) -> tuple[str, DetectorConfig]:
         raise RecipeError(f"model: {error}") from error
     if init is None:
         # a download only where the user asks for one, or for a model whose weights no package carries
-        packaged = config.backbone in PACKAGED_WEIGHTS and "model.pretrained_backbone" not in draft.given
+        packaged = config.architecture.backbone in PACKAGED_WEIGHTS and "model.pretrained_backbone" not in draft.given
         draft.choose("ImageNet weights of the backbone", "model.pretrained_backbone", True, "few images need them")
         draft.settle("model.backbone_weights", "package" if packaged else None)
     return name, config
@@ -71,7 +71,7 @@ def choose_model(draft: Draft, *, gpu: bool) -> tuple[str, DetectorConfig]:
 
 def _misfit(model: str, given: Mapping[str, Any]) -> str | None:
     """The first key that asks for other weights than a published checkpoint of this model has; None: it fits."""
-    registered = asdict(model_config(model))
+    registered = model_config(model).flat()
     for key, value in given.items():
         section, _, option = key.partition(".")
         if section != "model" or option in ("name", "init") or option in HARMLESS:
@@ -99,9 +99,9 @@ def _by_worth() -> list[OfficialFile]:
 def _model_in(draft: Draft, init: str) -> str:
     """The model that a checkpoint holds; where it differs from the registered one, so will the recipe."""
     model = open_checkpoint(find_checkpoint(init))
-    registered = asdict(model_config(model.name))
-    for key, value in asdict(model.config).items():
-        if value != registered[key] and key != "num_classes":
+    registered = model_config(model.name).flat()
+    for key, value in model.config.flat().items():
+        if value != registered.get(key) and key != "num_classes":
             draft.settle(f"model.{key}", list(value) if isinstance(value, tuple) else value)
     return model.name
 

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def save(
     metadata = {
         "format": _FORMAT,
         "name": model.name,
-        "config": asdict(model.config),
+        "config": model.config.flat(),
         "categories": None if model.categories is None else model.categories.to_json(),
         "recipe": recipe,
         "extra": extra or {},

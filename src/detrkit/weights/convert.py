@@ -73,7 +73,7 @@ def open_official(path: str | Path, *, name: str | None = None, options: Mapping
         load_official(model, contents.state)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    categories = guess_categories(model.config.num_classes, contents.arguments, contents.state)
+    categories = guess_categories(model.config.architecture.num_classes, contents.arguments, contents.state)
     return Opened(model.eval(), found, categories)
 
 

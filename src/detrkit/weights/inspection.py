@@ -88,7 +88,7 @@ def _official(path: Path) -> Inspection:
     contents = read_contents(path)
     found = match(contents.state, arguments=contents.arguments, file=path)
     model = on_meta(found.name, **found.options)
-    classes = model.config.num_classes
+    classes = model.config.architecture.num_classes
     categories = guess_categories(classes, contents.arguments, contents.state) if found.fits else None
     return Inspection(
         path=str(path),
@@ -97,7 +97,7 @@ def _official(path: Path) -> Inspection:
         tensors=len(contents.state),
         model=found.name,
         family=entry(found.name).family,
-        config=asdict(model.config),
+        config=model.config.flat(),
         parameters=_parameters(model) if found.fits else None,
         also=found.also,
         assumed=found.assumed,

@@ -185,13 +185,14 @@ def _keymap(model: Detector) -> KeyMap:
     """A family's layout for the switches that change it, or the one it has whatever the switches."""
     family = entry(model.name).family
     variant = family
-    if not getattr(model.config, "refine_boxes", True):
+    options = model.config.flat()
+    if not options.get("refine_boxes", True):
         variant += "_shared_heads"
-    elif family == "deformable_detr" and getattr(model.config, "two_stage", False):
+    elif family == "deformable_detr" and options.get("two_stage"):
         variant += "_two_stage"
-    if getattr(model.config, "relation", "none") != "none":
+    if options.get("relation", "none") != "none":
         variant += "_relation"
-    elif not getattr(model.config, "shared_heads", True):
+    elif not options.get("shared_heads", True):
         variant += "_own_heads"
     return KEYMAPS.get(variant) or KEYMAPS[family]
 
@@ -209,7 +210,7 @@ def backbone_layout(model: Detector) -> BackboneLayout:
 def official_names(model: Detector, keys: Iterable[str] | None = None) -> dict[str, list[str]]:
     """Our key -> the official names of that tensor; ``keys``: all of the state dict if not given."""
     keymap, backbone = _keymap(model), backbone_layout(model)
-    layers = int(getattr(model.config, "decoder_layers", 1))
+    layers = model.config.architecture.decoder_layers
     return {
         key: keymap.official(key, layers, backbone)
         for key in (model.state_dict() if keys is None else keys)

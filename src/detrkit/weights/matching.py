@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from detrkit.errors import CheckpointError
-from detrkit.models import DetectorConfig, create_model, entry, list_models, model_config
+from detrkit.models import create_model, entry, list_models, model_config
+from detrkit.models.config import COMMON_OPTIONS
 from detrkit.models.detector import Detector
 from detrkit.nn.backbone import Backbone
 from detrkit.weights.catalogue import CATALOGUE
@@ -37,7 +38,7 @@ _ARGUMENTS = {
     "group_detr": "groups",
 }
 # What no tensor shows: models that differ in these alone cannot be told apart.
-_INVISIBLE = {field.name for field in fields(DetectorConfig)} - {
+_INVISIBLE = COMMON_OPTIONS - {
     "num_classes",
     "num_queries",
     "backbone",
@@ -226,31 +227,32 @@ def _candidate(name: str, facts: Mapping[str, Any], chosen: Mapping[str, Any], d
         TypeError, ValueError: an option that the model does not have, or a value out of range.
     """
     base = model_config(name, **chosen)
-    known = {field.name for field in fields(base)} - set(chosen)
-    differing = {key: value for key, value in facts.items() if key in known and getattr(base, key) != value}
+    registered = base.flat()
+    known = registered.keys() - set(chosen)
+    differing = {key: value for key, value in facts.items() if key in known and registered[key] != value}
     options = {} if disregard else dict(differing)
     assumed: tuple[str, ...] = ()
     if "hidden_dim" in options and "num_heads" in known - set(facts):
         options["num_heads"], assumed = max(1, options["hidden_dim"] // _HEAD_DIM), ("num_heads",)
     sizes: dict[str, int] = {}
     if "class_rows" in facts and "num_classes" in known:
-        sizes["num_classes"] = facts["class_rows"] - (base.classification == "softmax")
+        sizes["num_classes"] = facts["class_rows"] - (base.architecture.class_slots - base.architecture.num_classes)
     if "query_rows" in facts and "num_queries" in known:
-        groups = options.get("groups", getattr(base, "groups", 1))
+        groups = options.get("groups", registered.get("groups", 1))
         sizes["num_queries"], rest = divmod(facts["query_rows"], groups)
         if rest:
             return None
-    elif getattr(base, "two_stage", False) and "num_queries" in known:
+    elif registered.get("two_stage") and "num_queries" in known:
         # its queries are picked among the proposals of the encoder: no tensor has a row for each
         told = facts.get("told_queries")
-        sizes["num_queries"] = base.num_queries if told is None else told
+        sizes["num_queries"] = base.architecture.num_queries if told is None else told
         assumed += ("num_queries",) if told is None else ()
     options = {**sizes, **options, **chosen}
     config = model_config(name, **options)
-    shown = (field.name for field in fields(config) if field.name not in _INVISIBLE)
-    kind = (entry(name).family, *((key, getattr(config, key)) for key in shown))
-    rank = (disregard, len(differing), config.num_queries != base.num_queries)
-    return _Candidate(name, base.backbone, kind, rank, options, assumed)
+    shown = ((key, value) for key, value in config.flat().items() if key not in _INVISIBLE)
+    kind = (entry(name).family, *shown)
+    rank = (disregard, len(differing), config.architecture.num_queries != base.architecture.num_queries)
+    return _Candidate(name, base.architecture.backbone, kind, rank, options, assumed)
 
 
 def _facts(state: Mapping[str, Tensor]) -> dict[str, Any]:

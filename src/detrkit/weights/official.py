@@ -123,7 +123,7 @@ def load_official(
                 )
         if key in surgery:
             if key.startswith(_QUERIES):
-                groups = getattr(model.config, "groups", 1)
+                groups = int(str(model.config.flat().get("groups", 1)))
                 report.groups = (_groups(len(value), told, groups), groups)
             own[key] = _operate(surgery[key], own[key], value, report)
         else:
@@ -131,7 +131,7 @@ def load_official(
             report.loaded += 1
     model.load_state_dict(own)
     if model.categories is None and report.classes is None and CLASS_NAMES in given:
-        model.categories = decode_names(given[CLASS_NAMES], model.config.num_classes)
+        model.categories = decode_names(given[CLASS_NAMES], model.config.architecture.num_classes)
     return report
 
 

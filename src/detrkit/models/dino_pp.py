@@ -1,0 +1,86 @@
+"""DINO with the position relation of Relation-DETR, and the "++" detectors of its repository (Hou et al., ECCV 2024).
+
+DINO++ adds the relation to DINO. DAB-Deformable-DETR++ and DN-Deformable-DETR++ are what is left of it without some of
+DINO's ideas; their content also scales positions, as in DAB-DETR:
+
+=====  =================  =================  ==========================================  ============
+++ of  content            start boxes        denoising                                   look forward
+=====  =================  =================  ==========================================  ============
+DINO   learned            proposals          contrastive                                 twice
+DAB    tokens' features   proposals          none                                        once
+DN     learned            learned            plain (DN-DETR, Li et al., CVPR 2022)        once
+=====  =================  =================  ==========================================  ============
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from detrkit.models.config import DetectorConfig
+from detrkit.models.deformable_detr import build_neck, build_trunk, decoder_layers, encoder_layers
+from detrkit.models.detector import MaskHead
+from detrkit.models.dino import DINO, DINOArchitecture, dino_heads, dino_start
+from detrkit.models.relation_detr import (
+    RelationDecoder,
+    RelationOptions,
+    check_relation,
+    relation_parts,
+    xavier_heads_,
+)
+from detrkit.nn.deformable import DeformableEncoder
+
+__all__ = ["DINOPPArchitecture", "RelatedDINOArchitecture", "build_dino_pp", "build_related_dino"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelatedDINOArchitecture(RelationOptions, DINOArchitecture):
+    """Architecture of DINO with a relation."""
+
+    def __post_init__(self) -> None:
+        """Checks values; raises ValueError naming the field."""
+        super().__post_init__()
+        check_relation(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DINOPPArchitecture(RelatedDINOArchitecture):
+    """Architecture of DINO++: heads of their own for every layer, another position encoding and neck."""
+
+    backbone: str = "resnet50.tv2_in1k"
+    shared_heads: bool = False
+    position_offset: float = -0.5
+    position_temperature: float = 10000.0
+    projection_bias: bool = False
+    denoising_extra_label: bool = False
+    relation: str = "full"
+
+
+def build_related_dino(config: DetectorConfig[RelatedDINOArchitecture], *, mask_head: MaskHead | None = None) -> DINO:
+    """DINO with a relation of a configuration, randomly initialised as DINO."""
+    model = _build(config, mask_head)
+    if config.architecture.query_selection == "mixed":
+        nn.init.xavier_uniform_(model.tgt_embed.weight)
+    return model
+
+
+def build_dino_pp(config: DetectorConfig[DINOPPArchitecture], *, mask_head: MaskHead | None = None) -> DINO:
+    """DINO++ of a configuration, randomly initialised as in the repository."""
+    model = _build(config, mask_head)
+    xavier_heads_(model)
+    return model
+
+
+def _build(config: DetectorConfig[RelatedDINOArchitecture], mask_head: MaskHead | None) -> DINO:
+    architecture = config.architecture
+    trunk = build_trunk(architecture)
+    encoder = DeformableEncoder(encoder_layers(architecture))
+    layers = decoder_layers(architecture)
+    neck = build_neck(architecture, trunk["backbone"])
+    start = dino_start(architecture)
+    decoder = RelationDecoder(layers, **relation_parts(architecture, architecture))
+    heads = dino_heads(architecture, start)
+    return DINO(
+        config=config, **trunk, **neck, encoder=encoder, decoder=decoder, start=start, **heads, mask_head=mask_head
+    )
