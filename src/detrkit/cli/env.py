@@ -41,10 +41,10 @@ def environment() -> dict[str, Any]:
     """Facts about this installation and machine."""
     import torch
 
-    from detrkit.inference.checkpoints import embedded_names
     from detrkit.inference.device import resolve_device
     from detrkit.ops.ms_deform_attn import active_backend
     from detrkit.weights.download import cache_dir
+    from detrkit.weights.find import embedded_names
 
     def versions(names: tuple[str, ...]) -> dict[str, str]:
         found = {}

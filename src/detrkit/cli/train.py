@@ -13,6 +13,7 @@ from detrkit.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from detrkit.config import Recipe
+    from detrkit.training import RunResult
 
 __all__ = ["train_command"]
 
@@ -133,17 +134,16 @@ def _same_run(file: Path, root: Path, model: str | None) -> bool:
     return Path(recipe.data.root).resolve() == root.resolve() and model in (None, recipe.model.name)
 
 
-def _report(result: Any) -> None:
-    """The last lines: best AP, where the weights are, and what to do with them."""
+def _report(result: RunResult) -> None:
+    """The last lines: the best score, where the weights are, and what to do with them."""
     from accelerate.state import PartialState
 
-    from detrkit.training.progress import format_metric
+    from detrkit.training.progress import format_metrics
 
     if not PartialState().is_main_process:
         return
     metrics = result.metrics
     if "mean" not in metrics:
-        numbers = " ".join(f"{name} {format_metric(metrics.get(name))}" for name in ("AP", "AP50", "AP75"))
-        typer.echo(f"best: {numbers}" if metrics else "not evaluated")
+        typer.echo(f"best: {format_metrics(metrics, result.headline)}" if metrics else "not evaluated")
     typer.echo(f"weights: {result.best}")
     typer.echo(f"try them: detrkit predict IMAGE --model {result.best}")

@@ -117,9 +117,9 @@ def convert(
 ) -> None:
     """Turn an official checkpoint into one of ours, or (--official) one of ours into an official .pth."""
     from detrkit.cli.console import local_checkpoint, stdout
-    from detrkit.inference.checkpoints import find_checkpoint
     from detrkit.weights.checkpoint import is_ours
     from detrkit.weights.download import file_name, is_url
+    from detrkit.weights.find import find_checkpoint
 
     path = find_checkpoint(local_checkpoint(file))
     # beside a file of the user's own; never into the package or the cache
@@ -174,8 +174,8 @@ def _to_ours(path: Path, target: Path, name: str | None, classes: str | None, op
 def inspect(file: File, as_json: JsonFlag = False) -> None:
     """What is in a checkpoint: ours, official, or how it differs from the nearest model. No code from it is run."""
     from detrkit.cli.console import local_checkpoint, print_json
-    from detrkit.inference.checkpoints import find_checkpoint
     from detrkit.weights import inspect_checkpoint
+    from detrkit.weights.find import find_checkpoint
 
     found = inspect_checkpoint(find_checkpoint(local_checkpoint(file)))
     if as_json:

@@ -42,15 +42,19 @@ _RUN_FILES = ("last", "last.new", "best", "log.jsonl", "recipe.yaml", "tensorboa
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its folder, the best weights, and their metrics.
+    """A finished run.
 
-    With several seeds ``metrics`` is ``{"mean": {…}, "std": {…}, "seeds": {"0": {…}, …}}``, ``best`` the weights of the
-    best seed and ``folder`` the folder that holds ``seed0``, ``seed1``, ….
+    Attributes:
+        folder: of the run; with several seeds the folder that holds ``seed0``, ``seed1``, ….
+        best: the best weights; with several seeds those of the best seed.
+        metrics: their numbers; with several seeds ``{"mean": {…}, "std": {…}, "seeds": {"0": {…}, …}}``.
+        headline: names of the few numbers that a summary shows; the first of them chose the best weights.
     """
 
     folder: Path
     best: Path
     metrics: dict[str, Any]
+    headline: tuple[str, ...] = ()
 
 
 def train(
@@ -143,11 +147,11 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
         if accelerator.is_main_process:
             _announce(trainer, folder)
         best = trainer.fit()
-        trainer.log("end", best=best["AP"])
+        trainer.log("end", best=best.value)
     weights = folder / "best" / "model.safetensors"
     if not weights.exists():
         weights = folder / "last" / "model.safetensors"  # never evaluated
-    return RunResult(folder, weights, dict(best["metrics"]))
+    return RunResult(folder, weights, dict(best.metrics), best.headline)
 
 
 def _loader(recipe: Recipe, task: Task, accelerator: Accelerator) -> Any:
@@ -173,8 +177,8 @@ def _loader(recipe: Recipe, task: Task, accelerator: Accelerator) -> Any:
 
 
 def _announce(trainer: Trainer, folder: Path) -> None:
-    data, val_data, model = trainer.task.train_data, trainer.task.val_data, trainer.model
-    notes = {"training": data.load_errors, "validation": [] if val_data is None else val_data.load_errors}
+    data, validation, model = trainer.task.train_data, trainer.task.validation, trainer.model
+    notes = {"training": data.load_errors, "validation": [] if validation is None else validation.data.load_errors}
     trainer.log(
         "resume" if trainer.step else "start",
         total_steps=trainer.total_steps,
@@ -315,8 +319,14 @@ def _train_seeds(recipe: Recipe, seeds: Sequence[int], *, resume: bool, overwrit
     if PartialState().is_main_process:
         (folder / "seeds.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         _print_seeds(metrics)
-    best = max(results.values(), key=lambda result: result.metrics.get("AP") or -math.inf)
-    return RunResult(folder, best.best, metrics)
+    best = max(results.values(), key=_quality)
+    return RunResult(folder, best.best, metrics, best.headline)
+
+
+def _quality(result: RunResult) -> float:
+    """What one seed is chosen by."""
+    value: float | None = result.metrics.get(result.headline[0]) if result.headline else None
+    return value or -math.inf
 
 
 def _mean_std(rows: list[dict[str, Any]]) -> tuple[dict[str, float | None], dict[str, float | None]]:
