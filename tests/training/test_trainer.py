@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from detrkit.data.loader import collate
+from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.errors import RunError
 from detrkit.losses import Criterion, LossOutput
 from detrkit.metrics import Score
@@ -37,11 +38,10 @@ class Idle:
 
 def make_trainer(folder: Path, **overrides: Any) -> Trainer:
     task = make_task(folder, (1, 1, 0, 4), dropout=0.0)
-    loader = mock.Mock(batch_sampler=range(2))
     trainer = Trainer(
         recipe=make_recipe(folder, **overrides),
         task=task,
-        loader=loader,
+        sampler=AspectRatioBatchSampler(length=4, batch_size=2),
         accelerator=Accelerator(cpu=True),
         folder=folder,
         loggers=[],

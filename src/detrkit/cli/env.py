@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -37,7 +37,7 @@ def env_command(as_json: Annotated[bool, typer.Option("--json", help="Print a JS
     stdout().print(table)
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, object]:
     """Facts about this installation and machine."""
     import torch
 

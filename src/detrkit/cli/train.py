@@ -97,7 +97,7 @@ def _from_data(data: str, given: dict[str, Any], overrides: list[str], *, resume
     return load_recipe(load_recipe(recipe, {"training.output": str(folder), **given}), overrides)
 
 
-def _begun_run(asked: Mapping[str, Any]) -> tuple[Path, Path] | None:
+def _begun_run(asked: Mapping[str, object]) -> tuple[Path, Path] | None:
     """(run folder, its recipe file) of the run to continue; None: there is none yet.
 
     Without ``training.output`` it is the one run below ``runs/`` on this data, and of this model where one is asked
@@ -106,10 +106,10 @@ def _begun_run(asked: Mapping[str, Any]) -> tuple[Path, Path] | None:
     Raises:
         RecipeError: several runs may be meant, or it is one of several seeds and they are not named.
     """
-    root, output, seeds = Path(asked["data.root"]), asked.get("training.output"), asked.get("training.seeds")
+    root, output, seeds = Path(str(asked["data.root"])), asked.get("training.output"), asked.get("training.seeds")
     beside = Path("runs").glob(f"*-{glob.escape(root.resolve().name)}")
     found: list[tuple[Path, Path]] = []
-    for folder in [Path(output)] if output else sorted(beside):
+    for folder in [Path(str(output))] if output else sorted(beside):
         files = sorted(folder.glob("seed*/recipe.yaml"))
         if not seeds:
             files = [*folder.glob("recipe.yaml"), *files]
@@ -127,7 +127,7 @@ def _begun_run(asked: Mapping[str, Any]) -> tuple[Path, Path] | None:
     return folder, file
 
 
-def _same_run(file: Path, root: Path, model: str | None) -> bool:
+def _same_run(file: Path, root: Path, model: object) -> bool:
     from detrkit.config import load_recipe
 
     recipe = load_recipe(file)

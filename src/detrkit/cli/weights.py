@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -50,7 +50,7 @@ def list_command(as_json: JsonFlag = False) -> None:
     stdout().print("no: it has a mask head, and masks are not supported yet.")
 
 
-def _row(item: OfficialFile) -> dict[str, Any]:
+def _row(item: OfficialFile) -> dict[str, object]:
     """One file of the catalogue for JSON."""
     from dataclasses import asdict
 
@@ -241,11 +241,11 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
     return rows
 
 
-def _yaml(content: Any) -> str:
+def _yaml(content: object) -> str:
     """As YAML, without what is null."""
     import yaml
 
-    def plain(value: Any) -> Any:
+    def plain(value: object) -> object:
         if isinstance(value, dict):
             return {str(key): plain(each) for key, each in value.items() if each is not None}
         if isinstance(value, list | tuple):

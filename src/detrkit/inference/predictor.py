@@ -80,9 +80,7 @@ class Predictor:
     def predict(self, images: ImageSource, threshold: float | None = None) -> Detections: ...
 
     @overload
-    def predict(
-        self, images: list[Any] | tuple[Any, ...], threshold: float | None = None
-    ) -> list[Detections]: ...
+    def predict(self, images: list[Any] | tuple[Any, ...], threshold: float | None = None) -> list[Detections]: ...
 
     def predict(
         self, images: ImageSource | list[Any] | tuple[Any, ...], threshold: float | None = None

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,11 +15,14 @@ from accelerate.utils import gather_object
 
 from detrkit import weights
 from detrkit.config import Recipe
+from detrkit.data import build_loader
+from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.errors import DataError, RunError
 from detrkit.evaluation.loop import evaluate_model
 from detrkit.structures import Batch
 from detrkit.training import checkpoint
 from detrkit.training.best import Best
+from detrkit.training.checkpoint import RunState
 from detrkit.training.ema import EMA
 from detrkit.training.interrupt import Interrupt, Interrupted
 from detrkit.training.loggers import Logger
@@ -43,7 +45,7 @@ class Trainer:
     Args:
         recipe: with every value filled in (``detrkit.training.setup.resolve``).
         task: model, criterion, data sets.
-        loader: yields :class:`~detrkit.structures.Batch`; its ``batch_sampler`` has ``set_epoch(epoch, start_batch)``.
+        sampler: the batches of an epoch for this process.
         accelerator: device, precision and processes.
         folder: where checkpoints go.
         loggers: take rows on the main process.
@@ -55,17 +57,20 @@ class Trainer:
         *,
         recipe: Recipe,
         task: Task,
-        loader: Any,
+        sampler: AspectRatioBatchSampler,
         accelerator: Accelerator,
         folder: Path,
         loggers: list[Logger],
-        state: dict[str, Any] | None = None,
+        state: RunState | None = None,
     ) -> None:
-        self.recipe, self.task, self.loader = recipe, task, loader
+        self.recipe, self.task, self.sampler = recipe, task, sampler
         self.accelerator, self.folder, self.loggers = accelerator, folder, loggers
         section = recipe.training
         self.accumulate = section.accumulate
-        self.batches = len(loader.batch_sampler)  # of one epoch, on each process
+        self.batches = len(sampler)  # of one epoch, on each process
+        self.loader = build_loader(
+            task.train_data, sampler, workers=section.workers, size_divisor=task.model.config.size_divisor
+        )
         steps_per_epoch = math.ceil(self.batches / self.accumulate)
         self.total_steps = section.iterations or (section.epochs or 1) * steps_per_epoch
         self.schedule = build_schedule(recipe.schedule, steps_per_epoch=steps_per_epoch, total_steps=self.total_steps)
@@ -145,7 +150,7 @@ class Trainer:
     def micro_batches(self) -> Iterator[list[Batch]]:
         """This epoch's batches from the current position on, ``accumulate`` at a time."""
         self.task.train_data.set_epoch(self.recipe.training.seed, self.epoch)
-        self.loader.batch_sampler.set_epoch(self.epoch, start_batch=self.batch)
+        self.sampler.set_epoch(self.epoch, start_batch=self.batch)
         with preserved_rng():
             batches = iter(self.loader)
         try:
@@ -291,7 +296,7 @@ class Trainer:
             checkpoint.save_last(self.folder, self.state(states), self.save_model)
         self.accelerator.wait_for_everyone()
 
-    def state(self, rng: list[dict[str, Any]]) -> dict[str, Any]:
+    def state(self, rng: list[dict[str, object]]) -> RunState:
         """Everything a resumed run needs to equal an uninterrupted one bit for bit."""
         scaler = self.accelerator.scaler
         return {
@@ -299,7 +304,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
-            "rng": rng,  # of each process; the loader's workers need none (see rng.py)
+            "rng": rng,
             "position": {name: getattr(self, name) for name in _POSITION},
             "best": self.best.state(),
             "processes": self.accelerator.num_processes,
@@ -307,11 +312,11 @@ class Trainer:
             "recipe": self.recipe.to_dict(),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: RunState) -> None:
         """Continue from :meth:`state`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
+        if self.ema is not None and state["ema"] is not None:
             self.ema.load_state_dict(state["ema"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
