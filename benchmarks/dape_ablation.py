@@ -39,8 +39,8 @@ from torch import Tensor
 from training_cost import training_step
 
 import detrkit
-from detrkit.inference.checkpoints import find_checkpoint
 from detrkit.nn.relation import PositionRelation
+from detrkit.weights.find import find_checkpoint
 
 BASE = "relation_detr_lite0"
 # The published form of the full relation, which keeps everything for the backward pass: a matter of cost alone.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from detrkit.config import Recipe, load_recipe
     from detrkit.data import load_dataset
     from detrkit.errors import CheckpointError, DataError, DetrkitError, RecipeError, RunError
-    from detrkit.inference.evaluate import evaluate
+    from detrkit.evaluation.evaluate import evaluate
     from detrkit.inference.predictor import Predictor
     from detrkit.metrics import Score, score_coco, score_lvis
     from detrkit.models import create_model, list_models
@@ -27,7 +27,7 @@ _HOMES = {
     "detrkit.config": ["Recipe", "load_recipe"],
     "detrkit.data": ["load_dataset"],
     "detrkit.errors": ["CheckpointError", "DataError", "DetrkitError", "RecipeError", "RunError"],
-    "detrkit.inference.evaluate": ["evaluate"],
+    "detrkit.evaluation.evaluate": ["evaluate"],
     "detrkit.inference.predictor": ["Predictor"],
     "detrkit.metrics": ["Score", "score_coco", "score_lvis"],
     "detrkit.models": ["create_model", "list_models"],
@@ -36,8 +36,8 @@ _HOMES = {
     "detrkit.weights": ["load", "load_official", "save", "to_official"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
-_ROOMS = {"config", "data", "errors", "inference", "losses", "metrics", "models", "nn", "ops", "structures"}
-_ROOMS |= {"training", "weights"}
+_ROOMS = {"config", "data", "errors", "evaluation", "inference", "losses", "metrics", "models", "nn", "ops"}
+_ROOMS |= {"structures", "training", "weights"}
 
 __all__ = [
     "Batch",

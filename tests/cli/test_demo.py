@@ -13,10 +13,10 @@ import torch
 import detrkit
 from detrkit.cli import demo
 from detrkit.cli.main import run
-from detrkit.inference import checkpoints
-from detrkit.inference.checkpoints import DEFAULT_MODEL
 from detrkit.models import model_config
 from detrkit.structures import Categories
+from detrkit.weights import find
+from detrkit.weights.find import DEFAULT_MODEL
 
 IMAGES = Path(detrkit.__file__).parent / "assets" / "blood_cells"
 
@@ -79,7 +79,7 @@ def untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     model = detrkit.create_model(DEFAULT_MODEL, num_classes=3, eval_short_side=64, eval_max_side=128)
     model.categories = Categories.from_json(truth()["categories"])
     detrkit.save(model, assets / f"{DEFAULT_MODEL}.safetensors")
-    monkeypatch.setattr(checkpoints, "ASSETS", assets)
+    monkeypatch.setattr(find, "ASSETS", assets)
     monkeypatch.setattr(demo, "_COUNTED", 0.0)
     return assets
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-import detrkit.inference.evaluate as module
+import detrkit.evaluation.evaluate as module
 from detrkit.cli.main import run
 from tests.inference.color_detector import ColorDetector, coco_folder, picture
 

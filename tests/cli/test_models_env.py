@@ -6,7 +6,7 @@ import pytest
 
 import detrkit
 from detrkit.cli.main import run
-from detrkit.inference.checkpoints import embedded_names
+from detrkit.weights.find import embedded_names
 
 
 def test_models_lists_every_model(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

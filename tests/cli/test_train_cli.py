@@ -24,7 +24,8 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recip
 
     def train(recipe: Recipe, **options: Any) -> RunResult:
         calls.append((recipe, options))
-        return RunResult(tmp_path, tmp_path / "best" / "model.safetensors", {"AP": 0.5, "AP50": 0.8, "AP75": None})
+        metrics = {"AP": 0.5, "AP50": 0.8, "AP75": None}
+        return RunResult(tmp_path, tmp_path / "best" / "model.safetensors", metrics, headline=tuple(metrics))
 
     monkeypatch.setattr("detrkit.training.train", train)
     monkeypatch.chdir(tmp_path)

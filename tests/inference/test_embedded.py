@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import safe_open
 
 from detrkit import Predictor, score_coco
-from detrkit.inference.checkpoints import ASSETS, DEFAULT_MODEL
+from detrkit.weights.find import ASSETS, DEFAULT_MODEL
 
 WEIGHTS = ASSETS / f"{DEFAULT_MODEL}.safetensors"
 

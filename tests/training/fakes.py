@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from unittest import mock
 
 import numpy as np
@@ -17,13 +17,14 @@ from detrkit.config import Recipe, load_recipe
 from detrkit.data import DetectionDataset
 from detrkit.data.records import ImageRecord
 from detrkit.data.transforms import TrainTransform
-from detrkit.inference import evaluation
 from detrkit.losses import build_criterion
-from detrkit.metrics.score import Score
+from detrkit.metrics import Metric, Score
+from detrkit.metrics.coco import CocoMetric
+from detrkit.metrics.protocol import AnnotatedData, Gather
 from detrkit.models import Detector, DetectorConfig
-from detrkit.structures import Categories, Category, Predictions, QueryGroup, Target
+from detrkit.structures import Categories, Category, Detections, Predictions, QueryGroup, Target
 from detrkit.training import run
-from detrkit.training.setup import Task
+from detrkit.training.setup import Task, Validation
 
 CATEGORIES = Categories([Category(7, "red"), Category(9, "blue")])
 SIZE = 32
@@ -112,8 +113,40 @@ def make_images(folder: Path, boxes_per_image: Sequence[int]) -> DetectionDatase
     return DetectionDataset(records=records, categories=CATEGORIES, name="squares")
 
 
-def make_task(folder: Path, boxes_per_image: Sequence[int], *, dropout: float = 0.1, num_queries: int = 5) -> Task:
-    """The tiny model and its pictures."""
+class Scripted(Metric[Detections]):
+    """A protocol that calls a function instead of looking at what it is told."""
+
+    protocol, headline, class_columns = "coco", ("AP", "AP50"), ("AP",)
+
+    def __init__(self, answer: Callable[[], Score]) -> None:
+        self.answer = answer
+
+    @classmethod
+    def of(cls, data: AnnotatedData) -> Self:
+        raise NotImplementedError
+
+    def update(self, image_id: int, found: Detections) -> None:
+        pass
+
+    def merge(self, gather: Gather) -> None:
+        pass
+
+    def reset(self) -> None:
+        pass
+
+    def compute(self) -> Score:
+        return self.answer()
+
+
+def make_task(
+    folder: Path,
+    boxes_per_image: Sequence[int],
+    *,
+    dropout: float = 0.1,
+    num_queries: int = 5,
+    metric: Metric[Detections] | None = None,
+) -> Task:
+    """The tiny model and its pictures; metric: instead of COCO AP."""
     data = make_images(folder / "images", boxes_per_image)
     mean = (0.5, 0.5, 0.5)
     transform = TrainTransform(short_sides=(SIZE,), max_side=SIZE, crop=False, flip=0.5, mean=mean, std=mean)
@@ -122,21 +155,21 @@ def make_task(folder: Path, boxes_per_image: Sequence[int], *, dropout: float = 
         model=model,
         criterion=build_criterion(model.config),
         train_data=data.with_transform(transform),
-        val_data=data,
+        validation=Validation(data=data, metric=CocoMetric.of(data) if metric is None else metric),
     )
 
 
 def score(ap: float | None) -> Score:
     """An evaluation result with this AP."""
     metrics = {"AP": ap, "AP50": None if ap is None else min(1.0, 2 * ap)}
-    return Score("coco", "bbox", metrics, {"red": metrics, "blue": metrics})
+    return Score("coco", "bbox", metrics, {"red": metrics, "blue": metrics}, headline=Scripted.headline)
 
 
-def scores(*values: float | None) -> Callable[..., Score]:
-    """In place of ``evaluate_model``: these APs one after the other, then the last for ever."""
+def scores(*values: float | None) -> Callable[[], Score]:
+    """What the evaluations of a run answer: these APs one after the other, then the last for ever."""
     waiting: Iterator[float | None] = iter(values)
     last = values[-1]
-    return lambda *args, **kwargs: score(next(waiting, last))
+    return lambda: score(next(waiting, last))
 
 
 def make_recipe(folder: Path, **overrides: Any) -> Recipe:
@@ -162,20 +195,20 @@ def fake_task(
     folder: Path,
     boxes_per_image: Sequence[int] = (1, 2, 0, 3, 1, 2, 2),
     *,
-    evaluate: Callable[..., Score] | None = None,
+    evaluate: Callable[[], Score] | None = None,
     **settings: Any,
 ) -> Iterator[None]:
-    """Inside, ``train`` works on the tiny task whatever the recipe says about model and data."""
+    """Inside, ``train`` works on the tiny task whatever the recipe says about model and data.
+
+    evaluate: what every evaluation answers.
+    """
 
     def build(recipe: Recipe) -> Task:
-        return make_task(folder, boxes_per_image, **settings)
+        metric = None if evaluate is None else Scripted(evaluate)
+        return make_task(folder, boxes_per_image, metric=metric, **settings)
 
     with mock.patch.object(run, "build_task", build):
-        if evaluate is None:
-            yield
-        else:
-            with mock.patch.object(evaluation, "evaluate_model", evaluate):
-                yield
+        yield
 
 
 def same_state(a: Any, b: Any, path: str = "") -> list[str]:

@@ -14,6 +14,7 @@ from unittest import mock
 
 import pytest
 
+from detrkit.metrics import Score
 from detrkit.training import train
 from detrkit.training.interrupt import SAME_SIGNAL_SECONDS, Interrupt, Interrupted
 from detrkit.training.loggers import read_log
@@ -126,7 +127,7 @@ def test_in_the_last_step(tmp_path: Path) -> None:
 def test_during_an_evaluation_nothing_is_lost(tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path, epochs=4, evaluate_every=2)
 
-    def interrupted(*args: Any, **kwargs: Any) -> Any:
+    def interrupted() -> Score:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
         pytest.fail("the evaluation went on")

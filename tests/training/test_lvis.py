@@ -141,8 +141,8 @@ def test_the_recipe_parts(part: str, beside: bool, root: Path, tmp_path: Path, m
     assert (loaded.data.sampling_threshold, loaded.training.federated_classes) == (0.001, 50)
     task = build_task(loaded)
     assert task.model.config.top_k == 300
-    assert task.val_data is not None
-    assert (task.train_data.protocol, task.val_data.protocol) == ("lvis", "lvis")
-    assert (len(task.train_data), len(task.val_data)) == (3, 2 if part == "lvis" else 1)
+    assert task.validation is not None
+    assert (task.train_data.protocol, task.validation.data.protocol) == ("lvis", "lvis")
+    assert (len(task.train_data), len(task.validation.data)) == (3, 2 if part == "lvis" else 1)
     assert task.train_data.chances is not None
     assert task.train_data.chances.tolist() == [1.0] * 3, "three images have no class below 0.1 %"

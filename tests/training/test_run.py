@@ -13,13 +13,16 @@ from unittest import mock
 
 import pytest
 import torch
+from accelerate import Accelerator
 from filelock import FileLock
 
 from detrkit.config import Recipe, load_recipe
+from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.errors import DataError, RecipeError, RunError
 from detrkit.training import checkpoint, run, train
 from detrkit.training.loggers import JsonLines, build_loggers, read_log
 from detrkit.training.setup import resolve, run_folder
+from detrkit.training.trainer import Trainer
 from detrkit.weights import read_info
 from tests.training.fakes import CATEGORIES, fake_task, last_state, make_recipe, make_task, scores
 
@@ -246,9 +249,33 @@ def test_batches_are_padded_as_the_model_wants(tmp_path: Path) -> None:
     recipe, task = make_recipe(tmp_path), make_task(tmp_path, (1, 2, 1))
     for divisor, side in ((1, 32), (24, 48)):
         task.model.config = replace(task.model.config, size_divisor=divisor)
-        batch = next(iter(run._loader(recipe, task, run._accelerator(recipe))))
+        trainer = Trainer(
+            recipe=recipe,
+            task=task,
+            sampler=AspectRatioBatchSampler(length=3, batch_size=2),
+            accelerator=Accelerator(cpu=True),
+            folder=tmp_path,
+            loggers=[],
+        )
+        batch = next(iter(trainer.loader))
         assert batch.images.shape[2:] == (side, side)
         assert int((~batch.padding_mask).sum()) == len(batch) * 32 * 32
+
+
+def test_a_run_of_version_0_1_is_resumed_with_its_best(tmp_path: Path) -> None:
+    """Its state named the number that chose the best weights: {"AP", "epoch", "metrics"}."""
+    settings = {"schedule": {"kind": "step", "drop": [5]}, "evaluate_every": 1}
+    with fake_task(tmp_path, evaluate=scores(0.3, 0.1)):
+        first = train(make_recipe(tmp_path, epochs=2, **settings))
+        state = last_state(tmp_path / "run")
+        state["best"] = {"AP": 0.3, "epoch": 1, "metrics": first.metrics}
+        torch.save(state, tmp_path / "run" / "last" / "state.pt")
+    with fake_task(tmp_path, evaluate=scores(0.2)):
+        result = train(make_recipe(tmp_path, epochs=4, **settings), resume=True)
+    assert (result.metrics, result.headline[0]) == (first.metrics, "AP")
+    rows = read_log(tmp_path / "run" / "log.jsonl")
+    assert [row["best"] for row in rows if row["event"] == "eval"] == [True, False, False, False]
+    assert rows[-1]["best"] == 0.3
 
 
 def test_iterations_end_within_an_epoch(tmp_path: Path) -> None:

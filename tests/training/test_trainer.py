@@ -17,8 +17,10 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from detrkit.data.loader import collate
+from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.errors import RunError
 from detrkit.losses import Criterion, LossOutput
+from detrkit.metrics import Score
 from detrkit.structures import Batch
 from detrkit.training import run, train
 from detrkit.training.loggers import read_log
@@ -36,11 +38,10 @@ class Idle:
 
 def make_trainer(folder: Path, **overrides: Any) -> Trainer:
     task = make_task(folder, (1, 1, 0, 4), dropout=0.0)
-    loader = mock.Mock(batch_sampler=range(2))
     trainer = Trainer(
         recipe=make_recipe(folder, **overrides),
         task=task,
-        loader=loader,
+        sampler=AspectRatioBatchSampler(length=4, batch_size=2),
         accelerator=Accelerator(cpu=True),
         folder=folder,
         loggers=[],
@@ -194,7 +195,7 @@ def test_resume_needs_what_it_restores(tmp_path: Path) -> None:
 def test_evaluation_leaves_the_training_alone(tmp_path: Path) -> None:
     """How often is evaluated, and that an evaluation draws random numbers, changes no weight."""
 
-    def noisy(*args: Any, **kwargs: Any) -> Any:
+    def noisy() -> Score:
         torch.rand(5)
         np.random.rand()
         return scores(0.1)()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,6 +23,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+if TYPE_CHECKING:
+    from detrkit.metrics import ScoreJson
+
 __all__ = ["local_checkpoint", "print_json", "print_score", "progress_bar", "stderr", "stdout"]
 
 
@@ -36,7 +39,7 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """One JSON value on stdout."""
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
@@ -81,10 +84,13 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def print_score(score: Mapping[str, Any], *, title: str, console: Console | None = None) -> None:
-    """The overall numbers, and below AP, AP50, AP75 and AR100 of every class, the best class first."""
+def print_score(score: ScoreJson, *, title: str, console: Console | None = None) -> None:
+    """The overall numbers, and below those that the protocol shows of every class, the best class first."""
+    from detrkit.metrics import PROTOCOLS
+
     console = console or stdout()
     metrics, per_class = score["metrics"], score["per_class"]
+    columns = PROTOCOLS[score["protocol"]].class_columns
     console.print(title, markup=False, soft_wrap=True)
     names = list(metrics)
     for start in range(0, len(names), 6):  # twelve columns are wider than a usual terminal
@@ -93,14 +99,17 @@ def print_score(score: Mapping[str, Any], *, title: str, console: Console | None
             overall.add_column(name, justify="right", min_width=6)
         overall.add_row(*(_shown(metrics[name]) for name in names[start : start + 6]))
         console.print(overall)
+    order = {name: numbers[columns[0]] for name, numbers in per_class.items()}
     if per_class:
-        columns = [name for name in ("AP", "AP50", "AP75", "AR100") if name in metrics]
         table = Table("class")
-        for name in columns:
-            table.add_column(name, justify="right", min_width=6)
-        aps = {name: numbers["AP"] for name, numbers in per_class.items()}
-        for name in sorted(aps, key=lambda name: -1.0 if aps[name] is None else aps[name], reverse=True):
+        for column in columns:
+            table.add_column(column, justify="right", min_width=6)
+        for name in sorted(order, key=lambda name: _or_last(order[name]), reverse=True):
             table.add_row(escape(name), *(_shown(per_class[name][column]) for column in columns))
         console.print(table)
-    if None in (*metrics.values(), *(numbers["AP"] for numbers in per_class.values())):
+    if None in (*metrics.values(), *order.values()):
         console.print("- : not defined, the ground truth has nothing of the kind", style="dim")
+
+
+def _or_last(value: float | None) -> float:
+    return -1.0 if value is None else value

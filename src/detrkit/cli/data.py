@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from detrkit.data.doctor import Report
     from detrkit.data.formats import Source
+    from detrkit.data.records import Row
     from detrkit.data.statistics import Statistics
 
 __all__ = ["app"]
@@ -269,7 +270,7 @@ def _no_split(split: str, present: Iterable[str]) -> Exception:
     return DataError(f"there is no {split} split, only {' and '.join(present)}")
 
 
-def _write(path: Path, content: dict[str, Any], force: bool) -> None:
+def _write(path: Path, content: Row, force: bool) -> None:
     from detrkit.data.writing import write_json
 
     write_json(path, content, force=force)

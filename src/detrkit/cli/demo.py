@@ -6,9 +6,12 @@ import json
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from detrkit.structures.detections import ResultRow
 
 __all__ = ["demo_command"]
 
@@ -23,10 +26,10 @@ def demo_command(
     """Count blood cells with the embedded model: AP on labelled images, pictures, JSON. No download."""
     from detrkit.cli.console import progress_bar, stdout
     from detrkit.data.images import read_image
-    from detrkit.inference.checkpoints import ASSETS, DEFAULT_MODEL
     from detrkit.inference.output import PredictionFolder
     from detrkit.inference.predictor import Predictor
     from detrkit.metrics import score_coco
+    from detrkit.weights.find import ASSETS, DEFAULT_MODEL
 
     images = ASSETS / "blood_cells"
     truth = json.loads((images / "annotations.json").read_bytes())
@@ -39,7 +42,7 @@ def demo_command(
     console.print(f"{DEFAULT_MODEL}: {size:.1f} million parameters, {count} blood smears it was not trained on")
 
     folder = PredictionFolder(out, predictor.categories)
-    results: list[dict[str, Any]] = []
+    results: list[ResultRow] = []
     start = time.perf_counter()
     with progress_bar("predicting", total=count) as bar:
         for number, row in enumerate(truth["images"], start=1):
@@ -58,19 +61,14 @@ def demo_command(
     from rich.table import Table
 
     table = Table("cell", title="On the labelled images", title_justify="left")
-    for column in ("AP", "AP50", "labelled", f"found at score {_COUNTED}"):
+    shown = score.headline[:2]
+    for column in (*shown, "labelled", f"found at score {_COUNTED}"):
         table.add_column(column, justify="right")
     for category_id, name in names.items():
-        numbers = score.per_class[name]
-        table.add_row(
-            name,
-            f"{numbers['AP'] or 0:.3f}",
-            f"{numbers['AP50'] or 0:.3f}",
-            str(labelled[category_id]),
-            str(counts.get(name, 0)),
-        )
+        numbers = (f"{score.per_class[name][column] or 0:.3f}" for column in shown)
+        table.add_row(name, *numbers, str(labelled[category_id]), str(counts.get(name, 0)))
     table.add_section()
-    totals = f"{score.metrics['AP'] or 0:.3f}", f"{score.metrics['AP50'] or 0:.3f}"
+    totals = (f"{score.metrics[column] or 0:.3f}" for column in shown)
     table.add_row("all", *totals, str(sum(labelled.values())), str(sum(counts.values())))
     console.print(table)
     console.print("Many red cells that overlap or are cut off are not labelled: their detections count as false.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -37,14 +37,14 @@ def env_command(as_json: Annotated[bool, typer.Option("--json", help="Print a JS
     stdout().print(table)
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, object]:
     """Facts about this installation and machine."""
     import torch
 
-    from detrkit.inference.checkpoints import embedded_names
     from detrkit.inference.device import resolve_device
     from detrkit.ops.ms_deform_attn import active_backend
     from detrkit.weights.download import cache_dir
+    from detrkit.weights.find import embedded_names
 
     def versions(names: tuple[str, ...]) -> dict[str, str]:
         found = {}

@@ -66,7 +66,7 @@ def eval_command(
         raise RecipeError("eval needs --checkpoint: a .safetensors file, a run folder, an official .pth or a URL")
 
     from detrkit.cli.console import local_checkpoint, print_json, print_score, progress_bar
-    from detrkit.inference.evaluate import evaluate
+    from detrkit.evaluation.evaluate import evaluate
 
     weights = local_checkpoint(checkpoint)
     with progress_bar("evaluating") as bar:

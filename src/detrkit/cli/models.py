@@ -18,8 +18,8 @@ def models_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
 ) -> None:
     """List the models: name, what it is, and whether trained weights come with the package."""
-    from detrkit.inference.checkpoints import embedded_names
     from detrkit.models import entry, list_models
+    from detrkit.weights.find import embedded_names
 
     wanted = "*" if pattern is None else pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
     names = list_models(wanted)

@@ -83,10 +83,10 @@ def predict_command(
     images that could not be read. Predictions of an earlier run in the same folder are replaced.
     """
     from detrkit.cli.console import local_checkpoint, stderr, stdout
-    from detrkit.inference.checkpoints import DEFAULT_MODEL
     from detrkit.inference.output import PredictionFolder
     from detrkit.inference.predictor import Predictor
     from detrkit.inference.sources import find_images
+    from detrkit.weights.find import DEFAULT_MODEL
 
     found = find_images(inputs, pictures=out / "images")
     predictor = Predictor(
@@ -124,7 +124,7 @@ def predict_images(
         DataError: an image cannot be read and ``skip`` is off.
     """
     from detrkit.cli.console import progress_bar
-    from detrkit.inference.predictor import read_source
+    from detrkit.inference.sources import open_image
 
     waiting: list[tuple[ImageInput, Image.Image]] = []
 
@@ -138,7 +138,7 @@ def predict_images(
     with progress_bar("predicting", total=len(found)) as bar:
         for number, item in enumerate(found, start=1):
             try:
-                waiting.append((item, read_source(item.source)))
+                waiting.append((item, open_image(item.source)))
             except DataError as error:
                 if not skip:
                     raise

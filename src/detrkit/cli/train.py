@@ -13,6 +13,7 @@ from detrkit.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from detrkit.config import Recipe
+    from detrkit.training import RunResult
 
 __all__ = ["train_command"]
 
@@ -96,7 +97,7 @@ def _from_data(data: str, given: dict[str, Any], overrides: list[str], *, resume
     return load_recipe(load_recipe(recipe, {"training.output": str(folder), **given}), overrides)
 
 
-def _begun_run(asked: Mapping[str, Any]) -> tuple[Path, Path] | None:
+def _begun_run(asked: Mapping[str, object]) -> tuple[Path, Path] | None:
     """(run folder, its recipe file) of the run to continue; None: there is none yet.
 
     Without ``training.output`` it is the one run below ``runs/`` on this data, and of this model where one is asked
@@ -105,10 +106,10 @@ def _begun_run(asked: Mapping[str, Any]) -> tuple[Path, Path] | None:
     Raises:
         RecipeError: several runs may be meant, or it is one of several seeds and they are not named.
     """
-    root, output, seeds = Path(asked["data.root"]), asked.get("training.output"), asked.get("training.seeds")
+    root, output, seeds = Path(str(asked["data.root"])), asked.get("training.output"), asked.get("training.seeds")
     beside = Path("runs").glob(f"*-{glob.escape(root.resolve().name)}")
     found: list[tuple[Path, Path]] = []
-    for folder in [Path(output)] if output else sorted(beside):
+    for folder in [Path(str(output))] if output else sorted(beside):
         files = sorted(folder.glob("seed*/recipe.yaml"))
         if not seeds:
             files = [*folder.glob("recipe.yaml"), *files]
@@ -126,24 +127,23 @@ def _begun_run(asked: Mapping[str, Any]) -> tuple[Path, Path] | None:
     return folder, file
 
 
-def _same_run(file: Path, root: Path, model: str | None) -> bool:
+def _same_run(file: Path, root: Path, model: object) -> bool:
     from detrkit.config import load_recipe
 
     recipe = load_recipe(file)
     return Path(recipe.data.root).resolve() == root.resolve() and model in (None, recipe.model.name)
 
 
-def _report(result: Any) -> None:
-    """The last lines: best AP, where the weights are, and what to do with them."""
+def _report(result: RunResult) -> None:
+    """The last lines: the best score, where the weights are, and what to do with them."""
     from accelerate.state import PartialState
 
-    from detrkit.training.progress import format_metric
+    from detrkit.training.progress import format_metrics
 
     if not PartialState().is_main_process:
         return
     metrics = result.metrics
     if "mean" not in metrics:
-        numbers = " ".join(f"{name} {format_metric(metrics.get(name))}" for name in ("AP", "AP50", "AP75"))
-        typer.echo(f"best: {numbers}" if metrics else "not evaluated")
+        typer.echo(f"best: {format_metrics(metrics, result.headline)}" if metrics else "not evaluated")
     typer.echo(f"weights: {result.best}")
     typer.echo(f"try them: detrkit predict IMAGE --model {result.best}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -50,7 +50,7 @@ def list_command(as_json: JsonFlag = False) -> None:
     stdout().print("no: it has a mask head, and masks are not supported yet.")
 
 
-def _row(item: OfficialFile) -> dict[str, Any]:
+def _row(item: OfficialFile) -> dict[str, object]:
     """One file of the catalogue for JSON."""
     from dataclasses import asdict
 
@@ -117,9 +117,9 @@ def convert(
 ) -> None:
     """Turn an official checkpoint into one of ours, or (--official) one of ours into an official .pth."""
     from detrkit.cli.console import local_checkpoint, stdout
-    from detrkit.inference.checkpoints import find_checkpoint
     from detrkit.weights.checkpoint import is_ours
     from detrkit.weights.download import file_name, is_url
+    from detrkit.weights.find import find_checkpoint
 
     path = find_checkpoint(local_checkpoint(file))
     # beside a file of the user's own; never into the package or the cache
@@ -174,8 +174,8 @@ def _to_ours(path: Path, target: Path, name: str | None, classes: str | None, op
 def inspect(file: File, as_json: JsonFlag = False) -> None:
     """What is in a checkpoint: ours, official, or how it differs from the nearest model. No code from it is run."""
     from detrkit.cli.console import local_checkpoint, print_json
-    from detrkit.inference.checkpoints import find_checkpoint
     from detrkit.weights import inspect_checkpoint
+    from detrkit.weights.find import find_checkpoint
 
     found = inspect_checkpoint(find_checkpoint(local_checkpoint(file)))
     if as_json:
@@ -241,11 +241,11 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
     return rows
 
 
-def _yaml(content: Any) -> str:
+def _yaml(content: object) -> str:
     """As YAML, without what is null."""
     import yaml
 
-    def plain(value: Any) -> Any:
+    def plain(value: object) -> object:
         if isinstance(value, dict):
             return {str(key): plain(each) for key, each in value.items() if each is not None}
         if isinstance(value, list | tuple):

@@ -100,6 +100,16 @@ class DataSection(Section):
             raise ValueError(f"data.crop_size is [least, most], got {list(self.crop_size)}")
         return self
 
+    def image_sizes(self) -> dict[str, int | tuple[int, ...]]:
+        """The sizes given here, by the model option that each of them replaces."""
+        sizes: dict[str, int | tuple[int, ...] | None] = {
+            "train_short_sides": None if self.short_sides is None else tuple(self.short_sides),
+            "train_max_side": self.max_side,
+            "eval_short_side": self.eval_short_side,
+            "eval_max_side": self.eval_max_side,
+        }
+        return {name: size for name, size in sizes.items() if size is not None}
+
 
 class TrainingSection(Section):
     """Length, batch, precision, evaluation and where the run is kept.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -38,7 +38,7 @@ def resolve_device(device: str | torch.device | None = "auto") -> torch.device:
     return chosen
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """The context in which a forward pass of this precision runs; nothing for fp32."""
     if precision == "fp32":
         return nullcontext()

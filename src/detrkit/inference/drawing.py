@@ -5,9 +5,9 @@ from __future__ import annotations
 import colorsys
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from detrkit.data.images import read_image
@@ -45,7 +45,7 @@ def class_color(label: int) -> Color:
 
 
 def draw_detections(
-    detections: Detections, image: Image.Image | np.ndarray[Any, Any] | str | Path | None = None
+    detections: Detections, image: Image.Image | NDArray[np.uint8] | str | Path | None = None
 ) -> Image.Image:
     """The image with a box, and a chip with name and score, for every detection.
 

@@ -7,17 +7,31 @@ import json
 import os
 import tempfile
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TypedDict
 
 from PIL import Image
 
 from detrkit.errors import DataError, RunError
 from detrkit.inference.drawing import draw_detections
 from detrkit.structures import Categories, Detections
+from detrkit.structures.detections import ResultRow
 
 __all__ = ["PredictionFolder"]
 
 _JSON_FILES = ("predictions.json", "results.json", "skipped.json")
+
+
+class _ImageRow(TypedDict):
+    id: int
+    file_name: str
+    width: int
+    height: int
+
+
+class _AnnotationRow(ResultRow):
+    id: int
+    area: float
+    iscrowd: int
 
 
 class PredictionFolder:
@@ -44,9 +58,10 @@ class PredictionFolder:
         self.pictures = pictures
         self.image_folder = self.folder / "images"
         self.skipped: list[dict[str, str]] = []
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
-        self._categories = [{"id": category.id, "name": category.name} for category in categories.named]
+        self._images: list[_ImageRow] = []
+        self._annotations: list[_AnnotationRow] = []
+        self._results: list[ResultRow] = []
+        self._categories = categories.named
         if self.folder.exists() and not self.folder.is_dir():
             raise DataError(f"{self.folder}: the output must be a folder, but this is a file")
         self._earlier = self._earlier_pictures()
@@ -60,7 +75,9 @@ class PredictionFolder:
         image_id = len(self._images) + 1
         height, width = detections.image_size
         self._images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
-        for row in detections.to_coco(image_id):
+        rows = detections.to_coco(image_id)
+        self._results += rows
+        for row in rows:
             area = row["bbox"][2] * row["bbox"][3]
             self._annotations.append({"id": len(self._annotations) + 1, **row, "area": area, "iscrowd": 0})
         if self.pictures:
@@ -89,7 +106,7 @@ class PredictionFolder:
 
     def counts(self) -> dict[str, int]:
         """Objects so far by class name, in label order, classes without any left out."""
-        names = {row["id"]: str(row["name"]) for row in self._categories}
+        names = {category.id: str(category.name) for category in self._categories}
         totals = dict.fromkeys(names.values(), 0)
         for row in self._annotations:
             totals[names[row["category_id"]]] += 1
@@ -101,19 +118,16 @@ class PredictionFolder:
         Raises:
             RunError: they cannot be written, for example because the disk is full.
         """
-        predictions = {"images": self._images, "categories": self._categories, "annotations": self._annotations}
-        results = [
-            {key: row[key] for key in ("image_id", "category_id", "bbox", "score", "segmentation") if key in row}
-            for row in self._annotations
-        ]
+        categories = [{"id": category.id, "name": category.name} for category in self._categories]
+        predictions = {"images": self._images, "categories": categories, "annotations": self._annotations}
         self._write_json("predictions.json", predictions)
-        self._write_json("results.json", results)
+        self._write_json("results.json", self._results)
         self._write_json("skipped.json", self.skipped)
         for path in self._earlier:
             path.unlink(missing_ok=True)
         self._earlier.clear()
 
-    def _write_json(self, name: str, content: Any) -> None:
+    def _write_json(self, name: str, content: object) -> None:
         path, part = self.folder / name, ""
         try:
             with tempfile.NamedTemporaryFile("w", dir=self.folder, suffix=".part", delete=False) as file:
@@ -148,7 +162,7 @@ class PredictionFolder:
         return found
 
 
-def _is_predictions(content: Any) -> bool:
+def _is_predictions(content: object) -> bool:
     keys = {"images", "categories", "annotations"}
     return (
         isinstance(content, dict)

@@ -11,18 +11,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from detrkit.data.images import ImageSource, read_image
+from detrkit.data.images import ImageSource
 from detrkit.data.records import ImageRecord
-from detrkit.inference.checkpoints import DEFAULT_MODEL, fetch_image, find_checkpoint, is_url
 from detrkit.inference.device import Precision, autocast, resolve_device
-from detrkit.inference.evaluation import eval_transform
 from detrkit.inference.postprocess import postprocess
+from detrkit.inference.sources import open_image
+from detrkit.inference.transform import eval_transform
 from detrkit.models import Detector
 from detrkit.structures import Categories, Category, Detections, pad_images
 from detrkit.weights import open_checkpoint
 from detrkit.weights.classes import COCO_CATEGORIES
+from detrkit.weights.download import is_url
+from detrkit.weights.find import DEFAULT_MODEL, find_checkpoint
 
-__all__ = ["DEFAULT_NMS", "Predictor", "read_source"]
+__all__ = ["DEFAULT_NMS", "Predictor"]
 
 DEFAULT_NMS = 0.7
 """IoU of NMS where it is asked for without one, as published (DE-DETR)."""
@@ -105,7 +107,7 @@ class Predictor:
 
     @torch.no_grad()
     def _batch(self, sources: Sequence[ImageSource], threshold: float) -> list[Detections]:
-        pictures = [read_source(source) for source in sources]
+        pictures = [open_image(source) for source in sources]
         samples = [self._transform(picture, _record(picture)) for picture in pictures]
         images, mask = pad_images([sample.image for sample in samples], self.config.size_divisor)
         with autocast(self.device, self.precision):
@@ -135,18 +137,7 @@ def _load(path_or_name: str | Path | Detector) -> Detector:
     return path_or_name if isinstance(path_or_name, Detector) else open_checkpoint(find_checkpoint(path_or_name))
 
 
-def read_source(source: ImageSource) -> Image.Image:
-    """Any image that :meth:`Predictor.predict` takes, as upright RGB.
-
-    Raises:
-        DataError: it cannot be read or fetched.
-    """
-    if isinstance(source, str) and is_url(source):
-        source = fetch_image(source)
-    return read_image(source)
-
-
-def _path(source: Any) -> Path | None:
+def _path(source: ImageSource) -> Path | None:
     return Path(source) if isinstance(source, str | Path) and not is_url(str(source)) else None
 
 

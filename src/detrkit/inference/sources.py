@@ -1,18 +1,22 @@
-"""What ``detrkit predict`` is pointed at: files, folders and URLs become a list of images with names."""
+"""Where images to predict come from: files, folders and URLs become a list of images with names, and each is read."""
 
 from __future__ import annotations
 
 import os
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from detrkit.data.images import IMAGE_SUFFIXES
-from detrkit.errors import DataError
-from detrkit.inference.checkpoints import is_url
+from PIL import Image
 
-__all__ = ["ImageInput", "find_images"]
+from detrkit.data.images import IMAGE_SUFFIXES, ImageSource, read_image
+from detrkit.errors import DataError
+from detrkit.weights.download import is_url
+
+__all__ = ["ImageInput", "find_images", "open_image"]
 
 _VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
 
@@ -23,6 +27,24 @@ class ImageInput:
 
     source: str | Path
     file_name: str
+
+
+def open_image(source: ImageSource) -> Image.Image:
+    """Any image that ``Predictor.predict`` takes, also one behind a URL, as upright RGB.
+
+    Raises:
+        DataError: it cannot be read or fetched.
+    """
+    return read_image(_fetch(source) if isinstance(source, str) and is_url(source) else source)
+
+
+def _fetch(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response:
+            content: bytes = response.read()
+            return content
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise DataError(f"{url}: the image cannot be fetched: {getattr(error, 'reason', None) or error}") from error
 
 
 def find_images(arguments: Sequence[str], *, pictures: Path | None = None) -> list[ImageInput]:

@@ -10,24 +10,91 @@ The numbers are those of lvis-api and bear its names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Self
 
 from detrkit.errors import DataError
-from detrkit.metrics.coco import AREAS, IOU50, IOU75, FloatArray, check_iou_type, evaluate, mean_defined
 from detrkit.metrics.coco_json import GroundTruth, read_ground_truth, read_json, read_results
+from detrkit.metrics.instances import (
+    AREAS,
+    IOU50,
+    IOU75,
+    Curves,
+    InstanceMetric,
+    IouType,
+    Row,
+    check_iou_type,
+    mean_defined,
+)
+from detrkit.metrics.protocol import AnnotatedData
 from detrkit.metrics.score import Score
 from detrkit.structures import FREQUENCIES, NEGATIVES, NOT_EXHAUSTIVE
 
-__all__ = ["score_lvis"]
+__all__ = ["LvisMetric", "score_lvis"]
+
+
+class LvisMetric(InstanceMetric):
+    """LVIS AP and AR.
+
+    Args:
+        ground_truth: LVIS annotations as a file or its content.
+        iou_type: overlap of ``"bbox"`` or of ``"segm"`` masks.
+        max_detections: how many detections of an image count, best first.
+
+    Raises:
+        DataError: the file is missing or is not what it should be; the message names the file and the row.
+    """
+
+    protocol = "lvis"
+    headline = ("AP", "AP50", "AP75")
+    class_columns = ("AP", "AP50", "AP75")
+
+    def __init__(
+        self,
+        ground_truth: Mapping[str, object] | str | Path,
+        *,
+        iou_type: IouType = "bbox",
+        max_detections: int = 300,
+    ) -> None:
+        check_iou_type(iou_type)
+        if max_detections < 1:
+            raise ValueError(f"max_detections must be at least 1, not {max_detections}")
+        content, name = read_json(ground_truth, "ground truth")
+        truth = read_ground_truth(content, iou_type=iou_type, name=name)
+        self._frequencies = _add_lvis(truth, content)
+        super().__init__(truth, iou_type=iou_type)
+        self.max_detections = max_detections
+
+    @classmethod
+    def of(cls, data: AnnotatedData) -> Self:
+        """LVIS AP of boxes on these data."""
+        return cls(data.coco_ground_truth())
+
+    def score(self, rows: list[Row], *, image_ids: Iterable[int] | None = None) -> Score:
+        """The LVIS numbers, overall and for each class."""
+        curves = self.curves(rows, image_ids, lvis_detections=self.max_detections)
+        by_frequency: dict[str, float | None] = {}
+        for letter in FREQUENCIES:
+            classes = [k for k, other in enumerate(self._frequencies) if other == letter]
+            by_frequency[f"AP{letter}"] = mean_defined(curves.precision[:, :, classes, 0, 0])
+        return Score(
+            protocol=self.protocol,
+            iou_type=self.iou_type,
+            metrics=_precisions(curves) | by_frequency | _recalls(curves, self.max_detections),
+            per_class={
+                class_name: _precisions(curves.of_class(k)) | _recalls(curves.of_class(k), self.max_detections)
+                for k, class_name in enumerate(self.truth.class_names)
+            },
+            headline=self.headline,
+        )
 
 
 def score_lvis(
-    ground_truth: Mapping[str, Any] | str | Path,
-    results: Sequence[Mapping[str, Any]] | Mapping[str, Any] | str | Path,
+    ground_truth: Mapping[str, object] | str | Path,
+    results: Sequence[Mapping[str, object]] | Mapping[str, object] | str | Path,
     *,
-    iou_type: Literal["bbox", "segm"] = "bbox",
+    iou_type: IouType = "bbox",
     max_detections: int = 300,
 ) -> Score:
     """LVIS AP and AR of a results list against LVIS annotations, overall and for each class.
@@ -41,31 +108,13 @@ def score_lvis(
     Raises:
         DataError: a file is missing or is not what it should be; the message names the file and the row.
     """
-    check_iou_type(iou_type)
-    if max_detections < 1:
-        raise ValueError(f"max_detections must be at least 1, not {max_detections}")
-    content, name = read_json(ground_truth, "ground truth")
-    truth = read_ground_truth(content, iou_type=iou_type, name=name)
-    frequencies = _add_lvis(truth, content)
-    rows = read_results(results, truth, iou_type=iou_type)
-    precision, recall = evaluate(truth, rows, iou_type=iou_type, lvis_detections=max_detections)
-    precision, recall = precision[..., 0], recall[..., 0]
-
-    classes_of = {letter: [k for k, other in enumerate(frequencies) if other == letter] for letter in FREQUENCIES}
-    by_frequency = {f"AP{letter}": mean_defined(precision[:, :, k, 0]) for letter, k in classes_of.items()}
-    return Score(
-        protocol="lvis",
-        iou_type=iou_type,
-        metrics=_precisions(precision) | by_frequency | _recalls(recall, max_detections),
-        per_class={
-            class_name: _precisions(precision[:, :, k : k + 1]) | _recalls(recall[:, k : k + 1], max_detections)
-            for k, class_name in enumerate(truth.class_names)
-        },
-    )
+    metric = LvisMetric(ground_truth, iou_type=iou_type, max_detections=max_detections)
+    return metric.score(read_results(results, metric.truth, iou_type=iou_type))
 
 
-def _precisions(precision: FloatArray) -> dict[str, float | None]:
-    """The APs over the classes in precision (IoU, recall points, classes, areas)."""
+def _precisions(curves: Curves) -> dict[str, float | None]:
+    """The APs over the classes in the curves."""
+    precision = curves.precision[..., 0]
     numbers = {
         "AP": mean_defined(precision[..., 0]),
         "AP50": mean_defined(precision[IOU50, ..., 0]),
@@ -74,8 +123,9 @@ def _precisions(precision: FloatArray) -> dict[str, float | None]:
     return numbers | {f"AP{size}": mean_defined(precision[..., area]) for size, area in AREAS.items() if size}
 
 
-def _recalls(recall: FloatArray, limit: int) -> dict[str, float | None]:
-    """The ARs over the classes in recall (IoU, classes, areas)."""
+def _recalls(curves: Curves, limit: int) -> dict[str, float | None]:
+    """The ARs over the classes in the curves."""
+    recall = curves.recall[..., 0]
     return {f"AR{size}@{limit}": mean_defined(recall[..., area]) for size, area in AREAS.items()}
 
 

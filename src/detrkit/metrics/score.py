@@ -4,25 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
-__all__ = ["Score"]
+__all__ = ["Numbers", "Score", "ScoreJson"]
+
+Numbers = Mapping[str, float | None]
+"""Name to fraction in [0, 1]; None where the protocol leaves it undefined (no ground truth of that kind)."""
+
+
+class ScoreJson(TypedDict):
+    """A score as ``detrkit score --json`` prints it."""
+
+    protocol: str
+    iou_type: str
+    metrics: dict[str, float | None]
+    per_class: dict[str, dict[str, float | None]]
 
 
 @dataclass(frozen=True)
 class Score:
     """Numbers of one evaluation.
 
-    protocol (``"coco"``) · iou_type ``"bbox"`` or ``"segm"`` · metrics: name to fraction in [0, 1], None where the
-    protocol leaves it undefined (no ground truth of that kind) · per_class: class name to the same for that class.
+    Attributes:
+        protocol: what defines them, such as ``"coco"``.
+        iou_type: ``"bbox"`` or ``"segm"``.
+        metrics: over all classes.
+        per_class: the same for each class, by its name.
+        headline: names of the few numbers that a summary shows; the first of them chooses the best weights of a run.
     """
 
     protocol: str
     iou_type: str
-    metrics: Mapping[str, float | None]
-    per_class: Mapping[str, Mapping[str, float | None]]
+    metrics: Numbers
+    per_class: Mapping[str, Numbers]
+    headline: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    @property
+    def primary(self) -> str:
+        """Name of the number that chooses the best weights of a run."""
+        return self.headline[0]
+
+    @property
+    def value(self) -> float | None:
+        """That number."""
+        return self.metrics.get(self.primary)
+
+    def to_json(self) -> ScoreJson:
         """Plain dictionaries, ready for ``json.dump``: protocol, iou_type, metrics, per_class."""
         return {
             "protocol": self.protocol,

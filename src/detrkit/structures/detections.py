@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detrkit.structures.categories import Categories
 
 if TYPE_CHECKING:
+    import supervision
     from PIL import Image
 
-__all__ = ["Detections"]
+__all__ = ["Detections", "ResultRow"]
+
+
+class ResultRow(TypedDict):
+    """One row of a COCO results list: ``bbox`` is [x, y, width, height] in pixels."""
+
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    score: float
 
 
 @dataclass(kw_only=True)
 class Detections:
     """Objects found in one image, best first.
 
-    boxes float32 (N, 4) xyxy pixels of the upright original, clipped to it · scores float32 (N,), descending ·
-    labels int64 (N,), 0..K-1 · categories in label order · image_size (height, width) · masks bool (N, H, W) or None ·
-    image_id and path where known.
+    Attributes:
+        boxes: float32 (N, 4) xyxy pixels of the upright original, clipped to it.
+        scores: float32 (N,), descending.
+        labels: int64 (N,), 0..K-1.
+        categories: in label order; their ids are those that are written.
+        image_size: (height, width) of the upright original.
+        masks: bool (N, H, W) or None.
+        image_id: where known.
+        path: where known.
     """
 
-    boxes: np.ndarray[Any, np.dtype[np.float32]]
-    scores: np.ndarray[Any, np.dtype[np.float32]]
-    labels: np.ndarray[Any, np.dtype[np.int64]]
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
     categories: Categories
     image_size: tuple[int, int]
-    masks: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+    masks: NDArray[np.bool_] | None = None
     image_id: int | None = None
     path: Path | None = None
 
@@ -38,7 +56,7 @@ class Detections:
         return len(self.scores)
 
     @property
-    def category_ids(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def category_ids(self) -> NDArray[np.int64]:
         """(N,) the data set's own class ids."""
         return np.asarray(self.categories.ids, dtype=np.int64)[self.labels]
 
@@ -47,12 +65,22 @@ class Detections:
         """(N,) class names."""
         return [str(self.categories[label].name) for label in self.labels]
 
-    def keep(self, index: Any) -> Detections:
+    def keep(self, index: NDArray[np.bool_] | NDArray[np.int64] | Sequence[int] | slice) -> Detections:
         """The detections that ``index`` selects (mask, slice or positions), in that order."""
         masks = None if self.masks is None else self.masks[index]
         return replace(self, boxes=self.boxes[index], scores=self.scores[index], labels=self.labels[index], masks=masks)
 
-    def to_coco(self, image_id: int | None = None) -> list[dict[str, Any]]:
+    def relabel(self, labels: Sequence[int | None], categories: Categories) -> Detections:
+        """The same objects as classes of another set, in the same order.
+
+        Args:
+            labels: for each label of ``self.categories`` the label in ``categories``; detections of None are left out.
+            categories: the other set.
+        """
+        other = np.array([-1 if label is None else label for label in labels], dtype=np.int64)[self.labels]
+        return replace(self, labels=other, categories=categories).keep(other >= 0)
+
+    def to_coco(self, image_id: int | None = None) -> list[ResultRow]:
         """COCO results rows: image_id, category_id (original id), bbox [x, y, w, h] in pixels, score.
 
         Raises:
@@ -62,7 +90,7 @@ class Detections:
             image_id = self.image_id
         if image_id is None:
             raise ValueError("to_coco needs an image id: pass image_id=…, since these detections carry none")
-        rows = []
+        rows: list[ResultRow] = []
         for box, score, category_id in zip(self.boxes, self.scores, self.category_ids, strict=True):
             x1, y1, x2, y2 = (float(value) for value in box)
             rows.append(
@@ -75,7 +103,7 @@ class Detections:
             )
         return rows
 
-    def to_supervision(self) -> Any:
+    def to_supervision(self) -> supervision.Detections:
         """The same as ``supervision.Detections`` (class_id = label; names in ``data["class_name"]``).
 
         Raises:
@@ -93,7 +121,7 @@ class Detections:
             data={"class_name": np.asarray(self.names)},
         )
 
-    def draw(self, image: Image.Image | np.ndarray[Any, Any] | str | Path | None = None) -> Image.Image:
+    def draw(self, image: Image.Image | NDArray[np.uint8] | str | Path | None = None) -> Image.Image:
         """The image with boxes, names and scores drawn on it; by default the file the detections came from."""
         from detrkit.inference.drawing import draw_detections
 

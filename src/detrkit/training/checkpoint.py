@@ -13,19 +13,37 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import torch
+from torch import Tensor
 
 from detrkit.errors import CheckpointError, RunError
+from detrkit.training.best import BestState
 
-__all__ = ["load_state", "save_best", "save_last"]
+__all__ = ["RunState", "load_state", "save_best", "save_last"]
 
 STATE = "state.pt"
 MODEL = "model.safetensors"
 FORMAT = 1
 
 SaveModel = Callable[[Path], None]
+
+
+class RunState(TypedDict):
+    """Everything that a resumed run needs to equal an uninterrupted one: tensors, numbers, strings, lists, dicts."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, object]
+    ema: dict[str, object] | None
+    scaler: dict[str, object] | None
+    rng: list[dict[str, object]]
+    """Of each process; the loader's workers need none (see ``rng.py``)."""
+    position: dict[str, int]
+    best: BestState
+    processes: int
+    batches: int
+    recipe: dict[str, object]
 
 
 def _sync(path: Path) -> None:
@@ -58,15 +76,15 @@ def saving_failed(error: Exception, path: Path) -> RunError:
     )
 
 
-def _write_state(state: dict[str, Any], path: Path) -> None:
+def _write_state(state: dict[str, object], path: Path) -> None:
     with open(path, "wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
 
 
-def save_last(folder: Path, state: dict[str, Any], save_model: SaveModel) -> None:
-    """Replace ``folder/last``. ``state``: tensors, numbers, strings, lists, dicts; ``save_model(path)`` writes weights.
+def save_last(folder: Path, state: RunState, save_model: SaveModel) -> None:
+    """Replace ``folder/last``; ``save_model(path)`` writes weights.
 
     Raises:
         RunError: the files could not be written (disk full); the previous checkpoint is intact.
@@ -112,7 +130,7 @@ def save_best(folder: Path, save_model: SaveModel) -> Path:
     return best
 
 
-def load_state(folder: Path) -> dict[str, Any] | None:
+def load_state(folder: Path) -> RunState | None:
     """The state in ``folder/last``, on the CPU, or None when there is none yet. Nothing is unpickled but plain data.
 
     Raises:
@@ -129,4 +147,4 @@ def load_state(folder: Path) -> dict[str, Any] | None:
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a state that this version of detrkit can resume")
-    return state
+    return cast(RunState, state)

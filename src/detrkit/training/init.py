@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 from detrkit.errors import CheckpointError
-from detrkit.inference.checkpoints import find_checkpoint
 from detrkit.models import Detector
 from detrkit.weights import load_official
+from detrkit.weights.find import find_checkpoint
 
 __all__ = ["start_from"]
 

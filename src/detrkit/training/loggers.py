@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from detrkit.errors import RunError
 
 __all__ = ["JsonLines", "Logger", "TensorBoard", "WandB", "build_loggers", "read_log"]
 
-Row = dict[str, Any]
+Row = Mapping[str, object]
 
 
 class Logger(Protocol):
@@ -26,11 +27,11 @@ class Logger(Protocol):
         """Flush and end."""
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """JSON has no NaN: not-finite numbers become null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     return value
 
@@ -126,12 +127,12 @@ def build_loggers(folder: Path, recipe: Recipe) -> list[Logger]:
     return loggers
 
 
-def read_log(path: Path) -> list[Row]:
+def read_log(path: Path) -> list[dict[str, Any]]:
     """The rows of a run's ``log.jsonl``, without those that a resume did again.
 
     Steps after the last checkpoint of a killed process are in the file twice; the later ones count.
     """
-    rows: list[Row] = []
+    rows: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)

@@ -1,19 +1,28 @@
-"""What the person at the terminal sees: a bar with time left, loss and AP; plain lines where there is no terminal."""
+"""What the person at the terminal sees: a bar with time left, loss and best score; plain lines without a terminal."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-__all__ = ["TrainingProgress", "format_metric"]
+from detrkit.metrics import Score
+from detrkit.metrics.score import Numbers
+from detrkit.training.best import Best
+
+__all__ = ["TrainingProgress", "format_metric", "format_metrics"]
 
 
 def format_metric(value: float | None) -> str:
     """Three decimals, or a dash for what is undefined."""
     return "-" if value is None else f"{value:.3f}"
+
+
+def format_metrics(metrics: Numbers, names: Iterable[str]) -> str:
+    """The numbers of these names, each after its name."""
+    return " ".join(f"{name} {format_metric(metrics.get(name))}" for name in names)
 
 
 def _duration(seconds: float) -> str:
@@ -27,17 +36,18 @@ class TrainingProgress:
 
     Args:
         total: optimizer steps of the whole run.
-        done: steps done by the run this one continues; best: its best AP.
+        done: steps done by the run this one continues.
+        best: its best evaluation.
         enabled: False on every process but the main one.
         name: what to call the run.
     """
 
     def __init__(
-        self, total: int, *, done: int = 0, best: float | None = None, enabled: bool = True, name: str = "training"
+        self, total: int, *, done: int = 0, best: Best | None = None, enabled: bool = True, name: str = "training"
     ) -> None:
         self.console = Console(stderr=True, quiet=not enabled)
         self._total, self._first, self._start = total, done, time.monotonic()
-        self._best = best
+        self._best = Best() if best is None else best
         self._bar: Progress | None = None
         self._task = TaskID(0)
         if enabled and self.console.is_terminal:
@@ -65,17 +75,18 @@ class TrainingProgress:
     def step(self, step: int, epoch: int, loss: float) -> None:
         """After each optimizer step."""
         if self._bar is not None:
-            best = f" AP {self._best:.3f}" if self._best is not None else ""
-            self._bar.update(self._task, completed=step, numbers=f"epoch {epoch} loss {loss:.3f}{best}")
+            numbers = f"epoch {epoch} loss {loss:.3f}"
+            if self._best.value is not None:
+                numbers += f" {format_metrics(self._best.metrics, self._best.headline[:1])}"
+            self._bar.update(self._task, completed=step, numbers=numbers)
 
-    def line(self, row: dict[str, Any]) -> None:
+    def line(self, step: int, epoch: int, numbers: Mapping[str, float]) -> None:
         """At each log line; printed only where there is no bar."""
         if self._bar is None:
-            done = max(1, row["step"] - self._first)
-            left = (time.monotonic() - self._start) / done * (self._total - row["step"])
+            left = (time.monotonic() - self._start) / max(1, step - self._first) * (self._total - step)
             self.say(
-                f"epoch {row['epoch']} step {row['step']}/{self._total} loss {row['loss']:.4f} lr {row['lr']:.2e} "
-                f"{row['images_per_second']:.1f} images/s, {_duration(left)} left"
+                f"epoch {epoch} step {step}/{self._total} loss {numbers['loss']:.4f} lr {numbers['lr']:.2e} "
+                f"{numbers['images_per_second']:.1f} images/s, {_duration(left)} left"
             )
 
     def evaluating(self, done: int, total: int) -> None:
@@ -83,11 +94,11 @@ class TrainingProgress:
         if self._bar is not None:
             self._bar.update(self._task, numbers=f"evaluating {done}/{total}")
 
-    def evaluated(self, epoch: int, metrics: dict[str, float | None], best: float | None) -> None:
+    def evaluated(self, epoch: int, score: Score, best: Best) -> None:
         """After each evaluation."""
         self._best = best
-        numbers = " ".join(f"{name} {format_metric(metrics.get(name))}" for name in ("AP", "AP50", "AP75"))
-        self.say(f"epoch {epoch} evaluation: {numbers} (best AP {format_metric(best)})")
+        numbers = format_metrics(score.metrics, score.headline)
+        self.say(f"epoch {epoch} evaluation: {numbers} (best {format_metrics(best.metrics, best.headline[:1])})")
 
     def say(self, text: str) -> None:
         """A line of text, above the bar."""

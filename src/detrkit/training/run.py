@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from accelerate import Accelerator
@@ -23,12 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from detrkit.config import Recipe, load_recipe
+from detrkit.data import DetectionDataset
+from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.errors import DataError, RecipeError, RunError
-from detrkit.training.checkpoint import load_state, saving_failed
+from detrkit.training.checkpoint import RunState, load_state, saving_failed
 from detrkit.training.loggers import Logger, build_loggers
 from detrkit.training.progress import format_metric
 from detrkit.training.rng import seed_everything
-from detrkit.training.setup import MINIMUM_STEPS, SHORT_FINE_TUNING, SHORT_STEPS, Task, build_task, resolve, run_folder
+from detrkit.training.setup import MINIMUM_STEPS, SHORT_FINE_TUNING, SHORT_STEPS, build_task, resolve, run_folder
 from detrkit.training.trainer import Trainer
 
 __all__ = ["RunResult", "train"]
@@ -42,23 +44,27 @@ _RUN_FILES = ("last", "last.new", "best", "log.jsonl", "recipe.yaml", "tensorboa
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its folder, the best weights, and their metrics.
+    """A finished run.
 
-    With several seeds ``metrics`` is ``{"mean": {…}, "std": {…}, "seeds": {"0": {…}, …}}``, ``best`` the weights of the
-    best seed and ``folder`` the folder that holds ``seed0``, ``seed1``, ….
+    Attributes:
+        folder: of the run; with several seeds the folder that holds ``seed0``, ``seed1``, ….
+        best: the best weights; with several seeds those of the best seed.
+        metrics: their numbers; with several seeds ``{"mean": {…}, "std": {…}, "seeds": {"0": {…}, …}}``.
+        headline: names of the few numbers that a summary shows; the first of them chose the best weights.
     """
 
     folder: Path
     best: Path
     metrics: dict[str, Any]
+    headline: tuple[str, ...] = ()
 
 
 def train(
-    recipe: str | Path | Mapping[str, Any] | Recipe,
+    recipe: str | Path | Mapping[str, object] | Recipe,
     *,
     resume: bool = False,
     overwrite: bool = False,
-    **overrides: Any,
+    **overrides: object,
 ) -> RunResult:
     """Train a model.
 
@@ -117,8 +123,8 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
     accelerator = _accelerator(recipe)
     seed_everything(recipe.training.seed)  # the same initial weights on every process
     task = build_task(recipe)
-    loader = _loader(recipe, task, accelerator)
-    batches = len(loader.batch_sampler)
+    sampler = _sampler(recipe, task.train_data, accelerator)
+    batches = len(sampler)
     recipe = resolve(recipe, batches_per_epoch=batches, folder=folder)
     if state is not None:
         _check_agreement(recipe, state, folder, processes=accelerator.num_processes, batches=batches)
@@ -133,7 +139,7 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
         trainer = Trainer(
             recipe=recipe,
             task=task,
-            loader=loader,
+            sampler=sampler,
             accelerator=accelerator,
             folder=folder,
             loggers=loggers,
@@ -143,20 +149,17 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
         if accelerator.is_main_process:
             _announce(trainer, folder)
         best = trainer.fit()
-        trainer.log("end", best=best["AP"])
+        trainer.log("end", best=best.value)
     weights = folder / "best" / "model.safetensors"
     if not weights.exists():
         weights = folder / "last" / "model.safetensors"  # never evaluated
-    return RunResult(folder, weights, dict(best["metrics"]))
+    return RunResult(folder, weights, dict(best.metrics), best.headline)
 
 
-def _loader(recipe: Recipe, task: Task, accelerator: Accelerator) -> Any:
-    from detrkit.data.loader import build_loader
-    from detrkit.data.samplers import AspectRatioBatchSampler
-
-    sampler = AspectRatioBatchSampler(
-        aspect_ratios=task.train_data.aspect_ratios,
-        chances=task.train_data.chances,
+def _sampler(recipe: Recipe, data: DetectionDataset, accelerator: Accelerator) -> AspectRatioBatchSampler:
+    return AspectRatioBatchSampler(
+        aspect_ratios=data.aspect_ratios,
+        chances=data.chances,
         batch_size=recipe.training.batch_size,
         seed=recipe.training.seed,
         shuffle=True,
@@ -164,17 +167,11 @@ def _loader(recipe: Recipe, task: Task, accelerator: Accelerator) -> Any:
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
     )
-    return build_loader(
-        task.train_data,
-        sampler,
-        workers=recipe.training.workers,
-        size_divisor=task.model.config.input.size_divisor,
-    )
 
 
 def _announce(trainer: Trainer, folder: Path) -> None:
-    data, val_data, model = trainer.task.train_data, trainer.task.val_data, trainer.model
-    notes = {"training": data.load_errors, "validation": [] if val_data is None else val_data.load_errors}
+    data, validation, model = trainer.task.train_data, trainer.task.validation, trainer.model
+    notes = {"training": data.load_errors, "validation": [] if validation is None else validation.data.load_errors}
     trainer.log(
         "resume" if trainer.step else "start",
         total_steps=trainer.total_steps,
@@ -214,7 +211,7 @@ def _announce(trainer: Trainer, folder: Path) -> None:
 # ----------------------------------------------------------------------------------------------- the run's folder
 
 
-def _open_folder(folder: Path, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+def _open_folder(folder: Path, *, resume: bool, overwrite: bool) -> RunState | None:
     """The state to continue from, or None for a new run. Looks only; changes nothing."""
     if folder.exists() and not folder.is_dir():
         raise RecipeError(f"{folder}: the output is a file, not a folder; choose another training.output")
@@ -278,7 +275,7 @@ def _comments(path: Path) -> str:
     return "".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
 
 
-def _check_agreement(recipe: Recipe, state: dict[str, Any], folder: Path, *, processes: int, batches: int) -> None:
+def _check_agreement(recipe: Recipe, state: RunState, folder: Path, *, processes: int, batches: int) -> None:
     old, new = load_recipe(state["recipe"]).flat(), recipe.flat()
     free = set(_FREE) | {key for key in new if key.startswith("logging.")}
     if recipe.schedule.kind != "cosine":
@@ -302,6 +299,12 @@ def _check_agreement(recipe: Recipe, state: dict[str, Any], folder: Path, *, pro
 # ---------------------------------------------------------------------------------------------------- several seeds
 
 
+class _Seeds(TypedDict):
+    mean: dict[str, float | None]
+    std: dict[str, float | None]
+    seeds: dict[str, dict[str, float | None]]
+
+
 def _train_seeds(recipe: Recipe, seeds: Sequence[int], *, resume: bool, overwrite: bool) -> RunResult:
     folder = run_folder(recipe)
     results: dict[int, RunResult] = {}
@@ -311,15 +314,21 @@ def _train_seeds(recipe: Recipe, seeds: Sequence[int], *, resume: bool, overwrit
         one._source = recipe.source
         results[seed] = _train_one(one, resume=resume, overwrite=overwrite)
     mean, std = _mean_std([result.metrics for result in results.values()])
-    metrics = {"mean": mean, "std": std, "seeds": {str(seed): result.metrics for seed, result in results.items()}}
+    metrics: _Seeds = {"mean": mean, "std": std, "seeds": {str(seed): one.metrics for seed, one in results.items()}}
     if PartialState().is_main_process:
         (folder / "seeds.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         _print_seeds(metrics)
-    best = max(results.values(), key=lambda result: result.metrics.get("AP") or -math.inf)
-    return RunResult(folder, best.best, metrics)
+    best = max(results.values(), key=_quality)
+    return RunResult(folder, best.best, dict(metrics), best.headline)
 
 
-def _mean_std(rows: list[dict[str, Any]]) -> tuple[dict[str, float | None], dict[str, float | None]]:
+def _quality(result: RunResult) -> float:
+    """What one seed is chosen by."""
+    value: float | None = result.metrics.get(result.headline[0]) if result.headline else None
+    return value or -math.inf
+
+
+def _mean_std(rows: list[dict[str, float | None]]) -> tuple[dict[str, float | None], dict[str, float | None]]:
     """Mean and sample standard deviation (n - 1) of each metric; None where a run leaves it undefined."""
     mean: dict[str, float | None] = {}
     std: dict[str, float | None] = {}
@@ -332,7 +341,7 @@ def _mean_std(rows: list[dict[str, Any]]) -> tuple[dict[str, float | None], dict
     return mean, std
 
 
-def _print_seeds(metrics: dict[str, Any]) -> None:
+def _print_seeds(metrics: _Seeds) -> None:
     table = Table(title="mean ± standard deviation over seeds")
     table.add_column("seed")
     names = list(metrics["mean"])[:6]

@@ -15,11 +15,12 @@ from detrkit.data.samplers import images_of_classes
 from detrkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from detrkit.errors import CheckpointError, DataError, RecipeError
 from detrkit.losses import Criterion, FederatedClasses, build_criterion
+from detrkit.metrics import Metric, metric_for
 from detrkit.models import Detector, create_model
-from detrkit.structures import Categories
+from detrkit.structures import Categories, Detections
 from detrkit.training.init import start_from
 
-__all__ = ["Task", "build_model", "build_task", "load_split", "require_boxes", "resolve", "run_folder"]
+__all__ = ["Task", "Validation", "build_model", "build_task", "load_split", "require_boxes", "resolve", "run_folder"]
 
 MINIMUM_STEPS = 3000  # a detection transformer learns little in fewer optimizer steps
 SHORT_STEPS = 1500  # below this the usual outcome is AP 0
@@ -28,13 +29,21 @@ STEPS_BETWEEN_EVALUATIONS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What a run is scored on: the data, and their metric for all evaluations of the run."""
+
+    data: DetectionDataset
+    metric: Metric[Detections]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a run works on: the model with its classes, its criterion, the data (no ``val_data``: no evaluation)."""
+    """What a run works on: the model with its classes, its criterion, the data (no validation: no evaluation)."""
 
     model: Detector
     criterion: Criterion
     train_data: DetectionDataset
-    val_data: DetectionDataset | None
+    validation: Validation | None
 
 
 def load_split(recipe: Recipe, split: str) -> DetectionDataset:
@@ -92,7 +101,7 @@ def build_task(recipe: Recipe) -> Task:
         model=model,
         criterion=build_criterion(config, federated=_federated(recipe, config.architecture.classification, train_data)),
         train_data=train_data.with_transform(transform),
-        val_data=val_data,
+        validation=None if val_data is None else Validation(data=val_data, metric=metric_for(val_data)),
     )
 
 
@@ -165,13 +174,7 @@ def build_model(recipe: Recipe, categories: Categories) -> Detector:
         CheckpointError: the weights cannot be used.
     """
     section, data = recipe.model, recipe.data
-    sizes = {
-        "train_short_sides": data.short_sides and tuple(data.short_sides),
-        "train_max_side": data.max_side,
-        "eval_short_side": data.eval_short_side,
-        "eval_max_side": data.eval_max_side,
-    }
-    options = section.overrides | {name: size for name, size in sizes.items() if size is not None}
+    options = section.overrides | data.image_sizes()
     wanted = options.pop("num_classes", None)
     if wanted is not None and wanted != len(categories):
         raise RecipeError(

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from detrkit.errors import RecipeError
-from detrkit.inference.checkpoints import find_checkpoint
 from detrkit.models import Architecture, DetectorConfig, model_config
 from detrkit.models.config import COMMON_OPTIONS
 from detrkit.nn.backbone_weights import PACKAGED_WEIGHTS
 from detrkit.training.draft import Draft
 from detrkit.weights import CATALOGUE, OfficialFile, open_checkpoint, pulled_path
+from detrkit.weights.find import find_checkpoint
 
 __all__ = ["LAPTOP_MODEL", "available_checkpoint", "choose_model"]
 

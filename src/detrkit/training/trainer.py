@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,11 +15,14 @@ from accelerate.utils import gather_object
 
 from detrkit import weights
 from detrkit.config import Recipe
-from detrkit.data import DetectionDataset
+from detrkit.data import build_loader
+from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.errors import DataError, RunError
-from detrkit.inference import evaluation
+from detrkit.evaluation.loop import evaluate_model
 from detrkit.structures import Batch
 from detrkit.training import checkpoint
+from detrkit.training.best import Best
+from detrkit.training.checkpoint import RunState
 from detrkit.training.ema import EMA
 from detrkit.training.interrupt import Interrupt, Interrupted
 from detrkit.training.loggers import Logger
@@ -30,7 +32,7 @@ from detrkit.training.outputs import float_outputs, zero_anchor
 from detrkit.training.progress import TrainingProgress
 from detrkit.training.rng import preserved_rng, restore_rng, rng_state, seed_everything
 from detrkit.training.schedule import build_schedule
-from detrkit.training.setup import Task
+from detrkit.training.setup import Task, Validation
 
 __all__ = ["Trainer"]
 
@@ -43,7 +45,7 @@ class Trainer:
     Args:
         recipe: with every value filled in (``detrkit.training.setup.resolve``).
         task: model, criterion, data sets.
-        loader: yields :class:`~detrkit.structures.Batch`; its ``batch_sampler`` has ``set_epoch(epoch, start_batch)``.
+        sampler: the batches of an epoch for this process.
         accelerator: device, precision and processes.
         folder: where checkpoints go.
         loggers: take rows on the main process.
@@ -55,17 +57,20 @@ class Trainer:
         *,
         recipe: Recipe,
         task: Task,
-        loader: Any,
+        sampler: AspectRatioBatchSampler,
         accelerator: Accelerator,
         folder: Path,
         loggers: list[Logger],
-        state: dict[str, Any] | None = None,
+        state: RunState | None = None,
     ) -> None:
-        self.recipe, self.task, self.loader = recipe, task, loader
+        self.recipe, self.task, self.sampler = recipe, task, sampler
         self.accelerator, self.folder, self.loggers = accelerator, folder, loggers
         section = recipe.training
         self.accumulate = section.accumulate
-        self.batches = len(loader.batch_sampler)  # of one epoch, on each process
+        self.batches = len(sampler)  # of one epoch, on each process
+        self.loader = build_loader(
+            task.train_data, sampler, workers=section.workers, size_divisor=task.model.config.size_divisor
+        )
         steps_per_epoch = math.ceil(self.batches / self.accumulate)
         self.total_steps = section.iterations or (section.epochs or 1) * steps_per_epoch
         self.schedule = build_schedule(recipe.schedule, steps_per_epoch=steps_per_epoch, total_steps=self.total_steps)
@@ -87,7 +92,7 @@ class Trainer:
         self.skipped = 0  # consecutive steps without an update
         self.evaluated_step = -1
         self.unreadable = 0  # training images that are known to be damaged
-        self.best: dict[str, Any] = {"AP": None, "epoch": None, "metrics": {}}
+        self.best = Best()
         self.meter = Meter(accelerator)
         seed_everything(1000 * section.seed + accelerator.process_index + 1)
         if state is not None:
@@ -95,8 +100,8 @@ class Trainer:
 
     # -------------------------------------------------------------------------------------------------- the loop
 
-    def fit(self) -> dict[str, Any]:
-        """Train to the end; returns ``{"AP", "epoch", "metrics"}`` of the best evaluation.
+    def fit(self) -> Best:
+        """Train to the end; returns the best evaluation.
 
         Raises:
             RunError: the loss stays not finite, or a checkpoint cannot be written.
@@ -106,7 +111,7 @@ class Trainer:
         self.progress = TrainingProgress(
             self.total_steps,
             done=self.step,
-            best=self.best["AP"],
+            best=self.best,
             enabled=self.accelerator.is_main_process,
             name=self.folder.name,
         )
@@ -116,10 +121,10 @@ class Trainer:
                     self.train_epoch()
                 finished = self.step >= self.total_steps
                 due = every > 0 and (finished or (self.epoch + 1) % every == 0)
-                if due and self.task.val_data is not None and self.evaluated_step != self.step:
+                if due and self.task.validation is not None and self.evaluated_step != self.step:
                     self.save()  # so that nothing is lost when the evaluation is interrupted
                     with self.interrupt.immediate():
-                        self.evaluate(self.task.val_data)
+                        self.evaluate(self.task.validation)
                 if self.batch >= self.batches:
                     self.epoch, self.batch = self.epoch + 1, 0
                 self.save()
@@ -145,7 +150,7 @@ class Trainer:
     def micro_batches(self) -> Iterator[list[Batch]]:
         """This epoch's batches from the current position on, ``accumulate`` at a time."""
         self.task.train_data.set_epoch(self.recipe.training.seed, self.epoch)
-        self.loader.batch_sampler.set_epoch(self.epoch, start_batch=self.batch)
+        self.sampler.set_epoch(self.epoch, start_batch=self.batch)
         with preserved_rng():
             batches = iter(self.loader)
         try:
@@ -174,7 +179,8 @@ class Trainer:
             if self.step % self.recipe.logging.every == 0 or self.step == self.total_steps:
                 row = self.meter.row() | {"lr": rates.get("default", max(rates.values())), "grad_norm": norm}
                 row |= {f"lr_{name}": rate for name, rate in rates.items() if name != "default"}
-                self.progress.line(self.log("train", **row))
+                self.log("train", **row)
+                self.progress.line(self.step, self.current_epoch, row)
         else:
             self.skip(group)
         if self.stop:
@@ -237,17 +243,18 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------ evaluation, log, state
 
-    def evaluate(self, data: DetectionDataset) -> None:
-        """Score the validation data; the averaged weights when EMA is on. The highest AP so far becomes ``best``."""
+    def evaluate(self, validation: Validation) -> None:
+        """Score the validation data; the averaged weights when EMA is on. The best score so far becomes ``best``."""
         start = time.monotonic()
         section = self.recipe.training
         model = self.model if self.ema is None else self.ema.module
         # without masked padding the other images of a batch change a prediction a little: one at a time then
-        batch_size = section.batch_size if getattr(model.config, "mask_backbone_padding", False) else 1
+        batch_size = section.batch_size if self.task.model.config.mask_backbone_padding else 1
         with preserved_rng():
-            score = evaluation.evaluate_model(
+            score = evaluate_model(
                 model,
-                data,
+                validation.data,
+                metric=validation.metric,
                 batch_size=batch_size,
                 workers=section.workers,
                 device=self.accelerator.device,
@@ -256,26 +263,27 @@ class Trainer:
                 accelerator=self.accelerator,
             )
         self.evaluated_step = self.step
-        metrics = dict(score.metrics)
-        ap, old = metrics.get("AP"), self.best["AP"]
-        better = old is None or (ap is not None and ap > old)  # while AP is undefined, the last weights are the best
+        better = self.best.beaten_by(score)
         if better:
-            self.best = {"AP": ap, "epoch": self.epoch + 1, "metrics": metrics}
+            self.best = Best(epoch=self.epoch + 1, metrics=dict(score.metrics), headline=score.headline)
             if self.accelerator.is_main_process:
                 checkpoint.save_best(self.folder, self.save_model)
-        per_class = {name: numbers.get("AP") for name, numbers in score.per_class.items()}
+        per_class = {name: numbers.get(score.primary) for name, numbers in score.per_class.items()}
         seconds = time.monotonic() - start
         self.meter.pause(seconds)
-        self.log("eval", **metrics, per_class=per_class, best=better, seconds=round(seconds, 2))
-        self.progress.evaluated(self.epoch + 1, metrics, self.best["AP"])
+        self.log("eval", **score.metrics, per_class=per_class, best=better, seconds=round(seconds, 2))
+        self.progress.evaluated(self.epoch + 1, score, self.best)
 
-    def log(self, event: str, **numbers: Any) -> dict[str, Any]:
-        """Send a row to every logger; returns it."""
-        epoch = self.epoch + (self.batch > 0 or self.step == 0)  # 1-based; between two epochs, the one that ended
-        row = {"event": event, "epoch": epoch, "step": self.step, "time": round(time.time(), 2), **numbers}
+    @property
+    def current_epoch(self) -> int:
+        """Counted from 1; between two epochs the one that ended."""
+        return self.epoch + (self.batch > 0 or self.step == 0)
+
+    def log(self, event: str, **numbers: object) -> None:
+        """Send a row to every logger."""
+        row = {"event": event, "epoch": self.current_epoch, "step": self.step, "time": round(time.time(), 2), **numbers}
         for logger in self.loggers:
             logger.log(row)
-        return row
 
     def save_model(self, path: Path) -> None:
         """Write the weights to use (averaged when EMA is on) with the recipe."""
@@ -288,7 +296,7 @@ class Trainer:
             checkpoint.save_last(self.folder, self.state(states), self.save_model)
         self.accelerator.wait_for_everyone()
 
-    def state(self, rng: list[dict[str, Any]]) -> dict[str, Any]:
+    def state(self, rng: list[dict[str, object]]) -> RunState:
         """Everything a resumed run needs to equal an uninterrupted one bit for bit."""
         scaler = self.accelerator.scaler
         return {
@@ -296,25 +304,25 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
-            "rng": rng,  # of each process; the loader's workers need none (see rng.py)
+            "rng": rng,
             "position": {name: getattr(self, name) for name in _POSITION},
-            "best": self.best,
+            "best": self.best.state(),
             "processes": self.accelerator.num_processes,
             "batches": self.batches,
             "recipe": self.recipe.to_dict(),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: RunState) -> None:
         """Continue from :meth:`state`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
+        if self.ema is not None and state["ema"] is not None:
             self.ema.load_state_dict(state["ema"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         for name, value in state["position"].items():
             setattr(self, name, value)
-        self.best = state["best"]
+        self.best = Best.from_state(state["best"])
         restore_rng(state["rng"][self.accelerator.process_index])
 
 

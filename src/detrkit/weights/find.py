@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from pathlib import Path
 
-from detrkit.errors import CheckpointError, DataError
+from detrkit.errors import CheckpointError
 from detrkit.weights.catalogue import CATALOGUE
 from detrkit.weights.download import fetch, is_url
 from detrkit.weights.pull import pulled_path
 
-__all__ = ["ASSETS", "DEFAULT_MODEL", "embedded_names", "fetch_image", "find_checkpoint", "is_url"]
+__all__ = ["ASSETS", "DEFAULT_MODEL", "embedded_names", "find_checkpoint"]
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 DEFAULT_MODEL = "dape_lite0"
@@ -56,17 +54,3 @@ def find_checkpoint(path_or_name: str | Path) -> Path:
         f"there are no trained weights called '{text}' in the package (it has: {names}), and no file of that name; "
         "give one of these names, one of 'detrkit weights list', or the path of a checkpoint"
     )
-
-
-def fetch_image(url: str) -> bytes:
-    """The bytes of an image on the web.
-
-    Raises:
-        DataError: it cannot be fetched.
-    """
-    try:
-        with urllib.request.urlopen(url, timeout=30) as response:
-            content: bytes = response.read()
-            return content
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise DataError(f"{url}: the image cannot be fetched: {getattr(error, 'reason', None) or error}") from error

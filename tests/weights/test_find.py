@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from detrkit.errors import CheckpointError, DetrkitError
-from detrkit.inference import checkpoints
-from detrkit.inference.checkpoints import embedded_names, find_checkpoint
 from detrkit.inference.device import resolve_device
-from detrkit.weights import pulled_path
+from detrkit.weights import find, pulled_path
+from detrkit.weights.find import embedded_names, find_checkpoint
 from tests.weights.server import Served, serving
 
 
@@ -19,7 +18,7 @@ def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "assets"
     folder.mkdir()
     (folder / "dela_detr_lite0.safetensors").write_bytes(b"x")
-    monkeypatch.setattr(checkpoints, "ASSETS", folder)
+    monkeypatch.setattr(find, "ASSETS", folder)
     monkeypatch.setenv("DETRKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return folder

@@ -1,0 +1,74 @@
+"""Which class of the data set each class of a model is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from detrkit.data import DetectionDataset
+from detrkit.errors import DataError
+from detrkit.models import Detector
+from detrkit.structures import Categories, Category, Detections
+
+__all__ = ["ClassMap", "match_classes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMap:
+    """From the classes of a model to those of a data set.
+
+    Attributes:
+        model: the model's classes in label order; slots without a name are not classes.
+        data: the data set's.
+        labels: for each label of the model the label in the data set, or None where the data set lacks the class.
+    """
+
+    model: Categories
+    data: Categories
+    labels: tuple[int | None, ...]
+
+    def in_data(self, detections: Detections) -> Detections:
+        """Detections of the model as the data set's classes; of classes that it lacks there are none."""
+        return detections.relabel(self.labels, self.data)
+
+
+def match_classes(model: Detector, dataset: DetectionDataset) -> ClassMap:
+    """Matches classes by id and name, else by name alone.
+
+    A model without class names takes those of the data set: label k is its k-th class, or, with more labels than
+    classes, the class with id k (official COCO models).
+
+    Raises:
+        DataError: a class that has boxes in the data set is unknown to the model.
+    """
+    data, count = dataset.categories, model.config.num_classes
+    if model.categories is not None:
+        return _by_name(model.categories, dataset)
+    if count == len(data):
+        return ClassMap(model=data, data=data, labels=tuple(range(count)))
+    if any(not 0 <= category_id < count for category_id in data.ids):
+        raise DataError(
+            f"{dataset.name}: {len(data)} classes, but the model has {count} and does not say which they are"
+        )
+    label_of = {category.id: label for label, category in enumerate(data)}
+    labels = tuple(label_of.get(slot) for slot in range(count))
+    slots = Categories(Category(slot, None if label is None else data[label].name) for slot, label in enumerate(labels))
+    return ClassMap(model=slots, data=data, labels=labels)
+
+
+def _by_name(own: Categories, dataset: DetectionDataset) -> ClassMap:
+    data = dataset.categories
+    exact = {category: label for label, category in enumerate(data)}
+    named: dict[str | None, int] = {
+        category.name: label for label, category in enumerate(data) if category.name is not None
+    }
+    labels = tuple(exact.get(category, named.get(category.name)) for category in own)
+    used = {int(label) for record in dataset.records for label in record.labels}
+    missing = [str(data[label].name or data[label].id) for label in sorted(used - set(labels))]
+    if missing:
+        listed = ", ".join(str(category.name) for category in own.named[:12])
+        more = ", …" if len(own.named) > 12 else ""
+        raise DataError(
+            f"{dataset.name}: the model does not know {', '.join(missing)}; its classes: {listed}{more}. "
+            "Evaluate it on data with its classes, or train on these data (model.init=CHECKPOINT starts from it)"
+        )
+    return ClassMap(model=own, data=data, labels=labels)

@@ -1,0 +1,174 @@
+"""A model and a data set: all top-k detections of every image, and their score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import nn
+
+from detrkit.data import DetectionDataset, build_loader
+from detrkit.evaluation.classes import ClassMap, match_classes
+from detrkit.inference.device import Precision, autocast, resolve_device
+from detrkit.inference.postprocess import postprocess
+from detrkit.inference.transform import eval_transform
+from detrkit.metrics import Metric, Score, metric_for
+from detrkit.models import Detector, DetectorConfig
+from detrkit.structures import Batch, Detections
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["Progress", "detect", "evaluate_model"]
+
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all) of this process."""
+
+T = TypeVar("T")
+
+
+def evaluate_model(
+    model: nn.Module,
+    dataset: DetectionDataset,
+    *,
+    metric: Metric[Detections] | None = None,
+    config: DetectorConfig | None = None,
+    batch_size: int = 1,
+    workers: int = 0,
+    device: str | torch.device | None = None,
+    progress: Progress | None = None,
+    precision: Precision = "fp32",
+    accelerator: Accelerator | None = None,
+) -> Score:
+    """Score of a model on a data set, by the data set's protocol.
+
+    On several processes each gets the score of the whole set. Every part of the model is afterwards in the mode
+    (training or evaluation) it was in. Images that could not be read (``on_error="skip"``) count neither as found nor
+    as missed.
+
+    Args:
+        model: a ``Detector``, or one that the accelerator wrapped.
+        dataset: its own transform is not used.
+        metric: the data set's, where several evaluations share it (its ground truth is prepared once); it is left
+            empty. None: one for this call.
+        config: how images are prepared and predictions post-processed, instead of the model's own.
+        batch_size: 1 is exact; larger batches pad images, which moves the official models' scores by about 1e-3.
+        workers: processes that read images.
+        device: where the model is; None: where its parameters are.
+        progress: told after every batch.
+        precision: of the forward pass.
+        accelerator: its processes share the images.
+
+    Raises:
+        DataError: an image cannot be read, or the data set has classes that the model does not know.
+        TypeError: not one of our models.
+    """
+    metric = metric_for(dataset) if metric is None else metric
+    found = detect(
+        model,
+        dataset,
+        config=config,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        progress=progress,
+        precision=precision,
+        accelerator=accelerator,
+    )
+    try:
+        with closing(found):
+            for image_id, detections in found:
+                metric.update(image_id, detections)
+        if accelerator is not None and accelerator.num_processes > 1:
+            metric.merge(_gather)
+        return metric.compute()
+    finally:
+        metric.reset()  # results of a large set are large: not kept through the next epoch of training
+
+
+def detect(
+    model: nn.Module,
+    dataset: DetectionDataset,
+    *,
+    config: DetectorConfig | None = None,
+    batch_size: int = 1,
+    workers: int = 0,
+    device: str | torch.device | None = None,
+    progress: Progress | None = None,
+    precision: Precision = "fp32",
+    accelerator: Accelerator | None = None,
+) -> Generator[tuple[int, Detections], None, None]:
+    """(image id, its detections as classes of the data set) of every image of this process.
+
+    Arguments as in :func:`evaluate_model`. An image comes twice where it took the place of an unreadable one.
+    """
+    detector = _unwrapped(model, accelerator)
+    config = detector.config if config is None else config
+    classes = match_classes(detector, dataset)
+    target = next(detector.parameters()).device if device is None else resolve_device(device)
+    rank, world = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    batches = _batches(dataset.aspect_ratios, batch_size)[rank::world]
+    dataset = dataset.with_transform(eval_transform(config))
+    loader = build_loader(dataset, batches, workers=workers, size_divisor=config.size_divisor)
+
+    done, total = 0, sum(map(len, batches))
+    with _evaluating(detector):
+        for batch in loader:
+            yield from _detect_batch(detector, batch.to(target), config, classes, precision)
+            done += len(batch)
+            if progress is not None:
+                progress(done, total)
+
+
+@torch.no_grad()
+def _detect_batch(
+    model: Detector, batch: Batch, config: DetectorConfig, classes: ClassMap, precision: Precision
+) -> list[tuple[int, Detections]]:
+    with autocast(batch.images.device, precision):
+        predictions = model(batch.images, batch.padding_mask)
+    sizes = [target.original_size for target in batch.targets]
+    found = postprocess(predictions, sizes, config=config, categories=classes.model)
+    return [
+        (target.image_id, replace(classes.in_data(detections), image_id=target.image_id))
+        for target, detections in zip(batch.targets, found, strict=True)
+    ]
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; afterwards each of its modules is in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _gather(state: T) -> list[T]:
+    """What every process has, in the order of their ranks."""
+    from accelerate.utils import gather_object
+
+    states: list[T] = gather_object([state])
+    return states
+
+
+def _batches(aspect_ratios: Sequence[float], batch_size: int) -> list[list[int]]:
+    """Every index once; images of like shape share a batch, so that little is padded."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    order = list(range(len(aspect_ratios)))
+    if batch_size > 1:
+        order.sort(key=lambda index: aspect_ratios[index])
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def _unwrapped(model: nn.Module, accelerator: Accelerator | None) -> Detector:
+    inner = model if accelerator is None else accelerator.unwrap_model(model)
+    if not isinstance(inner, Detector):
+        raise TypeError(f"evaluation needs a detrkit model, got {type(inner).__name__}")
+    return inner

@@ -1,0 +1,143 @@
+"""What every protocol promises: images count once, images never given do not count, ranks come together."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from detrkit.data.records import ScoreProtocol
+from detrkit.metrics import PROTOCOLS, Metric, Score, score_coco, score_lvis
+from detrkit.metrics.coco import CocoMetric
+from detrkit.metrics.instances import InstanceMetric
+from detrkit.metrics.lvis import LvisMetric
+from detrkit.structures import Categories, Category, Detections
+
+CATEGORIES = Categories([Category(4, "cell"), Category(2, "debris"), Category(9, "ring")])
+IMAGES = [11, 3, 25, 8, 40, 17]
+SCORES = {CocoMetric: score_coco, LvisMetric: score_lvis}
+
+
+def ground_truth(seed: int = 0) -> dict[str, Any]:
+    """Six images with objects of three classes, with what LVIS adds."""
+    random = np.random.default_rng(seed)
+    annotations = []
+    for image_id in IMAGES:
+        for x, y, width, height in random.uniform(5, 60, (5, 4)).tolist():
+            box = [x, y, width, height]
+            row = {"image_id": image_id, "category_id": int(random.choice(CATEGORIES.ids)), "bbox": box}
+            annotations.append({**row, "id": len(annotations) + 1, "area": width * height, "iscrowd": 0})
+    lvis = {"neg_category_ids": [], "not_exhaustive_category_ids": [9]}
+    return {
+        "images": [{"id": image_id, "file_name": f"{image_id}.png", **lvis} for image_id in IMAGES],
+        "categories": [{**row, "frequency": "rcf"[k]} for k, row in enumerate(CATEGORIES.to_json())],
+        "annotations": annotations,
+    }
+
+
+def detections(truth: dict[str, Any], image_id: int, *, noise: float = 8.0, seed: int = 1) -> Detections:
+    """The objects of an image, moved about, one of them taken for another class."""
+    random = np.random.default_rng(seed + image_id)
+    rows = [row for row in truth["annotations"] if row["image_id"] == image_id]
+    boxes = np.array([row["bbox"] for row in rows]) + random.uniform(0, noise, (len(rows), 4))
+    boxes[:, 2:] += boxes[:, :2]
+    labels = np.array([CATEGORIES.ids.index(row["category_id"]) for row in rows])
+    labels[0] = (labels[0] + 1) % 3
+    scores = np.sort(random.uniform(0, 1, len(rows)))[::-1]
+    return Detections(
+        boxes=boxes.astype(np.float32),
+        scores=scores.astype(np.float32),
+        labels=labels,
+        categories=CATEGORIES,
+        image_size=(200, 200),
+    )
+
+
+@pytest.fixture(params=[CocoMetric, LvisMetric])
+def kind(request: pytest.FixtureRequest) -> type[CocoMetric] | type[LvisMetric]:
+    chosen: type[CocoMetric] | type[LvisMetric] = request.param
+    return chosen
+
+
+def scored(kind: type[InstanceMetric], truth: dict[str, Any], image_ids: list[int]) -> Score:
+    """The score of the detections in some images, of ground truth that has no others."""
+    only = {
+        **truth,
+        "images": [row for row in truth["images"] if row["id"] in image_ids],
+        "annotations": [row for row in truth["annotations"] if row["image_id"] in image_ids],
+    }
+    rows = [row for image_id in image_ids for row in detections(truth, image_id).to_coco(image_id)]
+    return SCORES[kind](only, rows)
+
+
+def test_one_detections_survives_to_coco_and_the_score(kind: type[CocoMetric] | type[LvisMetric]) -> None:
+    truth = ground_truth()
+    truth["annotations"] = [row for row in truth["annotations"] if row["image_id"] == 3]
+    found = detections(truth, 3, noise=0.0)
+    found.labels[0] = (found.labels[0] + 2) % 3
+    assert SCORES[kind](truth, found.to_coco(3)).value == pytest.approx(1.0)
+    metric = kind(truth)
+    for image_id in IMAGES:
+        metric.update(image_id, found if image_id == 3 else found.keep(slice(0)))
+    assert metric.compute().value == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("count", range(len(IMAGES) + 1))
+def test_images_never_given_count_neither_as_found_nor_as_missed(
+    kind: type[CocoMetric] | type[LvisMetric], count: int
+) -> None:
+    truth = ground_truth()
+    metric = kind(truth)
+    for image_id in IMAGES[:count]:
+        metric.update(image_id, detections(truth, image_id))
+    score = metric.compute()
+    assert score == scored(kind, truth, IMAGES[:count])
+    assert (score.value is None) == (count == 0)
+
+
+def test_an_image_counts_once(kind: type[CocoMetric] | type[LvisMetric]) -> None:
+    truth = ground_truth()
+    metric = kind(truth)
+    for image_id in (*IMAGES, *IMAGES):
+        metric.update(image_id, detections(truth, image_id))
+    metric.update(IMAGES[0], detections(truth, IMAGES[0], noise=0.0))
+    assert metric.compute() == scored(kind, truth, IMAGES)
+    metric.reset()
+    metric.update(IMAGES[1], detections(truth, IMAGES[1]))
+    assert metric.compute() == scored(kind, truth, IMAGES[1:2])
+
+
+def test_ranks_come_together(kind: type[CocoMetric] | type[LvisMetric]) -> None:
+    """Two ranks share the images and both have the third, which the second saw otherwise."""
+    truth = ground_truth()
+    ranks = [kind(truth), kind(truth)]
+    for metric, image_ids, noise in zip(ranks, (IMAGES[:3], IMAGES[2:]), (8.0, 0.0), strict=True):
+        for image_id in image_ids:
+            metric.update(image_id, detections(truth, image_id, noise=noise if image_id == IMAGES[2] else 8.0))
+    states: list[Any] = [metric.kept for metric in ranks]
+    for metric in ranks:
+        metric.merge(lambda state: states)
+    assert [metric.compute() for metric in ranks] == [scored(kind, truth, IMAGES)] * 2
+
+
+def test_one_table_names_every_protocol() -> None:
+    assert set(PROTOCOLS) == set(get_args(ScoreProtocol)), "every data set can be scored"
+    for name, kind in PROTOCOLS.items():
+        assert issubclass(kind, Metric)
+        assert kind.protocol == name
+        metric = kind.of(Annotated(name))
+        score = metric.compute()
+        assert (score.protocol, score.headline, score.primary) == (name, metric.headline, metric.primary)
+        assert set(metric.headline) <= set(score.metrics)
+        assert all(set(metric.class_columns) <= set(numbers) for numbers in score.per_class.values())
+
+
+class Annotated:
+    """The least that a metric wants of a data set."""
+
+    def __init__(self, protocol: str) -> None:
+        self.protocol = protocol
+
+    def coco_ground_truth(self) -> dict[str, Any]:
+        return ground_truth()
