@@ -5,7 +5,7 @@ from __future__ import annotations
 from detrkit.structures.batch import Batch, Sample, pad_images
 from detrkit.structures.categories import FREQUENCIES, NEGATIVES, NOT_EXHAUSTIVE, Categories, Category
 from detrkit.structures.detections import Detections
-from detrkit.structures.objects import Target
+from detrkit.structures.objects import Objects, Target
 from detrkit.structures.predictions import Heatmap, Predictions, QueryGroup
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Category",
     "Detections",
     "Heatmap",
+    "Objects",
     "Predictions",
     "QueryGroup",
     "Sample",
