@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.formats import Source, find_source, read_source
-from detrkit.data.records import OnError, build_records
+from detrkit.data.records import OnError, build_records, frequencies_of
 from detrkit.data.samplers import repeat_factors, with_copies
 from detrkit.data.sampling import published_sample, sample_table
 from detrkit.errors import DataError, did_you_mean
@@ -98,7 +97,7 @@ def load_source(
         name=source.root.resolve().name,
         on_error=on_error,
         load_errors=notes,
-        source=functools.partial(read_source, source),
         protocol=table.protocol,
+        frequencies=frequencies_of(table),
         chances=chances,
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, read_json
+from detrkit.data.coco_json import read_json
+from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
 from detrkit.data.formats.coco import parse_coco
 from detrkit.data.records import Table
 
@@ -47,7 +48,7 @@ def read(source: Source) -> Table:
 
 def _table(source: Source) -> Table:
     path = source.annotations
-    return parse_coco(read_json(path), path, source.images or path.parent)
+    return parse_coco(read_json(path)[0], path, source.images or path.parent)
 
 
 FORMAT = Format(
