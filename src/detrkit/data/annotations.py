@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -43,6 +44,11 @@ class Segments:
     def single(self) -> NDArray[np.bool_]:
         """(N,) the regions that are one object, of which something is in the image."""
         return ~(self.crowd | self.outside)
+
+    @classmethod
+    def cat(cls, parts: Sequence[Segments]) -> Segments:
+        """The regions of all parts, one after the other."""
+        return cls(**{item.name: np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(cls)})
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -90,13 +96,16 @@ def objects_of(segments: Segments, *, size: tuple[int, int], task: str = "det") 
     rules = TASKS[task]
     if rules.masks:
         raise NotImplementedError(f"task '{task}' needs masks, which annotations do not give yet; 'det' works")
-    segments = segments[~segments.outside if rules.crowd else segments.single]
+    kept = ~segments.outside if rules.crowd else segments.single
     return Objects(
-        labels=torch.from_numpy(segments.labels), boxes=torch.from_numpy(clipped(segments.boxes, np.asarray(size)))
+        labels=torch.from_numpy(segments.labels[kept]),
+        boxes=torch.from_numpy(clipped(segments.boxes[kept], np.asarray(size))),
     )
 
 
 def clipped(boxes: NDArray[np.float64], size: NDArray[np.generic]) -> NDArray[np.float64]:
     """Boxes [x, y, width, height] as [x1, y1, x2, y2] inside their image; size: (width, height) of it, or (N, 2)."""
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    return corners.clip(0, np.tile(size, 2))
+    corners = boxes.copy()
+    corners[:, 2:] += boxes[:, :2]
+    np.maximum(corners, 0, out=corners)
+    return np.minimum(corners, np.concatenate([size, size], axis=-1), out=corners)

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from detrkit.config import Recipe, load_recipe
+from detrkit.data.once import read_once
 from detrkit.errors import DataError, RecipeError, RunError
 from detrkit.training.checkpoint import load_state, saving_failed
 from detrkit.training.loggers import Logger, build_loggers
@@ -53,6 +54,7 @@ class RunResult:
     metrics: dict[str, Any]
 
 
+@read_once()
 def train(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
