@@ -135,9 +135,9 @@ def require_boxes(train_data: DetectionDataset, root: str) -> None:
     Raises:
         DataError: there is nothing to learn.
     """
-    if any(len(record.boxes) for record in train_data.records):
+    if any(len(record.labels) for record in train_data.records):
         return
-    crowd = sum(len(record.crowd_boxes) for record in train_data.records)
+    crowd = sum(len(record.crowd_labels) for record in train_data.records)
     but = f" ({crowd} crowd or difficult regions are not trained on)" if crowd else ""
     left = (
         f"; {len(train_data.load_errors)} left out, the first: {train_data.load_errors[0]}"
