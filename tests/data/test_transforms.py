@@ -127,7 +127,7 @@ def marked(width: int, height: int, box: tuple[int, int, int, int]) -> Image.Ima
     return Image.fromarray(array)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.booleans())
 def test_boxes_stay_on_their_object(seed: int, crop: bool) -> None:
     box = (30, 20, 90, 70)
@@ -146,7 +146,7 @@ def test_boxes_stay_on_their_object(seed: int, crop: bool) -> None:
     assert (corners(sample)[0] - seen).abs().max() <= 2.0
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(0, 10_000),
     st.integers(8, 120),

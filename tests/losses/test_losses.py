@@ -33,7 +33,7 @@ def criterion(queries: int = 6, **options: object) -> Criterion:
     return Criterion(**{**settings, "num_queries": queries, **options})
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(1, 5), st.integers(0, 5), st.integers(0, 5), st.sampled_from(["softmax", "focal"]), st.integers(0, 999)
 )

@@ -128,7 +128,7 @@ def evaluation_sets(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any
     return truth, results
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(evaluation_sets())
 def test_boxes_agree_with_pycocotools(case: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
     truth, results = case
@@ -151,7 +151,7 @@ def mask_of(box: list[float]) -> dict[str, Any]:
     return {"size": list(code["size"]), "counts": code["counts"].decode()}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(evaluation_sets())
 def test_masks_agree_with_pycocotools(case: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
     truth, results = case

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detrkit.errors import DataError
@@ -159,7 +159,6 @@ def as_coco(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[dict[
     return truth, [row for row in results if (row["image_id"], row["category_id"]) in looked_for]
 
 
-@settings(max_examples=100, deadline=None)
 @given(lvis_sets())
 def test_agrees_with_pycocotools_on_the_problem_rewritten(case: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
     truth, results = case

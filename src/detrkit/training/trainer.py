@@ -297,7 +297,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def state(self, rng: list[dict[str, object]]) -> RunState:
-        """Everything a resumed run needs to equal an uninterrupted one bit for bit."""
+        """Everything a resumed run needs to equal, on the same machine, an uninterrupted one bit for bit."""
         scaler = self.accelerator.scaler
         return {
             "model": self.model.state_dict(),
