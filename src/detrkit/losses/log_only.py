@@ -26,7 +26,7 @@ def class_error(problem: Problem, matches: Matches) -> Tensor:
     """Per cent of the last layer's matched queries whose highest logit is of another class than their object."""
     logits = problem.group.logits.detach()
     if len(matches.layer) == 0:
-        return logits.new_tensor(100.0)
+        return logits.new_full((), 100.0, dtype=torch.float32)
     last = matches.layer == len(logits) - 1
     guess = logits[-1, matches.image[last], matches.query[last]].argmax(-1)
     return 100 - 100 * (guess == problem.labels[matches.target[last]]).float().mean()
