@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "models": FLOOR | {"ops", "nn"},
     "weights": FLOOR | {"ops", "nn", "models"},
     "config": FLOOR,
-    "inference": FLOOR | {"ops", "models", "data", "weights"},
+    "inference": FLOOR | {"ops", "losses", "models", "data", "weights"},
     "evaluation": FLOOR | {"models", "data", "metrics", "weights", "config", "inference"},
     "training": FLOOR | {"ops", "nn", "models", "losses", "data", "metrics", "weights", "config", "evaluation"},
 }
