@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -107,19 +106,18 @@ def test_weights_follow_from_names_and_shared_ones_from_the_first(comparison: Mo
     assert not torch.equal(first.bias, second.bias)
 
 
-def test_both_sides_run_in_processes_of_their_own(
-    comparison: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = ["--models", "detr_lite0", "--steps", "1", "--json", str(tmp_path / "compared.json")]
-    assert comparison.main([str(ROOT), str(ROOT), *given]) == 0
-    assert capsys.readouterr().out.startswith("detr_lite0: bit-identical")
-    (row,) = json.loads((tmp_path / "compared.json").read_text())
-    assert {one["quantity"] for one in row["quantities"]} == {
-        comparison.NOT_DECISIVE,
-        "predictions",
-        "losses",
-        "gradients",
-        "training",
-        "weights after",
-    }
-    assert comparison.main([str(tmp_path), str(ROOT), *given]) == 1  # no detrkit there
+def test_the_numbers_of_a_model_repeat(comparison: ModuleType, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    numbers = []
+    for side in ("old", "new"):
+        (tmp_path / side).mkdir()
+        comparison.work(ROOT, ["detr_lite0"], 1, tmp_path / side)
+        numbers.append(torch.load(tmp_path / side / "detr_lite0.pt"))
+    torch.set_num_threads(threads)
+    differences = comparison.compare(*numbers)
+    decisive = {"predictions", "losses", "gradients", "training", "weights after"}
+    assert {one.quantity for one in differences if one.decisive} == decisive
+    assert all(one.largest == 0 and one.compared for one in differences)
+    assert all(torch.isfinite(value).all() for values in numbers[0].values() for value in values.values())
+    with pytest.raises(SystemExit, match="was imported from"):
+        comparison.work(tmp_path, ["detr_lite0"], 1, tmp_path)
