@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from measuring import environment
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -247,9 +247,8 @@ def start(checkout: Path, options: argparse.Namespace, out: Path) -> subprocess.
     """The process of one checkout; what it computes comes to ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    env = {**os.environ, **threads, "PYTHONPATH": str((checkout / "src").resolve())}
     given = [str(checkout), str(out), "--worker", "--steps", str(options.steps), "--models", *options.models]
-    return subprocess.Popen([sys.executable, __file__, *given], env=env)
+    return subprocess.Popen([sys.executable, __file__, *given], env=environment(checkout, **threads))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import resource
 import statistics
 import time
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,33 +19,52 @@ from torch import Tensor
 MIB = 2**20
 
 
-def timed(step: Callable[[], object], device: str, repeats: int, warmup: int = 1) -> float:
+def timed(
+    step: Callable[[], object],
+    device: str,
+    repeats: int,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """Median seconds of a step, after some that are not counted."""
     times = []
     for repeat in range(repeats + warmup):
         if device.startswith("cuda"):
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = clock()
         step()
         if device.startswith("cuda"):
             torch.cuda.synchronize()
         if repeat >= warmup:
-            times.append(time.perf_counter() - start)
+            times.append(clock() - start)
     return statistics.median(times)
+
+
+class _Saved:
+    """A tensor in the hands of autograd."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
 
 
 def kept(function: Callable[[], Tensor]) -> tuple[Tensor, int]:
     """What a function returns, and the bytes that autograd keeps for its backward pass."""
-    seen: dict[int, int] = {}
+    alive: weakref.WeakSet[_Saved] = weakref.WeakSet()  # what belongs to a discarded part of the graph is gone
 
-    def pack(tensor: Tensor) -> Tensor:
-        if not (tensor.is_leaf and tensor.requires_grad):
-            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+    def pack(tensor: Tensor) -> Tensor | _Saved:
+        if tensor.is_leaf and tensor.requires_grad:
+            return tensor
+        saved = _Saved(tensor)
+        alive.add(saved)
+        return saved
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    def unpack(saved: Tensor | _Saved) -> Tensor:
+        return saved.tensor if isinstance(saved, _Saved) else saved
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         result = function()
-    return result, sum(seen.values())
+    storages = (saved.tensor.untyped_storage() for saved in alive)
+    return result, sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def peak_mib(device: str) -> float:
@@ -60,3 +82,16 @@ def save_rows(path: str | None, rows: list[dict[str, Any]], device: str) -> None
     result = {"device": name, "machine": platform.machine(), "torch": torch.__version__, "rows": rows}
     with open(path, "w") as file:
         json.dump(result, file, indent=1)
+
+
+def environment(checkout: Path, **more: str) -> dict[str, str]:
+    """Variables of a process that is to import the package of a checkout, whatever is installed.
+
+    Raises:
+        FileNotFoundError: there is no package.
+    """
+    source = (checkout / "src").resolve()
+    if not (source / "detrkit").is_dir():
+        raise FileNotFoundError(f"{checkout} is no checkout: there is no {source / 'detrkit'}")
+    path = os.pathsep.join(filter(None, (str(source), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, **more}
