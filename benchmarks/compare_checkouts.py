@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from measuring import environment
+from interleaved import environment
 from torch import Tensor
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -12,9 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measuring import environment
-
 Answer = Callable[[str], dict[str, float]]
+
+
+def environment(checkout: Path, **more: str) -> dict[str, str]:
+    """Variables of a process that is to import the package of a checkout, whatever is installed.
+
+    Raises:
+        FileNotFoundError: there is no package.
+    """
+    source = (checkout / "src").resolve()
+    if not (source / "detrkit").is_dir():
+        raise FileNotFoundError(f"{checkout} is no checkout: there is no {source / 'detrkit'}")
+    path = os.pathsep.join(filter(None, (str(source), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, **more}
 
 
 @contextmanager

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import resource
 import statistics
 import time
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -82,16 +80,3 @@ def save_rows(path: str | None, rows: list[dict[str, Any]], device: str) -> None
     result = {"device": name, "machine": platform.machine(), "torch": torch.__version__, "rows": rows}
     with open(path, "w") as file:
         json.dump(result, file, indent=1)
-
-
-def environment(checkout: Path, **more: str) -> dict[str, str]:
-    """Variables of a process that is to import the package of a checkout, whatever is installed.
-
-    Raises:
-        FileNotFoundError: there is no package.
-    """
-    source = (checkout / "src").resolve()
-    if not (source / "detrkit").is_dir():
-        raise FileNotFoundError(f"{checkout} is no checkout: there is no {source / 'detrkit'}")
-    path = os.pathsep.join(filter(None, (str(source), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path, **more}

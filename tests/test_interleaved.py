@@ -13,8 +13,14 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
 import detrkit
 from interleaved import serve
-print("this is no answer")
-serve({"value": lambda: {"value": detrkit.VALUE}})
+
+
+def value():
+    print("this is no answer")
+    return {"value": detrkit.VALUE}
+
+
+serve({"value": value})
 """
 
 
@@ -35,7 +41,7 @@ def test_sides_take_turns_and_neither_is_always_first(interleaved: ModuleType) -
     found = interleaved.in_turns(lambda _: answer("old", 1.0), lambda _: answer("new", 2.0), "step", 4)
     assert "".join(side[0] for side in asked) == "onnoonno"
     assert found.low <= found.ratio <= found.high
-    assert found.ratio == pytest.approx((2 * 7 / 8 + 2 * 6 / 5) / 2)  # of 2/1, 3/4, 6/5 and 7/8, twice each
+    assert found.ratio == pytest.approx((2 * 7 / 8 + 2 * 6 / 5) / 2)  # of 2 x 2/1, 3/4, 6/5 and 7/8
 
 
 def test_each_side_runs_the_package_of_its_checkout(interleaved: ModuleType, tmp_path: Path) -> None:
