@@ -7,6 +7,7 @@ import platform
 import resource
 import statistics
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -16,33 +17,52 @@ from torch import Tensor
 MIB = 2**20
 
 
-def timed(step: Callable[[], object], device: str, repeats: int, warmup: int = 1) -> float:
+def timed(
+    step: Callable[[], object],
+    device: str,
+    repeats: int,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """Median seconds of a step, after some that are not counted."""
     times = []
     for repeat in range(repeats + warmup):
         if device.startswith("cuda"):
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = clock()
         step()
         if device.startswith("cuda"):
             torch.cuda.synchronize()
         if repeat >= warmup:
-            times.append(time.perf_counter() - start)
+            times.append(clock() - start)
     return statistics.median(times)
+
+
+class _Saved:
+    """A tensor in the hands of autograd."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
 
 
 def kept(function: Callable[[], Tensor]) -> tuple[Tensor, int]:
     """What a function returns, and the bytes that autograd keeps for its backward pass."""
-    seen: dict[int, int] = {}
+    alive: weakref.WeakSet[_Saved] = weakref.WeakSet()  # what belongs to a discarded part of the graph is gone
 
-    def pack(tensor: Tensor) -> Tensor:
-        if not (tensor.is_leaf and tensor.requires_grad):
-            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+    def pack(tensor: Tensor) -> Tensor | _Saved:
+        if tensor.is_leaf and tensor.requires_grad:
+            return tensor
+        saved = _Saved(tensor)
+        alive.add(saved)
+        return saved
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    def unpack(saved: Tensor | _Saved) -> Tensor:
+        return saved.tensor if isinstance(saved, _Saved) else saved
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         result = function()
-    return result, sum(seen.values())
+    storages = (saved.tensor.untyped_storage() for saved in alive)
+    return result, sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def peak_mib(device: str) -> float:

@@ -181,7 +181,7 @@ def main() -> None:
             f"{row['seconds']:.3f} |"
         )
     print(
-        f"full against upstream: outputs bit-identical: {result['outputs_bit_identical']}, "
+        f"full against upstream: outputs bit-identical on this machine: {result['outputs_bit_identical']}, "
         f"gradients within {result['gradient_error']['full']:.1e} of those in double precision, "
         f"upstream's within {result['gradient_error']['upstream']:.1e}\n"
     )

@@ -7,6 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Another instruction set for torch is one for the libraries it computes with: where bfloat16 attention finds AMX in one
+# and AVX2 in the other, it stops ("pack_vnni2 is only supported when avx512 is supported").
+_SAME_FOR_ONEDNN = {"avx2": "AVX2", "default": "SSE41"}
+if (_asked := os.environ.get("ATEN_CPU_CAPABILITY")) in _SAME_FOR_ONEDNN:
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", _SAME_FOR_ONEDNN[_asked])
+
+# No test fails for being slow: the machine may be, or busy.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _counts = {"cases": set(), "tensors": 0}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -12,7 +14,7 @@ from detrkit.cli import train as command
 from detrkit.cli.main import run
 from detrkit.config import Recipe, load_recipe
 from detrkit.training import RunResult
-from tests.data.trees import coco_tree
+from tests.data.trees import coco_tree, roboflow_tree
 from tests.readme_trees import TINY_MODEL
 from tests.training.fakes import fake_task, make_recipe, scores
 
@@ -90,6 +92,32 @@ def test_reasons_stand_in_the_run_and_survive_resuming(tmp_path: Path, monkeypat
     assert run(["train", str(file), "--output", "again"]) == 0
     again = load_recipe(tmp_path / "again").to_dict()
     assert again == load_recipe(file, {"training.output": "again"}).to_dict()
+
+
+@pytest.mark.parametrize(("tree", "epochs", "seeds"), [(coco_tree, 3, []), (roboflow_tree, 1, ["--seeds", "0,1"])])
+def test_a_run_parses_every_file_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: Callable[[Path], Path], epochs: int, seeds: list[str]
+) -> None:
+    """However often it is evaluated, whether its recipe is drafted from the data first, and for all its seeds."""
+    monkeypatch.chdir(tmp_path)
+    tree(tmp_path / "my_data")
+    parsed: list[int] = []
+    loads = json.loads
+
+    def counting(text: str | bytes, **options: Any) -> object:
+        content = loads(text, **options)
+        if isinstance(content, dict) and "annotations" in content:
+            parsed.append(len(content["images"]))
+        return content
+
+    monkeypatch.setattr(json, "loads", counting)
+    words = [word for word in TINY if not word.startswith("training.evaluate_every")]
+    words += [f"epochs={epochs}", "training.evaluate_every=1", "batch_size=2", "--output", "out"]
+    assert run(["train", "--data", "my_data", *words, *seeds]) == 0
+    assert sorted(parsed) == [2, 3], "images of val and of train"
+    logs = sorted((tmp_path / "out").rglob("log.jsonl"))
+    events = [json.loads(line)["event"] for log in logs for line in log.read_text().splitlines()]
+    assert events.count("eval") == epochs * max(1, len(logs))
 
 
 def begun(folder: str, root: str = "my_data", **more: Any) -> Path:

@@ -121,9 +121,12 @@ def test_coco_annotations_under_that_name(tmp_path: Path) -> None:
 FAULTS: list[tuple[Change, str]] = [
     (lambda c: c["categories"][0].pop("frequency"), r"category id 4: frequency is None, but LVIS has 'r', 'c' or 'f'"),
     (lambda c: c["categories"][1].update(frequency="x"), r"category id 5: frequency is 'x'"),
-    (lambda c: c["images"][0].pop("neg_category_ids"), r"image id 1: neg_category_ids is not a list of category ids"),
-    (lambda c: c["images"][0].update(neg_category_ids=["4"]), r"image id 1: neg_category_ids is not a list of categ"),
-    (lambda c: c["images"][2].pop("not_exhaustive_category_ids"), r"image id 3: not_exhaustive_category_ids is not"),
+    (lambda c: c["images"][0].pop("neg_category_ids"), r"image id 1 has no list 'neg_category_ids', which LVIS"),
+    (lambda c: c["images"][0].update(neg_category_ids=["4"]), r"image id 1: neg_category_ids has '4', which the categ"),
+    (
+        lambda c: c["images"][2].pop("not_exhaustive_category_ids"),
+        r"image id 3 has no list 'not_exhaustive_category_ids'",
+    ),
     (lambda c: c["images"][1].update(neg_category_ids=[4, 9]), r"image id 2: neg_category_ids has 9, which the categ"),
     (
         lambda c: c["images"][1].update(not_exhaustive_category_ids=[0]),
@@ -145,7 +148,7 @@ def test_the_doctor_lists_them(root: Path, change: Change, message: str) -> None
     edit(root / "annotations" / "lvis_v1_train.json", change)
     (finding,) = (f for f in check(find_sources(root)).findings if f.check == "LVIS lists" and f.level == "error")
     assert (finding.split, finding.count) == ("train", 1)
-    assert message.split(":")[0] in finding.examples[0]
+    assert message.split(":")[0].split(" has ")[0] in finding.examples[0]
 
 
 def test_the_doctor_sees_a_class_both_there_and_absent(root: Path) -> None:

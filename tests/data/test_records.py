@@ -61,6 +61,13 @@ def test_crowd_is_set_apart_and_areas_are_the_files(records: Any) -> None:
     assert found[2].areas.tolist() == [48]
 
 
+def test_areas_that_are_null_or_no_number(records: Any) -> None:
+    found, _, _ = records(lambda data: data["annotations"][0].update(area=None))
+    assert found[0].areas.tolist() == [120, 480]
+    with pytest.raises(DataError, match=r"annotation id 2 \(image 'a\.png'\): area must be a finite number, not 'big'"):
+        records(lambda data: data["annotations"][1].update(area="big"))
+
+
 def test_boxes_are_clamped_and_those_outside_dropped(records: Any) -> None:
     def change(data: dict[str, Any]) -> None:
         data["annotations"][0]["bbox"] = [-5, -5, 10, 100]

@@ -13,12 +13,13 @@ from detrkit.data import ImageRecord, load_dataset
 from detrkit.data.statistics import statistics
 from detrkit.data.view import draw_record
 from detrkit.structures import Categories, Category
-from tests.data.trees import coco_tree
+from tests.data.trees import coco_tree, segments
 
 
-def record(**values: Any) -> ImageRecord:
-    """A 200 x 150 image."""
-    return ImageRecord(image_id=1, path=Path("x.png"), file_name="x.png", width=200, height=150, **values)
+def record(boxes: Any, **columns: Any) -> ImageRecord:
+    """A 200 x 150 image with boxes xyxy."""
+    found = segments(boxes, **columns)
+    return ImageRecord(image_id=1, path=Path("x.png"), file_name="x.png", width=200, height=150, segments=found)
 
 
 def test_counts(tmp_path: Path) -> None:
@@ -53,13 +54,7 @@ def test_without_any_box(tmp_path: Path) -> None:
 
 
 def test_pictures_show_boxes_and_crowd() -> None:
-    crowded = record(
-        boxes=np.array([[20.0, 40, 90, 120]]),
-        labels=np.array([0]),
-        areas=np.ones(1),
-        crowd_boxes=np.array([[110.0, 5, 190, 140]]),
-        crowd_labels=np.array([1]),
-    )
+    crowded = record([[20, 40, 90, 120], [110, 5, 190, 140]], crowd=[False, True])
     image = Image.new("RGB", (200, 150))
     drawn = np.asarray(draw_record(image, crowded, Categories([Category(1, "bolt"), Category(2, "häuser")])))
     assert np.asarray(image).max() == 0  # the original stays
@@ -70,7 +65,7 @@ def test_pictures_show_boxes_and_crowd() -> None:
 
 
 def test_names_and_edges_at_the_border_are_seen() -> None:
-    at_border = record(boxes=np.array([[180.0, 60, 200, 150]]), labels=np.array([0]), areas=np.ones(1))
+    at_border = record([[180, 60, 200, 150]])
     categories = Categories([Category(1, "a long class name")])
     drawn = np.asarray(draw_record(Image.new("RGB", (200, 150)), at_border, categories))
     assert drawn[100, 199].any(), "the right edge"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load_file
+from torch import Tensor
+from torchvision import tv_tensors
 
 from detrkit.data.records import ImageRecord
-from detrkit.data.transforms import EvalTransform, TrainTransform, resize_shape, truncated_shape
-from detrkit.structures import Sample
+from detrkit.data.transforms import EvalTransform, TrainTransform, placed_objects, resize_shape, truncated_shape
+from detrkit.structures import Objects, Sample
+from tests.data.trees import segments
 
 
 def make_record(boxes: Any, width: int, height: int) -> ImageRecord:
-    array = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     return ImageRecord(
-        image_id=7,
-        path=Path("x.png"),
-        file_name="x.png",
-        width=width,
-        height=height,
-        boxes=array,
-        labels=np.arange(len(array)),
-        areas=np.ones(len(array)),
+        image_id=7, path=Path("x.png"), file_name="x.png", width=width, height=height, segments=segments(boxes)
     )
 
 
@@ -131,7 +127,7 @@ def marked(width: int, height: int, box: tuple[int, int, int, int]) -> Image.Ima
     return Image.fromarray(array)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.booleans())
 def test_boxes_stay_on_their_object(seed: int, crop: bool) -> None:
     box = (30, 20, 90, 70)
@@ -150,7 +146,7 @@ def test_boxes_stay_on_their_object(seed: int, crop: bool) -> None:
     assert (corners(sample)[0] - seen).abs().max() <= 2.0
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(0, 10_000),
     st.integers(8, 120),
@@ -218,3 +214,43 @@ def test_a_crop_drops_only_what_it_leaves_nothing_of() -> None:
     assert (0,) in kept
     assert (0, 1, 2) in kept  # no crop
     assert (0, 2) in kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighed(Objects):
+    """Objects with one more field."""
+
+    weights: Tensor | None = None
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10_000), st.sampled_from(["detr", "strong"]))
+def test_masks_and_further_fields_go_where_their_boxes_go(seed: int, augmentation: Any) -> None:
+    boxes = [(8, 6, 60, 50), (70, 40, 110, 80), (0, 60, 16, 88)]
+    plain = placed_objects(make_record(boxes, 120, 90))
+    masks = torch.zeros(3, 90, 120, dtype=torch.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes, strict=True):
+        mask[top:bottom, left:right] = 1
+    objects = Weighed(**{**vars(plain), "masks": tv_tensors.Mask(masks)}, weights=torch.tensor([0.0, 10, 20]))
+    transform = TrainTransform(
+        short_sides=(60, 90), max_side=150, crop_short_sides=(60, 90), crop_size=(40, 60), vertical_flip=0.5,
+        augmentation=augmentation,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    image, found = transform.augment(Image.new("RGB", (120, 90)), objects)
+    assert isinstance(found, Weighed)
+    assert found.weights is not None
+    assert found.masks is not None
+    assert found.weights.tolist() == [10.0 * label for label in found.labels.tolist()]
+    assert found.masks.shape == (len(found), image.height, image.width)
+    for box, mask in zip(found.boxes, found.masks, strict=True):
+        rows, columns = (mask.any(dim=side).nonzero().flatten() for side in (1, 0))
+        if len(rows):  # a sliver of a box may cover no pixel's centre
+            tight = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+            assert (
+                tight - box.as_subclass(Tensor)
+            ).abs().max() <= 3.5  # a pixel, up to 90 / 40 times as large, and one
+    torch.manual_seed(seed)
+    _, alone = transform.augment(Image.new("RGB", (120, 90)), plain)
+    assert torch.equal(alone.boxes.as_subclass(Tensor), found.boxes.as_subclass(Tensor))
+    assert torch.equal(alone.labels, found.labels)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from detrkit.data.annotations import Segments
+
 NAMES = ("bolt", "nut")
 SIZE = (40, 30)  # width, height
 
@@ -18,6 +20,19 @@ CONTENT: dict[str, dict[str, list[tuple[int, int, int, int, int]]]] = {
     "train": {"a.png": [(0, 4, 3, 10, 12), (1, 20, 6, 20, 24)], "b.png": [], "ü c.png": [(1, 0, 0, 8, 6)]},
     "val": {"d.png": [(0, 2, 2, 16, 18)], "e.png": [(1, 30, 20, 10, 10), (0, 12, 9, 4, 3)]},
 }
+
+
+def segments(boxes: Any, labels: Any = None, areas: Any = None, crowd: Any = None) -> Segments:
+    """Of boxes xyxy; by default labelled 0, 1, 2, …, of area 1 and no crowd."""
+    corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    count = len(corners)
+    return Segments(
+        boxes=np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1),
+        labels=np.arange(count) if labels is None else np.asarray(labels, np.int64),
+        areas=np.ones(count) if areas is None else np.asarray(areas, np.float64),
+        crowd=np.zeros(count, bool) if crowd is None else np.asarray(crowd, bool),
+        outside=np.zeros(count, bool),
+    )
 
 
 def write_image(path: Path, size: tuple[int, int] = SIZE, seed: int = 0) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import detrkit
 from detrkit.inference.postprocess import select
+from detrkit.losses import Focal
 from detrkit.ops.boxes import xyxy_to_cxcywh
 from detrkit.structures import Predictions, Target, pad_images
 from detrkit.weights.official import official_names
@@ -160,7 +161,7 @@ class Case:
             found = select(
                 out.logits[-1, image],
                 out.boxes[-1, image],
-                classification="focal",
+                classes=Focal(),
                 top_k=top_k,
                 nms=None,
                 nms_decay=None,

@@ -9,7 +9,17 @@ import pytest
 import torch
 
 from detrkit.inference.postprocess import select
-from detrkit.losses import Criterion, HungarianMatcher, LabelAugmentation
+from detrkit.losses import (
+    ClassLoss,
+    ClassTerm,
+    Criterion,
+    Focal,
+    GIoUTerm,
+    HungarianMatcher,
+    L1Term,
+    LabelAugmentation,
+    Softmax,
+)
 from detrkit.structures import Predictions
 from tests.golden.harness import Case, layer_name, official_terms
 
@@ -31,21 +41,24 @@ COUNTS = {
 }
 
 
-def make_criterion(case: Case, setting: str, prefix: str = "") -> Criterion:
+def make_criterion(case: Case, setting: str, prefix: str = "", *, classes: ClassLoss | None = None) -> Criterion:
     calls = iter(range(10))
-    kind = "focal" if "conditional" in case.name or "deformable" in case.name else "softmax"
-    costs = dict(zip(("cost_class", "cost_bbox", "cost_giou"), case.info["matcher_cost_class_bbox_giou"], strict=True))
+    if classes is None:
+        classes = Focal() if "conditional" in case.name or "deformable" in case.name else Softmax()
+    cost_class, cost_bbox, cost_giou = case.info["matcher_cost_class_bbox_giou"]
+    terms = [  # the recorded gradients are those of the plain sum
+        ClassTerm(classes=classes, weight=1.0, cost_weight=cost_class),
+        L1Term(weight=1.0, cost_weight=cost_bbox),
+        GIoUTerm(weight=1.0, cost_weight=cost_giou),
+    ]
     return Criterion(
-        matcher=HungarianMatcher(classification=kind, two_stage=setting.endswith("two_stage"), **costs),
-        classification=kind,
+        terms=terms,
+        matcher=HungarianMatcher(terms=terms, two_stage=setting.endswith("two_stage")),
         label_augmentation=LabelAugmentation(
             **SETTINGS[setting],
             random_order=lambda n: case.tensors.get(f"{prefix}.randperm_call{next(calls)}", torch.arange(n)),
         ),
-        num_classes=case.info["num_classes"],
         num_queries=case.info["num_queries"],
-        loss_bbox=1.0,  # the recorded gradients are those of the plain sum
-        loss_giou=1.0,
     )
 
 
@@ -93,7 +106,7 @@ def test_soft_nms(shared: Path, golden_count: dict[str, Any]) -> None:
         for threshold, decay in ((0.7, 0.01), (0.5, 0.1)):
             for image, (height, width) in enumerate(case.tensors[f"nms.{queries}.target_sizes"].tolist()):
                 found = select(
-                    logits[image], boxes[image], classification="softmax", top_k=100, nms=threshold, nms_decay=decay
+                    logits[image], boxes[image], classes=Softmax(), top_k=100, nms=threshold, nms_decay=decay
                 )
                 prefix = f"nms.{queries}.thresh{threshold}.image{image}"
                 case.close(f"{prefix}.scores", found.scores, 1e-5)
@@ -108,7 +121,7 @@ def test_hard_nms_of_focal_models(shared: Path, golden_count: dict[str, Any]) ->
         logits, boxes = (case.tensors[f"nms.{queries}.pred_{name}"] for name in ("logits", "boxes"))
         for threshold in (0.7, 0.5):
             for image, (height, width) in enumerate(case.tensors[f"nms.{queries}.target_sizes"].tolist()):
-                found = select(logits[image], boxes[image], classification="focal", top_k=100, nms=threshold)
+                found = select(logits[image], boxes[image], classes=Focal(), top_k=100, nms=threshold)
                 prefix = f"nms.{queries}.thresh{threshold}.image{image}"
                 case.close(f"{prefix}.scores", found.scores, 1e-5)
                 case.equal(f"{prefix}.labels", found.labels)
@@ -118,8 +131,7 @@ def test_hard_nms_of_focal_models(shared: Path, golden_count: dict[str, Any]) ->
 
 def test_a_perturbed_weight_is_noticed(shared: Path, golden_count: dict[str, Any]) -> None:
     case = Case.read(shared, "op_criterion_detr", golden_count)
-    criterion = make_criterion(case, "plain")
-    criterion.no_object_weight = 0.11
+    criterion = make_criterion(case, "plain", classes=Softmax(no_object_weight=0.11))
     output = criterion(Predictions(case.tensors["pred_logits"], case.tensors["pred_boxes"]), case.targets("normal."))
     with pytest.raises(AssertionError, match="loss_ce"):
         case.loss("loss_ce", output.terms["loss_class"], case.info["results"]["normal.plain"]["loss_ce"])

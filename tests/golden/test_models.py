@@ -11,7 +11,7 @@ from torch import Tensor
 
 import detrkit
 from detrkit.inference.postprocess import select
-from detrkit.losses import Criterion, LabelAugmentation, build_criterion
+from detrkit.losses import Criterion, LabelAugmentation, build_classes, build_criterion
 from detrkit.models import create_model
 from detrkit.structures import Predictions
 from detrkit.weights.official import official_names
@@ -143,7 +143,7 @@ def test_label_augmentation(case: Case, result: Any) -> None:
 
 def test_postprocess(case: Case, result: Any) -> None:
     model, out, _ = result
-    softmax = model.config.classification == "softmax"
+    classes = build_classes(model.config)
     for prefix, nms, boxes in (
         ("postprocess", None, None),
         ("postprocess_nms", case.info.get("nms_thresh"), None),
@@ -157,12 +157,12 @@ def test_postprocess(case: Case, result: Any) -> None:
             found = select(
                 out.logits[-1, image],
                 chosen[image],
-                classification=model.config.classification,
-                top_k=None if nms is None and softmax else 100,
+                classes=classes,
+                top_k=None if nms is None and classes.exclusive else 100,
                 nms=nms,
-                nms_decay=None if nms is None or not softmax else 0.01,
+                nms_decay=None if nms is None or not classes.exclusive else 0.01,
             )
-            if nms is None and softmax:  # recorded in query order
+            if nms is None and classes.exclusive:  # recorded in query order
                 order = found.queries.argsort()
                 found = type(found)(*(value[order] for value in found))
             scale = torch.tensor([width, height, width, height])

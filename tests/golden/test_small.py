@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from detrkit.inference.postprocess import select
-from detrkit.losses import build_criterion
+from detrkit.losses import Problem, build_classes, build_criterion
 from detrkit.models import create_model
 from detrkit.structures import Target, pad_images
 from detrkit.weights.official import official_names
@@ -103,18 +103,19 @@ def test_small_case(name: str, shared: Path, golden_count: dict[str, Any]) -> No
     assert recorded == set(terms), recorded ^ set(terms)
     for key in recorded:
         compare(f"loss/{key}", terms[key])
-    matches = criterion.matcher(out, targets)  # recorded without repetition
+    matches = criterion.matcher(Problem.of(out, targets))  # recorded without repetition
     pairs = [matches.pairs(2, image, offset) for image, offset in ((0, 0), (1, 3))]
     compare("match_src", torch.cat([query for query, _ in pairs]))
     compare("match_tgt", torch.cat([target for _, target in pairs]))
-    recorded_in_query_order = model.config.nms is None and model.config.classification == "softmax"
+    classes = build_classes(model.config)
+    recorded_in_query_order = model.config.nms is None and classes.exclusive
     for image, (height, width) in enumerate(((64, 96), (80, 72))):
         if f"post{image}_scores" not in expected:
             continue
         found = select(
             out.logits[-1, image],
             out.boxes[-1, image],
-            classification=model.config.classification,
+            classes=classes,
             top_k=None if recorded_in_query_order else 100,
             nms=model.config.nms,
             nms_decay=model.config.nms_decay,

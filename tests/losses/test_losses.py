@@ -10,7 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detrkit.losses import Criterion, HungarianMatcher, LabelAugmentation
+from detrkit.losses import (
+    ClassLoss,
+    ClassTerm,
+    Criterion,
+    Focal,
+    GIoUTerm,
+    HungarianMatcher,
+    L1Term,
+    LabelAugmentation,
+    Normalisers,
+    Problem,
+    Softmax,
+)
 from detrkit.structures import Predictions, Target
 
 
@@ -28,24 +40,33 @@ def target(n: int, seed: int = 0) -> Target:
     )
 
 
-def criterion(queries: int = 6, **options: object) -> Criterion:
-    settings = {"matcher": HungarianMatcher(), "label_augmentation": LabelAugmentation(), "num_classes": 3}
-    return Criterion(**{**settings, "num_queries": queries, **options})
+def matcher(classes: ClassLoss | None = None, *, two_stage: bool = False) -> HungarianMatcher:
+    """By the published weights."""
+    terms = [
+        ClassTerm(classes=classes or Softmax(), weight=1.0, cost_weight=1.0),
+        L1Term(weight=5.0, cost_weight=5.0),
+        GIoUTerm(weight=2.0, cost_weight=2.0),
+    ]
+    return HungarianMatcher(terms=terms, two_stage=two_stage)
 
 
-@settings(max_examples=30, deadline=None)
+def criterion(queries: int = 6) -> Criterion:
+    by = matcher()
+    return Criterion(terms=by.terms, matcher=by, num_queries=queries, label_augmentation=LabelAugmentation())
+
+
+@settings(max_examples=30)
 @given(
-    st.integers(1, 5), st.integers(0, 5), st.integers(0, 5), st.sampled_from(["softmax", "focal"]), st.integers(0, 999)
+    st.integers(1, 5), st.integers(0, 5), st.integers(0, 5), st.sampled_from([Softmax(), Focal()]), st.integers(0, 999)
 )
-def test_matching_costs_no_more_than_any_other(queries: int, n1: int, n2: int, kind: str, seed: int) -> None:
+def test_matching_costs_no_more_than_any_other(queries: int, n1: int, n2: int, classes: ClassLoss, seed: int) -> None:
     out = predictions(2, 2, queries, 3, seed)
-    targets = [target(n1, seed), target(n2, seed + 1)]
-    matcher = HungarianMatcher(classification=kind)
-    matches = matcher(out, targets)
+    problem = Problem.of(out, [target(n1, seed), target(n2, seed + 1)])
+    matches = matcher(classes)(problem)
     if n1 + n2 == 0:
         assert len(matches.layer) == 0
         return
-    cost = matcher.cost(out, targets)
+    cost = matcher(classes).cost(problem)
     for layer in range(2):
         for image, (n, offset) in enumerate(((n1, 0), (n2, n1))):
             pairs = matches.pairs(layer, image, offset)
@@ -89,8 +110,8 @@ def test_two_stage_gives_originals_the_first_choice() -> None:
     out = predictions(1, 1, 6, 3)
     augmentation = LabelAugmentation(repeat=2)
     (repeated,) = augmentation([target(3)], 6)
-    plain = HungarianMatcher()(out, [target(3)])
-    staged = HungarianMatcher(two_stage=True)(out, [repeated])
+    plain = matcher()(Problem.of(out, [target(3)]))
+    staged = matcher(two_stage=True)(Problem.of(out, [repeated]))
     first = {tuple(pair) for pair in plain.pairs(0, 0).T.tolist()}
     assert first <= {tuple(pair) for pair in staged.pairs(0, 0).T.tolist()}
     assert len(set(staged.query.tolist())) == 6
@@ -113,7 +134,9 @@ def test_normalisers_add_up_over_micro_batches() -> None:
 def test_count_knows_the_class_weight_before_matching() -> None:
     loss = criterion()
     counts = loss.count([target(4), target(9), target(0)])
-    assert counts.tolist() == pytest.approx([13, (4 + 6) + 0.1 * (2 + 0 + 6), 13, 3])
+    assert counts == Normalisers(objects=13, originals=13, matched=4 + 6, unmatched=2 + 0 + 6, images=3)
+    assert Softmax(no_object_weight=0.1).normaliser(counts) == pytest.approx((4 + 6) + 0.1 * (2 + 0 + 6))
+    assert Focal().normaliser(counts) == 13
 
 
 def poisoned(value: float) -> Predictions:
@@ -125,9 +148,8 @@ def poisoned(value: float) -> Predictions:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_predictions_that_are_not_finite_do_not_stop_the_matcher(value: float) -> None:
-    matcher = HungarianMatcher()
     with pytest.warns(UserWarning, match="not finite"):
-        matches = matcher(poisoned(value), [target(4)])
+        matches = matcher()(Problem.of(poisoned(value), [target(4)]))
     assert len(matches.query) == 8
     assert 3 not in matches.pairs(1, 0)[0].tolist()
 

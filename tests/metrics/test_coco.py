@@ -128,7 +128,7 @@ def evaluation_sets(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any
     return truth, results
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(evaluation_sets())
 def test_boxes_agree_with_pycocotools(case: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
     truth, results = case
@@ -151,7 +151,7 @@ def mask_of(box: list[float]) -> dict[str, Any]:
     return {"size": list(code["size"]), "counts": code["counts"].decode()}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(evaluation_sets())
 def test_masks_agree_with_pycocotools(case: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
     truth, results = case
@@ -309,10 +309,10 @@ def test_results_of_unknown_classes_are_left_out_with_a_warning() -> None:
         ({"category_id": None}, "row 1: category_id is missing"),
         ({"score": float("nan")}, "row 1: score must be a finite number"),
         ({"score": "high"}, "row 1: score must be a finite number"),
-        ({"bbox": [1, 2, 3]}, "row 1: bbox must be"),
-        ({"bbox": [1, 2, float("nan"), 4]}, "row 1: each value of bbox must be a finite number"),
-        ({"bbox": [10, 10, -5, 4]}, "row 1: .* must not be negative"),
-        ({"bbox": None}, "row 1: bbox must be"),
+        ({"bbox": [1, 2, 3]}, r"row 1: bbox \[1, 2, 3\] is not a list of four numbers"),
+        ({"bbox": [1, 2, float("nan"), 4]}, r"row 1: bbox \[1, 2, nan, 4\] is not finite"),
+        ({"bbox": [10, 10, -5, 4]}, r"row 1: bbox \[10, 10, -5, 4\] has a negative width or height"),
+        ({"bbox": None}, "row 1: bbox None is not a list of four numbers"),
     ],
 )
 def test_bad_results_row_is_named(change: dict[str, Any], message: str) -> None:
@@ -326,7 +326,7 @@ def test_bad_results_row_is_named(change: dict[str, Any], message: str) -> None:
     [
         ({"image_id": 9}, r"ground truth: annotations\[0\]: image_id 9 is not among"),
         ({"category_id": 9}, r"annotations\[0\]: category_id 9 is not among the categories"),
-        ({"bbox": [0, 0, float("inf"), 1]}, r"annotations\[0\]: each value of bbox"),
+        ({"bbox": [0, 0, float("inf"), 1]}, r"annotations\[0\]: bbox .* is not finite"),
         ({"area": "big"}, r"annotations\[0\]: area must be a finite number"),
     ],
 )
@@ -373,18 +373,18 @@ def test_files_that_are_not_coco(tmp_path: Path) -> None:
         score_coco(tmp_path, [])
     broken = tmp_path / "broken.json"
     broken.write_text('{"images": [')
-    with pytest.raises(DataError, match=r"broken\.json: not JSON"):
+    with pytest.raises(DataError, match=r"broken\.json: is not JSON: .* in line 1"):
         score_coco(broken, [])
     broken.write_bytes(b"\xff\xfe\x00binary")
-    with pytest.raises(DataError, match=r"broken\.json: not JSON"):
+    with pytest.raises(DataError, match=r"broken\.json: cannot be read"):
         score_coco(broken, [])
     broken.write_text("[1, 2]")
-    with pytest.raises(DataError, match=r"broken\.json: COCO ground truth is a JSON object"):
+    with pytest.raises(DataError, match=r"broken\.json: is a list, which COCO uses for results"):
         score_coco(broken, [])
     with pytest.raises(DataError, match=r"row 0 is not an object but int"):
         score_coco(good, broken)
     broken.write_text('{"images": [], "categories": []}')
-    with pytest.raises(DataError, match="the list 'annotations' is missing"):
+    with pytest.raises(DataError, match="is not COCO JSON: it has no list 'annotations'"):
         score_coco(broken, [])
     with pytest.raises(DataError, match="no 'annotations' here"):
         score_coco(good, broken)

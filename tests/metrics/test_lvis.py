@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detrkit.errors import DataError
@@ -159,7 +159,6 @@ def as_coco(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[dict[
     return truth, [row for row in results if (row["image_id"], row["category_id"]) in looked_for]
 
 
-@settings(max_examples=100, deadline=None)
 @given(lvis_sets())
 def test_agrees_with_pycocotools_on_the_problem_rewritten(case: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
     truth, results = case
@@ -186,7 +185,12 @@ def test_agrees_with_pycocotools_on_the_problem_rewritten(case: tuple[dict[str, 
     [
         ("images", "neg_category_ids", None, r"image id 1 has no list 'neg_category_ids'.*detrkit score coco"),
         ("images", "not_exhaustive_category_ids", 3, r"image id 1 has no list 'not_exhaustive_category_ids'"),
-        ("images", "neg_category_ids", [1, 77], r"image id 1: neg_category_ids has 77, which is not among the categ"),
+        (
+            "images",
+            "neg_category_ids",
+            [1, 77],
+            r"image id 1: neg_category_ids has 77, which the categories do not have",
+        ),
         ("images", "neg_category_ids", [[1]], r"image id 1: neg_category_ids has \[1\]"),
         ("categories", "frequency", None, r"category id 1: frequency is None, but LVIS has 'r', 'c' or 'f'"),
         ("categories", "frequency", "rare", r"category id 1: frequency is 'rare'"),

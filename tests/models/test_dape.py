@@ -93,8 +93,8 @@ def test_content_and_code_are_read_at_the_same_points_with_the_same_weights(monk
     assert call[0].shape[-1] == (DIM + RANK) // HEADS
     alone, nothing = attn(query, reference, replace(memory, code=None))
     assert nothing is None
-    assert torch.equal(content, alone)
-    assert all(torch.equal(a, b) for a, b in zip(calls[0][2:], calls[1][2:], strict=True))
+    torch.testing.assert_close(content, alone)
+    assert all(torch.equal(a, b) for a, b in zip(calls[0][2:], calls[1][2:], strict=True))  # the places and weights
 
 
 def test_without_offsets_a_token_keeps_its_own_code() -> None:
@@ -191,7 +191,7 @@ def test_low_rank_relation_starts_as_none() -> None:
 
 
 def test_rows_of_a_full_relation_change_nothing() -> None:
-    """Attended a few rows at a time: the same bits, gradients to rounding, and nothing of size N² kept."""
+    """Attended a few rows at a time: the same to rounding, and nothing of size N² kept."""
     torch.manual_seed(0)
     relation = PositionRelation(num_heads=HEADS)
     q, k, v = (tensor.requires_grad_() for tensor in torch.randn(3, 2, HEADS, 50, 8))
@@ -206,7 +206,8 @@ def test_rows_of_a_full_relation_change_nothing() -> None:
         gradients = torch.autograd.grad(out.square().sum(), (q, k, v, *relation.parameters()))
         results.append((out, gradients, sum(size for size in kept if size >= 2 * 50 * 50)))
     (whole, expected, much), (parts, found, little) = results
-    assert torch.equal(whole, parts)
+    # products of other shapes are summed in another order: some roundings of 6e-8, of the largest entry
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6 * float(whole.detach().abs().max()))
     assert much > 0
     assert little == 0
     for a, b in zip(found, expected, strict=True):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detrkit.losses import build_criterion
+from detrkit.losses import Problem, build_criterion
 from detrkit.models import create_model
 from detrkit.structures import Target
 
@@ -99,9 +99,10 @@ def test_all_assignments_of_a_step_cost_one_copy_to_the_host(monkeypatch: pytest
 def test_layers_are_matched_one_by_one_where_there_are_many_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build()
     out, objects, criterion = predictions(model, 4, 1), targets(4, 1), build_criterion(model.config)
-    whole = criterion.matcher.cost(out, objects)
+    problem = Problem.of(out, objects)
+    whole = criterion.matcher.cost(problem)
     monkeypatch.setattr("detrkit.losses.matcher.MOST_PAIRS", 1)
-    torch.testing.assert_close(criterion.matcher.cost(out, objects), whole)
+    torch.testing.assert_close(criterion.matcher.cost(problem), whole)
 
 
 def test_evaluation_needs_neither_branch_nor_noise() -> None:

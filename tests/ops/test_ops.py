@@ -44,7 +44,7 @@ def test_inverse_sigmoid_inverts_where_it_can(value: float) -> None:
     torch.testing.assert_close(inverse_sigmoid(x).sigmoid(), x.clamp(1e-5, 1 - 1e-5), atol=2e-5, rtol=0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 12),
     st.integers(1, 12),

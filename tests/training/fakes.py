@@ -25,6 +25,7 @@ from detrkit.models import Detector, DetectorConfig
 from detrkit.structures import Categories, Category, Detections, Predictions, QueryGroup, Target
 from detrkit.training import run
 from detrkit.training.setup import Task, Validation
+from tests.data.trees import segments
 
 CATEGORIES = Categories([Category(7, "red"), Category(9, "blue")])
 SIZE = 32
@@ -103,11 +104,7 @@ def make_images(folder: Path, boxes_per_image: Sequence[int]) -> DetectionDatase
                 file_name=path.name,
                 width=SIZE,
                 height=SIZE,
-                boxes=boxes,
-                labels=np.arange(count, dtype=np.int64) % 2,
-                areas=np.full(count, 100.0),
-                crowd_boxes=np.zeros((0, 4)),
-                crowd_labels=np.zeros(0, dtype=np.int64),
+                segments=segments(boxes, labels=np.arange(count) % 2, areas=np.full(count, 100.0)),
             )
         )
     return DetectionDataset(records=records, categories=CATEGORIES, name="squares")

@@ -20,10 +20,9 @@ from detrkit.training.interrupt import SAME_SIGNAL_SECONDS, Interrupt, Interrupt
 from detrkit.training.loggers import read_log
 from detrkit.training.trainer import Trainer
 from tests.training.fakes import fake_task, last_state, make_recipe, same_state, scores
-from tests.training.slow_run import SETTINGS
+from tests.training.held_run import SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 20
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +34,14 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return last_state(folder / "run")
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """``detrkit train`` in a process group of its own, as a terminal starts it."""
-    folder.mkdir(exist_ok=True)
+def held(folder: Path, steps: int, *arguments: str) -> subprocess.Popen[str]:
+    """``detrkit train`` in a process group of its own, as a terminal starts it, waiting in the step after these."""
+    (folder / "held").unlink(missing_ok=True)
+    (folder / "go").unlink(missing_ok=True)
     (folder / "recipe.yaml").write_text(make_recipe(folder, **SETTINGS).to_yaml(), encoding="utf-8")
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.training.slow_run", str(folder), *arguments],
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.training.held_run", str(folder), str(steps), *arguments],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
@@ -49,38 +49,32 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
-
-
-def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
-    log = folder / "run" / "log.jsonl"
-    end = time.monotonic() + 240
-    while time.monotonic() < end and process.poll() is None:
-        if log.is_file() and any(row["event"] == "train" and row["step"] >= step for row in read_log(log)):
-            return
+    while not (folder / "held").exists():
+        if process.poll() is not None:
+            pytest.fail(f"ended before step {steps}: {process.communicate()[1][-2000:]}")
         time.sleep(0.01)
-    pytest.fail(f"no step {step}: {process.communicate()[1][-2000:]}")
+    return process
 
 
 def test_ctrl_c_then_kill_then_resume(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
     """Ctrl-C to the whole process group, loader workers too; then kill -9; then on to the end."""
-    process = start(tmp_path)
-    wait_for_step(tmp_path, 2, process)
+    process = held(tmp_path, 2)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=240)
+    (tmp_path / "go").touch()
+    _, errors = process.communicate()
     assert process.returncode == 130, errors
     assert "--resume" in errors.splitlines()[-1]
     assert "Traceback" not in errors
     stopped = last_state(tmp_path / "run")["position"]
     rows = [row["step"] for row in read_log(tmp_path / "run" / "log.jsonl") if row["event"] == "train"]
-    assert stopped["step"] == rows[-1] >= 2, "the step under way is finished and kept"
+    assert stopped["step"] == rows[-1] == 3, "the step under way is finished and kept"
 
-    process = start(tmp_path, "--resume")
-    wait_for_step(tmp_path, stopped["step"] + 5, process)
+    process = held(tmp_path, 11, "--resume")
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=240)
+    process.communicate()
     assert process.returncode == -signal.SIGKILL
     killed = last_state(tmp_path / "run")["position"]
-    assert stopped["step"] <= killed["step"] < STEPS
+    assert stopped["step"] < killed["step"] < 11, "the last one kept on the way"
 
     with fake_task(tmp_path):
         train(tmp_path / "run", resume=True)

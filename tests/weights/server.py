@@ -61,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         if served.gate is not None:
-            served.gate.wait(10)
+            served.gate.wait()
         whole, start, status = served.content, 0, served.status
         known = self.headers.get("If-Range")
         if asked and served.ranges and known in (None, served.etag):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -224,16 +225,19 @@ def test_two_at_a_time_share_one_download(server: Server, target: Path) -> None:
     gate = server.files["m.pth"].gate = threading.Event()
     paths: list[Path] = []
 
-    def together() -> None:
+    def together(said: pytest.WarningsRecorder) -> None:
+        """The first waits at the gate, which opens when the second has said that it waits for the first."""
         work = [threading.Thread(target=lambda: paths.append(download(server.url("m.pth"), target))) for _ in range(2)]
         for thread in work:
             thread.start()
-        threading.Timer(0.3, gate.set).start()
+        while not len(said) and all(thread.is_alive() for thread in work):
+            time.sleep(0.01)
+        gate.set()
         for thread in work:
-            thread.join(20)
+            thread.join()
 
-    with pytest.warns(UserWarning, match="another process is downloading it; waiting"):
-        together()
+    with pytest.warns(UserWarning, match="another process is downloading it; waiting") as said:
+        together(said)
     assert paths == [target, target]
     assert target.read_bytes() == CONTENT
     assert server.ranges == [None]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from detrkit.data.coco_json import Row
     from detrkit.data.doctor import Report
     from detrkit.data.formats import Source
-    from detrkit.data.records import Row
     from detrkit.data.statistics import Statistics
 
 __all__ = ["app"]

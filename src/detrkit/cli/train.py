@@ -62,25 +62,28 @@ def train_command(
         raise RecipeError("--resume continues the run that --overwrite deletes: give one of them")
 
     from detrkit.config import load_recipe
+    from detrkit.data.once import read_once
 
     options = {"data.root": data, "model.name": model, "training.output": output}
     given: dict[str, Any] = {key: str(value) for key, value in options.items() if value is not None}
     if wandb:
         given["logging.wandb"] = True
     more = [] if seeds is None else [f"training.seeds=[{seeds}]"]
-    if recipes:
-        recipe = load_recipe(load_recipe(recipes[0], given), [*more, *overrides])
-    else:
-        recipe = _from_data(str(data), given, [*more, *overrides], resume=resume)
 
-    from detrkit.training import train
-    from detrkit.training.interrupt import Interrupted
+    with read_once():  # choosing a recipe and training read the same files
+        if recipes:
+            recipe = load_recipe(load_recipe(recipes[0], given), [*more, *overrides])
+        else:
+            recipe = _from_data(str(data), given, [*more, *overrides], resume=resume)
 
-    try:
-        result = train(recipe, resume=resume, overwrite=overwrite)
-    except Interrupted as stop:
-        typer.echo(str(stop), err=True)
-        raise typer.Exit(stop.exit_code) from None
+        from detrkit.training import train
+        from detrkit.training.interrupt import Interrupted
+
+        try:
+            result = train(recipe, resume=resume, overwrite=overwrite)
+        except Interrupted as stop:
+            typer.echo(str(stop), err=True)
+            raise typer.Exit(stop.exit_code) from None
     _report(result)
 
 

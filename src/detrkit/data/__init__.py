@@ -1,14 +1,32 @@
-"""Images and annotations: formats, data sets, transforms, samplers, loaders."""
+"""Images and annotations: formats, data sets, transforms, samplers, loaders.
+
+Each is loaded the first time it is asked for: reading annotations needs no torch.
+"""
 
 from __future__ import annotations
 
-from detrkit.data.dataset import DetectionDataset
-from detrkit.data.images import image_size, read_image
-from detrkit.data.load import load_dataset
-from detrkit.data.loader import build_loader, collate
-from detrkit.data.records import ImageRecord
-from detrkit.data.samplers import AspectRatioBatchSampler
-from detrkit.data.transforms import EvalTransform, TrainTransform, resize_shape
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from detrkit.data.dataset import DetectionDataset
+    from detrkit.data.images import image_size, read_image
+    from detrkit.data.load import load_dataset
+    from detrkit.data.loader import build_loader, collate
+    from detrkit.data.records import ImageRecord
+    from detrkit.data.samplers import AspectRatioBatchSampler
+    from detrkit.data.transforms import EvalTransform, TrainTransform, resize_shape
+
+_HOMES = {
+    "dataset": ["DetectionDataset"],
+    "images": ["image_size", "read_image"],
+    "load": ["load_dataset"],
+    "loader": ["build_loader", "collate"],
+    "records": ["ImageRecord"],
+    "samplers": ["AspectRatioBatchSampler"],
+    "transforms": ["EvalTransform", "TrainTransform", "resize_shape"],
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AspectRatioBatchSampler",
@@ -23,3 +41,11 @@ __all__ = [
     "read_image",
     "resize_shape",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    value: object = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value

@@ -6,7 +6,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from detrkit.data.records import OnError, Row, Table, box_problem, build_records, coco_rows
+from detrkit.data.coco_json import Row, box_problem
+from detrkit.data.records import OnError, Table, build_records, coco_rows
 from detrkit.data.sampling import choose, subset_size
 from detrkit.errors import DataError
 

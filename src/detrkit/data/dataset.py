@@ -6,7 +6,6 @@ import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from detrkit.data.coco_json import Row
 from detrkit.data.images import read_image
-from detrkit.data.records import ImageRecord, OnError, Row, ScoreProtocol, Table, box_problem, coco_rows
+from detrkit.data.records import ImageRecord, OnError, ScoreProtocol
 from detrkit.data.transforms import EvalTransform
 from detrkit.errors import DataError
 from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE, Categories, Sample
@@ -32,12 +32,17 @@ class DetectionDataset(Dataset[Sample]):
     ``dataset[i]`` reads image i and returns ``transform(image, records[i])``. All randomness of a sample comes from
     (seed, epoch, i), so neither the number of workers nor resuming in mid-epoch changes it.
 
-    records: sorted by image id · categories in label order · name: for folders and tables · load_errors: a line for
-    everything that was left out while loading · source: reads the annotation file again, for evaluation, where
-    records carry too little (unclamped boxes, outlines) · protocol: how results on these images are scored ·
-    chances: how likely an epoch has each record, None when it has all (see ``detrkit.data.samplers``).
-    on_error: what an unreadable image does: "raise", or "skip": the next readable image takes its place, and
-    ``skipped_images`` names it (also when workers read it).
+    Args:
+        records: sorted by image id.
+        categories: in label order.
+        name: for folders and tables.
+        transform: makes a sample of an image and its record; by default that of evaluation.
+        on_error: what an unreadable image does: "raise", or "skip": the next readable image takes its place, and
+            ``skipped_images`` names it (also when workers read it).
+        load_errors: a line for everything that was left out while loading.
+        protocol: how results on these images are scored.
+        frequencies: of the classes, in label order: "r", "c" or "f" (LVIS), or None.
+        chances: how likely an epoch has each record, None when it has all (see ``detrkit.data.samplers``).
     """
 
     def __init__(
@@ -49,8 +54,8 @@ class DetectionDataset(Dataset[Sample]):
         transform: SampleTransform | None = None,
         on_error: OnError = "raise",
         load_errors: Sequence[str] = (),
-        source: Callable[[], Table] | None = None,
         protocol: ScoreProtocol = "coco",
+        frequencies: Sequence[str] | None = None,
         chances: NDArray[np.float64] | None = None,
     ) -> None:
         self.records = list(records)
@@ -60,8 +65,8 @@ class DetectionDataset(Dataset[Sample]):
         self.on_error = on_error
         self.load_errors = list(load_errors)
         self.protocol: ScoreProtocol = protocol
+        self.frequencies = frequencies
         self.chances = chances
-        self._source = source
         # In shared memory, so that workers that live through many epochs see the epoch and report what they skip.
         self._clock = _shared_zeros(2, torch.int64)
         self._unreadable = _shared_zeros(len(self.records), torch.bool)
@@ -112,36 +117,23 @@ class DetectionDataset(Dataset[Sample]):
     def coco_ground_truth(self) -> Row:
         """The ground truth as COCO JSON with the files' own category ids; crowd regions carry ``iscrowd`` 1.
 
-        ``area`` is the file's; so is what LVIS adds to images and categories. Images that turned out unreadable so far
-        and boxes that loading left out are absent.
+        Boxes and areas are the file's, also where they pass the image's border, and so is what LVIS adds to images and
+        categories. Images that turned out unreadable so far and boxes that loading left out are absent.
         """
         unreadable = set(torch.nonzero(self._unreadable).flatten().tolist())
-        records = {r.image_id: r for index, r in enumerate(self.records) if index not in unreadable}
-        table = None if self._source is None else self._source()
-        if table is None:
-            rows = [row for record in records.values() for row in self._rows(record)]
-        else:
-            rows = [row for row in table.annotations if row["image_id"] in records and not box_problem(row.get("bbox"))]
-        images: list[Row] = [
-            {"id": r.image_id, "file_name": r.file_name, "width": r.width, "height": r.height} for r in records.values()
-        ]
+        records = {r.image_id: r for index, r in enumerate(self.records) if index not in unreadable}.values()
+        ids = self.categories.ids
+        rows = (row for record in records for row in _annotations(record, ids))
         categories = self.categories.to_json()
-        if table is not None:
-            _add(images, table.images, (NEGATIVES, NOT_EXHAUSTIVE))
-            _add(categories, table.categories, ("frequency",))
+        if self.frequencies is not None:
+            for category, frequency in zip(categories, self.frequencies, strict=True):
+                category["frequency"] = frequency
         return {
             "info": {"description": self.name},
-            "images": images,
-            "annotations": coco_rows(rows),
+            "images": [_image(record, ids) for record in records],
+            "annotations": [{"id": number, **row} for number, row in enumerate(rows, start=1)],
             "categories": categories,
         }
-
-    def _rows(self, record: ImageRecord) -> Iterator[Row]:
-        ids = self.categories.ids
-        for box, label, area in zip(record.boxes, record.labels, record.areas, strict=True):
-            yield {**_row(record, box, ids[label]), "area": float(area)}
-        for box, label in zip(record.crowd_boxes, record.crowd_labels, strict=True):
-            yield {**_row(record, box, ids[label]), "iscrowd": 1}
 
     def _readable(self, index: int) -> tuple[Image.Image, ImageRecord]:
         for step in range(len(self)):
@@ -165,17 +157,19 @@ def _shared_zeros(length: int, dtype: torch.dtype) -> Tensor:
     return zeros
 
 
-def _add(rows: list[Row], originals: list[Row], keys: Sequence[str]) -> None:
-    """Gives the rows those of the keys that the original with the same id has."""
-    by_id = {row["id"]: row for row in originals}
-    for row in rows:
-        original = by_id.get(row["id"], {})
-        row |= {key: original[key] for key in keys if key in original}
+def _image(record: ImageRecord, category_ids: list[int]) -> Row:
+    image = {"id": record.image_id, "file_name": record.file_name, "width": record.width, "height": record.height}
+    lists = {NEGATIVES: record.negatives, NOT_EXHAUSTIVE: record.not_exhaustive}
+    known = {key: [category_ids[label] for label in labels] for key, labels in lists.items() if labels is not None}
+    return {**image, **known}
 
 
-def _row(record: ImageRecord, box: Any, category_id: int) -> Row:
-    x1, y1, x2, y2 = (float(value) for value in box)
-    return {"image_id": record.image_id, "category_id": category_id, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+def _annotations(record: ImageRecord, category_ids: list[int]) -> Iterator[Row]:
+    segments = record.segments
+    columns = (segments.boxes, segments.labels, segments.areas, segments.crowd)
+    for box, label, area, crowd in zip(*(column.tolist() for column in columns), strict=True):
+        row = {"image_id": record.image_id, "category_id": category_ids[label], "bbox": box}
+        yield {**row, "area": area, "iscrowd": int(crowd)}
 
 
 @contextmanager

@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from detrkit.data.federated import federated_problems
+from detrkit.data.coco_json import Row, box_problem, is_crowd, lvis_problems
 from detrkit.data.formats import FORMATS, Source, read_source
 from detrkit.data.images import image_size, read_image
-from detrkit.data.records import Row, Table, box_problem, missing_files
+from detrkit.data.records import Table, missing_files
 from detrkit.errors import DataError
 from detrkit.structures import NEGATIVES
 
@@ -120,7 +120,7 @@ def _ids(split: str, table: Table) -> Iterator[Finding]:
     yield _finding("warning", "annotation images", split, orphans, "annotations of images that are not listed: ignored")
 
 
-def _twice(values: Any) -> list[str]:
+def _twice(values: Iterable[object]) -> list[str]:
     return [str(value) for value, number in Counter(values).items() if number > 1 and value is not None]
 
 
@@ -160,7 +160,7 @@ def _boxes(split: str, table: Table) -> Iterator[Finding]:
 
 
 def _duplicate_annotations(split: str, table: Table) -> Iterator[Finding]:
-    seen: set[Any] = set()
+    seen: set[tuple[int, int, str]] = set()
     again = []
     for row in table.annotations:
         key = (row["image_id"], row["category_id"], str(row.get("bbox")))
@@ -171,7 +171,7 @@ def _duplicate_annotations(split: str, table: Table) -> Iterator[Finding]:
 
 
 def _balance(split: str, table: Table) -> Iterator[Finding]:
-    counts = Counter(row["category_id"] for row in table.annotations if not row.get("iscrowd"))
+    counts = Counter(row["category_id"] for row in table.annotations if not is_crowd(row))
     names = {row["id"]: str(row.get("name", row["id"])) for row in table.categories}
     absent = [names[number] for number in names if not counts[number]]
     present = sorted((counts[number], name) for number, name in names.items() if counts[number])
@@ -193,7 +193,7 @@ def _federated(split: str, table: Table) -> Iterator[Finding]:
     """Of LVIS: the lists of classes of the images, and the frequencies."""
     if table.protocol != "lvis":
         return
-    problems = list(federated_problems(table.images, table.categories))
+    problems = list(lvis_problems(table.images, table.categories))
     yield _finding("error", "LVIS lists", split, problems, "what LVIS adds to COCO annotations is missing or wrong")
     if problems:
         return

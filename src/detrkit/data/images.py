@@ -5,16 +5,16 @@ from __future__ import annotations
 import io
 import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from detrkit.errors import DataError
 
 __all__ = ["IMAGE_SUFFIXES", "ImageSource", "image_size", "read_image"]
 
-ImageSource = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
+ImageSource = str | Path | bytes | Image.Image | NDArray[np.generic]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".jfif", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
@@ -144,7 +144,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         raise DataError(f"{name}: images of mode {image.mode} cannot be converted to RGB; save it as RGB") from error
 
 
-def _from_array(array: np.ndarray[Any, Any], name: str) -> Image.Image:
+def _from_array(array: NDArray[np.generic], name: str) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
@@ -152,7 +152,7 @@ def _from_array(array: np.ndarray[Any, Any], name: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(_to_uint8(array, name))).convert("RGB")
 
 
-def _to_uint8(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _to_uint8(array: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return np.asarray(array, dtype=np.uint8)
     if array.dtype == np.bool_:

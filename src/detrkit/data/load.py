@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import functools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.formats import Source, find_source, read_source
-from detrkit.data.records import OnError, build_records
+from detrkit.data.once import memory
+from detrkit.data.records import ImageRecord, OnError, ScoreProtocol, build_records, frequencies_of
 from detrkit.data.samplers import repeat_factors, with_copies
 from detrkit.data.sampling import published_sample, sample_table
 from detrkit.errors import DataError, did_you_mean
+from detrkit.structures import Categories
 
 __all__ = ["load_dataset", "load_source"]
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The annotations of a split, or of a sample of it, as they are kept; notes: a line for all that was left out."""
+
+    records: list[ImageRecord]
+    categories: Categories
+    notes: list[str]
+    protocol: ScoreProtocol
+    frequencies: list[str] | None
 
 
 def load_dataset(
@@ -80,10 +92,9 @@ def load_source(
     published = None if sample_rate is None else published_sample(source.root, source.annotations, sample_rate)
     if published is not None:
         source = replace(source, annotations=published)
-    table = read_source(replace(source, outlines=False))
-    if sample_rate is not None and published is None:
-        table = sample_table(table, seed=sample_seed, rate=sample_rate)
-    records, categories, notes = build_records(table, on_error=on_error)
+    sampled = sample_rate is not None and published is None
+    split = _read_split(source, on_error, sample_rate if sampled else None, sample_seed)
+    records = split.records
     if sample_repeat:
         if sample_rate is None:
             raise DataError("sample_repeat needs sample_rate")
@@ -94,11 +105,25 @@ def load_source(
         records, chances = [records[position] for position in positions], np.tile(chances, repeat)
     return DetectionDataset(
         records=records * repeat,
-        categories=categories,
+        categories=split.categories,
         name=source.root.resolve().name,
         on_error=on_error,
-        load_errors=notes,
-        source=functools.partial(read_source, source),
-        protocol=table.protocol,
+        load_errors=split.notes,
+        protocol=split.protocol,
+        frequencies=split.frequencies,
         chances=chances,
     )
+
+
+def _read_split(source: Source, on_error: OnError, sample_rate: float | None, sample_seed: int) -> _Split:
+    key = (source, on_error, sample_rate, sample_seed)
+    known = memory().get(key)
+    if isinstance(known, _Split):
+        return known
+    table = read_source(replace(source, outlines=False))
+    if sample_rate is not None:
+        table = sample_table(table, seed=sample_seed, rate=sample_rate)
+    records, categories, notes = build_records(table, on_error=on_error)
+    split = _Split(records, categories, notes, table.protocol, frequencies_of(table))
+    memory()[key] = split
+    return split

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.data.federated import federated_problems
+from detrkit.data.annotations import Segments, clipped
+from detrkit.data.coco_json import Row, box_problem, finite_number, is_crowd, lvis_problems, row_area
 from detrkit.data.images import image_size
 from detrkit.errors import DataError
 from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE, Categories, Category
@@ -20,16 +20,14 @@ from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE, Categories, Category
 __all__ = [
     "ImageRecord",
     "OnError",
-    "Row",
     "ScoreProtocol",
     "Table",
-    "box_problem",
     "build_records",
     "coco_rows",
+    "frequencies_of",
     "missing_files",
 ]
 
-Row = dict[str, Any]
 OnError = Literal["raise", "skip"]
 ScoreProtocol = Literal["coco", "lvis"]
 _SKIP = "Mend it, or set on_error to skip to leave such {} out and count them."
@@ -39,10 +37,11 @@ _SKIP = "Mend it, or set on_error to skip to leave such {} out and count them."
 class ImageRecord:
     """One image and its annotations, in pixels of the frame that the annotations were drawn in (the upright image).
 
-    boxes (N, 4) float64 xyxy inside the image, of positive size · labels (N,) int64, 0..K-1 · areas (N,) float64 as
-    in the file (of the mask where there is one) · crowd_boxes (M, 4), crowd_labels (M,): regions that training leaves
-    out and evaluation ignores · negatives (K,) labels verified to be absent, not_exhaustive (E,) labels of which not
-    every object is annotated (LVIS; None: not known).
+    Attributes:
+        segments: all that evaluation and training need of the annotations; ``detrkit.data.annotations.objects_of``
+            makes of them what a task trains on.
+        negatives: (K,) labels verified to be absent (LVIS; None: not known).
+        not_exhaustive: (E,) labels of which not every object is annotated (LVIS; None: not known).
     """
 
     image_id: int
@@ -50,13 +49,41 @@ class ImageRecord:
     file_name: str
     width: int
     height: int
-    boxes: NDArray[np.float64]
-    labels: NDArray[np.int64]
-    areas: NDArray[np.float64]
-    crowd_boxes: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
-    crowd_labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    segments: Segments = field(default_factory=Segments.none)
     negatives: NDArray[np.int64] | None = None
     not_exhaustive: NDArray[np.int64] | None = None
+
+    @property
+    def boxes(self) -> NDArray[np.float64]:
+        """(N, 4) xyxy of the objects, inside the image and of positive size."""
+        return self._inside(self.segments.single)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) labels of the objects."""
+        return self.segments.labels[self.segments.single]
+
+    @property
+    def areas(self) -> NDArray[np.float64]:
+        """(N,) areas of the objects, as in the file."""
+        return self.segments.areas[self.segments.single]
+
+    @property
+    def crowd_boxes(self) -> NDArray[np.float64]:
+        """(M, 4) xyxy of the crowd regions, inside the image and of positive size."""
+        return self._inside(self._crowd)
+
+    @property
+    def crowd_labels(self) -> NDArray[np.int64]:
+        """(M,) labels of the crowd regions."""
+        return self.segments.labels[self._crowd]
+
+    @property
+    def _crowd(self) -> NDArray[np.bool_]:
+        return self.segments.crowd & ~self.segments.outside
+
+    def _inside(self, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return clipped(self.segments.boxes[chosen], np.asarray((self.width, self.height)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +93,7 @@ class Table:
     images: id, file_name (relative to ``image_root``), width and height where known · annotations: id, image_id,
     category_id, bbox [x, y, w, h], area, iscrowd, ``where`` (file and line, for messages; not in COCO files) ·
     categories: id, name · origin: the file to name in messages · protocol: how results on these images are scored;
-    with "lvis" images and categories have what ``detrkit.data.federated`` names.
+    with "lvis" images and categories have what ``detrkit.data.coco_json.lvis_problems`` names.
     """
 
     origin: Path
@@ -82,17 +109,6 @@ class Table:
         return self.image_root / str(image["file_name"]).replace("\\", "/")
 
 
-def box_problem(bbox: Any) -> str | None:
-    """What is wrong with ``[x, y, width, height]``, or None."""
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(type(value) in (int, float) for value in bbox):
-        return "is not a list of four numbers [x, y, width, height]"
-    if not all(map(math.isfinite, bbox)):
-        return "is not finite"
-    if bbox[2] <= 0 or bbox[3] <= 0:
-        return "has no positive width and height"
-    return None
-
-
 def coco_rows(rows: Iterable[Row]) -> list[Row]:
     """Copies of annotation rows as COCO files have them: ``area`` and ``iscrowd`` present, ids unique and positive.
 
@@ -103,9 +119,9 @@ def coco_rows(rows: Iterable[Row]) -> list[Row]:
     keep = len(set(ids)) == len(ids) and all(type(value) is int and value > 0 for value in ids)
     for number, row in enumerate(done, start=1):
         row["id"] = row["id"] if keep else number
-        row["iscrowd"] = int(row.get("iscrowd", 0))
-        if "area" not in row and box_problem(row.get("bbox")) is None:
-            row["area"] = row["bbox"][2] * row["bbox"][3]
+        row["iscrowd"] = int(is_crowd(row))
+        if row.get("area") is None and box_problem(row.get("bbox")) is None:
+            row["area"] = row_area(row)
     return done
 
 
@@ -170,43 +186,50 @@ def _assemble(
     table: Table, images: list[Row], owners: list[int], rows: list[Row], label_of: dict[int, int], notes: list[str]
 ) -> list[ImageRecord]:
     owner = np.asarray(owners, dtype=np.int64)
-    boxes = np.asarray([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
-    areas = np.asarray([row.get("area", row["bbox"][2] * row["bbox"][3]) for row in rows], dtype=np.float64)
-    labels = np.asarray([label_of[row["category_id"]] for row in rows], dtype=np.int64)
-    crowd = np.asarray([bool(row.get("iscrowd", 0)) for row in rows], dtype=bool)
     sizes = np.asarray([(image["width"], image["height"]) for image in images], dtype=np.float64).reshape(-1, 2)
-    boxes[:, 2:] += boxes[:, :2]
-    limit = sizes[owner]
-    np.clip(boxes[:, 0::2], 0, limit[:, :1], out=boxes[:, 0::2])
-    np.clip(boxes[:, 1::2], 0, limit[:, 1:], out=boxes[:, 1::2])
-    inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    for index in np.flatnonzero(~inside).tolist():
+    boxes = np.asarray([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
+    corners = clipped(boxes, sizes[owner])
+    segments = Segments(
+        boxes=boxes,
+        labels=np.asarray([label_of[row["category_id"]] for row in rows], dtype=np.int64),
+        areas=_areas(table, images, owners, rows),
+        crowd=np.asarray([is_crowd(row) for row in rows], dtype=bool),
+        outside=np.logical_or(*(corners[:, 2:] <= corners[:, :2]).T),
+    )
+    for index in np.flatnonzero(segments.outside).tolist():
         image = images[owners[index]]
         notes.append(f"{_where(table, rows[index], image)}: bbox {rows[index]['bbox']} lies outside the image")
-    order = np.flatnonzero(inside)
-    order = order[np.lexsort((crowd[order], owner[order]))]  # by image, ordinary before crowd, else as in the file
-    boxes, areas, labels, crowd, owner = boxes[order], areas[order], labels[order], crowd[order], owner[order]
+    order = np.argsort(owner, kind="stable")  # by image, else as in the file
+    segments, owner = segments[order], owner[order]
     starts = np.searchsorted(owner, np.arange(len(images) + 1)).tolist()
-    records = []
-    for index, image in enumerate(images):
-        begin, end = starts[index], starts[index + 1]
-        middle = end - int(crowd[begin:end].sum())
-        records.append(
-            ImageRecord(
-                image_id=image["id"],
-                path=table.path(image),
-                file_name=str(image["file_name"]),
-                width=image["width"],
-                height=image["height"],
-                boxes=boxes[begin:middle],
-                labels=labels[begin:middle],
-                areas=areas[begin:middle],
-                crowd_boxes=boxes[middle:end],
-                crowd_labels=labels[middle:end],
-                **_federated(image, label_of),
-            )
+    return [
+        ImageRecord(
+            image_id=image["id"],
+            path=table.path(image),
+            file_name=str(image["file_name"]),
+            width=image["width"],
+            height=image["height"],
+            segments=segments[starts[index] : starts[index + 1]],
+            **_federated(image, label_of),
         )
-    return records
+        for index, image in enumerate(images)
+    ]
+
+
+def _areas(table: Table, images: list[Row], owners: list[int], rows: list[Row]) -> NDArray[np.float64]:
+    try:
+        return np.asarray([row_area(row) for row in rows], dtype=np.float64)
+    except (TypeError, ValueError):
+        for owner, row in zip(owners, rows, strict=True):
+            finite_number(row_area(row), f"{_where(table, row, images[owner])}: area")
+        raise
+
+
+def frequencies_of(table: Table) -> list[str] | None:
+    """How frequent the classes are, in label order; None where that is not known (LVIS says it)."""
+    if table.protocol != "lvis":
+        return None
+    return [row["frequency"] for row in sorted(table.categories, key=lambda row: int(row["id"]))]
 
 
 def _federated(image: Row, label_of: dict[int, int]) -> dict[str, NDArray[np.int64]]:
@@ -225,7 +248,7 @@ def _categories(table: Table) -> Categories:
     if twice is not None:
         raise DataError(f"{table.origin}: category id {twice} stands twice in categories")
     if table.protocol == "lvis":
-        for problem in federated_problems(table.images, table.categories):
+        for problem in lvis_problems(table.images, table.categories):
             raise DataError(f"{table.origin}: {problem}")
     ordered = sorted(table.categories, key=lambda row: int(row["id"]))
     return Categories(Category(row["id"], str(row.get("name", row["id"]))) for row in ordered)
@@ -268,8 +291,8 @@ def _images(table: Table, on_error: OnError) -> tuple[list[Row], list[str]]:
     return kept, notes
 
 
-def _first_duplicate(values: Iterable[Any]) -> Any:
-    seen = set()
+def _first_duplicate(values: Iterable[int]) -> int | None:
+    seen: set[int] = set()
     for value in values:
         if value in seen:
             return value

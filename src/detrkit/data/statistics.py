@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detrkit.data.annotations import Segments, clipped
+from detrkit.data.coco_json import Row
 from detrkit.data.dataset import DetectionDataset
 
 __all__ = ["PERCENTILES", "ClassCount", "Statistics", "statistics"]
@@ -53,7 +54,7 @@ class Statistics:
     coco_sizes: tuple[int, int, int]
     image_sizes: tuple[tuple[int, int, int], ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Row:
         """Plain lists and tables."""
         return asdict(self)
 
@@ -61,12 +62,14 @@ class Statistics:
 def statistics(dataset: DetectionDataset) -> Statistics:
     """Describe a split from its records; no image is opened. Crowd is counted apart from boxes."""
     records = dataset.records
-    counts = np.asarray([len(record.boxes) for record in records])
-    labels = np.concatenate([record.labels for record in records])
-    boxes = np.concatenate([record.boxes for record in records])
-    areas = np.concatenate([record.areas for record in records])
-    image_areas = np.repeat([record.width * record.height for record in records], counts)
-    short_sides = np.repeat([min(record.width, record.height) for record in records], counts)
+    segments = Segments.cat([record.segments for record in records])
+    owner = np.repeat(np.arange(len(records)), [len(record.segments) for record in records])[segments.single]
+    objects = segments[segments.single]
+    labels, areas = objects.labels, objects.areas
+    image_sizes = np.asarray([(record.width, record.height) for record in records])
+    boxes = clipped(objects.boxes, image_sizes[owner])
+    counts = np.bincount(owner, minlength=len(records))
+    image_areas, short_sides = image_sizes.prod(axis=1)[owner], image_sizes.min(axis=1)[owner]
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     sizes = np.sqrt(width * height)
     per_class = np.bincount(labels, minlength=len(dataset.categories))
@@ -75,7 +78,7 @@ def statistics(dataset: DetectionDataset) -> Statistics:
         images=len(records),
         empty_images=int((counts == 0).sum()),
         boxes=len(boxes),
-        crowd=sum(len(record.crowd_boxes) for record in records),
+        crowd=int((segments.crowd & ~segments.outside).sum()),
         left_out=len(dataset.load_errors),
         classes=tuple(
             ClassCount(
@@ -102,9 +105,9 @@ def statistics(dataset: DetectionDataset) -> Statistics:
     )
 
 
-def _percentiles(values: NDArray[Any]) -> tuple[float, ...] | None:
+def _percentiles(values: NDArray[np.float64] | NDArray[np.int64]) -> tuple[float, ...] | None:
     return tuple(round(float(v), 4) for v in np.percentile(values, PERCENTILES)) if len(values) else None
 
 
-def _quarter(values: NDArray[Any]) -> float | None:
+def _quarter(values: NDArray[np.float64] | NDArray[np.int64]) -> float | None:
     return round(float(np.percentile(values, 25)), 4) if len(values) else None

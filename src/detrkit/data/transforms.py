@@ -1,14 +1,16 @@
 """DETR's augmentation and evaluation resize on ``torchvision.transforms.v2``.
 
-A transform takes an upright RGB image and its record and returns a ``Sample``. Randomness comes from torch's global
-generator, which ``DetectionDataset`` seeds for every sample.
+A transform takes an upright RGB image and its record and returns a ``Sample``. On the way the fields of the objects
+that have a place in the image are tv_tensors, so that one operation moves them all; the others follow their objects.
+Randomness comes from torch's global generator, which ``DetectionDataset`` seeds for every sample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,14 +20,31 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from detrkit.data.annotations import objects_of
 from detrkit.data.photometric import chance, distort_colours, uniform
 from detrkit.data.records import ImageRecord
-from detrkit.structures import Sample, Target
+from detrkit.structures import Objects, Sample, Target
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "EvalTransform", "TrainTransform", "resize_shape", "truncated_shape"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "EvalTransform",
+    "TrainTransform",
+    "placed_objects",
+    "resize_shape",
+    "truncated_shape",
+]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Place = TypeVar("Place", Image.Image, Tensor)
+
+
+class _Operation(Protocol):
+    """A geometric operation: the same on an image and on whatever has a place in it."""
+
+    def __call__(self, value: Place, /) -> Place: ...
 
 
 def resize_shape(height: int, width: int, short_side: int, max_side: int | None = None) -> tuple[int, int]:
@@ -74,14 +93,13 @@ class EvalTransform:
     std: tuple[float, ...] = IMAGENET_STD
 
     def __call__(self, image: Image.Image, record: ImageRecord) -> Sample:
-        boxes = _boxes(record)
+        objects = placed_objects(record)
         if self.resize == "round":
-            image, boxes = _resize(image, boxes, self.short_side, self.max_side)
+            image, objects = _resize(image, objects, self.short_side, self.max_side)
         else:
-            shape = list(truncated_shape(image.height, image.width, self.short_side, self.max_side))
-            pixels = F.resize(F.pil_to_tensor(image).float(), shape, antialias=True).round().to(torch.uint8)
-            image, boxes = F.to_pil_image(pixels), F.resize(boxes, shape)
-        return _sample(image, boxes, torch.tensor(record.labels), record, self.mean, self.std)
+            shape = truncated_shape(image.height, image.width, self.short_side, self.max_side)
+            image, objects = _move(partial(_resize_in_float32, shape=shape), image, objects)
+        return _sample(image, objects, record, self.mean, self.std)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,37 +128,74 @@ class TrainTransform:
     std: tuple[float, ...] = IMAGENET_STD
 
     def __call__(self, image: Image.Image, record: ImageRecord) -> Sample:
-        boxes, labels = _boxes(record), torch.tensor(record.labels)
+        image, objects = self.augment(image, placed_objects(record))
+        return _sample(image, objects, record, self.mean, self.std)
+
+    def augment(self, image: Image.Image, objects: Objects) -> tuple[Image.Image, Objects]:
+        """The image and its objects (of :func:`placed_objects`) after all that is random."""
         if chance(self.flip):
-            image, boxes = F.horizontal_flip(image), F.horizontal_flip(boxes)
+            image, objects = _move(F.horizontal_flip, image, objects)
         if self.vertical_flip and chance(self.vertical_flip):
-            image, boxes = F.vertical_flip(image), F.vertical_flip(boxes)
+            image, objects = _move(F.vertical_flip, image, objects)
         if self.crop and chance(0.5):
-            image, boxes = _resize(image, boxes, _choice(self.crop_short_sides), None)
-            image, boxes, labels = self._crop(image, boxes, labels)
-        image, boxes = _resize(image, boxes, _choice(self.short_sides), self.max_side)
+            image, objects = _resize(image, objects, _choice(self.crop_short_sides), None)
+            image, objects = self._crop(image, objects)
+        image, objects = _resize(image, objects, _choice(self.short_sides), self.max_side)
         if self.augmentation == "strong":
             if chance(0.5):
                 down, right = (round(uniform(-1, 1) / 16 * side) for side in (image.height, image.width))
-                image, boxes, labels = _cut(image, boxes, labels, (-down, -right, image.height, image.width))
+                image, objects = _cut(image, objects, (-down, -right, image.height, image.width))
             image = distort_colours(image)
-        return _sample(image, boxes, labels, record, self.mean, self.std)
+        return image, objects
 
-    def _crop(self, image: Image.Image, boxes: Tensor, labels: Tensor) -> tuple[Image.Image, Tensor, Tensor]:
+    def _crop(self, image: Image.Image, objects: Objects) -> tuple[Image.Image, Objects]:
         least, most = self.crop_size
         width = _uniform(min(least, image.width), min(most, image.width))
         height = _uniform(min(least, image.height), min(most, image.height))
         region = (_uniform(0, image.height - height), _uniform(0, image.width - width), height, width)
-        return _cut(image, boxes, labels, region)
+        return _cut(image, objects, region)
 
 
-def _cut(
-    image: Image.Image, boxes: Tensor, labels: Tensor, region: tuple[int, int, int, int]
-) -> tuple[Image.Image, Tensor, Tensor]:
-    """A region (top, left, height, width), black beyond the image, with the boxes it leaves something of."""
-    boxes = F.crop(boxes, *region)
-    kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    return F.crop(image, *region), tv_tensors.wrap(boxes[kept], like=boxes), labels[kept]
+def placed_objects(record: ImageRecord) -> Objects:
+    """The objects of an image, their boxes as tv_tensors in its pixels."""
+    objects = objects_of(record.segments, size=(record.width, record.height))
+    canvas = (record.height, record.width)
+    return replace(objects, boxes=tv_tensors.BoundingBoxes(objects.boxes.float(), format="XYXY", canvas_size=canvas))
+
+
+def _move(operation: _Operation, image: Image.Image, objects: Objects) -> tuple[Image.Image, Objects]:
+    """The operation on the image and on every field that has a place in it, without the objects that it leaves nothing
+    of."""
+    objects = objects.map(lambda value: operation(value) if isinstance(value, tv_tensors.TVTensor) else value)
+    left = (objects.boxes[:, 2:] > objects.boxes[:, :2]).all(dim=1)
+    return operation(image), objects if left.all() else objects.map(lambda value: _rows(value, left))
+
+
+def _rows(value: Tensor, chosen: Tensor) -> Tensor:
+    """The chosen rows, still a tv_tensor where the value is one."""
+    rows: Tensor = value[chosen]
+    return tv_tensors.wrap(rows, like=value) if isinstance(value, tv_tensors.TVTensor) else rows
+
+
+def _cut(image: Image.Image, objects: Objects, region: tuple[int, int, int, int]) -> tuple[Image.Image, Objects]:
+    """A region (top, left, height, width), black beyond the image."""
+    top, left, height, width = region
+    return _move(partial(F.crop, top=top, left=left, height=height, width=width), image, objects)
+
+
+def _resize(image: Image.Image, objects: Objects, short_side: int, max_side: int | None) -> tuple[Image.Image, Objects]:
+    height, width = resize_shape(image.height, image.width, short_side, max_side)
+    if (width, height) == image.size:
+        return image, objects
+    resize = partial(F.resize, size=[height, width], interpolation=InterpolationMode.BILINEAR)
+    return _move(resize, image, objects)
+
+
+def _resize_in_float32(value: Place, shape: tuple[int, int]) -> Place:
+    if not isinstance(value, Image.Image):
+        return F.resize(value, list(shape))
+    pixels = F.resize(F.pil_to_tensor(value).float(), list(shape), antialias=True)
+    return F.to_pil_image(pixels.round().to(torch.uint8))
 
 
 def _uniform(low: int, high: int) -> int:
@@ -152,39 +207,19 @@ def _choice(values: Sequence[int]) -> int:
     return values[_uniform(0, len(values) - 1)]
 
 
-def _boxes(record: ImageRecord) -> Tensor:
-    canvas = (record.height, record.width)
-    boxes = torch.tensor(record.boxes, dtype=torch.float32)
-    wrapped: Tensor = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=canvas)
-    return wrapped
-
-
-def _resize(image: Image.Image, boxes: Tensor, short_side: int, max_side: int | None) -> tuple[Image.Image, Tensor]:
-    height, width = resize_shape(image.height, image.width, short_side, max_side)
-    if (width, height) == image.size:
-        return image, boxes
-    image = F.resize(image, [height, width], interpolation=InterpolationMode.BILINEAR)
-    return image, F.resize(boxes, [height, width])
-
-
 def _sample(
-    image: Image.Image,
-    boxes: Tensor,
-    labels: Tensor,
-    record: ImageRecord,
-    mean: Sequence[float],
-    std: Sequence[float],
+    image: Image.Image, objects: Objects, record: ImageRecord, mean: Sequence[float], std: Sequence[float]
 ) -> Sample:
     pixels = F.normalize(
         F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True), mean=list(mean), std=list(std), inplace=True
     )
-    corners = boxes.as_subclass(Tensor) / torch.tensor([image.width, image.height] * 2)
+    objects = objects.map(lambda value: value.as_subclass(Tensor))
+    corners = objects.boxes / torch.tensor([image.width, image.height] * 2)
     corners = corners.clamp(0, 1)
     low, high = corners[:, :2], corners[:, 2:]
-    kept = (high > low).all(dim=1)  # float32 may flatten a sliver of a box
+    objects = replace(objects, boxes=torch.cat([(low + high) / 2, high - low], dim=1))
     target = Target(
-        labels=labels[kept],
-        boxes=torch.cat([(low + high) / 2, high - low], dim=1)[kept],
+        **vars(objects[(high > low).all(dim=1)]),  # float32 may flatten a sliver of a box
         image_id=record.image_id,
         original_size=(record.height, record.width),
         size=(image.height, image.width),

@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from detrkit.errors import DataError, RunError
 
@@ -47,7 +47,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
                 os.unlink(draft)
 
 
-def write_json(path: Path, content: Mapping[str, Any], *, force: bool = False) -> None:
+def write_json(path: Path, content: Mapping[str, object], *, force: bool = False) -> None:
     """Write one JSON object, whole or not at all.
 
     Raises:

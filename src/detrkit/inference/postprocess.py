@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from detrkit.losses.classes import ClassLoss, build_classes
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.structures import Categories, Category, Detections, Predictions
 
@@ -35,7 +36,7 @@ def select(
     logits: Tensor,
     boxes: Tensor,
     *,
-    classification: str,
+    classes: ClassLoss,
     top_k: int | None,
     nms: float | None = None,
     nms_decay: float | None = None,
@@ -44,10 +45,10 @@ def select(
     """Picks the objects of one image.
 
     Args:
-        logits: (Q, K + 1) for "softmax", no-object last, one object a query; (Q, K) for "focal", where a query may
-            stand for several classes.
+        logits: (Q, C).
         boxes: (Q, 4) cxcywh.
-        classification: "softmax" or "focal".
+        classes: what the logits mean. Where classes exclude each other, a query is one object; otherwise it may be
+            several, of different classes.
         top_k: how many to keep, never more than there are; None = all.
         nms: class-wise IoU threshold. With ``nms_decay`` suppressed objects stay, behind the others, with their score
             times that factor (published: 0.01); without, they are removed.
@@ -55,16 +56,13 @@ def select(
     """
     logits = logits.float()
     corners = cxcywh_to_xyxy(boxes.float())
-    if classification == "softmax":
-        probability = logits.softmax(-1)[:, :-1]
-        if named is not None:
-            probability = probability.masked_fill(~named, -1.0)  # behind a named class of score 0
+    probability = classes.scores(logits)
+    if named is not None:
+        probability = probability.masked_fill(~named, -1.0)  # behind a named class of score 0
+    if classes.exclusive:
         scores, labels = probability.max(-1)
         queries = torch.arange(len(scores), device=scores.device)
     else:
-        probability = logits.sigmoid()
-        if named is not None:
-            probability = probability.masked_fill(~named, -1.0)  # behind a named class of score 0
         wanted = probability.numel() if top_k is None else top_k
         if nms is not None:
             wanted = max(wanted, BEFORE_NMS)
@@ -85,7 +83,7 @@ def select(
             order = torch.cat((kept, suppressed.nonzero()[:, 0]))
             lowered = torch.where(suppressed, found.scores * nms_decay, found.scores)
             found = Selected(lowered[order], found.labels[order], found.boxes[order], found.queries[order])
-    elif classification == "softmax":
+    elif classes.exclusive:
         order = found.scores.argsort(descending=True, stable=True)
         found = Selected(*(value[order] for value in found))
     return found if top_k is None else Selected(*(value[:top_k] for value in found))
@@ -103,19 +101,20 @@ def postprocess(
     Args:
         predictions: (L, B, Q, …); the last layer counts.
         original_sizes: (height, width) of each upright original.
-        config: says classification, top_k and NMS.
+        config: says how classes are read, top_k and NMS.
         categories: classes in label order; slots without a name are never returned.
     """
     if categories is None:
         categories = Categories(Category(label, str(label)) for label in range(config.num_classes))
     unnamed = [category.name is None for category in categories]
     named = ~torch.tensor(unnamed, device=predictions.logits.device) if any(unnamed) else None
+    classes = build_classes(config)
     results = []
     for image, (height, width) in enumerate(original_sizes):
         found = select(
             predictions.logits[-1, image].detach(),
             predictions.boxes[-1, image].detach(),
-            classification=config.classification,
+            classes=classes,
             top_k=config.top_k,
             nms=config.nms,
             nms_decay=config.nms_decay,

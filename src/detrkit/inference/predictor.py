@@ -143,13 +143,4 @@ def _path(source: ImageSource) -> Path | None:
 
 def _record(image: Image.Image) -> ImageRecord:
     """The image as a record without annotations, so that prediction shares the transform of evaluation."""
-    return ImageRecord(
-        image_id=0,
-        path=Path(),
-        file_name="",
-        width=image.width,
-        height=image.height,
-        boxes=np.zeros((0, 4)),
-        labels=np.zeros(0, np.int64),
-        areas=np.zeros(0),
-    )
+    return ImageRecord(image_id=0, path=Path(), file_name="", width=image.width, height=image.height)

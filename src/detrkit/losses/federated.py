@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from detrkit.losses.matcher import Matches
+from detrkit.losses.problem import Matched
 from detrkit.structures import Target
 
 __all__ = ["FederatedClasses", "leave_out"]
@@ -51,11 +51,8 @@ class FederatedClasses:
         return counted
 
 
-def leave_out(loss: Tensor, counted: Tensor, matches: Matches, labels: Tensor) -> Tensor:
-    """The class losses (L, B, Q, K), zero where a class does not count (B, K), but for the class of a matched query.
-
-    labels: of all objects of the batch, which ``matches.target`` counts through.
-    """
+def leave_out(loss: Tensor, counted: Tensor, matched: Matched) -> Tensor:
+    """The class losses (L, B, Q, K), zero where a class does not count (B, K), but for the class of a matched query."""
     kept = counted[None, :, None].repeat(loss.shape[0], 1, loss.shape[2], 1)
-    kept[matches.layer, matches.image, matches.query, labels[matches.target]] = True
+    kept[(*matched.place, matched.problem.labels[matched.matches.target])] = True
     return loss.masked_fill(~kept, 0.0)

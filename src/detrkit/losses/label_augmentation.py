@@ -55,11 +55,4 @@ class LabelAugmentation:
         if self.ratio is not None:
             index = torch.cat((index, self.random_order(boxes)[:extra]))
         index = index.to(device)
-        return replace(
-            target,
-            labels=target.labels[index],
-            boxes=target.boxes[index],
-            masks=None if target.masks is None else target.masks[index],
-            is_thing=None if target.is_thing is None else target.is_thing[index],
-            is_copy=torch.arange(length, device=device) >= boxes,
-        )
+        return replace(target[index], is_copy=torch.arange(length, device=device) >= boxes)

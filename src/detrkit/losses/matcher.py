@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from detrkit.ops.boxes import cxcywh_to_xyxy, generalized_iou
-from detrkit.structures import QueryGroup, Target
+from detrkit.losses.problem import Candidates, Matches, Problem
+from detrkit.losses.terms import Term
+from detrkit.structures import Target
 
-__all__ = ["HungarianMatcher", "Matches"]
+__all__ = ["HungarianMatcher"]
 
 # What a query costs a copy when an original already has it (two-stage matching).
 TAKEN = 1e6
@@ -22,24 +23,6 @@ TAKEN = 1e6
 NOT_FINITE = 1e8
 # Pairs of query and object whose costs are made at once; beyond that, layers go one after the other.
 MOST_PAIRS = 8_000_000
-
-
-@dataclass(frozen=True)
-class Matches:
-    """Matched pairs of all layers, layer-major: four index vectors of one length L·M.
-
-    ``target`` counts through the concatenated targets of the batch.
-    """
-
-    layer: Tensor
-    image: Tensor
-    query: Tensor
-    target: Tensor
-
-    def pairs(self, layer: int, image: int, offset: int = 0) -> Tensor:
-        """(2, n) query and target index of one layer and image; ``offset`` = targets of the images before."""
-        chosen = (self.layer == layer) & (self.image == image)
-        return torch.stack((self.query[chosen], self.target[chosen] - offset))
 
 
 def _assign(cost: np.ndarray, copies: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -59,85 +42,54 @@ def _assign(cost: np.ndarray, copies: np.ndarray | None) -> tuple[np.ndarray, np
 
 
 class HungarianMatcher:
-    """One-to-one matching by weighted class, L1 and GIoU cost.
+    """One-to-one matching by the weighted cost of terms.
 
     Args:
-        cost_class, cost_bbox, cost_giou: weights (published: 1, 5, 2; focal classification 2, 5, 2).
-        classification: "softmax" uses the probability of the target class, "focal" the focal cost.
-        focal_alpha: for "focal"; gamma is 2.
+        terms: those with a ``cost_weight`` are summed (published: class 1, L1 5, GIoU 2; focal classes 2, 5, 2).
         two_stage: originals are matched before their copies.
+
+    Raises:
+        ValueError: no term has a cost.
     """
 
-    def __init__(
-        self,
-        *,
-        cost_class: float = 1.0,
-        cost_bbox: float = 5.0,
-        cost_giou: float = 2.0,
-        classification: str = "softmax",
-        focal_alpha: float = 0.25,
-        two_stage: bool = False,
-    ) -> None:
-        self.cost_class = cost_class
-        self.cost_bbox = cost_bbox
-        self.cost_giou = cost_giou
-        self.classification = classification
-        self.focal_alpha = focal_alpha
+    def __init__(self, *, terms: Sequence[Term], two_stage: bool = False) -> None:
+        self.terms = [term for term in terms if term.cost_weight != 0]
+        if not self.terms:
+            raise ValueError("nothing to match by: set the cost_weight of at least one term")
         self.two_stage = two_stage
         self._warned = False
 
-    def cost(self, predictions: QueryGroup, targets: list[Target]) -> Tensor:
+    def cost(self, problem: Problem) -> Tensor:
         """(L, G, Q): what each object of the batch costs each query of its own image."""
-        layers, _, queries = predictions.logits.shape[:3]
-        pairs = queries * sum(len(target) for target in targets)
+        pairs = problem.group.logits.shape[2] * len(problem.labels)
         at_once = max(1, MOST_PAIRS // max(1, pairs))
-        parts = [slice(start, start + at_once) for start in range(0, layers, at_once)]
-        return torch.cat([self._cost(predictions.logits[p], predictions.boxes[p], targets) for p in parts])
+        parts = [slice(start, start + at_once) for start in range(0, problem.layers, at_once)]
+        return torch.cat([self._cost(Candidates(problem, layers)) for layers in parts])
 
-    def _cost(self, logits: Tensor, boxes: Tensor, targets: list[Target]) -> Tensor:
-        counts = [len(target) for target in targets]
-        image = torch.arange(len(targets)).repeat_interleave(torch.tensor(counts, dtype=torch.long))
-        image = image.to(logits.device)
-        labels = torch.cat([target.labels for target in targets])
-        goal = torch.cat([target.boxes for target in targets])[None, :, None]
-        # Only the target's own class is ever needed: (L, B, Q, C) -> (L, G, Q).
-        logits = logits.float()
-        if self.classification == "softmax":
-            class_cost = -logits.softmax(-1)[:, image, :, labels].transpose(0, 1)
-        else:
-            p = logits[:, image, :, labels].transpose(0, 1).sigmoid()
-            alpha = self.focal_alpha
-            positive = alpha * (1 - p) ** 2 * -(p + 1e-8).log()
-            negative = (1 - alpha) * p**2 * -(1 - p + 1e-8).log()
-            class_cost = positive - negative
-        predicted = boxes.float()[:, image]
-        l1 = (predicted - goal).abs().sum(-1)
-        giou = generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(goal))
-        return self.cost_bbox * l1 + self.cost_class * class_cost - self.cost_giou * giou
+    def _cost(self, candidates: Candidates) -> Tensor:
+        terms = [term for term in self.terms if term.reads(candidates.problem.group)]
+        return reduce(torch.add, (term.cost_weight * term.cost(candidates) for term in terms))
 
-    def __call__(self, predictions: QueryGroup, targets: list[Target]) -> Matches:
-        """Matches every layer on its own; at most min(Q, objects) pairs an image."""
-        return self.match([(predictions, targets)])[0]
+    def __call__(self, problem: Problem) -> Matches:
+        """Matches every layer on its own; at most min(Q, objects) pairs per image."""
+        return self.match([problem])[0]
 
     @torch.no_grad()
-    def match(self, problems: Sequence[tuple[QueryGroup, list[Target]]]) -> list[Matches]:
-        """Matches of several sets of predictions; their costs go to the host in one copy."""
-        costs = [
-            self.cost(predictions, targets) if any(len(target) for target in targets) else None
-            for predictions, targets in problems
-        ]
+    def match(self, problems: Sequence[Problem]) -> list[Matches]:
+        """Matches of several problems; their costs go to the host in one copy."""
+        costs = [self.cost(problem) if len(problem.labels) else None for problem in problems]
         flat = [cost.flatten() for cost in costs if cost is not None]
         host = self._finite(torch.cat(flat).cpu().numpy()) if flat else np.zeros(0)
         result, start = [], 0
-        for (predictions, targets), cost in zip(problems, costs, strict=True):
-            device = predictions.logits.device
+        for problem, cost in zip(problems, costs, strict=True):
+            device = problem.group.logits.device
             if cost is None:
                 empty = torch.zeros(0, dtype=torch.long, device=device)
                 result.append(Matches(empty, empty, empty, empty))
                 continue
             part = host[start : start + cost.numel()].reshape(cost.shape)
             start += cost.numel()
-            result.append(Matches(*torch.from_numpy(self._solve(part, targets)).to(device)))
+            result.append(Matches(*torch.from_numpy(self._solve(part, problem.targets)).to(device)))
         return result
 
     def _finite(self, cost: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from detrkit.data.coco_json import Row
 from detrkit.metrics.coco_json import read_ground_truth, read_results
 from detrkit.metrics.instances import (
     AREAS,
@@ -14,7 +15,6 @@ from detrkit.metrics.instances import (
     Curves,
     InstanceMetric,
     IouType,
-    Row,
     check_iou_type,
     mean_defined,
 )

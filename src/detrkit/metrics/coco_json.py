@@ -1,4 +1,4 @@
-"""COCO ground truth and results, read from files people really have and brought into one strict form.
+"""COCO ground truth and results as people really have them, brought into the one strict form that evaluators take.
 
 Files differ in what they leave out (annotation ids, ``iscrowd``, ``area``) and in how they number. What can be filled
 in without guessing is filled in; the rest is an error that names the file and the row.
@@ -6,20 +6,24 @@ in without guessing is filled in; the rest is an error that names the file and t
 
 from __future__ import annotations
 
-import json
-import math
 import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import PurePosixPath
 
+from detrkit.data.coco_json import (
+    Json,
+    Row,
+    annotation_lists,
+    box_problem,
+    finite_number,
+    image_file,
+    is_crowd,
+    read_json,
+)
 from detrkit.errors import DataError
 
-__all__ = ["GroundTruth", "read_ground_truth", "read_json", "read_results"]
-
-Row = Mapping[str, Any]
+__all__ = ["GroundTruth", "read_ground_truth", "read_results"]
 
 
 @dataclass(frozen=True)
@@ -31,19 +35,19 @@ class GroundTruth:
     order, made unique · source: what to call the ground truth in messages.
     """
 
-    dataset: dict[str, Any]
+    dataset: Row
     image_numbers: dict[Hashable, int]
     category_numbers: dict[Hashable, int]
     class_names: list[str]
     source: str
 
-    def image(self, number: int) -> dict[str, Any]:
+    def image(self, number: int) -> Row:
         """The image with this number."""
-        row: dict[str, Any] = self.dataset["images"][number - 1]
+        row: Row = self.dataset["images"][number - 1]
         return row
 
 
-def read_ground_truth(source: Row | str | Path, *, iou_type: str, name: str | None = None) -> GroundTruth:
+def read_ground_truth(source: object, *, iou_type: str, name: str | None = None) -> GroundTruth:
     """Ground truth from a COCO annotation file or its content, which messages call ``name``.
 
     Filled in: annotation ids, ``iscrowd`` 0, and for boxes ``area`` = width times height. With ``"segm"`` a missing
@@ -54,19 +58,14 @@ def read_ground_truth(source: Row | str | Path, *, iou_type: str, name: str | No
     """
     content, own_name = read_json(source, "ground truth")
     name = name or own_name
-    if not isinstance(content, Mapping):
-        raise DataError(f"{name}: COCO ground truth is a JSON object with images, annotations and categories")
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content.get(key), Sequence):
-            raise DataError(f"{name}: not COCO ground truth, the list '{key}' is missing")
-
-    images_by_id = _unique(content["images"], f"{name}: images")
-    categories_by_id = _unique(content["categories"], f"{name}: categories")
+    image_rows, annotation_rows, category_rows = annotation_lists(content, name)
+    images_by_id = _unique(image_rows, f"{name}: images")
+    categories_by_id = _unique(category_rows, f"{name}: categories")
     image_numbers = {key: number for number, key in enumerate(_in_order(images_by_id), start=1)}
     category_numbers = {key: number for number, key in enumerate(_in_order(categories_by_id))}
     images = []
     for key, number in image_numbers.items():
-        row = {"id": number, "file_name": str(images_by_id[key].get("file_name", ""))}
+        row = {"id": number, "file_name": image_file(images_by_id[key])}
         for side in ("height", "width"):
             if images_by_id[key].get(side) is not None:
                 row[side] = int(images_by_id[key][side])
@@ -77,30 +76,28 @@ def read_ground_truth(source: Row | str | Path, *, iou_type: str, name: str | No
     truth.dataset["images"] = images
     truth.dataset["categories"] = [{"id": number, "name": class_names[number]} for number in category_numbers.values()]
     annotations = truth.dataset["annotations"] = []
-    for index, row in enumerate(content["annotations"]):
+    for index, row in enumerate(annotation_rows):
         where = f"{name}: annotations[{index}]"
         image, category = _image_and_category(row, truth, where)
         if category is None:
             raise DataError(f"{where}: category_id {row.get('category_id')!r} is not among the categories of the file")
         # Ids are given anew: pycocotools (and what follows it) takes an object with id 0 for "no match".
-        clean: dict[str, Any] = {"id": index + 1, "image_id": image, "category_id": category}
-        clean["iscrowd"] = int(bool(row.get("iscrowd", 0)))
+        clean: Row = {"id": index + 1, "image_id": image, "category_id": category}
+        clean["iscrowd"] = int(is_crowd(row))
         if iou_type == "segm":
             clean["segmentation"] = _segmentation(row, truth.image(image), where)
             clean["bbox"] = _box(row, where) if row.get("bbox") else [0.0, 0.0, 0.0, 0.0]
         else:
             clean["bbox"] = _box(row, where)
         if row.get("area") is not None:
-            clean["area"] = _number(row["area"], f"{where}: area")
+            clean["area"] = finite_number(row["area"], f"{where}: area")
         elif iou_type == "bbox":
             clean["area"] = clean["bbox"][2] * clean["bbox"][3]
         annotations.append(clean)
     return truth
 
 
-def read_results(
-    source: Sequence[Row] | Row | str | Path, truth: GroundTruth, *, iou_type: str
-) -> list[dict[str, Any]]:
+def read_results(source: object, truth: GroundTruth, *, iou_type: str) -> list[Row]:
     """Results rows in the numbering of ``truth``; rows of classes it does not list are left out with a warning.
 
     Raises:
@@ -112,14 +109,14 @@ def read_results(
     if not isinstance(content, Sequence) or isinstance(content, str):
         raise DataError(f"{name}: COCO results are a JSON list of {{image_id, category_id, bbox, score}}")
     rows = []
-    unknown: dict[Any, int] = {}
+    unknown: dict[Hashable, int] = {}
     for index, row in enumerate(content):
         where = f"{name}: row {index}"
         image, category = _image_and_category(row, truth, where)
         if "score" not in row:
             raise DataError(f"{where}: no score; is this a ground-truth file?")
-        clean: dict[str, Any] = {"image_id": image, "category_id": category}
-        clean["score"] = _number(row["score"], f"{where}: score")
+        clean: Row = {"image_id": image, "category_id": category}
+        clean["score"] = finite_number(row["score"], f"{where}: score")
         # Only what the overlap is measured on: with both in a row pycocotools would take the area of the box for that
         # of the mask, and so sort small and large objects differently.
         if iou_type == "segm":
@@ -139,7 +136,7 @@ def read_results(
     return rows
 
 
-def _rows_of_predictions(content: Row, truth: GroundTruth, name: str) -> list[dict[str, Any]]:
+def _rows_of_predictions(content: Json, truth: GroundTruth, name: str) -> list[Row]:
     """Rows of a ``predictions.json``: images are matched by file name and classes by name, since ids are its own."""
     for key in ("images", "annotations"):
         if not isinstance(content.get(key), Sequence):
@@ -169,26 +166,9 @@ def _rows_of_predictions(content: Row, truth: GroundTruth, name: str) -> list[di
     return rows
 
 
-def read_json(source: Any, what: str) -> tuple[Any, str]:
-    """Content and what to call it: the file's path, or "ground truth" / "results" for content given directly."""
-    if not isinstance(source, str | Path):
-        return source, what
-    path = Path(source)
-    try:
-        return json.loads(path.read_bytes()), str(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such {what} file") from None
-    except IsADirectoryError:
-        raise DataError(f"{path}: the {what} is a JSON file, but this is a folder") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON: {error}") from error
-
-
-def _unique(rows: Sequence[Any], where: str) -> dict[Hashable, Row]:
+def _unique(rows: Sequence[object], where: str) -> dict[Hashable, Json]:
     """Rows by id."""
-    result: dict[Hashable, Row] = {}
+    result: dict[Hashable, Json] = {}
     for index, row in enumerate(rows):
         if not isinstance(row, Mapping) or not isinstance(row.get("id"), int | str | float):
             raise DataError(f"{where}[{index}] has no id")
@@ -198,12 +178,12 @@ def _unique(rows: Sequence[Any], where: str) -> dict[Hashable, Row]:
     return result
 
 
-def _in_order(ids: Iterable[Hashable]) -> list[Any]:
+def _in_order(ids: Iterable[Hashable]) -> list[Hashable]:
     """Ids sorted; numbers before texts where a file mixes them."""
     return sorted(ids, key=lambda key: (isinstance(key, str), key))
 
 
-def _unique_names(categories: list[tuple[Hashable, Any]]) -> list[str]:
+def _unique_names(categories: list[tuple[Hashable, object]]) -> list[str]:
     """A name a class: its own, its id where it has none, and the id added where two share a name."""
     names = [str(key) if name is None else str(name) for key, name in categories]
     return [
@@ -212,7 +192,7 @@ def _unique_names(categories: list[tuple[Hashable, Any]]) -> list[str]:
     ]
 
 
-def _image_and_category(row: Any, truth: GroundTruth, where: str) -> tuple[int, int | None]:
+def _image_and_category(row: object, truth: GroundTruth, where: str) -> tuple[int, int | None]:
     """Image and category number of a row; the category is None where the ground truth does not list it."""
     if not isinstance(row, dict | Mapping):
         raise DataError(f"{where} is not an object but {type(row).__name__}")
@@ -226,26 +206,16 @@ def _image_and_category(row: Any, truth: GroundTruth, where: str) -> tuple[int, 
     return image, truth.category_numbers.get(row["category_id"])
 
 
-def _number(value: Any, where: str) -> float:
-    """A finite number."""
-    if isinstance(value, bool) or not isinstance(value, float | int | Real) or not math.isfinite(value):
-        raise DataError(f"{where} must be a finite number, not {value!r}")
-    return float(value)
-
-
-def _box(row: Row, where: str) -> list[float]:
-    """bbox [x, y, width, height]: four finite numbers, sizes not negative."""
+def _box(row: Json, where: str) -> list[float]:
+    """bbox [x, y, width, height] of an annotation or a result; sides of 0 are allowed."""
     box = row.get("bbox")
-    if not isinstance(box, list | tuple) or len(box) != 4:
-        raise DataError(f"{where}: bbox must be [x, y, width, height], not {box!r}")
-    where = f"{where}: each value of bbox"
-    numbers = [_number(value, where) for value in box]
-    if numbers[2] < 0 or numbers[3] < 0:
-        raise DataError(f"{where} [x, y, width, height]: the size must not be negative, but it is {box!r}")
-    return numbers
+    problem = box_problem(box, flat=True)
+    if box is None or problem is not None:
+        raise DataError(f"{where}: bbox {box!r} {problem}")
+    return [float(value) for value in box]
 
 
-def _segmentation(row: Row, image: Row, where: str) -> Any:
+def _segmentation(row: Json, image: Json, where: str) -> object:
     """Polygons or a run-length code of the size of the image."""
     value = row.get("segmentation")
     if not value:
@@ -264,5 +234,5 @@ def _segmentation(row: Row, image: Row, where: str) -> Any:
         if not isinstance(polygon, list | tuple) or len(polygon) < 6 or len(polygon) % 2:
             raise DataError(f"{where}: a polygon must be a list of three or more x, y pairs")
         for number in polygon:
-            _number(number, f"{where}: each polygon value")
+            finite_number(number, f"{where}: each polygon value")
     return value

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
+from detrkit.data.coco_json import Row
 from detrkit.metrics.coco_json import GroundTruth, read_results
 from detrkit.metrics.protocol import PerImage
 from detrkit.metrics.score import Score
 from detrkit.structures import Detections
 from detrkit.structures.detections import ResultRow
 
-__all__ = ["AREAS", "IOU50", "IOU75", "Curves", "InstanceMetric", "IouType", "Row", "check_iou_type", "mean_defined"]
+__all__ = ["AREAS", "IOU50", "IOU75", "Curves", "InstanceMetric", "IouType", "check_iou_type", "mean_defined"]
 
 FloatArray = NDArray[np.float64]
 IouType = Literal["bbox", "segm"]
-Row = dict[str, Any]
+
 
 # Positions on the axes of hotcoco's arrays: IoU thresholds .50, .55 … .95; areas all, small, medium, large.
 IOU50, IOU75 = 0, 5

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+from detrkit.data.coco_json import Row, annotation_lists, lvis_problems, read_json
 from detrkit.errors import DataError
-from detrkit.metrics.coco_json import GroundTruth, read_ground_truth, read_json, read_results
+from detrkit.metrics.coco_json import GroundTruth, read_ground_truth, read_results
 from detrkit.metrics.instances import (
     AREAS,
     IOU50,
@@ -23,7 +24,6 @@ from detrkit.metrics.instances import (
     Curves,
     InstanceMetric,
     IouType,
-    Row,
     check_iou_type,
     mean_defined,
 )
@@ -129,38 +129,14 @@ def _recalls(curves: Curves, limit: int) -> dict[str, float | None]:
     return {f"AR{size}@{limit}": mean_defined(recall[..., area]) for size, area in AREAS.items()}
 
 
-def _add_lvis(truth: GroundTruth, content: Mapping[str, Any]) -> list[str]:
-    """Gives the images of ``truth`` their lists of classes and names; returns the frequency of every class."""
-    for row in content["images"]:
+def _add_lvis(truth: GroundTruth, content: object) -> list[str]:
+    """Gives the images of ``truth`` their lists of classes; returns the frequency of every class."""
+    images, _, categories = annotation_lists(content, truth.source)
+    for problem in lvis_problems(images, categories):
+        raise DataError(f"{truth.source}: {problem} (plain COCO annotations: detrkit score coco)")
+    numbers = truth.category_numbers
+    for row in images:
         image = truth.image(truth.image_numbers[row["id"]])
-        image["file_name"] = image["file_name"] or "/".join(str(row.get("coco_url", "")).split("/")[-2:])
-        for key in (NEGATIVES, NOT_EXHAUSTIVE):
-            image[key] = [_class(category_id, truth, row["id"], key) for category_id in _ids(row, truth, key)]
-    frequencies = [""] * len(truth.class_names)
-    for row in content["categories"]:
-        frequency = row.get("frequency")
-        if frequency not in FREQUENCIES:
-            raise DataError(
-                f"{truth.source}: category id {row['id']}: frequency is {frequency!r}, but LVIS has 'r', 'c' or 'f'"
-            )
-        frequencies[truth.category_numbers[row["id"]]] = frequency
-    return frequencies
-
-
-def _ids(row: Mapping[str, Any], truth: GroundTruth, key: str) -> Sequence[Any]:
-    value = row.get(key)
-    if not isinstance(value, list | tuple):
-        raise DataError(
-            f"{truth.source}: image id {row['id']} has no list '{key}', which LVIS annotations give for every image "
-            "(plain COCO annotations: detrkit score coco)"
-        )
-    return value
-
-
-def _class(category_id: Any, truth: GroundTruth, image_id: Any, key: str) -> int:
-    number = truth.category_numbers.get(category_id) if isinstance(category_id, int | str | float) else None
-    if number is None:
-        raise DataError(
-            f"{truth.source}: image id {image_id}: {key} has {category_id!r}, which is not among the categories"
-        )
-    return number
+        image |= {key: [numbers[category_id] for category_id in row[key]] for key in (NEGATIVES, NOT_EXHAUSTIVE)}
+    frequencies = {numbers[row["id"]]: row["frequency"] for row in categories}
+    return [frequencies[number] for number in range(len(truth.class_names))]

@@ -3,7 +3,7 @@ self-attention that depends on how the box of one query lies to the box of anoth
 
 The bias of N queries has heads · N² entries and its features 64 · N². Kept for the backward pass they are half of all
 the memory of a training step (332 MiB a layer and image at N = 1100). :class:`FullRelation` therefore attends a few
-rows at a time and makes their bias again in the backward pass: the same numbers, without a matrix that stays.
+rows at a time and makes their bias again in the backward pass: the same to rounding, without a matrix that stays.
 """
 
 from __future__ import annotations

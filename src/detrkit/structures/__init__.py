@@ -1,26 +1,52 @@
-"""The nouns every room shares: categories, objects, batches, predictions, detections."""
+"""The nouns every room shares: categories, objects, batches, predictions, detections.
+
+Each is loaded the first time it is asked for, since some need no torch.
+"""
 
 from __future__ import annotations
 
-from detrkit.structures.batch import Batch, Sample, pad_images
-from detrkit.structures.categories import FREQUENCIES, NEGATIVES, NOT_EXHAUSTIVE, Categories, Category
-from detrkit.structures.detections import Detections
-from detrkit.structures.objects import Target
-from detrkit.structures.predictions import Heatmap, MaskView, Predictions, QueryGroup
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from detrkit.structures.batch import Batch, Sample, pad_images
+    from detrkit.structures.categories import FREQUENCIES, NEGATIVES, NOT_EXHAUSTIVE, Categories, Category
+    from detrkit.structures.detections import Detections
+    from detrkit.structures.objects import OF_IMAGE, Objects, Target
+    from detrkit.structures.predictions import Heatmap, MaskView, Predictions, QueryGroup
+
+_HOMES = {
+    "batch": ["Batch", "Sample", "pad_images"],
+    "categories": ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "Categories", "Category"],
+    "detections": ["Detections"],
+    "objects": ["OF_IMAGE", "Objects", "Target"],
+    "predictions": ["Heatmap", "MaskView", "Predictions", "QueryGroup"],
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "FREQUENCIES",
     "NEGATIVES",
     "NOT_EXHAUSTIVE",
+    "OF_IMAGE",
     "Batch",
     "Categories",
     "Category",
     "Detections",
     "Heatmap",
     "MaskView",
+    "Objects",
     "Predictions",
     "QueryGroup",
     "Sample",
     "Target",
     "pad_images",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    value: object = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value

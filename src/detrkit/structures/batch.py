@@ -45,7 +45,8 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, which a DataLoader asks for before copies to a GPU."""
-        return Batch(self.images.pin_memory(), self.padding_mask.pin_memory(), self.targets)
+        targets = [target.pin_memory() for target in self.targets]
+        return Batch(self.images.pin_memory(), self.padding_mask.pin_memory(), targets)
 
 
 def pad_images(images: Sequence[Tensor], size_divisor: int = 1) -> tuple[Tensor, Tensor]:

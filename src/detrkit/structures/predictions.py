@@ -50,6 +50,11 @@ class QueryGroup:
     ignored: Tensor | None = None
     normaliser: float = 1.0
 
+    @property
+    def takes_originals(self) -> bool:
+        """Whether it takes the objects as they are, not as label augmentation repeats them."""
+        return self.pairs is not None or self.repeat > 1
+
 
 @dataclass
 class Heatmap:

@@ -80,7 +80,7 @@ def auto_recipe(
 
 
 def _fullest(dataset: DetectionDataset) -> int:
-    return max(len(record.boxes) for record in dataset.records)
+    return max(len(record.labels) for record in dataset.records)
 
 
 def _validation(recipe: Recipe) -> DetectionDataset | None:
@@ -230,7 +230,7 @@ def _choose_evaluation(draft: Draft, val: DetectionDataset | None, *, steps: int
     apart = max(STEPS_BETWEEN_EVALUATIONS, steps // 20)
     why = f"{len(val):,} validation images, about every {apart:,} steps"
     draft.choose("epochs between evaluations", "training.evaluate_every", math.ceil(apart / epoch), why)
-    if not any(len(record.boxes) for record in val.records):
+    if not any(len(record.labels) for record in val.records):
         draft.say("  note: no validation image has an object: AP is undefined, and the last weights count as the best")
 
 

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from detrkit.config import Recipe, load_recipe
 from detrkit.data import DetectionDataset
+from detrkit.data.once import read_once
 from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.errors import DataError, RecipeError, RunError
 from detrkit.training.checkpoint import RunState, load_state, saving_failed
@@ -59,6 +60,7 @@ class RunResult:
     headline: tuple[str, ...] = ()
 
 
+@read_once()
 def train(
     recipe: str | Path | Mapping[str, object] | Recipe,
     *,

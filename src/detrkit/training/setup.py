@@ -14,9 +14,10 @@ from detrkit.data import DetectionDataset, load_dataset
 from detrkit.data.samplers import images_of_classes
 from detrkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from detrkit.errors import CheckpointError, DataError, RecipeError
-from detrkit.losses import Criterion, FederatedClasses, build_criterion
+from detrkit.losses import Criterion, FederatedClasses, build_classes, build_criterion
 from detrkit.metrics import Metric, metric_for
 from detrkit.models import Detector, create_model
+from detrkit.models.config import DetectorConfig
 from detrkit.structures import Categories, Detections
 from detrkit.training.init import start_from
 
@@ -99,7 +100,7 @@ def build_task(recipe: Recipe) -> Task:
     )
     return Task(
         model=model,
-        criterion=build_criterion(config, federated=_federated(recipe, config.architecture.classification, train_data)),
+        criterion=build_criterion(config, federated=_federated(recipe, config, train_data)),
         train_data=train_data.with_transform(transform),
         validation=None if val_data is None else Validation(data=val_data, metric=metric_for(val_data)),
     )
@@ -114,15 +115,15 @@ def _validation_data(recipe: Recipe) -> DetectionDataset | None:
         raise DataError(f"{error} (training.evaluate_every=0 trains without validation images)") from error
 
 
-def _federated(recipe: Recipe, classification: str, data: DetectionDataset) -> FederatedClasses | None:
+def _federated(recipe: Recipe, config: DetectorConfig, data: DetectionDataset) -> FederatedClasses | None:
     """The choice of classes of the federated loss, where the recipe wants it."""
     number = recipe.training.federated_classes
     if number is None:
         return None
-    if classification != "focal":
+    if build_classes(config).exclusive:
         raise RecipeError(
             f"{recipe.source}: training.federated_classes needs a model with model.classification=focal, but "
-            f"{recipe.model.name} has '{classification}'"
+            f"{recipe.model.name} has '{config.classification}'"
         )
     images = {record.image_id: record.labels for record in data.records}  # repeated images count once
     counts = images_of_classes(list(images.values()), num_classes=len(data.categories))
@@ -135,9 +136,9 @@ def require_boxes(train_data: DetectionDataset, root: str) -> None:
     Raises:
         DataError: there is nothing to learn.
     """
-    if any(len(record.boxes) for record in train_data.records):
+    if any(len(record.labels) for record in train_data.records):
         return
-    crowd = sum(len(record.crowd_boxes) for record in train_data.records)
+    crowd = sum(len(record.crowd_labels) for record in train_data.records)
     but = f" ({crowd} crowd or difficult regions are not trained on)" if crowd else ""
     left = (
         f"; {len(train_data.load_errors)} left out, the first: {train_data.load_errors[0]}"

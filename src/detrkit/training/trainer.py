@@ -19,6 +19,7 @@ from detrkit.data import build_loader
 from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.errors import DataError, RunError
 from detrkit.evaluation.loop import evaluate_model
+from detrkit.losses import Normalisers
 from detrkit.structures import Batch
 from detrkit.training import checkpoint
 from detrkit.training.best import Best
@@ -28,7 +29,6 @@ from detrkit.training.interrupt import Interrupt, Interrupted
 from detrkit.training.loggers import Logger
 from detrkit.training.meters import Meter
 from detrkit.training.optimizer import build_optimizer, parameter_groups, set_learning_rate
-from detrkit.training.outputs import float_outputs, zero_anchor
 from detrkit.training.progress import TrainingProgress
 from detrkit.training.rng import preserved_rng, restore_rng, rng_state, seed_everything
 from detrkit.training.schedule import build_schedule
@@ -197,17 +197,19 @@ class Trainer:
         """
         criterion, world = self.task.criterion, self.accelerator.num_processes
         targets = [criterion.prepare(batch.targets) for batch in group]
-        counts = torch.stack([criterion.count(target) for target in targets]).sum(0)
+        counts = sum((criterion.count(target) for target in targets), start=Normalisers())
         if world > 1:
-            counts = self.accelerator.reduce(counts.to(self.accelerator.device), reduction="sum").cpu() / world
+            everywhere = self.accelerator.reduce(counts.tensor().to(self.accelerator.device), reduction="sum")
+            counts = Normalisers.from_tensor(everywhere) / world
         total = torch.zeros((), device=self.accelerator.device)
         for index, (batch, target) in enumerate(zip(group, targets, strict=True)):
             last = index == len(group) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 images = batch.images.contiguous(memory_format=self.layout)
-                predictions = float_outputs(self.wrapped(images, batch.padding_mask, batch.targets))
+                predictions = self.wrapped(images, batch.padding_mask, batch.targets)
                 losses = criterion(predictions, target, counts=counts)
-                self.accelerator.backward(losses.total if world == 1 else losses.total + zero_anchor(predictions))
+                anchored = losses.total if world == 1 else losses.total + criterion.anchor(predictions)
+                self.accelerator.backward(anchored)
             total += losses.total.detach()
             self.meter.add(losses.terms, share=1 / len(group))
         self.meter.step(total, images=sum(len(batch) for batch in group))
@@ -297,7 +299,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def state(self, rng: list[dict[str, object]]) -> RunState:
-        """Everything a resumed run needs to equal an uninterrupted one bit for bit."""
+        """Everything a resumed run needs to equal, on the same machine, an uninterrupted one bit for bit."""
         scaler = self.accelerator.scaler
         return {
             "model": self.model.state_dict(),

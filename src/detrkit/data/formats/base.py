@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from detrkit.data.records import Row, Table
+from detrkit.data.coco_json import Row
+from detrkit.data.records import Table
 from detrkit.errors import DataError
 
-__all__ = ["SPLIT_WORDS", "Format", "Source", "find_image_root", "only", "option", "read_json"]
+__all__ = ["SPLIT_WORDS", "Format", "Source", "find_image_root", "only", "option"]
 
 # How files and folders of a split are called.
 SPLIT_WORDS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -66,28 +65,6 @@ def only(found: Sequence[Path], split: str) -> Path | None:
         how = option("annotations", "data.train.annotations, data.val.annotations")
         raise DataError(f"{found[0].parent}: several files could be the {split} split ({names}); name one with {how}")
     return found[0] if found else None
-
-
-def read_json(path: Path, *, without: Sequence[str] = ()) -> Any:
-    """The content of a JSON file. without: keys that are left out of every object as it is read, to save memory.
-
-    Raises:
-        DataError: missing, not text, or not JSON.
-    """
-
-    def slim(row: Row) -> Row:
-        for key in without:
-            row.pop(key, None)
-        return row
-
-    try:
-        return json.loads(path.read_bytes(), object_hook=slim if without else None)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such annotation file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: is not JSON: {error.msg} in line {error.lineno}") from error
 
 
 def find_image_root(candidates: Sequence[Path], images: Sequence[Row], origin: Path) -> Path:

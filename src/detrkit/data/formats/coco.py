@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from detrkit.data.federated import is_federated
-from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, find_image_root, only, read_json
-from detrkit.data.records import Row, Table
+from detrkit.data.coco_json import Row, annotation_lists, image_file, is_federated, read_json
+from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, find_image_root, only
+from detrkit.data.records import Table
 from detrkit.errors import DataError
 
 __all__ = ["FORMAT", "parse_coco", "read"]
@@ -50,7 +49,7 @@ def recognises(root: Path) -> bool:
 
 def read(source: Source, *, folders: Iterable[Path] = ()) -> Table:
     """The annotation file of a source, with the folder its images lie in (``folders`` are looked into first)."""
-    data = read_json(source.annotations, without=() if source.outlines else ("segmentation",))
+    data, _ = read_json(source.annotations, without=() if source.outlines else ("segmentation",))
     table = parse_coco(data, source.annotations, source.images or source.root)
     if source.images is None and table.images:
         candidates = [*folders, *_image_folders(source.root, source.split), source.annotations.parent]
@@ -69,48 +68,45 @@ def _image_folders(root: Path, split: str) -> Iterator[Path]:
     yield from (root / "images", root, root / "JPEGImages")
 
 
-def parse_coco(data: Any, origin: Path, image_root: Path) -> Table:
+def parse_coco(data: object, origin: Path, image_root: Path) -> Table:
     """A table from decoded COCO JSON.
 
     Raises:
         DataError: it is something else, or a row lacks what every row needs.
     """
-    if isinstance(data, list):
-        raise DataError(
-            f"{origin}: is a list, which COCO uses for results; annotations are an object with images, "
-            "annotations and categories"
-        )
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(data, dict) or not isinstance(data.get(key), list):
-            raise DataError(f"{origin}: is not COCO JSON: it has no list '{key}'")
-    for key, needed in (("images", "id"), ("categories", "id"), ("annotations", "image_id")):
-        for number, row in enumerate(data[key]):
-            if not isinstance(row, dict) or type(row.get(needed)) is not int:
-                raise DataError(f"{origin}: {key}[{number}] has no whole number '{needed}'")
-            if key == "images" and not any(isinstance(row.get(name), str) for name in ("file_name", "coco_url")):
-                raise DataError(f"{origin}: images[{number}] (id {row['id']}) has no 'file_name'")
-            if key == "annotations" and "segments_info" in row:
+    images, annotations, categories = annotation_lists(data, origin)
+    for key, rows, needed in (
+        ("images", images, ("id",)),
+        ("categories", categories, ("id",)),
+        ("annotations", annotations, ("image_id", "category_id")),
+    ):
+        for number, row in enumerate(rows):
+            if key == "annotations" and isinstance(row, dict) and "segments_info" in row:
                 raise DataError(f"{origin}: holds panoptic segments, not boxes; use the instances file")
-            if key == "annotations" and type(row.get("category_id")) is not int:
-                raise DataError(f"{origin}: annotations[{number}] has no whole number 'category_id'")
+            for name in needed:
+                if not isinstance(row, dict) or type(row.get(name)) is not int:
+                    raise DataError(f"{origin}: {key}[{number}] has no whole number '{name}'")
+            if key == "images" and not image_file(row):
+                raise DataError(f"{origin}: images[{number}] (id {row['id']}) has no 'file_name'")
+    info = data.get("info") if isinstance(data, dict) else None
     return Table(
         origin=origin,
         image_root=image_root,
-        images=[_mended(row) for row in data["images"]],
-        annotations=data["annotations"],
-        categories=data["categories"],
-        info=data.get("info") if isinstance(data.get("info"), dict) else {},
-        protocol="lvis" if is_federated(data["images"]) else "coco",
+        images=[_mended(row) for row in images],
+        annotations=list(annotations),
+        categories=list(categories),
+        info=info if isinstance(info, dict) else {},
+        protocol="lvis" if is_federated(images) else "coco",
     )
 
 
 def _mended(row: Row) -> Row:
-    """The row, its sizes as whole numbers (some tools write 640.0), its file name there (LVIS gives a URL alone)."""
+    """The row with its file name, and its sizes as whole numbers (some tools write 640.0)."""
     mended: Row = {
         key: int(row[key]) for key in ("width", "height") if isinstance(row.get(key), float) and row[key] == row[key]
     }
     if not isinstance(row.get("file_name"), str):
-        mended["file_name"] = "/".join(row["coco_url"].split("/")[-2:])  # folder and name: val2017/000000397133.jpg
+        mended["file_name"] = image_file(row)
     return {**row, **mended} if mended else row
 
 

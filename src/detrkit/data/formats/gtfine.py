@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from detrkit.data.records import Row
+from detrkit.data.coco_json import Row
 from detrkit.errors import DataError
 
 __all__ = ["CITYSCAPES_CATEGORIES", "Groups", "convert_gtfine", "gtfine_splits"]

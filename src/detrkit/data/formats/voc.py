@@ -13,11 +13,11 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import Any
 
+from detrkit.data.coco_json import Row
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
 from detrkit.data.images import IMAGE_SUFFIXES
-from detrkit.data.records import Row, Table
+from detrkit.data.records import Table
 from detrkit.errors import DataError
 
 __all__ = ["FORMAT", "read"]
@@ -129,7 +129,7 @@ def _class_names(path: Path) -> set[str]:
     return {_class_name(element) for element in _parse(path).findall("object")}
 
 
-def _bbox(element: ElementTree.Element) -> list[Any]:
+def _bbox(element: ElementTree.Element) -> list[float] | list[str | None]:
     """[x, y, w, h]; what is not four numbers is handed on for the checks to refuse."""
     texts = [element.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
     try:

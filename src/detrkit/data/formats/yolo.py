@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from detrkit.data.coco_json import Row
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
 from detrkit.data.images import IMAGE_SUFFIXES, image_size
-from detrkit.data.records import Row, Table
+from detrkit.data.records import Table
 from detrkit.errors import DataError
 
 __all__ = ["FORMAT", "read"]
@@ -83,7 +83,7 @@ def _file(root: Path) -> Path | None:
     return next((root / name for name in _FILES if (root / name).is_file()), None)
 
 
-def _config(path: Path) -> dict[str, Any]:
+def _config(path: Path) -> Row:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -93,13 +93,13 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _entries(config: dict[str, Any], split: str) -> list[str]:
+def _entries(config: Row, split: str) -> list[str]:
     """The folders, or lists of images, that a split is made of."""
-    entry: Any = next((config[word] for word in SPLIT_WORDS[split] if config.get(word)), [])
+    entry: object = next((config[word] for word in SPLIT_WORDS[split] if config.get(word)), [])
     return [str(item) for item in (entry if isinstance(entry, list) else [entry])]
 
 
-def _names(config: dict[str, Any], path: Path) -> dict[int, str]:
+def _names(config: Row, path: Path) -> dict[int, str]:
     names, count = config.get("names"), config.get("nc")
     if names is None and isinstance(count, int):
         names = [str(number) for number in range(count)]
@@ -112,7 +112,7 @@ def _names(config: dict[str, Any], path: Path) -> dict[int, str]:
     return {number: str(name) for number, name in names.items()}
 
 
-def _images(entries: list[str], config: dict[str, Any], path: Path) -> Iterator[Path]:
+def _images(entries: list[str], config: Row, path: Path) -> Iterator[Path]:
     for item in entries:
         place = _resolve(item, config, path)
         if place.is_dir():
@@ -122,7 +122,7 @@ def _images(entries: list[str], config: dict[str, Any], path: Path) -> Iterator[
             yield from (_resolve(line.strip(), config, path, must_exist=False) for line in lines if line.strip())
 
 
-def _resolve(item: str, config: dict[str, Any], path: Path, *, must_exist: bool = True) -> Path:
+def _resolve(item: str, config: Row, path: Path, *, must_exist: bool = True) -> Path:
     """A folder or file that ``data.yaml`` names: absolute, or relative to its ``path`` or to itself."""
     bases = [path.parent / str(config.get("path") or "."), path.parent]
     tries = [base / item for base in bases]
@@ -163,7 +163,7 @@ def _labels(path: Path, image: Row) -> Iterator[Row]:
         yield {"category_id": category, "bbox": _bbox(words[1:], image["width"], image["height"]), "where": where}
 
 
-def _bbox(words: list[str], width: int, height: int) -> list[Any]:
+def _bbox(words: list[str], width: int, height: int) -> list[float] | list[str]:
     """[x, y, w, h] in pixels; what is no row of numbers of the right length is handed on for the checks to refuse."""
     try:
         values = [float(word) for word in words]

@@ -8,8 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from detrkit.losses import Criterion, HungarianMatcher, LabelAugmentation
-from detrkit.losses.classification import focal_loss, varifocal_loss
+from detrkit.losses import (
+    ClassLoss,
+    ClassTerm,
+    Criterion,
+    Focal,
+    GIoUTerm,
+    HungarianMatcher,
+    L1Term,
+    LabelAugmentation,
+    Varifocal,
+)
+from detrkit.losses.classes import focal_loss, varifocal_loss
 from detrkit.models import model_config
 from detrkit.structures import Predictions
 from tests.golden.harness import Case
@@ -48,18 +58,21 @@ def test_varifocal_needs_sigmoid_classification() -> None:
         model_config("dino_r50_4scale", class_loss="vfl")
 
 
-@pytest.mark.parametrize(("kind", "recorded"), [("focal", "SetCriterion"), ("varifocal", "HybridSetCriterion")])
-def test_criterion_of_the_relation_family(kind: str, recorded: str, shared: Path, golden_count: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("classes", "recorded"), [(Focal(), "SetCriterion"), (Varifocal(), "HybridSetCriterion")])
+def test_criterion_of_the_relation_family(
+    classes: ClassLoss, recorded: str, shared: Path, golden_count: dict[str, Any]
+) -> None:
     case = Case.read(shared, "op_relation", golden_count)
+    terms = [  # the recorded gradients are those of the plain sum
+        ClassTerm(classes=classes, weight=1.0, cost_weight=2.0),
+        L1Term(weight=1.0, cost_weight=5.0),
+        GIoUTerm(weight=1.0, cost_weight=2.0),
+    ]
     criterion = Criterion(
-        matcher=HungarianMatcher(cost_class=2.0, classification="focal"),
-        label_augmentation=LabelAugmentation(),
-        num_classes=7,
+        terms=terms,
+        matcher=HungarianMatcher(terms=terms),
         num_queries=30,
-        classification="focal",
-        class_loss=kind,
-        loss_bbox=1.0,  # the recorded gradients are those of the plain sum
-        loss_giou=1.0,
+        label_augmentation=LabelAugmentation(),
     )
     logits, boxes = (case.tensors[f"criterion.pred_{name}"].clone().requires_grad_() for name in ("logits", "boxes"))
     targets = case.targets("criterion.")

@@ -1,4 +1,4 @@
-"""Started in a process of its own to be interrupted: ``detrkit train`` on the tiny task, a twentieth second a step."""
+"""Started in a process of its own to be interrupted: ``detrkit train`` on the tiny task, which waits in one step."""
 
 from __future__ import annotations
 
@@ -14,12 +14,18 @@ from tests.training.fakes import fake_task
 SETTINGS = {"ema": 0.9, "workers": 2, "epochs": 5, "checkpoint_every": 3, "evaluate_every": 2}
 
 
-def main(folder: Path, *arguments: str) -> int:
-    """The exit code of ``detrkit train folder/recipe.yaml ARGUMENTS``."""
+def main(folder: Path, steps: int, *arguments: str) -> int:
+    """The exit code of ``detrkit train folder/recipe.yaml ARGUMENTS``.
+
+    After so many steps it writes the file ``held`` and goes on when there is a file ``go``.
+    """
     original = Trainer.train_step
 
     def train_step(self: Trainer, group: list[Any]) -> None:
-        time.sleep(0.05)
+        if self.step == steps:
+            (folder / "held").touch()
+            while not (folder / "go").exists():
+                time.sleep(0.01)
         original(self, group)
 
     Trainer.train_step = train_step
@@ -28,4 +34,4 @@ def main(folder: Path, *arguments: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]))

@@ -1,0 +1,154 @@
+"""COCO JSON files and the values in them: how they are read, and what is wrong with them in words.
+
+Training, checking, converting and scoring all read through here; what each of them accepts beyond that (ids that are no
+numbers, boxes without area) is theirs. Loads no torch, so that scoring starts at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from detrkit.errors import DataError
+from detrkit.structures import FREQUENCIES, NEGATIVES, NOT_EXHAUSTIVE
+
+__all__ = [
+    "Json",
+    "Row",
+    "annotation_lists",
+    "box_problem",
+    "finite_number",
+    "image_file",
+    "is_crowd",
+    "is_federated",
+    "lvis_problems",
+    "read_json",
+    "row_area",
+]
+
+Row = dict[str, Any]
+"""One JSON object: its values are of any type until they are checked."""
+Json = Mapping[str, Any]
+"""The same where it is only read."""
+
+
+def read_json(source: object, what: str = "annotation", *, without: Sequence[str] = ()) -> tuple[object, str]:
+    """The content of a JSON file and what to call it: the file's path, or ``what`` for content that is given directly.
+
+    without: keys that are left out of every object as it is read, to save memory.
+
+    Raises:
+        DataError: missing, not text, or not JSON.
+    """
+    if not isinstance(source, str | Path):
+        return source, what
+
+    def slim(row: Row) -> Row:
+        for key in without:
+            row.pop(key, None)
+        return row
+
+    path = Path(source)
+    try:
+        return json.loads(path.read_bytes(), object_hook=slim if without else None), str(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such {what} file") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path}: the {what} is a JSON file, but this is a folder") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: is not JSON: {error.msg} in line {error.lineno}") from error
+
+
+def annotation_lists(content: object, name: object) -> tuple[Sequence[Row], Sequence[Row], Sequence[Row]]:
+    """The lists images, annotations and categories of COCO annotations, which messages call ``name``.
+
+    Raises:
+        DataError: it is something else.
+    """
+    if isinstance(content, list):
+        raise DataError(
+            f"{name}: is a list, which COCO uses for results; annotations are an object with images, "
+            "annotations and categories"
+        )
+    found = []
+    for key in ("images", "annotations", "categories"):
+        rows = content.get(key) if isinstance(content, Mapping) else None
+        if not isinstance(rows, Sequence) or isinstance(rows, str):
+            raise DataError(f"{name}: is not COCO JSON: it has no list '{key}'")
+        found.append(rows)
+    images, annotations, categories = found
+    return images, annotations, categories
+
+
+def box_problem(bbox: object, *, flat: bool = False) -> str | None:
+    """What is wrong with ``[x, y, width, height]``, or None. flat: sides of 0 are allowed."""
+    if not isinstance(bbox, list | tuple) or len(bbox) != 4 or not all(map(_is_number, bbox)):
+        return "is not a list of four numbers [x, y, width, height]"
+    if not all(map(math.isfinite, bbox)):
+        return "is not finite"
+    if flat and min(bbox[2:]) < 0:
+        return "has a negative width or height"
+    if not flat and min(bbox[2:]) <= 0:
+        return "has no positive width and height"
+    return None
+
+
+def finite_number(value: object, where: str) -> float:
+    """The value as a float.
+
+    Raises:
+        DataError: it is no finite number; the message begins with ``where``.
+    """
+    if not isinstance(value, float | int | Real) or isinstance(value, bool) or not math.isfinite(value):
+        raise DataError(f"{where} must be a finite number, not {value!r}")
+    return float(value)
+
+
+def row_area(row: Json) -> float:
+    """The area that an annotation states, else that of its box, which must be one."""
+    area = row.get("area")
+    return float(row["bbox"][2] * row["bbox"][3]) if area is None else area
+
+
+def is_crowd(row: Json) -> bool:
+    """Whether an annotation is a region of objects that are not told apart."""
+    return bool(row.get("iscrowd", 0))
+
+
+def image_file(image: Json) -> str:
+    """An image's file; LVIS gives a URL alone, of which this is folder and name: val2017/000000397133.jpg."""
+    name = image.get("file_name")
+    return name if isinstance(name, str) else "/".join(str(image.get("coco_url", "")).split("/")[-2:])
+
+
+def is_federated(images: Sequence[Json]) -> bool:
+    """Whether images say for which classes they were searched, as those of LVIS do."""
+    return any(NEGATIVES in image for image in images)
+
+
+def lvis_problems(images: Sequence[Json], categories: Sequence[Json]) -> Iterator[str]:
+    """What is wrong with what LVIS adds, the lists of the images and the frequencies of the categories, a line each."""
+    known = {row["id"] for row in categories}
+    for image in images:
+        for key in (NEGATIVES, NOT_EXHAUSTIVE):
+            ids = image.get(key)
+            if not isinstance(ids, list | tuple):
+                yield f"image id {image['id']} has no list '{key}', which LVIS annotations give for every image"
+                continue
+            unknown = [number for number in ids if not isinstance(number, int | str | float) or number not in known]
+            if unknown:
+                listed = ", ".join(map(repr, unknown))
+                yield f"image id {image['id']}: {key} has {listed}, which the categories do not have"
+    for row in categories:
+        if row.get("frequency") not in FREQUENCIES:
+            yield f"category id {row['id']}: frequency is {row.get('frequency')!r}, but LVIS has 'r', 'c' or 'f'"
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) or (isinstance(value, Real) and not isinstance(value, bool))

@@ -1,0 +1,67 @@
+"""Inside ``read_once`` annotations are read once; outside, and in the next block, they are read anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detrkit.data import load_dataset
+from detrkit.data.formats import find_source, read_source
+from detrkit.data.once import memory, read_once
+from tests.data.trees import TREES, coco_tree, edit, roboflow_tree
+
+
+def test_what_was_read_is_kept_to_the_end_of_the_outermost_block(tmp_path: Path) -> None:
+    root = coco_tree(tmp_path / "data")
+    file = root / "annotations" / "instances_train.json"
+    with read_once():
+        with read_once():
+            first = load_dataset(root)
+        edit(file, lambda content: content["annotations"].clear())
+        again = load_dataset(root, repeat=2)
+        assert again.records == first.records * 2
+        assert (again.categories, again.protocol) == (first.categories, first.protocol)
+        assert not load_dataset(root, on_error="skip").records[0].labels.size, "another question is asked anew"
+    assert not load_dataset(root).records[0].labels.size
+    assert not memory()
+
+
+def test_an_error_is_not_kept(tmp_path: Path) -> None:
+    root = coco_tree(tmp_path / "data")
+    file = root / "annotations" / "instances_train.json"
+    whole = file.read_text()
+    with read_once():
+        file.write_text("{")
+        with pytest.raises(Exception, match="is not JSON"):
+            load_dataset(root)
+        file.write_text(whole)
+        assert len(load_dataset(root)) == 3
+
+
+def contents(root: Path) -> list[Any]:
+    """All that loading gives of both splits."""
+    sets = [load_dataset(root, split=split) for split in ("train", "val")]
+    return [(data.coco_ground_truth(), data.load_errors, data.protocol) for data in sets]
+
+
+@pytest.mark.parametrize("make", TREES.values(), ids=list(TREES))
+def test_it_changes_nothing_that_is_read(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    root = make(tmp_path / "data")
+    expected = contents(root)
+    with read_once():
+        assert contents(root) == contents(root) == expected
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_the_placeholder_of_roboflow_goes_where_no_split_uses_it(tmp_path: Path, used: bool) -> None:
+    root = roboflow_tree(tmp_path / "data")
+    if used:
+        edit(root / "valid" / "_annotations.coco.json", lambda c: c["annotations"][0].update(category_id=0))
+    with read_once():
+        for split in ("train", "val"):
+            ids = [row["id"] for row in read_source(find_source(root, split)).categories]
+            assert ids == ([0, 1, 2] if used else [1, 2])
+    assert [len(load_dataset(root, split=split).categories) for split in ("train", "val")] == [2 + used] * 2
