@@ -40,7 +40,7 @@ def match_classes(model: Detector, dataset: DetectionDataset) -> ClassMap:
     Raises:
         DataError: a class that has boxes in the data set is unknown to the model.
     """
-    data, count = dataset.categories, model.config.num_classes
+    data, count = dataset.categories, model.config.architecture.num_classes
     if model.categories is not None:
         return _by_name(model.categories, dataset)
     if count == len(data):

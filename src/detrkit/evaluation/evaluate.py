@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from detrkit.config import Recipe, load_recipe
 from detrkit.data import DetectionDataset, load_dataset
@@ -15,7 +14,8 @@ from detrkit.errors import CheckpointError, RecipeError
 from detrkit.evaluation.loop import Progress, evaluate_model
 from detrkit.inference.device import Precision, resolve_device
 from detrkit.metrics import ScoreJson
-from detrkit.models import Detector, DetectorConfig
+from detrkit.models import Architecture, Detector, DetectorConfig
+from detrkit.models.config import Postprocessing, option_names
 from detrkit.weights import load
 from detrkit.weights.checkpoint import is_ours
 from detrkit.weights.convert import open_official
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 __all__ = ["evaluate"]
-
-_POSTPROCESSING = ("top_k", "nms", "nms_decay")
 
 
 def evaluate(
@@ -135,17 +133,19 @@ def _model(checkpoint: str | Path | Detector, recipe: Recipe | None) -> Detector
     return opened.model
 
 
-def _settings(checkpoint: str | Path | Detector, model: Detector, recipe: Recipe | None) -> DetectorConfig:
+def _settings(
+    checkpoint: str | Path | Detector, model: Detector, recipe: Recipe | None
+) -> DetectorConfig[Architecture]:
     """The model's configuration with the recipe's image sizes and, of a checkpoint, its post-processing.
 
     The model itself, which may be the caller's, stays as it is.
     """
     if recipe is None:
         return model.config
-    changes: dict[str, Any] = {**recipe.data.image_sizes()}
+    changes: dict[str, object] = {**recipe.data.image_sizes()}
     if not isinstance(checkpoint, Detector):
-        changes |= {key: value for key, value in recipe.model.overrides.items() if key in _POSTPROCESSING}
+        changes |= {key: value for key, value in recipe.model.overrides.items() if key in option_names(Postprocessing)}
     try:
-        return replace(model.config, **changes)
+        return model.config.replace(**changes)
     except ValueError as error:
         raise RecipeError(f"{recipe.source}: model: {error}") from error

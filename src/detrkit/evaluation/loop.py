@@ -16,7 +16,7 @@ from detrkit.inference.device import Precision, autocast, resolve_device
 from detrkit.inference.postprocess import postprocess
 from detrkit.inference.transform import eval_transform
 from detrkit.metrics import Metric, Score, metric_for
-from detrkit.models import Detector, DetectorConfig
+from detrkit.models import Architecture, Detector, DetectorConfig
 from detrkit.structures import Batch, Detections
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def evaluate_model(
     dataset: DetectionDataset,
     *,
     metric: Metric[Detections] | None = None,
-    config: DetectorConfig | None = None,
+    config: DetectorConfig[Architecture] | None = None,
     batch_size: int = 1,
     workers: int = 0,
     device: str | torch.device | None = None,
@@ -93,7 +93,7 @@ def detect(
     model: nn.Module,
     dataset: DetectionDataset,
     *,
-    config: DetectorConfig | None = None,
+    config: DetectorConfig[Architecture] | None = None,
     batch_size: int = 1,
     workers: int = 0,
     device: str | torch.device | None = None,
@@ -112,7 +112,7 @@ def detect(
     rank, world = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     batches = _batches(dataset.aspect_ratios, batch_size)[rank::world]
     dataset = dataset.with_transform(eval_transform(config))
-    loader = build_loader(dataset, batches, workers=workers, size_divisor=config.size_divisor)
+    loader = build_loader(dataset, batches, workers=workers, size_divisor=config.input.size_divisor)
 
     done, total = 0, sum(map(len, batches))
     with _evaluating(detector):
@@ -125,7 +125,7 @@ def detect(
 
 @torch.no_grad()
 def _detect_batch(
-    model: Detector, batch: Batch, config: DetectorConfig, classes: ClassMap, precision: Precision
+    model: Detector, batch: Batch, config: DetectorConfig[Architecture], classes: ClassMap, precision: Precision
 ) -> list[tuple[int, Detections]]:
     with autocast(batch.images.device, precision):
         predictions = model(batch.images, batch.padding_mask)

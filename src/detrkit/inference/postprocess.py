@@ -15,7 +15,7 @@ from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.structures import Categories, Category, Detections, Predictions
 
 if TYPE_CHECKING:
-    from detrkit.models.config import DetectorConfig
+    from detrkit.models.config import Architecture, DetectorConfig
 
 __all__ = ["Selected", "postprocess", "select"]
 
@@ -93,7 +93,7 @@ def postprocess(
     predictions: Predictions,
     original_sizes: Sequence[tuple[int, int]],
     *,
-    config: DetectorConfig,
+    config: DetectorConfig[Architecture],
     categories: Categories | None = None,
 ) -> list[Detections]:
     """Detections of every image of a batch, best first, in pixels of the original, clipped to it.
@@ -105,7 +105,7 @@ def postprocess(
         categories: classes in label order; slots without a name are never returned.
     """
     if categories is None:
-        categories = Categories(Category(label, str(label)) for label in range(config.num_classes))
+        categories = Categories(Category(label, str(label)) for label in range(config.architecture.num_classes))
     unnamed = [category.name is None for category in categories]
     named = ~torch.tensor(unnamed, device=predictions.logits.device) if any(unnamed) else None
     classes = build_classes(config)
@@ -115,9 +115,9 @@ def postprocess(
             predictions.logits[-1, image].detach(),
             predictions.boxes[-1, image].detach(),
             classes=classes,
-            top_k=config.top_k,
-            nms=config.nms,
-            nms_decay=config.nms_decay,
+            top_k=config.postprocess.top_k,
+            nms=config.postprocess.nms,
+            nms_decay=config.postprocess.nms_decay,
             named=named,
         )
         scale = found.boxes.new_tensor([width, height, width, height])

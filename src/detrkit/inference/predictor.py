@@ -68,12 +68,12 @@ class Predictor:
         self.device = resolve_device(device)
         self.model = _load(path_or_name).to(self.device).eval()
         config = self.model.config
+        if nms is None and nms_decay is not None:
+            nms = DEFAULT_NMS if config.postprocess.nms is None else config.postprocess.nms
         if nms is not None:
-            config = replace(config, nms=nms, nms_decay=nms_decay)
-        elif nms_decay is not None:
-            config = replace(config, nms=DEFAULT_NMS if config.nms is None else config.nms, nms_decay=nms_decay)
+            config = config.replace(nms=nms, nms_decay=nms_decay)
         self.config = config
-        self.categories = self.model.categories or _unnamed(config.num_classes)
+        self.categories = self.model.categories or _unnamed(config.architecture.num_classes)
         self._transform = eval_transform(config)
 
     @overload
@@ -109,7 +109,7 @@ class Predictor:
     def _batch(self, sources: Sequence[ImageSource], threshold: float) -> list[Detections]:
         pictures = [open_image(source) for source in sources]
         samples = [self._transform(picture, _record(picture)) for picture in pictures]
-        images, mask = pad_images([sample.image for sample in samples], self.config.size_divisor)
+        images, mask = pad_images([sample.image for sample in samples], self.config.input.size_divisor)
         with autocast(self.device, self.precision):
             predictions = self.model(images.to(self.device), mask.to(self.device))
         sizes = [(picture.height, picture.width) for picture in pictures]

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 from detrkit.data import EvalTransform
 
 if TYPE_CHECKING:
-    from detrkit.models import DetectorConfig
+    from detrkit.models.config import Architecture, DetectorConfig
 
 __all__ = ["eval_transform"]
 
 
-def eval_transform(config: DetectorConfig) -> EvalTransform:
+def eval_transform(config: DetectorConfig[Architecture]) -> EvalTransform:
     """Resize and normalisation of evaluation and prediction."""
     return EvalTransform(
-        short_side=config.eval_short_side,
-        max_side=config.eval_max_side,
-        resize=config.eval_resize,
-        mean=config.image_mean or (),
-        std=config.image_std or (),
+        short_side=config.input.eval_short_side,
+        max_side=config.input.eval_max_side,
+        resize=config.input.eval_resize,
+        mean=config.input.image_mean or (),
+        std=config.input.image_std or (),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from detrkit.losses.classes import ClassOptions, build_classes
+from detrkit.losses.classes import Decides, Teaches, build_classes
 from detrkit.losses.criterion import Criterion
 from detrkit.losses.federated import FederatedClasses
 from detrkit.losses.label_augmentation import LabelAugmentation
@@ -15,11 +15,15 @@ from detrkit.losses.terms import ClassTerm, GIoUTerm, L1Term, Term
 __all__ = ["CriterionOptions", "build_criterion", "build_terms"]
 
 
-class CriterionOptions(ClassOptions, Protocol):
-    """What a model's configuration says about its criterion; ``detrkit.models.config`` has the meaning."""
+class Asks(Decides, Protocol):
+    """The part of an architecture that says how many queries there are."""
 
     @property
     def num_queries(self) -> int: ...
+
+
+class Weighs(Teaches, Protocol):
+    """An objective; ``detrkit.models.config`` has the meaning."""
 
     @property
     def cost_class(self) -> float: ...
@@ -49,12 +53,23 @@ class CriterionOptions(ClassOptions, Protocol):
     def two_stage_match(self) -> bool: ...
 
 
+class CriterionOptions(Protocol):
+    """What a model's configuration says about its criterion."""
+
+    @property
+    def architecture(self) -> Asks: ...
+
+    @property
+    def objective(self) -> Weighs: ...
+
+
 def build_terms(config: CriterionOptions) -> list[Term]:
     """Class, L1 and GIoU with the weights of a configuration."""
+    weights = config.objective
     return [
-        ClassTerm(classes=build_classes(config), weight=config.loss_class, cost_weight=config.cost_class),
-        L1Term(weight=config.loss_bbox, cost_weight=config.cost_bbox),
-        GIoUTerm(weight=config.loss_giou, cost_weight=config.cost_giou),
+        ClassTerm(classes=build_classes(config), weight=weights.loss_class, cost_weight=weights.cost_class),
+        L1Term(weight=weights.loss_bbox, cost_weight=weights.cost_bbox),
+        GIoUTerm(weight=weights.loss_giou, cost_weight=weights.cost_giou),
     ]
 
 
@@ -71,13 +86,14 @@ def build_criterion(
     Raises:
         ValueError: federated with classes that exclude each other, where none can be left out.
     """
+    architecture, objective = config.architecture, config.objective
     if federated is not None and build_classes(config).exclusive:
-        raise ValueError(f"the federated loss needs classification 'focal', not '{config.classification}'")
+        raise ValueError(f"the federated loss needs classification 'focal', not '{architecture.classification}'")
     terms = [*build_terms(config), *extra_terms]
     return Criterion(
         terms=terms,
-        matcher=HungarianMatcher(terms=terms, two_stage=config.two_stage_match),
-        num_queries=config.num_queries,
-        label_augmentation=LabelAugmentation(repeat=config.repeat_label, ratio=config.repeat_ratio),
+        matcher=HungarianMatcher(terms=terms, two_stage=objective.two_stage_match),
+        num_queries=architecture.num_queries,
+        label_augmentation=LabelAugmentation(repeat=objective.repeat_label, ratio=objective.repeat_ratio),
         federated=federated,
     )

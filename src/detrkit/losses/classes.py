@@ -132,11 +132,15 @@ class Varifocal(Focal):
         return varifocal_loss(logits, goal, quality, alpha=self.alpha)
 
 
-class ClassOptions(Protocol):
-    """What a model's configuration says about its classes; ``detrkit.models.config`` has the meaning."""
+class Decides(Protocol):
+    """The part of an architecture that says how classes are decided; ``detrkit.models.config`` has the meaning."""
 
     @property
     def classification(self) -> str: ...
+
+
+class Teaches(Protocol):
+    """The part of an objective that says how classes are learned."""
 
     @property
     def class_loss(self) -> str: ...
@@ -148,12 +152,23 @@ class ClassOptions(Protocol):
     def focal_alpha(self) -> float: ...
 
 
+class ClassOptions(Protocol):
+    """What a model's configuration says about its classes."""
+
+    @property
+    def architecture(self) -> Decides: ...
+
+    @property
+    def objective(self) -> Teaches: ...
+
+
 def build_classes(config: ClassOptions) -> ClassLoss:
     """The one place where a configuration's strings become an object. Configurations check their values themselves."""
-    if config.classification == "softmax":
-        return Softmax(no_object_weight=config.no_object_weight)
-    kind = Varifocal if config.class_loss == "varifocal" else Focal
-    return kind(alpha=config.focal_alpha)
+    objective = config.objective
+    if config.architecture.classification == "softmax":
+        return Softmax(no_object_weight=objective.no_object_weight)
+    kind = Varifocal if objective.class_loss == "varifocal" else Focal
+    return kind(alpha=objective.focal_alpha)
 
 
 def softmax_loss(logits: Tensor, labels: Tensor, *, no_object_weight: float) -> Tensor:

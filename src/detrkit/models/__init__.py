@@ -15,7 +15,16 @@ from detrkit.models.detector import Detector
 from detrkit.models.presets import ALIASES, REGISTRY, Entry
 from detrkit.nn.backbone_weights import load_backbone_weights
 
-__all__ = ["Architecture", "Detector", "DetectorConfig", "Entry", "create_model", "entry", "list_models", "model_config"]
+__all__ = [
+    "Architecture",
+    "Detector",
+    "DetectorConfig",
+    "Entry",
+    "create_model",
+    "entry",
+    "list_models",
+    "model_config",
+]
 
 
 def list_models(filter: str = "*") -> list[str]:

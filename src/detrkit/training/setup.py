@@ -17,7 +17,7 @@ from detrkit.errors import CheckpointError, DataError, RecipeError
 from detrkit.losses import Criterion, FederatedClasses, build_classes, build_criterion
 from detrkit.metrics import Metric, metric_for
 from detrkit.models import Detector, create_model
-from detrkit.models.config import DetectorConfig
+from detrkit.models.config import Architecture, DetectorConfig
 from detrkit.structures import Categories, Detections
 from detrkit.training.init import start_from
 
@@ -115,7 +115,7 @@ def _validation_data(recipe: Recipe) -> DetectionDataset | None:
         raise DataError(f"{error} (training.evaluate_every=0 trains without validation images)") from error
 
 
-def _federated(recipe: Recipe, config: DetectorConfig, data: DetectionDataset) -> FederatedClasses | None:
+def _federated(recipe: Recipe, config: DetectorConfig[Architecture], data: DetectionDataset) -> FederatedClasses | None:
     """The choice of classes of the federated loss, where the recipe wants it."""
     number = recipe.training.federated_classes
     if number is None:
@@ -123,7 +123,7 @@ def _federated(recipe: Recipe, config: DetectorConfig, data: DetectionDataset) -
     if build_classes(config).exclusive:
         raise RecipeError(
             f"{recipe.source}: training.federated_classes needs a model with model.classification=focal, but "
-            f"{recipe.model.name} has '{config.classification}'"
+            f"{recipe.model.name} has '{config.architecture.classification}'"
         )
     images = {record.image_id: record.labels for record in data.records}  # repeated images count once
     counts = images_of_classes(list(images.values()), num_classes=len(data.categories))

@@ -69,7 +69,7 @@ class Trainer:
         self.accumulate = section.accumulate
         self.batches = len(sampler)  # of one epoch, on each process
         self.loader = build_loader(
-            task.train_data, sampler, workers=section.workers, size_divisor=task.model.config.size_divisor
+            task.train_data, sampler, workers=section.workers, size_divisor=task.model.config.input.size_divisor
         )
         steps_per_epoch = math.ceil(self.batches / self.accumulate)
         self.total_steps = section.iterations or (section.epochs or 1) * steps_per_epoch
@@ -251,7 +251,7 @@ class Trainer:
         section = self.recipe.training
         model = self.model if self.ema is None else self.ema.module
         # without masked padding the other images of a batch change a prediction a little: one at a time then
-        batch_size = section.batch_size if self.task.model.config.mask_backbone_padding else 1
+        batch_size = section.batch_size if self.task.model.config.architecture.mask_backbone_padding else 1
         with preserved_rng():
             score = evaluate_model(
                 model,
