@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -140,10 +139,10 @@ def test_rows_of_the_ablation_differ_in_their_switches_only(benchmark: ModuleTyp
     seen = {}
     for row in benchmark.GROUPS["ablation"]:
         name, switches = benchmark.VARIANTS.get(row, (row, {}))
-        seen[row] = asdict(model_config(name, **switches))
+        seen[row] = model_config(name, **switches).flat()
     base = {**seen.pop("relation_detr_lite0"), "relation": "full", "sampling": "standard"}
     plain = {"code_rank": 16, "query_content": "static", "position_in_value": False}
-    assert asdict(model_config("dape_lite0", sampling="standard", relation="full")) == {**base, **plain}
+    assert model_config("dape_lite0", sampling="standard", relation="full").flat() == {**base, **plain}
     free = {"relation", "relation_rank", "sampling", "query_content", "position_in_value"}
     found = [tuple(config[key] for key in sorted(free)) for config in seen.values()]
     assert len(set(found)) == len(found) == 9

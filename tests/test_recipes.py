@@ -9,7 +9,7 @@ import shutil
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -424,7 +424,7 @@ def test_recipe_runs_at_full_size(
         assert len(info.categories) == classes
         sizes = {"train_short_sides": (64,), "train_max_side": 96, "eval_short_side": 64, "eval_max_side": 96}
         full = model_config(recipe.model.name, num_classes=classes, **recipe.model.overrides, **sizes)
-        assert info.config == json.loads(json.dumps(asdict(full)))
+        assert info.config == json.loads(json.dumps(full.flat()))
 
         score = detrkit.evaluate(run.best, FOLDER / name, device="cpu")
         assert score["metrics"]["AP"] == pytest.approx(run.metrics["AP"])

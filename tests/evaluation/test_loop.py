@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +87,7 @@ def test_the_configuration_is_the_models_own_unless_given(folder: Path) -> None:
     evaluate_model(model, dataset)
     assert model.calls[0] == (1, 3, 32, 48)
     model.calls.clear()
-    found = detect(model, dataset, config=replace(model.config, eval_short_side=16, top_k=2))
+    found = detect(model, dataset, config=model.config.replace(eval_short_side=16, top_k=2))
     assert [len(detections) for _, detections in found] == [2] * 4
     assert model.calls[0] == (1, 3, 16, 24)
     assert (model.config.eval_short_side, model.config.top_k) == (32, 5)

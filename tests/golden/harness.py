@@ -21,6 +21,7 @@ from detrkit.losses import Focal
 from detrkit.ops.boxes import xyxy_to_cxcywh
 from detrkit.structures import Predictions, Target, pad_images
 from detrkit.weights.official import official_names
+from tests.decoding import bias_of
 
 _INDEX_NAMES = ("backbone_body", "encoder_memory", "pred", "indices", "postprocess", "roi", "label_aug")
 
@@ -146,11 +147,11 @@ class Case:
 
     def denoising(self, model: Any) -> None:
         """The queries that a model makes from the objects with the recorded noise."""
-        queries = model.denoising(self.targets(), model.config.num_queries)
-        boxes = torch.log(queries.boxes / (1 - queries.boxes))
+        queries = model.denoising(self.targets())
+        boxes = torch.log(queries.reference / (1 - queries.reference))
         self.match("train.dn.box_queries", boxes, self.tensors["train.dn.box_queries"], atol=2e-3, rtol=2e-4)
         self.close("train.dn.label_queries.channels_0_16", queries.content[..., ::16], 1e-6)
-        packed = np.packbits((queries.bias[0, 0] == -torch.inf).numpy(), axis=1)
+        packed = np.packbits((bias_of(queries, model.config.num_queries)[0, 0] == -torch.inf).numpy(), axis=1)
         self.equal("train.dn.attn_mask_packed_bits", torch.from_numpy(packed))
 
     def detections(self, out: Predictions, top_k: int) -> None:

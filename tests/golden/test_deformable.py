@@ -16,6 +16,7 @@ from detrkit.losses.criterion import LossOutput
 from detrkit.models import create_model
 from detrkit.nn.denoising import Noise
 from detrkit.structures import Predictions
+from tests.decoding import memory_of, proposals_of
 from tests.golden.harness import Case, layer_name
 
 # Two-stage cases without a gap between proposal scores compare what follows in the recorded order.
@@ -115,8 +116,8 @@ def test_proposals_are_chosen_in_the_recorded_order(case: Case) -> None:
     if not model.config.two_stage:
         return
     with torch.no_grad():
-        memory = model.encode(*case.batch())
-        _, proposals = model.proposals(memory)
+        memory = memory_of(model, *case.batch())
+        proposals = proposals_of(model, memory)
         index = type(model).best(model, proposals, memory, model.config.num_queries)
         stored = case.tensors["proposal_topk_index"].long()
         if case.name.endswith("_q50"):
@@ -132,7 +133,7 @@ def test_activations_and_outputs(case: Case, evaluated: Any) -> None:
     tolerance = case.info["tolerance"]
     images, mask = case.batch()
     with torch.no_grad():
-        valid = ~model.encode(images, mask).padding_mask
+        valid = ~memory_of(model, images, mask).padding_mask
     for key in case.tensors:
         found = re.fullmatch(r"(backbone_body|backbone|neck)\.(?:layer)?(\d)\.channels_0_(\d+)", key)
         if found:

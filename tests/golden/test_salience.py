@@ -15,9 +15,10 @@ import detrkit
 from detrkit.losses import build_criterion
 from detrkit.losses.criterion import LossOutput
 from detrkit.models import create_model
-from detrkit.nn.proposals import gather_rows
 from detrkit.nn.salience_encoder import SalienceFilter, least_in_padding
+from detrkit.nn.tokens import gather_rows
 from detrkit.structures import Predictions
+from tests.decoding import memory_of, proposals_of
 from tests.golden.harness import Case
 from tests.golden.test_deformable import official_name, recorded_noise
 
@@ -101,8 +102,8 @@ def test_salience_and_the_tokens_in_focus(case: Case, evaluated: Any) -> None:
     model, _, seen = evaluated
     tolerance = case.info["tolerance"]["other_activations_abs"]
     tokens, salience = seen["memory"], seen["salience"]
-    parts = salience.split(tokens.shapes.prod(-1).tolist(), dim=1)
-    for level, (scores, shape) in enumerate(zip(parts, tokens.shapes.tolist(), strict=True)):
+    parts = salience.split(tokens.sizes, dim=1)
+    for level, (scores, shape) in enumerate(zip(parts, tokens.shapes, strict=True)):
         case.close(f"salience_score.level{level}", scores.unflatten(1, shape)[:, None], tolerance)
     filled = least_in_padding(salience, tokens.padding_mask)
     case.close("foreground_score", filled, tolerance)
@@ -140,11 +141,11 @@ def test_activations_and_outputs(case: Case, evaluated: Any) -> None:
 
 def test_proposals(case: Case, evaluated: Any) -> None:
     """Tokens that cannot propose are all alike, so of these any will do."""
-    model, _, seen = evaluated
+    model = evaluated[0]
     tolerance = case.info["tolerance"]
     with torch.no_grad():
-        fused = replace(seen["memory"], content=model._fuse(seen["memory"]))
-        _, proposals = model.proposals(fused)
+        fused = memory_of(model, *case.batch())
+        proposals = proposals_of(model, fused)
         index = type(model).best(model, proposals, fused, model.config.num_queries)
     recorded = case.tensors["proposal_index_after_nms"].long()
     scores = proposals.logits.amax(-1)

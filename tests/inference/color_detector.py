@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from detrkit.models import Detector, DetectorConfig
+from detrkit.models import Architecture, Detector, DetectorConfig
 from detrkit.structures import Categories, Category, Predictions, Target
 
 CATEGORIES = Categories([Category(3, "red"), Category(5, "green"), Category(9, "blue")])
@@ -31,7 +31,7 @@ class ColorDetector(Detector):
             "eval_max_side": 200,
             **overrides,
         }
-        super().__init__(config=DetectorConfig(**settings))
+        super().__init__(config=DetectorConfig.from_flat(Architecture, settings))
         self.name = "color"
         self.categories = categories
         self.shift = nn.Parameter(torch.zeros(()))

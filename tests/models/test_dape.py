@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,16 @@ import detrkit
 from detrkit.losses import build_criterion
 from detrkit.models import create_model
 from detrkit.nn import deformable
-from detrkit.nn.deformable import MSDeformAttn, Tokens
-from detrkit.nn.harmonized import HarmonizedEncoder, PositionCode
+from detrkit.nn.deformable import MSDeformAttn
+from detrkit.nn.harmonized import (
+    CodedTokens,
+    CoSamplingAttn,
+    HarmonizedEncoder,
+    HarmonizedEncoderLayer,
+    PositionCode,
+)
 from detrkit.nn.relation import LowRankRelation, PositionRelation
+from detrkit.nn.tokens import Tokens
 from detrkit.structures import Target
 
 DIM, HEADS, RANK = 32, 4, 8
@@ -36,7 +43,7 @@ TINY: dict[str, Any] = {
 }
 
 
-def tokens(*shapes: tuple[int, int], padded: int = 0, batch: int = 2) -> Tokens:
+def tokens(*shapes: tuple[int, int], padded: int = 0, batch: int = 2) -> CodedTokens:
     """Random content on levels of these shapes; the last ``padded`` columns of the first level are padding."""
     number = sum(height * width for height, width in shapes)
     mask = torch.zeros(batch, number, dtype=torch.bool)
@@ -44,27 +51,28 @@ def tokens(*shapes: tuple[int, int], padded: int = 0, batch: int = 2) -> Tokens:
     mask[:, : height * width].view(batch, height, width)[:, :, width - padded :] = padded > 0
     valid = torch.tensor([[[float(w - padded * (level == 0)), float(h)] for level, (h, w) in enumerate(shapes)]])
     level_embed = torch.randn(len(shapes), DIM).repeat_interleave(torch.tensor([h * w for h, w in shapes]), dim=0)
-    return Tokens(
+    return CodedTokens(
         content=torch.randn(batch, number, DIM),
         position=torch.randn(batch, number, DIM),
         padding_mask=mask,
-        shapes=torch.tensor(shapes),
+        shapes=shapes,
         valid_cells=valid.expand(batch, -1, -1),
         level_embed=level_embed,
         code=torch.randn(batch, number, RANK),
+        encoding=PositionCode(dim=DIM, rank=RANK),
     )
 
 
-def attention(levels: int = 1, points: int = 1) -> MSDeformAttn:
+def attention(levels: int = 1, points: int = 1) -> CoSamplingAttn:
     """Attention whose samples lie on the reference point."""
-    attn = MSDeformAttn(dim=DIM, num_heads=HEADS, num_levels=levels, num_points=points)
+    attn = CoSamplingAttn(dim=DIM, num_heads=HEADS, num_levels=levels, num_points=points)
     torch.nn.init.zeros_(attn.sampling_offsets.bias)
     return attn
 
 
-def centre(memory: Tokens, index: int) -> Tensor:
+def centre(memory: CodedTokens, index: int) -> Tensor:
     """A token's centre on the map of the first level (B, 1, 1, 2)."""
-    height, width = memory.shapes[0].tolist()
+    height, width = memory.shapes[0]
     point = torch.tensor([(index % width + 0.5) / width, (index // width + 0.5) / height])
     return point.expand(len(memory.content), 1, 1, 2)
 
@@ -72,7 +80,6 @@ def centre(memory: Tokens, index: int) -> Tensor:
 def test_one_point_on_a_cell_returns_its_code() -> None:
     torch.manual_seed(0)
     memory = tokens((4, 6))
-    assert memory.code is not None
     for index in (0, 7, 23):
         _, code = attention()(torch.zeros(2, 1, DIM), centre(memory, index), memory)
         torch.testing.assert_close(code, memory.code[:, index : index + 1])
@@ -84,15 +91,16 @@ def test_content_and_code_are_read_at_the_same_points_with_the_same_weights(monk
     monkeypatch.setattr(deformable, "ms_deform_attn", lambda *args: calls.append(args) or operator(*args))
     torch.manual_seed(0)
     memory = tokens((4, 6), (2, 3), padded=2)
-    attn = MSDeformAttn(dim=DIM, num_heads=HEADS, num_levels=2, num_points=3)
+    attn = CoSamplingAttn(dim=DIM, num_heads=HEADS, num_levels=2, num_points=3)
+    plain = MSDeformAttn(dim=DIM, num_heads=HEADS, num_levels=2, num_points=3)
     for parameter in attn.parameters():
         torch.nn.init.normal_(parameter)
+    plain.load_state_dict(attn.state_dict())
     query, reference = torch.randn(2, 5, DIM), torch.rand(2, 5, 2, 4)
     content, _ = attn(query, reference, memory)
     (call,) = calls  # one call for both
     assert call[0].shape[-1] == (DIM + RANK) // HEADS
-    alone, nothing = attn(query, reference, replace(memory, code=None))
-    assert nothing is None
+    alone = plain(query, reference, memory)
     torch.testing.assert_close(content, alone)
     assert all(torch.equal(a, b) for a, b in zip(calls[0][2:], calls[1][2:], strict=True))  # the places and weights
 
@@ -101,11 +109,11 @@ def test_without_offsets_a_token_keeps_its_own_code() -> None:
     torch.manual_seed(0)
     memory = tokens((3, 5))
     code = PositionCode(dim=DIM, rank=RANK)
-    layer = deformable.DeformableEncoderLayer(
-        dim=DIM, num_heads=HEADS, num_levels=1, num_points=1, ffn_dim=16, dropout=0.0
-    )
+    options: dict[str, Any] = {"dim": DIM, "num_heads": HEADS, "num_levels": 1, "num_points": 1}
+    layer = HarmonizedEncoderLayer(**options, ffn_dim=16, dropout=0.0, attention=CoSamplingAttn)
     torch.nn.init.zeros_(layer.self_attn.sampling_offsets.bias)
-    out = HarmonizedEncoder([layer], code)(memory)
+    plain = {field.name: getattr(memory, field.name) for field in fields(Tokens)}
+    out = HarmonizedEncoder([layer], code)(Tokens(**plain))
     torch.testing.assert_close(out.code, code.start(memory))
     torch.testing.assert_close(out.position, code(code.start(memory)) + memory.level_embed)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from detrkit.losses import Problem, build_criterion
 from detrkit.models import create_model
 from detrkit.structures import Target
+from tests.decoding import memory_of
 
 TINY: dict[str, Any] = {
     "backbone": "test_resnet",
@@ -76,7 +77,7 @@ def test_memory_is_fused_from_all_layers() -> None:
     assert fusion[0].in_features == 3 * 64
     seen: list[list[Tensor]] = []
     fusion.register_forward_pre_hook(lambda module, args: seen.append(list(args[0])))
-    memory = model.encode(torch.randn(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool))
+    memory = memory_of(model, torch.randn(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool))
     (contents,) = seen
     assert len(contents) == 3
     torch.testing.assert_close(memory.content, fusion(contents))

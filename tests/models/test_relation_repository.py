@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 import detrkit
 from detrkit.models import create_model, model_config
-from detrkit.nn.deformable import Tokens
+from detrkit.nn.tokens import Tokens
 from detrkit.ops.ms_deform_attn import ms_deform_attn
 from detrkit.structures import Target, pad_images
+from tests.decoding import bias_of, memory_of
 from tests.small import SMALL
 
 NAMES = ["dab_deformable_detr_pp_r50", "dn_deformable_detr_pp_r50", "deformable_detr_pp_r50"]
@@ -89,7 +90,7 @@ def logit(x: Tensor) -> Tensor:
 def proposals(net: Official, memory: Tokens) -> tuple[Tensor, Tensor, Tensor]:
     """Features, class logits and boxes of all tokens."""
     centres = memory.centres()
-    cells = memory.shapes.prod(1).tolist()
+    cells = memory.sizes
     side = torch.cat([torch.full((n,), 0.05 * 2**level) for level, n in enumerate(cells)])
     anchor = torch.cat((centres, side[None, :, None].expand(*centres.shape)), -1)
     bad = memory.padding_mask[..., None] | ~((anchor > 0.01) & (anchor < 0.99)).all(-1, keepdim=True)
@@ -125,8 +126,8 @@ def expected(name: str, net: Official, memory: Tokens, noise: Any) -> tuple[Tens
         pos = net.norm(f"{static}.1", net.linear(f"{static}.0", embedded))
     blocked = None
     if noise is not None:
-        x, boxes = torch.cat((noise.content, x), 1), torch.cat((noise.boxes, boxes), 1)
-        blocked = (noise.bias[0, 0] == -math.inf)[None]
+        x, boxes = torch.cat((noise.content, x), 1), torch.cat((noise.reference, boxes), 1)
+        blocked = (bias_of(noise, number)[0, 0] == -math.inf)[None]
     bias: Tensor | None = None if blocked is None else torch.zeros(blocked.shape[1:]).masked_fill(blocked[0], -math.inf)
     all_logits, all_outputs, before = [], [], boxes
     for layer in range(LAYERS):
@@ -166,13 +167,13 @@ def test_decoder_is_the_repositorys(name: str, training: bool) -> None:
     generator = torch.Generator().manual_seed(1)
     images, mask = pad_images([torch.randn(3, *size, generator=generator) for size in ((96, 128), (128, 80))])
     with torch.no_grad():
-        memory = model.encode(images, mask)
-    model.encode = lambda *_: memory
+        memory = memory_of(model, images, mask)
+    model.encoder.forward = lambda *_: memory
     labels, boxes = torch.tensor([0, 2, 1]), torch.rand(3, 4, generator=generator) * 0.2 + 0.3
     targets = [Target(labels=labels, boxes=boxes), Target(labels=labels[:1], boxes=boxes[:1])]
     noise = None
     if training and name.startswith("dn_"):
-        noise = model.denoising(targets, SMALL["num_queries"])
+        noise = model.denoising(targets)
         assert noise.content.shape == (2, 15, DIM)
         model.denoising.forward = lambda *_: noise
 

@@ -13,15 +13,17 @@ from torch.nn import functional as F
 import detrkit
 from detrkit.losses import build_criterion
 from detrkit.models import create_model, model_config
-from detrkit.nn.deformable import Tokens
+from detrkit.models.salience_detr import SalienceArchitecture
 from detrkit.nn.grid_suppression import suppress_neighbours
 from detrkit.nn.plux_pyramid import PluXPyramid
 from detrkit.nn.position import LearnedPosition
 from detrkit.nn.salience import SalienceGoal, upsample_corners
 from detrkit.nn.salience_encoder import SalienceFilter
+from detrkit.nn.tokens import Tokens
 from detrkit.structures import Predictions, Target, pad_images
 from detrkit.weights.keydiff import compare
 from detrkit.weights.keymaps import official_names
+from tests.decoding import memory_of
 from tests.small import SMALL
 
 
@@ -36,7 +38,7 @@ def grid(*shapes: tuple[int, int], padding: Tensor | None = None, batch: int = 1
     mask = torch.zeros(batch, count, dtype=torch.bool) if padding is None else padding
     cells = torch.tensor([[width, height] for height, width in shapes]).float().expand(batch, -1, -1)
     empty = torch.zeros(batch, count, 4)
-    return Tokens(empty, empty, mask, torch.tensor(shapes), cells, torch.zeros(count, 4))
+    return Tokens(empty, empty, mask, shapes, cells)
 
 
 def objects(*boxes: tuple[float, ...]) -> Target:
@@ -183,9 +185,11 @@ def test_the_memory_of_an_image_does_not_depend_on_its_batch() -> None:
         model.salience.layer2[4].weight.mul_(100)  # no near ties in what is chosen
         sizes = ((75, 99), (96, 130), (64, 64))
         images, mask = pad_images([torch.randn(3, *size) for size in sizes])
-        together = model.encode(images, mask)
+        together = memory_of(model, images, mask)
         for index, (height, width) in enumerate(sizes):
-            alone = model.encode(images[index : index + 1, :, :height, :width], torch.zeros(1, height, width).bool())
+            alone = memory_of(
+                model, images[index : index + 1, :, :height, :width], torch.zeros(1, height, width).bool()
+            )
             ours, theirs = together.content[index], alone.content[0]
             difference = ours[~together.padding_mask[index]] - theirs[~alone.padding_mask[0]]
             assert difference.abs().max() < 1e-4
@@ -220,9 +224,12 @@ def test_salience_is_learned_without_objects_too() -> None:
 
 
 def test_the_schedule_stretches_over_other_depths() -> None:
-    ratios = {layers: model_config("salience_detr_r50", encoder_layers=layers).layer_ratios for layers in (1, 3, 6)}
+    ratios = {
+        layers: SalienceArchitecture(encoder_layers=layers, classification="focal").layer_ratios for layers in (1, 3, 6)
+    }
     assert ratios == {1: (1.0,), 3: (1.0, 0.6, 0.2), 6: (1.0, 0.8, 0.6, 0.6, 0.4, 0.2)}
-    assert model_config("salience_detr_r50", num_feature_levels=5).level_ratios == (0.4, 0.8, 1.0, 1.0, 1.0)
+    wide = SalienceArchitecture(num_feature_levels=5, classification="focal")
+    assert wide.level_ratios == (0.4, 0.8, 1.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(

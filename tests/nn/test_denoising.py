@@ -12,6 +12,7 @@ from detrkit.models import create_model
 from detrkit.nn.denoising import ContrastiveDenoising, Denoising, Noise
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.structures import Target
+from tests.decoding import bias_of
 from tests.small import SMALL
 
 
@@ -30,10 +31,10 @@ def generator(**options: Any) -> ContrastiveDenoising:
     ("most", "groups", "slots"), [(1, 100, 200), (5, 20, 200), (33, 3, 198), (34, 2, 136), (51, 1, 102), (150, 1, 300)]
 )
 def test_number_of_queries_is_the_published_one(most: int, groups: int, slots: int) -> None:
-    queries = generator()([target(most), target(min(most, 2), seed=1)], 7)
+    queries = generator()([target(most), target(min(most, 2), seed=1)])
     assert queries is not None
-    assert (queries.groups, queries.content.shape[1]) == (groups, slots)
-    assert queries.bias.shape[-2:] == (slots + 7, slots + 7)
+    assert (queries.normaliser, queries.number) == (groups, slots)
+    assert bias_of(queries, 7).shape[-2:] == (slots + 7, slots + 7)
 
 
 def test_without_noise_positives_are_the_objects() -> None:
@@ -42,21 +43,21 @@ def test_without_noise_positives_are_the_objects() -> None:
     )
     targets = [target(3), target(0), target(2, seed=4)]
     make = generator(draw=still)
-    queries = make(targets, 4)
+    queries = make(targets)
     assert queries is not None
     image, query, index = queries.pairs
     boxes = torch.cat([item.boxes for item in targets])[index]
     labels = torch.cat([item.labels for item in targets])[index]
-    torch.testing.assert_close(queries.boxes[image, query], boxes, atol=2e-3, rtol=0)
+    torch.testing.assert_close(queries.start[image, query], boxes, atol=2e-3, rtol=0)
     torch.testing.assert_close(queries.content[image, query], make.label_encoder(labels))
-    assert len(index) == queries.groups * 5
+    assert len(index) == queries.normaliser * 5
     assert sorted(set(image.tolist())) == [0, 2]
 
 
 def test_negatives_are_farther_than_positives() -> None:
-    queries = generator(box_noise=0.4)([target(10)], 4)
+    queries = generator(box_noise=0.4)([target(10)])
     assert queries is not None
-    corners = cxcywh_to_xyxy(queries.boxes[0]).view(-1, 2, 10, 4)
+    corners = cxcywh_to_xyxy(queries.start[0]).view(-1, 2, 10, 4)
     half = target(10).boxes[:, 2:].repeat(1, 2) / 2
     moved = (corners - cxcywh_to_xyxy(target(10).boxes)).abs() / half / 0.4
     assert moved[:, 0].max() <= 1.0 + 1e-2
@@ -64,10 +65,10 @@ def test_negatives_are_farther_than_positives() -> None:
 
 
 def test_who_sees_whom() -> None:
-    queries = generator()([target(20), target(1)], 3)
+    queries = generator()([target(20), target(1)])
     assert queries is not None
-    assert queries.groups == 5
-    blocked = (queries.bias == -torch.inf)[0, 0]
+    assert queries.normaliser == 5
+    blocked = (bias_of(queries, 3) == -torch.inf)[0, 0]
     assert blocked[-3:, :-3].all()  # matching queries see no denoising query
     assert not blocked[:, -3:].any()  # all see the matching ones
     inside = torch.block_diag(*[torch.ones(40, 40)] * 5).bool()
@@ -75,10 +76,11 @@ def test_who_sees_whom() -> None:
 
 
 def test_unused_slots_may_be_left_out() -> None:
-    queries = generator(mask_unused=True)([target(20), target(1)], 3)
+    queries = generator(mask_unused=True)([target(20), target(1)])
     assert queries is not None
-    assert queries.unused.sum(1).tolist() == [0, 19 * 10]
-    blocked = queries.bias == -torch.inf
+    assert queries.ignored is not None
+    assert queries.ignored.sum(1).tolist() == [0, 19 * 10]
+    blocked = bias_of(queries, 3) == -torch.inf
     columns = blocked[1, 0][-1, :-3]
     assert columns.all()
     row = blocked[1, 0][0]
@@ -89,7 +91,7 @@ def test_unused_slots_may_be_left_out() -> None:
 
 def test_crowded_images_may_be_capped() -> None:
     targets = [target(150), target(3, seed=2)]
-    queries = generator(max_queries=60)(targets, 3)
+    queries = generator(max_queries=60)(targets)
     assert queries is not None
     assert queries.content.shape[1] == 60
     image, _, index = queries.pairs
@@ -143,18 +145,18 @@ def plain(**options: Any) -> Denoising:
 
 def test_plain_groups_are_a_fixed_number() -> None:
     """DN-DETR: five groups of the largest image's objects, every one a positive."""
-    queries = plain()([target(3), target(1, seed=1), target(0)], 7)
+    queries = plain()([target(3), target(1, seed=1), target(0)])
     assert queries is not None
-    assert (queries.groups, queries.content.shape[1]) == (5, 15)
+    assert (queries.normaliser, queries.number) == (5, 15)
     image, query, index = queries.pairs
     expected = {(0, 3 * group + slot, slot) for group in range(5) for slot in range(3)}
     expected |= {(1, 3 * group, 3) for group in range(5)}
     assert set(zip(image.tolist(), query.tolist(), index.tolist(), strict=True)) == expected
-    blocked = (queries.bias == -torch.inf)[0, 0]
+    blocked = (bias_of(queries, 7) == -torch.inf)[0, 0]
     assert blocked[15:, :15].all()
     assert not blocked[:, 15:].any()
     assert torch.equal(blocked[:15, :15], ~torch.block_diag(*[torch.ones(3, 3)] * 5).bool())
-    assert plain(number=0)([target(3)], 7) is None
+    assert plain(number=0)([target(3)]) is None
 
 
 def test_plain_noise_moves_centre_and_size() -> None:
@@ -167,19 +169,19 @@ def test_plain_noise_moves_centre_and_size() -> None:
 
     make = plain(draw=known, number=5)
     item = target(2)
-    queries = make([item], 3)
+    queries = make([item])
     assert queries is not None
     centre, size = item.boxes[:, :2], item.boxes[:, 2:]
     step = signs[0, :2] * 0.5 * 0.4
     moved = torch.cat((centre + step * size / 2, size * (1 + step)), dim=1)
-    torch.testing.assert_close(queries.boxes[0], moved.repeat(5, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(queries.start[0], moved.repeat(5, 1), atol=1e-5, rtol=0)
     torch.testing.assert_close(queries.content[0], make.label_encoder(torch.tensor([4, 1] * 5)))
 
 
 def test_the_indicator_tells_denoising_queries() -> None:
     make = plain(indicator=True)
     assert make.label_encoder.weight.shape == (5, 7)
-    queries = make([target(3), target(1, seed=1)], 7)
+    queries = make([target(3), target(1, seed=1)])
     assert queries is not None
     assert (queries.content[0, :, -1] == 1).all()
     assert queries.content[1, :, -1].tolist() == [1.0, 0.0, 0.0] * 5, "slots without an object stay empty"
@@ -187,7 +189,7 @@ def test_the_indicator_tells_denoising_queries() -> None:
 
 
 def test_plain_denoising_may_be_capped() -> None:
-    queries = plain(max_queries=50)([target(30), target(3, seed=2)], 3)
+    queries = plain(max_queries=50)([target(30), target(3, seed=2)])
     assert queries is not None
     assert queries.content.shape[1] == 50
     image, _, index = queries.pairs

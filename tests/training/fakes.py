@@ -21,7 +21,8 @@ from detrkit.losses import build_criterion
 from detrkit.metrics import Metric, Score
 from detrkit.metrics.coco import CocoMetric
 from detrkit.metrics.protocol import AnnotatedData, Gather
-from detrkit.models import Detector, DetectorConfig
+from detrkit.models import Detector
+from detrkit.models.config import Architecture, DetectorConfig, Input
 from detrkit.structures import Categories, Category, Detections, Predictions, QueryGroup, Target
 from detrkit.training import run
 from detrkit.training.setup import Task, Validation
@@ -38,13 +39,10 @@ class TinyDetector(Detector):
         mean = (0.5, 0.5, 0.5)
         super().__init__(
             config=DetectorConfig(
-                num_classes=len(CATEGORIES),
-                num_queries=num_queries,
-                image_mean=mean,
-                image_std=mean,
-                eval_short_side=SIZE,
-                eval_max_side=SIZE,
-                mask_backbone_padding=True,
+                architecture=Architecture(
+                    num_classes=len(CATEGORIES), num_queries=num_queries, mask_backbone_padding=True
+                ),
+                input=Input(image_mean=mean, image_std=mean, eval_short_side=SIZE, eval_max_side=SIZE),
             )
         )
         self.name = "tiny"

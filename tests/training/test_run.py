@@ -6,7 +6,6 @@ import errno
 import json
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -248,7 +247,7 @@ def test_defaults_follow_the_data() -> None:
 def test_batches_are_padded_as_the_model_wants(tmp_path: Path) -> None:
     recipe, task = make_recipe(tmp_path), make_task(tmp_path, (1, 2, 1))
     for divisor, side in ((1, 32), (24, 48)):
-        task.model.config = replace(task.model.config, size_divisor=divisor)
+        task.model.config = task.model.config.replace(size_divisor=divisor)
         trainer = Trainer(
             recipe=recipe,
             task=task,

@@ -102,7 +102,6 @@ class Decoder(nn.Module):
         blocks = attention_blocks(queries)
         content = joined([one.content for one in queries])
         position = joined([one.place for one in queries])
-        keys = memory.content + memory.position
         hidden = []
         for layer in self.layers:
             assert isinstance(layer, DecoderLayer)
@@ -110,7 +109,9 @@ class Decoder(nn.Module):
             content = layer(
                 content,
                 position,
-                lambda x, read=read: read(x + position, keys, memory.content, memory.padding_mask),
+                lambda x, read=read: read(
+                    x + position, memory.content + memory.position, memory.content, memory.padding_mask
+                ),
                 blocks,
             )
             hidden.append(self.norm(content))

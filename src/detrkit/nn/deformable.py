@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.nn.attention import MultiheadAttention
-from detrkit.nn.queries import Block, within_blocks
+from detrkit.nn.queries import Block
 from detrkit.nn.tokens import Tokens, on_levels
 from detrkit.nn.transformer import FeedForwardLayer, xavier_
 from detrkit.ops.ms_deform_attn import ms_deform_attn
@@ -197,12 +197,13 @@ class DeformableDecoderLayer(FeedForwardLayer):
 
     def attended(self, content: Tensor, position: Tensor, blocks: Sequence[Block]) -> Tensor:
         """The content after self-attention."""
+        sizes = [block.size for block in blocks]
 
-        def attend(x: Tensor, place: Tensor, bias: object) -> Tensor:
-            attended: Tensor = self.self_attn(x + place, x + place, x, bias=bias)
-            return attended
+        def attend(content: Tensor) -> Tensor:
+            parts = zip(content.split(sizes, dim=1), position.split(sizes, dim=1), blocks, strict=True)
+            return torch.cat([self.self_attn(x + p, x + p, x, bias=block.bias) for x, p, block in parts], dim=1)
 
-        return self.residual(content, self.norm2, lambda x: within_blocks(attend, blocks, x, position))
+        return self.residual(content, self.norm2, attend)
 
     def mixed(self, content: Tensor, sampled: Tensor) -> Tensor:
         """The content after what was sampled from the memory came in."""

@@ -23,8 +23,9 @@ class Proposals:
     @classmethod
     def of(cls, features: Tensor, start: Tensor, class_head: nn.Module, box_head: nn.Module) -> Proposals:
         """What two heads make of features (B, S, C), boxes relative to anchors (B, S, 4) given as logits."""
+        logits: Tensor = class_head(features)
         offset: Tensor = box_head(features)
-        return cls(class_head(features), offset.float() + start)
+        return cls(logits, offset.float() + start)
 
     def take(self, index: Tensor) -> Proposals:
         """Those of the tokens (B, Q)."""
