@@ -5,9 +5,9 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from detrkit.data import EvalTransform, load_dataset
 from detrkit.errors import DataError
 from detrkit.evaluation.loop import detect, evaluate_model
 from detrkit.inference.predictor import Predictor
-from detrkit.metrics import metric_for, score_coco
+from detrkit.metrics import ScoreJson, metric_for, score_coco
 from detrkit.structures import Detections
 from tests.evaluation.colors import BOXES, IMAGES
 from tests.inference.color_detector import ColorDetector, coco_folder, picture
@@ -159,7 +159,8 @@ def test_only_detrkit_models(folder: Path) -> None:
         evaluate_model(ColorDetector(), load_dataset(folder, split="val"), batch_size=0)
 
 
-def _rank(rank: int, world: int, port: int, folder: str, queue: Any) -> None:
+def _rank(rank: int, world: int, port: int, folder: str) -> tuple[int, ScoreJson, list[int]]:
+    """What one of several processes knows after an evaluation together."""
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -176,9 +177,8 @@ def _rank(rank: int, world: int, port: int, folder: str, queue: Any) -> None:
     dataset = load_dataset(folder, split="val")
     score = evaluate_model(model, dataset, accelerator=accelerator)
     mine = [image_id for image_id, _ in detect(ColorDetector(), dataset, accelerator=accelerator)]
-    queue.put((rank, len(model.calls), score.to_json(), mine))
     accelerator.end_training()
-    torch.distributed.destroy_process_group()
+    return len(model.calls), score.to_json(), mine
 
 
 def test_two_processes_share_the_images_and_both_know_the_score(folder: Path) -> None:
@@ -191,18 +191,10 @@ def test_two_processes_share_the_images_and_both_know_the_score(folder: Path) ->
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    processes = [context.Process(target=_rank, args=(rank, 2, port, str(folder), queue)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    answers = sorted(queue.get(timeout=120) for _ in processes)
-    for process in processes:
-        process.join(60)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        answers = list(pool.map(_rank, range(2), [2] * 2, [port] * 2, [str(folder)] * 2))
     alone = evaluate_model(ColorDetector(), load_dataset(folder, split="val")).to_json()
-    assert [answer[1] for answer in answers] == [3, 2]
-    assert [answer[2] for answer in answers] == [alone, alone]
-    assert [answer[3] for answer in answers] == [[10, 30, 50], [20, 40]]
+    assert answers == [(3, alone, [10, 30, 50]), (2, alone, [20, 40])]
 
 
 def test_exif_rotated_images_are_scored_in_the_frame_of_their_boxes(tmp_path: Path) -> None:
