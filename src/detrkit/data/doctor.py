@@ -17,6 +17,7 @@ from PIL import Image
 from detrkit.data.coco_json import Row, box_problem, is_crowd, lvis_problems
 from detrkit.data.formats import FORMATS, Source, read_source
 from detrkit.data.images import image_size, read_image
+from detrkit.data.once import read_once
 from detrkit.data.records import Table, missing_files
 from detrkit.errors import DataError
 from detrkit.structures import NEGATIVES
@@ -77,7 +78,8 @@ def check(
         DataError: annotations that cannot be read at all.
     """
     findings: list[Finding] = []
-    tables = {split: read_source(source) for split, source in sources.items()}
+    with read_once():
+        tables = {split: read_source(source) for split, source in sources.items()}
     scans: dict[str, _Scan] = {}
     for split, table in tables.items():
         for examine in (_ids, _category_ids, _boxes, _duplicate_annotations, _balance, _empty, _federated):
