@@ -74,14 +74,14 @@ def signature(tensor: Tensor) -> Tensor:
     return torch.stack([flat.norm(), flat @ wave])
 
 
-def batch(seed: int) -> tuple[Tensor, Tensor, list[Target]]:
+def batch(seed: int, canvas: tuple[int, int] = CANVAS) -> tuple[Tensor, Tensor, list[Target]]:
     """Two images of unlike size on one canvas (2, 3, H, W), their padding (2, H, W), and up to six objects on each."""
     from detrkit.structures import Target
 
     draw = torch.Generator().manual_seed(seed)
-    height, width = CANVAS
+    height, width = canvas
     images, mask = torch.zeros(2, 3, height, width), torch.ones(2, height, width, dtype=torch.bool)
-    sizes = [(height, width - 1 - seed % 90), (height - 1 - seed % 70, width)]
+    sizes = [(height, width - 1 - seed % (width // 3)), (height - 1 - seed % (height // 3), width)]
     targets = []
     for index, (tall, wide) in enumerate(sizes):
         images[index, :, :tall, :wide] = torch.randn(3, tall, wide, generator=draw)

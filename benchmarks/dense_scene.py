@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from measuring import peak_mib, timed
+from measuring import peak_mib, save_rows, timed
 
 import detrkit
 from detrkit.losses import build_criterion
@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=1500)
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", help="file for the figures")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     model = detrkit.create_model(arguments.model).to(arguments.device).train()
@@ -45,10 +46,13 @@ def main() -> None:
 
     seconds = timed(step, arguments.device, repeats=1)  # the second: the optimizer's state is there from then on
     height, width = arguments.size
+    peak = peak_mib(arguments.device)
     print(
         f"{arguments.model}, {arguments.objects} objects, {height} x {width}, batch 1, fp32, {arguments.device}: "
-        f"loss {losses[-1]:.1f}, peak {peak_mib(arguments.device) / 1024:.1f} GiB, {seconds:.0f} s a step"
+        f"loss {losses[-1]:.1f}, peak {peak / 1024:.1f} GiB, {seconds:.0f} s a step"
     )
+    setting = {"model": arguments.model, "objects": arguments.objects, "size": list(arguments.size)}
+    save_rows(arguments.json, [setting | {"loss": losses[-1], "peak_MiB": peak, "seconds": seconds}], arguments.device)
 
 
 if __name__ == "__main__":

@@ -1,50 +1,114 @@
 #!/usr/bin/env bash
-# Everything a machine with a GPU can tell, in one call: kernels, speed, memory, AP against training images for the whole
-# family, and what decides about DAPE. Finished cells of the grid are kept and a cut one is resumed, so repeated calls
-# finish what one cannot.
+# What a machine with a GPU can tell, in sections of at most two minutes, the most valuable first, all within nine.
 #
-#   benchmarks/gpu.sh RESULTS [NAME=DIR ...]    RESULTS: folder to write; data sets: blood_cells=data/blood_cells_det by default
-#   MINUTES=4 limits each of the three lots of trainings; RUNS=runs/data_efficiency keeps their checkpoints between calls.
-set -euo pipefail
+#   benchmarks/gpu.sh OUT [SECTION ...]           all sections, or those named; OUT: folder to write
+#   DEVICE=cpu SIZE=tiny benchmarks/gpu.sh OUT    the same in small on any machine, to see that every section runs
+#
+# Where packages come from a folder and not from an environment: `source .gpu/enter.sh && benchmarks/gpu.sh OUT`, or
+# whatever puts them on PYTHONPATH. PYTHON names the interpreter (default: that of .venv, else python3).
+#
+# STRETCH=5 multiplies every time limit, for a trial on a busy machine; TOTAL=530 are the seconds of all together.
+#
+# OUT/sections.jsonl gets one line after each section: whether it passed, its seconds, and what its benchmarks wrote,
+# as far as they came. OUT/log.txt has all that was printed. A section that fails or takes too long does not stop the
+# next one; the exit code is 1 when one did. Nothing is resumed: an old OUT is added to.
+#
+# A new section is a function below and one line of `sections`. It writes JSON or JSON lines into "$into" (files as it
+# likes), and has "$device", and `tiny`, which is true in a trial.
+set -uo pipefail
 cd "$(dirname "$0")/.."
-results=${1:?folder for the results}
-shift
-if [ $# -eq 0 ]; then set -- blood_cells=data/blood_cells_det; fi
-runs=${RUNS:-runs/data_efficiency}
-export PYTHONUNBUFFERED=1 PYTHONPATH=src${PYTHONPATH:+:$PYTHONPATH}
-mkdir -p "$results"
 
-python3 -m detrkit env | tee "$results/env.txt"
-python3 benchmarks/roi_align.py --device cuda --json "$results/roi_align.json"
-python3 benchmarks/ms_deform_attn.py --device cuda --json "$results/ms_deform_attn.json" || true # only with its own kernel
-python3 benchmarks/speed.py --models '*' --device cuda --out "$results/speed.json"
-python3 benchmarks/relation.py --device cuda --json "$results/relation.json" | tee "$results/relation.md"
-for model in relation_detr_r50 dape_r50; do
-    python3 benchmarks/dense_scene.py --model "$model" --device cuda | tee "$results/dense_scene_$model.txt"
-done
-ablation="$results/dape_ablation.jsonl" # goes on from what is there
-python3 benchmarks/dape_ablation.py cost --device cuda --out "$ablation" || echo "not every row fits on this GPU"
-python3 benchmarks/dape_ablation.py fit --out "$ablation"
+sections=( # name and most seconds
+    "check 120"
+    "operators 60"
+    "speed 110"
+    "relation 60"
+    "dense 60"
+    "ablation 110"
+)
 
-family=(detr_lite0 conditional_detr_lite0 de_detr_lite0 dela_detr_lite0 de_conditional_detr_lite0 dela_conditional_detr_lite0
-    deformable_detr_lite0 dino_lite0)
-if [ -d "${1#*=}" ]; then
-    grid=(--data "$@" --iterations 1500 --parallel 4 --threads 4 --minutes "${MINUTES:-4}" --out "$runs" --seeds 0 1 2)
-    python3 benchmarks/data_efficiency.py run "${grid[@]}" --models "${family[@]}" --percent 10 25 50 100
-    python3 benchmarks/data_efficiency.py run "${grid[@]}" --models walk --percent 100
-    python3 benchmarks/data_efficiency.py run "${grid[@]}" --models ablation --percent 100
-    # what a trained full relation is like, and what its learned contents are tied to
-    relation=$runs/${1%%=*}/relation_detr_lite0_100pct_seed0_1500x320
-    if grep -qs "relation_detr_lite0\", \"percent\": 100, \"seed\": 0" "$runs/results.jsonl"; then
-        python3 benchmarks/dape_ablation.py spectrum --checkpoint "$relation" --out "$ablation"
-        python3 benchmarks/dape_ablation.py permute --checkpoint "$relation" --out "$ablation"
-        python3 benchmarks/dape_ablation.py fit --checkpoint "$relation" --out "$ablation"
-    fi
-    if [ -f "$runs/results.jsonl" ]; then
-        cp "$runs/results.jsonl" "$results/data_efficiency.jsonl"
-        python3 benchmarks/data_efficiency.py report "$results/data_efficiency.jsonl" --images "$results" | tee "$results/tables.md"
-        python3 benchmarks/dape_ablation.py report "$ablation" --grid "$results/data_efficiency.jsonl" | tee "$results/dape_ablation.md"
-    fi
-else
-    echo "no data at ${1#*=}: training left out"
+check() {
+    local small=()
+    if tiny; then small=(--size tiny --models detr_lite0 dape_lite0); fi
+    python -m detrkit env
+    bench gpu_check.py --device "$device" --out "$into/check.jsonl" "${small[@]}"
+}
+
+operators() {
+    local small=() code=0
+    if tiny; then small=(--scale 0.2); fi
+    bench roi_align.py --device "$device" --json "$into/roi_align.json" "${small[@]}" || code=1
+    bench ms_deform_attn.py --device "$device" --json "$into/ms_deform_attn.json" "${small[@]}" || code=1
+    return $code
+}
+
+speed() {
+    local what=(--models detr_r50 conditional_detr_r50 de_detr_r50 deformable_detr_r50_two_stage dino_r50_4scale
+        relation_detr_r50 salience_detr_r50 dape_r50 --repeats 5)
+    if tiny; then what=(--models detr_r50 --repeats 1 --short-side 64 --batch-size 1 --threads 1); fi
+    bench speed.py --device "$device" --out "$into/speed.json" "${what[@]}"
+}
+
+relation() {
+    local small=()
+    if tiny; then small=(--queries 120 --repeats 1); fi
+    bench relation.py --device "$device" --json "$into/relation.json" "${small[@]}"
+}
+
+dense() {
+    local models=(relation_detr_r50 dape_r50) small=() code=0
+    if tiny; then models=(dape_lite0) small=(--objects 20 --size 64 96); fi
+    for model in "${models[@]}"; do
+        bench dense_scene.py --model "$model" --device "$device" --json "$into/$model.json" "${small[@]}" || code=1
+    done
+    return $code
+}
+
+ablation() {
+    local what=(--rows upstream relation_detr_lite0 dape_rank16 dape_rank128 dape_full_harmonized dape_lite0)
+    if tiny; then what=(--rows dape_lite0 --model dape_lite0 --size 64 96 --repeats 1); fi
+    bench dape_ablation.py cost --device "$device" --out "$into/ablation.jsonl" "${what[@]}"
+}
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+tiny() { [ "$size" = tiny ]; }
+bench() { python "benchmarks/$1" "${@:2}"; }
+python() { command "$interpreter" "$@"; }
+
+device=${DEVICE:-cuda} size=${SIZE:-full}
+interpreter=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+export PYTHONUNBUFFERED=1
+if tiny; then export OMP_NUM_THREADS=1; fi
+if [ -n "${SECTION_INTO:-}" ]; then # one section, in the process that its time limit ends
+    into=$SECTION_INTO
+    "$1"
+    exit
 fi
+
+out=${1:?folder for the results}
+shift
+for name in "$@"; do
+    [[ " ${sections[*]% *} " == *" $name "* ]] || { echo "no section '$name', only: ${sections[*]% *}" >&2; exit 2; }
+done
+mkdir -p "$out"
+export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+stretch=${STRETCH:-1} failed=0
+total=$((${TOTAL:-530} * stretch))
+for line in "${sections[@]}"; do
+    read -r name limit <<<"$line"
+    if [ $# -gt 0 ] && [[ " $* " != *" $name "* ]]; then continue; fi
+    limit=$((limit * stretch)) left=$((total - SECONDS)) began=$SECONDS code=124
+    if [ $left -lt $limit ]; then limit=$left; fi
+    mkdir "$work/$name"
+    if [ $limit -ge 20 ]; then # enough for something
+        echo "== $name, at most $limit s" | tee -a "$out/log.txt"
+        SECTION_INTO=$work/$name timeout --kill-after=5 $limit "$0" "$name" 2>&1 | tee -a "$out/log.txt"
+        code=${PIPESTATUS[0]}
+    fi
+    [ "$code" -eq 0 ] || failed=1
+    python3 benchmarks/gpu_section.py "$out/sections.jsonl" "$name" "$code" $((SECONDS - began)) "$work/$name" | tee -a "$out/log.txt"
+done
+exit $failed

@@ -1,6 +1,6 @@
 """Our RoIAlign (weighted bags of tokens) beside torchvision's, both sides in one run, forward and backward.
 
-    python benchmarks/roi_align.py [--device cuda] [--json FILE]
+    python benchmarks/roi_align.py [--device cuda] [--scale 1] [--json FILE]
 
 One step pools keys and values of three levels for every query, as a decoder layer of DE-DETR does.
 """
@@ -57,11 +57,13 @@ def main() -> None:
     """Prints one line a setting: seconds of both sides and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--scale", type=float, default=1.0, help="of the images' sides; less than 1 for a trial")
     parser.add_argument("--json")
     args = parser.parse_args()
     rows = []
     for name, setting in SETTINGS.items():
-        ours, theirs = compare(*setting, args.device)
+        *counts, height, width = setting
+        ours, theirs = compare(*counts, round(args.scale * height), round(args.scale * width), args.device)
         rows.append({"setting": name, "bags_s": ours, "torchvision_s": theirs, "ratio": theirs / ours})
         print(f"{name:26} bags {ours * 1e3:8.1f} ms   torchvision {theirs * 1e3:8.1f} ms   {theirs / ours:5.1f} x")
     save_rows(args.json, rows, args.device)

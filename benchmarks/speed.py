@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -173,17 +174,16 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def timings(names: list[str], options: argparse.Namespace, title: str) -> list[Timing]:
-    """Of this checkout alone."""
-    table = Table("model", "parameters", "image", "forward, 1 image", title=title)
+def timings(names: list[str], options: argparse.Namespace, keep: Callable[[dict[str, object]], None]) -> Table:
+    """Of this checkout alone; what is kept is kept at once, for a run may be cut."""
+    table = Table("model", "parameters", "image", "forward, 1 image")
     table.add_column(f"training step, {options.batch_size}")
     table.add_column("peak")
-    found = []
     fresh = None if options.device.startswith("cuda") else 1  # on a CPU the peak is that of a process: one a model
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=fresh) as pool:
         for name in names:
             timing = pool.submit(measure, name, options).result()
-            found.append(timing)
+            keep(asdict(timing))
             table.add_row(
                 name,
                 f"{timing.parameters / 1e6:.1f} M",
@@ -192,16 +192,14 @@ def timings(names: list[str], options: argparse.Namespace, title: str) -> list[T
                 f"{timing.step_ms:.1f} ms",
                 f"{timing.memory_mib:.0f} MiB",
             )
-    Console().print(table)
-    return found
+    return table
 
 
-def ratios(names: list[str], options: argparse.Namespace, title: str) -> list[dict[str, object]]:
+def ratios(names: list[str], options: argparse.Namespace, keep: Callable[[dict[str, object]], None]) -> None:
     """Of this checkout and another; a line is printed as soon as a model is done."""
-    print(f"{title}; new / old, batch {options.batch_size}, {options.repeats} pairs (quartiles)")
+    print(f"new / old, batch {options.batch_size}, {options.repeats} pairs (quartiles)")
     print("| model | step, ms | ratio | forward, ms | ratio | peak, MiB | ratio | kept, MiB | ratio |")
     print("|---" * 9 + "|")
-    rows: list[dict[str, object]] = []
     for name in names:
         found = measure_both(name, options)
         cells = []
@@ -209,8 +207,7 @@ def ratios(names: list[str], options: argparse.Namespace, title: str) -> list[di
             spread = f" ({one.low:.3f} to {one.high:.3f})" if what in ("step", "forward") else ""
             cells += [f"{one.old:.1f} → {one.new:.1f}", f"{one.ratio:.3f}{spread}"]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
-        rows.append({"model": name} | {what: asdict(one) for what, one in found.items()})
-    return rows
+        keep({"model": name} | {what: asdict(one) for what, one in found.items()})
 
 
 def main() -> None:
@@ -221,13 +218,19 @@ def main() -> None:
         answer(names[0], options)
         return
     title = f"{device_name()}, {options.threads} thread(s), torch {torch.__version__}, fp32"
+    rows: list[dict[str, object]] = []
+
+    def keep(row: dict[str, object]) -> None:
+        rows.append(row)
+        if options.out:
+            setting = {"setting": title, "batch_size": options.batch_size, "objects": options.objects}
+            options.out.write_text(json.dumps({**setting, "timings": rows}, indent=2) + "\n")
+
+    print(title)
     if options.against:
-        rows = ratios(names, options, title)
+        ratios(names, options, keep)
     else:
-        rows = [asdict(timing) for timing in timings(names, options, title)]
-    if options.out:
-        setting = {"setting": title, "batch_size": options.batch_size, "objects": options.objects}
-        options.out.write_text(json.dumps({**setting, "timings": rows}, indent=2) + "\n")
+        Console().print(timings(names, options, keep))
 
 
 if __name__ == "__main__":
