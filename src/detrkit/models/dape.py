@@ -179,8 +179,9 @@ def build_dape(config: DetectorConfig[DAPEArchitecture], *, mask_head: MaskHead 
     """DAPE of a configuration, randomly initialised."""
     architecture = config.architecture
     dim = architecture.hidden_dim
+    layers = dape_layers(architecture)
     trunk = build_trunk(architecture)
-    encoder, layers = dape_encoder(architecture), dape_layers(architecture)
+    encoder = dape_encoder(architecture)
     neck = build_neck(architecture, trunk["backbone"])
     start = dino_start(architecture)
     kind = HarmonizedDecoder if architecture.harmonized else RelationDecoder

@@ -232,7 +232,7 @@ class DEDETR(Detector):
         maps = self.backbone(images, padding_mask)
         memory = self.encode(maps, padding_mask)
         number = self.config.architecture.num_queries
-        queries = query_groups(self.query_embed, number, len(images), training=self.training)
+        queries = query_groups(self.query_embed, number, images.shape[0], training=self.training)
         if self.ref_point_head is not None:
             queries = [replace(one, reference=self.ref_point_head(one.place).float()) for one in queries]
         decoded = self.decoder(queries, memory, self.class_embed, self.bbox_embed)

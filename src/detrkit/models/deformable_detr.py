@@ -243,7 +243,7 @@ class DeformableDETR(Detector):
     def queries(self, memory: Tokens) -> tuple[Queries, dict[str, QueryGroup]]:
         """The queries, and the proposals they come from as predictions."""
         if not self.config.architecture.two_stage:
-            batch = len(memory.content)
+            batch = memory.content.shape[0]
             position, content = self.query_embed.weight.expand(batch, -1, -1).chunk(2, dim=-1)
             reference = self.reference_points(position).float().sigmoid()
             return Queries(content=content, position=position, reference=reference), {}
@@ -375,9 +375,9 @@ def build_deformable_detr(
 ) -> DeformableDETR:
     """Deformable DETR of a configuration, randomly initialised."""
     architecture = config.architecture
+    decoder = DeformableDecoder(decoder_layers(architecture), refine_boxes=architecture.refine_boxes)
     trunk = build_trunk(architecture)
     encoder = DeformableEncoder(encoder_layers(architecture))
-    decoder = DeformableDecoder(decoder_layers(architecture), refine_boxes=architecture.refine_boxes)
     neck = build_neck(architecture, trunk["backbone"])
     start = _start(architecture)
     heads = build_heads(architecture, start)

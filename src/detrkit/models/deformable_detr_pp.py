@@ -76,9 +76,9 @@ def build_deformable_detr_pp(
     """Deformable DETR++ of a configuration, randomly initialised as in the repository."""
     architecture = config.architecture
     dim = architecture.hidden_dim
+    layers = decoder_layers(architecture)
     trunk = build_trunk(architecture)
     encoder = DeformableEncoder(encoder_layers(architecture))
-    layers = decoder_layers(architecture)
     neck = build_neck(architecture, trunk["backbone"])
     proposals = proposal_heads(architecture)
     pos_trans, head = nn.Linear(2 * dim, dim), nn.Linear(2 * dim, dim)

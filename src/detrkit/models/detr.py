@@ -153,7 +153,7 @@ class DETR(Detector):
         tokens = flatten_levels([c5], [self.position(c5.padding_mask)])
         memory = replace(tokens, content=self.encoder(tokens.content, tokens.position, tokens.padding_mask))
         number = self.config.architecture.num_queries
-        queries = query_groups(self.query_embed, number, len(images), training=self.training)
+        queries = query_groups(self.query_embed, number, images.shape[0], training=self.training)
         decoded = self.decoder(queries, memory, self.class_embed, self.bbox_embed)
         return self.predictions(decoded, memory, maps)
 

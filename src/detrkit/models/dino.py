@@ -255,7 +255,7 @@ class DINO(DeformableDETR):
         """The matching queries, and the proposals they come from as predictions."""
         selection = self.config.architecture.query_selection
         if selection == "static":
-            batch, reference = len(memory.content), self.refpoint_embed.weight.float().sigmoid()
+            batch, reference = memory.content.shape[0], self.refpoint_embed.weight.float().sigmoid()
             content = self.content(self.tgt_embed, batch)
             return Queries(content=content, reference=reference.expand(batch, -1, -1)), {}
         features, start = self.candidates(memory)
@@ -283,7 +283,7 @@ class DINO(DeformableDETR):
         """
         best = self.best(proposals, memory, learned.num_embeddings)
         chosen = proposals.take(best)
-        content = self.content(learned, len(best), best.shape[1])
+        content = self.content(learned, *best.shape)
         queries = Queries(name=name, content=content, reference=chosen.reference(), repeat=repeat)
         agnostic = self.config.architecture.proposal_class_agnostic
         return queries, chosen.group(class_agnostic=agnostic, repeat=repeat)
@@ -350,9 +350,9 @@ def dino_heads(architecture: DINOArchitecture, start: Mapping[str, nn.Module]) -
 def build_dino(config: DetectorConfig[DINOArchitecture], *, mask_head: MaskHead | None = None) -> DINO:
     """DINO of a configuration, randomly initialised."""
     architecture = config.architecture
+    layers = decoder_layers(architecture)
     trunk = build_trunk(architecture)
     encoder = DeformableEncoder(encoder_layers(architecture))
-    layers = decoder_layers(architecture)
     neck = build_neck(architecture, trunk["backbone"])
     start = dino_start(architecture)
     if architecture.query_selection == "mixed":

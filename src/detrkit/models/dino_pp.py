@@ -74,9 +74,9 @@ def build_dino_pp(config: DetectorConfig[DINOPPArchitecture], *, mask_head: Mask
 
 def _build(config: DetectorConfig[RelatedDINOArchitecture], mask_head: MaskHead | None) -> DINO:
     architecture = config.architecture
+    layers = decoder_layers(architecture)
     trunk = build_trunk(architecture)
     encoder = DeformableEncoder(encoder_layers(architecture))
-    layers = decoder_layers(architecture)
     neck = build_neck(architecture, trunk["backbone"])
     start = dino_start(architecture)
     decoder = RelationDecoder(layers, **relation_parts(architecture, architecture))

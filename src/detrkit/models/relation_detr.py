@@ -228,9 +228,9 @@ def build_relation_detr(
 ) -> RelationDETR:
     """Relation-DETR of a configuration, randomly initialised as in the repository."""
     architecture = config.architecture
+    layers = decoder_layers(architecture)
     trunk = build_trunk(architecture)
     encoder = DeformableEncoder(encoder_layers(architecture), build_fusion(architecture))
-    layers = decoder_layers(architecture)
     neck = build_neck(architecture, trunk["backbone"])
     start = dino_start(architecture)
     decoder = RelationDecoder(layers, **relation_parts(architecture, architecture))

@@ -219,8 +219,9 @@ def _build(
     mask_head: MaskHead | None,
 ) -> SalienceDETR:
     architecture = config.architecture
+    layers = decoder_layers(architecture)
     trunk = build_trunk(architecture, StoredSinePosition)
-    encoder, layers = salience_encoder(architecture), decoder_layers(architecture)
+    encoder = salience_encoder(architecture)
     neck = build_neck(architecture, trunk["backbone"])
     proposals = proposal_heads(architecture)
     start = {**proposals, **salience_modules(architecture), **dino_queries(architecture)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, nms
 
 from detrkit.nn.tokens import Tokens, gather_rows
 
@@ -20,17 +20,20 @@ def suppress_neighbours(scores: Tensor, candidates: Tensor, tokens: Tokens, *, t
     four direct neighbours (IoU 1/3) but not the diagonal ones (1/7).
     """
     batch, count = candidates.shape
-    widths = torch.tensor([width for _, width in tokens.shapes])
-    sizes = torch.tensor(tokens.sizes)
-    starts = sizes.cumsum(0) - sizes
+    extents = tokens.extents().to(candidates.device).long()
+    widths, sizes = extents[:, 0], extents.prod(1)
     level = tokens.levels().to(candidates.device)[candidates]
-    place = candidates - starts.to(level.device)[level]
-    width = widths.to(level.device)[level]
+    place = candidates - (sizes.cumsum(0) - sizes)[level]
+    width = widths[level]
     x, y = place % width, torch.div(place, width, rounding_mode="floor")
     boxes = torch.stack((x - 1, y - 1, x + 1, y + 1), dim=-1).flatten(0, 1).float()
     image = torch.arange(batch, device=level.device)[:, None]
     values = scores.gather(1, candidates).flatten().float()
-    kept = batched_nms(boxes, values, (image * len(widths) + level).flatten(), threshold)
+    group = (image * len(widths) + level).flatten()
+    if torch.compiler.is_exporting():  # the number of boxes, by which batched_nms chooses its way, is not known yet
+        kept = nms(boxes + group[:, None] * (widths.max() + 2), values, threshold)
+    else:
+        kept = batched_nms(boxes, values, group, threshold)
     suppressed = torch.ones_like(values).index_fill(0, kept, 0.0).view(batch, count)
     order = suppressed.argsort(dim=1, stable=True)
     return gather_rows(candidates[..., None], order)[..., 0]

@@ -98,7 +98,7 @@ class PositionCode(nn.Module):
     def start(self, tokens: Tokens) -> Tensor:
         """φ of every token's own place (B, S, r)."""
         side = torch.log(0.05 * 2.0 ** tokens.levels()).to(tokens.content.device)
-        place = torch.cat((tokens.centres(), side[:, None].expand(len(tokens.content), -1, 1)), dim=-1)
+        place = torch.cat((tokens.centres(), side[:, None].expand(tokens.content.shape[0], -1, 1)), dim=-1)
         code: Tensor = self.proj(sine_embedding(place * (2 * math.pi), self.features).flatten(-2))
         return code
 

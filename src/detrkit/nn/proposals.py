@@ -46,7 +46,7 @@ def anchors(tokens: Tokens) -> tuple[Tensor, Tensor]:
     Padded tokens, and those whose centre or side is not within (0.01, 0.99), get +inf: the box 1, 1, 1, 1.
     """
     centres = tokens.centres()
-    side = (0.05 * 2.0 ** tokens.levels()).to(centres)[None, :, None].expand(len(centres), -1, 2)
+    side = (0.05 * 2.0 ** tokens.levels()).to(centres)[None, :, None].expand(centres.shape[0], -1, 2)
     boxes = torch.cat((centres, side), dim=-1)
     usable = ((boxes > 0.01) & (boxes < 0.99)).all(-1) & ~tokens.padding_mask
     logits = torch.log(boxes / (1 - boxes)).masked_fill(~usable[..., None], torch.inf)

@@ -41,6 +41,9 @@ class SalienceFilter(nn.Module):
 
     The ratios are buffers because official checkpoints have them. mask_padding: an image's choice does not depend on
     the others of its batch.
+
+    How many tokens a layer refines follows the largest image of the batch. An exported program cannot know that: it
+    refines as many as if an image filled the canvas, which is the same for a batch of one.
     """
 
     level_filter_ratio: Tensor
@@ -51,6 +54,7 @@ class SalienceFilter(nn.Module):
         self.register_buffer("level_filter_ratio", torch.tensor(levels))
         self.register_buffer("layer_filter_ratio", torch.tensor(layers))
         self.mask_padding = mask_padding
+        self.shares = tuple(levels), tuple(layers)
 
     @torch.no_grad()
     def forward(self, salience: Tensor, tokens: Tokens) -> list[Focus]:
@@ -58,7 +62,9 @@ class SalienceFilter(nn.Module):
         wanted = (tokens.valid_cells.prod(-1) * self.level_filter_ratio).long().clamp(min=1)
         sizes, start, best, index = tokens.sizes, 0, [], []
         levels = zip(salience.split(sizes, dim=1), tokens.padding_mask.split(sizes, dim=1), strict=True)
-        for level, (most, (scores, padding)) in enumerate(zip(wanted.amax(0).tolist(), levels, strict=True)):
+        exporting = torch.compiler.is_exporting()
+        counts = _shares(sizes, self.shares[0]) if exporting else wanted.amax(0).tolist()
+        for level, (most, (scores, padding)) in enumerate(zip(counts, levels, strict=True)):
             # published, padding ties with the lowest score of the level
             lowest = scores.masked_fill(padding, -torch.inf) if self.mask_padding else least_in_padding(scores, padding)
             found = lowest.topk(most, dim=1)
@@ -68,7 +74,9 @@ class SalienceFilter(nn.Module):
             start += sizes[level]
         chosen = torch.cat(index, dim=1).gather(1, torch.cat(best, dim=1).argsort(dim=1, descending=True))
         own = wanted.sum(1, keepdim=True)
-        lengths = (chosen.shape[1] * self.layer_filter_ratio).long().clamp(min=1).tolist()
+        number = chosen.shape[1]
+        lengths = (number * self.layer_filter_ratio).long().clamp(min=1).tolist() if not exporting else None
+        lengths = lengths or _shares([number] * len(self.shares[1]), self.shares[1])
         return [
             self._focus(chosen[:, :length], own, ratio)
             for length, ratio in zip(lengths, self.layer_filter_ratio, strict=True)
@@ -81,6 +89,11 @@ class SalienceFilter(nn.Module):
             kept = rank < (own * ratio).long().clamp(min=1)
             return Focus(index, kept, kept)
         return Focus(index, torch.ones_like(index, dtype=torch.bool), rank < own)
+
+
+def _shares(numbers: Sequence[int], ratios: Sequence[float]) -> list[int]:
+    """Shares of numbers, at least one each; the numbers may be those of a trace."""
+    return [torch.sym_max(torch.sym_int(number * ratio), 1) for number, ratio in zip(numbers, ratios, strict=True)]
 
 
 class SalienceEncoderLayer(FeedForwardLayer):
