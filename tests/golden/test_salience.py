@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 import detrkit
-from detrkit.losses import build_criterion
-from detrkit.losses.criterion import LossOutput
+from detrkit.losses import LossOutput, build_criterion
 from detrkit.models import create_model
 from detrkit.nn.salience_encoder import SalienceFilter, least_in_padding
 from detrkit.nn.tokens import gather_rows

@@ -7,9 +7,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from detrkit.losses import Candidates, L1Term, Matched, Normalisers, Problem, Term, build_criterion
-from detrkit.losses.criterion import Criterion
-from detrkit.losses.matcher import HungarianMatcher
+from detrkit.losses import (
+    Candidates,
+    Criterion,
+    HungarianMatcher,
+    L1Term,
+    Matched,
+    Normalisers,
+    Problem,
+    Term,
+    build_criterion,
+)
 from detrkit.models import model_config
 from detrkit.structures import Heatmap, Predictions, QueryGroup, Target
 

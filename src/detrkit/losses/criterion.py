@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,31 +14,12 @@ from detrkit.losses.label_augmentation import LabelAugmentation
 from detrkit.losses.log_only import cardinality_error, class_error
 from detrkit.losses.matcher import HungarianMatcher
 from detrkit.losses.normalisers import Normalisers
+from detrkit.losses.output import LossOutput, by_layer_name
 from detrkit.losses.problem import Matched, Matches, Problem
 from detrkit.losses.terms import Term
 from detrkit.structures import Predictions, Target
 
-__all__ = ["Criterion", "LossOutput"]
-
-
-@dataclass(frozen=True)
-class LossOutput:
-    """What a batch costs.
-
-    Attributes:
-        total: what is minimised, weighted over all layers.
-        terms: detached scalars for the log, unweighted: ``loss_class``, ``loss_bbox``, ``loss_giou`` for the last
-            layer, ``…_0`` onward for the layers before it, ``cardinality_error`` likewise, ``class_error`` (per cent of
-            matched queries with a wrong class, last layer). Losses of a query group end in its name; that of a heatmap
-            is ``loss_`` and its name.
-        matches: of the matching queries.
-        groups: the matches of each group.
-    """
-
-    total: Tensor
-    terms: dict[str, Tensor]
-    matches: Matches
-    groups: dict[str, Matches] = field(default_factory=dict)
+__all__ = ["Criterion"]
 
 
 class Criterion:
@@ -149,12 +129,3 @@ class Criterion:
         values = [term.loss(matched, term.normaliser(counts) * group.normaliser) for term in terms]
         total = torch.stack([term.weight * value.sum() for term, value in zip(terms, values, strict=True)]).sum()
         return total, by_layer_name({term.name: value.detach() for term, value in zip(terms, values, strict=True)})
-
-
-def by_layer_name(terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Values (L,) of a term -> one entry per layer, the last without a number, and last layer first."""
-    return {
-        name if layer == len(value) - 1 else f"{name}_{layer}": value[layer]
-        for name, value in terms.items()
-        for layer in reversed(range(len(value)))
-    }
