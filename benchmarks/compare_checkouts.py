@@ -16,14 +16,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import time
 import zlib
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from interleaved import environment
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from detrkit.structures import Target
 
 Numbers = dict[str, dict[str, Tensor]]  # quantity -> name -> values
+Row = dict[str, Any]  # of one model, for JSON
 
 NUM_CLASSES = 20
 CANVAS = (192, 256)
@@ -152,8 +155,9 @@ def work(checkout: Path, patterns: list[str], steps: int, out: Path) -> None:
                 found: Numbers | str = numbers(name, steps)
             except Exception as error:  # the other models are still worth comparing
                 found = f"{type(error).__name__}: {error}"
-            torch.save(found, out / "part")
-            (out / "part").rename(file)
+            part = out / f"part{os.getpid()}"
+            torch.save(found, part)
+            part.rename(file)
 
 
 # ---------------------------------------------------------------------------------------------------------- comparison
@@ -207,12 +211,12 @@ def compare(old: Numbers, new: Numbers) -> list[Difference]:
     return found
 
 
-def report(name: str, old: Numbers | str, new: Numbers | str, tolerance: float) -> tuple[bool, dict[str, object]]:
-    """Prints one model; (whether it passes, the same as data)."""
+def report(name: str, old: Numbers | str, new: Numbers | str, tolerance: float) -> Row:
+    """Prints one model; the same as data."""
     broken = {side: value for side, value in (("old", old), ("new", new)) if isinstance(value, str)}
     if isinstance(old, str) or isinstance(new, str):
-        print(f"{name}: " + " · ".join(f"{side} failed: {value}" for side, value in broken.items()))
-        return False, {"model": name, "failed": broken}
+        print(f"{name}: " + " · ".join(f"{side} failed: {value}" for side, value in broken.items()), flush=True)
+        return {"model": name, "passed": False, "failed": broken}
     differences = compare(old, new)
     worst = max((one.largest for one in differences if one.decisive), default=0.0)
     values = sum(one.compared for one in differences if one.decisive)
@@ -223,9 +227,9 @@ def report(name: str, old: Numbers | str, new: Numbers | str, tolerance: float) 
         if one.largest > 0:
             note = "" if one.decisive else " (for information)"
             equal = f"{one.identical} of {one.compared} equal"
-            print(f"    {one.quantity}{note}: {equal}, {one.largest:.1e} at {one.where}")
-    row = {"model": name, "passed": passed, "largest": worst, "quantities": [asdict(one) for one in differences]}
-    return passed, row
+            print(f"    {one.quantity}{note}: {equal}, {one.largest:.1e} at {one.where}", flush=True)
+    quantities = [asdict(one) for one in differences]
+    return {"model": name, "passed": passed, "largest": worst, "quantities": quantities}
 
 
 # -------------------------------------------------------------------------------------------------------- two processes
@@ -251,6 +255,21 @@ def start(checkout: Path, options: argparse.Namespace, out: Path) -> subprocess.
     return subprocess.Popen([sys.executable, __file__, *given], env=environment(checkout, **threads))
 
 
+def computed(out: Path, patterns: list[str]) -> dict[str, Path | None]:
+    """Model -> file of its numbers, of those that are done."""
+    files = {file.stem: file for file in sorted(out.glob("*.pt"))}
+    return {name: file for name, file in files.items() if any(fnmatch(name, pattern) for pattern in patterns)}
+
+
+def compare_new(
+    old: dict[str, Path | None], new: dict[str, Path | None], tolerance: float, rows: dict[str, Row]
+) -> None:
+    """Reports the models that both sides have and ``rows`` lacks."""
+    for name in sorted(old.keys() & new.keys() - rows.keys()):
+        sides = (torch.load(file) if file else "there is no such model" for file in (old[name], new[name]))
+        rows[name] = report(name, *sides, tolerance)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs both checkouts and compares them model by model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -268,26 +287,26 @@ def main(arguments: list[str] | None = None) -> int:
         work(options.old, options.models, options.steps, options.new)
         return 0
     with tempfile.TemporaryDirectory() as temporary:
-        outs = {
-            side: Path(kept_in(options.cache, checkout, options.steps) or f"{temporary}/{side}")
+        old, new = (
+            Path(kept_in(options.cache, checkout, options.steps) or f"{temporary}/{side}")
             for side, checkout in (("old", options.old), ("new", options.new))
-        }
-        running = []
-        for side, out in outs.items():
-            running.append(start(getattr(options, side), options, out))
-            if not options.together and running[-1].wait():
-                return 1
-        if any([process.wait() for process in running]):
+        )
+        running = [start(options.old, options, old)]
+        if not options.together and running[0].wait():
             return 1
-        sides = {side: {file.stem: file for file in out.glob("*.pt")} for side, out in outs.items()}
-        rows = []
-        known = sides["old"].keys() | sides["new"].keys()
-        for name in sorted(name for name in known if any(fnmatch(name, pattern) for pattern in options.models)):
-            old, new = (torch.load(files[name]) if name in files else "no such model" for files in sides.values())
-            rows.append(report(name, old, new, options.tolerance))
+        running.append(start(options.new, options, new))
+        rows: dict[str, Row] = {}
+        while any([process.poll() is None for process in running]):
+            compare_new(computed(old, options.models), computed(new, options.models), options.tolerance, rows)
+            time.sleep(0.5)
+        if any(process.returncode for process in running):
+            return 1
+        missing = dict.fromkeys([*computed(old, options.models), *computed(new, options.models)])
+        sides = (missing | computed(out, options.models) for out in (old, new))
+        compare_new(*sides, options.tolerance, rows)
     if options.json:
-        options.json.write_text(json.dumps([row for _, row in rows], indent=1) + "\n")
-    failed = sum(not passed for passed, _ in rows)
+        options.json.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
+    failed = sum(not row["passed"] for row in rows.values())
     print(f"{len(rows)} models compared, {failed} failed")
     return 1 if failed or not rows else 0
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 import detrkit
 from detrkit.nn.deformable import Tokens
+from detrkit.nn.queries import Queries
 from detrkit.nn.relation import LowRankRelation, PositionRelation
 
 HEADS, DIM, LAYERS = 8, 256, 6
@@ -116,7 +117,7 @@ def step(number: int, device: str, repeats: int) -> dict[str, Any]:
         level_embed=torch.zeros(count, DIM, device=device),
     )
     content = torch.randn(1, number, DIM, device=device, requires_grad=True)
-    reference, blocked = boxes(number, device, 1), mask(number, device)
+    queries = [Queries(content=content, reference=boxes(number, device, 1), blocked=mask(number, device).isinf())]
     for name, relation in variants().items():
         kind = "none" if relation is None else "full" if isinstance(relation, PositionRelation) else "low_rank"
         torch.manual_seed(0)
@@ -125,8 +126,8 @@ def step(number: int, device: str, repeats: int) -> dict[str, Any]:
             model.decoder.relation = relation.to(device)
 
         def forward(model: Any = model) -> Tensor:
-            logits, found = model.decode(content, reference, memory, blocked)
-            total: Tensor = logits.square().mean() + found.square().mean()
+            decoded = model.decode(queries, memory)
+            total: Tensor = decoded.logits.square().mean() + decoded.boxes.square().mean()
             return total
 
         loss, held = kept(forward)
@@ -159,6 +160,13 @@ def golden(shared: Path) -> float:
     return max(abs(value * weights[name] / recorded[name] - 1) for name, value in losses.items())
 
 
+def save(result: dict[str, Any], path: Path | None) -> None:
+    """What there is so far as JSON."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+
+
 def main() -> None:
     """Runs everything and prints two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -173,6 +181,7 @@ def main() -> None:
         result["golden_losses_relative_error"] = golden(arguments.golden)
         print(f"published form against 60 recorded losses: {result['golden_losses_relative_error']:.1e} relative\n")
     result |= layer(arguments.queries, arguments.device, arguments.repeats)
+    save(result, arguments.json)
     print(f"one layer, N = {arguments.queries}, batch 1, {arguments.device}")
     print("| relation | kept, MiB | minus none | share of upstream | forward + backward, s |\n|---|---|---|---|---|")
     for name, row in result["rows"].items():
@@ -190,9 +199,7 @@ def main() -> None:
     print("| relation | kept, MiB | forward + backward, s | time of upstream |\n|---|---|---|---|")
     for name, row in result["step"].items():
         print(f"| {name} | {row['kept_MiB']:.0f} | {row['seconds']:.2f} | {row['time_of_upstream']:.2f} |")
-    if arguments.json is not None:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    save(result, arguments.json)
 
 
 if __name__ == "__main__":
