@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from detrkit.models import Detector, create_model, model_config
+from detrkit.models import Detector, create_model, entry, model_config
 from tests.nn.tiny_backbones import TINY
 
 SMALL: dict[str, Any] = {
@@ -38,10 +38,10 @@ def small_options(name: str, **overrides: Any) -> dict[str, Any]:
 
     Relation, denoising, one-to-many queries, groups, stages, levels, dilation and the family of the backbone stay.
     """
-    backbone = model_config(name).backbone
+    backbone = model_config(name).architecture.backbone
     relative = next((small for start, small in _RELATIVES.items() if backbone.startswith(start)), None)
     assert relative is not None, f"tests/small.py: name a small relative of '{backbone}'"
-    known = {key: value for key, value in _WHERE_KNOWN.items() if _knows(name, key, value)}
+    known = {key: value for key, value in _WHERE_KNOWN.items() if key in entry(name).options()}
     return {**_SIZES, **known, "backbone": relative, **overrides}
 
 
@@ -49,11 +49,3 @@ def small_model(name: str, *, seed: int = 0, **overrides: Any) -> Detector:
     """A registered model with :func:`small_options`; ``seed``: of its random weights."""
     torch.manual_seed(seed)
     return create_model(name, **small_options(name, **overrides))
-
-
-def _knows(name: str, option: str, value: object) -> bool:
-    try:
-        model_config(name, **{option: value})
-    except TypeError:
-        return False
-    return True

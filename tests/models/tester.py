@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detrkit.inference.checkpoints import DEFAULT_MODEL
 from detrkit.inference.postprocess import postprocess
 from detrkit.losses import LossOutput, build_criterion
-from detrkit.models import Detector, DetectorConfig, create_model, entry, list_models, model_config
+from detrkit.models import Architecture, Detector, DetectorConfig, create_model, entry, list_models, model_config
 from detrkit.structures import Detections, Predictions, Target, pad_images
+from detrkit.weights.find import DEFAULT_MODEL
 from tests.small import SMALL, small_model, small_options
 
 CLASSES = 3
@@ -49,7 +49,7 @@ def objects(*counts: int) -> list[Target]:
 class Tools:
     """Losses and post-processing of a configuration."""
 
-    def __init__(self, config: DetectorConfig) -> None:
+    def __init__(self, config: DetectorConfig[Architecture]) -> None:
         self.config = config
         self.criterion = build_criterion(config)
 
