@@ -6,19 +6,13 @@ from typing import Any
 
 import torch
 
-from detrkit.models import create_model
-from tests.small import SMALL
-
-
-def small(name: str, **overrides: Any) -> Any:
-    torch.manual_seed(0)
-    return create_model(name, **{**SMALL, "dropout": 0.0, **overrides})
+from tests.small import small_model
 
 
 def test_query_scale_acts_from_the_second_layer_on() -> None:
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    plain = small("dino_pp_r50").eval()
-    scaled = small("dino_pp_r50", query_scale=True).eval()
+    plain = small_model("dino_pp_r50").eval()
+    scaled: Any = small_model("dino_pp_r50", query_scale=True).eval()
     missing = scaled.load_state_dict(plain.state_dict(), strict=False).missing_keys
     assert missing == [f"decoder.query_scale.layers.{i}.{kind}" for i in (0, 1) for kind in ("weight", "bias")]
     last = scaled.decoder.query_scale.layers[-1]

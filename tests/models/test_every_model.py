@@ -1,0 +1,318 @@
+"""What holds for every registered model. A new name is taken up by itself: small here, in full size by `test-all`."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, export
+
+import detrkit
+from detrkit.models import list_models
+from detrkit.structures import Predictions
+from tests.models.tester import (
+    CLASSES,
+    LAYERS,
+    QUERIES,
+    Case,
+    Tools,
+    images,
+    objects,
+    representatives,
+    roughen,
+    step,
+    train_without_batch_statistics,
+)
+from tests.small import small_model
+
+SMALL = [pytest.param((name, False), id=name) for name in list_models()]
+FULL = [pytest.param((name, True), id=f"{name}-full", marks=pytest.mark.slow) for name in list_models()]
+# What costs seconds: one name of each family, the others in `test-all`.
+SOME = [
+    pytest.param((name, False), id=name, marks=() if name in representatives() else pytest.mark.slow)
+    for name in list_models()
+]
+
+
+def _of(cases: list[Any]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("case", cases, indirect=True, scope="module")
+
+
+every_model = _of(SMALL)
+every_model_in_both_sizes = _of(SMALL + FULL)
+every_family = _of(SOME)
+
+
+@pytest.fixture(scope="module")
+def case(request: pytest.FixtureRequest) -> Case:
+    """One model after the other, each with all its tests, so that they share it and what it computed."""
+    name, full = request.param
+    return Case(name, full=full)
+
+
+def assert_same(found: Predictions, wanted: Predictions) -> None:
+    """The same up to float32: sums of some hundred terms in other orders through all layers move logits by 1e-6."""
+    torch.testing.assert_close(found.logits, wanted.logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.boxes, wanted.boxes, atol=1e-5, rtol=0)
+
+
+def assert_identical(found: Predictions, wanted: Predictions) -> None:
+    """The same operations on the same shapes."""
+    assert torch.equal(found.logits, wanted.logits)
+    assert torch.equal(found.boxes, wanted.boxes)
+
+
+# ------------------------------------------------------------------------------------------------- forward and backward
+
+
+@every_model_in_both_sizes
+def test_forward_gives_what_the_contract_says(case: Case) -> None:
+    out = case.evaluated
+    layers, batch, queries, classes = out.logits.shape
+    assert out.boxes.shape == (layers, batch, queries, 4)
+    assert (batch, classes - CLASSES in (0, 1)) == (2, True)
+    if not case.full:
+        assert (layers, queries) == (LAYERS, QUERIES)
+    assert out.logits.isfinite().all()
+    assert ((out.boxes >= 0) & (out.boxes <= 1)).all()
+    assert out.groups == {}
+    assert out.heatmaps == {}
+    assert case.trained.out.logits.shape == out.logits.shape
+    assert case.trained.out.boxes.shape == out.boxes.shape
+
+
+@every_model_in_both_sizes
+def test_losses_are_finite_and_every_group_has_its_own(case: Case) -> None:
+    found, out = case.trained.losses, case.trained.out
+    assert found.total.isfinite()
+    assert found.total > 0
+    assert not [name for name, value in found.terms.items() if not value.isfinite()]
+    endings = ["", *(f"_{name}" for name in out.groups)]
+    wanted = {f"loss_{term}{ending}" for term in ("class", "bbox", "giou") for ending in endings}
+    assert wanted | {f"loss_{name}" for name in out.heatmaps} <= found.terms.keys()
+
+
+# Parameters that take part but may have a gradient of zero, and why.
+IDLE = {
+    r"decoder\.layers\.0\.self_attn\.(query_content|key_content|value)\.weight": "contents start at zero (Conditional "
+    "DETR projects them apart from positions), so in the first layer there is nothing to project",
+    r"neck\..+\.se_module\.conv_mask\.(weight|bias)": "softmax over cells: a constant is lost, one cell has all",
+}
+IDLE_WHERE_SMALL = {
+    r"neck\..+\.se_module\.se_module\..+": "behind a ReLU of hidden_dim / 16 units without bias: all 4 may be off"
+}
+
+
+@every_model_in_both_sizes
+def test_training_reaches_every_parameter(case: Case) -> None:
+    """What takes no part, as Deformable DETR++'s published relation, is not trainable."""
+    gradients = case.trained.gradients
+    assert not [name for name, value in gradients.items() if value is None]
+    assert not [name for name, value in gradients.items() if not value.isfinite().all()]
+    expected = IDLE if case.full else IDLE | IDLE_WHERE_SMALL
+    idle = [name for name, value in gradients.items() if not value.any()]
+    assert not [name for name in idle if not any(re.fullmatch(pattern, name) for pattern in expected)]
+
+
+@every_model
+def test_every_trainable_parameter_is_in_one_group(case: Case) -> None:
+    grouped = [id(parameter) for group in case.model.parameter_groups().values() for parameter in group]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in case.model.parameters() if parameter.requires_grad)
+
+
+@every_model
+def test_training_and_evaluation_predict_the_same(case: Case) -> None:
+    """Without dropout, and with Salience-DETR's batch norm as in evaluation, which differs in training by design."""
+    assert_same(case.trained.out, case.evaluated)
+
+
+@every_model
+def test_targets_do_not_change_the_matching_queries(case: Case) -> None:
+    with torch.no_grad():
+        assert_identical(case.model(*case.images, case.targets), case.evaluated)  # nothing is added in evaluation
+        model = case.copy()
+        train_without_batch_statistics(model)
+        assert_same(case.trained.out, model(*case.images))
+
+
+# ------------------------------------------------------------------------------------------------------ unusual batches
+
+
+@every_model
+def test_masked_padding_makes_an_image_independent_of_its_batch(case: Case) -> None:
+    sizes = ((75, 99), (96, 130), (64, 64))
+    try:
+        model = small_model(case.name, mask_backbone_padding=True).eval()
+    except ValueError as error:
+        assert re.match("mask_backbone_padding: .* averages or attends over the whole canvas", str(error))  # noqa: PT017  # either
+        return
+    roughen(model)
+    padded, mask = images(*sizes)
+    with torch.no_grad():
+        together = model(padded, mask)
+        for index, (height, width) in enumerate(sizes):
+            own = slice(index, index + 1)
+            alone = model(padded[own, :, :height, :width])
+            assert_same(Predictions(together.logits[:, own], together.boxes[:, own]), alone)
+
+
+@every_model
+@pytest.mark.parametrize("counts", [(0, 0), (0, 30)], ids=["none", "none and more than queries"])
+def test_any_number_of_objects_trains(case: Case, counts: tuple[int, int]) -> None:
+    """Also without any object every parameter is in the graph, as training on several devices needs."""
+    model = case.copy()
+    train_without_batch_statistics(model)
+    crowded = max(counts) > QUERIES
+    warned = pytest.warns(UserWarning, match=f"{max(counts)} objects but the model only {QUERIES} queries")
+    with warned if crowded else contextlib.nullcontext():
+        found = step(model, case.images, objects(*counts))
+    assert found.losses.total.isfinite()
+    assert not [name for name, value in found.gradients.items() if value is None or not value.isfinite().all()]
+
+
+@every_model
+def test_images_of_any_shape_train_and_are_searched(case: Case) -> None:
+    sizes = ((12, 120), (120, 12), (40, 40))
+    model, batch = case.copy().train(), images(*sizes)
+    assert step(model, batch, objects(1, 5, 0)).losses.total.isfinite()
+    with torch.no_grad():
+        out = model.eval()(*batch)
+    assert all(len(found) > 0 for found in Tools(model.config).detections(out, sizes))
+
+
+@every_model
+def test_one_class_and_fewer_tokens_than_queries(case: Case) -> None:
+    model, batch = small_model(case.name, num_classes=1, num_queries=200).train(), images((32, 32))
+    targets = objects(2)
+    targets[0].labels.zero_()
+    assert step(model, batch, targets).losses.total.isfinite()
+    with torch.no_grad():
+        out = model.eval()(*batch)
+    assert out.logits.shape[-1] in (1, 2)
+    (found,) = Tools(model.config).detections(out, [(32, 32)])
+    assert len(found) > 0
+    assert set(found.labels) == {0}
+
+
+# ------------------------------------------------------------------------------------------------- options of training
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {"repeat_label": None, "nms": None},
+    "repeat": {"repeat_label": 2},
+    "ratio": {"repeat_ratio": 0.5},
+    "two_stage": {"repeat_label": 2, "two_stage_match": True},
+    "nms": {"nms": 0.5, "nms_decay": None},
+    "soft_nms": {"nms": 0.7, "nms_decay": 0.01},
+}
+
+
+@every_model
+@pytest.mark.filterwarnings("ignore:an image has 30 objects")
+@pytest.mark.parametrize("option", OPTIONS)
+def test_label_augmentation_and_nms_work(case: Case, option: str) -> None:
+    """They change no weight, so that the outputs are those of the model without them."""
+    tools = case.with_options(**OPTIONS[option])
+    for count in (0, 1, 30):  # nothing, one object, more than there are queries
+        prepared = tools.criterion.prepare(objects(count, 1))
+        assert tools.criterion(case.evaluated, prepared).total.isfinite()
+        wanted = {"repeat": 2 * count, "two_stage": 2 * count, "ratio": max(count, QUERIES // 2 * bool(count))}
+        if option in wanted:
+            assert len(prepared[0]) == wanted[option]
+    most = QUERIES * CLASSES if case.focal else QUERIES  # a focal query may stand for several classes
+    for found in tools.detections(case.evaluated, [(48, 64), (64, 48)]):
+        assert len(found) <= most
+        assert (found.scores[:-1] >= found.scores[1:]).all()
+        if option in ("plain", "soft_nms"):  # nothing is removed
+            assert len(found) == most
+
+
+def _steps_in_bfloat16(case: Case, number: int) -> None:
+    model = case.copy().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    torch.manual_seed(0)
+    for _ in range(number):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = model(*case.images, case.targets)
+        found = Tools(model.config).losses(out, case.targets)
+        assert (out.boxes.dtype, found.total.dtype) == (torch.float32, torch.float32)
+        assert found.total.isfinite()
+        optimizer.zero_grad()
+        found.total.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert case.detect(model).boxes.isfinite().all()
+
+
+@every_model
+def test_a_step_in_bfloat16(case: Case) -> None:
+    _steps_in_bfloat16(case, 1)
+
+
+@every_family
+def test_twenty_steps_in_bfloat16_stay_finite(case: Case) -> None:
+    _steps_in_bfloat16(case, 20)
+
+
+# --------------------------------------------------------------------------------------------------------------- copies
+
+
+@every_model_in_both_sizes
+def test_saved_and_loaded_it_is_the_same(case: Case, tmp_path: Path) -> None:
+    loaded = detrkit.load(detrkit.save(case.model, tmp_path / "model.safetensors"))
+    assert (type(loaded), loaded.name, loaded.config) == (type(case.model), case.name, case.model.config)
+    assert_identical(case.detect(loaded), case.evaluated)
+
+
+@every_model
+def test_official_names_go_out_and_come_back(case: Case) -> None:
+    official = detrkit.to_official(case.model)
+    other = case.copy()
+    with torch.no_grad():
+        for value in other.state_dict().values():
+            value.add_(1)
+    report = detrkit.load_official(other, official)
+    own = case.model.state_dict()
+    assert not report.fresh
+    assert all(
+        torch.equal(value, own[key]) or key.endswith("num_batches_tracked") for key, value in other.state_dict().items()
+    )
+
+
+@every_model
+def test_copied_and_pickled_it_is_the_same(case: Case) -> None:
+    for other in (case.copy(), pickle.loads(pickle.dumps(case.model))):
+        assert other.config == case.model.config
+        assert_identical(case.detect(other), case.evaluated)
+
+
+class Tuple(nn.Module):
+    """A detector as exporters want it: tensors in, a tuple of tensors out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W), (B, H, W) bool -> logits (L, B, Q, C), boxes (L, B, Q, 4)."""
+        out = self.model(images, padding_mask)
+        return out.logits, out.boxes
+
+
+@every_family
+def test_exported_it_takes_batches_of_any_size(case: Case) -> None:
+    """Larger than the coarsest stride: to the tracer a level of one cell is another program."""
+    size = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}
+    shapes = {"images": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}, "padding_mask": size}
+    with torch.no_grad():
+        example = images((70, 96), (64, 81), (50, 60))
+        program = export(Tuple(case.model), example, dynamic_shapes=shapes).module()
+        for sizes in (((96, 128), (128, 64)), ((65, 97), (33, 40), (60, 60), (64, 64)), ((70, 130),)):
+            batch = images(*sizes)
+            assert_same(Predictions(*program(*batch)), case.model(*batch))

@@ -1,0 +1,152 @@
+"""A registered model with images, objects and outputs, made once and shared by the tests of every model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.inference.postprocess import postprocess
+from detrkit.losses import LossOutput, build_criterion
+from detrkit.models import Architecture, Detector, DetectorConfig, create_model, entry, list_models, model_config
+from detrkit.structures import Detections, Predictions, Target, pad_images
+from detrkit.weights.find import DEFAULT_MODEL
+from tests.small import SMALL, small_model, small_options
+
+CLASSES = 3
+QUERIES = SMALL["num_queries"]
+LAYERS = SMALL["decoder_layers"]
+
+
+def representatives() -> set[str]:
+    """One published name of each family, the plainest, which is the shortest; and the one that is shipped."""
+    found: dict[str, str] = {}
+    for name in sorted(list_models(), key=lambda name: (name.endswith("_lite0"), len(name), name)):
+        found.setdefault(entry(name).family, name)
+    return {*found.values(), DEFAULT_MODEL}
+
+
+def images(*sizes: tuple[int, int], seed: int = 2) -> tuple[Tensor, Tensor]:
+    """Random images (height, width) padded to one canvas, and its padding mask."""
+    generator = torch.Generator().manual_seed(seed)
+    return pad_images([torch.randn(3, height, width, generator=generator) for height, width in sizes])
+
+
+def objects(*counts: int) -> list[Target]:
+    """Targets with so many objects of all classes."""
+    generator = torch.Generator().manual_seed(1)
+    return [
+        Target(labels=torch.arange(count) % CLASSES, boxes=torch.rand(count, 4, generator=generator) * 0.3 + 0.2)
+        for count in counts
+    ]
+
+
+class Tools:
+    """Losses and post-processing of a configuration."""
+
+    def __init__(self, config: DetectorConfig[Architecture]) -> None:
+        self.config = config
+        self.criterion = build_criterion(config)
+
+    def losses(self, out: Predictions, targets: list[Target]) -> LossOutput:
+        """Losses in training, with label augmentation."""
+        return self.criterion(out, self.criterion.prepare(targets))
+
+    def detections(self, out: Predictions, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        """What predictions say of images of these sizes."""
+        return postprocess(out, sizes, config=self.config)
+
+
+def roughen(model: nn.Module) -> None:
+    """No tensor stays at a value that hides a mistake: zeros of box heads, residual branches, equal heads, ties."""
+    generator = torch.Generator().manual_seed(3)
+    scales = [buffer for name, buffer in model.named_buffers() if name.endswith((".weight", ".bias"))]  # frozen norms
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *scales):
+            tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.05)
+
+
+def train_without_batch_statistics(model: nn.Module) -> None:
+    """Training, but batch norm as in evaluation: what it computes in training depends on the batch by design."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training step: predictions, losses, and the gradient of each trainable parameter."""
+
+    out: Predictions
+    losses: LossOutput
+    gradients: dict[str, Tensor | None]
+
+
+def step(model: Detector, batch: tuple[Tensor, Tensor], targets: list[Target], *, seed: int = 0) -> Step:
+    """Forward with targets, losses, backward; the model is left without gradients."""
+    torch.manual_seed(seed)  # of denoising
+    out = model(*batch, targets)
+    found = Tools(model.config).losses(out, targets)
+    found.total.backward()
+    gradients = {name: value.grad for name, value in model.named_parameters() if value.requires_grad}
+    model.zero_grad()
+    return Step(out, found, gradients)
+
+
+class Case:
+    """A registered model, small or of its published size, a batch of two images, and objects on them."""
+
+    sizes = ((70, 96), (64, 81))
+
+    def __init__(self, name: str, *, full: bool = False) -> None:
+        self.name, self.full = name, full
+        self.images = images(*self.sizes)
+        self.targets = objects(3, 1)
+
+    @cached_property
+    def model(self) -> Detector:
+        """The model in evaluation mode; a test that changes it takes a :meth:`copy`."""
+        torch.manual_seed(0)
+        # stochastic depth would leave whole blocks out of a step
+        whole = {"num_classes": CLASSES, "drop_path": 0.0}
+        model = create_model(self.name, **whole) if self.full else small_model(self.name)
+        roughen(model)
+        return model.eval()
+
+    def copy(self) -> Detector:
+        """Another model with the same weights."""
+        return copy.deepcopy(self.model)
+
+    def detect(self, model: Detector) -> Predictions:
+        """What a model finds on the images, evaluated."""
+        with torch.no_grad():
+            return model.eval()(*self.images)
+
+    @cached_property
+    def evaluated(self) -> Predictions:
+        """What :attr:`model` finds."""
+        return self.detect(self.model)
+
+    @cached_property
+    def trained(self) -> Step:
+        """A training step of :attr:`model`, batch norm as in evaluation."""
+        train_without_batch_statistics(self.model)
+        try:
+            return step(self.model, self.images, self.targets)
+        finally:
+            self.model.eval()
+
+    @property
+    def focal(self) -> bool:
+        """Whether classes are told apart without no-object."""
+        return self.evaluated.logits.shape[-1] == CLASSES
+
+    def with_options(self, **options: Any) -> Tools:
+        """Losses and post-processing of the small model with other options; its weights need not be made for them."""
+        return Tools(model_config(self.name, **small_options(self.name, **options)))
