@@ -81,21 +81,15 @@ def test_criterion(name: str, shared: Path, golden_count: dict[str, Any]) -> Non
             continue
         for term, value in official_terms(output.terms).items():
             case.loss(f"{key}.{term}", value, expected[term])
-        case.close(f"{key}.grad_logits", logits.grad, case.info["tolerance"]["abs"])
-        case.close(f"{key}.grad_boxes", boxes.grad, case.info["tolerance"]["abs"])
+        case.close(f"{key}.grad_logits", logits.grad)
+        case.close(f"{key}.grad_boxes", boxes.grad)
         offset = 0
         for image, target in enumerate(targets):
             for layer in range(2):
                 query, index = output.matches.pairs(layer, image, offset)
                 expected_pairs = case.tensors[f"{key}.indices.{layer_name(layer, 2)}.{image}"]
-                case.match(f"{key} queries {layer} {image}", query, expected_pairs[0], atol=0, rtol=0)
-                case.match(
-                    f"{key} objects {layer} {image}",
-                    target.boxes[index],
-                    target.boxes[expected_pairs[1]],
-                    atol=0,
-                    rtol=0,
-                )
+                case.match(f"{key} queries {layer} {image}", query, expected_pairs[0])
+                case.match(f"{key} objects {layer} {image}", target.boxes[index], target.boxes[expected_pairs[1]])
             offset += len(target)
 
 
@@ -109,10 +103,10 @@ def test_soft_nms(shared: Path, golden_count: dict[str, Any]) -> None:
                     logits[image], boxes[image], classes=Softmax(), top_k=100, nms=threshold, nms_decay=decay
                 )
                 prefix = f"nms.{queries}.thresh{threshold}.image{image}"
-                case.close(f"{prefix}.scores", found.scores, 1e-5)
+                case.close(f"{prefix}.scores", found.scores)
                 case.equal(f"{prefix}.labels", found.labels)
                 scale = torch.tensor([width, height, width, height])
-                case.close(f"{prefix}.boxes", found.boxes * scale, 1e-2)
+                case.close(f"{prefix}.boxes", found.boxes * scale, times=max(height, width))
 
 
 def test_hard_nms_of_focal_models(shared: Path, golden_count: dict[str, Any]) -> None:
@@ -123,10 +117,10 @@ def test_hard_nms_of_focal_models(shared: Path, golden_count: dict[str, Any]) ->
             for image, (height, width) in enumerate(case.tensors[f"nms.{queries}.target_sizes"].tolist()):
                 found = select(logits[image], boxes[image], classes=Focal(), top_k=100, nms=threshold)
                 prefix = f"nms.{queries}.thresh{threshold}.image{image}"
-                case.close(f"{prefix}.scores", found.scores, 1e-5)
+                case.close(f"{prefix}.scores", found.scores)
                 case.equal(f"{prefix}.labels", found.labels)
                 scale = torch.tensor([width, height, width, height])
-                case.close(f"{prefix}.boxes", found.boxes * scale, 1e-2)
+                case.close(f"{prefix}.boxes", found.boxes * scale, times=max(height, width))
 
 
 def test_a_perturbed_weight_is_noticed(shared: Path, golden_count: dict[str, Any]) -> None:

@@ -21,6 +21,8 @@ from detrkit.structures import Target, pad_images
 from detrkit.weights.official import official_names
 from tests.golden.harness import numpy_case, official_terms
 
+TOLERANCE = 1e-4  # what the fixtures' README names for these
+
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "detr": ("detr_r50", {}),
     "detr_prenorm": ("detr_r50", {"pre_norm": True}),
@@ -87,7 +89,9 @@ def test_small_case(name: str, shared: Path, golden_count: dict[str, Any]) -> No
 
     def compare(key: str, actual: Tensor) -> None:
         golden_count["tensors"] += 1
-        np.testing.assert_allclose(actual.numpy(), expected[key], atol=1e-4, rtol=1e-4, err_msg=f"{name}: {key}")
+        np.testing.assert_allclose(
+            actual.numpy(), expected[key], atol=TOLERANCE, rtol=TOLERANCE, err_msg=f"{name}: {key}"
+        )
 
     for layer, prefix in enumerate(("aux0_", "aux1_", "pred_")):
         compare(f"{prefix}logits", out.logits[layer])
@@ -132,5 +136,5 @@ def test_small_case(name: str, shared: Path, golden_count: dict[str, Any]) -> No
         # Scores that differ by rounding may stand in another order: pair every recorded object with its nearest.
         distance = np.abs(rows[:, None] - wanted[None]).max(-1)
         pairs = linear_sum_assignment(distance)
-        assert distance[pairs].max() < 1e-4 * max(width, height)
-        np.testing.assert_allclose(rows[:, 0], wanted[:, 0], atol=1e-4)
+        assert distance[pairs].max() < TOLERANCE * max(width, height)
+        np.testing.assert_allclose(rows[:, 0], wanted[:, 0], atol=TOLERANCE)

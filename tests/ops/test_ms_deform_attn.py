@@ -54,11 +54,12 @@ def test_values_and_gradients_equal_the_recording(shared: Path, golden_count: di
     names = ("value", "sampling_locations", "attention_weights")
     value, locations, weights = (case.tensors[f"core.{name}"].clone().requires_grad_() for name in names)
     out = torch.ops.detrkit.ms_deform_attn(value, case.tensors["core.spatial_shapes"], locations, weights)
-    case.close("core.output", out, case.info["tolerance"]["abs"])
+    case.close("core.output", out)
     out.backward(case.tensors["core.grad_output"])
     for name, tensor in zip(names, (value, locations, weights), strict=True):
         assert tensor.grad is not None
-        case.match(f"core.grad_{name}", tensor.grad, case.tensors[f"core.grad_{name}"], atol=1e-5, rtol=1e-5)
+        expected = case.tensors[f"core.grad_{name}"]  # sums that reach 35: the tolerance also in proportion
+        case.match(f"core.grad_{name}", tensor.grad, expected, atol=case.tolerance(), rtol=case.tolerance())
 
 
 def test_is_a_proper_operator() -> None:

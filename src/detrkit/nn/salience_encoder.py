@@ -91,7 +91,7 @@ class SalienceFilter(nn.Module):
         return Focus(index, torch.ones_like(index, dtype=torch.bool), rank < own)
 
 
-def _shares(numbers: Sequence[int], ratios: Sequence[float]) -> list[int]:
+def _shares(numbers: Sequence[int], ratios: Sequence[float]) -> list[int | torch.SymInt]:
     """Shares of numbers, at least one each; the numbers may be those of a trace."""
     return [torch.sym_max(torch.sym_int(number * ratio), 1) for number, ratio in zip(numbers, ratios, strict=True)]
 
