@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.models.config import DetectorConfig, check_choices
-from detrkit.models.deformable_detr import build_neck, build_trunk, layer_options
+from detrkit.models.deformable_parts import build_neck, build_trunk, layer_options
 from detrkit.models.detector import MaskHead
 from detrkit.models.dino import Refinement, dino_heads, dino_start
 from detrkit.models.relation_detr import (

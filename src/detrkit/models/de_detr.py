@@ -241,7 +241,7 @@ class DEDETR(Detector):
     def encode(self, maps: Sequence[FeatureMap], padding_mask: Tensor) -> LevelTokens:
         """All levels; the one of stride 32, or the only one, went through the encoder."""
         levels = self._project(maps, padding_mask)
-        parts = [flatten_levels([level], [self.position(level.padding_mask)]) for level in levels]
+        parts = [flatten_levels([level], self.position) for level in levels]
         top = min(2, len(levels) - 1)
         encoded = self.encoder(parts[top].content, parts[top].position, parts[top].padding_mask)
         parts[top] = replace(parts[top], content=encoded)

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from detrkit.models.config import DetectorConfig
-from detrkit.models.deformable_detr import (
+from detrkit.models.deformable_detr import DeformableDecoder, DeformableDETR
+from detrkit.models.deformable_parts import (
     DeformableArchitecture,
-    DeformableDecoder,
-    DeformableDETR,
     build_heads,
     build_neck,
     build_trunk,

@@ -150,7 +150,7 @@ class DETR(Detector):
         """Backbone, encoder, decoder, heads."""
         maps = self.backbone(images, padding_mask)
         c5 = replace(maps[-1], tensor=self.input_proj(maps[-1].tensor))
-        tokens = flatten_levels([c5], [self.position(c5.padding_mask)])
+        tokens = flatten_levels([c5], self.position)
         memory = replace(tokens, content=self.encoder(tokens.content, tokens.position, tokens.padding_mask))
         number = self.config.architecture.num_queries
         queries = query_groups(self.query_embed, number, images.shape[0], training=self.training)

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.models.config import DetectorConfig, check_choices
-from detrkit.models.deformable_detr import (
+from detrkit.models.deformable_detr import DeformableDETR
+from detrkit.models.deformable_parts import (
     DeformableArchitecture,
-    DeformableDETR,
     Heads,
     build_heads,
     build_neck,
@@ -167,8 +167,8 @@ class Refinement:
 
     def decoded(self, queries: Sequence[Queries]) -> Decoded:
         """All layers."""
-        hidden, logits, boxes = (torch.stack(parts) for parts in (self.hidden, self.logits, self.boxes[1:]))
-        return Decoded(tuple(queries), hidden, logits, boxes)
+        boxes = torch.stack(self.boxes[1:])
+        return Decoded(tuple(queries), torch.stack(self.hidden), torch.stack(self.logits), boxes)
 
 
 class DINODecoder(nn.Module):

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from detrkit.models.config import DetectorConfig
-from detrkit.models.deformable_detr import build_neck, build_trunk, decoder_layers, encoder_layers
+from detrkit.models.deformable_parts import build_neck, build_trunk, decoder_layers, encoder_layers
 from detrkit.models.detector import MaskHead
 from detrkit.models.dino import DINO, DINOArchitecture, dino_heads, dino_start
 from detrkit.models.relation_detr import (

@@ -9,8 +9,9 @@ from detrkit.models.conditional_detr import build_conditional_detr, build_de_con
 from detrkit.models.config import Architecture, Input, Objective, Postprocessing, option_names
 from detrkit.models.dape import DAPEArchitecture, build_dape
 from detrkit.models.de_detr import DEDETRArchitecture, build_de_detr
-from detrkit.models.deformable_detr import DeformableArchitecture, build_deformable_detr
+from detrkit.models.deformable_detr import build_deformable_detr
 from detrkit.models.deformable_detr_pp import DeformableDETRPPArchitecture, build_deformable_detr_pp
+from detrkit.models.deformable_parts import DeformableArchitecture
 from detrkit.models.detector import Detector
 from detrkit.models.detr import DETRArchitecture, build_detr
 from detrkit.models.dino import DINOArchitecture, build_dino

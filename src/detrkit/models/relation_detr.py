@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from detrkit.models.config import DetectorConfig, check_choices
-from detrkit.models.deformable_detr import (
+from detrkit.models.deformable_parts import (
     box_head,
     build_neck,
     build_trunk,

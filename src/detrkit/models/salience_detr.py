@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.models.config import DetectorConfig, Objective
-from detrkit.models.deformable_detr import build_neck, build_trunk, decoder_layers, layer_options, proposal_heads
+from detrkit.models.deformable_parts import build_neck, build_trunk, decoder_layers, layer_options, proposal_heads
 from detrkit.models.detector import MaskHead
 from detrkit.models.dino import DINO, DINOArchitecture, DINODecoder, decoder_parts, dino_heads, dino_queries
 from detrkit.models.relation_detr import RelationDecoder, RelationOptions, check_relation, relation_parts, xavier_heads_

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor, nn
 
 from detrkit.nn.backbone import FeatureMap, level_mask
 
-__all__ = ["LevelProjection", "MaskedGroupNorm"]
+__all__ = ["LevelProjection", "MaskedGroupNorm", "project_levels"]
 
 
 class MaskedGroupNorm(nn.GroupNorm):
@@ -55,3 +57,17 @@ class LevelProjection(nn.Module):
         elif mask_padding:
             x = x.masked_fill(mask[:, None], 0.0)
         return FeatureMap(x, mask, stride)
+
+
+def project_levels(
+    projections: Iterable[nn.Module], maps: Sequence[FeatureMap], padding_mask: Tensor, *, mask_padding: bool
+) -> list[FeatureMap]:
+    """All levels from the maps of a backbone, of images with padding_mask (B, H, W) in pixels.
+
+    A projection more than there are maps reads the raw last map, further ones the level before.
+    """
+    levels: list[FeatureMap] = []
+    for index, projection in enumerate(projections):
+        source = maps[min(index, len(maps) - 1)] if index <= len(maps) else levels[-1]
+        levels.append(projection(source, padding_mask, mask_padding=mask_padding))
+    return levels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,21 +86,25 @@ def to_tokens(maps: Tensor) -> Tensor:
 
 
 def flatten_levels(
-    levels: Sequence[FeatureMap], positions: Sequence[Tensor], level_embed: Tensor | None = None
+    levels: Sequence[FeatureMap], position: Callable[[Tensor], Tensor], level_embed: Tensor | None = None
 ) -> Tokens:
-    """Levels with position encodings (B, h, w, C), to which embeddings (L, C) of the levels are added where given."""
+    """The cells of levels as tokens.
+
+    position: encodes the places of a padding mask (B, h, w) as (B, h, w, C) · level_embed: (L, C), added to the
+    positions of each level's tokens.
+    """
     valid = [~level.padding_mask for level in levels]
     cells = [torch.stack((mask[:, 0].sum(1), mask[:, :, 0].sum(1)), dim=-1) for mask in valid]
     shapes = tuple((level.tensor.shape[-2], level.tensor.shape[-1]) for level in levels)
-    position = joined([position.flatten(1, 2) for position in positions])
+    places = joined([position(level.padding_mask).flatten(1, 2) for level in levels])
     embed = None
     if level_embed is not None:
         sizes = [height * width for height, width in shapes]
         embed = torch.cat([row.expand(size, -1) for row, size in zip(level_embed, sizes, strict=True)])
-        position = position + embed
+        places = places + embed
     return Tokens(
         content=joined([to_tokens(level.tensor) for level in levels]),
-        position=position,
+        position=places,
         padding_mask=joined([level.padding_mask.flatten(1) for level in levels]),
         shapes=shapes,
         valid_cells=torch.stack(cells, dim=1).float(),
