@@ -157,6 +157,22 @@ def test_activations_and_outputs(case: Case, evaluated: Any) -> None:
         case.close(key, relation[..., ::step, ::step], "other_activations_abs")
 
 
+def test_training_outputs(case: Case, trained: Any) -> None:
+    """Of the matching queries and of the denoising queries, which some recordings keep in front of them."""
+    _, out, _ = trained
+    parts = {"train.": [out]}
+    if "denoising" in out.groups:
+        noised = out.groups["denoising"]
+        parts |= {"train.dn.": [noised], "with_dn": [noised, out]}
+    pattern = r"(train\.(?:dn\.)?)pred_(boxes|logits)_(?:last|all_layers_(with_dn))(?:\.queries_0_(\d+))?"
+    for key in (key for key in case.tensors if re.match(r"train\.(dn\.)?pred_", key)):
+        found = re.fullmatch(pattern, key)
+        assert found is not None, key
+        tensor = torch.cat([getattr(part, found[2]) for part in parts[found[3] or found[1]]], dim=2)
+        tensor = tensor if found[3] else tensor[-1]
+        case.close(key, tensor[..., :: int(found[4] or 1), :], f"{found[2]}_abs")
+
+
 def official_name(term: str) -> str:
     """loss_class_0_denoising -> loss_class_dn_0, ..._encoder -> ..._enc, ..._one_to_many -> ..._hybrid."""
     found = re.fullmatch(r"(loss_\w+?|cardinality_error|class_error)(_\d+)?(_one_to_many)?(_encoder|_denoising)?", term)

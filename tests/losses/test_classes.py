@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -88,5 +89,8 @@ def test_criterion_of_the_relation_family(
                 output.terms[term + layer],
                 case.info["criterion_losses"][recorded][term + name],
             )
+    for layer, image in itertools.product(range(3), range(2)):
+        pairs = output.matches.pairs(layer, image, offset=image * len(targets[0]))
+        case.equal(f"criterion.indices.layer{layer}.image{image}", pairs)
     for name, tensor in (("logits", logits), ("boxes", boxes)):
         case.close(f"criterion.{recorded}.grad_{name}", tensor.grad)
