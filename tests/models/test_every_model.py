@@ -16,6 +16,7 @@ from torch.export import Dim, export
 import detrkit
 from detrkit.models import list_models
 from detrkit.structures import Predictions
+from detrkit.weights.find import DEFAULT_MODEL
 from tests.models.tester import (
     CLASSES,
     LAYERS,
@@ -33,20 +34,23 @@ from tests.small import small_model
 
 SMALL = [pytest.param((name, False), id=name) for name in list_models()]
 FULL = [pytest.param((name, True), id=f"{name}-full", marks=pytest.mark.slow) for name in list_models()]
-# What costs seconds: one name of each family, the others in `test-all`.
-SOME = [
-    pytest.param((name, False), id=name, marks=() if name in representatives() else pytest.mark.slow)
-    for name in list_models()
-]
 
 
 def _of(cases: list[Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", cases, indirect=True, scope="module")
 
 
+def _at_once(names: set[str]) -> list[Any]:
+    """What costs seconds: these names by `make test`, the others by `make test-all`."""
+    return [
+        pytest.param((name, False), id=name, marks=() if name in names else pytest.mark.slow) for name in list_models()
+    ]
+
+
 every_model = _of(SMALL)
 every_model_in_both_sizes = _of(SMALL + FULL)
-every_family = _of(SOME)
+every_family = _of(_at_once(representatives()))
+every_family_and_the_default = _of(_at_once({*representatives(), DEFAULT_MODEL}))
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +259,7 @@ def test_a_step_in_bfloat16(case: Case) -> None:
     _steps_in_bfloat16(case, 1)
 
 
-@every_family
+@every_family_and_the_default
 def test_twenty_steps_in_bfloat16_stay_finite(case: Case) -> None:
     _steps_in_bfloat16(case, 20)
 
