@@ -20,6 +20,7 @@ from detrkit.nn.backbone_families import Family, family_of
 from detrkit.nn.feature_pyramid import SimpleFeaturePyramid
 from detrkit.nn.frozen_norm import freeze_batch_norm
 from detrkit.nn.padding import Padding, Recomputed, cells_mask, keep_padding_out, padded, valid_sizes
+from detrkit.nn.same_padding import SameConv2d
 from detrkit.nn.shifted_windows import ShiftedWindowBlock
 
 __all__ = ["Backbone", "FeatureMap", "level_mask"]
@@ -97,6 +98,7 @@ class Backbone(nn.Module):
             )
         body = _network(self.family, name, num_levels, dilation=dilation, drop_path=drop_path)
         info: Any = body.feature_info
+        SameConv2d.take_over(body)
         self._freeze(body, info.info, frozen_stride)
         if frozen_batch_norm:
             freeze_batch_norm(body)
@@ -174,7 +176,8 @@ class Backbone(nn.Module):
     def _forward_masked(self, images: Tensor, padding_mask: Tensor) -> list[FeatureMap]:
         # A canvas divisible by 32 gives every image the same phase, whatever else is in the batch: networks with
         # TensorFlow's "same" padding shift by one pixel between odd and even sizes.
-        extra = (0, -images.shape[-1] % 32, 0, -images.shape[-2] % 32)
+        height, width = ((side + 31) // 32 * 32 for side in images.shape[-2:])
+        extra = (0, width - images.shape[-1], 0, height - images.shape[-2])
         images = F.pad(images, extra)
         sizes = valid_sizes(padding_mask)
         with padded(Padding(sizes, images.shape[-2]) if self._has_padding(padding_mask, extra) else None):
