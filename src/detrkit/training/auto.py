@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ __all__ = ["auto_recipe"]
 
 
 def auto_recipe(
-    data: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *, quiet: bool = False, **more: Any
+    data: str | Path, overrides: Sequence[str] | Mapping[str, object] = (), *, quiet: bool = False, **more: object
 ) -> Recipe:
     """A recipe for a data folder, chosen from what is in it: ``detrkit.train(detrkit.auto_recipe("my_data"))``.
 

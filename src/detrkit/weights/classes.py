@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,7 +76,7 @@ def decode_names(codes: Tensor, slots: int) -> Categories | None:
 
 
 def guess_categories(
-    slots: int, arguments: Mapping[str, Any] | None = None, state: Mapping[str, Tensor] | None = None
+    slots: int, arguments: Mapping[str, object] | None = None, state: Mapping[str, Tensor] | None = None
 ) -> Categories | None:
     """The classes of an official checkpoint with so many slots; None where nothing tells.
 
