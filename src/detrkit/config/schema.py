@@ -189,7 +189,7 @@ class LoggingSection(Section):
 
 
 class Recipe(Section):
-    """A whole run. Build one with :func:`load_recipe`."""
+    """A whole run. Build one with :func:`detrkit.config.load_recipe`."""
 
     model: ModelSection = Field(default_factory=ModelSection)
     data: DataSection = Field(default_factory=DataSection)
@@ -216,7 +216,7 @@ class Recipe(Section):
         return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
-        """The resolved recipe as YAML; :func:`load_recipe` reads it back to an equal one."""
+        """The resolved recipe as YAML; :func:`detrkit.config.load_recipe` reads it back to an equal one."""
         comments = "".join(f"# {line}\n" for line in self.comments)
         return comments + yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 

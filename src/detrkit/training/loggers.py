@@ -37,7 +37,7 @@ def _plain(value: object) -> object:
 
 
 class JsonLines:
-    """One JSON object a line, appended and flushed row by row."""
+    """One JSON object per line, appended and flushed row by row."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

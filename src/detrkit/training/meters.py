@@ -42,7 +42,7 @@ class Meter:
         self._start += seconds
 
     def row(self) -> dict[str, float]:
-        """Means a step since the last row, the same on every process; starts anew."""
+        """Means per step since the last row, the same on every process; starts anew."""
         # a process whose images had no objects has no denoising losses: all must exchange the same terms
         names = sorted(set(gather_object(sorted(self._sums))))
         zero = torch.zeros_like(self._sums["loss"])

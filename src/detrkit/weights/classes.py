@@ -96,9 +96,9 @@ def guess_categories(
 def read_classes(text: str, slots: int) -> Categories:
     """Classes for a model with ``slots`` classes, from what a user gives.
 
-    text: ``coco``, ``cityscapes``, a number (so many numbered classes), a text file with one name a line in label order
-    (an empty line is an unused slot), or a COCO annotation file (label = category id where the largest id fits the
-    slots, else the order of its categories).
+    text: ``coco``, ``cityscapes``, a number (so many numbered classes), a text file with one name per line in label
+    order (an empty line is an unused slot), or a COCO annotation file (label = category id where the largest id fits
+    the slots, else the order of its categories).
 
     Raises:
         CheckpointError: no such file, unreadable, or another number of classes than the model has.
@@ -125,7 +125,7 @@ def _from_file(path: Path, slots: int) -> Categories:
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"classes '{path}': cannot be read ({getattr(error, 'strerror', None) or error}); give coco, cityscapes, a "
-            "number, a text file with a name a line, or a COCO annotation file"
+            "number, a text file with one name per line, or a COCO annotation file"
         ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"classes '{path}': not a COCO file with categories (id, name)") from error
