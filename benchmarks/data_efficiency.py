@@ -317,7 +317,7 @@ def svg(width: int, height: int, parts: list[str]) -> str:
 
 
 def curves(data: str, grouped: dict[tuple[str, str, int], list[dict[str, Any]]]) -> str:
-    """AP against training images, one line a model, bars for one standard deviation."""
+    """AP against training images, one line per model, bars for one standard deviation."""
     width, height, left, right, top, bottom = 720, 400, 52, 150, 20, 44
     points = {
         model: sorted(

@@ -4,7 +4,7 @@ python benchmarks/house.py OLD NEW --json house.json
 
 - Lines, files, longest, median: of the modules below src/.
 - Lines with `Any`: what `git grep -wn Any -- 'src/*.py' | wc -l` counts.
-- Imports that go up or sideways: from one room to another that is not below it (ORDER), one a line of code; those
+- Imports that go up or sideways: from one room to another that is not below it (ORDER), one per line of code; those
   inside functions and those for typing alone count too.
 - Configuration fields: of every laptop-sized model; parts of a configuration apart.
 - Functions in a DAPE training forward: distinct functions of models/ that run when `dape_lite0` sees two images with

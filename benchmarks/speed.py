@@ -165,7 +165,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the CPU")
     parser.add_argument("--short-side", type=int, help="pixels; default: what each model evaluates at")
     parser.add_argument("--batch-size", type=int, default=2, help="images of a training step")
-    parser.add_argument("--objects", type=int, default=20, help="boxes an image")
+    parser.add_argument("--objects", type=int, default=20, help="boxes per image")
     parser.add_argument("--repeats", type=int, default=10, help="of a measurement; with --against pairs of it")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="time this checkout beside another")
     parser.add_argument("--cpu-seconds", action="store_true", help="count the processor's seconds, not the clock's")
@@ -179,7 +179,7 @@ def timings(names: list[str], options: argparse.Namespace, keep: Callable[[dict[
     table = Table("model", "parameters", "image", "forward, 1 image")
     table.add_column(f"training step, {options.batch_size}")
     table.add_column("peak")
-    fresh = None if options.device.startswith("cuda") else 1  # on a CPU the peak is that of a process: one a model
+    fresh = None if options.device.startswith("cuda") else 1  # on a CPU the peak is that of a process: one per model
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=fresh) as pool:
         for name in names:
             timing = pool.submit(measure, name, options).result()

@@ -81,7 +81,7 @@ class Case:
         return canvas, mask
 
     def targets(self, prefix: str = "") -> list[Target]:
-        """Targets of the case, one an image."""
+        """Targets of the case, one per image."""
         result = []
         while (key := f"{prefix}target.{len(result)}.boxes") in self.tensors:
             labels = self.tensors[key.replace(".boxes", ".labels")]

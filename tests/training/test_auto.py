@@ -86,7 +86,7 @@ def test_queries_follow_the_fullest_image(tmp_path: Path, objects: int, expected
     recipe = auto_recipe(root, quiet=True)
     chosen = options(recipe)
     assert (chosen["repeat_label"], chosen["num_queries"], chosen.get("top_k")) == expected
-    assert f"up to {objects:,} objects an image" in line(recipe, "queries")
+    assert f"up to {objects:,} objects per image" in line(recipe, "queries")
     assert any("find no more objects" in comment for comment in recipe.comments) == (objects > 1500)
     build_model(load_recipe(recipe, {"model": {**TINY_MODEL, "pretrained_backbone": False}}), CELL)  # options agree
 

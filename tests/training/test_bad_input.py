@@ -173,7 +173,7 @@ def test_a_thousand_objects_on_one_image(tmp_path: Path, capsys: pytest.CaptureF
     root = coco(tmp_path / "data", {"a.png": boxes})
     assert train(root, "training.evaluate_every=0", "model.decoder_layers=1") == 0
     captured = capsys.readouterr().err
-    assert "queries 1,500: up to 1,000 objects an image" in captured
+    assert "queries 1,500: up to 1,000 objects per image" in captured
     assert "label repeat off" in captured
     assert "NMS off: one query learns each object" in captured
     assert "the surplus is not learned" not in captured

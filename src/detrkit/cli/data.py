@@ -87,7 +87,7 @@ def stats(
     images: Images = None,
     json: JsonFlag = False,
 ) -> None:
-    """Count classes, boxes an image, box and image sizes. What training would skip is left out and counted."""
+    """Count classes, boxes per image, box and image sizes. What training would skip is left out and counted."""
     from detrkit.cli.console import print_json
     from detrkit.data.load import load_source
     from detrkit.data.statistics import statistics
@@ -329,7 +329,7 @@ def _print_statistics(name: str, numbers: Statistics) -> None:
     console.print(classes)
     spread = Table("percentile", *(f"{percent} %" for percent in PERCENTILES))
     for title, values in (
-        ("boxes an image", numbers.boxes_per_image),
+        ("boxes per image", numbers.boxes_per_image),
         ("box size, px", numbers.box_sizes),
         ("box size / image size", numbers.box_sizes_relative),
         ("box width / height", numbers.box_aspects),

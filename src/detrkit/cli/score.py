@@ -47,7 +47,7 @@ def coco(gt: GroundTruth, results: Results, iou: Iou = IouType.bbox, as_json: As
 
 @app.command("lvis")
 def lvis(gt: GroundTruth, results: Results, iou: Iou = IouType.bbox, as_json: AsJson = False) -> None:
-    """LVIS AP, also of rare, common and frequent classes, and AR; 300 detections an image."""
+    """LVIS AP, also of rare, common and frequent classes, and AR; 300 detections per image."""
     from detrkit.metrics import score_lvis
 
     _show(score_lvis(gt, results, iou_type=iou.value), f"LVIS {iou.value}: {results} against {gt}", as_json)

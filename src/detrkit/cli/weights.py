@@ -109,7 +109,7 @@ def convert(
     classes: Annotated[
         str | None,
         typer.Option(
-            "--classes", metavar="FILE|coco|cityscapes|N", help="Class names: a name a line, or a COCO file; N numbers."
+            "--classes", metavar="FILE|coco|cityscapes|N", help="Class names: one per line, or a COCO file; N numbers."
         ),
     ] = None,
     official: Annotated[bool, typer.Option("--official", help="From ours to an official .pth.")] = False,
@@ -227,7 +227,7 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
         if "refine_boxes" in config:
             rows.append(("levels", str(config["num_feature_levels"])))
             refined = (
-                "yes, a class and a box head a layer" if config["refine_boxes"] else "no, layers share their heads"
+                "yes, a class and a box head per layer" if config["refine_boxes"] else "no, layers share their heads"
             )
             rows.append(("refinement", refined))
         assumed = ", ".join(found.assumed)

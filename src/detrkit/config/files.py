@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -18,7 +17,7 @@ __all__ = ["find_recipe", "list_recipes", "parse_value", "read_yaml"]
 class _Loader(yaml.SafeLoader):
     """YAML as people expect it: ``1e-4`` is a number (YAML 1.1 wants ``1.0e-4``), a key twice is an error."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
         seen = set()
         for key_node, _ in node.value:
             if key_node.value in seen:
@@ -33,7 +32,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, object]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except yaml.YAMLError as error:
@@ -47,7 +46,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def parse_value(text: str) -> Any:
+def parse_value(text: str) -> object:
     """The value of an override: YAML, and ``0,1,2`` a list of numbers."""
     try:
         value = yaml.load(text, Loader=_Loader)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -15,7 +14,7 @@ from detrkit.errors import RecipeError, did_you_mean
 __all__ = ["load_recipe"]
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
@@ -26,11 +25,12 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 class _Layered:
     """Values, and for each dotted key the file or override that set it."""
 
-    def __init__(self, values: dict[str, Any], origin: dict[str, str]) -> None:
+    def __init__(self, values: dict[str, object], origin: dict[str, str]) -> None:
         self.values, self.origin = values, origin
 
     def add(self, over: _Layered) -> None:
-        length = over.values.get("training") or {}
+        training = over.values.get("training")
+        length = training if isinstance(training, Mapping) else {}
         for key, other in (("iterations", "epochs"), ("epochs", "iterations")):
             # whoever asks for 500 iterations does not want the 50 epochs of the recipe underneath
             if length.get(key) is not None and other not in length and "training" in self.values:
@@ -39,7 +39,7 @@ class _Layered:
         self.origin |= over.origin
 
 
-def _resolve(content: Mapping[str, Any], where: str, folder: Path, chain: tuple[Path, ...]) -> _Layered:
+def _resolve(content: Mapping[str, object], where: str, folder: Path, chain: tuple[Path, ...]) -> _Layered:
     """``content`` laid over everything it extends."""
     own = dict(content)
     parents = own.pop("extends", None) or []
@@ -68,7 +68,7 @@ def _subsection(section: type[Section], key: str) -> type[Section] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
 
 
-def _check_keys(tree: Mapping[str, Any], where: str, section: type[Section] = Recipe, prefix: str = "") -> None:
+def _check_keys(tree: Mapping[str, object], where: str, section: type[Section] = Recipe, prefix: str = "") -> None:
     for key, value in tree.items():
         if not isinstance(key, str):
             raise RecipeError(f"{where}: key {prefix}{key!r} is not text")
@@ -92,7 +92,7 @@ def _nearest(key: str, section: type[Section]) -> str:
     return did_you_mean(key, SECTIONS)
 
 
-def _override(key: str, value: Any) -> dict[str, Any]:
+def _override(key: str, value: object) -> dict[str, object]:
     """``{"training": {"epochs": 3}}`` for ``training.epochs`` or the bare ``epochs``."""
     parts = key.strip().split(".")
     if len(parts) == 1 and parts[0] not in SECTIONS:
@@ -113,16 +113,16 @@ def _override(key: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _override_layers(overrides: Sequence[str] | Mapping[str, Any]) -> Iterable[_Layered]:
+def _override_layers(overrides: Sequence[str] | Mapping[str, object]) -> Iterable[_Layered]:
     if isinstance(overrides, Mapping):
-        items = [(str(key), value) for key, value in overrides.items()]
+        items: list[tuple[str, object]] = [(str(key), value) for key, value in overrides.items()]
     else:
         items = []
         for text in overrides:
-            key, equals, value = text.partition("=")
+            key, equals, written = text.partition("=")
             if not equals or not key.strip():
                 raise RecipeError(f"override '{text}': should be section.key=value")
-            items.append((key, parse_value(value)))
+            items.append((key, parse_value(written)))
     for key, value in items:
         tree = _override(key, value)
         where = f"override '{key}'"
@@ -131,7 +131,7 @@ def _override_layers(overrides: Sequence[str] | Mapping[str, Any]) -> Iterable[_
 
 
 def load_recipe(
-    source: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] | Mapping[str, Any] = ()
+    source: str | Path | Mapping[str, object] | Recipe, overrides: Sequence[str] | Mapping[str, object] = ()
 ) -> Recipe:
     """The recipe in a file, of a name, in a run folder or in a mapping, with overrides laid over it.
 

@@ -11,11 +11,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 __all__ = ["SECTIONS", "Recipe", "Section", "leaves"]
 
 
-def _as_list(value: Any) -> Any:
+def _as_list(value: object) -> object:
     return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-def _not_bool(value: Any) -> Any:
+def _not_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("Input should be a number")
     return value
@@ -189,7 +189,7 @@ class LoggingSection(Section):
 
 
 class Recipe(Section):
-    """A whole run. Build one with :func:`load_recipe`."""
+    """A whole run. Build one with :func:`detrkit.config.load_recipe`."""
 
     model: ModelSection = Field(default_factory=ModelSection)
     data: DataSection = Field(default_factory=DataSection)
@@ -211,16 +211,16 @@ class Recipe(Section):
         """Lines that :meth:`to_yaml` puts on top: why the values are what they are."""
         return self._comments
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain nested dictionaries of numbers, strings and lists, defaults included."""
         return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
-        """The resolved recipe as YAML; :func:`load_recipe` reads it back to an equal one."""
+        """The resolved recipe as YAML; :func:`detrkit.config.load_recipe` reads it back to an equal one."""
         comments = "".join(f"# {line}\n" for line in self.comments)
         return comments + yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
-    def flat(self) -> dict[str, Any]:
+    def flat(self) -> dict[str, object]:
         """``{"training.epochs": 50, …}``."""
         return dict(leaves(self.to_dict()))
 
@@ -232,7 +232,7 @@ SECTIONS: dict[str, type[Section]] = {
 }
 
 
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def leaves(tree: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, object]]:
     """(dotted key, value) of everything in nested mappings."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:

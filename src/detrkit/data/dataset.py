@@ -124,7 +124,7 @@ class DetectionDataset(Dataset[Sample]):
         records = {r.image_id: r for index, r in enumerate(self.records) if index not in unreadable}.values()
         ids = self.categories.ids
         rows = (row for record in records for row in _annotations(record, ids))
-        categories = self.categories.to_json()
+        categories: list[Row] = [dict(row) for row in self.categories.to_json()]
         if self.frequencies is not None:
             for category, frequency in zip(categories, self.frequencies, strict=True):
                 category["frequency"] = frequency

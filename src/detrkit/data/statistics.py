@@ -1,4 +1,4 @@
-"""Numbers that describe a split: classes, boxes an image, sizes."""
+"""Numbers that describe a split: classes, boxes per image, sizes."""
 
 from __future__ import annotations
 

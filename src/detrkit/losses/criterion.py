@@ -62,7 +62,7 @@ class Criterion:
             self._warned = True
             warnings.warn(
                 f"an image has {crowded} objects but the model only {self.num_queries} queries: the surplus is not "
-                "learned. Set num_queries above the largest number of objects an image",
+                "learned. Set num_queries above the largest number of objects in an image",
                 stacklevel=2,
             )
         return self.label_augmentation(targets, self.num_queries)

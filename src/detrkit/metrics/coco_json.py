@@ -184,7 +184,7 @@ def _in_order(ids: Iterable[Hashable]) -> list[Hashable]:
 
 
 def _unique_names(categories: list[tuple[Hashable, object]]) -> list[str]:
-    """A name a class: its own, its id where it has none, and the id added where two share a name."""
+    """One name per class: its own, its id where it has none, and the id added where two share a name."""
     names = [str(key) if name is None else str(name) for key, name in categories]
     return [
         f"{name} (id {key})" if names.count(name) > 1 else name

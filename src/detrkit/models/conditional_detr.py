@@ -2,7 +2,7 @@
 DE-Conditional-DETR, its data-efficient form (Wang et al., ECCV 2022).
 
 What changes against DETR: a query's position in cross-attention is the sine embedding of a **reference point**, scaled
-by what its content asks for (:func:`conditional_position`); content and position are compared apart
+by what its content asks for (:func:`conditional_position`); content and position are compared separately
 (:mod:`detrkit.nn.conditional_attention`); classes are sigmoid focal. DE-Conditional-DETR is DE-DETR with these layers;
 its reference follows the refined boxes.
 """

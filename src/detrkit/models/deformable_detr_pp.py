@@ -1,8 +1,8 @@
 """Deformable DETR++ of the Relation-DETR repository (Hou et al., ECCV 2024).
 
-Two-stage Deformable DETR in which content and position of a query are made from its box apart, each by a linear map and
-a norm of its own. The repository means to bias self-attention by the position relation too, computes it and passes
-it on to nothing; so do the parameters here: they are kept for its files, take no part and are not trained.
+Two-stage Deformable DETR in which content and position of a query are made from its box, each by a linear map and a
+norm of its own. The repository means to bias self-attention by the position relation too, computes it and passes it on
+to nothing. The parameters are here for the sake of its files: they take no part and are not trained.
 """
 
 from __future__ import annotations

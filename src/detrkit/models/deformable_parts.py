@@ -1,5 +1,5 @@
-"""What Deformable DETR and all that descend from it are made of: layers, heads, trunk and neck, randomly initialised,
-by an architecture.
+"""What Deformable DETR and all that descend from it are made of: layers, heads, trunk and neck of an architecture,
+randomly initialised.
 
 A builder draws them in one order, so that a seed gives the same weights whatever the model adds.
 """
@@ -140,21 +140,21 @@ def class_head(architecture: Architecture) -> nn.Linear:
 
 
 class Trunk(TypedDict):
-    """What comes before the transformer, see :class:`DeformableDETR`."""
+    """What comes before the transformer, see :class:`detrkit.models.deformable_detr.DeformableDETR`."""
 
     backbone: Backbone
     position: SinePosition
 
 
 class Neck(TypedDict):
-    """What makes tokens of the maps of the backbone, see :class:`DeformableDETR`."""
+    """What makes tokens of the maps of the backbone, see :class:`detrkit.models.deformable_detr.DeformableDETR`."""
 
     input_proj: list[LevelProjection]
     level_embed: Tensor
 
 
 class Heads(TypedDict):
-    """What reads the states of the queries, see :class:`DeformableDETR`."""
+    """What reads the states of the queries, see :class:`detrkit.models.deformable_detr.DeformableDETR`."""
 
     class_embed: nn.ModuleList
     bbox_embed: nn.ModuleList

@@ -166,7 +166,7 @@ class Refinement:
         self.reference = self.base.detach()
 
     def decoded(self, queries: Sequence[Queries]) -> Decoded:
-        """All layers."""
+        """What all layers made of the queries."""
         boxes = torch.stack(self.boxes[1:])
         return Decoded(tuple(queries), torch.stack(self.hidden), torch.stack(self.logits), boxes)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 __all__ = ["LITE"]
 
-LITE: dict[str, dict[str, Any]] = {
+LITE: dict[str, dict[str, object]] = {
     "lite0": {
         "backbone": "tf_efficientnet_lite0",
         "num_classes": 80,

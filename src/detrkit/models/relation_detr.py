@@ -105,7 +105,7 @@ def check_relation(options: RelationOptions) -> None:
 
 
 class RelationDecoder(DINODecoder):
-    """DINO's decoder with a position relation, and positions that content scales; None: without that."""
+    """DINO's decoder with a position relation, and positions that content scales; either may be None."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class RelationDETR(DINO):
         if self.training and self.config.architecture.one_to_many_queries:
             more, groups["one_to_many_encoder"] = self.one_to_many(features, start, memory)
             sets.append(more)
-        # one pass of the decoder for all: values are projected once, only self-attention is kept apart
+        # one pass of the decoder for all: values are projected once, only self-attention is separate
         return self.predictions(self.decode(sets, memory), memory, maps, groups)
 
     def one_to_many(self, features: Tensor, start: Tensor, memory: Tokens) -> tuple[Queries, QueryGroup]:

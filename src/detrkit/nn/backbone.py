@@ -28,7 +28,7 @@ __all__ = ["Backbone", "FeatureMap", "level_mask"]
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """One level: tensor (B, C, h, w), padding_mask (B, h, w) bool True = padding, stride in pixels a cell."""
+    """One level: tensor (B, C, h, w), padding_mask (B, h, w) bool True = padding, stride in pixels per cell."""
 
     tensor: Tensor
     padding_mask: Tensor
@@ -149,7 +149,7 @@ class Backbone(nn.Module):
             parameter.requires_grad_(False)
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> list[FeatureMap]:
-        """images (B, 3, H, W), padding_mask (B, H, W) -> one map a level, finest first."""
+        """images (B, 3, H, W), padding_mask (B, H, W) -> one map per level, finest first."""
         if self.mask_padding:
             return self._forward_masked(images, padding_mask)
         height, width = images.shape[-2:]

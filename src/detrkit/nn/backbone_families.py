@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 __all__ = ["Family", "family_of"]
 
@@ -21,7 +20,7 @@ class Family:
 
     name: str
     pattern: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
     divisor: int = 1
     plain: bool = False
     maskable: bool = True

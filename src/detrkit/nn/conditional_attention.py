@@ -30,7 +30,7 @@ class _Attention(nn.Module):
 
 
 class ConditionalSelfAttention(_Attention):
-    """Self-attention among queries; content and query embedding are projected apart and added."""
+    """Self-attention among queries; content and query embedding are projected separately and added."""
 
     def __init__(self, *, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__(dim=dim, num_heads=num_heads, dropout=dropout)

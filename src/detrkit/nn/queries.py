@@ -159,7 +159,7 @@ class Decoded:
         hidden: (L, B, N, C), the states that the heads read; a mask head is one more reader.
         logits: (L, B, N, K), K + 1 with no-object last for softmax classification.
         boxes: (L, B, N, 4) float32 cxcywh in [0, 1] of the valid area.
-        masks: what a mask head sees of them, or None.
+        masks: of the same queries, where a mask head makes them, or None.
     """
 
     queries: tuple[Queries, ...]
@@ -185,7 +185,7 @@ class Decoded:
         raise KeyError(f"no queries '{name}'; there are {', '.join(one.name for one in self.queries)}")
 
     def predictions(self, proposals: Mapping[str, QueryGroup]) -> Predictions:
-        """The matching queries; in ``groups`` the sets before them, proposals of the encoder, and the sets after."""
+        """The matching queries; ``groups`` are the sets before them, proposals of the encoder, and the sets after."""
         groups = {one.name: self.group(one.name)._supervised() for one in self.queries if one.name != MATCHING}
         names = [one.name for one in self.queries]
         before = {name: groups.pop(name) for name in names[: names.index(MATCHING)]}

@@ -2,7 +2,7 @@
 self-attention that depends on how the box of one query lies to the box of another.
 
 The bias of N queries has heads · N² entries and its features 64 · N². Kept for the backward pass they are half of all
-the memory of a training step (332 MiB a layer and image at N = 1100). :class:`FullRelation` therefore attends a few
+the memory of a training step (332 MiB per layer and image at N = 1100). :class:`FullRelation` therefore attends a few
 rows at a time and makes their bias again in the backward pass: the same to rounding, without a matrix that stays.
 """
 
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from detrkit.nn.position import sine_embedding
 
-__all__ = ["FullRelation", "LowRankRelation", "PositionRelation", "box_relation", "build_relation"]
+__all__ = ["FullRelation", "LowRankRelation", "PositionRelation", "box_relation"]
 
 
 def box_relation(source: Tensor, target: Tensor, eps: float = 1e-5) -> Tensor:
@@ -156,10 +156,3 @@ class LowRankBias:
             scale=1.0,
         )
         return mixed[..., :dim]
-
-
-def build_relation(kind: str, *, num_heads: int, rank: int) -> PositionRelation | LowRankRelation | None:
-    """The relation that a configuration asks for: "none", "full" or "low_rank"."""
-    if kind == "full":
-        return PositionRelation(num_heads=num_heads)
-    return LowRankRelation(num_heads=num_heads, rank=rank) if kind == "low_rank" else None

@@ -36,7 +36,7 @@ def upsample_corners(maps: Tensor, shape: tuple[int, int], cells: Tensor, wanted
 class SaliencePredictor(nn.Module):
     """Salience logits of all tokens, each level guided by the one above it.
 
-    The upsampled salience of the coarser level scales a token's features (by ``alpha``, one a level). The norm that
+    The upsampled salience of the coarser level scales a token's features (by ``alpha``, one per level). The norm that
     follows takes most of that out again: with the published layers the guidance, and alpha's gradient, are tiny.
     """
 

@@ -79,7 +79,7 @@ def _corners(locations: Tensor, shapes: Shapes) -> Corners:
     batch, _, heads, _, points = locations.shape[:5]
 
     def spread(numbers: Iterable[int]) -> Tensor:
-        """One number a level -> (H, L, P) int32, contiguous: long inner loops where it meets the locations."""
+        """One number per level -> (H, L, P) int32, contiguous: long inner loops where it meets the locations."""
         return torch.tensor(list(numbers), dtype=torch.int32)[:, None].expand(heads, -1, points).contiguous()
 
     width, height = spread(width for _, width in shapes), spread(height for height, _ in shapes)

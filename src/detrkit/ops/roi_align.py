@@ -66,7 +66,7 @@ def roi_align_bags(
 
     Args:
         shapes: (height, width) in cells of each level, in the order of the tokens.
-        strides: pixels a cell, one a level.
+        strides: pixels per cell, one per level.
         resolution: K, bins along each side. Bins are level-major, then row-major: key = level·K² + row·K + column.
         sampling_ratio: samples along each side of a bin.
         aligned: half-pixel shift of "ROIAlignV2"; the published models use True.

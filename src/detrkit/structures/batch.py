@@ -25,7 +25,7 @@ class Sample:
 class Batch:
     """Images padded at the right and bottom to one canvas.
 
-    images (B, 3, H, W) float32 · padding_mask (B, H, W) bool, True = padding · targets, one an image.
+    images (B, 3, H, W) float32 · padding_mask (B, H, W) bool, True = padding · targets, one per image.
     """
 
     images: Tensor

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
-__all__ = ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "Categories", "Category"]
+__all__ = ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "Categories", "Category", "CategoryRow"]
 
 # What LVIS adds to COCO annotations (Gupta et al., LVIS, section 4).
 NEGATIVES = "neg_category_ids"
@@ -25,6 +25,13 @@ class Category:
     name: str | None
 
 
+class CategoryRow(TypedDict):
+    """A category as JSON has it."""
+
+    id: int
+    name: str | None
+
+
 class Categories(tuple[Category, ...]):
     """The classes of a data set or model in label order: label ``k`` is ``categories[k]``.
 
@@ -34,12 +41,12 @@ class Categories(tuple[Category, ...]):
     __slots__ = ()
 
     @classmethod
-    def from_json(cls, rows: Iterable[dict[str, Any]]) -> Categories:
-        """Categories from ``[{"id": int, "name": str | None}, …]`` in label order."""
+    def from_json(cls, rows: Iterable[CategoryRow]) -> Categories:
+        """Categories from rows in label order."""
         return cls(Category(int(row["id"]), row["name"]) for row in rows)
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """``[{"id": int, "name": str | None}, …]`` in label order."""
+    def to_json(self) -> list[CategoryRow]:
+        """Rows in label order."""
         return [{"id": category.id, "name": category.name} for category in self]
 
     @property

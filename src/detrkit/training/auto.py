@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ __all__ = ["auto_recipe"]
 
 
 def auto_recipe(
-    data: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *, quiet: bool = False, **more: Any
+    data: str | Path, overrides: Sequence[str] | Mapping[str, object] = (), *, quiet: bool = False, **more: object
 ) -> Recipe:
     """A recipe for a data folder, chosen from what is in it: ``detrkit.train(detrkit.auto_recipe("my_data"))``.
 
@@ -108,7 +107,7 @@ def _choose_queries(draft: Draft, config: DetectorConfig[Architecture], *, objec
     """Label repeat, queries, and how many detections are kept."""
     given = draft.given.get("model.num_queries")
     room = rules.MOST_REPEATED if given is None else int(given)
-    fullest = f"up to {objects:,} objects an image"
+    fullest = f"up to {objects:,} objects per image"
     repeat = config.objective.repeat_label
     if repeat is not None and not config.objective.two_stage_match:
         fits = repeat * objects <= room
@@ -173,7 +172,7 @@ def _choose_batch(draft: Draft, *, queries: int, memory: float) -> int:
     batch = int(draft.choose("batch", "training.batch_size", fitting, why))
     parts = max(1, rules.BATCH // batch)
     if parts > 1 or "training.accumulate" in draft.given:
-        parts = draft.choose("accumulated batches", "training.accumulate", parts, f"{rules.BATCH} images a step")
+        parts = draft.choose("accumulated batches", "training.accumulate", parts, f"{rules.BATCH} images per step")
     draft.choose("frozen batch norm", "model.frozen_batch_norm", True, "its statistics need larger batches")
     return batch * parts * int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -206,7 +205,7 @@ def _choose_length(draft: Draft, *, images: int, total: int, epoch: int, gpu: bo
 def _choose_optimizer(draft: Draft, name: str, *, steps: int) -> None:
     """Rates, schedule and averaging."""
     rates = rules.LAPTOP_RATES if "_lite" in name else rules.PUBLISHED_RATES
-    lr = draft.choose("learning rate", "optimizer.lr", rates.lr, f"{rates.source}, {rates.batch} images a step")
+    lr = draft.choose("learning rate", "optimizer.lr", rates.lr, f"{rates.source}, {rates.batch} images per step")
     draft.settle("optimizer.lr_backbone", rates.backbone)
     if name.startswith("deformable_detr"):
         draft.settle("optimizer.lr_sampling", lr / rules.SLOWER_SAMPLING)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from detrkit.errors import CheckpointError, RunError
 from detrkit.training.best import BestState
+from detrkit.training.ema import EMAState
 
 __all__ = ["RunState", "load_state", "save_best", "save_last"]
 
@@ -35,7 +36,7 @@ class RunState(TypedDict):
 
     model: dict[str, Tensor]
     optimizer: dict[str, object]
-    ema: dict[str, object] | None
+    ema: EMAState | None
     scaler: dict[str, object] | None
     rng: list[dict[str, object]]
     """Of each process; the loader's workers need none (see ``rng.py``)."""

@@ -13,7 +13,7 @@ __all__ = ["Draft", "flat"]
 _NO_OPTION = frozenset(ModelSection.model_fields)  # keys of the model section that are not options of a model
 
 
-def flat(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+def flat(overrides: Sequence[str] | Mapping[str, object]) -> dict[str, object]:
     """Dotted key -> checked value of everything that is given.
 
     Raises:
@@ -25,10 +25,10 @@ def flat(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
 class Draft:
     """given: what the user wants, by dotted key · lines: every choice with its reason."""
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        self.given = dict(given)
+    def __init__(self, given: Mapping[str, object]) -> None:
+        self.given: dict[str, Any] = dict(given)  # a recipe has checked their types
         self.lines: list[str] = []
-        self._chosen: dict[str, Any] = {}
+        self._chosen: dict[str, object] = {}
 
     def say(self, line: str) -> None:
         """A line of its own."""
@@ -47,7 +47,7 @@ class Draft:
         self.say(f"  {what} {_shown(settled)}: {'yours' if key in self.given else why}")
         return settled
 
-    def model_options(self) -> dict[str, Any]:
+    def model_options(self) -> dict[str, object]:
         """The model's options so far, as ``create_model`` takes them."""
         both = {**self._chosen, **self.given}
         options = {key.removeprefix("model."): value for key, value in both.items() if key.startswith("model.")}
@@ -59,7 +59,7 @@ class Draft:
         Raises:
             RecipeError: the values given contradict each other.
         """
-        tree: dict[str, dict[str, Any]] = {}
+        tree: dict[str, dict[str, object]] = {}
         for key, value in self._chosen.items():
             section, _, field = key.partition(".")
             tree.setdefault(section, {})[field] = value
@@ -68,7 +68,7 @@ class Draft:
         return recipe
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if value is None or value is False or value == 0:
         return "off"
     if value is True:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TypedDict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["EMA"]
+__all__ = ["EMA", "EMAState"]
+
+
+class EMAState(TypedDict):
+    """What a checkpoint keeps of it."""
+
+    model: dict[str, Tensor]
+    updates: int
 
 
 class EMA:
@@ -40,11 +47,11 @@ class EMA:
             else:
                 average.copy_(value)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> EMAState:
         """Averaged weights and the number of updates."""
         return {"model": self.module.state_dict(), "updates": self.updates}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: EMAState) -> None:
         """Continue from :meth:`state_dict`."""
         self.module.load_state_dict(state["model"])
-        self.updates = int(state["updates"])
+        self.updates = state["updates"]

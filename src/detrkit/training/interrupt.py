@@ -5,10 +5,9 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 __all__ = ["Interrupt", "Interrupted"]
 
@@ -34,7 +33,7 @@ class Interrupt:
         self.signum = 0
         self._time = 0.0
         self._immediate = False
-        self._previous: dict[int, Any] = {}
+        self._previous: dict[int, Callable[[int, FrameType | None], object] | int | signal.Handlers | None] = {}
 
     @property
     def requested(self) -> bool:

@@ -37,7 +37,7 @@ def _plain(value: object) -> object:
 
 
 class JsonLines:
-    """One JSON object a line, appended and flushed row by row."""
+    """One JSON object per line, appended and flushed row by row."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -127,12 +127,12 @@ def build_loggers(folder: Path, recipe: Recipe) -> list[Logger]:
     return loggers
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[dict[str, object]]:
     """The rows of a run's ``log.jsonl``, without those that a resume did again.
 
     Steps after the last checkpoint of a killed process are in the file twice; the later ones count.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)

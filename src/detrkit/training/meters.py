@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
@@ -16,7 +16,7 @@ __all__ = ["Meter"]
 class Meter:
     """Sums on the device; the host sees them only when a row is asked for."""
 
-    def __init__(self, accelerator: Any) -> None:
+    def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
         self._clear()
 
@@ -42,7 +42,7 @@ class Meter:
         self._start += seconds
 
     def row(self) -> dict[str, float]:
-        """Means a step since the last row, the same on every process; starts anew."""
+        """Means per step since the last row, the same on every process; starts anew."""
         # a process whose images had no objects has no denoising losses: all must exchange the same terms
         names = sorted(set(gather_object(sorted(self._sums))))
         zero = torch.zeros_like(self._sums["loss"])

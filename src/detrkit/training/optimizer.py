@@ -20,8 +20,8 @@ __all__ = ["ParameterGroup", "build_optimizer", "lr_factor", "parameter_groups",
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that share a learning rate: ``name`` is "backbone" (with ``layer_decay`` once a layer, the last layer
-    last), "sampling" or "default"."""
+    """Parameters that share a learning rate: ``name`` is "backbone" (with ``layer_decay`` once per layer, the last
+    layer last), "sampling" or "default"."""
 
     name: str
     parameters: list[nn.Parameter]
@@ -32,7 +32,7 @@ class ParameterGroup:
 def lr_factor(section: OptimizerSection, total_batch: int) -> float:
     """What all learning rates are multiplied by.
 
-    total batch = images a process and micro-batch × accumulated micro-batches × processes. Without ``lr_batch_size``
+    total batch = images per process and micro-batch × accumulated micro-batches × processes. Without ``lr_batch_size``
     the rates are used as they stand; with it they are multiplied by f(total batch / lr_batch_size), f = square root
     (the rule for Adam-like optimizers), linear or none.
     """

@@ -31,14 +31,14 @@ MOST_STEPS = {
 }  # with a GPU, and without: 12,000 steps of the laptop model at 320 px take 5 h
 SHORTEST_EPOCH = 50  # optimizer steps
 
-BATCH = 4  # images a step
+BATCH = 4  # images per step
 # A full-size model at 800 px takes about 2.6 GB an image in training (300 queries, measured on a CPU).
 GIBIBYTES_FOR_BATCH = ((16.0, 4), (8.0, 2), (0.0, 1))
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Learning rates, the images a step that they belong to, and where they come from."""
+    """Learning rates, the images per step that they belong to, and where they come from."""
 
     lr: float
     backbone: float

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -213,13 +212,13 @@ def resolve(recipe: Recipe, *, batches_per_epoch: int, folder: Path) -> Recipe:
     at least 100 steps between evaluations. ``drop`` null: after 80 % of the epochs.
     """
     steps = math.ceil(batches_per_epoch / recipe.training.accumulate)
-    training: dict[str, Any] = {"output": str(folder)}
+    training: dict[str, object] = {"output": str(folder)}
     epochs = recipe.training.epochs
     if recipe.training.iterations is None and epochs is None:
         epochs = training["epochs"] = max(50, math.ceil(MINIMUM_STEPS / steps))
     if recipe.training.evaluate_every is None:
         training["evaluate_every"] = max(1, math.ceil(STEPS_BETWEEN_EVALUATIONS / steps))
-    schedule: dict[str, Any] = {}
+    schedule: dict[str, object] = {}
     if recipe.schedule.drop is None and recipe.schedule.kind in ("step", "multistep"):
         length = epochs if epochs is not None else (recipe.training.iterations or 1) / steps
         schedule["drop"] = [round(0.8 * length, 3)]

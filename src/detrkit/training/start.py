@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from detrkit.errors import RecipeError
 from detrkit.models import Architecture, DetectorConfig, model_config
@@ -23,7 +22,7 @@ _SIZES = {"hidden_dim", "num_heads", "ffn_dim", "encoder_layers", "decoder_layer
 HARMLESS = COMMON_OPTIONS - {"backbone", "dilation", "backbone_norm"} - _SIZES
 
 
-def available_checkpoint(model: str | None = None, given: Mapping[str, Any] | None = None) -> OfficialFile | None:
+def available_checkpoint(model: str | None = None, given: Mapping[str, object] | None = None) -> OfficialFile | None:
     """The best published detector in the cache, of ``model`` or of any, that fits what the user gave; or None.
 
     given: dotted keys and values; without it every checkpoint fits.
@@ -69,7 +68,7 @@ def choose_model(draft: Draft, *, gpu: bool) -> tuple[str, DetectorConfig[Archit
     return name, config
 
 
-def _misfit(model: str, given: Mapping[str, Any]) -> str | None:
+def _misfit(model: str, given: Mapping[str, object]) -> str | None:
     """The first key that asks for other weights than a published checkpoint of this model has; None: it fits."""
     registered = model_config(model).flat()
     for key, value in given.items():

@@ -35,7 +35,7 @@ class OfficialFile:
     epochs: int | None
     ap: float | None
     source: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
     address: str | None = None
     page: str | None = None
     file: str | None = None

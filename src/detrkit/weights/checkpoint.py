@@ -34,16 +34,16 @@ class CheckpointInfo:
     name: str
     config: dict[str, Any]
     categories: Categories | None
-    recipe: dict[str, Any] | None
-    extra: dict[str, Any]
+    recipe: dict[str, object] | None
+    extra: dict[str, object]
 
 
 def save(
     model: nn.Module,
     path: str | Path,
     *,
-    recipe: Mapping[str, Any] | None = None,
-    extra: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, object] | None = None,
+    extra: Mapping[str, object] | None = None,
     half: bool = False,
 ) -> Path:
     """Writes a model to a ``.safetensors`` file, atomically: the file is there whole or not at all.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,7 +76,7 @@ def decode_names(codes: Tensor, slots: int) -> Categories | None:
 
 
 def guess_categories(
-    slots: int, arguments: Mapping[str, Any] | None = None, state: Mapping[str, Tensor] | None = None
+    slots: int, arguments: Mapping[str, object] | None = None, state: Mapping[str, Tensor] | None = None
 ) -> Categories | None:
     """The classes of an official checkpoint with so many slots; None where nothing tells.
 
@@ -97,9 +96,9 @@ def guess_categories(
 def read_classes(text: str, slots: int) -> Categories:
     """Classes for a model with ``slots`` classes, from what a user gives.
 
-    text: ``coco``, ``cityscapes``, a number (so many numbered classes), a text file with one name a line in label order
-    (an empty line is an unused slot), or a COCO annotation file (label = category id where the largest id fits the
-    slots, else the order of its categories).
+    text: ``coco``, ``cityscapes``, a number (so many numbered classes), a text file with one name per line in label
+    order (an empty line is an unused slot), or a COCO annotation file (label = category id where the largest id fits
+    the slots, else the order of its categories).
 
     Raises:
         CheckpointError: no such file, unreadable, or another number of classes than the model has.
@@ -126,7 +125,7 @@ def _from_file(path: Path, slots: int) -> Categories:
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"classes '{path}': cannot be read ({getattr(error, 'strerror', None) or error}); give coco, cityscapes, a "
-            "number, a text file with a name a line, or a COCO annotation file"
+            "number, a text file with one name per line, or a COCO annotation file"
         ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"classes '{path}': not a COCO file with categories (id, name)") from error

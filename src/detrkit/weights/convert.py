@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -50,7 +49,7 @@ class Opened:
         return lines
 
 
-def open_official(path: str | Path, *, name: str | None = None, options: Mapping[str, Any] | None = None) -> Opened:
+def open_official(path: str | Path, *, name: str | None = None, options: Mapping[str, object] | None = None) -> Opened:
     """An official checkpoint as a model in evaluation mode; sizes, and the model where no name is given, are read off.
 
     Args:

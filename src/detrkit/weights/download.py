@@ -20,7 +20,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
@@ -272,7 +271,7 @@ def _check_room(url: str, part: _Part, have: int, total: int | None, size: int |
         )
 
 
-def _content_range(response: Any) -> tuple[int | None, int | None]:
+def _content_range(response: http.client.HTTPResponse) -> tuple[int | None, int | None]:
     """(first byte, size of the whole file) of a partial answer."""
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
     if found is None:
@@ -280,7 +279,7 @@ def _content_range(response: Any) -> tuple[int | None, int | None]:
     return int(found[1]), int(found[2]) if found[2] != "*" else None
 
 
-def _validator(response: Any) -> str | None:
+def _validator(response: http.client.HTTPResponse) -> str | None:
     """What identifies this version of the file; weak ETags do not promise equal bytes."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified")

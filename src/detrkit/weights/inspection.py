@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from detrkit.errors import CheckpointError
 from detrkit.models import entry
+from detrkit.structures.categories import CategoryRow
 from detrkit.weights.checkpoint import is_ours, read_info
 from detrkit.weights.classes import guess_categories
 from detrkit.weights.keydiff import KeyGroup
@@ -36,19 +36,19 @@ class Inspection:
     tensors: int
     model: str
     family: str
-    config: dict[str, Any]
+    config: dict[str, object]
     parameters: int | None = None
     also: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
-    categories: list[dict[str, Any]] | None = None
+    categories: list[CategoryRow] | None = None
     parts: tuple[str, ...] = ()
-    arguments: dict[str, Any] = field(default_factory=dict)
-    recipe: dict[str, Any] | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, object] = field(default_factory=dict)
+    recipe: dict[str, object] | None = None
+    extra: dict[str, object] = field(default_factory=dict)
     shared: int = 0
     difference: tuple[KeyGroup, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The same as what JSON can hold."""
         return {**asdict(self), "arguments": {key: _plain(value) for key, value in self.arguments.items()}}
 
@@ -113,5 +113,5 @@ def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -21,8 +21,8 @@ class KeyMap:
     """Rules (pattern over our name, templates of the official names); the first that matches the whole name counts.
 
     ``{layers}`` in a template stands for every decoder layer: heads that layers share stand there once for us and
-    once a layer in official files. ``{after}`` is the number after the last layer's. ``backbones``: what stands before
-    the rules for backbones of some families.
+    once per layer in official files. ``{after}`` is the number after the last layer's. ``backbones``: what stands
+    before the rules for backbones of some families.
     """
 
     rules: tuple[tuple[str, tuple[str, ...]], ...]

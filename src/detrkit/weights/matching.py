@@ -92,7 +92,7 @@ class _Candidate:
 
     name: str
     backbone: str
-    kind: tuple[Any, ...]
+    kind: tuple[object, ...]
     rank: tuple[bool, int, bool]
     options: dict[str, Any]
     assumed: tuple[str, ...]
@@ -114,9 +114,9 @@ def _layout(name: str, **options: Any) -> tuple[dict[str, list[str]], dict[str, 
 def match(
     state: Mapping[str, Tensor],
     *,
-    arguments: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, object] | None = None,
     name: str | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     file: str | Path | None = None,
 ) -> Match:
     """The registered model that a state dict under official names belongs to, or the nearest.
@@ -137,7 +137,7 @@ def match(
     candidates.sort(key=lambda item: (item.name not in listed, order.index(item.backbone), item.rank))
     if not _is_detector(state):
         candidates = candidates[:1]  # all are equally far
-    kinds: dict[tuple[Any, ...], list[_Candidate]] = {}
+    kinds: dict[tuple[object, ...], list[_Candidate]] = {}
     for candidate in candidates:
         kinds.setdefault(candidate.kind, []).append(candidate)
     best: Match | None = None
@@ -275,10 +275,10 @@ def _facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if value is not None}
 
 
-def _training(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _training(arguments: Mapping[str, object]) -> dict[str, object]:
     """What the training arguments in a file say beyond the shapes."""
     plain = {key: value for key, value in arguments.items() if isinstance(value, int | float | None)}
-    facts: dict[str, Any] = {ours: plain[theirs] for theirs, ours in _ARGUMENTS.items() if theirs in plain}
+    facts: dict[str, object] = {ours: plain[theirs] for theirs, ours in _ARGUMENTS.items() if theirs in plain}
     if "nms" in plain:
         facts["nms"] = plain.get("nms_thresh", 0.7) if plain["nms"] else None
         facts["nms_decay"] = plain.get("nms_remove") if plain["nms"] else None

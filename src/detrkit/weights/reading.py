@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -30,7 +29,7 @@ class Contents:
     """What a checkpoint file holds: its tensors by name, the training arguments if any, the names of all parts."""
 
     state: dict[str, Tensor]
-    arguments: dict[str, Any]
+    arguments: dict[str, object]
     parts: tuple[str, ...]
 
 
@@ -62,7 +61,7 @@ def read_contents(path: str | Path) -> Contents:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
-    content: Any
+    content: object
     try:
         if is_safetensors(path):
             content = load_file(path)

@@ -1,4 +1,4 @@
-"""YOLO: ``data.yaml`` and one text file an image, with rows ``class x y width height`` relative to the image."""
+"""YOLO: ``data.yaml`` and one text file per image, with rows ``class x y width height`` relative to the image."""
 
 from __future__ import annotations
 
