@@ -151,16 +151,24 @@ def at_centres(memory: Tokens, reference: Tensor) -> Tensor:
     return ms_deform_attn(value, memory.shapes, points.float(), weights)
 
 
+def _draw_(layers: nn.ModuleList) -> None:
+    """Weights as in Deformable DETR; what maps positions to values keeps those of a linear layer."""
+    deformable_xavier_(layers)
+    for module in layers.modules():
+        if isinstance(module, PositionedAttn):
+            module.value_position.reset_parameters()
+
+
 def dape_encoder(architecture: DAPEArchitecture) -> DeformableEncoder:
     """The encoder with a fusion of its layers, and with codes where sampling is harmonised."""
     options, number = layer_options(architecture), architecture.encoder_layers
     attention = architecture.attention
     if not architecture.harmonized:
         layers = [DeformableEncoderLayer(**options, attention=attention) for _ in range(number)]
-        deformable_xavier_(nn.ModuleList(layers))
+        _draw_(nn.ModuleList(layers))
         return DeformableEncoder(layers, build_fusion(architecture))
     coded = [HarmonizedEncoderLayer(**options, attention=attention) for _ in range(number)]
-    deformable_xavier_(nn.ModuleList(coded))
+    _draw_(nn.ModuleList(coded))
     fusion = build_fusion(architecture)
     rank = -(-architecture.code_rank // architecture.num_heads) * architecture.num_heads
     return HarmonizedEncoder(coded, PositionCode(dim=architecture.hidden_dim, rank=rank), fusion)
@@ -171,7 +179,7 @@ def dape_layers(architecture: DAPEArchitecture) -> list[DeformableDecoderLayer]:
     layer = HarmonizedDecoderLayer if architecture.harmonized else DeformableDecoderLayer
     options, attention = layer_options(architecture), architecture.attention
     layers = [layer(**options, attention=attention) for _ in range(architecture.decoder_layers)]
-    deformable_xavier_(nn.ModuleList(layers))
+    _draw_(nn.ModuleList(layers))
     return layers
 
 

@@ -180,7 +180,7 @@ class SparseDecoder(Decoder):
 
 
 class DEDETR(Detector):
-    """DE-DETR with modules passed in; :func:`build_de_detr` makes the published ones."""
+    """DE-DETR with backbone, encoder and decoder passed in; :func:`build_de_detr` makes the published ones."""
 
     config: DetectorConfig[DEDETRArchitecture]
 

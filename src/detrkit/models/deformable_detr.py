@@ -83,7 +83,7 @@ class DeformableDecoder(nn.Module):
 class DeformableDETR(Detector):
     """Deformable DETR with modules passed in; :func:`build_deformable_detr` makes the published ones.
 
-    start: the modules that queries start from, by the names that are declared here.
+    start: the modules that queries start from, and those of descendants, by the names that are declared in the class.
     """
 
     config: DetectorConfig[DeformableArchitecture]

@@ -63,10 +63,11 @@ class _Decoder(DeformableDecoder):
 class DeformableDETRPP(DeformableDETR):
     """Deformable DETR++ with modules passed in; :func:`build_deformable_detr_pp` makes the published one."""
 
+    decoder: _Decoder
+
     def from_boxes(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
         """Content and position (B, Q, C) of queries from the sine embedding (B, Q, 2C) of their boxes."""
-        position = self.decoder.get_submodule("ref_point_head")(embedded)
-        return self.pos_trans_norm(self.pos_trans(embedded)), position
+        return self.pos_trans_norm(self.pos_trans(embedded)), self.decoder.ref_point_head(embedded)
 
 
 def build_deformable_detr_pp(

@@ -1,7 +1,7 @@
 """What Deformable DETR and all that descend from it are made of: layers, heads, trunk and neck of an architecture,
 randomly initialised.
 
-A builder draws them in one order, so that a seed gives the same weights whatever the model adds.
+Every builder draws them in the order in which they always were drawn: a seed keeps giving the same weights.
 """
 
 from __future__ import annotations

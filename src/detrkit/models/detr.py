@@ -120,7 +120,7 @@ class Decoder(nn.Module):
 
 
 class DETR(Detector):
-    """DETR with modules passed in; :func:`build_detr` makes the published ones."""
+    """DETR with backbone, encoder and decoder passed in; :func:`build_detr` makes the published ones."""
 
     config: DetectorConfig[DETRArchitecture]
 

@@ -326,6 +326,14 @@ def dino_start(architecture: DINOArchitecture) -> dict[str, nn.Module]:
     return {**proposals, **dino_queries(architecture)}
 
 
+def xavier_start(architecture: DINOArchitecture) -> dict[str, nn.Module]:
+    """The same, with learned contents as DINO draws them."""
+    start = dino_start(architecture)
+    if architecture.query_selection == "mixed":
+        nn.init.xavier_uniform_(start["tgt_embed"].get_parameter("weight"))
+    return start
+
+
 def dino_queries(architecture: DINOArchitecture) -> dict[str, nn.Module]:
     """What makes queries: noised objects, learned contents and boxes."""
     start: dict[str, nn.Module] = {}
@@ -354,9 +362,7 @@ def build_dino(config: DetectorConfig[DINOArchitecture], *, mask_head: MaskHead 
     trunk = build_trunk(architecture)
     encoder = DeformableEncoder(encoder_layers(architecture))
     neck = build_neck(architecture, trunk["backbone"])
-    start = dino_start(architecture)
-    if architecture.query_selection == "mixed":
-        nn.init.xavier_uniform_(start["tgt_embed"].get_parameter("weight"))
+    start = xavier_start(architecture)
     decoder = DINODecoder(layers, **decoder_parts(architecture))
     heads = dino_heads(architecture, start)
     return DINO(

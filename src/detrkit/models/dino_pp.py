@@ -14,6 +14,7 @@ DN     learned            learned            plain (DN-DETR, Li et al., CVPR 202
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
@@ -21,7 +22,7 @@ from torch import nn
 from detrkit.models.config import DetectorConfig
 from detrkit.models.deformable_parts import build_neck, build_trunk, decoder_layers, encoder_layers
 from detrkit.models.detector import MaskHead
-from detrkit.models.dino import DINO, DINOArchitecture, dino_heads, dino_start
+from detrkit.models.dino import DINO, DINOArchitecture, dino_heads, dino_start, xavier_start
 from detrkit.models.relation_detr import (
     RelationDecoder,
     RelationOptions,
@@ -59,26 +60,27 @@ class DINOPPArchitecture(RelatedDINOArchitecture):
 
 def build_related_dino(config: DetectorConfig[RelatedDINOArchitecture], *, mask_head: MaskHead | None = None) -> DINO:
     """DINO with a relation of a configuration, randomly initialised as DINO."""
-    model = _build(config, mask_head)
-    if config.architecture.query_selection == "mixed":
-        nn.init.xavier_uniform_(model.tgt_embed.weight)
-    return model
+    return _build(config, xavier_start, mask_head)
 
 
 def build_dino_pp(config: DetectorConfig[DINOPPArchitecture], *, mask_head: MaskHead | None = None) -> DINO:
     """DINO++ of a configuration, randomly initialised as in the repository."""
-    model = _build(config, mask_head)
+    model = _build(config, dino_start, mask_head)
     xavier_heads_(model)
     return model
 
 
-def _build(config: DetectorConfig[RelatedDINOArchitecture], mask_head: MaskHead | None) -> DINO:
+def _build(
+    config: DetectorConfig[RelatedDINOArchitecture],
+    build_start: Callable[[DINOArchitecture], dict[str, nn.Module]],
+    mask_head: MaskHead | None,
+) -> DINO:
     architecture = config.architecture
     layers = decoder_layers(architecture)
     trunk = build_trunk(architecture)
     encoder = DeformableEncoder(encoder_layers(architecture))
     neck = build_neck(architecture, trunk["backbone"])
-    start = dino_start(architecture)
+    start = build_start(architecture)
     decoder = RelationDecoder(layers, **relation_parts(architecture, architecture))
     heads = dino_heads(architecture, start)
     return DINO(

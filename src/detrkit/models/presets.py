@@ -34,14 +34,16 @@ Builder = Callable[..., Detector]
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One registered model: its family, what it sets differently, and where it was published.
+    """One registered model: its family and what it sets differently.
 
     Attributes:
         build, architecture: what makes the model, and of what.
         family: whose layout its official files have.
         settings: flat keys that differ from the defaults of the four parts of the configuration.
+        summary: one line for lists.
         objective: what it minimises.
-        related: what makes the model where an option asks for a relation, which it has not by itself.
+        related: what makes the model, and of what, where an option that only this architecture has is given another
+            value than its default: a relation.
     """
 
     build: Builder

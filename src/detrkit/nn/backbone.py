@@ -103,8 +103,8 @@ class Backbone(nn.Module):
         if frozen_batch_norm:
             freeze_batch_norm(body)
         if checkpointing and mask_padding:
-            for stage in info.info:
-                Recomputed.take_over(_stage(body, stage["module"]))
+            for stage in _stages(body, [stage["module"] for stage in info.info]):
+                Recomputed.take_over(stage)
         elif checkpointing:
             network: Any = getattr(body, "model", body)
             network.set_grad_checkpointing()
@@ -196,10 +196,16 @@ class Backbone(nn.Module):
         return extra != (0, 0, 0, 0) or bool(padding_mask.any())
 
 
-def _stage(body: nn.Module, module: str) -> nn.Module:
-    """A stage of a network by timm's name for it."""
+def _stages(body: nn.Module, named: Sequence[str]) -> list[nn.Module]:
+    """The stages of a network: those that timm names for their maps, and the ones between them."""
     names = dict(body.named_modules())
-    return next(names[name] for name in _names_in(body, module) if name in names)
+    stages: dict[str, nn.Module] = {}
+    for module in named:
+        name = next(name for name in _names_in(body, module) if name in names)
+        parent, dot, _ = name.rpartition(".")
+        beside = {f"{parent}.{child}": stage for child, stage in names[parent].named_children()} if dot else {}
+        stages |= {**beside, name: names[name]}
+    return list(stages.values())
 
 
 def _network(family: Family, name: str, num_levels: int, *, dilation: bool, drop_path: float) -> nn.Module:

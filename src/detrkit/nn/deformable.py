@@ -74,7 +74,7 @@ class MSDeformAttn(nn.Module):
         weights = self.attention_weights(query).float().unflatten(-1, (self.num_heads, -1)).softmax(-1)
         reference = reference.float()[:, :, None, :, None]
         if reference.shape[-1] == 2:
-            locations = reference + offsets / tokens.extents().to(offsets)[:, None]
+            locations = reference + offsets / tokens.extents.to(offsets)[:, None]
         else:
             locations = reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5
         return ms_deform_attn(values, tokens.shapes, locations, weights.unflatten(-1, levels_points[1:]))
@@ -118,7 +118,7 @@ class DeformableEncoderLayer(FeedForwardLayer):
         return replace(tokens, content=self.mixed(tokens, self.self_attn(*self.reads(tokens, reference))))
 
     def reads(self, tokens: Tokens, reference: Tensor) -> tuple[Tensor, Tensor, Tokens]:
-        """What self-attention is asked."""
+        """Query, reference and tokens of self-attention."""
         return tokens.content + tokens.position, reference, tokens
 
     def mixed(self, tokens: Tokens, sampled: Tensor) -> Tensor:
@@ -200,6 +200,7 @@ class DeformableDecoderLayer(FeedForwardLayer):
         sizes = [block.size for block in blocks]
 
         def attend(content: Tensor) -> Tensor:
+            # one block is split too: it decides in which order gradients add up, and so the last bits of a training
             parts = zip(content.split(sizes, dim=1), position.split(sizes, dim=1), blocks, strict=True)
             return torch.cat([self.self_attn(x + p, x + p, x, bias=block.bias) for x, p, block in parts], dim=1)
 

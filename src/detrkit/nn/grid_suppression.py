@@ -20,7 +20,7 @@ def suppress_neighbours(scores: Tensor, candidates: Tensor, tokens: Tokens, *, t
     four direct neighbours (IoU 1/3) but not the diagonal ones (1/7).
     """
     batch, count = candidates.shape
-    extents = tokens.extents().to(candidates.device).long()
+    extents = tokens.extents.to(candidates.device).long()
     widths, sizes = extents[:, 0], extents.prod(1)
     level = tokens.levels().to(candidates.device)[candidates]
     place = candidates - (sizes.cumsum(0) - sizes)[level]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,7 @@ class CoSamplingAttn(MSDeformAttn):
 
 
 class PositionedCoSamplingAttn(CoSamplingAttn, PositionedAttn):
-    """Both."""
+    """Samples codes along with values that hold positions."""
 
 
 class PositionCode(nn.Module):
@@ -129,11 +129,12 @@ class HarmonizedEncoder(DeformableEncoder):
     ) -> None:
         super().__init__(layers)
         self.code = code
-        self.memory_fusion = memory_fusion
+        self.memory_fusion = memory_fusion  # behind the code: optimizer states of stored runs go by this order
 
     def forward(self, tokens: Tokens) -> Tokens:
         """tokens -> memory with content and code; of the positions that are given only the levels are read."""
-        coded = CodedTokens(**vars(tokens), code=self.code.start(tokens), encoding=self.code)
+        plain = {field.name: getattr(tokens, field.name) for field in fields(Tokens)}
+        coded = CodedTokens(**plain, code=self.code.start(tokens), encoding=self.code)
         return super().forward(self._placed(coded))
 
     def step(self, layer: nn.Module, tokens: Tokens, reference: Tensor) -> Tokens:

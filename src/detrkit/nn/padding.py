@@ -7,9 +7,9 @@ of everything that looks at neighbouring cells ask for it. No module remembers a
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -46,22 +46,29 @@ class Padding:
         return cells_mask(self.sizes, self.canvas // rows, rows, columns)
 
 
-_running: ContextVar[Padding | None] = ContextVar("padding", default=None)
+class _Running(threading.local):
+    """Of each thread: the padding of the network that it runs. Not a context variable, which torch.compile refuses."""
+
+    padding: Padding | None = None
+
+
+_running = _Running()
 
 
 @contextmanager
 def padded(padding: Padding | None) -> Iterator[None]:
     """What runs inside runs on maps with this padding."""
-    before = _running.set(padding)
+    before = _running.padding
+    _running.padding = padding
     try:
         yield
     finally:
-        _running.reset(before)
+        _running.padding = before
 
 
 def padding_of(rows: int, columns: int) -> Tensor | None:
     """The padding mask (B, rows, columns) of a map inside the network that runs; None where there is none."""
-    padding = _running.get()
+    padding = _running.padding
     return None if padding is None else padding.of_map(rows, columns)
 
 
@@ -101,7 +108,7 @@ class Recomputed(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, …) -> what the last block gives."""
-        padding = _running.get()
+        padding = _running.padding
         for block in self:
             x = checkpoint(_run, block, x, padding, use_reentrant=False) if torch.is_grad_enabled() else block(x)
         return x

@@ -9,7 +9,8 @@ objects. Both are facts of the set, so that no decoder and no loss has to know w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +90,14 @@ class Block:
 
 
 def attention_blocks(queries: Sequence[Queries]) -> list[Block]:
-    """The blocks of self-attention: a set is in one with the sets before it where one of them sees the other."""
+    """The blocks of self-attention: a set is in one with the sets before it where one of them sees the other.
+
+    Raises:
+        ValueError: two sets have one name, or sets that see each other do not stand side by side.
+    """
+    names = [one.name for one in queries]
+    if len(set(names)) < len(names):
+        raise ValueError(f"every set of queries needs a name of its own, got {', '.join(names)}")
     together: list[list[Queries]] = []
     for one in queries:
         linked = together and any(one.name in other.sees or other.name in one.sees for other in together[-1])
@@ -97,6 +105,11 @@ def attention_blocks(queries: Sequence[Queries]) -> list[Block]:
             together[-1].append(one)
         else:
             together.append([one])
+    for sets in together:
+        inside = {one.name for one in sets}
+        for one in sets:
+            if apart := set(one.sees) & (set(names) - inside):
+                raise ValueError(f"queries '{one.name}' see {', '.join(sorted(apart))}, which must stand beside them")
     return [
         Block(tuple(one.name for one in sets), sum(one.number for one in sets), _blocked(sets)) for sets in together
     ]
@@ -106,9 +119,9 @@ def _blocked(sets: Sequence[Queries]) -> Tensor | None:
     if len(sets) == 1 and sets[0].blocked is None:
         return None
     device = sets[0].content.device
-    owner = torch.arange(len(sets)).repeat_interleave(torch.tensor([one.number for one in sets]))
-    seen = torch.tensor([[one is other or other.name in one.sees for other in sets] for one in sets])
-    blocked = (~seen[owner[:, None], owner]).to(device)[None, None]
+    owner = torch.cat([torch.full((one.number,), index, device=device) for index, one in enumerate(sets)])
+    seen = torch.tensor([[one is other or other.name in one.sees for other in sets] for one in sets]).to(device)
+    blocked = ~seen[owner[:, None], owner][None, None]
     start = 0
     for one in sets:
         if one.blocked is not None:
@@ -150,6 +163,9 @@ def query_groups(embedding: nn.Embedding, size: int, batch: int, *, training: bo
     ]
 
 
+G = TypeVar("G", bound=QueryGroup)
+
+
 @dataclass(frozen=True)
 class Decoded:
     """What L decoder layers made of all N queries, first layer to last.
@@ -186,15 +202,15 @@ class Decoded:
 
     def predictions(self, proposals: Mapping[str, QueryGroup]) -> Predictions:
         """The matching queries; ``groups`` are the sets before them, proposals of the encoder, and the sets after."""
-        groups = {one.name: self.group(one.name)._supervised() for one in self.queries if one.name != MATCHING}
+        groups = {one.name: self.group(one.name)._as(QueryGroup) for one in self.queries if one.name != MATCHING}
         names = [one.name for one in self.queries]
         before = {name: groups.pop(name) for name in names[: names.index(MATCHING)]}
-        found = self.group(MATCHING)._supervised()
-        return Predictions(**vars(found), groups={**before, **proposals, **groups})
+        found = self.group(MATCHING)._as(Predictions)
+        return replace(found, groups={**before, **proposals, **groups})
 
-    def _supervised(self) -> QueryGroup:
+    def _as(self, kind: type[G]) -> G:
         (one,) = self.queries
-        return QueryGroup(
+        return kind(
             logits=self.logits,
             boxes=self.boxes,
             masks=self.masks,

@@ -58,7 +58,7 @@ class SaliencePredictor(nn.Module):
         valid = (~tokens.padding_mask if mask_padding else torch.ones_like(tokens.padding_mask)).split(sizes, dim=1)
         cells = tokens.valid_cells
         if not mask_padding:
-            cells = tokens.extents().expand_as(cells)
+            cells = tokens.extents.expand_as(cells)
         found: list[Tensor] = []  # coarsest level first
         for level in reversed(range(len(sizes))):
             x = features.split(sizes, dim=1)[level]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ class Tokens:
         """Tokens of every level."""
         return [height * width for height, width in self.shapes]
 
+    @cached_property
     def extents(self) -> Tensor:
         """(L, 2) float, columns and rows of every level."""
         numbers = [side for height, width in self.shapes for side in (width, height)]
@@ -48,7 +50,7 @@ class Tokens:
     @property
     def valid_ratios(self) -> Tensor:
         """(B, L, 2), the share of each level's width and height that holds image."""
-        return self.valid_cells / self.extents()
+        return self.valid_cells / self.extents
 
     def levels(self) -> Tensor:
         """(S,) int64, the level of every token, on the CPU."""

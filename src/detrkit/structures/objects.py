@@ -56,7 +56,8 @@ class Objects:
 
     def to(self, device: torch.device | str) -> Self:
         """The same with every tensor on ``device``."""
-        return self._changed(vars(self), lambda value: value.to(device, non_blocking=True))
+        towards = torch.device(device).type != "cpu"  # a copy to the host must be there when it is read
+        return self._changed(vars(self), lambda value: value.to(device, non_blocking=towards))
 
     def pin_memory(self) -> Self:
         """The same with every tensor in page-locked memory."""

@@ -60,8 +60,10 @@ class QueryGroup:
 class Heatmap:
     """A prediction for every cell of the image that only training has, learned with a sigmoid focal loss.
 
-    logits (B, S) of the cells · goal: makes of the targets what the logits should say, (B, S) in [0, 1] · weight: of
-    the loss, which is divided by the number of cells with a goal above 0.
+    Attributes:
+        logits: (B, S) of the cells.
+        goal: maps the targets to what the logits should be after a sigmoid, (B, S) in [0, 1].
+        weight: of the loss, which is divided by the number of cells with a goal above 0.
     """
 
     logits: Tensor
