@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from detrkit.losses import build_criterion
 from detrkit.models import create_model
 from detrkit.nn.backbone import Backbone
-from detrkit.structures import Target
+from detrkit.nn.padding import Recomputed
+from detrkit.structures import Target, pad_images
 from tests.nn.tiny_backbones import TINY
 from tests.small import SMALL
 
@@ -264,3 +266,41 @@ def test_copies_are_networks_of_their_own(family: str) -> None:
         copied.load_state_dict(network.state_dict())
         with torch.no_grad():
             assert torch.equal(own[0].tensor, copied(images, no_padding(images))[0].tensor)
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "test_resnet"])
+def test_recomputed_stages_keep_padding_out_and_give_the_same_gradients(name: str) -> None:
+    """The backward pass runs every stage again, under the padding of the forward pass."""
+    images, mask = pad_images([torch.randn(3, 96, 128), torch.randn(3, 96, 90)])
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        backbone = Backbone(name=name, num_levels=3, mask_padding=True, checkpointing=checkpointing).train()
+        torch.stack([level.tensor.square().sum() for level in backbone(images, mask)]).sum().backward()
+        gradients.append([value.grad for value in backbone.parameters() if value.requires_grad])
+    assert len(gradients[0]) >= 10
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert plain is not None
+        torch.testing.assert_close(plain, recomputed)
+    stages = [module for module in backbone.modules() if isinstance(module, Recomputed)]
+    assert sum(len(stage) for stage in stages) >= 4
+
+
+def test_a_padded_backbone_is_one_graph_and_leaves_threads_alone() -> None:
+    backbone = Backbone(name="test_resnet", num_levels=3, mask_padding=True).eval()
+    images, mask = pad_images([torch.randn(3, 96, 128), torch.randn(3, 64, 90)])
+
+    def run(x: Tensor, padding: Tensor) -> list[Tensor]:
+        return [level.tensor for level in backbone(x, padding)]
+
+    with torch.no_grad():
+        expected = run(images, mask)
+        compiled = torch.compile(run, backend="eager", fullgraph=True)(images, mask)
+        with ThreadPoolExecutor(4) as pool:  # images of unlike padding at the same time
+            jobs = [pool.submit(run, images[: 1 + i % 2], mask[: 1 + i % 2]) for i in range(16)]
+        single = run(images[:1], mask[:1])
+    for found, wanted in zip(compiled, expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+    for index, job in enumerate(jobs):
+        for found, wanted in zip(job.result(), expected if index % 2 else single, strict=True):
+            torch.testing.assert_close(found, wanted)
