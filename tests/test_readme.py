@@ -16,6 +16,8 @@ import pytest
 
 from tests.readme_trees import ROOT, SMALL_RUN, TINY_MODEL, detrkit_cli, make_workplace
 
+pytestmark = pytest.mark.xdist_group("readme")  # one working folder
+
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 SMALL_MODEL = {f"model.{key}": value for key, value in TINY_MODEL.items()} | {"model.num_queries": 10}

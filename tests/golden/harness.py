@@ -193,7 +193,7 @@ class Case:
 
 
 def one_worker_each(names: Iterable[str]) -> list[Any]:
-    """Parameters of a fixture: all tests of one case run in one process, which builds its models once."""
+    """Parameters of a fixture: all tests of one case run on one worker, which sets it up once."""
     return [pytest.param(name, marks=pytest.mark.xdist_group(f"golden {name}")) for name in names]
 
 

@@ -15,6 +15,8 @@ from detrkit.training.loggers import read_log
 from tests.training.fakes import fake_task, last_state, make_recipe, same_state
 from tests.training.two_processes import BOXES, STEPS
 
+pytestmark = pytest.mark.xdist_group("two processes")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -18,6 +18,8 @@ from detrkit.weights.keydiff import IGNORED, compare
 from detrkit.weights.matching import match, on_meta
 from tests.small import SMALL
 
+pytestmark = pytest.mark.xdist_group("matching")  # one store of the layouts that were built
+
 # The same tensors as another model: nothing in a checkpoint shows label augmentation or a dilated backbone.
 TWINS = {"la_": "", "dela_": "de_", "_dc5": ""}
 
