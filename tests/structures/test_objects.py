@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detrkit.losses import LabelAugmentation
-from detrkit.losses.criterion import group_targets
+from detrkit.losses import LabelAugmentation, Problem
 from detrkit.nn.denoising import Denoising
 from detrkit.structures import Batch, Objects, QueryGroup, Target
 
@@ -74,7 +73,7 @@ def test_label_augmentation_and_query_groups_carry_every_field() -> None:
     (drawn,) = backwards([target], 10)
     assert agree(drawn, [0, 1, 2, 2, 1])
     group = QueryGroup(torch.zeros(1, 1, 9, 1), torch.zeros(1, 1, 9, 4), repeat=3, class_agnostic=True)
-    (own,) = group_targets(group, [drawn])
+    (own,) = Problem.of(group, [drawn]).targets
     assert agree(own, [0, 1, 2] * 3)
     assert not own.labels.any()
 
