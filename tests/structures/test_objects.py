@@ -115,6 +115,6 @@ def test_moving_takes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_denoising_takes_targets_with_more_fields() -> None:
     torch.manual_seed(0)
     denoising = Denoising(num_classes=3, dim=8, label_rows=3, number=2)
-    queries = denoising([weighed(3), weighed(1)], 5)
+    queries = denoising([weighed(3), weighed(1)])
     assert queries is not None
     assert queries.pairs[2].tolist() == [0, 1, 2, 3] * 2
