@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -158,7 +157,7 @@ class Backbone(nn.Module):
         tensors = self._levels(F.pad(images, (0, -width % divisor, 0, -height % divisor)))
         for tensor, stride in zip(tensors, self.strides, strict=True):
             if divisor > 1:  # cells that lie outside the canvas altogether
-                tensor = tensor[..., : math.ceil(height / stride), : math.ceil(width / stride)]
+                tensor = tensor[..., : (height + stride - 1) // stride, : (width + stride - 1) // stride]
             mask = level_mask(padding_mask, stride, (tensor.shape[-2], tensor.shape[-1]), exact=False)
             maps.append(FeatureMap(tensor, mask, stride))
         return maps
