@@ -50,6 +50,7 @@ def _at_once(names: set[str]) -> list[Any]:
 every_model = _of(SMALL)
 every_model_in_both_sizes = _of(SMALL + FULL)
 every_family = _of(_at_once(representatives()))
+quickly_exported = _of(_at_once({name for name in representatives() if not name.startswith("salience")}))  # a minute
 every_family_and_the_default = _of(_at_once({*representatives(), DEFAULT_MODEL}))
 
 
@@ -309,7 +310,7 @@ class Tuple(nn.Module):
         return out.logits, out.boxes
 
 
-@every_family
+@quickly_exported
 def test_exported_it_takes_batches_of_any_size(case: Case) -> None:
     """Larger than the coarsest stride: to the tracer a level of one cell is another program. One image of each batch
     fills the canvas, which Salience-DETR's exported filter takes for granted."""
