@@ -243,7 +243,7 @@ class Weighed(Objects):
     weights: Tensor | None = None
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.sampled_from(["detr", "strong"]))
 def test_masks_and_further_fields_go_where_their_boxes_go(seed: int, augmentation: Any) -> None:
     boxes = [(8, 6, 60, 50), (70, 40, 110, 80), (0, 60, 16, 88)]

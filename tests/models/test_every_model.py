@@ -32,8 +32,16 @@ from tests.models.tester import (
 )
 from tests.small import small_model
 
-SMALL = [pytest.param((name, False), id=name) for name in list_models()]
-FULL = [pytest.param((name, True), id=f"{name}-full", marks=pytest.mark.slow) for name in list_models()]
+
+def _case(name: str, *marks: pytest.MarkDecorator, full: bool = False) -> Any:
+    """All tests of one model go to one worker, which makes it once."""
+    return pytest.param(
+        (name, full), id=f"{name}-full" if full else name, marks=[pytest.mark.xdist_group(name), *marks]
+    )
+
+
+SMALL = [_case(name) for name in list_models()]
+FULL = [_case(name, pytest.mark.slow, full=True) for name in list_models()]
 
 
 def _of(cases: list[Any]) -> pytest.MarkDecorator:
@@ -42,9 +50,7 @@ def _of(cases: list[Any]) -> pytest.MarkDecorator:
 
 def _at_once(names: set[str]) -> list[Any]:
     """What costs seconds: these names by `make test`, the others by `make test-all`."""
-    return [
-        pytest.param((name, False), id=name, marks=() if name in names else pytest.mark.slow) for name in list_models()
-    ]
+    return [_case(name) if name in names else _case(name, pytest.mark.slow) for name in list_models()]
 
 
 every_model = _of(SMALL)
