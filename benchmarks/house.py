@@ -37,10 +37,12 @@ ORDER = (
     {"evaluation"},
     {"inference", "export"},
     {"weights"},
+    {"drawing"},
     {"models", "data", "metrics", "losses", "config"},
     {"nn"},
     {"ops"},
     {"structures"},
+    {"files"},
     {"errors"},
 )
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

@@ -36,26 +36,28 @@ FORBIDDEN = {
 
 # room -> the rooms it may import besides itself. Imports flow one way; data and metrics know no model, a model knows
 # no recipe and no trainer, weights know files but not what is done with a model, a trainer scores but predicts nothing.
-FLOOR = {"structures", "errors"}
+FLOOR = {"structures", "errors", "files"}
 MAY_IMPORT = {
     "errors": set(),
+    "files": {"errors"},
     "structures": {"errors"},
     "ops": FLOOR,
     "nn": FLOOR | {"ops"},
     "data": FLOOR,
+    "drawing": FLOOR | {"data"},
     "metrics": FLOOR | {"data"},  # one reader of COCO files for all
     "losses": FLOOR | {"ops", "nn"},
     "models": FLOOR | {"ops", "nn"},
     "weights": FLOOR | {"ops", "nn", "models"},
     "config": FLOOR,
-    "inference": FLOOR | {"ops", "losses", "models", "data", "weights"},
+    "inference": FLOOR | {"ops", "losses", "models", "data", "weights", "drawing"},
     "evaluation": FLOOR | {"models", "data", "metrics", "weights", "config", "inference"},
     "training": FLOOR | {"ops", "nn", "models", "losses", "data", "metrics", "weights", "config", "evaluation"},
 }
 # Rooms at the top, which may import every other.
 TOP = {"cli", "__init__", "__main__"}
 # Conveniences on a noun that reach up, inside a function so that importing the noun stays free of them.
-LAZY_EXCEPTIONS = {("structures", "inference")}
+LAZY_EXCEPTIONS = {("structures", "drawing")}
 
 
 def project() -> dict[str, Any]:
@@ -168,6 +170,46 @@ def test_no_forbidden_dependency() -> None:
 def test_dependencies_have_no_upper_cap() -> None:
     """Plain lower bounds: the current releases of torch and its friends must always install."""
     assert not [line for line in requirements() if any(mark in line for mark in ("<", "==", "~=", "@", "!="))]
+
+
+def test_a_file_name_stands_once() -> None:
+    """Twice only for one noun in two rooms: a format and its protocol, a command and what it calls."""
+    rooms: dict[str, set[str]] = {}
+    for path in MODULES:
+        if path.name not in ("__init__.py", "__main__.py"):
+            rooms.setdefault(path.stem, set()).add(path.parent.relative_to(SOURCE).as_posix())
+    twice = {name: places - {"cli"} for name, places in rooms.items() if len(places) > 1}
+    same_noun = {"coco": {"data/formats", "metrics"}, "lvis": {"data/formats", "metrics"}}
+    assert {name: places for name, places in twice.items() if len(places) > 1} == same_noun
+
+
+def test_a_public_function_has_one_meaning() -> None:
+    """No two modules define a public function of one name, but for the functions that every data format has."""
+    homes: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(path.relative_to(SOURCE).as_posix())
+    twice = {name: places for name, places in homes.items() if len(places) > 1}
+    assert {name for name in twice if not all(place.startswith("data/formats/") for place in twice[name])} == set()
+
+
+def test_files_are_replaced_in_one_place() -> None:
+    """Temporary files and renames: files.py; beside it only a run's last/ (two files) and downloads (resumable)."""
+    users = {
+        path.relative_to(SOURCE).as_posix()
+        for path in MODULES
+        if re.search(r"os\.(replace|rename)\(|tempfile\.", path.read_text(encoding="utf-8"))
+    }
+    assert users == {"files.py", "training/checkpoint.py", "weights/published/download.py"}
+
+
+def test_one_default_model() -> None:
+    from detrkit.config import Recipe
+    from detrkit.models.presets import DEFAULT_MODEL
+
+    assert Recipe().model.name == DEFAULT_MODEL
+    assert (SOURCE / "assets" / f"{DEFAULT_MODEL}.safetensors").is_file()
 
 
 def test_files_stay_small() -> None:

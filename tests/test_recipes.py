@@ -454,7 +454,7 @@ def test_sample_repeat_lengthens_the_epoch(
     percent: int, times: int, layout: str, trees: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With data.sample_repeat=true every image of the subset comes int(1 / rate) times, as the header says."""
-    from detrkit.training.setup import build_task
+    from detrkit.training.task import build_task
 
     monkeypatch.chdir(trees[layout])
     for model in FIGURE_4:

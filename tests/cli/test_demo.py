@@ -14,9 +14,9 @@ import detrkit
 from detrkit.cli import demo
 from detrkit.cli.main import run
 from detrkit.models import model_config
+from detrkit.models.presets import DEFAULT_MODEL
 from detrkit.structures import Categories
 from detrkit.weights import find
-from detrkit.weights.find import DEFAULT_MODEL
 
 IMAGES = Path(detrkit.__file__).parent / "assets" / "blood_cells"
 

@@ -64,7 +64,7 @@ def test_own_data_without_a_recipe(trained: list[Any], capsys: pytest.CaptureFix
     assert run(["train", "--data", "my_data", "--model", "detr_r50", "--output", "out", "device=cpu", "epochs=9"]) == 0
     assert "epochs 9: yours" in capsys.readouterr().err
     (small, _), (full, _) = trained
-    assert small.model.name == "dela_conditional_detr_lite0"
+    assert small.model.name == "dape_lite0"
     assert (small.data.root, small.training.iterations) == ("my_data", 3000)
     assert small.optimizer.lr > full.optimizer.lr == 1e-4
     assert (full.model.name, full.training.epochs, full.training.output) == ("detr_r50", 9, "out")
@@ -81,7 +81,7 @@ def test_reasons_stand_in_the_run_and_survive_resuming(tmp_path: Path, monkeypat
     coco_tree(tmp_path / "my_data")
     words = ["train", "--data", "my_data", *TINY, "iterations=2"]
     assert run(words) == 0
-    file = tmp_path / "runs" / "dela_conditional_detr_lite0-my_data" / "recipe.yaml"
+    file = tmp_path / "runs" / "dape_lite0-my_data" / "recipe.yaml"
     text = file.read_text(encoding="utf-8")
     comments = [line for line in text.splitlines() if line.startswith("#")]
     assert comments[0].startswith("# settings for my_data: training images 3 ")
@@ -133,7 +133,7 @@ def test_resuming_finds_the_run_whatever_would_be_chosen_now(
     trained: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     resume = ["train", "--data", "my_data", "--resume", "training.device=cpu"]
-    begun("runs/dela_conditional_detr_lite0-my_data", root="elsewhere/my_data")  # other data of that name
+    begun("runs/dape_lite0-my_data", root="elsewhere/my_data")  # other data of that name
     assert run(resume) == 0
     assert trained[-1][0].training.iterations == 3000, "there is no run: one starts"
     begun("runs/conditional_detr_r50-my_data", **{"model.name": "conditional_detr_r50", "iterations": 77})
@@ -143,8 +143,8 @@ def test_resuming_finds_the_run_whatever_would_be_chosen_now(
     assert (recipe.model.name, recipe.training.iterations, options["resume"]) == ("conditional_detr_r50", 77, True)
     assert recipe.training.output == "runs/conditional_detr_r50-my_data"
     assert "settings for" not in capsys.readouterr().err
-    assert run([*resume, "--output", "runs/dela_conditional_detr_lite0-my_data"]) == 0
-    assert trained[-1][0].model.name == "dela_conditional_detr_lite0"
+    assert run([*resume, "--output", "runs/dape_lite0-my_data"]) == 0
+    assert trained[-1][0].model.name == "dape_lite0"
 
     begun("runs/detr_lite0-my_data", **{"model.name": "detr_lite0"})
     assert run(resume) == 2
@@ -169,7 +169,7 @@ def test_backbone_weights_that_are_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing is downloaded unasked: one line says what to install."""
-    monkeypatch.setattr("detrkit.nn.backbone_weights._packaged_file", lambda name: None)
+    monkeypatch.setattr("detrkit.nn.backbone.imagenet._packaged_file", lambda name: None)
     root = coco_tree(tmp_path / "my_data")
     assert run(["train", "--data", str(root), "--output", str(tmp_path / "run"), "device=cpu"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]

@@ -15,7 +15,7 @@ import detrkit
 from detrkit.cli.main import run
 from detrkit.models import Detector, create_model
 from detrkit.weights import CATALOGUE, OfficialFile, pulled_path
-from detrkit.weights import download as downloading
+from detrkit.weights.published import download as downloading
 from tests.inference.color_detector import coco_folder, picture
 from tests.small import SMALL
 from tests.weights.server import Served, Server, serving

@@ -12,8 +12,8 @@ import pytest
 from detrkit.data import load_dataset
 from detrkit.data.convert import split_table, to_coco, usable_part
 from detrkit.data.formats import find_source, read_source
-from detrkit.data.writing import replacing, write_json
 from detrkit.errors import DataError, RunError
+from detrkit.files import replacing, write_json
 from tests.data.trees import TREES, coco_tree, dump, yolo_tree
 
 
@@ -75,8 +75,8 @@ def test_files_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.undo()
 
     def stop() -> None:
-        with replacing(path) as file:
-            file.write(b"half")
+        with replacing(path) as draft:
+            draft.write_bytes(b"half")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from detrkit.data import load_dataset
-from detrkit.data.formats import FORMATS, detect, find_sources
+from detrkit.data.formats import FORMATS, find_sources, recognise_format
 from detrkit.errors import DataError
 from tests.data.trees import (
     CONTENT,
@@ -35,7 +35,7 @@ from tests.readme_trees import detrkit_cli
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_every_format_says_the_same(tmp_path: Path, kind: str, split: str) -> None:
     root = TREES[kind](tmp_path / "data sèt")
-    assert detect(root).name == kind.split(",")[0]
+    assert recognise_format(root).name == kind.split(",")[0]
     dataset = load_dataset(root, split=split)
     assert dataset.categories.names == list(NAMES)
     assert dataset.load_errors == []

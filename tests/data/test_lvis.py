@@ -12,7 +12,7 @@ import pytest
 from detrkit.data import load_dataset
 from detrkit.data.convert import to_coco
 from detrkit.data.doctor import check
-from detrkit.data.formats import detect, find_source, find_sources, read_source
+from detrkit.data.formats import find_source, find_sources, read_source, recognise_format
 from detrkit.errors import DataError
 from detrkit.metrics import score_lvis
 from tests.data.trees import Change, coco, coco_tree, dump, edit, lvis, lvis_tree, write_images
@@ -77,7 +77,7 @@ def test_any_file_with_lvis_content_is_lvis(root: Path) -> None:
     dump(
         out / "annotations" / "instances_train.json", to_coco(read_source(find_source(root, "train")), relative_to=out)
     )
-    assert detect(out).name == "coco"
+    assert recognise_format(out).name == "coco"
     part = load_dataset(out)
     assert (part.protocol, len(part)) == ("lvis", 3)
     assert part.records[1].negatives is not None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from detrkit.data import load_dataset
 from detrkit.data.formats import find_source, read_source
-from detrkit.data.sampling import choose, sample_table, subset_size
+from detrkit.data.subsets import choose, sample_table, subset_size
 from detrkit.errors import DataError
 from tests.data.trees import coco, dump, official_coco_tree, write_image
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from detrkit.data import ImageRecord, load_dataset
 from detrkit.data.statistics import statistics
-from detrkit.data.view import draw_record
+from detrkit.drawing import draw_labels
 from detrkit.structures import Categories, Category
 from tests.data.trees import coco_tree, segments
 
@@ -56,7 +56,7 @@ def test_without_any_box(tmp_path: Path) -> None:
 def test_pictures_show_boxes_and_crowd() -> None:
     crowded = record([[20, 40, 90, 120], [110, 5, 190, 140]], crowd=[False, True])
     image = Image.new("RGB", (200, 150))
-    drawn = np.asarray(draw_record(image, crowded, Categories([Category(1, "bolt"), Category(2, "häuser")])))
+    drawn = np.asarray(draw_labels(image, crowded, Categories([Category(1, "bolt"), Category(2, "häuser")])))
     assert np.asarray(image).max() == 0  # the original stays
     for x, y in ((20, 80), (89, 80), (50, 119), (110, 80), (150, 72)):  # edges, and the cross of the crowd
         assert drawn[y, x].any(), (x, y)
@@ -67,7 +67,7 @@ def test_pictures_show_boxes_and_crowd() -> None:
 def test_names_and_edges_at_the_border_are_seen() -> None:
     at_border = record([[180, 60, 200, 150]])
     categories = Categories([Category(1, "a long class name")])
-    drawn = np.asarray(draw_record(Image.new("RGB", (200, 150)), at_border, categories))
+    drawn = np.asarray(draw_labels(Image.new("RGB", (200, 150)), at_border, categories))
     assert drawn[100, 199].any(), "the right edge"
     assert drawn[149, 190].any(), "the bottom edge"
     chip = np.flatnonzero(drawn[55].any(axis=1))  # the caption, moved left until it fits

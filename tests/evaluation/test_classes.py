@@ -6,8 +6,8 @@ import pytest
 
 from detrkit.data import load_dataset
 from detrkit.errors import DataError
-from detrkit.evaluation.classes import match_classes
-from detrkit.evaluation.loop import detect, evaluate_model
+from detrkit.evaluation.class_ids import match_classes
+from detrkit.evaluation.loop import evaluate_model, predict_dataset
 from detrkit.structures import Categories, Category
 from tests.evaluation.colors import BOXES, IMAGES
 from tests.inference.color_detector import CATEGORIES, ColorDetector, coco_folder
@@ -23,7 +23,7 @@ def test_classes_are_matched_by_name_where_ids_differ(folder: Path) -> None:
     dataset = load_dataset(folder, split="val")
     model = ColorDetector(categories=other, num_classes=4, top_k=16)
     assert match_classes(model, dataset).labels == (2, 0, 1, None)
-    for _, detections in detect(model, dataset):
+    for _, detections in predict_dataset(model, dataset):
         assert detections.categories == CATEGORIES
         assert len(detections) == 12, "of the 16 best those of the class that the data lack are left out"
         assert {row["category_id"] for row in detections.to_coco()} == {3, 5, 9}

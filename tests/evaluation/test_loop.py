@@ -15,7 +15,7 @@ from PIL import Image
 
 from detrkit.data import EvalTransform, load_dataset
 from detrkit.errors import DataError
-from detrkit.evaluation.loop import detect, evaluate_model
+from detrkit.evaluation.loop import evaluate_model, predict_dataset
 from detrkit.inference.predictor import Predictor
 from detrkit.metrics import ScoreJson, metric_for, score_coco
 from detrkit.structures import Detections
@@ -57,7 +57,7 @@ def test_a_missed_object_lowers_the_score(folder: Path) -> None:
 
 
 def test_every_top_k_detection_counts(folder: Path) -> None:
-    found = dict(detect(ColorDetector(), load_dataset(folder, split="val")))
+    found = dict(predict_dataset(ColorDetector(), load_dataset(folder, split="val")))
     assert {image_id: len(detections) for image_id, detections in found.items()} == dict.fromkeys((10, 20, 30, 40), 5)
     assert all(detections.image_id == image_id for image_id, detections in found.items())
     assert {category_id for detections in found.values() for category_id in detections.category_ids} <= {3, 5, 9}
@@ -65,9 +65,9 @@ def test_every_top_k_detection_counts(folder: Path) -> None:
 
 def test_batches_and_workers_change_nothing(folder: Path) -> None:
     dataset = load_dataset(folder, split="val")
-    one = list(detect(ColorDetector(), dataset))
+    one = list(predict_dataset(ColorDetector(), dataset))
     model = ColorDetector()
-    many = list(detect(model, dataset, batch_size=3, workers=1))
+    many = list(predict_dataset(model, dataset, batch_size=3, workers=1))
     assert [shape[0] for shape in model.calls] == [3, 1]
     assert model.calls[1] == (1, 3, 64, 128), "images of like shape are together"
 
@@ -87,7 +87,7 @@ def test_the_configuration_is_the_models_own_unless_given(folder: Path) -> None:
     evaluate_model(model, dataset)
     assert model.calls[0] == (1, 3, 32, 48)
     model.calls.clear()
-    found = detect(model, dataset, config=model.config.replace(eval_short_side=16, top_k=2))
+    found = predict_dataset(model, dataset, config=model.config.replace(eval_short_side=16, top_k=2))
     assert [len(detections) for _, detections in found] == [2] * 4
     assert model.calls[0] == (1, 3, 16, 24)
     assert (model.config.eval_short_side, model.config.top_k) == (32, 5)
@@ -115,7 +115,7 @@ def test_unreadable_images_count_neither_way(folder: Path) -> None:
     with pytest.raises(DataError, match=r"b\.png"):
         evaluate_model(ColorDetector(), load_dataset(folder, split="val"))
     dataset = load_dataset(folder, split="val", on_error="skip")
-    assert [image_id for image_id, _ in detect(ColorDetector(), dataset)] == [10, 30, 30, 40]
+    assert [image_id for image_id, _ in predict_dataset(ColorDetector(), dataset)] == [10, 30, 30, 40]
     for known in (dataset, load_dataset(folder, split="val", on_error="skip")):  # unreadable as known, as found out
         score = evaluate_model(ColorDetector(), known)
         assert score.metrics["AP"] == pytest.approx(1.0), "the image that took its place is counted once"
@@ -138,7 +138,7 @@ def test_one_metric_serves_many_evaluations(folder: Path) -> None:
 def test_detections_survive_to_coco_and_score_coco(folder: Path) -> None:
     """One ``Detections`` has all that a results list needs: the data set's ids, the image's id, pixels."""
     dataset = load_dataset(folder, split="val")
-    rows = [row for _, detections in detect(ColorDetector(), dataset) for row in detections.to_coco()]
+    rows = [row for _, detections in predict_dataset(ColorDetector(), dataset) for row in detections.to_coco()]
     assert score_coco(dataset.coco_ground_truth(), rows).metrics["AP"] == pytest.approx(1.0)
     predictor = Predictor(ColorDetector(), threshold=0.0)
     images = [dataset.read_image(index) for index in range(len(dataset))]
@@ -175,7 +175,7 @@ def _rank(rank: int, world: int, port: int, folder: str) -> tuple[int, ScoreJson
     model = ColorDetector()
     dataset = load_dataset(folder, split="val")
     score = evaluate_model(model, dataset, accelerator=accelerator)
-    mine = [image_id for image_id, _ in detect(ColorDetector(), dataset, accelerator=accelerator)]
+    mine = [image_id for image_id, _ in predict_dataset(ColorDetector(), dataset, accelerator=accelerator)]
     accelerator.end_training()
     return len(model.calls), score.to_json(), mine
 
@@ -204,7 +204,7 @@ def test_exif_rotated_images_are_scored_in_the_frame_of_their_boxes(tmp_path: Pa
     exif[0x0112] = 6
     stored = upright.transpose(Image.Transpose.ROTATE_90)
     stored.save(folder / "images" / "val" / "a.png", exif=exif)
-    ((_, detections),) = detect(ColorDetector(), load_dataset(folder, split="val"))
+    ((_, detections),) = predict_dataset(ColorDetector(), load_dataset(folder, split="val"))
     np.testing.assert_allclose(detections.boxes[0], [10, 20, 40, 50], atol=1e-3)
 
 

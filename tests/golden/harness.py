@@ -25,7 +25,7 @@ from detrkit.inference.postprocess import select
 from detrkit.losses import Focal
 from detrkit.ops.boxes import xyxy_to_cxcywh
 from detrkit.structures import Predictions, Target, pad_images
-from detrkit.weights.official import official_names
+from detrkit.weights.official.load import official_names
 from tests.decoding import bias_of
 
 

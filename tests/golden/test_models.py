@@ -14,7 +14,7 @@ from detrkit.inference.postprocess import select
 from detrkit.losses import Criterion, LabelAugmentation, build_classes, build_criterion
 from detrkit.models import create_model
 from detrkit.structures import Predictions
-from detrkit.weights.official import official_names
+from detrkit.weights.official.load import official_names
 from tests.golden.harness import Case, layer_name, official_terms, one_worker_each
 
 CASES = [

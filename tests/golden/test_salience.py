@@ -14,7 +14,7 @@ from torch import Tensor
 import detrkit
 from detrkit.losses import LossOutput, build_criterion
 from detrkit.models import create_model
-from detrkit.nn.salience_encoder import SalienceFilter, least_in_padding
+from detrkit.nn.salience.encoder import SalienceFilter, least_in_padding
 from detrkit.nn.tokens import gather_rows, to_tokens
 from detrkit.structures import Predictions
 from tests.decoding import proposals_of

@@ -18,7 +18,7 @@ from detrkit.inference.postprocess import select
 from detrkit.losses import Problem, build_classes, build_criterion
 from detrkit.models import create_model
 from detrkit.structures import Target, pad_images
-from detrkit.weights.official import official_names
+from detrkit.weights.official.load import official_names
 from tests.golden.harness import numpy_case, official_terms
 
 TOLERANCE = 1e-4  # what the fixtures' README names for these

@@ -9,7 +9,8 @@ from typing import Any
 from safetensors import safe_open
 
 from detrkit import Predictor, score_coco
-from detrkit.weights.find import ASSETS, DEFAULT_MODEL
+from detrkit.models.presets import DEFAULT_MODEL
+from detrkit.weights.find import ASSETS
 
 WEIGHTS = ASSETS / f"{DEFAULT_MODEL}.safetensors"
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from detrkit.errors import DataError, RunError
-from detrkit.inference.output import PredictionFolder
+from detrkit.inference.prediction_folder import PredictionFolder
 from detrkit.structures import Categories, Category, Detections
 
 CATEGORIES = Categories([Category(3, "cell"), Category(4, None), Category(7, "dust")])
@@ -53,7 +54,7 @@ def test_files(tmp_path: Path) -> None:
     pictures = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
     assert pictures == ["images/b.png.png", "images/c.jpg.png", "images/sub/a.jpg.png"]
     assert folder.counts() == {"cell": 2, "dust": 1}
-    assert not list((tmp_path / "out").glob("*.part"))
+    assert not list((tmp_path / "out").glob(".*.draft"))
 
 
 def test_without_pictures(tmp_path: Path) -> None:
@@ -124,17 +125,18 @@ def test_a_full_disk_is_a_run_time_error_and_leaves_the_old_file(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("detrkit.inference.output.json.dump", full)
-    with pytest.raises(RunError, match=r"predictions\.json: cannot be written: No space left on device"):
-        folder.write()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match=r"predictions\.json: cannot be written \(No space left on device\)"):
+            folder.write()
     assert (tmp_path / "predictions.json").read_bytes() == before
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".*.draft"))
 
-    def cut_off(_: Image.Image, path: Path) -> None:
+    def cut_off(_: Image.Image, path: Path, *__: object, **___: object) -> None:
         path.write_bytes(b"half a picture")
         full()
 
-    monkeypatch.setattr("detrkit.inference.drawing.Image.Image.save", cut_off)
-    with pytest.raises(RunError, match="the picture cannot be written: No space left"):
+    monkeypatch.setattr("detrkit.drawing.Image.Image.save", cut_off)
+    with pytest.raises(RunError, match="the picture cannot be written \\(No space left"):
         folder.add("b.jpg", found(0), IMAGE)
-    assert not (tmp_path / "images" / "b.jpg.png").exists()
+    assert [path.name for path in (tmp_path / "images").iterdir()] == ["a.jpg.png"]

@@ -15,8 +15,8 @@ from torch.export import Dim, export
 
 import detrkit
 from detrkit.models import list_models
+from detrkit.models.presets import DEFAULT_MODEL
 from detrkit.structures import Predictions
-from detrkit.weights.find import DEFAULT_MODEL
 from tests.models.tester import (
     CLASSES,
     LAYERS,

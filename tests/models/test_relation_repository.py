@@ -196,7 +196,7 @@ def test_decoder_is_the_repositorys(name: str, training: bool) -> None:
     for outputs in (got, [logits, coordinates]):
         sum((tensor * weight).sum() for tensor, weight in zip(outputs, weights, strict=True)).backward()
     compared = 0
-    for key, (theirs,) in detrkit.weights.official.official_names(model).items():
+    for key, (theirs,) in detrkit.weights.official.load.official_names(model).items():
         parameter = dict(model.named_parameters()).get(key)
         if parameter is None or official[theirs].grad is None:
             continue

@@ -14,15 +14,15 @@ import detrkit
 from detrkit.losses import build_criterion
 from detrkit.models import create_model, model_config
 from detrkit.models.salience_detr import SalienceArchitecture
-from detrkit.nn.grid_suppression import suppress_neighbours
-from detrkit.nn.plux_pyramid import PluXPyramid
 from detrkit.nn.position import LearnedPosition
-from detrkit.nn.salience import SalienceGoal, upsample_corners
-from detrkit.nn.salience_encoder import SalienceFilter
+from detrkit.nn.salience.encoder import SalienceFilter
+from detrkit.nn.salience.grid_suppression import suppress_neighbours
+from detrkit.nn.salience.plux_pyramid import PluXPyramid
+from detrkit.nn.salience.salience import SalienceGoal, upsample_corners
 from detrkit.nn.tokens import Tokens
 from detrkit.structures import Predictions, Target, pad_images
-from detrkit.weights.keydiff import compare
-from detrkit.weights.keymaps import official_names
+from detrkit.weights.official.keydiff import compare
+from detrkit.weights.official.keymaps import official_names
 from tests.decoding import memory_of
 from tests.small import SMALL
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from detrkit.losses import build_criterion
 from detrkit.models import create_model
 from detrkit.nn.backbone import Backbone
-from detrkit.nn.padding import Recomputed
+from detrkit.nn.backbone.padding import Recomputed
 from detrkit.structures import Target, pad_images
 from tests.nn.tiny_backbones import TINY
 from tests.small import SMALL

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from detrkit.nn.feature_pyramid import SimpleFeaturePyramid
+from detrkit.nn.backbone.feature_pyramid import SimpleFeaturePyramid
 
 
 def test_levels_have_the_strides_asked_for() -> None:

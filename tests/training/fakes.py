@@ -25,7 +25,7 @@ from detrkit.models import Detector
 from detrkit.models.config import Architecture, DetectorConfig, Input
 from detrkit.structures import Categories, Category, Detections, Predictions, QueryGroup, Target
 from detrkit.training import run
-from detrkit.training.setup import Task, Validation
+from detrkit.training.task import Task, Validation
 from tests.data.trees import segments
 
 CATEGORIES = Categories([Category(7, "red"), Category(9, "blue")])

@@ -14,9 +14,10 @@ from detrkit.config import Recipe, load_recipe
 from detrkit.errors import CheckpointError, DataError, RecipeError
 from detrkit.models import create_model, model_config
 from detrkit.structures import Categories, Category
-from detrkit.training import auto_recipe, rules
-from detrkit.training.setup import build_model
-from detrkit.training.start import available_checkpoint
+from detrkit.training import auto_recipe
+from detrkit.training.auto import rules
+from detrkit.training.auto.model_choice import available_checkpoint
+from detrkit.training.task import build_model
 from detrkit.weights import pulled_path
 from tests.data.trees import TREES, dump, write_image
 from tests.readme_trees import TINY_MODEL
@@ -83,7 +84,7 @@ def options(recipe: Recipe) -> dict[str, Any]:
 )
 def test_queries_follow_the_fullest_image(tmp_path: Path, objects: int, expected: tuple[int | None, int, int]) -> None:
     root = make(tmp_path / "data", images=2, boxes=[(40, 40)] * objects)
-    recipe = auto_recipe(root, quiet=True)
+    recipe = auto_recipe(root, {"model.name": "dela_conditional_detr_lite0"}, quiet=True)
     chosen = options(recipe)
     assert (chosen["repeat_label"], chosen["num_queries"], chosen.get("top_k")) == expected
     assert f"up to {objects:,} objects per image" in line(recipe, "queries")
@@ -102,29 +103,29 @@ def sides(size: rules.ImageSize) -> tuple[int, int, tuple[int, ...], int]:
 
 def test_image_size_follows_small_objects_and_long_images() -> None:
     usual = {"shorter": 480.0, "aspect": 4 / 3, "most": 480}
-    own = rules.image_size(LITE, small=0.2, **usual)
+    own = rules.choose_image_size(LITE, small=0.2, **usual)
     assert sides(own) == (320, 533, (288, 320, 352), 640), "large objects: the model's own sizes, untouched"
     assert own.held_back == ""
-    small = rules.image_size(LITE, small=0.06, **usual)
+    small = rules.choose_image_size(LITE, small=0.06, **usual)
     assert sides(small) == (416, 693, (368, 416, 464), 832)
     assert small.short_side * 0.06 >= rules.SMALL_PIXELS
-    tiny = rules.image_size(LITE, small=0.01, **usual)
+    tiny = rules.choose_image_size(LITE, small=0.01, **usual)
     assert (tiny.short_side, tiny.held_back) == (480, "the 480 px that time allows")
-    enlarged = rules.image_size(LITE, small=0.01, shorter=200, aspect=1, most=480)
+    enlarged = rules.choose_image_size(LITE, small=0.01, shorter=200, aspect=1, most=480)
     assert (enlarged.short_side, enlarged.held_back) == (384, "2 times their own size")
-    long = rules.image_size(LITE, small=0.2, shorter=200, aspect=3.0, most=480)
+    long = rules.choose_image_size(LITE, small=0.2, shorter=200, aspect=3.0, most=480)
     assert (long.short_side, long.max_side) == (320, 960)
-    longer = rules.image_size(LITE, small=0.02, shorter=500, aspect=50, most=480)
+    longer = rules.choose_image_size(LITE, small=0.02, shorter=500, aspect=50, most=480)
     assert longer.max_side == 4 * longer.short_side
     assert longer.short_side * longer.max_side <= 480 * 800
-    published = rules.image_size(R50, small=0.01, shorter=480, aspect=4 / 3, most=800)
+    published = rules.choose_image_size(R50, small=0.01, shorter=480, aspect=4 / 3, most=800)
     assert sides(published) == (800, 1333, R50.train_short_sides, 1333)
 
 
 def test_lengths_and_averages() -> None:
     assert rules.iterations(images=1, batch=4, gpu=False) == 3000
     assert rules.iterations(images=458, batch=4, gpu=False) == 5725
-    assert rules.iterations(images=100_000, batch=4, gpu=False) == 12_000
+    assert rules.iterations(images=100_000, batch=4, gpu=False) == 6_000
     assert rules.iterations(images=5000, batch=4, gpu=True) == 62_500
     assert rules.ema_decay(500) == 0.99
     assert rules.ema_decay(2400) == pytest.approx(0.998, abs=2e-4)
@@ -136,7 +137,7 @@ def test_lengths_and_averages() -> None:
 
 def test_few_images_get_whole_epochs_and_enough_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = auto_recipe(make(tmp_path / "data", images=10))
-    assert recipe.model.name == "dela_conditional_detr_lite0"
+    assert recipe.model.name == "dape_lite0"
     assert (recipe.model.pretrained_backbone, recipe.model.backbone_weights) == (True, "package")
     assert (recipe.training.iterations, recipe.training.epochs, recipe.training.batch_size) == (3000, None, 4)
     assert recipe.data.repeat == 20, "an epoch of 50 steps"
@@ -147,7 +148,7 @@ def test_few_images_get_whole_epochs_and_enough_steps(tmp_path: Path, capsys: py
     assert (recipe.data.crop, recipe.data.flip, recipe.data.vertical_flip) == (False, 0.5, 0.0)
     assert options(recipe)["frozen_batch_norm"] is True
     assert capsys.readouterr().err.splitlines() == list(recipe.comments)
-    assert "no GPU" in line(recipe, "model dela_conditional_detr_lite0:")
+    assert "no GPU" in line(recipe, "model dape_lite0:")
 
 
 def test_the_recipe_file_gives_the_same_recipe(tmp_path: Path) -> None:
@@ -160,7 +161,8 @@ def test_the_recipe_file_gives_the_same_recipe(tmp_path: Path) -> None:
 
 def test_what_the_user_gives_stands_and_the_rest_follows(tmp_path: Path) -> None:
     root = make(tmp_path / "data", boxes=[(80, 80)] * 40)
-    recipe = auto_recipe(root, ["model.num_queries=60", "epochs=9", "lr=1e-3"], batch_size=2, model={"top_k": 30})
+    given = ["model.name=dela_conditional_detr_lite0", "model.num_queries=60", "epochs=9", "lr=1e-3"]
+    recipe = auto_recipe(root, given, batch_size=2, model={"top_k": 30})
     assert (options(recipe)["num_queries"], options(recipe)["top_k"]) == (60, 30)
     assert options(recipe)["repeat_label"] is None, "80 copies would not find 60 queries"
     assert (recipe.training.epochs, recipe.training.iterations) == (9, None)
@@ -276,11 +278,11 @@ def test_a_published_detector_that_is_at_hand(tmp_path: Path, monkeypatch: pytes
     gpu = {"training.device": "auto"}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     bare = auto_recipe(root, gpu, quiet=True)
-    assert bare.model.name == "dela_conditional_detr_lite0"
+    assert bare.model.name == "dape_lite0"
     assert "detrkit weights pull conditional_detr_r50" in line(bare, "model")
     assert available_checkpoint() is None
 
-    monkeypatch.setattr("detrkit.training.auto._gpu_memory", lambda: 24.0)
+    monkeypatch.setattr("detrkit.training.auto.recipe._gpu_memory", lambda: 24.0)
     for name in ("detr_r50", "dela_detr_r50_cityscapes_50ep", "de_detr_r50_coco_50ep"):
         pull(name)
     recipe = auto_recipe(root, gpu, quiet=True)
@@ -295,12 +297,12 @@ def test_a_published_detector_that_is_at_hand(tmp_path: Path, monkeypatch: pytes
     assert auto_recipe(root, gpu, quiet=True).model.name == "de_detr_r50", "unnamed, only data-efficient families count"
     assert auto_recipe(root, {**gpu, "model.name": "detr_r50", "model.init": None}, quiet=True).model.init is None
 
-    monkeypatch.setattr("detrkit.training.auto._gpu_memory", lambda: 11.0)
+    monkeypatch.setattr("detrkit.training.auto.recipe._gpu_memory", lambda: 11.0)
     small = auto_recipe(root, gpu, quiet=True).training
     assert (small.batch_size, small.accumulate) == (2, 2)
 
     on_cpu = auto_recipe(root, {"training.device": "cpu"}, quiet=True)
-    assert (on_cpu.model.name, on_cpu.model.init) == ("dela_conditional_detr_lite0", None)
+    assert (on_cpu.model.name, on_cpu.model.init) == ("dape_lite0", None)
     assert "de_detr_r50_coco_50ep is at hand for --model de_detr_r50" in line(on_cpu, "model")
 
 
@@ -339,9 +341,9 @@ def test_a_published_detector_is_left_where_options_ask_for_other_weights(
     note = [comment for comment in recipe.comments if "detr_r50 is at hand, but model." in comment]
     assert bool(note) != taken
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("detrkit.training.auto._gpu_memory", lambda: 24.0)
+    monkeypatch.setattr("detrkit.training.auto.recipe._gpu_memory", lambda: 24.0)
     chosen = auto_recipe(root, {"training.device": "auto"}, model=option, quiet=True)
-    assert chosen.model.name == ("detr_r50" if taken else "dela_conditional_detr_lite0")
+    assert chosen.model.name == ("detr_r50" if taken else "dape_lite0")
 
 
 def test_sampling_of_deformable_detr_learns_slower(tmp_path: Path) -> None:

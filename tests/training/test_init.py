@@ -12,7 +12,7 @@ from detrkit.config import load_recipe
 from detrkit.errors import CheckpointError, RecipeError
 from detrkit.models import Detector, create_model
 from detrkit.structures import Categories, Category
-from detrkit.training.setup import build_model
+from detrkit.training.task import build_model
 from tests.weights.server import Served, serving
 
 SMALL = {"num_queries": 5, "hidden_dim": 96, "encoder_layers": 1, "decoder_layers": 2, "ffn_dim": 32}

@@ -16,7 +16,7 @@ from detrkit.errors import DataError, RecipeError
 from detrkit.losses import FederatedClasses
 from detrkit.structures import Target
 from detrkit.training import train
-from detrkit.training.setup import build_task
+from detrkit.training.task import build_task
 from detrkit.training.trainer import Trainer
 from tests.data.trees import dump, lvis, lvis_tree
 from tests.readme_trees import ROOT, TINY_MODEL, detrkit_cli

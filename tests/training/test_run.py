@@ -19,8 +19,9 @@ from detrkit.config import Recipe, load_recipe
 from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.errors import DataError, RecipeError, RunError
 from detrkit.training import checkpoint, run, train
+from detrkit.training.folder import run_folder
 from detrkit.training.loggers import JsonLines, build_loggers, read_log
-from detrkit.training.setup import resolve, run_folder
+from detrkit.training.task import resolve
 from detrkit.training.trainer import Trainer
 from detrkit.weights import read_info
 from tests.training.fakes import CATEGORIES, fake_task, last_state, make_recipe, make_task, scores
@@ -294,7 +295,7 @@ def test_accumulation_counts_optimizer_steps(tmp_path: Path) -> None:
 
 
 def test_default_folder_names() -> None:
-    assert run_folder(load_recipe({"data": {"root": "data/x"}})) == Path("runs/dela_conditional_detr_lite0-x")
+    assert run_folder(load_recipe({"data": {"root": "data/x"}})) == Path("runs/dape_lite0-x")
     assert run_folder(load_recipe("dela_detr_lite0", {"data.root": "/a/b"})) == Path("runs/dela_detr_lite0-b")
     assert run_folder(load_recipe({}, {"output": "here"})) == Path("here")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from detrkit.weights import download
+from detrkit.weights.published import download
 from tests.weights.server import Server, serving
 
 

@@ -17,9 +17,9 @@ from detrkit.errors import CheckpointError
 from detrkit.models import Detector, create_model, entry
 from detrkit.structures import Category
 from detrkit.weights import CATALOGUE, OfficialFile, open_checkpoint, open_official, pull, pulled_path, save_official
-from detrkit.weights.catalogue import find_official, official_file_at
-from detrkit.weights.classes import CITYSCAPES_CATEGORIES, COCO_CATEGORIES, guess_categories, read_classes
-from detrkit.weights.matching import on_meta
+from detrkit.weights.official.class_names import CITYSCAPES_CATEGORIES, COCO_CATEGORIES, guess_categories, read_classes
+from detrkit.weights.official.recognise import on_meta
+from detrkit.weights.published.catalogue import find_official, official_file_at
 from tests.small import SMALL
 from tests.weights.server import Served, Server
 

@@ -96,7 +96,7 @@ def test_files_of_other_classes_convert_and_come_back(name: str, tmp_path: Path)
 
 def test_a_run_starts_from_another_number_of_classes(tmp_path: Path) -> None:
     """``model.init`` of a recipe: weights are taken over, heads and label table start new."""
-    from detrkit.training.init import start_from
+    from detrkit.training.task import start_from
 
     source = tiny("dino_r50_4scale", num_classes=9)
     path = detrkit.save(source, tmp_path / "m.safetensors")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import detrkit
-from detrkit.weights.matching import match, on_meta
+from detrkit.weights.official.recognise import match, on_meta
 
 LAYOUTS = {
     "dino_pp_r50": "dino_pp_resnet50_800_1333",

@@ -14,8 +14,8 @@ import detrkit
 from detrkit.errors import CheckpointError
 from detrkit.models import create_model, list_models
 from detrkit.weights import inspect_checkpoint
-from detrkit.weights.keydiff import IGNORED, compare
-from detrkit.weights.matching import match, on_meta
+from detrkit.weights.official.keydiff import IGNORED, compare
+from detrkit.weights.official.recognise import match, on_meta
 from tests.small import SMALL
 
 pytestmark = pytest.mark.xdist_group("matching")  # one store of the layouts that were built

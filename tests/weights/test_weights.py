@@ -15,7 +15,7 @@ from detrkit.errors import CheckpointError
 from detrkit.models import Detector, create_model
 from detrkit.structures import Categories, Category
 from detrkit.weights import read_info
-from detrkit.weights.official import official_names
+from detrkit.weights.official.load import official_names
 from tests.small import SMALL
 
 
@@ -58,7 +58,7 @@ def test_a_failed_save_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pyte
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("detrkit.weights.checkpoint.save_file", full)
+    monkeypatch.setattr("detrkit.weights.ours.save_file", full)
     with pytest.raises(CheckpointError, match=r"No space left.*untouched"):
         detrkit.save(small(seed=1), path)
     assert path.read_bytes() == before

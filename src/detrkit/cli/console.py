@@ -72,7 +72,7 @@ def progress_bar(description: str, total: int | None = None, *, in_bytes: bool =
 
 def local_checkpoint(path_or_name: str) -> str | Path:
     """The checkpoint that is meant; one behind a URL is downloaded with progress."""
-    from detrkit.weights.download import fetch, is_url
+    from detrkit.weights.published.download import fetch, is_url
 
     if not is_url(path_or_name):
         return path_or_name

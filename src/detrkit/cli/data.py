@@ -53,8 +53,8 @@ OnErrorOption = Annotated[_OnError, typer.Option(help="What bad boxes and images
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
-@app.command()
-def check(
+@app.command("check")
+def check_command(
     folder: Folder,
     format: FormatOption = "auto",
     annotations: Annotations = None,
@@ -78,8 +78,8 @@ def check(
     raise typer.Exit(1 if report.failed else 0)
 
 
-@app.command()
-def stats(
+@app.command("stats")
+def stats_command(
     folder: Folder,
     split: Annotated[_Split | None, typer.Option(help="Only this split.")] = None,
     format: FormatOption = "auto",
@@ -89,7 +89,7 @@ def stats(
 ) -> None:
     """Count classes, boxes per image, box and image sizes. What training would skip is left out and counted."""
     from detrkit.cli.console import print_json
-    from detrkit.data.load import load_source
+    from detrkit.data.open import load_source
     from detrkit.data.statistics import statistics
 
     sources = _sources(folder, format, annotations, images, split)
@@ -101,8 +101,8 @@ def stats(
         _print_statistics(name, numbers)
 
 
-@app.command()
-def convert(
+@app.command("convert")
+def convert_data_command(
     folder: Folder,
     out: Annotated[Path, typer.Option(help="A .json file (one split), or a folder for all splits.")],
     to: Annotated[_Target, typer.Option("--to", help="The format to write.")] = _Target.coco,
@@ -142,8 +142,8 @@ def convert(
         _write(path, to_coco(table, relative_to=None if path == out else out), force)
 
 
-@app.command()
-def sample(
+@app.command("sample")
+def sample_command(
     folder: Folder,
     out: Annotated[Path, typer.Option(help="A .json file, or a folder, which gets the other splits whole.")],
     rate: Annotated[float | None, typer.Option(help="Part of the images, such as 0.01.")] = None,
@@ -157,7 +157,7 @@ def sample(
     """Write a subset of a split. Subsets of one seed nest: 10 % lies inside 25 %. The file notes seed and rate."""
     from detrkit.data.convert import to_coco
     from detrkit.data.formats import read_source
-    from detrkit.data.sampling import sample_table
+    from detrkit.data.subsets import sample_table
 
     single = out.suffix == ".json"
     sources = _sources(folder, format, annotations, None, split if single else None)
@@ -194,8 +194,8 @@ def split_command(
         _write(paths[name], to_coco(table, relative_to=out), force)
 
 
-@app.command()
-def view(
+@app.command("view")
+def view_command(
     folder: Folder,
     out: Annotated[Path, typer.Option(help="The folder for the pictures.")],
     split: Annotated[_Split, typer.Option(help="The split to draw.")] = _Split.train,
@@ -207,11 +207,11 @@ def view(
     force: Force = False,
 ) -> None:
     """Draw the annotations on images."""
-    from detrkit.data.load import load_source
-    from detrkit.data.sampling import choose
-    from detrkit.data.view import draw_record
-    from detrkit.data.writing import refuse_existing, replacing
+    from detrkit.data.open import load_source
+    from detrkit.data.subsets import choose
+    from detrkit.drawing import draw_labels
     from detrkit.errors import DataError
+    from detrkit.files import refuse_existing, write_picture
 
     source = _sources(folder, format, annotations, images, split)[split.value]
     dataset = load_source(source, on_error="skip")
@@ -228,8 +228,7 @@ def view(
         except DataError as error:
             _note(str(error))
             continue
-        with replacing(path) as file:
-            draw_record(image, dataset.records[index], dataset.categories).save(file, "JPEG", quality=92)
+        write_picture(path, draw_labels(image, dataset.records[index], dataset.categories), format="JPEG")
         written += 1
     _note(f"wrote {written} pictures to {out}")
 
@@ -248,8 +247,8 @@ def _sources(
 
 def _outputs(out: Path, present: list[str], split: _Split | None, pattern: str, force: bool) -> dict[str, Path]:
     """Where each split is written; refused before any work when a file is there already."""
-    from detrkit.data.writing import refuse_existing
     from detrkit.errors import DataError
+    from detrkit.files import refuse_existing
 
     if split is not None and split not in present:
         raise _no_split(split, present)
@@ -271,7 +270,7 @@ def _no_split(split: str, present: Iterable[str]) -> Exception:
 
 
 def _write(path: Path, content: Row, force: bool) -> None:
-    from detrkit.data.writing import write_json
+    from detrkit.files import write_json
 
     write_json(path, content, force=force)
     _note(f"wrote {path}: {len(content['images'])} images, {len(content['annotations'])} annotations")

@@ -26,10 +26,11 @@ def demo_command(
     """Count blood cells with the embedded model: AP on labelled images, pictures, JSON. No download."""
     from detrkit.cli.console import progress_bar, stdout
     from detrkit.data.images import read_image
-    from detrkit.inference.output import PredictionFolder
+    from detrkit.inference.prediction_folder import PredictionFolder
     from detrkit.inference.predictor import Predictor
     from detrkit.metrics import score_coco
-    from detrkit.weights.find import ASSETS, DEFAULT_MODEL
+    from detrkit.models.presets import DEFAULT_MODEL
+    from detrkit.weights.find import ASSETS
 
     images = ASSETS / "blood_cells"
     truth = json.loads((images / "annotations.json").read_bytes())

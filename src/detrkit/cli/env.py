@@ -43,8 +43,8 @@ def environment() -> dict[str, object]:
 
     from detrkit.inference.device import resolve_device
     from detrkit.ops.ms_deform_attn import active_backend
-    from detrkit.weights.download import cache_dir
     from detrkit.weights.find import embedded_names
+    from detrkit.weights.published.download import cache_dir
 
     def versions(names: tuple[str, ...]) -> dict[str, str]:
         found = {}

@@ -14,7 +14,7 @@ from detrkit.errors import DataError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from detrkit.inference.output import PredictionFolder
+    from detrkit.inference.prediction_folder import PredictionFolder
     from detrkit.inference.predictor import Predictor
     from detrkit.inference.sources import ImageInput
 
@@ -83,10 +83,10 @@ def predict_command(
     images that could not be read. Predictions of an earlier run in the same folder are replaced.
     """
     from detrkit.cli.console import local_checkpoint, stderr, stdout
-    from detrkit.inference.output import PredictionFolder
+    from detrkit.inference.prediction_folder import PredictionFolder
     from detrkit.inference.predictor import Predictor
     from detrkit.inference.sources import find_images
-    from detrkit.weights.find import DEFAULT_MODEL
+    from detrkit.models.presets import DEFAULT_MODEL
 
     found = find_images(inputs, pictures=out / "images")
     predictor = Predictor(

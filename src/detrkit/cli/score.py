@@ -38,7 +38,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 
 
 @app.command("coco")
-def coco(gt: GroundTruth, results: Results, iou: Iou = IouType.bbox, as_json: AsJson = False) -> None:
+def coco_command(gt: GroundTruth, results: Results, iou: Iou = IouType.bbox, as_json: AsJson = False) -> None:
     """COCO AP and AR: 12 numbers, and the same for each class."""
     from detrkit.metrics import score_coco
 
@@ -46,7 +46,7 @@ def coco(gt: GroundTruth, results: Results, iou: Iou = IouType.bbox, as_json: As
 
 
 @app.command("lvis")
-def lvis(gt: GroundTruth, results: Results, iou: Iou = IouType.bbox, as_json: AsJson = False) -> None:
+def lvis_command(gt: GroundTruth, results: Results, iou: Iou = IouType.bbox, as_json: AsJson = False) -> None:
     """LVIS AP, also of rare, common and frequent classes, and AR; 300 detections per image."""
     from detrkit.metrics import score_lvis
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,50 +89,14 @@ def _from_data(data: str, given: dict[str, Any], overrides: list[str], *, resume
     """The recipe chosen from the data; a run to be resumed keeps the one that was chosen when it began."""
     from detrkit.config import load_recipe
     from detrkit.training import auto_recipe
-    from detrkit.training.draft import flat
+    from detrkit.training.auto.draft import flat
+    from detrkit.training.folder import find_run
 
-    begun = _begun_run({**flat(given), **flat(overrides)}) if resume else None
+    begun = find_run({**flat(given), **flat(overrides)}) if resume else None
     if begun is None:
         return auto_recipe(data, overrides, **given)
     folder, recipe = begun
     return load_recipe(load_recipe(recipe, {"training.output": str(folder), **given}), overrides)
-
-
-def _begun_run(asked: Mapping[str, object]) -> tuple[Path, Path] | None:
-    """(run folder, its recipe file) of the run to continue; None: there is none yet.
-
-    Without ``training.output`` it is the one run below ``runs/`` on this data, and of this model where one is asked
-    for. The model is not chosen again: what is in the cache may have changed since.
-
-    Raises:
-        RecipeError: several runs may be meant, or it is one of several seeds and they are not named.
-    """
-    root, output, seeds = Path(str(asked["data.root"])), asked.get("training.output"), asked.get("training.seeds")
-    beside = Path("runs").glob(f"*-{glob.escape(root.resolve().name)}")
-    found: list[tuple[Path, Path]] = []
-    for folder in [Path(str(output))] if output else sorted(beside):
-        files = sorted(folder.glob("seed*/recipe.yaml"))
-        if not seeds:
-            files = [*folder.glob("recipe.yaml"), *files]
-        if files and (output or _same_run(files[0], root, asked.get("model.name"))):
-            found.append((folder, files[0]))
-    if not found:
-        return None
-    folder, file = found[0]
-    if len(found) > 1:
-        folders = ", ".join(str(folder) for folder, _ in found)
-        raise RecipeError(f"--resume: several runs use {root}: {folders}; --output DIR says which one goes on")
-    if not seeds and file.parent != folder:
-        names = ",".join(path.parent.name.removeprefix("seed") for path in sorted(folder.glob("seed*/recipe.yaml")))
-        raise RecipeError(f"--resume: {folder} holds a run for each seed; give them: --seeds {names}")
-    return folder, file
-
-
-def _same_run(file: Path, root: Path, model: object) -> bool:
-    from detrkit.config import load_recipe
-
-    recipe = load_recipe(file)
-    return Path(recipe.data.root).resolve() == root.resolve() and model in (None, recipe.model.name)
 
 
 def _report(result: RunResult) -> None:

@@ -59,8 +59,8 @@ def _row(item: OfficialFile) -> dict[str, object]:
     return {**asdict(item), "family": item.family, "pulled": pulled_path(item.name).is_file()}
 
 
-@app.command()
-def pull(
+@app.command("pull")
+def pull_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="As 'detrkit weights list' has it.", show_default=False)],
     source: Annotated[
         str | None,
@@ -72,10 +72,10 @@ def pull(
 ) -> None:
     """Fetch a published checkpoint, check it and keep it as one of ours. An interrupted download goes on."""
     from detrkit.cli.console import progress_bar, stdout
-    from detrkit.weights import pull as fetch
+    from detrkit.weights import pull
 
     with progress_bar(f"downloading {name}", in_bytes=True) as bar:
-        pulled = fetch(name, source=source, to=to, progress=bar.update)
+        pulled = pull(name, source=source, to=to, progress=bar.update)
     model = str(pulled.path) if to is not None else name
     console = stdout()
     console.print(
@@ -92,8 +92,8 @@ def pull(
         console.print(line, markup=False, soft_wrap=True)
 
 
-@app.command()
-def convert(
+@app.command("convert")
+def convert_weights_command(
     file: File,
     options: Annotated[
         list[str] | None,
@@ -117,9 +117,9 @@ def convert(
 ) -> None:
     """Turn an official checkpoint into one of ours, or (--official) one of ours into an official .pth."""
     from detrkit.cli.console import local_checkpoint, stdout
-    from detrkit.weights.checkpoint import is_ours
-    from detrkit.weights.download import file_name, is_url
     from detrkit.weights.find import find_checkpoint
+    from detrkit.weights.ours import is_ours
+    from detrkit.weights.published.download import file_name, is_url
 
     path = find_checkpoint(local_checkpoint(file))
     # beside a file of the user's own; never into the package or the cache
@@ -156,7 +156,7 @@ def _to_ours(path: Path, target: Path, name: str | None, classes: str | None, op
     from detrkit.cli.console import stderr
     from detrkit.config import load_recipe
     from detrkit.weights import open_official, save
-    from detrkit.weights.classes import read_classes
+    from detrkit.weights.official.class_names import read_classes
 
     recipe = load_recipe({}, [f"model.{option.removeprefix('model.')}" for option in options])
     opened = open_official(path, name=name, options=recipe.model.overrides)
@@ -170,8 +170,8 @@ def _to_ours(path: Path, target: Path, name: str | None, classes: str | None, op
     return f"{target}: '{model.name}', {slots} class slots, {named}, {model.config.architecture.num_queries} queries"
 
 
-@app.command()
-def inspect(file: File, as_json: JsonFlag = False) -> None:
+@app.command("inspect")
+def inspect_command(file: File, as_json: JsonFlag = False) -> None:
     """What is in a checkpoint: ours, official, or how it differs from the nearest model. No code from it is run."""
     from detrkit.cli.console import local_checkpoint, print_json
     from detrkit.weights import inspect_checkpoint

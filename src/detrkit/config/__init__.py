@@ -6,8 +6,8 @@ model's configuration (``create_model`` checks those).
 
 from __future__ import annotations
 
-from detrkit.config.files import find_recipe, list_recipes
 from detrkit.config.loading import load_recipe
+from detrkit.config.recipe_files import find_recipe, list_recipes
 from detrkit.config.schema import (
     DataSection,
     LoggingSection,

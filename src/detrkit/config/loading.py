@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from detrkit.config.files import find_recipe, parse_value, read_yaml
+from detrkit.config.recipe_files import find_recipe, parse_value, read_yaml
 from detrkit.config.schema import SECTIONS, Recipe, Section, leaves
 from detrkit.errors import RecipeError, did_you_mean
 

@@ -45,7 +45,7 @@ class ModelSection(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    name: str = "dela_conditional_detr_lite0"
+    name: str = "dape_lite0"
     pretrained_backbone: bool = True
     backbone_weights: str | None = None
     init: str | None = None

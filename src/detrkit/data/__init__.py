@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from detrkit.data.dataset import DetectionDataset
     from detrkit.data.images import image_size, read_image
-    from detrkit.data.load import load_dataset
     from detrkit.data.loader import build_loader, collate
+    from detrkit.data.open import load_dataset
     from detrkit.data.records import ImageRecord
     from detrkit.data.samplers import AspectRatioBatchSampler
     from detrkit.data.transforms import EvalTransform, TrainTransform, resize_shape
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "dataset": ["DetectionDataset"],
     "images": ["image_size", "read_image"],
-    "load": ["load_dataset"],
+    "open": ["load_dataset"],
     "loader": ["build_loader", "collate"],
     "records": ["ImageRecord"],
     "samplers": ["AspectRatioBatchSampler"],

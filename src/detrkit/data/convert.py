@@ -8,7 +8,7 @@ from pathlib import Path
 
 from detrkit.data.coco_json import Row, box_problem
 from detrkit.data.records import OnError, Table, build_records, coco_rows
-from detrkit.data.sampling import choose, subset_size
+from detrkit.data.subsets import choose, subset_size
 from detrkit.errors import DataError
 
 __all__ = ["split_table", "to_coco", "usable_part"]

@@ -17,9 +17,9 @@ from detrkit.metrics import ScoreJson
 from detrkit.models import Architecture, Detector, DetectorConfig
 from detrkit.models.config import Postprocessing, option_names
 from detrkit.weights import load
-from detrkit.weights.checkpoint import is_ours
-from detrkit.weights.convert import open_official
 from detrkit.weights.find import find_checkpoint
+from detrkit.weights.official.pth import open_official
+from detrkit.weights.ours import is_ours
 
 if TYPE_CHECKING:
     import torch

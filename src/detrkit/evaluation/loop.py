@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from detrkit.data import DetectionDataset, build_loader
-from detrkit.evaluation.classes import ClassMap, match_classes
+from detrkit.evaluation.class_ids import ClassMap, match_classes
 from detrkit.inference.device import Precision, autocast, resolve_device
 from detrkit.inference.postprocess import postprocess
-from detrkit.inference.transform import eval_transform
+from detrkit.inference.preprocess import eval_transform
 from detrkit.metrics import Metric, Score, metric_for
 from detrkit.models import Architecture, Detector, DetectorConfig
 from detrkit.structures import Batch, Detections
@@ -22,7 +22,7 @@ from detrkit.structures import Batch, Detections
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Progress", "detect", "evaluate_model"]
+__all__ = ["Progress", "evaluate_model", "predict_dataset"]
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all) of this process."""
@@ -67,7 +67,7 @@ def evaluate_model(
         TypeError: not one of our models.
     """
     metric = metric_for(dataset) if metric is None else metric
-    found = detect(
+    found = predict_dataset(
         model,
         dataset,
         config=config,
@@ -89,7 +89,7 @@ def evaluate_model(
         metric.reset()  # results of a large set are large: not kept through the next epoch of training
 
 
-def detect(
+def predict_dataset(
     model: nn.Module,
     dataset: DetectionDataset,
     *,

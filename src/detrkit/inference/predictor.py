@@ -15,14 +15,15 @@ from detrkit.data.images import ImageSource
 from detrkit.data.records import ImageRecord
 from detrkit.inference.device import Precision, autocast, resolve_device
 from detrkit.inference.postprocess import postprocess
+from detrkit.inference.preprocess import eval_transform
 from detrkit.inference.sources import open_image
-from detrkit.inference.transform import eval_transform
 from detrkit.models import Detector
+from detrkit.models.presets import DEFAULT_MODEL
 from detrkit.structures import Categories, Category, Detections, pad_images
 from detrkit.weights import open_checkpoint
-from detrkit.weights.classes import COCO_CATEGORIES
-from detrkit.weights.download import is_url
-from detrkit.weights.find import DEFAULT_MODEL, find_checkpoint
+from detrkit.weights.find import find_checkpoint
+from detrkit.weights.official.class_names import COCO_CATEGORIES
+from detrkit.weights.published.download import is_url
 
 __all__ = ["DEFAULT_NMS", "Predictor"]
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from detrkit.data.images import IMAGE_SUFFIXES, ImageSource, read_image
 from detrkit.errors import DataError
-from detrkit.weights.download import is_url
+from detrkit.weights.published.download import is_url
 
 __all__ = ["ImageInput", "find_images", "open_image"]
 

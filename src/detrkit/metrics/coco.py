@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from detrkit.data.coco_json import Row
-from detrkit.metrics.coco_json import read_ground_truth, read_results
+from detrkit.metrics.coco_files import read_ground_truth, read_results
 from detrkit.metrics.instances import (
     AREAS,
     IOU50,

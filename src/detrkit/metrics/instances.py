@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detrkit.data.coco_json import Row
-from detrkit.metrics.coco_json import GroundTruth, read_results
+from detrkit.metrics.coco_files import GroundTruth, read_results
 from detrkit.metrics.protocol import PerImage
 from detrkit.metrics.score import Score
 from detrkit.structures import Detections

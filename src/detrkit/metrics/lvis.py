@@ -16,7 +16,7 @@ from typing import Self
 
 from detrkit.data.coco_json import Row, annotation_lists, lvis_problems, read_json
 from detrkit.errors import DataError
-from detrkit.metrics.coco_json import GroundTruth, read_ground_truth, read_results
+from detrkit.metrics.coco_files import GroundTruth, read_ground_truth, read_results
 from detrkit.metrics.instances import (
     AREAS,
     IOU50,

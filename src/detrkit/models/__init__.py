@@ -13,7 +13,7 @@ from detrkit.errors import did_you_mean
 from detrkit.models.config import Architecture, DetectorConfig
 from detrkit.models.detector import Detector
 from detrkit.models.presets import ALIASES, REGISTRY, Entry
-from detrkit.nn.backbone_weights import load_backbone_weights
+from detrkit.nn.backbone.imagenet import load_backbone_weights
 
 __all__ = [
     "Architecture",

@@ -26,8 +26,8 @@ from detrkit.models.detector import Detector, MaskHead, build_backbone
 from detrkit.models.detr import Decoder, DETRArchitecture, build_encoder, build_position, decoder_layers
 from detrkit.nn.attention import ProjectsMemory
 from detrkit.nn.backbone import Backbone, FeatureMap
+from detrkit.nn.backbone.padding import valid_sizes
 from detrkit.nn.heads import MLP
-from detrkit.nn.padding import valid_sizes
 from detrkit.nn.position import LearnedPosition, SinePosition
 from detrkit.nn.projection import LevelProjection
 from detrkit.nn.queries import Block, Decoded, Queries, attention_blocks, query_groups

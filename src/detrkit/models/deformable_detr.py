@@ -21,7 +21,7 @@ from detrkit.models.deformable_parts import (
     build_heads,
     build_neck,
     build_trunk,
-    decoder_layers,
+    deformable_decoder_layers,
     encoder_layers,
     proposal_heads,
 )
@@ -201,7 +201,7 @@ def build_deformable_detr(
 ) -> DeformableDETR:
     """Deformable DETR of a configuration, randomly initialised."""
     architecture = config.architecture
-    decoder = DeformableDecoder(decoder_layers(architecture), refine_boxes=architecture.refine_boxes)
+    decoder = DeformableDecoder(deformable_decoder_layers(architecture), refine_boxes=architecture.refine_boxes)
     trunk = build_trunk(architecture)
     encoder = DeformableEncoder(encoder_layers(architecture))
     neck = build_neck(architecture, trunk["backbone"])

@@ -19,7 +19,7 @@ from detrkit.models.deformable_parts import (
     build_heads,
     build_neck,
     build_trunk,
-    decoder_layers,
+    deformable_decoder_layers,
     encoder_layers,
     proposal_heads,
 )
@@ -76,7 +76,7 @@ def build_deformable_detr_pp(
     """Deformable DETR++ of a configuration, randomly initialised as in the repository."""
     architecture = config.architecture
     dim = architecture.hidden_dim
-    layers = decoder_layers(architecture)
+    layers = deformable_decoder_layers(architecture)
     trunk = build_trunk(architecture)
     encoder = DeformableEncoder(encoder_layers(architecture))
     neck = build_neck(architecture, trunk["backbone"])

@@ -33,7 +33,7 @@ __all__ = [
     "build_neck",
     "build_trunk",
     "class_head",
-    "decoder_layers",
+    "deformable_decoder_layers",
     "encoder_layers",
     "layer_options",
     "proposal_heads",
@@ -115,7 +115,7 @@ def encoder_layers(architecture: DeformableArchitecture) -> list[DeformableEncod
     return layers
 
 
-def decoder_layers(architecture: DeformableArchitecture) -> list[DeformableDecoderLayer]:
+def deformable_decoder_layers(architecture: DeformableArchitecture) -> list[DeformableDecoderLayer]:
     """The decoder's layers, randomly initialised."""
     options = layer_options(architecture)
     layers = [DeformableDecoderLayer(**options) for _ in range(architecture.decoder_layers)]

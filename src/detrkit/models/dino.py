@@ -27,7 +27,7 @@ from detrkit.models.deformable_parts import (
     build_heads,
     build_neck,
     build_trunk,
-    decoder_layers,
+    deformable_decoder_layers,
     encoder_layers,
     proposal_heads,
 )
@@ -358,7 +358,7 @@ def dino_heads(architecture: DINOArchitecture, start: Mapping[str, nn.Module]) -
 def build_dino(config: DetectorConfig[DINOArchitecture], *, mask_head: MaskHead | None = None) -> DINO:
     """DINO of a configuration, randomly initialised."""
     architecture = config.architecture
-    layers = decoder_layers(architecture)
+    layers = deformable_decoder_layers(architecture)
     trunk = build_trunk(architecture)
     encoder = DeformableEncoder(encoder_layers(architecture))
     neck = build_neck(architecture, trunk["backbone"])

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from detrkit.models.config import DetectorConfig
-from detrkit.models.deformable_parts import build_neck, build_trunk, decoder_layers, encoder_layers
+from detrkit.models.deformable_parts import build_neck, build_trunk, deformable_decoder_layers, encoder_layers
 from detrkit.models.detector import MaskHead
 from detrkit.models.dino import DINO, DINOArchitecture, dino_heads, dino_start, xavier_start
 from detrkit.models.relation_detr import (
@@ -76,7 +76,7 @@ def _build(
     mask_head: MaskHead | None,
 ) -> DINO:
     architecture = config.architecture
-    layers = decoder_layers(architecture)
+    layers = deformable_decoder_layers(architecture)
     trunk = build_trunk(architecture)
     encoder = DeformableEncoder(encoder_layers(architecture))
     neck = build_neck(architecture, trunk["backbone"])

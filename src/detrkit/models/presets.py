@@ -230,6 +230,9 @@ _SWIN_L = {
 }
 _SINGLE_SCALE = {"num_feature_levels": 1, "reference_dim": 4, "refine_boxes": False, "roi_resolution": 7}
 
+DEFAULT_MODEL = "dape_lite0"
+"""What is trained and predicted with where nobody names a model: its trained weights come with the package."""
+
 REGISTRY: dict[str, Entry] = {
     "detr_r50": _detr("DETR, ResNet-50"),
     "detr_r50_dc5": _detr("DETR, ResNet-50 with stride 16", dilation=True),

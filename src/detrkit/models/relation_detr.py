@@ -25,7 +25,7 @@ from detrkit.models.deformable_parts import (
     build_neck,
     build_trunk,
     class_head,
-    decoder_layers,
+    deformable_decoder_layers,
     encoder_layers,
 )
 from detrkit.models.detector import MaskHead
@@ -228,7 +228,7 @@ def build_relation_detr(
 ) -> RelationDETR:
     """Relation-DETR of a configuration, randomly initialised as in the repository."""
     architecture = config.architecture
-    layers = decoder_layers(architecture)
+    layers = deformable_decoder_layers(architecture)
     trunk = build_trunk(architecture)
     encoder = DeformableEncoder(encoder_layers(architecture), build_fusion(architecture))
     neck = build_neck(architecture, trunk["backbone"])

@@ -3,14 +3,14 @@
 
 What changes against DINO:
 
-1. **Hierarchical salience** (:meth:`SalienceDETR.score`, :mod:`detrkit.nn.salience`): how much of an object a token
-   shows is predicted from the coarsest level down, supervised independently of scale.
-2. **Salience filtering** (:meth:`SalienceDETR.refine`, :mod:`detrkit.nn.salience_encoder`): the encoder refines a share
+1. **Hierarchical salience** (:meth:`SalienceDETR.score`, :mod:`detrkit.nn.salience.salience`): how much of an object
+   a token shows is predicted from the coarsest level down, supervised independently of scale.
+2. **Salience filtering** (:meth:`SalienceDETR.refine`, :mod:`detrkit.nn.salience.encoder`): the encoder refines a share
    of each level's tokens, of these fewer in every layer; the best attend to each other first. The others get a
    **background embedding**.
-3. **Cross-level token fusion** (:mod:`detrkit.nn.plux_pyramid`): a convolutional pyramid over the memory.
-4. **Redundancy removal** (:meth:`SalienceDETR.best`, :mod:`detrkit.nn.grid_suppression`): of neighbouring tokens one
-   becomes a query.
+3. **Cross-level token fusion** (:mod:`detrkit.nn.salience.plux_pyramid`): a convolutional pyramid over the memory.
+4. **Redundancy removal** (:meth:`SalienceDETR.best`, :mod:`detrkit.nn.salience.grid_suppression`): of neighbouring
+   tokens one becomes a query.
 """
 
 from __future__ import annotations
@@ -23,18 +23,24 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.models.config import DetectorConfig, Objective
-from detrkit.models.deformable_parts import build_neck, build_trunk, decoder_layers, layer_options, proposal_heads
+from detrkit.models.deformable_parts import (
+    build_neck,
+    build_trunk,
+    deformable_decoder_layers,
+    layer_options,
+    proposal_heads,
+)
 from detrkit.models.detector import MaskHead
 from detrkit.models.dino import DINO, DINOArchitecture, DINODecoder, decoder_parts, dino_heads, dino_queries
 from detrkit.models.relation_detr import RelationDecoder, RelationOptions, check_relation, relation_parts, xavier_heads_
+from detrkit.nn.backbone.padding import valid_sizes
 from detrkit.nn.deformable import DeformableDecoderLayer, deformable_xavier_
-from detrkit.nn.grid_suppression import suppress_neighbours
-from detrkit.nn.padding import valid_sizes
-from detrkit.nn.plux_pyramid import PluXPyramid
 from detrkit.nn.position import LearnedPosition, StoredSinePosition
 from detrkit.nn.proposals import Proposals, anchors, propose
-from detrkit.nn.salience import SalienceGoal, SaliencePredictor
-from detrkit.nn.salience_encoder import SalienceEncoder, SalienceEncoderLayer, SalienceFilter
+from detrkit.nn.salience.encoder import SalienceEncoder, SalienceEncoderLayer, SalienceFilter
+from detrkit.nn.salience.grid_suppression import suppress_neighbours
+from detrkit.nn.salience.plux_pyramid import PluXPyramid
+from detrkit.nn.salience.salience import SalienceGoal, SaliencePredictor
 from detrkit.nn.tokens import Tokens, to_tokens
 from detrkit.structures import Heatmap, Predictions, Target
 
@@ -219,7 +225,7 @@ def _build(
     mask_head: MaskHead | None,
 ) -> SalienceDETR:
     architecture = config.architecture
-    layers = decoder_layers(architecture)
+    layers = deformable_decoder_layers(architecture)
     trunk = build_trunk(architecture, StoredSinePosition)
     encoder = salience_encoder(architecture)
     neck = build_neck(architecture, trunk["backbone"])

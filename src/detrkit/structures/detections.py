@@ -123,6 +123,6 @@ class Detections:
 
     def draw(self, image: Image.Image | NDArray[np.uint8] | str | Path | None = None) -> Image.Image:
         """The image with boxes, names and scores drawn on it; by default the file the detections came from."""
-        from detrkit.inference.drawing import draw_detections
+        from detrkit.drawing import draw_detections
 
         return draw_detections(self, image)

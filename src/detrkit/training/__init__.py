@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detrkit.training.auto import auto_recipe
+from detrkit.training.auto.recipe import auto_recipe
 from detrkit.training.run import RunResult, train
 
 __all__ = ["RunResult", "auto_recipe", "train"]

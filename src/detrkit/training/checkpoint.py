@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from detrkit.errors import CheckpointError, RunError
+from detrkit.files import replacing, sync
 from detrkit.training.best import BestState
 from detrkit.training.ema import EMAState
 
@@ -45,16 +46,6 @@ class RunState(TypedDict):
     processes: int
     batches: int
     recipe: dict[str, object]
-
-
-def _sync(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
-        return  # Windows cannot open a folder for syncing
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _is_disk_full(error: BaseException | None) -> bool:
@@ -96,16 +87,16 @@ def save_last(folder: Path, state: RunState, save_model: SaveModel) -> None:
         new.mkdir(parents=True)
         _write_state({"format": FORMAT, **state}, new / STATE)
         save_model(new / MODEL)
-        _sync(new / MODEL)
-        _sync(new)
+        sync(new / MODEL)
+        sync(new)
         if not last.exists():
             os.rename(new, last)
         else:
             for name in (STATE, MODEL):
                 os.replace(new / name, last / name)
-            _sync(last)
+            sync(last)
             new.rmdir()
-        _sync(folder)
+        sync(folder)
     except Exception as error:
         shutil.rmtree(new, ignore_errors=True)
         raise saving_failed(error, last) from error
@@ -118,15 +109,10 @@ def save_best(folder: Path, save_model: SaveModel) -> Path:
         RunError: the file could not be written (disk full); the previous one is intact.
     """
     best = folder / "best" / MODEL
-    new = best.with_name(MODEL + ".new")
     try:
-        best.parent.mkdir(parents=True, exist_ok=True)
-        save_model(new)
-        _sync(new)
-        os.replace(new, best)
-        _sync(best.parent)
+        with replacing(best) as draft:
+            save_model(draft)
     except Exception as error:
-        new.unlink(missing_ok=True)
         raise saving_failed(error, best) from error
     return best
 

@@ -12,8 +12,8 @@ from detrkit.config import OptimizerSection
 from detrkit.errors import RecipeError
 from detrkit.models import Detector
 from detrkit.nn.backbone import Backbone
-from detrkit.nn.backbone_layers import layer_depths
-from detrkit.weights.official import official_names
+from detrkit.training.layer_depths import layer_depths
+from detrkit.weights.official.load import official_names
 
 __all__ = ["ParameterGroup", "build_optimizer", "lr_factor", "parameter_groups", "set_learning_rate"]
 

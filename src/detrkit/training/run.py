@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
 import os
-import shutil
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -18,7 +16,6 @@ from typing import Any, TypedDict
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
@@ -26,21 +23,15 @@ from detrkit.config import Recipe, load_recipe
 from detrkit.data import DetectionDataset
 from detrkit.data.once import read_once
 from detrkit.data.samplers import AspectRatioBatchSampler
-from detrkit.errors import DataError, RecipeError, RunError
-from detrkit.training.checkpoint import RunState, load_state, saving_failed
-from detrkit.training.loggers import Logger, build_loggers
+from detrkit.errors import RecipeError
+from detrkit.training.folder import check_agreement, locked, open_folder, run_folder, start_folder
+from detrkit.training.loggers import Logger
 from detrkit.training.progress import format_metric
 from detrkit.training.rng import seed_everything
-from detrkit.training.setup import MINIMUM_STEPS, SHORT_FINE_TUNING, SHORT_STEPS, build_task, resolve, run_folder
+from detrkit.training.task import MINIMUM_STEPS, SHORT_FINE_TUNING, SHORT_STEPS, build_task, resolve
 from detrkit.training.trainer import Trainer
 
 __all__ = ["RunResult", "train"]
-
-# A resumed run may differ in what does not change its numbers.
-_FREE = {"training.output", "training.workers", "training.device", "training.evaluate_every"}
-_FREE |= {"training.checkpoint_every", "training.seeds", "data.root"}
-_LENGTH = {"training.epochs", "training.iterations"}
-_RUN_FILES = ("last", "last.new", "best", "log.jsonl", "recipe.yaml", "tensorboard", "wandb_id")
 
 
 @dataclass(frozen=True)
@@ -121,7 +112,7 @@ def _accelerator(recipe: Recipe) -> Accelerator:
 
 def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
     folder = run_folder(recipe)
-    state = _open_folder(folder, resume=resume, overwrite=overwrite)
+    state = open_folder(folder, resume=resume, overwrite=overwrite)
     accelerator = _accelerator(recipe)
     seed_everything(recipe.training.seed)  # the same initial weights on every process
     task = build_task(recipe)
@@ -129,13 +120,13 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
     batches = len(sampler)
     recipe = resolve(recipe, batches_per_epoch=batches, folder=folder)
     if state is not None:
-        _check_agreement(recipe, state, folder, processes=accelerator.num_processes, batches=batches)
+        check_agreement(recipe, state, folder, processes=accelerator.num_processes, batches=batches)
     accelerator.wait_for_everyone()  # every process has looked into the folder before one writes to it
     with contextlib.ExitStack() as held:
         loggers: list[Logger] = []
         if accelerator.is_main_process:
-            held.enter_context(_alone_in(folder))
-            loggers = _start_folder(folder, recipe, overwrite=overwrite, resumed=state is not None)
+            held.enter_context(locked(folder))
+            loggers = start_folder(folder, recipe, overwrite=overwrite, resumed=state is not None)
         for logger in loggers:
             held.callback(logger.close)
         trainer = Trainer(
@@ -207,94 +198,6 @@ def _announce(trainer: Trainer, folder: Path) -> None:
             f"AP 0); {MINIMUM_STEPS} and more work: raise training.{key}",
             highlight=False,
             soft_wrap=True,
-        )
-
-
-# ----------------------------------------------------------------------------------------------- the run's folder
-
-
-def _open_folder(folder: Path, *, resume: bool, overwrite: bool) -> RunState | None:
-    """The state to continue from, or None for a new run. Looks only; changes nothing."""
-    if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"{folder}: the output is a file, not a folder; choose another training.output")
-    if resume:
-        state = load_state(folder)
-        if state is None and (folder / "best").exists():
-            raise RecipeError(f"{folder} has weights in best/ but no last/ to continue from; --overwrite starts anew")
-        return state
-    held = [name for name in _RUN_FILES if (folder / name).exists()]
-    if held and not overwrite:
-        raise RecipeError(
-            f"{folder} holds another run ({', '.join(held)}): continue it with --resume, delete it with --overwrite, "
-            "or choose another training.output"
-        )
-    return None
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Makes the folder and keeps a second process from training in it, which would mix logs and lose checkpoints."""
-    path = folder / ".lock"
-    lock = FileLock(path, timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise RunError(f"{folder}: another process trains there; stop it, or choose another training.output") from error
-    except NotImplementedError:  # a file system without locks
-        yield
-        return
-    except OSError as error:
-        raise saving_failed(error, folder) from error
-    try:
-        yield
-    finally:
-        lock.release()
-        path.unlink(missing_ok=True)
-
-
-def _start_folder(folder: Path, recipe: Recipe, *, overwrite: bool, resumed: bool) -> list[Logger]:
-    try:
-        if not resumed:
-            for name in _RUN_FILES:
-                path = folder / name
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
-        kept, new = folder / "recipe.yaml", folder / "recipe.yaml.new"
-        comments = _comments(kept) if resumed and not recipe.comments else ""
-        new.write_text(comments + recipe.to_yaml(), encoding="utf-8")
-        os.replace(new, kept)
-        return build_loggers(folder, recipe)
-    except OSError as error:
-        raise saving_failed(error, folder) from error
-
-
-def _comments(path: Path) -> str:
-    """The comment lines a recipe file begins with."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    return "".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
-
-
-def _check_agreement(recipe: Recipe, state: RunState, folder: Path, *, processes: int, batches: int) -> None:
-    old, new = load_recipe(state["recipe"]).flat(), recipe.flat()
-    free = set(_FREE) | {key for key in new if key.startswith("logging.")}
-    if recipe.schedule.kind != "cosine":
-        free |= _LENGTH  # a step schedule's past does not depend on its end
-    differences = [
-        f"{key}: {old.get(key)} there, {new.get(key)} here"
-        for key in sorted(old.keys() | new.keys())
-        if key not in free and old.get(key) != new.get(key)
-    ]
-    if state["processes"] != processes:
-        differences.append(f"processes: {state['processes']} there, {processes} here")
-    if differences:
-        raise RecipeError(f"{folder} cannot be resumed with this recipe: {'; '.join(differences)}")
-    if state["batches"] != batches:
-        raise DataError(
-            f"{folder} cannot be resumed: an epoch had {state['batches']} batches and now has {batches}; the training "
-            f"images in {recipe.data.root} have changed"
         )
 
 

@@ -32,7 +32,7 @@ from detrkit.training.optimizer import build_optimizer, parameter_groups, set_le
 from detrkit.training.progress import TrainingProgress
 from detrkit.training.rng import preserved_rng, restore_rng, rng_state, seed_everything
 from detrkit.training.schedule import build_schedule
-from detrkit.training.setup import Task, Validation
+from detrkit.training.task import Task, Validation
 
 __all__ = ["Trainer"]
 
@@ -43,7 +43,7 @@ class Trainer:
     """One run of a resolved recipe.
 
     Args:
-        recipe: with every value filled in (``detrkit.training.setup.resolve``).
+        recipe: with every value filled in (``detrkit.training.task.resolve``).
         task: model, criterion, data sets.
         sampler: the batches of an epoch for this process.
         accelerator: device, precision and processes.

@@ -1,11 +1,11 @@
 """Checkpoints: our safetensors files, official state dicts to and from ours, and where the official ones are."""
 
-from detrkit.weights.catalogue import CATALOGUE, OfficialFile
-from detrkit.weights.checkpoint import CheckpointInfo, load, read_info, save
-from detrkit.weights.convert import open_checkpoint, open_official, save_official
 from detrkit.weights.inspection import Inspection, inspect_checkpoint
-from detrkit.weights.official import OfficialLoadReport, load_official, to_official
-from detrkit.weights.pull import pull, pulled_path
+from detrkit.weights.official.load import OfficialLoadReport, load_official, to_official
+from detrkit.weights.official.pth import open_checkpoint, open_official, save_official
+from detrkit.weights.ours import CheckpointInfo, load, read_info, save
+from detrkit.weights.published.catalogue import CATALOGUE, OfficialFile
+from detrkit.weights.published.pull import pull, pulled_path
 from detrkit.weights.reading import read_state_dict
 
 __all__ = [

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from detrkit.errors import CheckpointError
-from detrkit.weights.catalogue import CATALOGUE
-from detrkit.weights.download import fetch, is_url
-from detrkit.weights.pull import pulled_path
+from detrkit.weights.published.catalogue import CATALOGUE
+from detrkit.weights.published.download import fetch, is_url
+from detrkit.weights.published.pull import pulled_path
 
-__all__ = ["ASSETS", "DEFAULT_MODEL", "embedded_names", "find_checkpoint"]
+__all__ = ["ASSETS", "embedded_names", "find_checkpoint"]
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
-DEFAULT_MODEL = "dape_lite0"
 
 
 def embedded_names() -> list[str]:

@@ -10,10 +10,10 @@ from torch import nn
 from detrkit.errors import CheckpointError
 from detrkit.models import entry
 from detrkit.structures.categories import CategoryRow
-from detrkit.weights.checkpoint import is_ours, read_info
-from detrkit.weights.classes import guess_categories
-from detrkit.weights.keydiff import KeyGroup
-from detrkit.weights.matching import match, on_meta
+from detrkit.weights.official.class_names import guess_categories
+from detrkit.weights.official.keydiff import KeyGroup
+from detrkit.weights.official.recognise import match, on_meta
+from detrkit.weights.ours import is_ours, read_info
 from detrkit.weights.reading import read_contents
 
 __all__ = ["Inspection", "inspect_checkpoint"]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from detrkit.errors import CheckpointError
-from detrkit.weights.download import fetch_again
+from detrkit.weights.published.download import fetch_again
 
 __all__ = ["Contents", "is_safetensors", "read_contents", "read_state_dict"]
 

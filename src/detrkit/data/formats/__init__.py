@@ -9,7 +9,7 @@ from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, option
 from detrkit.data.records import Table
 from detrkit.errors import DataError, did_you_mean
 
-__all__ = ["FORMATS", "Format", "Source", "detect", "find_source", "find_sources", "read_source"]
+__all__ = ["FORMATS", "Format", "Source", "find_source", "find_sources", "read_source", "recognise_format"]
 
 FORMATS: dict[str, Format] = {
     reader.FORMAT.name: reader.FORMAT for reader in (coco, lvis, roboflow, yolo, voc, cityscapes)
@@ -21,7 +21,7 @@ def read_source(source: Source) -> Table:
     return FORMATS[source.format].read(source)
 
 
-def detect(root: Path, name: str = "auto") -> Format:
+def recognise_format(root: Path, name: str = "auto") -> Format:
     """The format of a data folder.
 
     Raises:
@@ -70,7 +70,7 @@ def find_source(
         if format == "auto":
             format = "lvis" if annotations.name.lower().startswith("lvis") else "coco"
         return Source(format=format, root=root, split=split, annotations=annotations, images=images)
-    form = detect(root, format)
+    form = recognise_format(root, format)
     source = form.locate(root, split)
     if source is None:
         present = _present(form, root)
@@ -93,7 +93,7 @@ def find_sources(root: Path, *, format: str = "auto") -> dict[str, Source]:
     Raises:
         DataError: none or several formats fit, or there is no split.
     """
-    form = detect(root, format)
+    form = recognise_format(root, format)
     found = _present(form, root)
     if not found:
         raise DataError(f"{root}: this {form.name} data set has no split. Looked for {form.looked_for}")

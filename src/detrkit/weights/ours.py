@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from detrkit.errors import CheckpointError
+from detrkit.files import replacing
 from detrkit.models import create_model
 from detrkit.models.detector import Detector
 from detrkit.structures import Categories
-from detrkit.weights.download import fetch_again
+from detrkit.weights.published.download import fetch_again
 from detrkit.weights.reading import is_safetensors
 
 __all__ = ["CheckpointInfo", "is_ours", "load", "read_info", "save"]
@@ -73,18 +72,10 @@ def save(
         key: (value.detach().half() if half and value.is_floating_point() else value.detach()).cpu().contiguous()
         for key, value in model.state_dict().items()
     }
-    temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
-        save_file(tensors, temporary, metadata={"detrkit": json.dumps(metadata, sort_keys=True)})
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
+        with replacing(path) as draft:
+            save_file(tensors, draft, metadata={"detrkit": json.dumps(metadata, sort_keys=True)})
     except (OSError, SafetensorError) as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: cannot be written ({error}); an earlier file there is untouched") from error
     return path
 

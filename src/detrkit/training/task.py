@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from detrkit.metrics import Metric, metric_for
 from detrkit.models import Detector, create_model
 from detrkit.models.config import Architecture, DetectorConfig
 from detrkit.structures import Categories, Detections
-from detrkit.training.init import start_from
+from detrkit.weights import load_official
+from detrkit.weights.find import find_checkpoint
 
-__all__ = ["Task", "Validation", "build_model", "build_task", "load_split", "require_boxes", "resolve", "run_folder"]
+__all__ = ["Task", "Validation", "build_model", "build_task", "load_split", "require_boxes", "resolve", "start_from"]
 
 MINIMUM_STEPS = 3000  # a detection transformer learns little in fewer optimizer steps
 SHORT_STEPS = 1500  # below this the usual outcome is AP 0
@@ -196,15 +198,6 @@ def build_model(recipe: Recipe, categories: Categories) -> Detector:
     return model
 
 
-def run_folder(recipe: Recipe) -> Path:
-    """Where the run is kept: ``training.output``, or ``runs/<recipe or model name>-<data name>``."""
-    if recipe.training.output is not None:
-        return Path(recipe.training.output)
-    source = Path(recipe.source)
-    name = source.stem if source.suffix in (".yaml", ".yml") and source.name != "recipe.yaml" else recipe.model.name
-    return Path("runs") / f"{name}-{Path(recipe.data.root).resolve().name}"
-
-
 def resolve(recipe: Recipe, *, batches_per_epoch: int, folder: Path) -> Recipe:
     """The recipe with everything filled in that depends on the data: what ``<run>/recipe.yaml`` shows.
 
@@ -230,3 +223,20 @@ def resolve(recipe: Recipe, *, batches_per_epoch: int, folder: Path) -> Recipe:
     )
     resolved._source = recipe.source
     return resolved
+
+
+def start_from(model: Detector, source: str | Path) -> None:
+    """Fill ``model`` from a checkpoint, ours or official: a file, a run folder, a URL, or a name that is known here.
+
+    Where the file has another number of classes the class heads start new; of another number of queries as many as both
+    have are taken over. Lines on stderr say so.
+
+    Raises:
+        CheckpointError: no such checkpoint, another family, or shapes that differ in more than that.
+    """
+    try:
+        path = find_checkpoint(source)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} (model.init)") from error
+    for remark in load_official(model, path, new_head=True).remarks():
+        print(f"{path}: {remark}", file=sys.stderr)

@@ -1,8 +1,10 @@
-"""Detections drawn on their image, with Pillow alone."""
+"""Boxes, masks and class names drawn on images, with Pillow alone: of labels and of detections, in one palette."""
 
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from detrkit.data.images import read_image
-from detrkit.structures import Detections
+from detrkit.data.records import ImageRecord
+from detrkit.structures import Categories, Detections
 
-__all__ = ["class_color", "draw_detections"]
+__all__ = ["class_color", "draw_detections", "draw_labels"]
 
 Color = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]
@@ -44,6 +47,16 @@ def class_color(label: int) -> Color:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
+@dataclass(frozen=True)
+class _Mark:
+    """One object to draw: its box (xyxy, pixels), class and caption. Crowd regions are crossed out."""
+
+    box: Rectangle
+    label: int
+    caption: str
+    crowd: bool = False
+
+
 def draw_detections(
     detections: Detections, image: Image.Image | NDArray[np.uint8] | str | Path | None = None
 ) -> Image.Image:
@@ -64,32 +77,54 @@ def draw_detections(
         height, width = detections.image_size
         raise ValueError(f"the image is {canvas.width}x{canvas.height}, but the detections are for {width}x{height}")
 
+    labels = detections.labels.tolist()
     if detections.masks is not None:
-        _draw_masks(canvas, detections)
+        _tint(canvas, detections.masks, labels)
+    rows = zip(detections.boxes.tolist(), labels, detections.names, detections.scores.tolist(), strict=True)
+    _draw(canvas, [_Mark(tuple(box), label, f"{name} {score:.2f}") for box, label, name, score in rows])
+    return canvas
+
+
+def draw_labels(image: Image.Image, record: ImageRecord, categories: Categories) -> Image.Image:
+    """A copy of the image with the boxes and class names of its annotations."""
+    canvas = image.copy()
+    marks = [
+        _Mark(tuple(box), label, f"{categories[label].name}{' (crowd)' if crowd else ''}", crowd)
+        for boxes, labels, crowd in (
+            (record.boxes, record.labels, False),
+            (record.crowd_boxes, record.crowd_labels, True),
+        )
+        for box, label in zip(boxes.tolist(), labels.tolist(), strict=True)
+    ]
+    _draw(canvas, marks)
+    return canvas
+
+
+def _draw(canvas: Image.Image, marks: Sequence[_Mark]) -> None:
+    """Draws outlines, then captions; the first mark ends on top."""
     draw = ImageDraw.Draw(canvas)
     short = min(canvas.size)
     line = max(1, round(short / 240))
     font, pad = _font(max(9, round(short / 34))), line + 1
-    for index in reversed(range(len(detections))):
-        x1, y1, x2, y2 = (float(value) for value in detections.boxes[index])
-        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=_color(detections, index), width=line)
+    for mark in reversed(marks):
+        x1, y1, x2, y2 = mark.box
+        color = class_color(mark.label)
+        # the right and bottom edge of a box are where the next pixel begins
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=line)
+        if mark.crowd:
+            draw.line((x1, y1, x2, y2), fill=color, width=line)
+            draw.line((x1, y2, x2, y1), fill=color, width=line)
 
     chips: list[Rectangle] = []
-    texts = [f"{name} {score:.2f}" for name, score in zip(detections.names, detections.scores, strict=True)]
-    for index, text in enumerate(texts):
-        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    for mark in marks:
+        left, top, right, bottom = draw.textbbox((0, 0), mark.caption, font=font)
         size = (right - left + 2 * pad, bottom - top + 2 * pad)
-        chips.append(_place(detections.boxes[index].tolist(), size, canvas.size, chips))
-    for index in reversed(range(len(detections))):
-        chip, color = chips[index], _color(detections, index)
-        left, top, _, _ = draw.textbbox((0, 0), texts[index], font=font)
+        chips.append(_place(mark.box, size, canvas.size, chips))
+    for mark, chip in zip(reversed(marks), reversed(chips), strict=True):
+        left, top, _, _ = draw.textbbox((0, 0), mark.caption, font=font)
+        color = class_color(mark.label)
         draw.rounded_rectangle(chip, radius=line + 1, fill=color)
-        draw.text((chip[0] + pad - left, chip[1] + pad - top), texts[index], font=font, fill=_text_color(color))
-    return canvas
-
-
-def _color(detections: Detections, index: int) -> Color:
-    return class_color(int(detections.labels[index]))
+        draw.text((chip[0] + pad - left, chip[1] + pad - top), mark.caption, font=font, fill=_text_color(color))
 
 
 def _text_color(background: Color) -> Color:
@@ -102,7 +137,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _place(box: list[float], size: tuple[float, float], canvas: tuple[int, int], taken: list[Rectangle]) -> Rectangle:
+def _place(box: Rectangle, size: tuple[float, float], canvas: tuple[int, int], taken: list[Rectangle]) -> Rectangle:
     """Where the chip of a box goes: above its corner, else inside or below, the first place that covers no chip."""
     x1, y1, x2, y2 = box
     width, height = size
@@ -119,11 +154,9 @@ def _overlap(a: Rectangle, b: Rectangle) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _draw_masks(canvas: Image.Image, detections: Detections) -> None:
-    """Tints every mask with the colour of its class, the best on top."""
-    assert detections.masks is not None
+def _tint(canvas: Image.Image, masks: NDArray[np.bool_], labels: Sequence[int]) -> None:
+    """Tints every mask (N, H, W) with the colour of its class, the first on top."""
     pixels = np.asarray(canvas, dtype=np.float32).copy()
-    for index in reversed(range(len(detections))):
-        mask = detections.masks[index]
-        pixels[mask] = 0.55 * pixels[mask] + 0.45 * np.asarray(_color(detections, index), dtype=np.float32)
+    for mask, label in zip(reversed(masks), reversed(labels), strict=True):
+        pixels[mask] = 0.55 * pixels[mask] + 0.45 * np.asarray(class_color(label), dtype=np.float32)
     canvas.paste(Image.fromarray(pixels.round().astype(np.uint8)))

@@ -21,9 +21,9 @@ from detrkit.models import create_model, entry, list_models, model_config
 from detrkit.models.config import COMMON_OPTIONS
 from detrkit.models.detector import Detector
 from detrkit.nn.backbone import Backbone
-from detrkit.weights.catalogue import CATALOGUE
-from detrkit.weights.keydiff import KeyDiff, compare
-from detrkit.weights.keymaps import KEYMAPS, official_names
+from detrkit.weights.official.keydiff import KeyDiff, compare
+from detrkit.weights.official.keymaps import KEYMAPS, official_names
+from detrkit.weights.published.catalogue import CATALOGUE
 
 __all__ = ["Match", "match", "on_meta"]
 

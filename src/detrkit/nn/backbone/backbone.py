@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detrkit.errors import did_you_mean
-from detrkit.nn.backbone_families import Family, family_of
-from detrkit.nn.feature_pyramid import SimpleFeaturePyramid
-from detrkit.nn.frozen_norm import freeze_batch_norm
-from detrkit.nn.padding import Padding, Recomputed, cells_mask, keep_padding_out, padded, valid_sizes
-from detrkit.nn.same_padding import SameConv2d
-from detrkit.nn.shifted_windows import ShiftedWindowBlock
+from detrkit.nn.backbone.families import Family, family_of
+from detrkit.nn.backbone.feature_pyramid import SimpleFeaturePyramid
+from detrkit.nn.backbone.frozen_norm import freeze_batch_norm
+from detrkit.nn.backbone.padding import Padding, Recomputed, cells_mask, keep_padding_out, padded, valid_sizes
+from detrkit.nn.backbone.same_padding import SameConv2d
+from detrkit.nn.backbone.shifted_windows import ShiftedWindowBlock
 
 __all__ = ["Backbone", "FeatureMap", "level_mask"]
 
@@ -52,7 +52,7 @@ class Backbone(nn.Module):
     """A timm network that returns feature maps of chosen levels.
 
     A map of stride s has ceil(side / s) cells, whatever the network. Plain vision transformers get their levels from a
-    :class:`~detrkit.nn.feature_pyramid.SimpleFeaturePyramid`.
+    :class:`~detrkit.nn.backbone.feature_pyramid.SimpleFeaturePyramid`.
 
     Args:
         name: timm model name, with its weight tag where that matters ("resnet50.tv_in1k").

@@ -22,7 +22,7 @@ _STAGES = range(4)
 
 @dataclass(frozen=True)
 class BackboneLayout:
-    """Rules over our names, as in :class:`~detrkit.weights.keymaps.KeyMap`, and what names alone do not say.
+    """Rules over our names, as in :class:`~detrkit.weights.official.keymaps.KeyMap`, and what names alone do not say.
 
     dims: pattern over an official name -> how many dimensions the tensor has there; those at the end are split off
     with size 1 or merged · constants: pattern over our names of buffers that only official files store.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from timm.models import group_parameters
 
 from detrkit.nn.backbone import Backbone
-from detrkit.nn.backbone_weights import timm_names, whole_network
+from detrkit.nn.backbone.imagenet import timm_names, whole_network
 
 __all__ = ["layer_depths"]
 

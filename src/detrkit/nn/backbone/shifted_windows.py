@@ -11,7 +11,7 @@ from timm.models.swin_transformer import SwinTransformerBlock, window_partition,
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detrkit.nn.padding import padding_of
+from detrkit.nn.backbone.padding import padding_of
 
 __all__ = ["ShiftedWindowBlock"]
 
@@ -23,8 +23,8 @@ class ShiftedWindowBlock(SwinTransformerBlock):
     """timm's Swin block with the published order: pad to whole windows, shift, attend within windows.
 
     An axis that one window covers is not shifted (torchvision's rule; the authors always shift). Inside
-    :func:`detrkit.nn.padding.padded` padding and the cells that fill up the last windows are kept out of attention,
-    and every axis is shifted; otherwise, as published, they are zeros that are attended to.
+    :func:`detrkit.nn.backbone.padding.padded` padding and the cells that fill up the last windows are kept out of
+    attention, and every axis is shifted; otherwise, as published, they are zeros that are attended to.
     """
 
     @staticmethod

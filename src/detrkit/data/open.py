@@ -12,7 +12,7 @@ from detrkit.data.formats import Source, find_source, read_source
 from detrkit.data.once import memory
 from detrkit.data.records import ImageRecord, OnError, ScoreProtocol, build_records, frequencies_of
 from detrkit.data.samplers import repeat_factors, with_copies
-from detrkit.data.sampling import published_sample, sample_table
+from detrkit.data.subsets import published_sample, sample_table
 from detrkit.errors import DataError, did_you_mean
 from detrkit.structures import Categories
 

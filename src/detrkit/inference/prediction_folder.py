@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 from pathlib import Path, PurePosixPath
 from typing import TypedDict
 
 from PIL import Image
 
-from detrkit.errors import DataError, RunError
-from detrkit.inference.drawing import draw_detections
+from detrkit.drawing import draw_detections
+from detrkit.errors import DataError
+from detrkit.files import write_json, write_picture
 from detrkit.structures import Categories, Detections
 from detrkit.structures.detections import ResultRow
 
@@ -82,13 +80,7 @@ class PredictionFolder:
             self._annotations.append({"id": len(self._annotations) + 1, **row, "area": area, "iscrowd": 0})
         if self.pictures:
             path = self.picture(file_name)
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                draw_detections(detections, image).save(path)
-            except OSError as error:
-                with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)  # a picture cut off in the middle is worse than none
-                raise RunError(f"{path}: the picture cannot be written: {error.strerror or error}") from error
+            write_picture(path, draw_detections(detections, image))
             self._earlier.discard(path)
 
     def skip(self, file_name: str, error: str) -> None:
@@ -120,25 +112,12 @@ class PredictionFolder:
         """
         categories = [{"id": category.id, "name": category.name} for category in self._categories]
         predictions = {"images": self._images, "categories": categories, "annotations": self._annotations}
-        self._write_json("predictions.json", predictions)
-        self._write_json("results.json", self._results)
-        self._write_json("skipped.json", self.skipped)
+        write_json(self.folder / "predictions.json", predictions, force=True)
+        write_json(self.folder / "results.json", self._results, force=True)
+        write_json(self.folder / "skipped.json", self.skipped, force=True)
         for path in self._earlier:
             path.unlink(missing_ok=True)
         self._earlier.clear()
-
-    def _write_json(self, name: str, content: object) -> None:
-        path, part = self.folder / name, ""
-        try:
-            with tempfile.NamedTemporaryFile("w", dir=self.folder, suffix=".part", delete=False) as file:
-                part = file.name
-                json.dump(content, file, allow_nan=False)
-            Path(part).chmod(0o644)
-            os.replace(part, path)
-        except OSError as error:
-            if part:
-                Path(part).unlink(missing_ok=True)
-            raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
 
     def _earlier_pictures(self) -> set[Path]:
         """Pictures of an earlier run, as its predictions.json lists them."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detrkit.inference.drawing import class_color, draw_detections
+from detrkit.drawing import class_color, draw_detections
 from detrkit.structures import Categories, Category, Detections
 
 CATEGORIES = Categories([Category(1, "RBC"), Category(2, "WBC")])

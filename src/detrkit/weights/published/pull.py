@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detrkit.errors import CheckpointError
-from detrkit.weights.catalogue import OfficialFile, find_official
-from detrkit.weights.checkpoint import read_info, save
-from detrkit.weights.convert import open_official
-from detrkit.weights.download import Progress, cache_dir, cached, check_file, download, fetch, is_url
+from detrkit.weights.official.pth import open_official
+from detrkit.weights.ours import read_info, save
+from detrkit.weights.published.catalogue import OfficialFile, find_official
+from detrkit.weights.published.download import Progress, cache_dir, cached, check_file, download, fetch, is_url
 
 __all__ = ["Pulled", "pull", "pulled_path"]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +10,14 @@ from pathlib import Path
 import torch
 
 from detrkit.errors import CheckpointError
+from detrkit.files import replacing
 from detrkit.models import create_model
 from detrkit.models.detector import Detector
 from detrkit.structures import Categories
-from detrkit.weights.checkpoint import is_ours, load
-from detrkit.weights.classes import CITYSCAPES_CATEGORIES, guess_categories
-from detrkit.weights.matching import Match, match
-from detrkit.weights.official import load_official, to_official
+from detrkit.weights.official.class_names import CITYSCAPES_CATEGORIES, guess_categories
+from detrkit.weights.official.load import load_official, to_official
+from detrkit.weights.official.recognise import Match, match
+from detrkit.weights.ours import is_ours, load
 from detrkit.weights.reading import Contents, read_contents
 
 __all__ = ["Opened", "open_checkpoint", "open_official", "save_official"]
@@ -103,17 +102,9 @@ def save_official(model: Detector, path: str | Path) -> Path:
         CheckpointError: it cannot be written; a file that was there before is untouched.
     """
     path = Path(path)
-    draft: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        draft = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            torch.save({"model": to_official(model)}, file)
-        draft.chmod(0o644)
-        os.replace(draft, path)
-    except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by RuntimeError
-        if draft is not None:
-            draft.unlink(missing_ok=True)
+        with replacing(path) as draft:
+            torch.save({"model": to_official(model)}, draft)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         raise CheckpointError(f"{path}: cannot be written ({error}); an earlier file there is untouched") from error
     return path

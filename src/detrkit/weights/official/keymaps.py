@@ -11,7 +11,7 @@ from torch import nn
 from detrkit.models import entry
 from detrkit.models.detector import Detector
 from detrkit.nn.backbone import Backbone
-from detrkit.weights.backbone_layouts import AUTHORS_BACKBONES, RELATION_BACKBONES, BackboneLayout
+from detrkit.weights.official.backbone_layouts import AUTHORS_BACKBONES, RELATION_BACKBONES, BackboneLayout
 
 __all__ = ["KEYMAPS", "KeyMap", "backbone_layout", "keeps_class_names", "official_names"]
 

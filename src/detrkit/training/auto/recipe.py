@@ -1,4 +1,4 @@
-"""A recipe chosen from the data's own statistics, for those who bring none; the rules are in ``training/rules.py``."""
+"""A recipe chosen from the statistics of a data set; the rules are in ``training/auto/rules.py``."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from detrkit.data.formats import find_sources
 from detrkit.data.statistics import Statistics, statistics
 from detrkit.errors import DataError
 from detrkit.models import Architecture, DetectorConfig
-from detrkit.training import rules
-from detrkit.training.draft import Draft, flat
-from detrkit.training.setup import STEPS_BETWEEN_EVALUATIONS, load_split, require_boxes
-from detrkit.training.start import choose_model
+from detrkit.training.auto import rules
+from detrkit.training.auto.draft import Draft, flat
+from detrkit.training.auto.model_choice import choose_model
+from detrkit.training.task import STEPS_BETWEEN_EVALUATIONS, load_split, require_boxes
 
 __all__ = ["auto_recipe"]
 
@@ -128,7 +128,7 @@ def _choose_image_size(draft: Draft, config: DetectorConfig[Architecture], numbe
     classes = [row for row in numbers.classes if row.boxes >= rules.RARE * numbers.boxes]
     small, name = min((row.small or math.inf, row.name) for row in classes)
     shorter, aspect = _usual_sides(numbers)
-    size = rules.image_size(config.input, small=small, shorter=shorter, aspect=aspect, most=rules.MOST_SIDE[gpu])
+    size = rules.choose_image_size(config.input, small=small, shorter=shorter, aspect=aspect, most=rules.MOST_SIDE[gpu])
     why = f"a quarter of '{name}' is below {small * size.short_side:.0f} px there"
     if size.held_back:
         why += f", and more would go beyond {size.held_back}"

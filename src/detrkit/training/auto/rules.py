@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from detrkit.models.config import Input
-from detrkit.training.setup import MINIMUM_STEPS
+from detrkit.training.task import MINIMUM_STEPS
 
-__all__ = ["ImageSize", "Rates", "crop_reason", "ema_decay", "image_size", "iterations", "queries"]
+__all__ = ["ImageSize", "Rates", "choose_image_size", "crop_reason", "ema_decay", "iterations", "queries"]
 
 QUERY_STEPS = (50, 100, 200, 300, 500, 900, 1500)
 HEADROOM = 1.3  # images to come may hold more objects than those at hand
@@ -25,10 +25,7 @@ SCALES_DIFFER = 6.0  # 95th over 5th percentile of box sizes; blood cells, measu
 LARGER_THAN_NEEDED = 2.0
 
 EPOCHS = 50  # of the published recipes
-MOST_STEPS = {
-    True: 100_000,
-    False: 12_000,
-}  # with a GPU, and without: 12,000 steps of the laptop model at 320 px take 5 h
+MOST_STEPS = {True: 100_000, False: 6_000}  # with a GPU; without: 6,000 steps of the default at 320 px take 5 h
 SHORTEST_EPOCH = 50  # optimizer steps
 
 BATCH = 4  # images per step
@@ -89,7 +86,7 @@ class ImageSize:
     held_back: str
 
 
-def image_size(own: Input, *, small: float, shorter: float, aspect: float, most: int) -> ImageSize:
+def choose_image_size(own: Input, *, small: float, shorter: float, aspect: float, most: int) -> ImageSize:
     """The model's own image size, or a larger one where objects are small.
 
     small: size of a small object over its image's shorter side · shorter: usual shorter side of the images · aspect:

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from detrkit.errors import RecipeError
 from detrkit.models import Architecture, DetectorConfig, model_config
 from detrkit.models.config import COMMON_OPTIONS
-from detrkit.nn.backbone_weights import PACKAGED_WEIGHTS
-from detrkit.training.draft import Draft
+from detrkit.models.presets import DEFAULT_MODEL
+from detrkit.nn.backbone.imagenet import PACKAGED_WEIGHTS
+from detrkit.training.auto.draft import Draft
 from detrkit.weights import CATALOGUE, OfficialFile, open_checkpoint, pulled_path
 from detrkit.weights.find import find_checkpoint
 
-__all__ = ["LAPTOP_MODEL", "available_checkpoint", "choose_model"]
+__all__ = ["available_checkpoint", "choose_model"]
 
-LAPTOP_MODEL = "dela_conditional_detr_lite0"
 # Which family learns most from few images (DE-DETR paper, Tables 2 and 3), best first; others where they are named.
 FAMILIES = ("de_conditional_detr", "de_detr", "conditional_detr", "detr")
 # Options that make another network; under the others that all models share, a checkpoint keeps its meaning.
@@ -118,4 +118,4 @@ def _default_model(draft: Draft, *, gpu: bool) -> str:
         why = "there is no GPU, and full-size models take about ten times as long a step"
         if found is not None:
             why += f"; {found.name} is at hand for --model {found.model}"
-    return str(draft.choose("model", "model.name", LAPTOP_MODEL, why))
+    return str(draft.choose("model", "model.name", DEFAULT_MODEL, why))

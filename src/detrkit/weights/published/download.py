@@ -25,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock, Timeout
 
 from detrkit.errors import CheckpointError
-from detrkit.weights.catalogue import official_file_at
+from detrkit.weights.published.catalogue import official_file_at
 
 __all__ = ["Progress", "cache_dir", "cached", "check_file", "download", "fetch", "fetch_again", "file_name", "is_url"]
 

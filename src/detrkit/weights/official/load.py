@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from detrkit.errors import CheckpointError
 from detrkit.models.detector import Detector
-from detrkit.weights.checkpoint import is_ours, read_info
-from detrkit.weights.classes import CLASS_NAMES, decode_names, encode_names
-from detrkit.weights.keydiff import IGNORED, KeyDiff, Mismatch, compare
-from detrkit.weights.keymaps import backbone_layout, keeps_class_names, official_names
-from detrkit.weights.matching import match
+from detrkit.weights.official.class_names import CLASS_NAMES, decode_names, encode_names
+from detrkit.weights.official.keydiff import IGNORED, KeyDiff, Mismatch, compare
+from detrkit.weights.official.keymaps import backbone_layout, keeps_class_names, official_names
+from detrkit.weights.official.recognise import match
+from detrkit.weights.ours import is_ours, read_info
 from detrkit.weights.reading import read_contents
 
 __all__ = ["OfficialLoadReport", "load_official", "official_names", "to_official"]

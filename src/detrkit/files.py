@@ -1,0 +1,91 @@
+"""Writing files that are either whole or absent. Every file that detrkit replaces goes through :func:`replacing`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detrkit.errors import DataError, RunError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["refuse_existing", "replacing", "sync", "write_json", "write_picture"]
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    """Raise a DataError when the file exists and ``force`` is not set."""
+    if path.exists() and not force:
+        raise DataError(f"{path}: exists already; pass --force to overwrite it")
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows cannot open a folder for syncing
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A draft to write, which takes the place of ``path`` in one step when the block ends well; else nothing changes.
+
+    The draft lies in the same folder, which is made when it is missing, and is on the disk before it is renamed.
+
+    Raises:
+        OSError: it cannot be written (disk full, no permission); callers say it in the words of their room.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".draft")
+    os.close(handle)
+    draft = Path(name)
+    try:
+        yield draft
+        sync(draft)
+        draft.chmod(0o644)  # temporary files are private to their owner
+        os.replace(draft, path)
+        sync(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object, *, force: bool = False) -> None:
+    """Write one JSON value, whole or not at all.
+
+    Raises:
+        DataError: the file exists and ``force`` is not set.
+        RunError: it cannot be written.
+        ValueError: a number is not finite, which JSON cannot hold.
+    """
+    refuse_existing(path, force)
+    try:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:  # a file name that is not valid Unicode
+        text = json.dumps(content, allow_nan=False).encode()
+    try:
+        with replacing(path) as draft:
+            draft.write_bytes(text)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def write_picture(path: Path, picture: Image.Image, *, format: str = "PNG") -> None:
+    """Write a picture, whole or not at all.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    try:
+        with replacing(path) as draft:
+            picture.save(draft, format, quality=92)  # PNG has no quality and ignores it
+    except OSError as error:
+        raise RunError(f"{path}: the picture cannot be written ({error.strerror or error})") from error

@@ -1,0 +1,1 @@
+"""Blocks of Salience-DETR alone."""

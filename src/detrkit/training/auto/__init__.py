@@ -1,0 +1,1 @@
+"""Recipes that are chosen from the data."""

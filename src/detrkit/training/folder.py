@@ -1,0 +1,155 @@
+"""The folder of a run: where it is, whether it may be used, and whether a run can be resumed in it."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import itertools
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from detrkit.config import Recipe, load_recipe
+from detrkit.errors import DataError, RecipeError, RunError
+from detrkit.files import replacing
+from detrkit.training.checkpoint import RunState, load_state, saving_failed
+from detrkit.training.loggers import Logger, build_loggers
+
+__all__ = ["check_agreement", "find_run", "locked", "open_folder", "run_folder", "start_folder"]
+
+# A resumed run may differ in what does not change its numbers.
+_FREE = {"training.output", "training.workers", "training.device", "training.evaluate_every"}
+_FREE |= {"training.checkpoint_every", "training.seeds", "data.root"}
+_LENGTH = {"training.epochs", "training.iterations"}
+_RUN_FILES = ("last", "last.new", "best", "log.jsonl", "recipe.yaml", "tensorboard", "wandb_id")
+
+
+def run_folder(recipe: Recipe) -> Path:
+    """Where the run is kept: ``training.output``, or ``runs/<recipe or model name>-<data name>``."""
+    if recipe.training.output is not None:
+        return Path(recipe.training.output)
+    source = Path(recipe.source)
+    name = source.stem if source.suffix in (".yaml", ".yml") and source.name != "recipe.yaml" else recipe.model.name
+    return Path("runs") / f"{name}-{Path(recipe.data.root).resolve().name}"
+
+
+def find_run(asked: Mapping[str, object]) -> tuple[Path, Path] | None:
+    """(run folder, its recipe file) of the run to continue; None: there is none yet.
+
+    Without ``training.output`` it is the one run below ``runs/`` on this data, and of this model where one is asked
+    for. The model is not chosen again: what is in the cache may have changed since.
+
+    Raises:
+        RecipeError: several runs may be meant, or it is one of several seeds and they are not named.
+    """
+    root, output, seeds = Path(str(asked["data.root"])), asked.get("training.output"), asked.get("training.seeds")
+    beside = Path("runs").glob(f"*-{glob.escape(root.resolve().name)}")
+    found: list[tuple[Path, Path]] = []
+    for folder in [Path(str(output))] if output else sorted(beside):
+        files = sorted(folder.glob("seed*/recipe.yaml"))
+        if not seeds:
+            files = [*folder.glob("recipe.yaml"), *files]
+        if files and (output or _same_run(files[0], root, asked.get("model.name"))):
+            found.append((folder, files[0]))
+    if not found:
+        return None
+    folder, file = found[0]
+    if len(found) > 1:
+        folders = ", ".join(str(folder) for folder, _ in found)
+        raise RecipeError(f"--resume: several runs use {root}: {folders}; --output DIR says which one goes on")
+    if not seeds and file.parent != folder:
+        names = ",".join(path.parent.name.removeprefix("seed") for path in sorted(folder.glob("seed*/recipe.yaml")))
+        raise RecipeError(f"--resume: {folder} holds a run for each seed; give them: --seeds {names}")
+    return folder, file
+
+
+def _same_run(file: Path, root: Path, model: object) -> bool:
+    recipe = load_recipe(file)
+    return Path(recipe.data.root).resolve() == root.resolve() and model in (None, recipe.model.name)
+
+
+def open_folder(folder: Path, *, resume: bool, overwrite: bool) -> RunState | None:
+    """The state to continue from, or None for a new run. Looks only; changes nothing."""
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"{folder}: the output is a file, not a folder; choose another training.output")
+    if resume:
+        state = load_state(folder)
+        if state is None and (folder / "best").exists():
+            raise RecipeError(f"{folder} has weights in best/ but no last/ to continue from; --overwrite starts anew")
+        return state
+    held = [name for name in _RUN_FILES if (folder / name).exists()]
+    if held and not overwrite:
+        raise RecipeError(
+            f"{folder} holds another run ({', '.join(held)}): continue it with --resume, delete it with --overwrite, "
+            "or choose another training.output"
+        )
+    return None
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Makes the folder and keeps a second process from training in it, which would mix logs and lose checkpoints."""
+    path = folder / ".lock"
+    lock = FileLock(path, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise RunError(f"{folder}: another process trains there; stop it, or choose another training.output") from error
+    except NotImplementedError:  # a file system without locks
+        yield
+        return
+    except OSError as error:
+        raise saving_failed(error, folder) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        path.unlink(missing_ok=True)
+
+
+def start_folder(folder: Path, recipe: Recipe, *, overwrite: bool, resumed: bool) -> list[Logger]:
+    try:
+        if not resumed:
+            for name in _RUN_FILES:
+                path = folder / name
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+        kept = folder / "recipe.yaml"
+        comments = _comments(kept) if resumed and not recipe.comments else ""
+        with replacing(kept) as draft:
+            draft.write_text(comments + recipe.to_yaml(), encoding="utf-8")
+        return build_loggers(folder, recipe)
+    except OSError as error:
+        raise saving_failed(error, folder) from error
+
+
+def _comments(path: Path) -> str:
+    """The comment lines a recipe file begins with."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    return "".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
+
+
+def check_agreement(recipe: Recipe, state: RunState, folder: Path, *, processes: int, batches: int) -> None:
+    old, new = load_recipe(state["recipe"]).flat(), recipe.flat()
+    free = set(_FREE) | {key for key in new if key.startswith("logging.")}
+    if recipe.schedule.kind != "cosine":
+        free |= _LENGTH  # a step schedule's past does not depend on its end
+    differences = [
+        f"{key}: {old.get(key)} there, {new.get(key)} here"
+        for key in sorted(old.keys() | new.keys())
+        if key not in free and old.get(key) != new.get(key)
+    ]
+    if state["processes"] != processes:
+        differences.append(f"processes: {state['processes']} there, {processes} here")
+    if differences:
+        raise RecipeError(f"{folder} cannot be resumed with this recipe: {'; '.join(differences)}")
+    if state["batches"] != batches:
+        raise DataError(
+            f"{folder} cannot be resumed: an epoch had {state['batches']} batches and now has {batches}; the training "
+            f"images in {recipe.data.root} have changed"
+        )

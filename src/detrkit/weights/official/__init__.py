@@ -1,0 +1,1 @@
+"""Checkpoints of the published repositories: recognised, loaded into our models, written back."""

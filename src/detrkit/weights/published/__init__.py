@@ -1,0 +1,1 @@
+"""Published checkpoint files: the catalogue, downloads, and checkpoints by name."""
