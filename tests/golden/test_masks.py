@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from detrkit.inference.postprocess import select
+from detrkit.inference.segmentation import ImageMasks, PanopticRules, instance_masks, panoptic_segments, semantic_labels
 from detrkit.losses import ClassTerm, Criterion, Focal, GIoUTerm, HungarianMatcher, L1Term, LabelAugmentation, Softmax
 from detrkit.losses.masks import DiceTerm, MaskTerm
 from detrkit.losses.points import MaskPoints
@@ -148,3 +150,46 @@ def test_a_perturbed_weight_is_noticed(shared: Path, golden_count: dict[str, Any
     name = "matcher_cost.call0.image0"
     with pytest.raises(AssertionError, match=name):
         case.match(name, criterion.matcher.costs[0, :3].T, case.tensors[name], atol=case.tolerance(), rtol=1e-5)
+
+
+class EveryClass(Softmax):
+    """Mask2Former ranks all pairs of query and class, though classes exclude each other."""
+
+    exclusive = False
+
+
+def image_masks(case: Case) -> ImageMasks:
+    size = tuple(case.info["inference_config"]["image_size"])
+    return ImageMasks(masks_of(case.tensors["inference.mask_pred"][None, None]), 0, size, size, size)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_inference(name: str, shared: Path, golden_count: dict[str, Any]) -> None:
+    case = Case.read(shared, name, golden_count)
+    config, logits, masks = case.info["inference_config"], case.tensors["inference.mask_cls"], image_masks(case)
+    is_thing = torch.zeros(config["num_classes"], dtype=torch.bool)
+    is_thing[config["thing_classes"]] = True
+    for index, variant in enumerate(config["variants"]):
+        prefix = f"inference.v{index}"
+        temperature = 0.06 if variant.get("transform_eval") else None
+        classes = Softmax() if name == "op_mask2former" else Focal(temperature=temperature)
+        sums: list[Tensor] = []
+        labels = semantic_labels(masks, logits, classes=classes, scores=sums.append)
+        case.close(f"{prefix}.semantic", torch.cat(sums))
+        case.match("semantic labels", labels, case.tensors[f"{prefix}.semantic"].argmax(0))
+        rules = PanopticRules(threshold=config["object_mask_threshold"], overlap=config["overlap_threshold"])
+        found = panoptic_segments(masks, logits, classes=classes, is_thing=is_thing, rules=rules)
+        assert found.labels == [row["category_id"] for row in case.info[f"{prefix}.segments_info"]]
+        case.equal(f"{prefix}.panoptic_seg", found.ids)
+        ranked = EveryClass() if name == "op_mask2former" else classes
+        top = select(logits, torch.rand(len(logits), 4), classes=ranked, top_k=config["test_topk_per_image"])
+        parts = list(instance_masks(masks, top.queries))
+        inside, quality = torch.cat([part for _, part, _ in parts]), torch.cat([part for *_, part in parts])
+        for things_only in (0, 1):
+            kept = is_thing[top.labels] if things_only else torch.ones_like(top.labels, dtype=torch.bool)
+            scores = (top.scores * quality)[kept]
+            order = scores.argsort(descending=True)
+            stored = f"{prefix}.panoptic_on{things_only}.instance"
+            case.close(f"{stored}.scores", scores[order])
+            case.equal(f"{stored}.classes", top.labels[kept][order])
+            case.close(f"{stored}.mask_area", inside[kept][order].sum((1, 2)).float())
