@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,3 +21,8 @@ def on_files(files: Files, *, config: Any) -> Files:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Links that leave the folder of the pages stay inside the site."""
     return markdown.replace("](../recipes/", "](recipes/")
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Roles of Sphinx in docstrings, such as ``:func:``, are no Markdown; the name behind them is."""
+    return re.sub(r":(?:class|func|meth|mod|data|attr):(?=<code>)", "", html)

@@ -19,7 +19,7 @@ import torch
 from detrkit.cli.demo import RECIPE
 from detrkit.config import list_recipes, load_recipe
 from tests.data.trees import lvis_tree
-from tests.readme_trees import (
+from tests.workplace import (
     MY_CLASSES,
     ROOT,
     SMALL_RUN,

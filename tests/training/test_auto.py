@@ -19,7 +19,7 @@ from detrkit.training.setup import build_model
 from detrkit.training.start import available_checkpoint
 from detrkit.weights import pulled_path
 from tests.data.trees import TREES, dump, write_image
-from tests.readme_trees import TINY_MODEL
+from tests.workplace import TINY_MODEL
 
 
 @pytest.fixture(autouse=True)
