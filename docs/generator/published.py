@@ -66,7 +66,7 @@ def without_figure() -> str:
 
 def ours() -> str:
     """Recipes on a data set that no paper uses."""
-    rows = [[_link(header), f"`detrkit train {header.name}`"] for header in headers() if _is_ours(header)]
+    rows = [[_link(header), f"`{header.train}`"] for header in headers() if _is_ours(header)]
     return table(["recipe", "command"], rows)
 
 
