@@ -15,8 +15,8 @@ from detrkit.cli.main import run
 from detrkit.config import Recipe, load_recipe
 from detrkit.training import RunResult
 from tests.data.trees import coco_tree, roboflow_tree
-from tests.readme_trees import TINY_MODEL
 from tests.training.fakes import fake_task, make_recipe, scores
+from tests.workplace import TINY_MODEL
 
 
 @pytest.fixture

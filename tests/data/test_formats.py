@@ -28,7 +28,7 @@ from tests.data.trees import (
     write_images,
     yolo_tree,
 )
-from tests.readme_trees import detrkit_cli
+from tests.workplace import detrkit_cli
 
 
 @pytest.mark.parametrize("kind", TREES)

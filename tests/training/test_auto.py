@@ -20,7 +20,7 @@ from detrkit.training.auto.model_choice import available_checkpoint
 from detrkit.training.task import build_model
 from detrkit.weights import pulled_path
 from tests.data.trees import TREES, dump, write_image
-from tests.readme_trees import TINY_MODEL
+from tests.workplace import TINY_MODEL
 
 
 @pytest.fixture(autouse=True)

@@ -19,8 +19,8 @@ from detrkit.training import train
 from detrkit.training.task import build_task
 from detrkit.training.trainer import Trainer
 from tests.data.trees import dump, lvis, lvis_tree
-from tests.readme_trees import ROOT, TINY_MODEL, detrkit_cli
 from tests.training.fakes import last_state, same_state
+from tests.workplace import ROOT, TINY_MODEL, detrkit_cli
 
 MODEL = TINY_MODEL | {
     "name": "conditional_detr_lite0",

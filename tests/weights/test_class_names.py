@@ -14,7 +14,7 @@ from detrkit.models import Detector
 from detrkit.structures import Categories, Category
 from detrkit.weights import CATALOGUE, inspect_checkpoint, open_official, pull, save_official
 from detrkit.weights.official.class_names import CLASS_NAMES, COCO_CATEGORIES, decode_names, encode_names
-from tests.readme_trees import ROOT
+from tests.workplace import ROOT
 
 SMALL: dict[str, Any] = {
     "backbone": "test_resnet",

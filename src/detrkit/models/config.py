@@ -26,35 +26,43 @@ DETR_SHORT_SIDES = tuple(range(480, 801, 32))
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What every detector is made of; each paper's architecture extends this.
-
-    Attributes:
-        num_classes: classes without no-object; official COCO presets keep 91 slots (label = raw COCO id).
-        num_queries: object queries.
-        classification: "softmax" (K + 1 logits, no-object last) or "focal" (K logits, each a sigmoid).
-        backbone: timm name.
-        dilation, frozen_stride, frozen_batch_norm, mask_backbone_padding, backbone_norm, backbone_checkpointing,
-            drop_path: see :class:`detrkit.nn.backbone.Backbone` (dilation: "DC5"; backbone_norm: its level_norm).
-        hidden_dim, num_heads, encoder_layers, decoder_layers, ffn_dim, dropout: of the transformer.
-    """
+    """What every detector is made of; each paper's architecture extends this."""
 
     num_classes: int = 91
+    """Classes without no-object. Official COCO models keep 91 slots: label = raw COCO id."""
     num_queries: int = 100
+    """Object queries."""
     classification: Literal["softmax", "focal"] = "softmax"
+    """``softmax``: K + 1 logits, no-object last. ``focal``: K logits, each a sigmoid."""
     backbone: str = "resnet50.tv_in1k"
+    """A timm name."""
     dilation: bool = False
+    """Stride 16 instead of 32 in the last stage of the backbone ("DC5")."""
     frozen_stride: int = 4
+    """Stages of the backbone up to this stride are not trained; 0 trains all, 32 none."""
     frozen_batch_norm: bool = True
+    """Batch norm of the backbone as a fixed affine map."""
     mask_backbone_padding: bool = False
+    """Keep the padding of a batch at zero inside the backbone, so that an image gives the same features alone and in a
+    padded batch. The official models let it leak."""
     backbone_norm: bool = False
+    """A layer norm over the channels of every level of the backbone."""
     backbone_checkpointing: bool = False
+    """Compute activations of the backbone again in the backward pass: less memory, more time."""
     drop_path: float = 0.0
+    """Rate of stochastic depth in the last block of the backbone; it grows from 0 in the first."""
     hidden_dim: int = 256
+    """Width of the transformer; divisible by 32 and by ``num_heads``."""
     num_heads: int = 8
+    """Heads of every attention."""
     encoder_layers: int = 6
+    """Layers of the encoder."""
     decoder_layers: int = 6
+    """Layers of the decoder."""
     ffn_dim: int = 2048
+    """Width of the feed-forward blocks."""
     dropout: float = 0.1
+    """Dropout of the transformer."""
 
     def __post_init__(self) -> None:
         """Checks what can be checked without building.
@@ -84,23 +92,24 @@ class Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """How images reach the model. Sizes in pixels.
-
-    Attributes:
-        image_mean, image_std: normalisation of RGB in [0, 1]; None = what the backbone was trained with.
-        train_short_sides, train_max_side, eval_short_side, eval_max_side: resizing.
-        eval_resize: how evaluation resizes: "round" as DETR, "float32_truncate" as the Relation-DETR repository.
-        size_divisor: batches are padded to multiples of this.
-    """
+    """How images reach the model. Sizes in pixels."""
 
     image_mean: tuple[float, float, float] | None = None
+    """Subtracted from RGB in [0, 1]; None: what the backbone was trained with."""
     image_std: tuple[float, float, float] | None = None
+    """Divisor after that; None: what the backbone was trained with."""
     train_short_sides: tuple[int, ...] = DETR_SHORT_SIDES
+    """Shorter sides in training, one drawn per image."""
     train_max_side: int = 1333
+    """Largest longer side in training."""
     eval_short_side: int = 800
+    """Shorter side at evaluation and prediction."""
     eval_max_side: int = 1333
+    """Largest longer side at evaluation and prediction."""
     eval_resize: Literal["round", "float32_truncate"] = "round"
+    """How evaluation resizes: ``round`` as DETR, ``float32_truncate`` as the Relation-DETR repository."""
     size_divisor: int = 1
+    """Batches are padded to multiples of this."""
 
     def __post_init__(self) -> None:
         """Checks values; raises ValueError naming the field."""
@@ -112,31 +121,32 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What training minimises.
-
-    Attributes:
-        class_loss: of "focal" classification: "focal", or "varifocal", which learns the IoU of the matched box.
-        no_object_weight: weight of no-object in softmax classification.
-        focal_alpha: weight of positives in focal classification.
-        cost_class, cost_bbox, cost_giou: weights in the matcher.
-        loss_class, loss_bbox, loss_giou: weights in the loss.
-        repeat_label: every box is given this many times (label augmentation, DE-DETR paper, section 3.4).
-        repeat_ratio: boxes are repeated up to this share of the queries; at most one of the two.
-        two_stage_match: originals are matched first, copies with what is left.
-    """
+    """What training minimises."""
 
     class_loss: Literal["focal", "varifocal"] = "focal"
+    """Of ``focal`` classification: ``focal``, or ``varifocal``, which learns the IoU of the matched box."""
     no_object_weight: float = 0.1
+    """Weight of no-object in ``softmax`` classification."""
     focal_alpha: float = 0.25
+    """Weight of positives in ``focal`` classification."""
     cost_class: float = 1.0
+    """Weight of the class in the matching."""
     cost_bbox: float = 5.0
+    """Weight of the L1 distance of boxes in the matching."""
     cost_giou: float = 2.0
+    """Weight of GIoU in the matching."""
     loss_class: float = 1.0
+    """Weight of the class loss."""
     loss_bbox: float = 5.0
+    """Weight of the L1 loss of boxes."""
     loss_giou: float = 2.0
+    """Weight of the GIoU loss."""
     repeat_label: int | None = None
+    """Every object is given this many times in training (label augmentation, DE-DETR paper, section 3.4)."""
     repeat_ratio: float | None = None
+    """Objects are repeated up to this share of the queries; excludes ``repeat_label``."""
     two_stage_match: bool = False
+    """Originals are matched first, their copies with the queries that are left."""
 
     def __post_init__(self) -> None:
         """Checks values; raises ValueError naming the field, or both where two exclude each other."""
@@ -154,17 +164,14 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class Postprocessing:
-    """What becomes of the predictions of an image.
-
-    Attributes:
-        top_k: detections kept.
-        nms: class-wise IoU threshold or None.
-        nms_decay: None removes suppressed detections; a factor (published: 0.01) keeps them with a lower score.
-    """
+    """What becomes of the predictions of an image."""
 
     top_k: int = 100
+    """Detections kept per image."""
     nms: float | None = None
+    """IoU threshold of class-wise non-maximum suppression; None: no suppression."""
     nms_decay: float | None = None
+    """Factor on the score of suppressed detections, which then stay (published: 0.01); None: they are removed."""
 
     def __post_init__(self) -> None:
         """Checks values; raises ValueError naming the field."""
