@@ -171,7 +171,8 @@ def test_one_image_and_no_validation(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_thousand_objects_on_one_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     boxes: Boxes = [(k % 2, k % 40, k // 40, 4, 5) for k in range(1000)]
     root = coco(tmp_path / "data", {"a.png": boxes})
-    assert train(root, "training.evaluate_every=0", "model.decoder_layers=1") == 0
+    model = ["--model", "dela_conditional_detr_lite0", "model.decoder_layers=1"]  # a model with label repeat and NMS
+    assert train(root, *model, "training.evaluate_every=0") == 0
     captured = capsys.readouterr().err
     assert "queries 1,500: up to 1,000 objects per image" in captured
     assert "label repeat off" in captured

@@ -46,7 +46,7 @@ def list_command(as_json: JsonFlag = False) -> None:
         ap = "-" if item.ap is None else f"{item.ap:.1f}"
         table.add_row(item.name, item.data, str(item.epochs or "-"), ap, str(item.mib or "-"), how)
     stdout().print(table)
-    stdout().print("AP of boxes as published. 'detrkit weights pull NAME' fetches a file, or says where it is.")
+    stdout().print("AP of boxes as published. 'detrkit weights pull NAME' downloads a file, or shows where to get it.")
     stdout().print("no: it has a mask head, and masks are not supported yet.")
 
 

@@ -130,7 +130,7 @@ def load_state(folder: Path) -> RunState | None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"{path}: not a state that can be resumed, it is damaged ({type(error).__name__}); --overwrite starts anew"
+            f"{path}: not a state that can be resumed, it is damaged ({type(error).__name__}); --overwrite starts again"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a state that this version of detrkit can resume")

@@ -61,7 +61,7 @@ def find_run(given: Mapping[str, object]) -> tuple[Path, Path] | None:
     folder, file = found[0]
     if len(found) > 1:
         folders = ", ".join(str(folder) for folder, _ in found)
-        raise RecipeError(f"--resume: several runs use {root}: {folders}; --output DIR says which one goes on")
+        raise RecipeError(f"--resume: several runs use {root}: {folders}; --output DIR chooses one")
     if not seeds and file.parent != folder:
         names = ",".join(path.parent.name.removeprefix("seed") for path in sorted(folder.glob("seed*/recipe.yaml")))
         raise RecipeError(f"--resume: {folder} holds one run per seed; give them: --seeds {names}")
@@ -84,7 +84,7 @@ def open_folder(folder: Path, *, resume: bool, overwrite: bool) -> RunState | No
     if resume:
         state = load_state(folder)
         if state is None and (folder / "best").exists():
-            raise RecipeError(f"{folder} has weights in best/ but no last/ to continue from; --overwrite starts anew")
+            raise RecipeError(f"{folder} has weights in best/ but no last/ to continue from; --overwrite starts again")
         return state
     found = [name for name in _RUN_FILES if (folder / name).exists()]
     if found and not overwrite:

@@ -207,7 +207,7 @@ def _receive(url: str, part: _Part, size: int | None, progress: Progress | None)
         if broken is None:
             return
         if attempt == _ATTEMPTS or part.size <= before:
-            kept = f" ({part.size} bytes are kept: the same command goes on from there)" if part.size else ""
+            kept = f" ({part.size} bytes are kept: the same command resumes the download)" if part.size else ""
             raise CheckpointError(f"{url}: {broken}{kept}")
         time.sleep(_PAUSE)
 
