@@ -44,6 +44,7 @@ class Entry:
         objective: what it minimises.
         related: what makes the model, and of what, where an option that only this architecture has is given another
             value than its default: a relation.
+        slow_sampling: whether sampling offsets and reference points learn at a lower rate, as in Deformable DETR.
     """
 
     build: Builder
@@ -53,6 +54,12 @@ class Entry:
     summary: str
     objective: type[Objective] = Objective
     related: tuple[Builder, type[Architecture]] | None = None
+    slow_sampling: bool = False
+
+    @property
+    def laptop(self) -> bool:
+        """Whether the model has a laptop size: the backbone of a row of ``models/lite.py``."""
+        return self.settings.get("backbone") in {size["backbone"] for size in LITE.values()}
 
     def options(self) -> set[str]:
         """Every flat key that the model takes."""
@@ -156,6 +163,7 @@ def _deformable(summary: str, **settings: object) -> Entry:
         family="deformable_detr",
         settings={**_DEFORMABLE, **settings},
         summary=summary,
+        slow_sampling=True,
     )
 
 
@@ -285,6 +293,7 @@ REGISTRY: dict[str, Entry] = {
         family="deformable_detr_pp",
         settings={**_DEFORMABLE, **_REPOSITORY, "loss_class": 1.0, "top_k": 300},
         summary="Deformable DETR ++ two-stage, of the same repository",
+        slow_sampling=True,
     ),
     "dino_lite0": _dino("DINO, laptop size", **LITE["lite0"]),
     "relation_detr_r50": _relation("Relation-DETR, ResNet-50"),
