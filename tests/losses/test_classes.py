@@ -28,10 +28,10 @@ from tests.golden.harness import Case
 
 def test_losses_and_gradients_agree(shared: Path, golden_count: dict[str, Any]) -> None:
     case = Case.read(shared, "op_relation", golden_count)
-    goal, quality = case.tensors["loss.onehot"], case.tensors["loss.iou_score"]
+    target, quality = case.tensors["loss.onehot"], case.tensors["loss.iou_score"]
     losses = {
-        "sigmoid_focal_loss": lambda logits: focal_loss(logits, goal, alpha=0.25),
-        "vari_sigmoid_focal_loss": lambda logits: varifocal_loss(logits, goal, quality, alpha=0.25),
+        "sigmoid_focal_loss": lambda logits: focal_loss(logits, target, alpha=0.25),
+        "vari_sigmoid_focal_loss": lambda logits: varifocal_loss(logits, target, quality, alpha=0.25),
     }
     for name, loss in losses.items():
         logits = case.tensors["loss.logits"].clone().requires_grad_()
@@ -45,10 +45,10 @@ def test_losses_and_gradients_agree(shared: Path, golden_count: dict[str, Any]) 
 
 def test_varifocal_weights_carry_no_gradient_and_positives_learn_their_overlap() -> None:
     logits = torch.tensor([[2.0, -1.0]], requires_grad=True)
-    goal, quality = torch.tensor([[1.0, 0.0]]), torch.tensor([0.4], requires_grad=True)
-    varifocal_loss(logits, goal, quality, alpha=0.25).sum().backward()
+    target, quality = torch.tensor([[1.0, 0.0]]), torch.tensor([0.4], requires_grad=True)
+    varifocal_loss(logits, target, quality, alpha=0.25).sum().backward()
     p = logits.detach().sigmoid()
-    # weight times the derivative of binary cross entropy, p - goal
+    # weight times the derivative of binary cross entropy, p - target
     torch.testing.assert_close(logits.grad, torch.stack((0.4 * (p[0, 0] - 0.4), 0.75 * p[0, 1] ** 3))[None])
     assert quality.grad is None
 
