@@ -115,7 +115,7 @@ def test_ranks_come_together(kind: type[CocoMetric] | type[LvisMetric]) -> None:
     for metric, image_ids, noise in zip(ranks, (IMAGES[:3], IMAGES[2:]), (8.0, 0.0), strict=True):
         for image_id in image_ids:
             metric.update(image_id, detections(truth, image_id, noise=noise if image_id == IMAGES[2] else 8.0))
-    states: list[Any] = [metric.kept for metric in ranks]
+    states: list[Any] = [metric.extracts for metric in ranks]
     for metric in ranks:
         metric.merge(lambda state: states)
     assert [metric.compute() for metric in ranks] == [scored(kind, truth, IMAGES)] * 2
