@@ -142,7 +142,7 @@ def read_results(source: object, truth: GroundTruth, *, iou_type: str) -> list[R
 
 
 def _rows_of_predictions(predictions: Json, truth: GroundTruth, name: str) -> list[Row]:
-    """Rows of a ``predictions.json``, with images matched by file name and classes by name, since its ids may differ."""
+    """Rows of a ``predictions.json``; images are matched by file name and classes by name, since ids may differ."""
     for key in ("images", "annotations"):
         if not isinstance(predictions.get(key), Sequence):
             raise DataError(f"{name}: results are a list, or an object with images and annotations; no '{key}' here")

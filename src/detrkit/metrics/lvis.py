@@ -1,9 +1,9 @@
 """LVIS average precision of boxes and masks (Gupta et al., LVIS, section 4).
 
-LVIS annotates each image for some of its 1203 classes: the classes that occur (``annotations``) and classes verified to
-be absent (``neg_category_ids``). Detections of other classes are ignored, as they are neither right nor wrong. If a class
-is not exhaustively annotated in an image (``not_exhaustive_category_ids``), its unmatched detections are ignored too. The
-300 best detections per image over all classes count.
+LVIS annotates each image for some of its 1203 classes: classes that occur (``annotations``) and classes verified to be
+absent (``neg_category_ids``). Detections of other classes are ignored, as they are neither right nor wrong. If a class
+is not exhaustively annotated in an image (``not_exhaustive_category_ids``), its unmatched detections are ignored too.
+The 300 best detections per image over all classes count.
 
 Numbers and names are those of lvis-api.
 """
