@@ -1,4 +1,4 @@
-"""Classification losses against recordings and against their formulas."""
+"""Classification losses against recorded values and their formulas."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def test_losses_and_gradients_agree(shared: Path, golden_count: dict[str, Any]) 
         logits = case.tensors["loss.logits"].clone().requires_grad_()
         total = loss(logits).sum()
         total.backward()
-        scale = 40 * 9  # recorded: a mean over 40 queries, over 9 boxes
+        scale = 40 * 9  # the recorded loss is a mean over 40 queries, divided by 9 boxes
         case.close(f"loss.{name}", total / scale)
         gradient = case.tensors[f"loss.{name}.grad_logits"]
         case.match(f"gradient of {name}", logits.grad, gradient * scale, atol=case.tolerance())
 
 
-def test_varifocal_weights_carry_no_gradient_and_positives_learn_their_overlap() -> None:
+def test_varifocal_weights_carry_no_gradient_and_positives_learn_their_iou() -> None:
     logits = torch.tensor([[2.0, -1.0]], requires_grad=True)
     target, quality = torch.tensor([[1.0, 0.0]]), torch.tensor([0.4], requires_grad=True)
     varifocal_loss(logits, target, quality, alpha=0.25).sum().backward()
@@ -65,7 +65,7 @@ def test_criterion_of_the_relation_family(
     classes: ClassLoss, recorded: str, shared: Path, golden_count: dict[str, Any]
 ) -> None:
     case = Case.read(shared, "op_relation", golden_count)
-    terms = [  # the recorded gradients are those of the plain sum
+    terms = [  # the recorded gradients belong to the unweighted sum
         ClassTerm(classes=classes, weight=1.0, cost_weight=2.0),
         L1Term(weight=1.0, cost_weight=5.0),
         GIoUTerm(weight=1.0, cost_weight=2.0),
@@ -80,7 +80,7 @@ def test_criterion_of_the_relation_family(
     targets = case.targets("criterion.")
     output = criterion(Predictions(logits, boxes), targets)
     output.total.backward()
-    # the recording's layers are the encoder, then the decoder's
+    # the recorded layers are the encoder first, then the decoder layers
     names = {"_0": "_enc", "_1": "_0", "": ""}
     for layer, name in names.items():
         for term in ("loss_class", "loss_bbox", "loss_giou"):

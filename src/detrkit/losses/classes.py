@@ -177,7 +177,7 @@ def softmax_loss(logits: Tensor, labels: Tensor, *, no_object_weight: float) -> 
 
 
 def focal_loss(logits: Tensor, target: Tensor, *, alpha: float) -> Tensor:
-    """Sigmoid focal loss (Lin et al., ICCV 2017), gamma 2, per logit; ``target`` (0 or 1) has the shape of ``logits``."""
+    """Sigmoid focal loss (Lin et al., ICCV 2017), gamma 2, per logit; ``target`` has the shape of ``logits``."""
     p = logits.sigmoid()
     loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     loss = loss * (1 - (p * target + (1 - p) * (1 - target))) ** 2
