@@ -33,7 +33,8 @@ class ClassLoss(ABC):
     """Cost, loss and scores of the class logits (…, C) of queries, for K classes."""
 
     exclusive: ClassVar[bool]
-    """Whether the scores of a query sum to at most 1 (softmax); otherwise every class has its own sigmoid."""
+    """Whether classes exclude each other (softmax): a query then detects one object, and the loss needs all classes.
+    Otherwise every class has its own sigmoid."""
 
     no_object: ClassVar[int]
     """Number of no-object logits, which come last: C = K + no_object."""
@@ -74,8 +75,8 @@ class Softmax(ClassLoss):
 
     def loss(self, matched: Matched) -> Tensor:
         """(L, B, Q, 1)."""
-        labelled = matched.labelled(matched.logits.shape[-1] - 1)
-        return softmax_loss(matched.logits, labelled, no_object_weight=self.no_object_weight)
+        labels = matched.class_targets(matched.logits.shape[-1] - 1)
+        return softmax_loss(matched.logits, labels, no_object_weight=self.no_object_weight)
 
     def normaliser(self, counts: Normalisers) -> float:
         """Sum of the class weights of all queries."""
@@ -114,7 +115,7 @@ class Focal(ClassLoss):
     def one_hot(self, matched: Matched) -> Tensor:
         """(L, B, Q, K): 1 for the class of the matched object, 0 elsewhere."""
         classes = matched.logits.shape[-1]
-        return F.one_hot(matched.labelled(classes), classes + 1)[..., :-1].to(matched.logits.dtype)
+        return F.one_hot(matched.class_targets(classes), classes + 1)[..., :-1].to(matched.logits.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,7 @@ class Varifocal(Focal):
         """(L, B, Q, K)."""
         logits, target = matched.logits, self.one_hot(matched)
         overlap = iou(matched.corners.detach(), matched.target_corners)
-        quality = logits.new_zeros(logits.shape[:3]).index_put(matched.place, overlap)
+        quality = logits.new_zeros(logits.shape[:3]).index_put(matched.query_index, overlap)
         return varifocal_loss(logits, target, quality, alpha=self.alpha)
 
 

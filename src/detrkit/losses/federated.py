@@ -56,5 +56,5 @@ class FederatedClasses:
 def leave_out(loss: Tensor, counted: Tensor, matched: Matched) -> Tensor:
     """Zero the class losses (L, B, Q, K) of classes that do not count (B, K), except the class of a matched query."""
     kept = counted[None, :, None].repeat(loss.shape[0], 1, loss.shape[2], 1)
-    kept[(*matched.place, matched.problem.labels[matched.matches.target])] = True
+    kept[(*matched.query_index, matched.problem.labels[matched.matches.target])] = True
     return loss.masked_fill(~kept, 0.0)

@@ -121,7 +121,7 @@ class Matched:
     counted: Tensor | None = None
 
     @property
-    def place(self) -> tuple[Tensor, Tensor, Tensor]:
+    def query_index(self) -> tuple[Tensor, Tensor, Tensor]:
         """Index of the matched queries in (L, B, Q, …)."""
         return self.matches.layer, self.matches.image, self.matches.query
 
@@ -130,17 +130,17 @@ class Matched:
         """(L, B, Q, C) float32 logits of all queries."""
         return self.problem.group.logits.float()
 
-    def labelled(self, nothing: int) -> Tensor:
-        """(L, B, Q) class of the object matched to each query, ``nothing`` for unmatched queries."""
+    def class_targets(self, no_object: int) -> Tensor:
+        """(L, B, Q) class of the object matched to each query, ``no_object`` for unmatched queries."""
         labels = self.problem.labels
-        labelled = torch.full(self.logits.shape[:3], nothing, dtype=torch.long, device=self.logits.device)
-        labelled[self.place] = labels[self.matches.target]
-        return labelled
+        targets = torch.full(self.logits.shape[:3], no_object, dtype=torch.long, device=self.logits.device)
+        targets[self.query_index] = labels[self.matches.target]
+        return targets
 
     @cached_property
     def boxes(self) -> Tensor:
         """(L·M, 4) float32 cxcywh of the matched queries."""
-        return self.problem.group.boxes.float()[self.place]
+        return self.problem.group.boxes.float()[self.query_index]
 
     @cached_property
     def target_boxes(self) -> Tensor:

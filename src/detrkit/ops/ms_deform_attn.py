@@ -57,19 +57,19 @@ def reference_backward(
     queries = locations.shape[1]
     outer = gradient.float().transpose(1, 2).reshape(batch * heads, dim, queries, 1)
     share = weights.float().transpose(1, 2).flatten(0, 1)  # (B·H, Q, L, P)
-    of_value, of_locations, of_weights = [], [], []
+    grad_value, grad_locations, grad_weights = [], [], []
     for level, (maps, points) in enumerate(_maps_and_points(value, spatial_shapes, locations)):
         sampled = F.grid_sample(maps, points, mode="bilinear", padding_mode="zeros", align_corners=False)
-        of_weights.append((sampled * outer).sum(1))
-        of_maps, of_points = torch.ops.aten.grid_sampler_2d_backward(
+        grad_weights.append((sampled * outer).sum(1))
+        grad_maps, grad_points = torch.ops.aten.grid_sampler_2d_backward(
             outer * share[:, None, :, level], maps, points, 0, 0, False, [True, True]
         )
-        of_value.append(of_maps.unflatten(0, (batch, heads)).flatten(3).permute(0, 3, 1, 2))
-        of_locations.append(2 * of_points)
+        grad_value.append(grad_maps.unflatten(0, (batch, heads)).flatten(3).permute(0, 3, 1, 2))
+        grad_locations.append(2 * grad_points)
     return (
-        torch.cat(of_value, dim=1).to(value.dtype),
-        torch.stack(of_locations, dim=2).unflatten(0, (batch, heads)).transpose(1, 2).to(locations.dtype),
-        torch.stack(of_weights, dim=2).unflatten(0, (batch, heads)).transpose(1, 2).to(weights.dtype),
+        torch.cat(grad_value, dim=1).to(value.dtype),
+        torch.stack(grad_locations, dim=2).unflatten(0, (batch, heads)).transpose(1, 2).to(locations.dtype),
+        torch.stack(grad_weights, dim=2).unflatten(0, (batch, heads)).transpose(1, 2).to(weights.dtype),
     )
 
 
@@ -114,8 +114,10 @@ def _backward(
     gradient: Tensor, value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     backend = BACKENDS[active_backend(value.device.type)]
-    of_value, of_locations, of_weights = backend.backward(gradient, value, _shapes(spatial_shapes), locations, weights)
-    return of_value.contiguous(), of_locations.contiguous(), of_weights.contiguous()
+    grad_value, grad_locations, grad_weights = backend.backward(
+        gradient, value, _shapes(spatial_shapes), locations, weights
+    )
+    return grad_value.contiguous(), grad_locations.contiguous(), grad_weights.contiguous()
 
 
 @_backward.register_fake
@@ -131,8 +133,10 @@ def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     value, spatial_shapes, locations, weights = ctx.saved_tensors
-    of_value, of_locations, of_weights = _backward(gradient.contiguous(), value, spatial_shapes, locations, weights)
-    return of_value, None, of_locations, of_weights
+    grad_value, grad_locations, grad_weights = _backward(
+        gradient.contiguous(), value, spatial_shapes, locations, weights
+    )
+    return grad_value, None, grad_locations, grad_weights
 
 
 _forward.register_autograd(_gradients, setup_context=_save)

@@ -135,12 +135,12 @@ def backward(
         ).view_as(share)
         for shift in corners.shifts
     ]
-    of_weights = sum((dot * amount for dot, amount in zip(dots, shares, strict=True)), torch.zeros_like(share))
+    grad_weights = sum((dot * amount for dot, amount in zip(dots, shares, strict=True)), torch.zeros_like(share))
     upper_left, upper_right, lower_left, lower_right = dots
     across, down = upper_right - upper_left, lower_left - upper_left
     twist = lower_right - lower_left - across
     size = torch.tensor(spatial_shapes, dtype=torch.float32)[:, None].flip(-1)
-    of_locations = torch.stack(
+    grad_locations = torch.stack(
         (
             (across + corners.y * twist).mul_(share).mul_(corners.moves_x),
             (down + corners.x * twist).mul_(share).mul_(corners.moves_y),
@@ -153,7 +153,7 @@ def backward(
     cells = torch.arange(batch * _cells(spatial_shapes) * heads, dtype=torch.int32)
     begin = torch.searchsorted(order.values, cells, out_int32=True)
     source = bag[order.indices]
-    of_value = torch.zeros_like(value, dtype=torch.float32)
+    grad_value = torch.zeros_like(value, dtype=torch.float32)
     for corner, amount in enumerate(shares):
         ordered = amount.mul_(share).flatten()[order.indices]
         summed = F.embedding_bag(source, outer, begin, per_sample_weights=ordered, mode="sum")
@@ -162,5 +162,5 @@ def backward(
         for tokens, level, (height, width) in _levels(spatial_shapes):
             maps = summed[:, level].unflatten(1, (height + 2, width + 2))
             maps = maps[:, 1 - low : 1 - low + height, 1 - right : 1 - right + width]
-            of_value[:, tokens] += maps.flatten(1, 2)
-    return of_value.to(value.dtype), of_locations.to(locations.dtype), of_weights.to(weights.dtype)
+            grad_value[:, tokens] += maps.flatten(1, 2)
+    return grad_value.to(value.dtype), grad_locations.to(locations.dtype), grad_weights.to(weights.dtype)
