@@ -102,7 +102,7 @@ def test_layers_are_matched_one_by_one_where_there_are_many_pairs(monkeypatch: p
     out, objects, criterion = predictions(model, 4, 1), targets(4, 1), build_criterion(model.config)
     problem = Problem.of(out, objects)
     whole = criterion.matcher.cost(problem)
-    monkeypatch.setattr("detrkit.losses.matcher.MOST_PAIRS", 1)
+    monkeypatch.setattr("detrkit.losses.matcher.MAX_PAIRS", 1)
     torch.testing.assert_close(criterion.matcher.cost(problem), whole)
 
 
