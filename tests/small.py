@@ -21,7 +21,7 @@ SMALL: dict[str, Any] = {
 }
 
 # The smallest network of the family of each backbone in the registry.
-_RELATIVES = {
+_SMALL_BACKBONES = {
     "resnet": "test_resnet",  # timm's own, with basic and bottleneck blocks
     "tf_efficientnet_lite0": "tf_efficientnet_lite0",
     "swin_": TINY["swin"],
@@ -39,7 +39,7 @@ def small_options(name: str, **overrides: Any) -> dict[str, Any]:
     Relation, denoising, one-to-many queries, groups, stages, levels, dilation and the family of the backbone stay.
     """
     backbone = model_config(name).architecture.backbone
-    relative = next((small for start, small in _RELATIVES.items() if backbone.startswith(start)), None)
+    relative = next((small for start, small in _SMALL_BACKBONES.items() if backbone.startswith(start)), None)
     assert relative is not None, f"tests/small.py: name a small relative of '{backbone}'"
     known = {key: value for key, value in _WHERE_KNOWN.items() if key in entry(name).options()}
     return {**_SIZES, **known, "backbone": relative, **overrides}

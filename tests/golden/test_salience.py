@@ -14,7 +14,7 @@ from torch import Tensor
 import detrkit
 from detrkit.losses import LossOutput, build_criterion
 from detrkit.models import create_model
-from detrkit.nn.salience.encoder import SalienceFilter, least_in_padding
+from detrkit.nn.salience.encoder import SalienceFilter, lowest_in_padding
 from detrkit.nn.tokens import gather_rows, to_tokens
 from detrkit.structures import Predictions
 from tests.decoding import proposals_of
@@ -103,7 +103,7 @@ def test_salience_and_the_tokens_in_focus(case: Case, evaluated: Any) -> None:
     parts = salience.split(tokens.sizes, dim=1)
     for level, (scores, shape) in enumerate(zip(parts, tokens.shapes, strict=True)):
         case.close(f"salience_score.level{level}", scores.unflatten(1, shape)[:, None], "other_activations_abs")
-    filled = least_in_padding(salience, tokens.padding_mask)
+    filled = lowest_in_padding(salience, tokens.padding_mask)
     case.close("foreground_score", filled, "other_activations_abs")
     own = case.tensors["focus_token_nums"]
     for layer, focus in enumerate(SalienceFilter.forward(model.filter, salience, tokens)):

@@ -114,8 +114,8 @@ def test_without_offsets_a_token_keeps_its_own_code() -> None:
     torch.nn.init.zeros_(layer.self_attn.sampling_offsets.bias)
     plain = {field.name: getattr(memory, field.name) for field in fields(Tokens)}
     out = HarmonizedEncoder([layer], code)(Tokens(**plain))
-    torch.testing.assert_close(out.code, code.start(memory))
-    torch.testing.assert_close(out.position, code(code.start(memory)) + memory.level_embed)
+    torch.testing.assert_close(out.code, code.of_cells(memory))
+    torch.testing.assert_close(out.position, code(code.of_cells(memory)) + memory.level_embed)
 
 
 def test_padding_and_outside_give_nothing() -> None:

@@ -23,10 +23,10 @@ from tests.models.tester import (
     QUERIES,
     Case,
     Tools,
+    add_noise_to_weights,
     images,
     objects,
     representatives,
-    roughen,
     step,
     train_without_batch_statistics,
 )
@@ -165,7 +165,7 @@ def test_masked_padding_makes_an_image_independent_of_its_batch(case: Case) -> N
     except ValueError as error:
         assert re.match("mask_backbone_padding: .* averages or attends over the whole canvas", str(error))  # noqa: PT017  # either
         return
-    roughen(model)
+    add_noise_to_weights(model)
     padded, mask = images(*sizes)
     with torch.no_grad():
         together = model(padded, mask)

@@ -18,7 +18,7 @@ from detrkit.nn.position import LearnedPosition
 from detrkit.nn.salience.encoder import SalienceFilter
 from detrkit.nn.salience.grid_suppression import suppress_neighbours
 from detrkit.nn.salience.plux_pyramid import PluXPyramid
-from detrkit.nn.salience.salience import SalienceGoal, upsample_corners
+from detrkit.nn.salience.salience import SalienceTarget, upsample_corners
 from detrkit.nn.tokens import Tokens
 from detrkit.structures import Predictions, Target, pad_images
 from detrkit.weights.official.keydiff import compare
@@ -52,7 +52,8 @@ def goal(level: int, targets: list[Target], *points: tuple[float, float]) -> Ten
     """What the salience of cells at these points (in pixels of a 200 x 100 image) of a level should be."""
     limits = [(-1.0, 64.0), (64.0, 128.0), (128.0, 256.0), (256.0, torch.inf)][level]
     cells = torch.tensor(points)
-    return SalienceGoal(cells, torch.tensor(limits).expand(len(cells), -1), torch.tensor([[200.0, 100.0]]))(targets)[0]
+    make_target = SalienceTarget(cells, torch.tensor(limits).expand(len(cells), -1), torch.tensor([[200.0, 100.0]]))
+    return make_target(targets)[0]
 
 
 def test_salience_falls_from_the_centre_of_an_object_to_its_border() -> None:

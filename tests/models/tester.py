@@ -61,7 +61,7 @@ class Tools:
         return postprocess(out, sizes, config=self.config)
 
 
-def roughen(model: nn.Module) -> None:
+def add_noise_to_weights(model: nn.Module) -> None:
     """No tensor stays at a value that hides a mistake: zeros of box heads, residual branches, equal heads, ties."""
     generator = torch.Generator().manual_seed(3)
     scales = [buffer for name, buffer in model.named_buffers() if name.endswith((".weight", ".bias"))]  # frozen norms
@@ -115,7 +115,7 @@ class Case:
         # stochastic depth would leave whole blocks out of a step
         whole = {"num_classes": CLASSES, "drop_path": 0.0}
         model = create_model(self.name, **whole) if self.full else small_model(self.name)
-        roughen(model)
+        add_noise_to_weights(model)
         return model.eval()
 
     def copy(self) -> Detector:

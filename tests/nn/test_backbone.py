@@ -13,7 +13,7 @@ from torch import Tensor
 from detrkit.losses import build_criterion
 from detrkit.models import create_model
 from detrkit.nn.backbone import Backbone
-from detrkit.nn.backbone.padding import Recomputed
+from detrkit.nn.backbone.padding import CheckpointedBlocks
 from detrkit.structures import Target, pad_images
 from tests.nn.tiny_backbones import TINY
 from tests.small import SMALL
@@ -282,7 +282,7 @@ def test_recomputed_stages_keep_padding_out_and_give_the_same_gradients(name: st
     for plain, recomputed in zip(*gradients, strict=True):
         assert plain is not None
         torch.testing.assert_close(plain, recomputed)
-    stages = [module for module in backbone.modules() if isinstance(module, Recomputed)]
+    stages = [module for module in backbone.modules() if isinstance(module, CheckpointedBlocks)]
     assert sum(len(stage) for stage in stages) >= 4
 
 

@@ -48,7 +48,7 @@ def test_without_noise_positives_are_the_objects() -> None:
     image, query, index = queries.pairs
     boxes = torch.cat([item.boxes for item in targets])[index]
     labels = torch.cat([item.labels for item in targets])[index]
-    torch.testing.assert_close(queries.start[image, query], boxes, atol=2e-3, rtol=0)
+    torch.testing.assert_close(queries.required_reference[image, query], boxes, atol=2e-3, rtol=0)
     torch.testing.assert_close(queries.content[image, query], make.label_encoder(labels))
     assert len(index) == queries.normaliser * 5
     assert sorted(set(image.tolist())) == [0, 2]
@@ -57,7 +57,7 @@ def test_without_noise_positives_are_the_objects() -> None:
 def test_negatives_are_farther_than_positives() -> None:
     queries = generator(box_noise=0.4)([target(10)])
     assert queries is not None
-    corners = cxcywh_to_xyxy(queries.start[0]).view(-1, 2, 10, 4)
+    corners = cxcywh_to_xyxy(queries.required_reference[0]).view(-1, 2, 10, 4)
     half = target(10).boxes[:, 2:].repeat(1, 2) / 2
     moved = (corners - cxcywh_to_xyxy(target(10).boxes)).abs() / half / 0.4
     assert moved[:, 0].max() <= 1.0 + 1e-2
@@ -174,7 +174,7 @@ def test_plain_noise_moves_centre_and_size() -> None:
     centre, size = item.boxes[:, :2], item.boxes[:, 2:]
     step = signs[0, :2] * 0.5 * 0.4
     moved = torch.cat((centre + step * size / 2, size * (1 + step)), dim=1)
-    torch.testing.assert_close(queries.start[0], moved.repeat(5, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(queries.required_reference[0], moved.repeat(5, 1), atol=1e-5, rtol=0)
     torch.testing.assert_close(queries.content[0], make.label_encoder(torch.tensor([4, 1] * 5)))
 
 
@@ -185,7 +185,7 @@ def test_the_indicator_tells_denoising_queries() -> None:
     assert queries is not None
     assert (queries.content[0, :, -1] == 1).all()
     assert queries.content[1, :, -1].tolist() == [1.0, 0.0, 0.0] * 5, "slots without an object stay empty"
-    assert make.marked(torch.ones(2, 7), 0.0)[:, -1].tolist() == [0.0, 0.0]
+    assert make.with_indicator(torch.ones(2, 7), 0.0)[:, -1].tolist() == [0.0, 0.0]
 
 
 def test_plain_denoising_may_be_capped() -> None:

@@ -1,6 +1,6 @@
-"""What decides a detector, in four parts: architecture, input, objective, post-processing.
+"""Configuration of a detector in four parts: architecture, input, objective, post-processing.
 
-Recipes, checkpoints and ``create_model`` write them as one flat set of keys: every key belongs to exactly one part.
+Recipes, checkpoints and ``create_model`` use one flat set of keys: every key belongs to exactly one part.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ DETR_SHORT_SIDES = tuple(range(480, 801, 32))
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What every detector is made of; each paper's architecture extends this.
+    """Options that every architecture has; each paper extends this class.
 
     Attributes:
-        num_classes: classes without no-object; official COCO presets keep 91 slots (label = raw COCO id).
-        num_queries: object queries.
+        num_classes: number of classes, without no-object; official COCO presets keep 91 slots (label = raw COCO id).
+        num_queries: number of object queries.
         classification: "softmax" (K + 1 logits, no-object last) or "focal" (K logits, each a sigmoid).
         backbone: timm name.
         dilation, frozen_stride, frozen_batch_norm, mask_backbone_padding, backbone_norm, backbone_checkpointing,
@@ -57,7 +57,7 @@ class Architecture:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        """Checks what can be checked without building.
+        """Check the values that can be checked without building the model.
 
         Raises:
             ValueError: a value is out of range; the message names the field.
@@ -78,18 +78,18 @@ class Architecture:
 
     @property
     def class_slots(self) -> int:
-        """Logits per query: one per class, and for softmax classification no-object as the last."""
+        """Number of logits per query: one per class, plus no-object as the last for softmax classification."""
         return self.num_classes + (self.classification == "softmax")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """How images reach the model. Sizes in pixels.
+    """Normalisation, resizing and padding of images. Sizes in pixels.
 
     Attributes:
-        image_mean, image_std: normalisation of RGB in [0, 1]; None = what the backbone was trained with.
+        image_mean, image_std: normalisation of RGB in [0, 1]; None = the values that the backbone was trained with.
         train_short_sides, train_max_side, eval_short_side, eval_max_side: resizing.
-        eval_resize: how evaluation resizes: "round" as DETR, "float32_truncate" as the Relation-DETR repository.
+        eval_resize: rounding of sizes in evaluation: "round" (DETR) or "float32_truncate" (Relation-DETR repository).
         size_divisor: batches are padded to multiples of this.
     """
 
@@ -103,7 +103,7 @@ class Input:
     size_divisor: int = 1
 
     def __post_init__(self) -> None:
-        """Checks values; raises ValueError naming the field."""
+        """Check values; raise ValueError naming the field."""
         if self.size_divisor < 1:
             raise ValueError(f"size_divisor must be at least 1, got {self.size_divisor}")
         if self.eval_resize not in ("round", "float32_truncate"):
@@ -112,17 +112,17 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What training minimises.
+    """Losses, matching costs and label augmentation.
 
     Attributes:
-        class_loss: of "focal" classification: "focal", or "varifocal", which learns the IoU of the matched box.
+        class_loss: loss of "focal" classification: "focal", or "varifocal", which learns the IoU of the matched box.
         no_object_weight: weight of no-object in softmax classification.
         focal_alpha: weight of positives in focal classification.
         cost_class, cost_bbox, cost_giou: weights in the matcher.
         loss_class, loss_bbox, loss_giou: weights in the loss.
-        repeat_label: every box is given this many times (label augmentation, DE-DETR paper, section 3.4).
+        repeat_label: number of copies of every box (label augmentation, DE-DETR paper, section 3.4).
         repeat_ratio: boxes are repeated up to this share of the queries; at most one of the two.
-        two_stage_match: originals are matched first, copies with what is left.
+        two_stage_match: originals are matched first, copies with the remaining queries.
     """
 
     class_loss: Literal["focal", "varifocal"] = "focal"
@@ -139,7 +139,7 @@ class Objective:
     two_stage_match: bool = False
 
     def __post_init__(self) -> None:
-        """Checks values; raises ValueError naming the field, or both where two exclude each other."""
+        """Check values; raise ValueError naming the field, or both fields if two exclude each other."""
         if self.class_loss not in ("focal", "varifocal"):
             raise ValueError(f"class_loss must be 'focal' or 'varifocal', got {self.class_loss!r}")
         if self.repeat_label is not None and self.repeat_ratio is not None:
@@ -154,11 +154,11 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class Postprocessing:
-    """What becomes of the predictions of an image.
+    """Steps from the predictions of an image to its detections.
 
     Attributes:
-        top_k: detections kept.
-        nms: class-wise IoU threshold or None.
+        top_k: maximum number of detections per image.
+        nms: IoU threshold of class-wise NMS, or None for no NMS.
         nms_decay: None removes suppressed detections; a factor (published: 0.01) keeps them with a lower score.
     """
 
@@ -167,7 +167,7 @@ class Postprocessing:
     nms_decay: float | None = None
 
     def __post_init__(self) -> None:
-        """Checks values; raises ValueError naming the field."""
+        """Check values; raise ValueError naming the field."""
         if self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
         if self.nms is not None and not 0 <= self.nms <= 1:
@@ -181,7 +181,7 @@ A = TypeVar("A", bound=Architecture, covariant=True)
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig(Generic[A]):
-    """The four parts. Every key of theirs can also be read from here: ``config.nms`` is ``config.postprocess.nms``."""
+    """The four parts. Their keys can also be read from here: ``config.nms`` is ``config.postprocess.nms``."""
 
     architecture: A
     input: Input = field(default_factory=Input)
@@ -189,7 +189,7 @@ class DetectorConfig(Generic[A]):
     postprocess: Postprocessing = field(default_factory=Postprocessing)
 
     def __post_init__(self) -> None:
-        """Checks what concerns two parts; raises ValueError naming both."""
+        """Check values that depend on two parts; raise ValueError naming both keys."""
         if self.objective.class_loss == "varifocal" and self.architecture.classification != "focal":
             raise ValueError(
                 f"class_loss='varifocal' needs classification='focal', got {self.architecture.classification!r}"
@@ -199,7 +199,7 @@ class DetectorConfig(Generic[A]):
     def from_flat(
         cls, architecture: type[A], options: Mapping[str, object], *, objective: type[Objective] = Objective
     ) -> Self:
-        """Sorts flat keys into the parts; lists become tuples.
+        """Build the parts from flat keys; lists become tuples.
 
         Raises:
             TypeError: a key that no part has.
@@ -207,21 +207,21 @@ class DetectorConfig(Generic[A]):
         """
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
         config = cls(
-            architecture=_take(architecture, values),
-            input=_take(Input, values),
-            objective=_take(objective, values),
-            postprocess=_take(Postprocessing, values),
+            architecture=_pop_part(architecture, values),
+            input=_pop_part(Input, values),
+            objective=_pop_part(objective, values),
+            postprocess=_pop_part(Postprocessing, values),
         )
         if values:
             raise TypeError(f"no part of the configuration has {', '.join(map(repr, values))}")
         return config
 
     def flat(self) -> dict[str, object]:
-        """All keys of all parts, as recipes and checkpoints have them."""
+        """Return the keys of all parts as one dict, as in recipes and checkpoints."""
         return {key: getattr(part, key) for part in self._parts() for key in option_names(type(part))}
 
     def replace(self, **options: object) -> Self:
-        """The same with other values of flat keys.
+        """Return a copy with new values for flat keys.
 
         Raises:
             TypeError: a key that no part has.
@@ -239,10 +239,10 @@ class DetectorConfig(Generic[A]):
     def _parts(self) -> Iterator[Architecture | Input | Objective | Postprocessing]:
         yield from vars(self).values()
 
-    if not TYPE_CHECKING:  # our own code names the part, so that a reader sees which rooms depend on what
+    if not TYPE_CHECKING:  # our own code names the part, so that dependencies stay visible
 
         def __getattr__(self, name):
-            """A flat key of one of the parts."""
+            """Look up a flat key in the parts."""
             for part in vars(self).values():
                 if name in option_names(type(part)):
                     return getattr(part, name)
@@ -252,19 +252,19 @@ class DetectorConfig(Generic[A]):
 P = TypeVar("P")
 
 
-def _take(part: Callable[..., P], values: dict[str, object]) -> P:
-    """A part with its values, which are taken out."""
+def _pop_part(part: Callable[..., P], values: dict[str, object]) -> P:
+    """Build a part from its keys and remove them from ``values``."""
     assert isinstance(part, type)
     return part(**{key: values.pop(key) for key in option_names(part) if key in values})
 
 
 def option_names(part: type) -> tuple[str, ...]:
-    """The keys of one part, in order."""
+    """Return the keys of one part, in order."""
     return tuple(entry.name for entry in fields(part))
 
 
 def check_choices(part: object, choices: Mapping[str, tuple[str, ...]]) -> None:
-    """Raises ValueError where a field has none of its values, naming it and them."""
+    """Raise ValueError if a field has an unknown value; the message lists the known ones."""
     for name, known in choices.items():
         if getattr(part, name) not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(part, name)!r}")
