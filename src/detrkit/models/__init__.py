@@ -1,4 +1,4 @@
-"""Models by name. A name is a family of models and the settings that differ from its published default."""
+"""Models by name. Each name is a family with settings that differ from its published default."""
 
 from __future__ import annotations
 

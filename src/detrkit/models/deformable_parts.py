@@ -1,6 +1,6 @@
 """Builders shared by Deformable DETR and its descendants: layers, heads, trunk and neck, randomly initialised.
 
-Models must call them in a fixed order, so that a seed keeps giving the same weights.
+Models must call them in a fixed order, so that a seed always gives the same weights.
 """
 
 from __future__ import annotations

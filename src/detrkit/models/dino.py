@@ -156,9 +156,8 @@ class Refinement:
         self.boxes = [reference]
         self.hidden: list[Tensor] = []
         self.logits: list[Tensor] = []
-        self.base = (
-            reference  # keeps its gradient, so that the loss of this layer trains the offset of the layer before
-        )
+        # the base keeps its gradient, so that the loss of this layer trains the offset of the layer before
+        self.base = reference
         self.reference = reference.detach()
 
     def step(self, content: Tensor, *, last: bool) -> None:

@@ -136,14 +136,14 @@ class RelationDecoder(DINODecoder):
         """
         if self.relation is None or len(boxes) < 2:
             return blocks
-        related, start = list(blocks), 0
+        biased, start = list(blocks), 0
         for index, block in enumerate(blocks):
             part = slice(start, start + block.size)
             if MATCHING in block.names:
                 bias = self.relation.bias(boxes[-2][:, part], boxes[-1][:, part], block.blocked)
-                related[index] = replace(block, relation=bias)
+                biased[index] = replace(block, relation=bias)
             start += block.size
-        return related
+        return biased
 
     def position(self, boxes: Tensor, content: Tensor, layer: int) -> Tensor:
         """Return the position encoding (B, N, C) of boxes (B, N, 4), scaled by content from the second layer on."""

@@ -97,7 +97,7 @@ def attention_blocks(queries: Sequence[Queries]) -> list[Block]:
     """
     names = [query_set.name for query_set in queries]
     if len(set(names)) < len(names):
-        raise ValueError(f"every set of queries needs a name of its own, got {', '.join(names)}")
+        raise ValueError(f"every set of queries needs its own name, got {', '.join(names)}")
     together: list[list[Queries]] = []
     for query_set in queries:
         linked = together and any(
@@ -112,7 +112,7 @@ def attention_blocks(queries: Sequence[Queries]) -> list[Block]:
         for query_set in sets:
             if missing := set(query_set.sees) & (set(names) - inside):
                 raise ValueError(
-                    f"queries '{query_set.name}' see {', '.join(sorted(missing))}, which must stand beside them"
+                    f"queries '{query_set.name}' see {', '.join(sorted(missing))}, which must be next to them"
                 )
     return [
         Block(tuple(query_set.name for query_set in sets), sum(query_set.number for query_set in sets), _blocked(sets))

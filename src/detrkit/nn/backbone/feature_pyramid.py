@@ -37,8 +37,8 @@ class SimpleFeaturePyramid(nn.Module):
         super().__init__()
         self.dim = dim
         self.levels = nn.ModuleList()
-        for wanted in strides:
-            modules, channels = _scaled(in_channels, stride / wanted)
+        for level_stride in strides:
+            modules, channels = _scaled(in_channels, stride / level_stride)
             for width, kernel in ((channels, 1), (dim, 3)):
                 modules.append(nn.Conv2d(width, dim, kernel, padding=kernel // 2, bias=False))
                 modules.append(LayerNorm2d(dim))

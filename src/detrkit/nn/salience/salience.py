@@ -19,13 +19,13 @@ from detrkit.structures import Target
 __all__ = ["SaliencePredictor", "SalienceTarget", "upsample_corners"]
 
 
-def upsample_corners(maps: Tensor, shape: tuple[int, int], cells: Tensor, wanted: Tensor) -> Tensor:
+def upsample_corners(maps: Tensor, shape: tuple[int, int], cells: Tensor, new_cells: Tensor) -> Tensor:
     """Upsample the valid area of maps (B, h, w) to that of shape, bilinear with aligned corners.
 
-    cells, wanted (B, 2): number of valid columns and rows in ``maps`` and in the result.
+    cells, new_cells (B, 2): number of valid columns and rows in ``maps`` and in the result.
     """
     height, width = maps.shape[1:]
-    step = (cells - 1) / (wanted - 1).clamp(min=1)
+    step = (cells - 1) / (new_cells - 1).clamp(min=1)
     # not one tensor of both numbers, which torch.export would treat as constants
     span = [torch.full((), max(side - 1, 1), dtype=maps.dtype, device=maps.device) for side in (width, height)]
     columns, rows = (torch.arange(size, device=maps.device) for size in shape[::-1])
