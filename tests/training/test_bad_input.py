@@ -16,7 +16,7 @@ from detrkit.cli.main import run
 from detrkit.structures import Category
 from detrkit.training.loggers import read_log
 from tests.data.trees import TREES, coco_tree, dump, roboflow_tree, voc_tree, write_image, yolo_tree
-from tests.readme_trees import TINY_MODEL
+from tests.workplace import TINY_MODEL
 
 SMALL = {
     **{f"model.{key}": value for key, value in TINY_MODEL.items()},
