@@ -25,8 +25,8 @@ class LabelAugmentation:
     """Every object is repeated this many times, in the order g1..gn, g1..gn (published: 2)."""
 
     ratio: float | None = None
-    """Objects are repeated up to int(ratio · Q) of them: whole rounds, then distinct random ones. Images with at least
-    as many objects stay unchanged."""
+    """Number of objects after repetition as a share of the queries, int(ratio · Q): all objects in turn, as often as
+    they fit, then distinct random ones. Images with at least as many objects stay unchanged."""
 
     random_order: Callable[[int], Tensor] = _random_order
     """Permutation of n; replace it to reproduce recorded runs."""

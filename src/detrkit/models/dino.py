@@ -4,7 +4,7 @@ What changes against two-stage Deformable DETR:
 
 1. **Mixed query selection** (section 3.4): proposals give the boxes, learned embeddings the content
    (:meth:`DINO.select`).
-2. **Contrastive denoising** (section 3.3): in training, objects with noise become further queries
+2. **Contrastive denoising** (section 3.3): in training, ground truth with noise gives denoising queries
    (:mod:`detrkit.nn.denoising`).
 3. **Look forward twice** (section 3.5): the loss of a layer also trains the box of the layer before
    (:class:`Refinement`).
@@ -234,7 +234,10 @@ class DINODecoder(nn.Module):
         return position
 
     def attention(self, blocks: Sequence[Block], boxes: Sequence[Tensor]) -> Sequence[Block]:
-        """Return the self-attention blocks of the next layer, given the boxes (B, N, 4) at the start and so far."""
+        """Return the self-attention blocks of the next layer.
+
+        boxes: (B, N, 4), the initial ones and those of all layers so far; unused here.
+        """
         return blocks
 
 
@@ -265,7 +268,7 @@ class DINO(DeformableDETR):
         """Decode all sets of queries."""
         decoded: Decoded = self.decoder(queries, memory, self.class_embed, self.bbox_embed)
         if self.training and self.config.architecture.denoising != "none":
-            # also a batch without objects uses the label table, since all processes must have the same graph
+            # a batch without objects uses the label embedding too, since all processes must have the same graph
             return replace(decoded, logits=decoded.logits + 0.0 * self.denoising.label_encoder.weight.sum())
         return decoded
 
@@ -331,7 +334,7 @@ def build_denoising(architecture: DINOArchitecture) -> Denoising:
 
 
 def _random_boxes(number: int) -> nn.Embedding:
-    """Build learned initial boxes, as logits."""
+    """Build learned anchor boxes, kept as logits (inverse sigmoid)."""
     boxes = nn.Embedding(number, 4)
     with torch.no_grad():
         boxes.weight.copy_(inverse_sigmoid(torch.rand_like(boxes.weight)).clamp(-3, 3))

@@ -130,7 +130,7 @@ class RelationDecoder(DINODecoder):
         self.relation = relation
 
     def attention(self, blocks: Sequence[Block], boxes: Sequence[Tensor]) -> Sequence[Block]:
-        """Return the blocks, with the relation as bias for the block of the matching queries.
+        """Return the blocks, with the relation as bias for the block of the matching and denoising queries.
 
         The relation is that of the boxes (B, N, 4) of the last two layers, from the earlier to the later ones.
         """

@@ -1,4 +1,4 @@
-"""Denoising queries, in training only: objects with noisy labels and boxes, which the decoder must restore.
+"""Denoising queries, in training only: ground truth with noisy labels and boxes, which the decoder must denoise.
 
 The object of each query is known, so there is no matching. DN-DETR (Li et al., CVPR 2022, section 4) adds several
 copies of every object near its true box. DINO (Zhang et al., ICLR 2023, section 3.3) adds pairs: a positive near the
@@ -68,7 +68,7 @@ class Denoising(nn.Module):
         label_rows: rows of the label table (DINO: one more than classes).
         number: copies of every object, one per group; groups do not see each other. 0 makes no queries.
         label_noise: probability that the label of a copy is replaced by a random one.
-        box_noise: centres move by up to this times half a side, sides change by up to this times their length.
+        box_noise: maximum shift of a centre, in units of half a side, and maximum relative change of a side.
         indicator: the last channel is 1 for denoising and 0 for matching queries; the label table has one channel less.
         mask_unused: exclude the empty slots of images with fewer objects from attention and loss. Published: included.
         max_queries: maximum number of queries per image. An image with too many objects uses a random choice of them;
@@ -194,7 +194,8 @@ class ContrastiveDenoising(Denoising):
         number: total number of positives per image: there are number // m groups, at least one, where m is the largest
             number of objects in an image.
         label_noise: half of this is the probability that the label of a copy is replaced.
-        box_noise: corners of positives move by up to this times half a side; those of negatives by as much again.
+        box_noise: maximum shift b of the corners of positives, in units of half a side; corners of negatives move by
+            b to 2 b.
     """
 
     copies_per_group = 2

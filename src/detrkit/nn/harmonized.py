@@ -1,7 +1,7 @@
 """Harmonised content-position sampling (DAPE, AAAI 2026; reconstruction from the published description).
 
 Deformable attention replaces the content of a token by a weighted sum over sampled points, but its position encoding
-stays that of its own cell: after a few layers, content and position belong to different places. Here every token has a
+stays that of its own cell: after a few layers, content and position are misaligned. Here every token has a
 **code**, a short vector that first encodes its own place. The code is sampled at the same points with the same weights
 as the content, in one call of the sampling operator. The next layer's position encoding is made from the code.
 """
@@ -40,7 +40,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class CodedTokens(Tokens):
-    """Tokens with codes of the places that their content comes from."""
+    """Tokens with one code each: where in the image the content of the token comes from."""
 
     code: Tensor = field(kw_only=True)
     """(B, S, r), one code per token."""
@@ -130,7 +130,7 @@ class HarmonizedEncoder(DeformableEncoder):
         self.memory_fusion = memory_fusion  # after the code: the optimizer states of stored runs depend on this order
 
     def forward(self, tokens: Tokens) -> Tokens:
-        """tokens -> memory with content and code; of the given positions only the level embedding is used."""
+        """tokens -> memory with content and code. Codes give the positions; only level embeddings are taken over."""
         plain = {field.name: getattr(tokens, field.name) for field in fields(Tokens)}
         coded = CodedTokens(**plain, code=self.code.of_cells(tokens), encoding=self.code)
         return super().forward(self._with_position(coded))

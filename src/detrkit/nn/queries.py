@@ -1,6 +1,6 @@
 """Input and output of a decoder: sets of queries, and their decoded states, logits and boxes.
 
-Besides the queries that detect (:data:`MATCHING`), training decodes further sets in the same pass: denoising queries
+Besides the matching queries (:data:`MATCHING`), training decodes further sets in the same pass: denoising queries
 (DN-DETR, DINO), one-to-many queries (Relation-DETR), more groups (Group DETR: Chen et al., ICCV 2023, arXiv
 2207.13085). They share every layer. They differ in the queries that they see in self-attention and in the assignment
 of objects. Each set describes both, so that decoders and losses do not depend on the order of the sets.
@@ -21,7 +21,7 @@ from detrkit.structures import MaskView, Predictions, QueryGroup
 __all__ = ["MATCHING", "Block", "Decoded", "Queries", "attention_blocks", "query_groups", "within_blocks"]
 
 MATCHING = "matching"
-"""Name of the queries that detect, the only ones in evaluation."""
+"""Name of the matching queries, which make the detections; the only set in evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,8 @@ class Queries:
         content: (B, N, C), query content before the first layer.
         position: (B, N, C), position embedding shared by all layers; None if layers make positions from boxes.
         reference: initial boxes (B, N, 4) or points (B, N, 2) in [0, 1] of the valid area, or None.
-        sees: names of the other sets that these queries see in self-attention; they always see their own set.
-        blocked: (1 or B, 1, N, N) bool, True where a query (row) must not see another (column); None: no such pair.
+        sees: names of the other sets that these queries attend to in self-attention, besides their own set.
+        blocked: (1 or B, 1, N, N) bool, True where a query (row) must not attend to another (column); None: nowhere.
         pairs, repeat, ignored, normaliser: see :class:`detrkit.structures.QueryGroup`.
     """
 

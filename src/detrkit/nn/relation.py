@@ -3,7 +3,8 @@ depends on the relative position and size of the boxes of two queries.
 
 The bias of N queries has heads · N² entries, its features 64 · N². Kept for the backward pass, they take half of the
 memory of a training step (332 MiB per layer and image at N = 1100). :class:`FullRelation` therefore processes a few
-rows at a time and recomputes their bias in the backward pass: equal up to rounding, and no matrix is kept.
+rows at a time and recomputes their bias in the backward pass: equal up to rounding, and no N × N
+matrix is stored.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class PositionRelation(nn.Module):
         self.rows = rows
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        """Boxes of queries (B, N, 4) and of keys (B, M, 4) -> bias (B, heads, N, M)."""
+        """Boxes of queries (source, (B, N, 4)) and of keys (target, (B, M, 4)) -> bias (B, heads, N, M)."""
         with torch.no_grad():
             relation = box_relation(source.float(), target.float()) * self.scale
             embedded = sine_embedding(relation, self.features, self.temperature).flatten(-2)
@@ -109,8 +110,8 @@ class LowRankRelation(nn.Module):
     bias_h(i, j) = ⟨u_h(box i), v_h(box j)⟩ / √r, with u and v linear in a sine embedding of (cx, cy, log w, log h).
 
     Sizes are scaled as in the full relation. Sines of differences of log w and log h are sums of products of these
-    sines, so that this part of the full relation can be represented exactly. v starts at zero, so that training starts
-    without relation. No gradient reaches the boxes.
+    sines, so that this part of the full relation can be represented exactly. v is initialised to zero, and with it the
+    bias. No gradient reaches the boxes.
     """
 
     def __init__(self, *, num_heads: int, rank: int, features: int = 32, size_scale: float = 100.0) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import statistics
@@ -24,6 +23,7 @@ from detrkit.data import DetectionDataset
 from detrkit.data.once import read_once
 from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.errors import RecipeError
+from detrkit.files import write_json
 from detrkit.training.folder import check_agreement, locked, open_folder, run_folder, start_folder
 from detrkit.training.loggers import Logger
 from detrkit.training.progress import format_metric
@@ -221,7 +221,7 @@ def _train_seeds(recipe: Recipe, seeds: Sequence[int], *, resume: bool, overwrit
     mean, std = _mean_std([result.metrics for result in results.values()])
     metrics: _Seeds = {"mean": mean, "std": std, "seeds": {str(seed): one.metrics for seed, one in results.items()}}
     if PartialState().is_main_process:
-        (folder / "seeds.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "seeds.json", metrics, force=True)
         _print_seeds(metrics)
     best = max(results.values(), key=_quality)
     return RunResult(folder, best.best, dict(metrics), best.headline)

@@ -24,7 +24,8 @@ __all__ = ["Focus", "SalienceEncoder", "SalienceEncoderLayer", "SalienceFilter"]
 class Focus:
     """The tokens that one encoder layer refines.
 
-    Images of a batch share n. Published: the surplus tokens of a smaller image are seen but not kept.
+    All images of a batch have the same n. As published, the surplus tokens of a smaller image are attended to, but not
+    written back.
     """
 
     index: Tensor
@@ -43,13 +44,13 @@ def lowest_in_padding(scores: Tensor, padding_mask: Tensor) -> Tensor:
 
 
 class SalienceFilter(nn.Module):
-    """Selects tokens by salience: a share per level, and a share of these per encoder layer; at least one each.
+    """Selects tokens by salience with two keep ratios, one per level and one per encoder layer.
 
     The ratios are buffers because official checkpoints contain them. mask_padding: the selection of an image does not
     depend on the other images of its batch.
 
-    The number of tokens per layer follows the largest image of the batch. An exported program does not know that image:
-    it refines as many tokens as for an image that fills the canvas, which is the same for a single image.
+    The number of tokens per layer follows the largest image of the batch. An exported program has no such number: it
+    refines as many tokens as for an image that fills the canvas, which is the same for a single image.
     """
 
     level_filter_ratio: Tensor

@@ -13,12 +13,12 @@ __all__ = ["ImageSize", "Rates", "choose_image_size", "crop_reason", "ema_decay"
 QUERY_STEPS = (50, 100, 200, 300, 500, 900, 1500)
 HEADROOM = 1.3  # new images may have more objects than the training images
 MAX_REPEATED_QUERIES = 300  # number of queries in the published label augmentation (DELA-DETR)
-CROWDED = 500  # with more queries, a batch is split into two halves
+CROWDED = 500  # with more queries, gradients are accumulated over two halves of a batch
 
 SMALL_PIXELS = 24  # desired size of a small object: three cells of the finest level (stride 8)
 RARE = 0.02  # a class with a smaller share of the boxes does not decide the image size
 MAX_SIDE = {True: 800, False: 480}  # with a GPU: as published; without: 2.25 times the time of 320 px
-MAX_ENLARGEMENT = 2.0  # larger images show nothing new
+MAX_ENLARGEMENT = 2.0  # further upsampling adds no detail
 MAX_ASPECT = 4.0  # images longer than 4:1 are resized by their longest side instead
 
 SCALES_DIFFER = 6.0  # 95th over 5th percentile of box sizes; blood cells, measured without crops, have 4

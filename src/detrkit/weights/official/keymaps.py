@@ -1,4 +1,7 @@
-"""Official parameter names of each family, as rules over our names. One tensor may have several official names."""
+"""Official parameter names of each family, as rules from our names to the official ones.
+
+This direction, because one of our tensors may have several official names (heads that layers share).
+"""
 
 from __future__ import annotations
 
