@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from detrkit.losses.classes import Decides, Teaches, build_classes
 from detrkit.losses.criterion import Criterion
+from detrkit.losses.dense_masks import DenseDiceTerm, FocalMaskTerm
 from detrkit.losses.federated import FederatedClasses
 from detrkit.losses.label_augmentation import LabelAugmentation
 from detrkit.losses.matcher import HungarianMatcher
@@ -53,6 +54,17 @@ class Weighs(Teaches, Protocol):
     def two_stage_match(self) -> bool: ...
 
 
+@runtime_checkable
+class WeighsMasks(Protocol):
+    """An objective that has masks too; :mod:`detrkit.models.detr_panoptic` has the meaning."""
+
+    @property
+    def loss_mask(self) -> float: ...
+
+    @property
+    def loss_dice(self) -> float: ...
+
+
 class CriterionOptions(Protocol):
     """What a model's configuration says about its criterion."""
 
@@ -64,12 +76,16 @@ class CriterionOptions(Protocol):
 
 
 def build_terms(config: CriterionOptions) -> list[Term]:
-    """Class, L1 and GIoU with the weights of a configuration."""
+    """Class, L1, GIoU and, for a model with masks, focal loss and dice, with the weights of a configuration."""
     weights = config.objective
+    masks: list[Term] = []
+    if isinstance(weights, WeighsMasks) and (weights.loss_mask or weights.loss_dice):
+        masks = [FocalMaskTerm(weight=weights.loss_mask), DenseDiceTerm(weight=weights.loss_dice)]
     return [
         ClassTerm(classes=build_classes(config), weight=weights.loss_class, cost_weight=weights.cost_class),
         L1Term(weight=weights.loss_bbox, cost_weight=weights.cost_bbox),
         GIoUTerm(weight=weights.loss_giou, cost_weight=weights.cost_giou),
+        *masks,
     ]
 
 

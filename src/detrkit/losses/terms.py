@@ -54,7 +54,10 @@ class Term(ABC):
 
     @abstractmethod
     def loss(self, matched: Matched, divisor: float) -> Tensor:
-        """(L,) float32: the sum over each layer, divided by ``divisor``, which is the group's :meth:`normaliser`."""
+        """(L,) float32: the sum over each layer, divided by ``divisor``, which is the group's :meth:`normaliser`.
+
+        A term that only the last layer has gives (1,).
+        """
 
     def normaliser(self, counts: Normalisers) -> float:
         """Which of the counts the loss is divided by."""

@@ -81,6 +81,11 @@ class Architecture:
         """Logits per query: one per class, and for softmax classification no-object as the last."""
         return self.num_classes + (self.classification == "softmax")
 
+    @property
+    def finer_maps(self) -> int:
+        """How many maps finer than those of the detector its mask head reads; the backbone returns them too."""
+        return 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Input:

@@ -91,10 +91,14 @@ class Detector(nn.Module, ABC):
 
 
 def build_backbone(architecture: Architecture, num_levels: int) -> Backbone:
-    """The backbone an architecture asks for, with ``num_levels`` levels."""
+    """The backbone of an architecture.
+
+    It returns the ``num_levels`` deepest levels, which the detector reads, and in front of them the finer maps that
+    only the architecture's mask head reads.
+    """
     return Backbone(
         name=architecture.backbone,
-        num_levels=num_levels,
+        num_levels=num_levels + architecture.finer_maps,
         dilation=architecture.dilation,
         frozen_batch_norm=architecture.frozen_batch_norm,
         frozen_stride=architecture.frozen_stride,

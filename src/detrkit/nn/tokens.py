@@ -25,6 +25,7 @@ class Tokens:
         shapes: height and width of every level; plain numbers, so that no device has to be asked for them.
         valid_cells: (B, L, 2) float, columns and rows that hold image.
         level_embed: (S, C), what position tells of each token's level; None where there is one level.
+        projected: (B, S, C), of a memory: the content before the encoder, where a mask head may read it; else None.
     """
 
     content: Tensor
@@ -33,6 +34,7 @@ class Tokens:
     shapes: tuple[tuple[int, int], ...]
     valid_cells: Tensor
     level_embed: Tensor | None = None
+    projected: Tensor | None = None
 
     @property
     def sizes(self) -> list[int]:
@@ -68,7 +70,16 @@ class Tokens:
 
     def maps(self) -> list[Tensor]:
         """The content as maps (B, C, h, w), one per level."""
-        parts = self.content.split(self.sizes, dim=1)
+        return self._maps(self.content)
+
+    def projected_maps(self) -> list[Tensor]:
+        """The content before the encoder as maps (B, C, h, w), one per level."""
+        if self.projected is None:
+            raise ValueError("these tokens do not have their content from before the encoder")
+        return self._maps(self.projected)
+
+    def _maps(self, content: Tensor) -> list[Tensor]:
+        parts = content.split(self.sizes, dim=1)
         return [part.transpose(1, 2).unflatten(2, shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def padding_maps(self) -> list[Tensor]:

@@ -13,7 +13,7 @@ from detrkit.models.detector import Detector
 from detrkit.nn.backbone import Backbone
 from detrkit.weights.official.backbone_layouts import AUTHORS_BACKBONES, RELATION_BACKBONES, BackboneLayout
 
-__all__ = ["KEYMAPS", "KeyMap", "backbone_layout", "keeps_class_names", "official_names"]
+__all__ = ["KEYMAPS", "KeyMap", "backbone_layout", "keeps_class_names", "official_names", "without_wrapper"]
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,14 @@ class KeyMap:
 
     ``{layers}`` in a template stands for every decoder layer: heads that layers share stand there once for us and
     once per layer in official files. ``{after}`` is the number after the last layer's. ``backbones``: what stands
-    before the rules for backbones of some families.
+    before the rules for backbones of some families. ``wrapper``: what stands before the official names of the detector
+    where official code wraps it; ``outside``: rules of what is not in the wrapped detector.
     """
 
     rules: tuple[tuple[str, tuple[str, ...]], ...]
     backbones: Mapping[str, BackboneLayout] = field(default_factory=lambda: AUTHORS_BACKBONES)
+    wrapper: str = ""
+    outside: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def keeps_class_names(self) -> bool:
@@ -35,6 +38,12 @@ class KeyMap:
 
     def official(self, key: str, layers: int, backbone: BackboneLayout) -> list[str]:
         """Every official name of our tensor ``key``; the first is the one to write gradients and errors under."""
+        for pattern, templates in self.outside:
+            if match := re.fullmatch(pattern, key):
+                return [match.expand(template) for template in templates]
+        return [self.wrapper + name for name in self._of_detector(key, layers, backbone)]
+
+    def _of_detector(self, key: str, layers: int, backbone: BackboneLayout) -> list[str]:
         for pattern, templates in (*backbone.rules, *self.rules):
             match = re.fullmatch(pattern, key)
             if match:
@@ -56,6 +65,21 @@ _TRANSFORMER = (
     (r"backbone\.body\.(.+)", (r"backbone.0.body.\1",)),
     (r"position\.(.+)", (r"backbone.1.\1",)),
     (r"((?:en|de)coder\..+)", (r"transformer.\1",)),
+)
+
+# DETRsegm: the wrapped detector is its ``detr``; the parts of its mask head are numbered from 1.
+_DETR_MASKS = (
+    *((rf"mask_head\.{ours}\.(.+)", (rf"bbox_attention.{ours[0]}_linear.\1",)) for ours in ("queries", "keys")),
+    *(
+        (rf"mask_head\.{ours}\.{index}\.(.+)", (rf"mask_head.{theirs}{index + 1}.\1",))
+        for ours, theirs, count in (
+            (r"convolution\.layers", "lay", 5),
+            (r"convolution\.norms", "gn", 5),
+            ("adapters", "adapter", 3),
+        )
+        for index in range(count)
+    ),
+    (r"mask_head\.convolution\.out\.(.+)", (r"mask_head.out_lay.\1",)),
 )
 
 _DE_DETR = (
@@ -160,6 +184,7 @@ KEYMAPS: Mapping[str, KeyMap] = {
     "dape": KeyMap(_RELATION_REPOSITORY, RELATION_BACKBONES),
     "salience_detr": KeyMap(_SALIENCE, RELATION_BACKBONES),
     "detr": KeyMap(_TRANSFORMER),
+    "detr_panoptic": KeyMap(_TRANSFORMER, wrapper="detr.", outside=_DETR_MASKS),
     "conditional_detr": KeyMap((*_CONDITIONAL, *_TRANSFORMER)),
     "de_detr": KeyMap((*_DE_DETR, *_HEADS_OF_LAYERS)),
     "de_conditional_detr": KeyMap((*_CONDITIONAL, *_DE_DETR, *_HEADS_OF_LAYERS)),
@@ -205,6 +230,12 @@ def keeps_class_names(model: Detector) -> bool:
 def backbone_layout(model: Detector) -> BackboneLayout:
     """How the official repository of a model lays its backbone out."""
     return _keymap(model).layout_of(model.get_submodule("backbone"))
+
+
+def without_wrapper(model: Detector, names: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Official names of a model, those of its detector as files of the detector alone have them."""
+    wrapper = _keymap(model).wrapper
+    return {key: [name.removeprefix(wrapper) for name in official] for key, official in names.items()}
 
 
 def official_names(model: Detector, keys: Iterable[str] | None = None) -> dict[str, list[str]]:
