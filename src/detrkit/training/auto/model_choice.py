@@ -29,7 +29,7 @@ def available_checkpoint(model: str | None = None, given: Mapping[str, object] |
     """
     here = (item for item in _by_worth() if (item.family in FAMILIES if model is None else item.model == model))
     pulled = (item for item in here if pulled_path(item.name).is_file())
-    return next((item for item in pulled if _misfit(str(item.model), given or {}) is None), None)
+    return next((item for item in pulled if _misfit(item.model, given or {}) is None), None)
 
 
 def choose_model(draft: Draft, *, gpu: bool) -> tuple[str, DetectorConfig[Architecture]]:
@@ -82,14 +82,14 @@ def _misfit(model: str, given: Mapping[str, object]) -> str | None:
 
 
 def _by_worth() -> list[OfficialFile]:
-    """Published checkpoints of registered models: by family, COCO before others, plain ResNet-50 first, highest AP."""
+    """Published checkpoints: by family, COCO before others, plain ResNet-50 first, highest AP."""
     rank = {family: index for index, family in enumerate(FAMILIES)}
     return sorted(
-        (item for item in CATALOGUE.values() if item.model is not None),
+        CATALOGUE.values(),
         key=lambda item: (
-            rank.get(item.family or "", len(rank)),
+            rank.get(item.family, len(rank)),
             item.data != "COCO",
-            not str(item.model).endswith("_r50"),
+            not item.model.endswith("_r50"),
             -(item.ap or 0),
         ),
     )

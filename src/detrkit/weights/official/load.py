@@ -13,7 +13,7 @@ from detrkit.errors import CheckpointError
 from detrkit.models.detector import Detector
 from detrkit.weights.official.class_names import CLASS_NAMES, decode_names, encode_names
 from detrkit.weights.official.keydiff import IGNORED, KeyDiff, Mismatch, compare
-from detrkit.weights.official.keymaps import backbone_layout, keeps_class_names, official_names
+from detrkit.weights.official.keymaps import backbone_layout, keeps_class_names, official_names, without_wrapper
 from detrkit.weights.official.recognise import match
 from detrkit.weights.ours import is_ours, read_info
 from detrkit.weights.reading import read_contents
@@ -23,6 +23,8 @@ __all__ = ["OfficialLoadReport", "load_official", "official_names", "to_official
 # What another class or query count may change, and only on request.
 _CLASS_HEADS = ("class_embed.", "enc_class_embed.", "one_to_many_class_embed.", "denoising.label_encoder.")
 _QUERIES = ("query_embed.", "tgt_embed.", "refpoint_embed.", "one_to_many_embed.")
+# What a file of a detector lacks for a model with masks; its absence, too, is allowed only on request.
+_MASK_HEAD = "mask_head."
 
 
 @dataclass
@@ -54,6 +56,8 @@ class OfficialLoadReport:
             lines.append(f"{_taken('queries', *self.queries)}{each}")
         if self.groups[0] != self.groups[1]:
             lines.append(_taken("groups of queries", *self.groups))
+        if masks := sum(key.startswith(_MASK_HEAD) for key in self.fresh):
+            lines.append(f"the file has no mask head: {masks} tensors of the mask head start new")
         return lines
 
 
@@ -63,11 +67,11 @@ def _taken(what: str, given: int, wanted: int) -> str:
 
 
 def _names(model: Detector, given: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """The names to look for: official ones, or our own where the file has those (one of our checkpoints)."""
+    """The names to look for, whichever the file has most of: official ones, those of the detector alone where official
+    files wrap it, or our own (one of our checkpoints)."""
     official = official_names(model)
-    if any(key in given for key, names in official.items() if key not in names):
-        return {key: [key] for key in official}
-    return official
+    layouts = [official, without_wrapper(model, official), {key: [key] for key in official}]
+    return max(layouts, key=lambda names: sum(any(name in given for name in accepted) for accepted in names.values()))
 
 
 def load_official(
@@ -83,7 +87,8 @@ def load_official(
         state_dict_or_path: names -> tensors, or a ``.pth`` / ``.safetensors`` file.
         new_head: head surgery: where the number of classes differs, class heads keep their fresh values; where the
             number of queries differs, as many query embeddings as both have are taken over, in each group where
-            there are groups (Group DETR). Everything else must fit.
+            there are groups (Group DETR); where the file is of a detector without masks, the whole mask head keeps its
+            fresh values. Everything else must fit.
 
     Raises:
         CheckpointError: missing, unexpected or mismatched keys (all named), or aliases that differ. The model is as it
@@ -105,12 +110,16 @@ def load_official(
         for item in diff.mismatched
         if item.key.startswith(_CLASS_HEADS + _QUERIES) and item.given[1:] == item.wanted[1:]
     }
-    if remaining := (diff.without(surgery.values()) if new_head else diff):
+    masks = [key for key in names if key.startswith(_MASK_HEAD)]
+    lacking = {names[key][0] for key in masks} if not any(names[key][0] in given for key in masks) else set()
+    if remaining := (diff.without(surgery.values(), missing=lacking) if new_head else diff):
         problem = f"{where}weights do not fit model '{model.name}': {remaining.summary()}"
-        if len(surgery) == len(diff):
-            raise CheckpointError(f"{problem}; another class or query count: pass new_head=True to keep what fits")
+        if not diff.without(surgery.values(), missing=lacking):
+            differs = ["another class or query count"] * bool(surgery) + ["no mask head"] * bool(lacking)
+            raise CheckpointError(f"{problem}; {', '.join(differs)}: pass new_head=True to keep what fits")
         raise CheckpointError(problem + _advice(path, given, remaining))
     report = OfficialLoadReport(ignored=[key for key in given if key.endswith(IGNORED)])
+    report.fresh += masks if lacking else []
     for key, accepted in names.items():
         present = [name for name in accepted if name in given]
         if not present:  # no weight: the model's own value stays

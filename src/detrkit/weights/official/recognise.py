@@ -50,6 +50,7 @@ _INVISIBLE = COMMON_OPTIONS - {
     "roi_aligned",
     "roi_resolution",
     "roi_sampling_ratio",
+    "freeze_detector",
 }
 _HEAD_DIM = 32  # of every published size
 
@@ -128,11 +129,13 @@ def match(
     Raises:
         CheckpointError: ``name`` with these options cannot be built.
     """
+    # DETR with masks has the names of DETR behind one of its own
+    detector = {name.removeprefix("detr."): tensor for name, tensor in state.items()}
     chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in (options or {}).items()}
-    facts = _facts(state) | _training(arguments or {})
+    facts = _facts(detector) | _training(arguments or {})
     listed = _listed(file)
     candidates = list(_candidates(name, facts, chosen))
-    order = _backbones(state, {candidate.backbone for candidate in candidates})
+    order = _backbones(detector, {candidate.backbone for candidate in candidates})
     candidates = [candidate for candidate in candidates if candidate.backbone in order]
     candidates.sort(key=lambda item: (item.name not in listed, order.index(item.backbone), item.rank))
     if not _is_detector(state):
@@ -199,7 +202,7 @@ def _backbone_names(name: str) -> list[frozenset[str]]:
 def _listed(file: str | Path | None) -> set[str]:
     """The models of the catalogue's files that are called so (downloads carry a prefix)."""
     name = "" if file is None else Path(file).name
-    return {item.model for item in CATALOGUE.values() if item.model and item.file and name.endswith(item.file)}
+    return {item.model for item in CATALOGUE.values() if item.file and name.endswith(item.file)}
 
 
 def _candidates(name: str | None, facts: Mapping[str, Any], chosen: Mapping[str, Any]) -> Iterator[_Candidate]:
