@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import detrkit
-from detrkit.inference.detr_panoptic import detr_instance_masks
+from detrkit.inference.detr_segmentation import detr_instance_masks
 from detrkit.inference.postprocess import select
 from detrkit.inference.segmentation import ImageMasks
 from detrkit.losses import Criterion, LabelAugmentation, build_classes, build_criterion

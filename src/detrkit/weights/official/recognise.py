@@ -137,7 +137,8 @@ def match(
     candidates = list(_candidates(name, facts, chosen))
     order = _backbones(detector, {candidate.backbone for candidate in candidates})
     candidates = [candidate for candidate in candidates if candidate.backbone in order]
-    candidates.sort(key=lambda item: (item.name not in listed, order.index(item.backbone), item.rank))
+    # of models with the same tensors the plainest, which has the shortest name
+    candidates.sort(key=lambda item: (item.name not in listed, order.index(item.backbone), item.rank, len(item.name)))
     if not _is_detector(state):
         candidates = candidates[:1]  # all are equally far
     kinds: dict[tuple[object, ...], list[_Candidate]] = {}
