@@ -33,13 +33,13 @@ def test_values_and_defaults(tmp_path: Path) -> None:
     assert recipe.source == str(file)
 
 
-def test_scientific_notation_of_yaml_1_1_is_a_number_everywhere(tmp_path: Path) -> None:
+def test_scientific_notation_is_a_number_everywhere(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path / "a.yaml", "optimizer: {lr: 1e-4}\nmodel: {dropout: 1E-2, tag: '1e-4'}\n"))
     assert recipe.optimizer.lr == 1e-4
     assert recipe.model.overrides == {"dropout": 0.01, "tag": "1e-4"}
 
 
-def test_extends_is_relative_and_later_wins(tmp_path: Path) -> None:
+def test_extends_is_relative_and_later_bases_override_earlier_ones(tmp_path: Path) -> None:
     write(tmp_path / "base" / "data.yaml", "data: {root: here, flip: 0.25}\ntraining: {epochs: 3, batch_size: 9}\n")
     write(tmp_path / "base" / "long.yaml", "extends: data.yaml\ntraining: {epochs: 30}\n")
     file = write(tmp_path / "own" / "r.yaml", "extends: [../base/data.yaml, ../base/long]\ndata: {root: there}\n")
@@ -56,7 +56,7 @@ def test_extends_in_a_circle(tmp_path: Path) -> None:
         load_recipe(file)
 
 
-def test_the_same_base_twice_is_no_circle(tmp_path: Path) -> None:
+def test_the_same_base_twice_is_not_a_circle(tmp_path: Path) -> None:
     write(tmp_path / "base.yaml", "training: {seed: 4}\n")
     write(tmp_path / "b.yaml", "extends: base.yaml\n")
     assert load_recipe(write(tmp_path / "c.yaml", "extends: [base.yaml, b.yaml]\n")).training.seed == 4
@@ -89,13 +89,13 @@ def test_overrides(override: str, key: str, value: Any) -> None:
     assert recipe.flat()[key] == value
 
 
-def test_overrides_as_mapping() -> None:
+def test_overrides_as_a_mapping() -> None:
     recipe = load_recipe({}, {"epochs": 3, "data.root": "x", "model": {"num_queries": 5, "sides": [1, 2]}})
     assert (recipe.training.epochs, recipe.data.root) == (3, "x")
     assert recipe.model.overrides == {"num_queries": 5, "sides": (1, 2)}
 
 
-def test_iterations_replace_the_epochs_underneath() -> None:
+def test_iterations_replace_the_epochs_of_the_base() -> None:
     recipe = load_recipe({"training": {"epochs": 50}}, ["iterations=500"])
     assert (recipe.training.epochs, recipe.training.iterations) == (None, 500)
     with pytest.raises(RecipeError, match=r"training\.epochs or training\.iterations, not both"):
@@ -136,7 +136,7 @@ def test_errors_name_file_key_and_value(tmp_path: Path, text: str, message: str)
     assert "\n" not in str(caught.value)
 
 
-def test_an_error_names_the_file_that_holds_the_value(tmp_path: Path) -> None:
+def test_an_error_names_the_file_that_sets_the_value(tmp_path: Path) -> None:
     write(tmp_path / "base.yaml", "optimizer: {lr: fast}\n")
     file = write(tmp_path / "own.yaml", "extends: base.yaml\noptimizer: {weight_decay: 0}\n")
     with pytest.raises(RecipeError, match=r"base\.yaml: optimizer\.lr = 'fast'"):
@@ -162,7 +162,7 @@ def test_override_errors(override: str, message: str) -> None:
         load_recipe({}, [override])
 
 
-def test_unknown_recipe_names_the_nearest() -> None:
+def test_an_unknown_recipe_gives_the_nearest_name() -> None:
     with pytest.raises(RecipeError, match=r"no recipe 'dela_detr_lte0'.*Nearest: 'dela_detr_lite0'"):
         load_recipe("dela_detr_lte0")
 
@@ -172,7 +172,7 @@ def test_a_data_folder_is_not_a_recipe(tmp_path: Path) -> None:
         load_recipe(tmp_path)
 
 
-def test_names_find_packaged_recipes_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packaged_recipes_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = list_recipes()
     assert "de_detr/blood_cells/dela_detr_lite0" in names
@@ -181,7 +181,7 @@ def test_names_find_packaged_recipes_from_any_folder(tmp_path: Path, monkeypatch
     assert full == find_recipe("de_detr/blood_cells/dela_detr_lite0") == find_recipe("dela_detr_lite0")
 
 
-def test_own_recipes_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_local_recipes_folder_is_searched_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "recipes" / "dela_detr_lite0.yaml", "training: {epochs: 2}\n")
     assert load_recipe("dela_detr_lite0").training.epochs == 2
@@ -209,7 +209,7 @@ def test_yaml_round_trip(name: str, tmp_path: Path) -> None:
     epochs=st.integers(1, 10**6),
     root=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1),
 )
-def test_any_value_survives_the_round_trip(lr: float, epochs: int, root: str) -> None:
+def test_any_value_is_the_same_after_a_round_trip(lr: float, epochs: int, root: str) -> None:
     recipe = load_recipe({"optimizer": {"lr": lr}, "training": {"epochs": epochs}, "data": {"root": root}})
     again = load_recipe(yaml.safe_load(recipe.to_yaml()))
     assert again.flat() == recipe.flat()
@@ -220,7 +220,7 @@ def test_reading_recipes_loads_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def test_copying_keeps_the_recipe_apart() -> None:
+def test_overrides_do_not_change_the_given_recipe() -> None:
     recipe = load_recipe({"training": {"epochs": 3}})
     again = load_recipe(recipe, ["epochs=4"])
     assert isinstance(again, Recipe)

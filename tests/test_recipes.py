@@ -19,7 +19,7 @@ import torch
 from detrkit.cli.demo import RECIPE
 from detrkit.config import list_recipes, load_recipe
 from tests.data.trees import lvis_tree
-from tests.readme_trees import (
+from tests.workplace import (
     MY_CLASSES,
     ROOT,
     SMALL_RUN,
@@ -459,7 +459,7 @@ def test_sample_repeat_lengthens_the_epoch(
     monkeypatch.chdir(trees[layout])
     for model in FIGURE_4:
         path = FOLDER / f"de_detr/coco_sampled/{model}_r50_coco_{percent}pct_50ep.yaml"
-        assert f"data.sample_repeat=true gives every image {times} times an epoch" in path.read_text(encoding="utf-8")
+        assert f"data.sample_repeat=true gives every image {times} times per epoch" in path.read_text(encoding="utf-8")
     tiny = SMALL_RUN | {f"model.{key}": value for key, value in TINY_MODEL.items()}
     once = build_task(load_recipe(path, tiny)).train_data
     repeated = build_task(load_recipe(path, tiny | {"data.sample_repeat": True})).train_data

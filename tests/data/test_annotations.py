@@ -1,4 +1,4 @@
-"""Segments become the objects of a task by one table."""
+"""Turning segments into the objects of a task, by one table of rules."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_detection_takes_single_objects_clipped_to_the_image() -> None:
     assert objects.boxes.tolist() == [[4, 3, 14, 15], [0, 0, 5, 30]]
     assert objects.boxes.dtype == torch.float64
     assert objects.masks is objects.is_thing is objects.is_copy is None
-    assert found.boxes[1].tolist() == [-5, -5, 10, 104], "segments stay as in the file"
+    assert found.boxes[1].tolist() == [-5, -5, 10, 104], "segments are as in the file"
 
 
 def test_an_image_without_annotations_has_no_objects() -> None:
@@ -36,18 +36,18 @@ def test_an_image_without_annotations_has_no_objects() -> None:
 
 
 @pytest.mark.parametrize("task", [name for name, rules in TASKS.items() if rules.masks])
-def test_tasks_with_masks_have_their_place_and_say_so(task: str) -> None:
+def test_tasks_with_masks_are_not_implemented_yet(task: str) -> None:
     with pytest.raises(NotImplementedError, match=f"task '{task}' needs masks"):
         objects_of(Segments.none(), size=SIZE, task=task)
 
 
-def test_tasks() -> None:
+def test_task_names() -> None:
     assert set(TASKS) == {"det", "inst", "sem", "pan"}
     with pytest.raises(ValueError, match=r"task 'inst_' is unknown\. Did you mean 'inst'"):
         objects_of(Segments.none(), size=SIZE, task="inst_")
 
 
-def test_selecting_segments_takes_every_column() -> None:
+def test_selecting_segments_selects_in_every_column() -> None:
     found = segments([(0, 0, 2, 2), (1, 1, 5, 5)], labels=[7, 8], areas=[3, 9], crowd=[True, False])
     one = found[np.array([False, True])]
     assert len(one) == 1
@@ -55,7 +55,7 @@ def test_selecting_segments_takes_every_column() -> None:
     assert (one.crowd.tolist(), one.outside.tolist(), one.single.tolist()) == ([False], [False], [True])
 
 
-def test_reading_annotations_for_scores_loads_no_torch() -> None:
+def test_reading_annotations_does_not_import_torch() -> None:
     code = "import sys; from detrkit.data.coco_json import read_json; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "False"

@@ -1,4 +1,4 @@
-"""Anything becomes COCO JSON that says the same, whole or not at all."""
+"""Conversion to COCO JSON keeps the annotations of every format, and writes files atomically."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tests.data.trees import TREES, coco_tree, dump, yolo_tree
 
 
 @pytest.mark.parametrize("kind", TREES)
-def test_there_and_back(tmp_path: Path, kind: str) -> None:
+def test_converted_data_load_like_the_original(tmp_path: Path, kind: str) -> None:
     root = TREES[kind](tmp_path / "data")
     out = tmp_path / "new" / "place"
     for split in ("train", "val"):
         table, notes = usable_part(read_source(find_source(root, split)))
         assert notes == []
-        content = to_coco(table, relative_to=out)
-        assert not any("where" in row for row in content["annotations"])
-        dump(out / "annotations" / f"instances_{split}.json", content)
+        data = to_coco(table, relative_to=out)
+        assert not any("where" in row for row in data["annotations"])
+        dump(out / "annotations" / f"instances_{split}.json", data)
         old, new = load_dataset(root, split=split), load_dataset(out, split=split)
         assert new.categories == old.categories
         for ours, theirs in zip(new.records, old.records, strict=True):
@@ -45,7 +45,7 @@ def test_unusable_rows_are_left_out_on_request(tmp_path: Path) -> None:
     assert len(notes) == 1
 
 
-def test_splits_share_nothing_and_lose_nothing(tmp_path: Path) -> None:
+def test_splits_are_disjoint_and_complete(tmp_path: Path) -> None:
     table = read_source(find_source(coco_tree(tmp_path / "data"), "train"))
     parts = split_table(table, val=0.4, seed=0)
     ids = {name: {image["id"] for image in part.images} for name, part in parts.items()}
@@ -58,7 +58,7 @@ def test_splits_share_nothing_and_lose_nothing(tmp_path: Path) -> None:
         split_table(table, val=1.0, seed=0)
 
 
-def test_files_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "new" / "x.json"
     write_json(path, {"a": "ü"})
     assert json.loads(path.read_text(encoding="utf-8")) == {"a": "ü"}

@@ -1,4 +1,4 @@
-"""Every fault is found, named and graded; a sound data set has none."""
+"""The checks of a data set find every fault and its severity; a correct data set has none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def faults(root: Path, *, quick: bool = False) -> dict[tuple[str, str, str], Finding]:
-    """What is not ok, by level, check and split."""
+    """The findings that are not ok, by level, check and split."""
     report = check(find_sources(root), quick=quick)
     found = {(f.level, f.check, f.split): f for f in report.findings if f.level != "ok"}
     assert report.failed == any(level == "error" for level, _, _ in found)
@@ -30,7 +30,7 @@ def faults(root: Path, *, quick: bool = False) -> dict[tuple[str, str, str], Fin
 
 @pytest.mark.parametrize("kind", TREES)
 @pytest.mark.parametrize("quick", [False, True])
-def test_sound_data(tmp_path: Path, kind: str, quick: bool) -> None:
+def test_correct_data_have_no_faults(tmp_path: Path, kind: str, quick: bool) -> None:
     found = faults(TREES[kind](tmp_path / "data"), quick=quick)
     assert set(found) == {("info", "empty images", "train")}
 
@@ -63,8 +63,8 @@ def test_faults_in_annotations(root: Path, change: Change, level: str, name: str
 
 @pytest.mark.parametrize("shift", [1, -1])
 def test_ids_off_by_one_are_recognised(root: Path, shift: int) -> None:
-    def move(content: dict[str, Any]) -> None:
-        for row in content["annotations"]:
+    def move(data: dict[str, Any]) -> None:
+        for row in data["annotations"]:
             row["category_id"] -= shift
 
     edit(root / "annotations" / "instances_train.json", move)
@@ -73,7 +73,7 @@ def test_ids_off_by_one_are_recognised(root: Path, shift: int) -> None:
     assert f"add {shift} to every category_id" in finding.message
 
 
-def test_damaged_images_need_the_thorough_look(root: Path) -> None:
+def test_damaged_images_are_found_only_by_the_full_check(root: Path) -> None:
     path = root / "images" / "train" / "a.png"
     path.write_bytes(path.read_bytes()[:500])
     finding = faults(root)["error", "image data", "train"]
@@ -95,21 +95,21 @@ def test_the_same_image_twice(root: Path) -> None:
 
 
 def test_splits_must_agree(root: Path) -> None:
-    edit(root / "annotations" / "instances_val.json", lambda content: content["categories"][0].update(name="screw"))
+    edit(root / "annotations" / "instances_val.json", lambda data: data["categories"][0].update(name="screw"))
     assert ("error", "categories across splits", "train & val") in faults(root)
 
 
-def test_classes_without_training_and_rare_ones(root: Path) -> None:
-    def only_nuts(content: dict[str, Any]) -> None:
-        content["annotations"] = [row for row in content["annotations"] if row["category_id"] == 2]
+def test_untrained_and_rare_classes(root: Path) -> None:
+    def only_nuts(data: dict[str, Any]) -> None:
+        data["annotations"] = [row for row in data["annotations"] if row["category_id"] == 2]
 
     edit(root / "annotations" / "instances_train.json", only_nuts)
     found = faults(root)
     assert found["warning", "untrained classes", "val"].examples == ("bolt",)
     assert found["warning", "absent classes", "train"].examples == ("bolt",)
 
-    def many(content: dict[str, Any]) -> None:
-        content["annotations"] = [
+    def many(data: dict[str, Any]) -> None:
+        data["annotations"] = [
             {"id": n + 1, "image_id": 1, "category_id": 1 + (n == 0), "bbox": [1, 1, 2 + n / 9, 2]} for n in range(22)
         ]
 
@@ -119,12 +119,12 @@ def test_classes_without_training_and_rare_ones(root: Path) -> None:
     assert "bolt has 21" in finding.message
 
 
-def test_a_lone_train_split(tmp_path: Path) -> None:
+def test_a_missing_val_split(tmp_path: Path) -> None:
     found = faults(coco_tree(tmp_path / "data", splits=("train",)))
     assert "data split" in found["warning", "splits", "train"].message
 
 
-def test_a_split_that_is_named_but_not_there(tmp_path: Path) -> None:
+def test_a_split_that_is_named_but_does_not_exist(tmp_path: Path) -> None:
     root = yolo_tree(tmp_path / "data")
     with (root / "data.yaml").open("a") as file:
         file.write("test: ../test/images\n")
@@ -133,7 +133,7 @@ def test_a_split_that_is_named_but_not_there(tmp_path: Path) -> None:
     assert found["warning", "splits", "test"].examples == ("../test/images",)
 
 
-def test_unrotated_annotations_are_mentioned(root: Path) -> None:
+def test_annotations_without_exif_rotation_are_reported(root: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     path = root / "images" / "train" / "a.png"

@@ -1,4 +1,4 @@
-"""Every format says the same; folders are recognised, and what is not there is named."""
+"""All formats give the same annotations; formats are recognised, and errors name missing files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detrkit.data import load_dataset
 from detrkit.data.formats import FORMATS, find_sources, recognise_format
 from detrkit.errors import DataError
 from tests.data.trees import (
-    CONTENT,
+    BOXES,
     NAMES,
     TREES,
     cityscapes_tree,
@@ -28,12 +28,12 @@ from tests.data.trees import (
     write_images,
     yolo_tree,
 )
-from tests.readme_trees import detrkit_cli
+from tests.workplace import detrkit_cli
 
 
 @pytest.mark.parametrize("kind", TREES)
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_every_format_says_the_same(tmp_path: Path, kind: str, split: str) -> None:
+def test_every_format_gives_the_same_annotations(tmp_path: Path, kind: str, split: str) -> None:
     root = TREES[kind](tmp_path / "data sèt")
     assert recognise_format(root).name == kind.split(",")[0]
     dataset = load_dataset(root, split=split)
@@ -45,8 +45,8 @@ def test_every_format_says_the_same(tmp_path: Path, kind: str, split: str) -> No
         assert dataset.read_image(index).size == (record.width, record.height) == (40, 30)
         corners = zip(record.labels.tolist(), record.boxes.round(4).tolist(), strict=True)
         found[record.path.name] = [(label, x1, y1, x2 - x1, y2 - y1) for label, (x1, y1, x2, y2) in corners]
-    assert found == CONTENT[split]
-    assert len(dataset.coco_ground_truth()["annotations"]) == sum(map(len, CONTENT[split].values()))
+    assert found == BOXES[split]
+    assert len(dataset.coco_ground_truth()["annotations"]) == sum(map(len, BOXES[split].values()))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_real_data(shared: Path, name: str, train: tuple[int, int], val: tuple[i
         assert dataset[0].image.shape[0] == 3
 
 
-def test_folders_that_are_nothing(tmp_path: Path) -> None:
+def test_folders_without_a_data_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such data folder"):
         load_dataset(tmp_path / "gone")
     (tmp_path / "empty").mkdir()
@@ -88,7 +88,7 @@ def test_folders_that_are_nothing(tmp_path: Path) -> None:
         load_dataset(tmp_path / "photos", on_error="skp")  # the error under test
 
 
-def test_two_layouts_at_once_must_be_chosen(tmp_path: Path) -> None:
+def test_a_folder_with_two_formats_needs_a_choice(tmp_path: Path) -> None:
     root = yolo_tree(coco_tree(tmp_path / "data"))
     with pytest.raises(DataError, match=r"coco and yolo at once; choose one with --format \(Python: format=, recipe: "):
         load_dataset(root)
@@ -124,7 +124,7 @@ def test_a_missing_val_split_says_how_to_make_one(tmp_path: Path, make: Callable
         ("result.json", "elsewhere", ""),
     ],
 )
-def test_an_unrecognised_coco_file_is_split_as_the_error_says(
+def test_an_unrecognised_coco_file_can_be_split_as_the_error_advises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, images: str, prefix: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -132,19 +132,19 @@ def test_an_unrecognised_coco_file_is_split_as_the_error_says(
     dump(Path("data") / file, coco("train", prefix=prefix))
     with pytest.raises(DataError) as error:
         load_dataset("data")
-    said = re.search(r"detrkit (data split data --annotations FILE .*), then use (data_split)\.", str(error.value))
-    assert said is not None
-    where = "--images elsewhere" if images == "elsewhere" else ""
-    command = said[1].replace("FILE", file).replace("[--images DIR]", where)
+    advice = re.search(r"detrkit (data split data --annotations FILE .*), then use (data_split)\.", str(error.value))
+    assert advice is not None
+    option = "--images elsewhere" if images == "elsewhere" else ""
+    command = advice[1].replace("FILE", file).replace("[--images DIR]", option)
     assert detrkit_cli(shlex.split(command))[0] == 0
-    assert [len(load_dataset(said[2], split=split)) for split in ("train", "val")] == [2, 1]
+    assert [len(load_dataset(advice[2], split=split)) for split in ("train", "val")] == [2, 1]
 
 
-def test_annotation_files_that_are_no_coco(tmp_path: Path) -> None:
+def test_annotation_files_that_are_not_coco(tmp_path: Path) -> None:
     root = coco_tree(tmp_path / "data")
     path = root / "annotations" / "instances_train.json"
-    for content, message in (("{", "is not JSON"), ("[]", "is a list"), ("{}", "no list 'images'")):
-        path.write_text(content)
+    for text, message in (("{", "is not JSON"), ("[]", "is a list"), ("{}", "no list 'images'")):
+        path.write_text(text)
         with pytest.raises(DataError, match=rf"instances_train\.json: .*{message}"):
             load_dataset(root)
     path.write_bytes(b"\xff\xfe\xfa")
@@ -154,7 +154,7 @@ def test_annotation_files_that_are_no_coco(tmp_path: Path) -> None:
         load_dataset(root, annotations="gone.json")
 
 
-def test_annotations_and_images_can_be_named(tmp_path: Path) -> None:
+def test_annotation_file_and_image_folder_can_be_given(tmp_path: Path) -> None:
     write_images("train", tmp_path / "somewhere" / "else")
     path = dump(tmp_path / "boxes.json", coco("train"))
     with pytest.raises(DataError, match=r"found none of its images such as 'a\.png' in .*say where they are") as error:
@@ -168,7 +168,7 @@ def test_annotations_and_images_can_be_named(tmp_path: Path) -> None:
         load_dataset(tmp_path, annotations="boxes.json", format="voc")
 
 
-def test_several_fitting_files_must_be_chosen(tmp_path: Path) -> None:
+def test_several_candidate_files_need_a_choice(tmp_path: Path) -> None:
     root = tmp_path / "data"
     write_images("train", root / "images")
     for name in ("boxes_train_a", "boxes_train_b"):
@@ -178,18 +178,18 @@ def test_several_fitting_files_must_be_chosen(tmp_path: Path) -> None:
     assert len(load_dataset(root, annotations="annotations/boxes_train_b.json")) == 3
     dump(root / "annotations" / "instances_trainval.json", coco("val"))
     dump(root / "annotations" / "train.json", coco("train"))
-    assert len(load_dataset(root)) == 3  # the usual name wins; trainval is no val split
+    assert len(load_dataset(root)) == 3  # the usual name is preferred; trainval is not a val split
     with pytest.raises(DataError, match="no val split"):
         load_dataset(root, split="val")
 
 
-def test_roboflow_placeholder_stays_when_any_split_uses_it(tmp_path: Path) -> None:
+def test_the_roboflow_placeholder_is_kept_if_any_split_uses_it(tmp_path: Path) -> None:
     root = roboflow_tree(tmp_path / "data")
     assert load_dataset(root).categories.ids == [1, 2]
     path = root / "valid" / "_annotations.coco.json"
-    content = json.loads(path.read_text())
-    content["annotations"][0]["category_id"] = 0
-    dump(path, content)
+    data = json.loads(path.read_text())
+    data["annotations"][0]["category_id"] = 0
+    dump(path, data)
     assert load_dataset(root).categories.ids == [0, 1, 2]
     assert load_dataset(root, split="val").categories.ids == [0, 1, 2]
 
@@ -198,7 +198,7 @@ def test_roboflow_placeholder_stays_when_any_split_uses_it(tmp_path: Path) -> No
     "yaml",
     [
         "path: .\ntrain: images/train\nval: images/val\nnames: {0: bolt, 1: nut}\n",
-        "train: ../images/train\nval: ../images/val\nnames: [bolt, nut]\n",  # as Roboflow counts
+        "train: ../images/train\nval: ../images/val\nnames: [bolt, nut]\n",  # as Roboflow writes them
         "train: [images/train]\nval: val.txt\nnames:\n  - bolt\n  - nut\n",
         "train: {root}/images/train\nval: {root}/images/val\nnames: [bolt, nut]\n",
         "path: {root}\ntrain: images/train\nval: images/val\nnc: 2\nnames: [bolt, nut]\n",
@@ -211,25 +211,25 @@ def test_yolo_paths_and_names(tmp_path: Path, yaml: str) -> None:
     for split in ("train", "val"):
         dataset = load_dataset(root, split=split)
         assert dataset.categories.names == list(NAMES)
-        assert [record.path.name for record in dataset.records] == sorted(CONTENT[split])
+        assert [record.path.name for record in dataset.records] == sorted(BOXES[split])
         assert sum(len(record.boxes) for record in dataset.records) == 3
 
 
 @pytest.mark.parametrize("name", ["data.yaml", "data.yml", "dataset.yaml"])
-def test_yolo_file_of_the_docs(tmp_path: Path, name: str) -> None:
+def test_the_yolo_file_in_the_docs(tmp_path: Path, name: str) -> None:
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     assert f"`{name}`" in text
     (block,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     root = yolo_tree(tmp_path / "data")
     (root / "data.yaml").unlink()
     (root / name).write_text(block)
-    for split, images in CONTENT.items():
+    for split, images in BOXES.items():
         dataset = load_dataset(root, split=split)
         assert dataset.categories.names == list(NAMES)
         assert sum(len(record.boxes) for record in dataset.records) == sum(map(len, images.values()))
 
 
-def test_yolo_splits_that_are_named_but_not_there(tmp_path: Path) -> None:
+def test_yolo_splits_that_are_named_but_do_not_exist(tmp_path: Path) -> None:
     root = yolo_tree(tmp_path / "data")
     lines = {"train": "images/train", "val": "images/val", "test": "../test/images", "names": "[bolt, nut]"}
 
@@ -241,7 +241,7 @@ def test_yolo_splits_that_are_named_but_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'\.\./test/images' does not exist \(looked for"):
         load_dataset(root, split="test")
     assert splits(val="[gone, nowhere.txt]", test="images/val") == ["train", "test"]
-    assert splits(val="[gone, images/val]") == ["train", "val"]  # in part there: reading it says what is not
+    assert splits(val="[gone, images/val]") == ["train", "val"]  # partly there: reading it names the missing part
     with pytest.raises(DataError, match="'gone' does not exist"):
         load_dataset(root, split="val")
     assert splits(train="gone") == ["train", "val"]
@@ -249,7 +249,7 @@ def test_yolo_splits_that_are_named_but_not_there(tmp_path: Path) -> None:
         load_dataset(root)
 
 
-def test_yolo_images_are_where_its_file_says(tmp_path: Path) -> None:
+def test_yolo_image_folders_cannot_be_overridden(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="names the image folders itself; images 'photos' cannot change them"):
         load_dataset(yolo_tree(tmp_path / "data"), images="photos")
 
@@ -297,8 +297,8 @@ def test_yolo_without_readable_images(tmp_path: Path) -> None:
         "train: [\n": "cannot be read as YAML",
         "text": "is not a table",
     }
-    for content, message in cases.items():
-        (root / "data.yaml").write_text(content)
+    for text, message in cases.items():
+        (root / "data.yaml").write_text(text)
         with pytest.raises(DataError, match=message):
             load_dataset(root)
     (root / "data.yaml").write_text("train: images/train\nnames: [a]\n")
@@ -315,7 +315,7 @@ def test_voc_difficult_sizes_and_classes(tmp_path: Path) -> None:
     assert (record.width, record.height) == (40, 30)
     assert record.labels.tolist() == [1]
     assert record.crowd_labels.tolist() == [0]
-    (root / "ImageSets" / "Main" / "train.txt").write_text("b\n")  # no object in this split, still both classes
+    (root / "ImageSets" / "Main" / "train.txt").write_text("b\n")  # this split has no objects, but both classes
     assert load_dataset(root).categories.names == list(NAMES)
     path.write_text(text.replace("<xmin>5<", "<xmin>?<"), encoding="utf-8")
     (root / "ImageSets" / "Main" / "train.txt").write_text("a  1\nb -1\n")
@@ -338,7 +338,7 @@ def test_voc_without_lists_is_train(tmp_path: Path) -> None:
     shutil.rmtree(root / "ImageSets")
     assert list(find_sources(root)) == ["train"]
     dataset = load_dataset(root)
-    assert [record.file_name for record in dataset.records] == sorted({**CONTENT["train"], **CONTENT["val"]})
+    assert [record.file_name for record in dataset.records] == sorted({**BOXES["train"], **BOXES["val"]})
     assert dataset.categories.names == list(NAMES)
 
 
@@ -354,22 +354,22 @@ def test_voc_trainval_without_train(tmp_path: Path) -> None:
     assert [record.path.stem for record in load_dataset(root).records] == ["a", "b", "d"]
 
 
-def test_voc_beside_the_images(tmp_path: Path) -> None:
+def test_voc_files_next_to_the_images(tmp_path: Path) -> None:
     whole, root = voc_tree(tmp_path / "whole"), tmp_path / "roboflow"
     for split, folder in (("train", "train"), ("val", "valid")):
-        for name in CONTENT[split]:
+        for name in BOXES[split]:
             (root / folder).mkdir(parents=True, exist_ok=True)
             shutil.copy(whole / "JPEGImages" / name, root / folder / Path(name).with_suffix(".PNG"))
             shutil.copy((whole / "Annotations" / name).with_suffix(".xml"), root / folder)
     (root / "valid" / "e.xml").write_text((root / "valid" / "e.xml").read_text().replace("nut", "washer"))
     assert list(find_sources(root)) == ["train", "val"]
-    for split in CONTENT:
+    for split in BOXES:
         dataset = load_dataset(root, split=split)
-        assert [record.path.stem for record in dataset.records] == sorted(Path(name).stem for name in CONTENT[split])
+        assert [record.path.stem for record in dataset.records] == sorted(Path(name).stem for name in BOXES[split])
         assert dataset.read_image(0).size == (40, 30)
         assert sum(len(record.boxes) for record in dataset.records) == 3
         assert dataset.categories.names == ["bolt", "nut", "washer"]
-    assert len(load_dataset(root / "train")) == 3  # as LabelImg leaves a folder
+    assert len(load_dataset(root / "train")) == 3  # a folder as LabelImg writes it
     with pytest.raises(DataError, match=r"no val split\. It has train"):
         load_dataset(root / "train", split="val")
     for path in (root / "train").glob("*.xml"):
@@ -379,7 +379,7 @@ def test_voc_beside_the_images(tmp_path: Path) -> None:
         load_dataset(root / "train")
 
 
-def test_cityscapes_says_how_its_boxes_are_made(tmp_path: Path) -> None:
+def test_cityscapes_without_boxes_says_how_to_make_them(tmp_path: Path) -> None:
     root = cityscapes_tree(tmp_path / "cityscapes")
     assert load_dataset(root).records[0].file_name == "ulm/a.png"
     (tmp_path / "CocoFormatAnnos" / "cityscapes_train_cocostyle.json").unlink()

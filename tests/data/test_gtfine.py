@@ -1,4 +1,4 @@
-"""Cityscapes label images into COCO, against the definition pixel by pixel."""
+"""Conversion of Cityscapes label images to COCO, compared with the definition pixel by pixel."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def write(folder: Path, name: str, values: Any, split: str = "train", city: str 
     return path
 
 
-def test_class_order_is_the_published_one() -> None:
+def test_classes_are_in_the_published_order() -> None:
     assert CITYSCAPES_CATEGORIES == ("person", "car", "train", "rider", "truck", "motorcycle", "bicycle", "bus")
 
 
-def test_instances_groups_and_what_is_neither(tmp_path: Path) -> None:
+def test_instances_groups_and_other_pixels(tmp_path: Path) -> None:
     values = np.full((20, 30), 7)  # road
     values[2:6, 3:9] = 26000  # a car
     values[10:12, 0:30] = 26001  # another, with a hole where a rider is
@@ -70,7 +70,7 @@ def test_ids_follow_the_sorted_files(tmp_path: Path) -> None:
     assert convert_gtfine(splits["val"])["annotations"] == []
 
 
-def test_the_evaluator_fixture_by_brute_force(shared: Path) -> None:
+def test_brute_force_on_the_evaluator_fixture(shared: Path) -> None:
     files = gtfine_splits(shared / "golden" / "eval_cityscapes")["val"]
     found = convert_gtfine(files)
     names = {row["id"]: row["name"] for row in found["categories"]}
@@ -93,7 +93,7 @@ def test_the_evaluator_fixture_by_brute_force(shared: Path) -> None:
     assert {row["iscrowd"] for row in found["annotations"]} == {0, 1}
 
 
-def test_what_is_not_gtfine(tmp_path: Path) -> None:
+def test_files_that_are_not_gtfine(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no Cityscapes labels; looked for"):
         gtfine_splits(tmp_path)
     file = write(tmp_path, "a", [[26000]])

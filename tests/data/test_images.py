@@ -1,4 +1,4 @@
-"""Every kind of picture becomes upright 8-bit RGB, or an error that names it."""
+"""Images of every kind are read as upright 8-bit RGB; errors name the file."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from PIL import Image
 from detrkit.data.images import image_size, read_image
 from detrkit.errors import DataError
 
-# Red top left, green top right, blue bottom left: no rotation or mirror image of it looks the same.
+# Red top left, green top right, blue bottom left: all rotations and mirror images look different.
 CORNERS = np.zeros((8, 16, 3), np.uint8)
 CORNERS[:4, :8], CORNERS[:4, 8:], CORNERS[4:, :8] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
-# How a camera stores the upright picture for each EXIF orientation.
+# How a camera stores the upright image for each EXIF orientation.
 STORED = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -44,16 +44,16 @@ def test_exif_orientation_is_applied_once(tmp_path: Path, orientation: int, suff
     image = read_image(path)
     assert np.abs(np.asarray(image).astype(int) - CORNERS).mean() < 20  # WebP is lossy
     assert image_size(path) == image.size == (16, 8)
-    assert read_image(image).size == (16, 8)  # already upright: not turned again
+    assert read_image(image).size == (16, 8)  # already upright: not rotated again
     assert np.array_equal(np.asarray(read_image(image)), np.asarray(image))
-    if suffix == "tif":  # Pillow turns these itself
+    if suffix == "tif":  # Pillow rotates these itself
         return
     stored = read_image(path, apply_exif=False)
     assert stored.size == STORED[orientation](CORNERS).shape[1::-1]
     assert read_image(stored).size == stored.size
 
 
-def test_the_frame_of_the_annotations_wins_over_exif(tmp_path: Path) -> None:
+def test_the_image_size_in_the_annotations_overrides_exif(tmp_path: Path) -> None:
     path = oriented(tmp_path / "photo.png", 6)
     assert read_image(path, frame=(16, 8)).size == (16, 8)  # annotated upright
     unrotated = read_image(path, frame=(8, 16))  # annotated as stored
@@ -63,7 +63,7 @@ def test_the_frame_of_the_annotations_wins_over_exif(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_damaged_exif_costs_nothing(tmp_path: Path) -> None:
+def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     Image.fromarray(CORNERS).save(path, exif=b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff")
     assert read_image(path).size == image_size(path) == (16, 8)
@@ -79,7 +79,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def gray_of(source: Any) -> np.ndarray[Any, Any]:
-    """The single channel of a picture that must be gray."""
+    """The channel of a gray image, after a check that all three are equal."""
     array = np.asarray(read_image(source))
     assert array.dtype == np.uint8
     assert array.shape == (16, 16, 3)
@@ -108,7 +108,7 @@ def test_sixteen_bits_are_scaled_from_their_full_range(kind: str) -> None:
     assert np.array_equal(gray_of(encoded(deep, kind)), GRAY)
 
 
-def test_cmyk() -> None:
+def test_cmyk_becomes_rgb() -> None:
     ink = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # magenta and yellow make red
     red = np.asarray(read_image(encoded(ink, "JPEG", quality=95)))
     assert red.shape == (16, 16, 3)
@@ -126,7 +126,7 @@ def test_arrays() -> None:
             read_image(wrong)
 
 
-def test_a_picture_given_is_not_changed(tmp_path: Path) -> None:
+def test_a_given_image_is_not_changed(tmp_path: Path) -> None:
     with Image.open(oriented(tmp_path / "photo.png", 6)) as image:
         assert read_image(image).size == (16, 8)
         assert image.getexif()[0x0112] == 6
@@ -142,25 +142,25 @@ def test_errors_name_the_file(tmp_path: Path, name: str) -> None:
     Image.fromarray(noise).save(path)
     assert read_image(str(path)).size == (64, 64)
     data = path.read_bytes()
-    for content in (b"", b"hello", data[: len(data) // 2], data[:20]):
-        path.write_bytes(content)
+    for damaged in (b"", b"hello", data[: len(data) // 2], data[:20]):
+        path.write_bytes(damaged)
         with pytest.raises(DataError) as error:
             read_image(path)
         assert name in str(error.value)
         with pytest.raises(DataError):
-            read_image(content)
+            read_image(damaged)
     with pytest.raises(DataError, match="is a folder"):
         read_image(tmp_path)
 
 
-def test_truncated_png_is_noticed(tmp_path: Path) -> None:
+def test_a_truncated_png_is_an_error(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(noise), "PNG")
     with pytest.raises(DataError, match="truncated or damaged"):
         read_image(data[: len(data) // 2])
 
 
-def test_what_is_no_image_source_is_named_by_its_type() -> None:
+def test_the_error_for_other_sources_names_their_type() -> None:
     source: Any = 3
     with pytest.raises(TypeError, match="not int"):
         read_image(source)

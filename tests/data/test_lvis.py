@@ -1,4 +1,4 @@
-"""LVIS annotations: found by their names or their content, complete or refused, and minival made from val."""
+"""LVIS: recognised by file name or fields, incomplete annotations refused, minival selected from val."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def root(tmp_path: Path) -> Path:
     return lvis_tree(tmp_path / "lvis")
 
 
-def test_records_know_what_was_looked_for(root: Path) -> None:
+def test_records_have_the_class_lists_of_their_images(root: Path) -> None:
     dataset = load_dataset(root, split="val")
     assert dataset.protocol == "lvis"
     assert [record.file_name for record in dataset.records] == ["val2017/d.png", "train2017/e.png"]
@@ -35,24 +35,24 @@ def test_records_know_what_was_looked_for(root: Path) -> None:
     assert (target.negatives.tolist(), target.not_exhaustive.tolist()) == ([], [0])
 
 
-def test_ground_truth_has_what_lvis_scores_need(root: Path) -> None:
+def test_ground_truth_has_the_fields_for_lvis_scores(root: Path) -> None:
     dataset = load_dataset(root, split="val")
     truth = dataset.coco_ground_truth()
     rows = [{**row, "score": 0.5} for row in truth["annotations"]]
     score = score_lvis(truth, rows)
     assert (score.metrics["APr"], score.metrics["APf"]) == (pytest.approx(1.0), pytest.approx(1.0))
     assert score == score_lvis(root / "annotations" / "lvis_v1_val.json", rows)
-    more = {"image_id": 1, "category_id": 5, "bbox": [0, 0, 9, 9], "score": 0.9}  # verified: no nut there
+    more = {"image_id": 1, "category_id": 5, "bbox": [0, 0, 9, 9], "score": 0.9}  # verified: no nut in this image
     assert score_lvis(truth, [*rows, more]).metrics["APf"] == pytest.approx(0.5)
 
 
-def test_training_reads_no_outlines(root: Path) -> None:
+def test_training_reads_no_segmentations(root: Path) -> None:
     source = find_source(root, "train")
     assert all("segmentation" in row for row in read_source(source).annotations)
-    assert not any("segmentation" in row for row in read_source(replace(source, outlines=False)).annotations)
+    assert not any("segmentation" in row for row in read_source(replace(source, segmentations=False)).annotations)
 
 
-def test_lvis_beside_coco_must_be_chosen(root: Path) -> None:
+def test_lvis_and_coco_in_one_folder_need_a_choice(root: Path) -> None:
     write_images("train", root / "train2017")
     dump(root / "annotations" / "instances_train2017.json", coco("train"))
     with pytest.raises(DataError, match="looks like coco and lvis at once"):
@@ -62,17 +62,17 @@ def test_lvis_beside_coco_must_be_chosen(root: Path) -> None:
     assert (plain.protocol, plain.records[0].negatives) == ("coco", None)
 
 
-def test_images_in_a_coco_folder_beside_it(root: Path, tmp_path: Path) -> None:
+def test_images_in_a_neighbouring_coco_folder(root: Path, tmp_path: Path) -> None:
     for folder in ("train2017", "val2017"):
         (tmp_path / "coco").mkdir(exist_ok=True)
         shutil.move(root / folder, tmp_path / "coco" / folder)
     for file in (root / "annotations").iterdir():
-        shutil.move(file, root / file.name)  # without the folder annotations, as some have it
+        shutil.move(file, root / file.name)  # files directly in the folder, a common layout
     assert len(load_dataset(root)) == 3
 
 
-def test_any_file_with_lvis_content_is_lvis(root: Path) -> None:
-    """What ``detrkit data sample`` writes is called instances_train.json."""
+def test_any_file_with_lvis_fields_is_lvis(root: Path) -> None:
+    """``detrkit data sample`` names its file instances_train.json."""
     out = root.parent / "part"
     dump(
         out / "annotations" / "instances_train.json", to_coco(read_source(find_source(root, "train")), relative_to=out)
@@ -86,25 +86,25 @@ def test_any_file_with_lvis_content_is_lvis(root: Path) -> None:
 
 @pytest.mark.parametrize("format", ["auto", "lvis"])
 def test_minival(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
-    """Made from val: its images in val2017. A file of that name is taken as it is, whatever it holds."""
+    """Minival is the part of val in val2017; an existing file of that name is used as it is."""
     name = "annotations/lvis_v1_minival.json"
-    made = load_dataset(root, split="val", annotations=name, format=format)
-    assert [record.file_name for record in made.records] == ["val2017/d.png"]
-    assert [row["image_id"] for row in made.coco_ground_truth()["annotations"]] == [1]
+    minival = load_dataset(root, split="val", annotations=name, format=format)
+    assert [record.file_name for record in minival.records] == ["val2017/d.png"]
+    assert [row["image_id"] for row in minival.coco_ground_truth()["annotations"]] == [1]
     monkeypatch.chdir(tmp_path)
     assert len(load_dataset("lvis", split="val", annotations=name, format=format)) == 1
-    content = lvis("val")
-    for image in content["images"]:
+    data = lvis("val")
+    for image in data["images"]:
         image["file_name"] = image["coco_url"].split("/")[-1]
-    content["images"] = content["images"][:1]
-    dump(root / name, content)
+    data["images"] = data["images"][:1]
+    dump(root / name, data)
     assert [record.file_name for record in load_dataset(root, split="val", annotations=name).records] == ["d.png"]
     assert len(load_dataset(root, split="val")) == 2, "val is not minival"
     with pytest.raises(DataError, match=r"lvis_v1_gone\.json: no such annotation file"):
         load_dataset(root, split="val", annotations="annotations/lvis_v1_gone.json")
 
 
-def test_several_files_of_a_split_must_be_chosen(root: Path) -> None:
+def test_several_files_of_a_split_need_a_choice(root: Path) -> None:
     folder = root / "annotations"
     shutil.move(folder / "lvis_v1_val.json", folder / "lvis_val_a.json")
     shutil.copy(folder / "lvis_val_a.json", folder / "lvis_val_b.json")
@@ -112,7 +112,7 @@ def test_several_files_of_a_split_must_be_chosen(root: Path) -> None:
         load_dataset(root, split="val")
 
 
-def test_coco_annotations_under_that_name(tmp_path: Path) -> None:
+def test_coco_annotations_are_not_lvis(tmp_path: Path) -> None:
     root = coco_tree(tmp_path / "data")
     with pytest.raises(DataError, match=r"is not an LVIS file: .* format coco reads it"):
         load_dataset(root, format="lvis", annotations="annotations/instances_train.json")
@@ -144,14 +144,14 @@ def test_incomplete_annotations_are_refused(root: Path, change: Change, message:
 
 
 @pytest.mark.parametrize(("change", "message"), FAULTS)
-def test_the_doctor_lists_them(root: Path, change: Change, message: str) -> None:
+def test_the_doctor_lists_incomplete_annotations(root: Path, change: Change, message: str) -> None:
     edit(root / "annotations" / "lvis_v1_train.json", change)
     (finding,) = (f for f in check(find_sources(root)).findings if f.check == "LVIS lists" and f.level == "error")
     assert (finding.split, finding.count) == ("train", 1)
     assert message.split(":")[0].split(" has ")[0] in finding.examples[0]
 
 
-def test_the_doctor_sees_a_class_both_there_and_absent(root: Path) -> None:
+def test_the_doctor_finds_absent_classes_with_a_box(root: Path) -> None:
     edit(root / "annotations" / "lvis_v1_train.json", lambda c: c["images"][0].update(neg_category_ids=[5]))
     report = check(find_sources(root))
     (finding,) = (f for f in report.findings if f.check == "LVIS negatives" and f.level != "ok")

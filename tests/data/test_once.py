@@ -1,4 +1,4 @@
-"""Inside ``read_once`` annotations are read once; outside, and in the next block, they are read anew."""
+"""Within a ``read_once`` block annotations are read once; outside and in the next block they are read again."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import pytest
 
 from detrkit.data import load_dataset
 from detrkit.data.formats import find_source, read_source
-from detrkit.data.once import memory, read_once
+from detrkit.data.once import annotation_cache, read_once
 from tests.data.trees import TREES, coco_tree, edit, roboflow_tree
 
 
-def test_what_was_read_is_kept_to_the_end_of_the_outermost_block(tmp_path: Path) -> None:
+def test_the_cache_ends_with_the_outermost_block(tmp_path: Path) -> None:
     root = coco_tree(tmp_path / "data")
     file = root / "annotations" / "instances_train.json"
     with read_once():
         with read_once():
             first = load_dataset(root)
-        edit(file, lambda content: content["annotations"].clear())
+        edit(file, lambda data: data["annotations"].clear())
         again = load_dataset(root, repeat=2)
         assert again.records == first.records * 2
         assert (again.categories, again.protocol) == (first.categories, first.protocol)
-        assert not load_dataset(root, on_error="skip").records[0].labels.size, "another question is asked anew"
+        assert not load_dataset(root, on_error="skip").records[0].labels.size, "other arguments read again"
     assert not load_dataset(root).records[0].labels.size
-    assert not memory()
+    assert not annotation_cache()
 
 
-def test_an_error_is_not_kept(tmp_path: Path) -> None:
+def test_an_error_is_not_cached(tmp_path: Path) -> None:
     root = coco_tree(tmp_path / "data")
     file = root / "annotations" / "instances_train.json"
     whole = file.read_text()
@@ -41,22 +41,22 @@ def test_an_error_is_not_kept(tmp_path: Path) -> None:
         assert len(load_dataset(root)) == 3
 
 
-def contents(root: Path) -> list[Any]:
-    """All that loading gives of both splits."""
+def loaded(root: Path) -> list[Any]:
+    """Ground truth, errors and protocol of both splits."""
     sets = [load_dataset(root, split=split) for split in ("train", "val")]
     return [(data.coco_ground_truth(), data.load_errors, data.protocol) for data in sets]
 
 
 @pytest.mark.parametrize("make", TREES.values(), ids=list(TREES))
-def test_it_changes_nothing_that_is_read(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+def test_the_cache_does_not_change_the_data(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     root = make(tmp_path / "data")
-    expected = contents(root)
+    expected = loaded(root)
     with read_once():
-        assert contents(root) == contents(root) == expected
+        assert loaded(root) == loaded(root) == expected
 
 
 @pytest.mark.parametrize("used", [True, False])
-def test_the_placeholder_of_roboflow_goes_where_no_split_uses_it(tmp_path: Path, used: bool) -> None:
+def test_the_roboflow_placeholder_is_dropped_if_no_split_uses_it(tmp_path: Path, used: bool) -> None:
     root = roboflow_tree(tmp_path / "data")
     if used:
         edit(root / "valid" / "_annotations.coco.json", lambda c: c["annotations"][0].update(category_id=0))

@@ -1,4 +1,4 @@
-"""The strong augmentation: the preset's strengths and probabilities, and boxes that follow their objects."""
+"""The strong augmentation: strengths and probabilities as in the preset; boxes follow their objects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(60, 180, (24, 32, 3), 
 def changes(
     function: Callable[[Image.Image], Image.Image], image: Image.Image, count: int = 80
 ) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
-    """Images that the function makes of one, less that one."""
+    """The differences between ``count`` results of the function and the image."""
     torch.manual_seed(0)
     before = np.asarray(image, np.float64)
     return [np.asarray(function(image), np.float64) - before for _ in range(count)]
@@ -37,7 +37,7 @@ def test_brightness_and_contrast_rise_by_10_to_30_percent() -> None:
     assert max(found) - min(found) > 30
 
 
-def test_colour_channels_move_apart_by_up_to_10_levels() -> None:
+def test_colour_channels_are_shifted_separately_by_up_to_10_levels() -> None:
     flat = Image.new("RGB", (4, 4), (50, 100, 150))
     moved = np.array([change[0, 0] for change in changes(photometric._shift_rgb, flat)])
     assert np.abs(moved).max() <= 10
@@ -63,7 +63,7 @@ def test_hue_saturation_and_value_stay_within_the_presets_limits() -> None:
 
 
 def test_every_change_is_as_frequent_as_in_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which happened is noted by what is called: 1 in 5, always one of two, 1 in 5; channel order and blur 1 in 10."""
+    """Counts the calls of each operation; a changed channel order is visible in the result."""
     seen: Counter[str] = Counter()
     for name in ("_brighten", "_shift_rgb", "_shift_hsv", "_compress"):
         real = getattr(photometric, name)
@@ -85,7 +85,7 @@ def test_every_change_is_as_frequent_as_in_the_preset(monkeypatch: pytest.Monkey
     assert 20 < reordered < 65  # four of the six orders put another channel first
 
 
-def test_blur_and_compression_keep_the_picture() -> None:
+def test_blur_and_compression_change_the_image_only_slightly() -> None:
     smooth = NOISE.resize((96, 72), Image.Resampling.BICUBIC)
     assert all(0 < np.abs(change).mean() < 8 for change in changes(photometric._compress, smooth, 10))
     torch.manual_seed(0)

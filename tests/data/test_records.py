@@ -1,4 +1,4 @@
-"""What becomes of annotations: kept, clamped, set apart, refused."""
+"""Annotations are kept, clipped, treated as crowd, or refused."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def test_records_follow_image_ids_and_keep_category_ids(records: Any) -> None:
     assert notes == []
     assert found[0].boxes.tolist() == [[20, 6, 40, 30], [4, 3, 14, 15]]
     assert found[0].labels.tolist() == [1, 0]
-    assert found[1].boxes.shape == (0, 4)  # an image without boxes stays
+    assert found[1].boxes.shape == (0, 4)  # an image without boxes is kept
     assert found[1].labels.dtype == np.int64
 
 
-def test_crowd_is_set_apart_and_areas_are_the_files(records: Any) -> None:
+def test_crowd_is_separate_and_areas_are_as_in_the_file(records: Any) -> None:
     def change(data: dict[str, Any]) -> None:
         data["annotations"][0].update(iscrowd=1)
         data["annotations"][1].update(area=7.5)
@@ -61,14 +61,14 @@ def test_crowd_is_set_apart_and_areas_are_the_files(records: Any) -> None:
     assert found[2].areas.tolist() == [48]
 
 
-def test_areas_that_are_null_or_no_number(records: Any) -> None:
+def test_areas_that_are_null_or_not_a_number(records: Any) -> None:
     found, _, _ = records(lambda data: data["annotations"][0].update(area=None))
     assert found[0].areas.tolist() == [120, 480]
     with pytest.raises(DataError, match=r"annotation id 2 \(image 'a\.png'\): area must be a finite number, not 'big'"):
         records(lambda data: data["annotations"][1].update(area="big"))
 
 
-def test_boxes_are_clamped_and_those_outside_dropped(records: Any) -> None:
+def test_boxes_are_clipped_and_outside_boxes_dropped(records: Any) -> None:
     def change(data: dict[str, Any]) -> None:
         data["annotations"][0]["bbox"] = [-5, -5, 10, 100]
         data["annotations"][1]["bbox"] = [40, 0, 5, 5]  # begins where the image ends
@@ -83,7 +83,7 @@ def test_boxes_are_clamped_and_those_outside_dropped(records: Any) -> None:
     "bbox",
     [[1, 1, 0, 5], [1, 1, 5, -2], [math.nan, 1, 5, 5], [1, 1, math.inf, 5], [1, 1, 5], None, "box", [1, 1, "5", 5]],
 )
-def test_bad_boxes_stop_or_are_counted(records: Any, bbox: Any) -> None:
+def test_bad_boxes_are_an_error_or_are_counted(records: Any, bbox: Any) -> None:
     def change(data: dict[str, Any]) -> None:
         data["annotations"][1]["bbox"] = bbox
 
@@ -94,10 +94,10 @@ def test_bad_boxes_stop_or_are_counted(records: Any, bbox: Any) -> None:
     assert len(notes) == 1
 
 
-def test_ids_that_clash_or_are_unknown_always_stop(records: Any) -> None:
+def test_duplicate_and_unknown_ids_are_always_an_error(records: Any) -> None:
     changes: list[tuple[Change, str]] = [
-        (lambda data: data["images"][0].update(id=2), "image id 2 stands twice"),
-        (lambda data: data["categories"][0].update(id=4), "category id 4 stands twice"),
+        (lambda data: data["images"][0].update(id=2), "image id 2 occurs twice"),
+        (lambda data: data["categories"][0].update(id=4), "category id 4 occurs twice"),
         (lambda data: data["annotations"][0].update(category_id=5), r"annotation id 1: category id 5 .* \(3, 4\)"),
         (lambda data: data["categories"].clear(), "has no categories"),
         (lambda data: data["images"].clear(), "lists no images"),
@@ -108,7 +108,7 @@ def test_ids_that_clash_or_are_unknown_always_stop(records: Any) -> None:
                 records(change, on_error)
 
 
-def test_missing_images_stop_or_are_counted(records: Any) -> None:
+def test_missing_images_are_an_error_or_are_counted(records: Any) -> None:
     def change(data: dict[str, Any]) -> None:
         data["images"][0]["file_name"] = "gone.png"
 
@@ -116,7 +116,7 @@ def test_missing_images_stop_or_are_counted(records: Any) -> None:
         records(change)
     found, _, notes = records(change, "skip")
     assert [record.image_id for record in found] == [2, 3]
-    assert len(notes) == 1  # its annotations are not counted again
+    assert len(notes) == 1  # its annotations are not counted separately
 
     def all_gone(data: dict[str, Any]) -> None:
         for image in data["images"]:
@@ -132,7 +132,7 @@ def test_annotations_of_unlisted_images_are_ignored(records: Any) -> None:
     assert "2 annotations of images that it does not list" in notes[0]
 
 
-def test_sizes_are_read_where_the_file_has_none(records: Any) -> None:
+def test_missing_sizes_are_read_from_the_images(records: Any) -> None:
     def change(data: dict[str, Any]) -> None:
         del data["images"][0]["width"]
         data["images"][2].update(width=40.0, height=30.0)
@@ -141,7 +141,7 @@ def test_sizes_are_read_where_the_file_has_none(records: Any) -> None:
     assert [(record.width, record.height) for record in found] == [(40, 30)] * 3
 
 
-def test_rows_that_are_no_coco_are_named(tmp_path: Path) -> None:
+def test_errors_name_rows_that_are_not_coco(tmp_path: Path) -> None:
     good = coco("train")
     cases: list[tuple[Any, str]] = [
         ([], "is a list, which COCO uses for results"),

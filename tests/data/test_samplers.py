@@ -1,4 +1,4 @@
-"""Every index once an epoch over all ranks, like shapes together, and the same order again after a resume."""
+"""All ranks together see every index once per epoch, in batches of similar shapes, also after resuming."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def test_an_epoch_covers_everything_once(
     for sampler in samplers:
         sampler.set_epoch(epoch)
     ranks = [list(sampler) for sampler in samplers]
-    count = -(-len(aspects) // batch_size)  # batches there are
+    count = -(-len(aspects) // batch_size)  # number of batches
     assert {len(batches) for batches in ranks} == {len(samplers[0])} == {-(-count // world_size)}
     turns = [batch for step in zip(*ranks, strict=True) for batch in step]
     assert Counter(index for batch in turns[:count] for index in batch) == dict.fromkeys(range(len(aspects)), 1)
-    for extra, batch in enumerate(turns[count:]):  # the padding rule: the first batches again
+    for extra, batch in enumerate(turns[count:]):  # to fill up, the first batches are repeated
         assert batch == turns[extra % count]
     assert all(0 < len(batch) <= batch_size for batch in turns)
 
@@ -55,7 +55,7 @@ def test_drop_last_gives_whole_batches_without_repeats(aspects: list[float], bat
 
 
 @given(ratios, st.integers(0, 10))
-def test_resuming_gives_the_tail(aspects: list[float], done: int) -> None:
+def test_resuming_gives_the_remaining_batches(aspects: list[float], done: int) -> None:
     sampler = AspectRatioBatchSampler(aspect_ratios=aspects, batch_size=3, seed=1)
     sampler.set_epoch(4)
     whole = list(sampler)
@@ -77,7 +77,7 @@ def test_seeds_and_epochs_change_the_order() -> None:
     assert list(plain) == [[0, 1], [2, 3], [4]]
 
 
-def test_like_shapes_share_batches() -> None:
+def test_similar_shapes_share_batches() -> None:
     aspects = [0.4, 0.7, 1.0, 1.5, 3.0] * 20
     sampler = AspectRatioBatchSampler(aspect_ratios=aspects, batch_size=4)
     assert all(len({aspects[index] for index in batch}) == 1 for batch in sampler)
@@ -85,7 +85,7 @@ def test_like_shapes_share_batches() -> None:
     assert sum(len({aspects[index] for index in batch}) > 1 for batch in mixed) <= 1
 
 
-def test_impossible_layouts() -> None:
+def test_invalid_arguments() -> None:
     with pytest.raises(ValueError, match="aspect_ratios or length"):
         AspectRatioBatchSampler(batch_size=1)
     with pytest.raises(ValueError, match="rank 2 of 2"):
@@ -97,8 +97,8 @@ def test_impossible_layouts() -> None:
 # --- repeat factor sampling -------------------------------------------------------------------------------------------
 
 
-def test_repeat_factors_are_those_of_the_formula() -> None:
-    """Of 100 images all have class 0, four class 1 and one class 2, which has two objects there."""
+def test_repeat_factors_follow_the_formula() -> None:
+    """Of 100 images 99 have class 0, four have class 1, one has two objects of class 2, and one has no objects."""
     labels = [np.array([0])] * 94 + [np.array([0, 1])] * 4 + [np.array([2, 0, 2])] + [np.array([], np.int64)]
     factors = repeat_factors(labels, threshold=0.16)
     assert factors.tolist() == [1.0] * 94 + [pytest.approx(2.0)] * 4 + [pytest.approx(4.0)] + [1.0]
@@ -107,7 +107,7 @@ def test_repeat_factors_are_those_of_the_formula() -> None:
     assert repeat_factors([np.array([], np.int64)]).tolist() == [1.0]
 
 
-def test_copies_have_the_chances_that_add_up_to_the_factor() -> None:
+def test_chances_of_the_copies_add_up_to_the_factor() -> None:
     positions, chances = with_copies(np.array([1.0, 2.3, 1.5, 3.0]))
     assert positions == [0, 1, 1, 1, 2, 2, 3, 3, 3]
     assert chances.tolist() == [1, 1, 1, pytest.approx(0.3), 1, 0.5, 1, 1, 1]
@@ -120,7 +120,7 @@ def test_copies_have_the_chances_that_add_up_to_the_factor() -> None:
     st.integers(0, 5),
     st.booleans(),
 )
-def test_every_image_comes_its_factor_rounded_up_or_down(
+def test_every_image_occurs_as_often_as_its_factor_rounded_up_or_down(
     factors: list[float], batch_size: int, world_size: int, epoch: int, shuffle: bool
 ) -> None:
     positions, chances = with_copies(np.array(factors))
@@ -134,7 +134,7 @@ def test_every_image_comes_its_factor_rounded_up_or_down(
     ranks = [list(sampler) for sampler in samplers]
     assert {len(batches) for batches in ranks} == {len(samplers[0])}
     batches = [batch for step in zip(*ranks, strict=True) for batch in step]
-    once = {tuple(batch) for batch in batches}  # padding gives whole batches out again
+    once = {tuple(batch) for batch in batches}  # to fill up, whole batches are repeated
     indices = [index for batch in once for index in batch]
     assert len(indices) == len(set(indices))
     counts = np.bincount([positions[index] for index in indices], minlength=len(factors))
@@ -143,7 +143,7 @@ def test_every_image_comes_its_factor_rounded_up_or_down(
     assert sum(factors) - 1 - 1e-6 <= len(indices) <= sum(factors) + 1 + 1e-6
 
 
-def test_over_many_epochs_every_image_comes_as_often_as_its_factor() -> None:
+def test_the_mean_over_many_epochs_is_the_repeat_factor() -> None:
     factors = np.array([1.0, 1.25, 1.5, 2.1, 3.9, 1.0, 1.75])
     positions, chances = with_copies(factors)
     sampler = AspectRatioBatchSampler(length=len(positions), chances=chances, batch_size=1)
@@ -156,7 +156,7 @@ def test_over_many_epochs_every_image_comes_as_often_as_its_factor() -> None:
     np.testing.assert_allclose(counts / epochs, factors, atol=0.04)
 
 
-def test_repeated_epochs_differ_and_resume_in_the_middle() -> None:
+def test_epochs_with_chances_differ_and_can_resume() -> None:
     _, chances = with_copies(np.full(30, 1.5))
     sampler = AspectRatioBatchSampler(length=len(chances), chances=chances, batch_size=4)
 

@@ -1,4 +1,4 @@
-"""Subsets are seeded and nested, and the published COCO ones are used where they lie."""
+"""Subsets are seeded and nested; published COCO subsets are used if their files exist."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.data.trees import coco, dump, official_coco_tree, write_image
 
 
 @given(st.sets(st.text(min_size=1, max_size=8), max_size=40), st.integers(0, 99), st.data())
-def test_smaller_subsets_lie_inside_larger_ones(names: set[str], seed: int, data: st.DataObject) -> None:
+def test_larger_subsets_contain_smaller_ones(names: set[str], seed: int, data: st.DataObject) -> None:
     ordered = sorted(names)
     large = data.draw(st.integers(0, len(ordered)))
     small = data.draw(st.integers(0, large))
@@ -32,7 +32,7 @@ def test_smaller_subsets_lie_inside_larger_ones(names: set[str], seed: int, data
 
 def test_sizes() -> None:
     assert [subset_size(118287, rate=rate) for rate in (0.01, 0.02, 0.05, 0.1)] == [1182, 2365, 5914, 11828]
-    assert subset_size(100, rate=0.29) == 29  # not 28, whatever floats make of it
+    assert subset_size(100, rate=0.29) == 29  # not 28, despite rounding errors
     assert subset_size(10, rate=0.01) == 1
     assert subset_size(10, count=10) == 10
     impossible: list[Any] = [{"rate": 0.0}, {"rate": 1.5}, {"count": 0}, {"count": 11}, {}, {"rate": 0.1, "count": 1}]
@@ -48,18 +48,18 @@ def test_seeds_choose_differently() -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A COCO root with 20 training images, two boxes each."""
+    """A COCO folder with 20 training images and two boxes per image."""
     root = official_coco_tree(tmp_path / "coco")
-    content = coco("train")
-    content["images"] = [
+    data = coco("train")
+    data["images"] = [
         {"id": number, "file_name": f"{number:012d}.png", "width": 40, "height": 30} for number in range(20)
     ]
-    content["annotations"] = [
+    data["annotations"] = [
         {"id": number + 1, "image_id": number // 2, "category_id": 1, "bbox": [1, 1, 9, 9]} for number in range(40)
     ]
-    for image in content["images"]:
+    for image in data["images"]:
         write_image(root / "train2017" / image["file_name"], seed=image["id"])
-    dump(root / "annotations" / "instances_train2017.json", content)
+    dump(root / "annotations" / "instances_train2017.json", data)
     return root
 
 
@@ -88,9 +88,9 @@ def test_recipe_keys(tree: Path) -> None:
         load_dataset(tree, sample_repeat=True)
 
 
-def test_published_subsets_come_first(tree: Path) -> None:
+def test_published_subsets_are_preferred(tree: Path) -> None:
     whole = json.loads((tree / "annotations" / "instances_train2017.json").read_text())
-    # as the published files are: fewer images, all annotations
+    # like the published files: fewer images, all annotations
     dump(
         tree.parent / "CocoFormatAnnos" / "instances_train2017_sample1182.json",
         {**whole, "images": whole["images"][:3]},
@@ -98,4 +98,4 @@ def test_published_subsets_come_first(tree: Path) -> None:
     dataset = load_dataset(tree, sample_rate=0.01, sample_repeat=True)
     assert [record.image_id for record in dataset.records] == [0, 1, 2] * 100
     assert len(dataset.coco_ground_truth()["annotations"]) == 6
-    assert len(load_dataset(tree, sample_rate=0.05)) == 1  # no such file: our own
+    assert len(load_dataset(tree, sample_rate=0.05)) == 1  # no such file: our own subset

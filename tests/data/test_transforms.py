@@ -1,4 +1,4 @@
-"""DETR's augmentation: the official sizes and pixels, and boxes that stay on their objects."""
+"""DETR's augmentation: sizes and pixels as in the official code, boxes that stay on their objects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from detrkit.data.transforms import (
     IMAGENET_STD,
     EvalTransform,
     TrainTransform,
-    placed_objects,
+    record_objects,
     resize_shape,
     truncated_shape,
 )
@@ -74,8 +74,9 @@ def test_official_pixels(
     assert np.abs(sample.image.numpy() - expected).max() < pixels_abs
     golden_count["cases"].add("op_preprocess")
     golden_count["tensors"] += 1
+    # another resampling is clearly different
     bicubic = np.asarray(image.resize(expected.shape[:0:-1], Image.Resampling.BICUBIC))
-    assert np.abs((bicubic.transpose(2, 0, 1) / 255 - 0.45) / 0.226 - expected).max() > 0.1  # it could have failed
+    assert np.abs((bicubic.transpose(2, 0, 1) / 255 - 0.45) / 0.226 - expected).max() > 0.1
 
 
 def test_sizes_of_the_relation_repository(golden: dict[str, Any], golden_count: dict[str, Any]) -> None:
@@ -99,7 +100,7 @@ def test_pixels_of_the_relation_repository(
     record = make_record([[10, 5, 30, 15]], image.width, image.height)
     sample = EvalTransform(short_side=short, max_side=longest, resize="float32_truncate")(image, record)
     assert sample.image.shape == expected.shape
-    # torch resizes bytes: where another version of it rounds the other way, a pixel is one grey level off
+    # torch resizes bytes: another version may round differently, by one grey level
     difference = np.abs(sample.image.numpy() - expected)
     assert difference.max() < 1 / 255 / min(IMAGENET_STD) + pixels_abs
     assert (difference > pixels_abs).mean() < 0.01
@@ -111,7 +112,7 @@ def test_pixels_of_the_relation_repository(
     assert other.shape != expected.shape or np.abs(other - expected).max() > 0.01  # Pillow rounds twice
 
 
-def test_sizes_of_cityscapes_and_of_slivers() -> None:
+def test_sizes_of_cityscapes_and_of_very_thin_images() -> None:
     assert resize_shape(1024, 2048, 800, 1333) == (666, 1332)
     assert resize_shape(480, 640, 800, None) == (800, 1066)
     assert resize_shape(1, 5000, 800, 1333) == (1, 5000)
@@ -122,7 +123,7 @@ def test_sizes_of_cityscapes_and_of_slivers() -> None:
 def test_resize_stays_within_bounds(height: int, width: int, short: int, longest: int) -> None:
     new_height, new_width = resize_shape(height, width, short, longest)
     assert min(new_height, new_width) <= short
-    if min(height, width) * 20 > max(height, width):  # rounding of slivers may add a pixel's worth
+    if min(height, width) * 20 > max(height, width):  # for very thin images, rounding adds more
         assert max(new_height, new_width) <= longest + 0.5 * max(height, width) / min(height, width)
     assert resize_shape(width, height, short, longest) == (new_width, new_height)
 
@@ -141,7 +142,7 @@ def test_evaluation_target() -> None:
 
 
 def marked(width: int, height: int, box: tuple[int, int, int, int]) -> Image.Image:
-    """Black, with a white rectangle where the box is."""
+    """A black image with a white rectangle in the box."""
     array = np.zeros((height, width, 3), np.uint8)
     array[box[1] : box[3], box[0] : box[2]] = 255
     return Image.fromarray(array)
@@ -203,7 +204,7 @@ def test_flip_twice_is_identity() -> None:
     torch.testing.assert_close(boxes, torch.tensor([[3.0, 4, 20, 25]]))
 
 
-def test_the_published_choices_all_occur() -> None:
+def test_all_published_choices_occur() -> None:
     defaults = TrainTransform()
     assert tuple(defaults.short_sides) == (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     assert (defaults.max_side, defaults.flip, defaults.crop) == (1333, 0.5, True)
@@ -214,12 +215,12 @@ def test_the_published_choices_all_occur() -> None:
     assert {plain(image, record).target.size for _ in range(40)} == {(48, 64), (51, 68), (54, 72)}
     cropped = TrainTransform(short_sides=(48, 51, 54), max_side=100, crop_short_sides=(40, 60), crop_size=(38, 60))
     shapes = {cropped(image, record).target.size for _ in range(60)}
-    assert {(48, 64), (51, 68), (54, 72)} < shapes  # one time in two nothing is cropped
+    assert {(48, 64), (51, 68), (54, 72)} < shapes  # with probability 0.5 there is no crop
     assert len({round(width / height, 2) for height, width in shapes}) > 10
     assert all(min(shape) <= 54 and max(shape) <= 100 for shape in shapes)
 
 
-def test_a_crop_drops_only_what_it_leaves_nothing_of() -> None:
+def test_a_crop_drops_only_objects_completely_outside() -> None:
     transform = TrainTransform(crop_short_sides=(100,), crop_size=(50, 50), short_sides=(50,), flip=0)
     boxes = [[0, 0, 100, 100], [0, 0, 5, 5], [60, 60, 100, 100]]
     kept = []
@@ -227,7 +228,7 @@ def test_a_crop_drops_only_what_it_leaves_nothing_of() -> None:
         torch.manual_seed(seed)
         sample = transform(Image.new("RGB", (100, 100)), make_record(boxes, 100, 100))
         labels = sample.target.labels.tolist()
-        assert 0 in labels  # the crop always lies in the first
+        assert 0 in labels  # the first box contains every crop
         kept.append(tuple(labels))
         for label, box in zip(labels, corners(sample).tolist(), strict=True):
             assert box[2] > box[0], label
@@ -237,40 +238,39 @@ def test_a_crop_drops_only_what_it_leaves_nothing_of() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weighed(Objects):
-    """Objects with one more field."""
+class WeightedObjects(Objects):
+    """Objects with an additional field."""
 
     weights: Tensor | None = None
 
 
 @settings(max_examples=60)
 @given(st.integers(0, 10_000), st.sampled_from(["detr", "strong"]))
-def test_masks_and_further_fields_go_where_their_boxes_go(seed: int, augmentation: Any) -> None:
+def test_masks_and_other_fields_follow_their_boxes(seed: int, augmentation: Any) -> None:
     boxes = [(8, 6, 60, 50), (70, 40, 110, 80), (0, 60, 16, 88)]
-    plain = placed_objects(make_record(boxes, 120, 90))
+    plain = record_objects(make_record(boxes, 120, 90))
     masks = torch.zeros(3, 90, 120, dtype=torch.uint8)
     for mask, (left, top, right, bottom) in zip(masks, boxes, strict=True):
         mask[top:bottom, left:right] = 1
-    objects = Weighed(**{**vars(plain), "masks": tv_tensors.Mask(masks)}, weights=torch.tensor([0.0, 10, 20]))
+    objects = WeightedObjects(**{**vars(plain), "masks": tv_tensors.Mask(masks)}, weights=torch.tensor([0.0, 10, 20]))
     transform = TrainTransform(
         short_sides=(60, 90), max_side=150, crop_short_sides=(60, 90), crop_size=(40, 60), vertical_flip=0.5,
         augmentation=augmentation,
     )  # fmt: skip
     torch.manual_seed(seed)
     image, found = transform.augment(Image.new("RGB", (120, 90)), objects)
-    assert isinstance(found, Weighed)
+    assert isinstance(found, WeightedObjects)
     assert found.weights is not None
     assert found.masks is not None
     assert found.weights.tolist() == [10.0 * label for label in found.labels.tolist()]
     assert found.masks.shape == (len(found), image.height, image.width)
     for box, mask in zip(found.boxes, found.masks, strict=True):
         rows, columns = (mask.any(dim=side).nonzero().flatten() for side in (1, 0))
-        if len(rows):  # a sliver of a box may cover no pixel's centre
+        if len(rows):  # a very thin box may contain no pixel centre
             tight = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-            assert (
-                tight - box.as_subclass(Tensor)
-            ).abs().max() <= 3.5  # a pixel, up to 90 / 40 times as large, and one
+            # one pixel before the resize by up to 90 / 40, and one after it
+            assert (tight - box.as_subclass(Tensor)).abs().max() <= 3.5
     torch.manual_seed(seed)
-    _, alone = transform.augment(Image.new("RGB", (120, 90)), plain)
-    assert torch.equal(alone.boxes.as_subclass(Tensor), found.boxes.as_subclass(Tensor))
-    assert torch.equal(alone.labels, found.labels)
+    _, boxes_only = transform.augment(Image.new("RGB", (120, 90)), plain)
+    assert torch.equal(boxes_only.boxes.as_subclass(Tensor), found.boxes.as_subclass(Tensor))
+    assert torch.equal(boxes_only.labels, found.labels)

@@ -1,4 +1,4 @@
-"""One tiny data set, written in every format: three training and two val images, two classes."""
+"""A tiny data set in every format: three training and two val images, two classes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from detrkit.data.annotations import Segments
 NAMES = ("bolt", "nut")
 SIZE = (40, 30)  # width, height
 
-# split -> file name -> boxes (label, x, y, width, height); whole pixels, so that every format can say them exactly
-CONTENT: dict[str, dict[str, list[tuple[int, int, int, int, int]]]] = {
+# split -> file name -> boxes (label, x, y, width, height), in whole pixels, which all formats represent exactly
+BOXES: dict[str, dict[str, list[tuple[int, int, int, int, int]]]] = {
     "train": {"a.png": [(0, 4, 3, 10, 12), (1, 20, 6, 20, 24)], "b.png": [], "ü c.png": [(1, 0, 0, 8, 6)]},
     "val": {"d.png": [(0, 2, 2, 16, 18)], "e.png": [(1, 30, 20, 10, 10), (0, 12, 9, 4, 3)]},
 }
 
 
 def segments(boxes: Any, labels: Any = None, areas: Any = None, crowd: Any = None) -> Segments:
-    """Of boxes xyxy; by default labelled 0, 1, 2, …, of area 1 and no crowd."""
+    """Segments from boxes xyxy; by default with labels 0, 1, 2, …, area 1 and no crowd."""
     corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     count = len(corners)
     return Segments(
@@ -36,22 +36,22 @@ def segments(boxes: Any, labels: Any = None, areas: Any = None, crowd: Any = Non
 
 
 def write_image(path: Path, size: tuple[int, int] = SIZE, seed: int = 0) -> None:
-    """Noise, different for every seed."""
+    """Write noise that depends on the seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
 
 
 def write_images(split: str, folder: Path) -> None:
-    """The images of a split."""
-    for number, name in enumerate(CONTENT[split]):
+    """Write the images of a split."""
+    for number, name in enumerate(BOXES[split]):
         write_image(folder / name, seed=number + 100 * (split == "val"))
 
 
 def coco(split: str, *, first_id: int = 1, prefix: str = "") -> dict[str, Any]:
     """COCO JSON of a split; label k has category id ``first_id + k``."""
     images, annotations = [], []
-    for number, (name, boxes) in enumerate(CONTENT[split].items(), start=1):
+    for number, (name, boxes) in enumerate(BOXES[split].items(), start=1):
         images.append({"id": number, "file_name": prefix + name, "width": SIZE[0], "height": SIZE[1]})
         for label, *bbox in boxes:
             annotations.append(
@@ -68,10 +68,10 @@ def coco(split: str, *, first_id: int = 1, prefix: str = "") -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def dump(path: Path, content: Any) -> Path:
+def dump(path: Path, data: Any) -> Path:
     """Write JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
+    path.write_text(json.dumps(data), encoding="utf-8")
     return path
 
 
@@ -79,10 +79,10 @@ Change = Callable[[dict[str, Any]], object]
 
 
 def edit(path: Path, change: Change) -> None:
-    """Changes a JSON file."""
-    content = json.loads(path.read_text())
-    change(content)
-    dump(path, content)
+    """Change a JSON file."""
+    data = json.loads(path.read_text())
+    change(data)
+    dump(path, data)
 
 
 def coco_tree(root: Path, *, splits: tuple[str, ...] = ("train", "val")) -> Path:
@@ -94,8 +94,8 @@ def coco_tree(root: Path, *, splits: tuple[str, ...] = ("train", "val")) -> Path
 
 
 def official_coco_tree(root: Path) -> Path:
-    """annotations/instances_*2017.json beside others, with train2017 and val2017."""
-    for split in CONTENT:
+    """annotations/instances_*2017.json among other files, with train2017 and val2017."""
+    for split in BOXES:
         write_images(split, root / f"{split}2017")
         dump(root / "annotations" / f"instances_{split}2017.json", coco(split, first_id=7))
         dump(root / "annotations" / f"captions_{split}2017.json", {"annotations": []})
@@ -104,8 +104,8 @@ def official_coco_tree(root: Path) -> Path:
 
 
 def named_folders_tree(root: Path) -> Path:
-    """annotations/*.json whose file names carry the folder."""
-    for split in CONTENT:
+    """annotations/*.json with image file names that include the folder."""
+    for split in BOXES:
         write_images(split, root / "pictures" / split)
         dump(root / "annotations" / f"my_{split}_set.json", coco(split, prefix=f"pictures/{split}/"))
     return root
@@ -115,18 +115,18 @@ def roboflow_tree(root: Path) -> Path:
     """train/_annotations.coco.json with the placeholder class 0, and valid/."""
     for split, folder in (("train", root / "train"), ("val", root / "valid")):
         write_images(split, folder)
-        content = coco(split, first_id=1)
-        content["categories"] = [
+        data = coco(split, first_id=1)
+        data["categories"] = [
             {"id": 0, "name": "hardware", "supercategory": "none"},
-            *({**row, "supercategory": "hardware"} for row in content["categories"]),
+            *({**row, "supercategory": "hardware"} for row in data["categories"]),
         ]
-        dump(folder / "_annotations.coco.json", content)
+        dump(folder / "_annotations.coco.json", data)
     return root
 
 
 def yolo_tree(root: Path) -> Path:
     """data.yaml, images/*, labels/*; the image without objects has no label file."""
-    for split, images in CONTENT.items():
+    for split, images in BOXES.items():
         write_images(split, root / "images" / split)
         for name, boxes in images.items():
             rows = [
@@ -144,7 +144,7 @@ def yolo_tree(root: Path) -> Path:
 
 def voc_tree(root: Path) -> Path:
     """Annotations, JPEGImages, ImageSets; pixels counted from 1."""
-    for split, images in CONTENT.items():
+    for split, images in BOXES.items():
         write_images(split, root / "JPEGImages")
         for name, boxes in images.items():
             objects = "".join(
@@ -163,8 +163,8 @@ def voc_tree(root: Path) -> Path:
 
 
 def cityscapes_tree(root: Path) -> Path:
-    """leftImg8bit/*/city beside ../CocoFormatAnnos."""
-    for split in CONTENT:
+    """leftImg8bit/*/city, and ../CocoFormatAnnos."""
+    for split in BOXES:
         write_images(split, root / "leftImg8bit" / split / "ulm")
         name = f"cityscapes_{split}_cocostyle.json"
         dump(root.parent / "CocoFormatAnnos" / name, coco(split, prefix="ulm/"))
@@ -181,25 +181,25 @@ LVIS_FOLDERS = {
 
 
 def lvis(split: str) -> dict[str, Any]:
-    """LVIS JSON of a split: no file names but URLs, classes that are absent or incomplete, frequencies."""
-    content = coco(split, first_id=4)
-    for image in content["images"]:
+    """LVIS JSON of a split: URLs instead of file names, class lists of images, frequencies of classes."""
+    data = coco(split, first_id=4)
+    for image in data["images"]:
         name = image.pop("file_name")
-        present = {row["category_id"] for row in content["annotations"] if row["image_id"] == image["id"]}
+        present = {row["category_id"] for row in data["annotations"] if row["image_id"] == image["id"]}
         image["coco_url"] = f"http://images.cocodataset.org/{LVIS_FOLDERS[name]}/{name}"
         image["neg_category_ids"] = sorted({4, 5} - present)
         image["not_exhaustive_category_ids"] = [4] if name == "e.png" else []
-    for row in content["annotations"]:
+    for row in data["annotations"]:
         row["segmentation"] = [[0, 0, 1, 0, 1, 1]]
         del row["iscrowd"]
-    for row, frequency in zip(content["categories"], "rf", strict=True):
+    for row, frequency in zip(data["categories"], "rf", strict=True):
         row["frequency"] = frequency
-    return content
+    return data
 
 
 def lvis_tree(root: Path) -> Path:
-    """annotations/lvis_v1_*.json; train2017 and val2017 hold images of both."""
-    for split, images in CONTENT.items():
+    """annotations/lvis_v1_*.json; train2017 and val2017 have images of both splits."""
+    for split, images in BOXES.items():
         for number, name in enumerate(images):
             write_image(root / LVIS_FOLDERS[name] / name, seed=number + 100 * (split == "val"))
         dump(root / "annotations" / f"lvis_v1_{split}.json", lvis(split))

@@ -17,7 +17,7 @@ from detrkit.losses import Criterion, LabelAugmentation, build_classes, build_cr
 from detrkit.models import create_model
 from detrkit.structures import Predictions
 from detrkit.weights.official.load import official_names
-from tests.golden.harness import Case, layer_name, official_terms, one_worker_each
+from tests.golden.harness import Case, layer_name, official_terms, one_worker_per_case
 
 CASES = [
     "detr_r50",
@@ -34,7 +34,7 @@ CASES = [
 
 
 def run(case: Case, **overrides: Any) -> tuple[detrkit.models.Detector, Predictions, dict[str, Tensor]]:
-    """The model in the recorded state (dropout 0), its predictions, and what passed inside."""
+    """Return the model with the recorded weights and dropout 0, its predictions, and internal activations."""
     model = create_model(case.name, dropout=0.0, **overrides).eval()
     report = detrkit.load_official(model, case.weights)
     assert report.loaded == len(model.state_dict())
@@ -47,7 +47,7 @@ def run(case: Case, **overrides: Any) -> tuple[detrkit.models.Detector, Predicti
     return model, model(images, mask), seen
 
 
-@pytest.fixture(scope="module", params=one_worker_each(CASES))
+@pytest.fixture(scope="module", params=one_worker_per_case(CASES))
 def case(request: pytest.FixtureRequest, shared: Path, golden_count: dict[str, Any]) -> Case:
     return Case.read(shared, request.param, golden_count)
 
@@ -72,7 +72,7 @@ def test_activations_and_outputs(case: Case, result: Any) -> None:
 
 
 def losses(case: Case, criterion: Criterion, out: Predictions, prefix: str, target_prefix: str = "") -> Tensor:
-    """Loss terms and matched indices of one label-augmentation setting; returns the total."""
+    """Check loss terms and matched indices of one label-augmentation setting; return the total."""
     targets = criterion.prepare(case.targets(target_prefix))
     output = criterion(out, targets)
     for name, value in official_terms(output.terms).items():
@@ -85,7 +85,7 @@ def losses(case: Case, criterion: Criterion, out: Predictions, prefix: str, targ
             name = f"{prefix}indices.{layer_name(layer, layers)}.{image}"
             expected = case.tensors[name]
             case.match(f"{name} (queries)", query, expected[0])
-            # Copies of one object cost the same, so rounding decides which of them a query gets: compare the object.
+            # Copies of an object have equal cost, so rounding decides which copy a query gets: compare the object.
             same = target.boxes if target.is_copy is not None else torch.arange(len(target))
             case.match(f"{name} (objects)", same[index], same[expected[1]])
         offset += len(target)
@@ -198,7 +198,7 @@ def test_official_weights_come_back_identical(case: Case, result: Any) -> None:
     case.official_weights(result[0])
 
 
-# One constant a model, perturbed: the comparison must notice.
+# One perturbed constant per model, which the comparison must detect.
 PERTURBED = {
     "detr_r50": {"position_embedding": "learned"},
     "detr_r50_dc5": {"dilation": False},
@@ -213,7 +213,7 @@ PERTURBED = {
 }
 
 
-def test_a_perturbed_constant_is_noticed(case: Case) -> None:
+def test_a_perturbed_constant_is_detected(case: Case) -> None:
     overrides = PERTURBED[case.name]
     model = create_model(case.name, dropout=0.0, **overrides).eval()
     own = model.state_dict()

@@ -1,4 +1,4 @@
-"""The older, smaller recordings: reduced layers, 64 x 96 images, their own rule for weights (spec K)."""
+"""The older, smaller recordings: fewer layers, 64 x 96 images, another rule for weights (spec K)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from detrkit.structures import Target, pad_images
 from detrkit.weights.official.load import official_names
 from tests.golden.harness import numpy_case, official_terms
 
-TOLERANCE = 1e-4  # what the fixtures' README names for these
+TOLERANCE = 1e-4  # from the README of the fixtures
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "detr": ("detr_r50", {}),
@@ -42,7 +42,7 @@ EMBEDDINGS = ("query_embed", "level_embed", "row_embed", "col_embed", "sampling_
 
 
 def keyed(key: str, shape: tuple[int, ...], shared_heads: bool) -> Tensor:
-    """The weight of an official key under the older rule."""
+    """Return the weight of an official key by the older rule."""
     name = key
     for head in ("bbox_embed.", "class_embed.", "ref_point_head."):
         if name.startswith(f"transformer.decoder.{head}"):
@@ -92,7 +92,7 @@ def test_small_case(name: str, shared: Path, golden_count: dict[str, Any]) -> No
         boxes = np.concatenate((centre, random.uniform(0.1, 0.5, (n, 2))), axis=1)
         labels, number = torch.from_numpy(random.randint(1, 9, n)), len(targets)
         targets.append(Target(labels=labels, boxes=torch.from_numpy(boxes).float(), masks=rectangles(n, number)))
-    model.train("enc_boxes" in expected)  # proposals are predictions of training only; without dropout nothing else is
+    model.train("enc_boxes" in expected)  # proposals are returned in training only; without dropout all else is equal
     with torch.no_grad():
         out = model(*pad_images(images))
 
@@ -146,7 +146,7 @@ def test_small_case(name: str, shared: Path, golden_count: dict[str, Any]) -> No
         wanted = np.concatenate((wanted[0][:, None], wanted[1][:, None], wanted[2]), axis=1)
         golden_count["tensors"] += 3
         assert rows.shape == wanted.shape
-        # Scores that differ by rounding may stand in another order: pair every recorded object with its nearest.
+        # Scores equal up to rounding can be in another order: pair every recorded object with its nearest.
         distance = np.abs(rows[:, None] - wanted[None]).max(-1)
         pairs = linear_sum_assignment(distance)
         assert distance[pairs].max() < TOLERANCE * max(width, height)

@@ -1,7 +1,8 @@
-"""A detector that needs no training: class k is the bright rectangle in colour channel k."""
+"""A detector without training: class k is the bright rectangle in colour channel k."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ CATEGORIES = Categories([Category(3, "red"), Category(5, "green"), Category(9, "
 
 
 class ColorDetector(Detector):
-    """Finds the bounding box of pixels above one half in every channel; its logit is that of their mean brightness."""
+    """Predicts the bounding box of the pixels above 0.5 in every channel; the score is their mean brightness."""
 
     def __init__(self, *, categories: Categories | None = CATEGORIES, **overrides: Any) -> None:
         settings: dict[str, Any] = {
@@ -70,9 +71,9 @@ def picture(
 
 
 def coco_folder(root: Path, images: dict[str, Image.Image], boxes: list[tuple[str, int, list[float]]]) -> Path:
-    """A COCO data set of PNG images: ``val`` and ``train`` alike; boxes are (file name, category id, xywh)."""
+    """A COCO data set of PNG images, the same for ``train`` and ``val``; boxes: (file name, category id, xywh)."""
     names = list(images)
-    content = {
+    data = {
         "images": [
             {"id": 10 * (index + 1), "file_name": name, "width": image.width, "height": image.height}
             for index, (name, image) in enumerate(images.items())
@@ -90,12 +91,10 @@ def coco_folder(root: Path, images: dict[str, Image.Image], boxes: list[tuple[st
             for number, (name, category_id, box) in enumerate(boxes, start=1)
         ],
     }
-    import json
-
     (root / "annotations").mkdir(parents=True)
     for split in ("train", "val"):
         (root / "images" / split).mkdir(parents=True)
         for name, image in images.items():
             image.save(root / "images" / split / name)
-        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(data))
     return root

@@ -1,4 +1,4 @@
-"""The weights that come with the package."""
+"""The weights in the package."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from detrkit.weights.find import ASSETS
 WEIGHTS = ASSETS / f"{DEFAULT_MODEL}.safetensors"
 
 
-def test_small_half_precision_and_self_describing() -> None:
+def test_the_file_is_small_in_half_precision_and_describes_its_model() -> None:
     assert WEIGHTS.stat().st_size <= 14e6
     with safe_open(WEIGHTS, framework="pt") as file:
-        kinds = {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+        kinds = {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 (safe_open is not a mapping)
         info = json.loads(file.metadata()["detrkit"])
     assert "F32" not in kinds
     assert "F16" in kinds
@@ -27,7 +27,7 @@ def test_small_half_precision_and_self_describing() -> None:
     assert info["recipe"]["model"]["name"] == DEFAULT_MODEL
 
 
-def test_it_finds_the_cells_on_the_shipped_images() -> None:
+def test_it_detects_the_cells_in_the_packaged_images() -> None:
     images: Path = ASSETS / "blood_cells"
     truth: dict[str, Any] = json.loads((images / "annotations.json").read_text())
     predictor = Predictor(device="cpu", threshold=0.0)

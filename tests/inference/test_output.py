@@ -1,3 +1,5 @@
+"""The prediction folder: its files, an earlier run, and folders that cannot be written."""
+
 from __future__ import annotations
 
 import json
@@ -65,7 +67,7 @@ def test_without_pictures(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "skipped.json").read_text()) == []
 
 
-def test_an_earlier_run_is_replaced_and_other_files_stay(tmp_path: Path) -> None:
+def test_an_earlier_run_is_replaced_and_other_files_are_kept(tmp_path: Path) -> None:
     first = PredictionFolder(tmp_path, CATEGORIES)
     first.add("old.jpg", found(0), IMAGE)
     first.add("both.jpg", found(0), IMAGE)
@@ -76,7 +78,7 @@ def test_an_earlier_run_is_replaced_and_other_files_stay(tmp_path: Path) -> None
 
     second = PredictionFolder(tmp_path, CATEGORIES)
     second.add("both.jpg", found(), IMAGE)
-    assert (tmp_path / "images" / "old.jpg.png").exists(), "until the new run is complete the old one stands"
+    assert (tmp_path / "images" / "old.jpg.png").exists(), "the old run is kept until the new one is complete"
     second.write()
     names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     written = ["images/both.jpg.png", "predictions.json", "results.json", "skipped.json"]
@@ -85,17 +87,17 @@ def test_an_earlier_run_is_replaced_and_other_files_stay(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "text"),
     [("predictions.json", '{"my": "data"}'), ("predictions.json", "text"), ("results.json", '{"a": 1}')],
 )
-def test_json_of_someone_else_is_not_overwritten(tmp_path: Path, name: str, content: str) -> None:
-    (tmp_path / name).write_text(content)
+def test_json_files_of_other_programs_are_not_overwritten(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=f"{name}: is not from detrkit"):
         PredictionFolder(tmp_path, CATEGORIES)
-    assert (tmp_path / name).read_text() == content
+    assert (tmp_path / name).read_text() == text
 
 
-def test_names_that_lead_outside_are_not_deleted(tmp_path: Path) -> None:
+def test_files_outside_the_folder_are_not_deleted(tmp_path: Path) -> None:
     victim = tmp_path / "victim.png"
     victim.write_bytes(b"mine")
     out = tmp_path / "out"
@@ -106,7 +108,7 @@ def test_names_that_lead_outside_are_not_deleted(tmp_path: Path) -> None:
     assert victim.exists()
 
 
-def test_output_that_cannot_be_a_folder(tmp_path: Path) -> None:
+def test_output_paths_that_cannot_be_folders(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="must be a folder, but this is a file"):
         PredictionFolder(tmp_path / "file", CATEGORIES)

@@ -13,20 +13,20 @@ NAMED = torch.tensor([False, True, True, False])
 @pytest.mark.parametrize("classes", [Softmax(), Focal()])
 @pytest.mark.parametrize("nms", [None, 0.7])
 def test_unnamed_classes_are_never_returned(classes: ClassLoss, nms: float | None) -> None:
-    """Not even with score 0: where top_k exceeds what the named classes have, and where their scores underflow."""
+    """Not even with score 0, if top_k exceeds the candidates of named classes or their scores underflow."""
     logits = torch.full((2, 4), -200.0)
     logits[:, 0] = 5.0
     logits[0, 1] = 3.0
     if classes.no_object:
         logits = torch.cat((logits, torch.full((2, 1), 200.0)), dim=1)
-    found = select(logits, BOXES, classes=classes, top_k=8, nms=nms, named=NAMED)
+    found = select(logits, BOXES, classes=classes, top_k=8, nms=nms, class_mask=NAMED)
     assert len(found.labels) == (2 if classes.exclusive else 4)
     assert set(found.labels.tolist()) <= {1, 2}
     assert (found.scores >= 0).all()
 
 
 @pytest.mark.parametrize("classes", [Softmax(), Focal()])
-def test_without_any_named_class_nothing_is_found(classes: ClassLoss) -> None:
+def test_no_named_class_gives_no_detections(classes: ClassLoss) -> None:
     nothing = torch.zeros(4, dtype=torch.bool)
-    found = select(torch.randn(2, 4 + classes.no_object), BOXES, classes=classes, top_k=8, named=nothing)
+    found = select(torch.randn(2, 4 + classes.no_object), BOXES, classes=classes, top_k=8, class_mask=nothing)
     assert len(found.scores) == len(found.boxes) == len(found.queries) == 0

@@ -1,3 +1,5 @@
+"""The predictor: kinds of input, batches, scores, weights and devices."""
+
 from __future__ import annotations
 
 import io
@@ -28,7 +30,7 @@ def predictor() -> Predictor:
 
 
 def check(found: Detections) -> None:
-    """The two rectangles of PICTURE."""
+    """Check that the detections are the two rectangles of PICTURE."""
     assert found.image_size == (64, 96)
     assert found.boxes.dtype == np.float32
     assert found.scores.dtype == np.float32
@@ -52,7 +54,7 @@ def test_path_text_bytes_pillow_and_array_give_the_same(predictor: Predictor, tm
     assert predictor.predict(PICTURE).path is None
 
 
-def test_gray_array_is_seen_in_every_channel(predictor: Predictor) -> None:
+def test_a_gray_array_fills_every_channel(predictor: Predictor) -> None:
     gray = np.asarray(PICTURE)[:, :, 0]
     found = predictor.predict(gray, threshold=0.5)
     assert sorted(found.labels.tolist()) == [0, 1, 2]
@@ -61,7 +63,7 @@ def test_gray_array_is_seen_in_every_channel(predictor: Predictor) -> None:
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A web server on this machine and the folder it serves."""
+    """The address of a local web server and the folder that it serves."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -89,7 +91,7 @@ def test_url(predictor: Predictor, web: tuple[str, Path]) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_boxes_are_in_pixels_of_the_upright_image(predictor: Predictor, orientation: int) -> None:
-    """The same scene stored under every EXIF orientation."""
+    """The same scene is stored with every EXIF orientation."""
     undo = {
         2: [Image.Transpose.FLIP_LEFT_RIGHT],
         3: [Image.Transpose.ROTATE_180],
@@ -109,7 +111,7 @@ def test_boxes_are_in_pixels_of_the_upright_image(predictor: Predictor, orientat
     check(predictor.predict(buffer.getvalue()))
 
 
-def test_a_larger_image_is_resized_and_boxes_come_back_in_its_pixels(predictor: Predictor) -> None:
+def test_a_larger_image_is_resized_and_boxes_are_in_its_pixels(predictor: Predictor) -> None:
     large = picture((400, 300), (1, (100, 60, 300, 180)))
     found = predictor.predict(large)
     assert predictor.model.calls[-1] == (1, 3, 64, 85)  # type: ignore[attr-defined]  # of the ColorDetector
@@ -125,7 +127,7 @@ def test_boxes_are_clipped_to_the_image(predictor: Predictor) -> None:
     np.testing.assert_allclose(found.boxes, [[0, 32.5, 35, 50]] * len(found), atol=1e-4)
 
 
-# --- one, many, batches -----------------------------------------------------------------------------------------------
+# --- lists and batches ------------------------------------------------------------------------------------------------
 
 
 def test_one_gives_one_and_a_list_gives_a_list(predictor: Predictor) -> None:
@@ -135,7 +137,7 @@ def test_one_gives_one_and_a_list_gives_a_list(predictor: Predictor) -> None:
     assert predictor.predict([]) == []
 
 
-def test_batches_of_unlike_sizes_equal_single_images() -> None:
+def test_batches_of_different_sizes_equal_single_images() -> None:
     pictures = [
         picture((96, 64), (0, (10, 20, 40, 50))),
         picture((64, 80), (1, (5, 5, 30, 70))),
@@ -165,7 +167,7 @@ def test_threshold_is_inclusive_and_zero_keeps_all_top_k(predictor: Predictor) -
 
 
 def test_threshold_of_a_score_that_is_not_exact_in_float32() -> None:
-    """0.7 is 0.699999988 as float32: it must still pass a threshold of 0.7."""
+    """0.7 is 0.699999988 in float32 and must still pass a threshold of 0.7."""
     model = ColorDetector()
     predictor = Predictor(model, device="cpu")
     model.detect = lambda images, mask, targets: detrkit.Predictions(  # type: ignore[method-assign]  # stand-in
@@ -199,7 +201,7 @@ class TwinDetector(ColorDetector):
         return found
 
 
-def test_nms_follows_the_configuration_unless_told_otherwise() -> None:
+def test_nms_of_the_configuration_can_be_overridden() -> None:
     image = picture((96, 64), (0, (10, 20, 40, 50)))
 
     def count(predictor: Predictor) -> int:
@@ -211,7 +213,7 @@ def test_nms_follows_the_configuration_unless_told_otherwise() -> None:
     assert count(Predictor(TwinDetector(nms=0.7), device="cpu", nms=1.0)) == 2
     soft = Predictor(TwinDetector(top_k=12), device="cpu", nms=0.7, nms_decay=0.01).predict(image, threshold=0.0)
     assert soft.scores[0] > 0.9
-    assert ((soft.scores > 0.005) & (soft.scores < 0.01)).any()  # the twin, with a hundredth of its score
+    assert ((soft.scores > 0.005) & (soft.scores < 0.01)).any()  # the twin, with its score times 0.01
     model = TwinDetector(nms=0.7, nms_decay=0.01)
     assert Predictor(model, device="cpu").config.nms_decay == 0.01
     assert Predictor(model, device="cpu", nms=0.5).config.nms_decay is None
@@ -220,12 +222,12 @@ def test_nms_follows_the_configuration_unless_told_otherwise() -> None:
     assert model.config.nms == 0.7
 
 
-def test_model_without_class_names_gets_numbered_ones() -> None:
+def test_a_model_without_class_names_has_numbered_classes() -> None:
     found = Predictor(ColorDetector(categories=None), device="cpu").predict(PICTURE)
     assert sorted(found.names) == ["class 0", "class 2"]
 
 
-def test_official_coco_models_have_their_classes(shared: Path) -> None:
+def test_official_coco_models_have_the_coco_class_names(shared: Path) -> None:
     fixture = shared / "data" / "eval_fixtures" / "coco_instances" / "instances_val2014_100.json"
     expected = {row["id"]: row["name"] for row in json.loads(fixture.read_text())["categories"]}
     model = ColorDetector(categories=None, num_classes=91, top_k=300, num_queries=5)
@@ -236,7 +238,7 @@ def test_official_coco_models_have_their_classes(shared: Path) -> None:
     assert set(everything.category_ids[everything.scores > 0].tolist()) <= expected.keys(), "gaps are never returned"
 
 
-def test_unreadable_image_is_named(predictor: Predictor, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_named_in_the_error(predictor: Predictor, tmp_path: Path) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"\xff\xd8 nonsense")
     with pytest.raises(DataError, match=r"bad\.jpg"):

@@ -1,3 +1,5 @@
+"""Finding the images of command-line arguments, and their names."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -19,7 +21,7 @@ def names(*arguments: str | Path, pictures: Path | None = None) -> list[str]:
     return [item.file_name for item in find_images([str(argument) for argument in arguments], pictures=pictures)]
 
 
-def test_folders_are_searched_with_sub_folders_and_sorted(tmp_path: Path) -> None:
+def test_folders_are_searched_with_subfolders_and_sorted(tmp_path: Path) -> None:
     touch(
         tmp_path, "b.jpg", "a/z.PNG", "a-b/c.jpeg", "a/deep/x.webp", "notes.txt", ".hidden.jpg", ".git/y.jpg", "v.mp4"
     )
@@ -28,14 +30,14 @@ def test_folders_are_searched_with_sub_folders_and_sorted(tmp_path: Path) -> Non
     assert found[0].source == tmp_path / "a" / "deep" / "x.webp"
 
 
-def test_order_is_that_of_sorted_paths(tmp_path: Path) -> None:
+def test_images_are_in_the_order_of_sorted_paths(tmp_path: Path) -> None:
     touch(tmp_path, "b/1.jpg", "b.jpg", "b-1.jpg", "B.jpg", "a.jpg", "10.jpg", "9.jpg")
     expected = sorted(path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*.jpg")))
     assert sorted(names(tmp_path)) == expected
     assert names(tmp_path) == [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*.jpg"))]
 
 
-def test_a_file_goes_by_its_name_whatever_its_ending(tmp_path: Path) -> None:
+def test_a_file_argument_may_have_any_suffix(tmp_path: Path) -> None:
     touch(tmp_path, "photo", "a/x.jpg")
     assert names(tmp_path / "photo", tmp_path / "a" / "x.jpg") == ["photo", "x.jpg"]
 
@@ -45,7 +47,7 @@ def test_the_same_file_counts_once(tmp_path: Path) -> None:
     assert names(tmp_path / "a", tmp_path / "a" / "x.jpg", tmp_path / "a" / ".." / "a" / "x.jpg") == ["x.jpg"]
 
 
-def test_equal_names_of_two_arguments_are_told_apart(tmp_path: Path) -> None:
+def test_equal_names_of_two_arguments_become_distinct(tmp_path: Path) -> None:
     touch(tmp_path, "day1/x.jpg", "day1/y.jpg", "day2/x.jpg")
     assert names(tmp_path / "day1", tmp_path / "day2") == ["day1/x.jpg", "day2/x.jpg", "y.jpg"]
 
@@ -63,7 +65,7 @@ def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert names(tmp_path / "data") == ["linked/x.jpg", "y.jpg"]
 
 
-def test_our_own_pictures_inside_the_folder_are_no_input(tmp_path: Path) -> None:
+def test_output_pictures_inside_the_folder_are_not_inputs(tmp_path: Path) -> None:
     touch(tmp_path, "x.jpg", "out/images/x.jpg.png", "images/y.jpg")
     assert names(tmp_path, pictures=tmp_path / "out" / "images") == ["images/y.jpg", "x.jpg"]
     assert names(tmp_path, pictures=tmp_path / "images") == ["out/images/x.jpg.png", "x.jpg"]

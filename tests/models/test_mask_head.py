@@ -1,4 +1,4 @@
-"""A mask head is one more module on the decoded states: it fits every detector and trains without an edit elsewhere."""
+"""A mask head is one more module on the decoded states: it works with every detector without other changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIZE, DIM = 64, 64
 
 
 class Masks:
-    """Products of queries (B, N, C) and pixels (B, C, h, w), made when they are asked for."""
+    """Products of queries (B, N, C) and pixels (B, C, h, w), computed on demand."""
 
     def __init__(self, queries: Tensor, pixels: Tensor) -> None:
         self.queries, self.pixels = queries, pixels
@@ -36,7 +36,7 @@ class Masks:
 
 
 class StubMaskHead(nn.Module):
-    """Pixels from a backbone map and the finest level of the memory; queries through a linear map."""
+    """Pixel features from a backbone map and the finest level of the memory; a linear map of the queries."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class StubMaskTerm(Term):
         return F.pad(loss[None] / divisor, (matched.problem.layers - 1, 0))
 
 
-# One name of each family; others differ from these in sizes and backbones.
+# One name per family; the other names differ in size and backbone.
 NAMES = {entry(name).family: name for name in reversed(list_models("*_lite0"))} | {"dino++": "dino_pp_r50"}
 
 
@@ -96,7 +96,7 @@ def test_a_mask_head_of_a_few_lines_trains_on_every_family(name: str) -> None:
         losses.append(float(found_losses.terms["loss_mask"]))
     assert losses[1] < losses[0]
     denoised = out.groups.get("denoising")
-    assert denoised is None or denoised.masks is not None  # every decoded set has its part of the view
+    assert denoised is None or denoised.masks is not None  # every set of queries has its masks
     with torch.no_grad():
         masks_of = model.eval()(torch.randn(1, 3, SIZE, SIZE)).masks
     assert masks_of is not None

@@ -1,7 +1,7 @@
-"""Recipes: one typed, validated YAML file decides a run.
+"""Recipes: one typed, validated YAML file determines a run.
 
-Unknown keys are refused with the nearest valid one. Only ``model`` takes further keys: every field of the chosen
-model's configuration (``create_model`` checks those).
+An unknown key is an error that names the nearest valid key. Only ``model`` accepts further keys: the fields of the
+configuration of the chosen model, which ``create_model`` checks.
 """
 
 from __future__ import annotations

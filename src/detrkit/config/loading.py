@@ -1,4 +1,4 @@
-"""From files, names, mappings and ``key=value`` overrides to a validated recipe."""
+"""Loading a validated recipe from a file, a name or a mapping, with ``key=value`` overrides."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, 
 
 
 class _Layered:
-    """Values, and for each dotted key the file or override that set it."""
+    """Nested values, and for every dotted key the file or override that set it."""
 
     def __init__(self, values: dict[str, object], origin: dict[str, str]) -> None:
         self.values, self.origin = values, origin
@@ -32,16 +32,23 @@ class _Layered:
         training = over.values.get("training")
         length = training if isinstance(training, Mapping) else {}
         for key, other in (("iterations", "epochs"), ("epochs", "iterations")):
-            # whoever asks for 500 iterations does not want the 50 epochs of the recipe underneath
+            # 500 iterations in an upper layer replace 50 epochs in a lower one
             if length.get(key) is not None and other not in length and "training" in self.values:
                 self.values = _merge(self.values, {"training": {other: None}})
         self.values = _merge(self.values, over.values)
         self.origin |= over.origin
 
 
-def _resolve(content: Mapping[str, object], where: str, folder: Path, chain: tuple[Path, ...]) -> _Layered:
-    """``content`` laid over everything it extends."""
-    own = dict(content)
+def _resolve(values: Mapping[str, object], where: str, folder: Path, chain: tuple[Path, ...]) -> _Layered:
+    """The values merged over those of all recipes that they extend.
+
+    Args:
+        values: a recipe as written.
+        where: its name in messages.
+        folder: the folder to which paths in ``extends`` are relative.
+        chain: the files that led here through ``extends``, to detect circles.
+    """
+    own = dict(values)
     parents = own.pop("extends", None) or []
     if isinstance(parents, str | Path):
         parents = [parents]
@@ -133,13 +140,16 @@ def _override_layers(overrides: Sequence[str] | Mapping[str, object]) -> Iterabl
 def load_recipe(
     source: str | Path | Mapping[str, object] | Recipe, overrides: Sequence[str] | Mapping[str, object] = ()
 ) -> Recipe:
-    """The recipe in a file, of a name, in a run folder or in a mapping, with overrides laid over it.
+    """Load a recipe and apply overrides.
 
-    ``overrides``: ``["training.epochs=3", "seeds=0,1,2"]`` or ``{"training.epochs": 3}``; the section may be left out
-    where only one has that key.
+    Args:
+        source: a file, the name of a recipe, a run folder, a mapping, or a recipe.
+        overrides: ``["training.epochs=3", "seeds=0,1,2"]`` or ``{"training.epochs": 3}``. The section may be omitted if
+            only one section has the key.
 
     Raises:
-        RecipeError: unknown recipe, key or wrong value (names file, key, value), or ``extends`` in a circle.
+        RecipeError: the recipe or a key is unknown, a value is wrong (the message names file, key and value), or
+            ``extends`` goes in a circle.
     """
     if isinstance(source, Recipe):
         layered = _Layered(source.to_dict(), {})
@@ -162,8 +172,9 @@ def load_recipe(
         prefixes = (".".join(names[:length]) for length in range(len(names), 0, -1))
         origin = next((layered.origin[prefix] for prefix in prefixes if prefix in layered.origin), where)
         message = first["msg"].removeprefix("Value error, ")
-        shown = "" if first["type"] == "value_error" and len(names) == 1 else f"{key} = {first['input']!r}: "
-        raise RecipeError(f"{origin}: {shown}{message}") from None
+        whole_section = first["type"] == "value_error" and len(names) == 1
+        assignment = "" if whole_section else f"{key} = {first['input']!r}: "
+        raise RecipeError(f"{origin}: {assignment}{message}") from None
     recipe._source = where
     recipe._comments = source.comments if isinstance(source, Recipe) else ()
     return recipe

@@ -1,4 +1,4 @@
-"""Recipe files: YAML as people write it, and which file a name means."""
+"""Recipe files: reading their YAML, and finding them by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["find_recipe", "list_recipes", "parse_value", "read_yaml"]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people expect it: ``1e-4`` is a number (YAML 1.1 wants ``1.0e-4``), a key twice is an error."""
+    """YAML in which ``1e-4`` is a number (YAML 1.1 requires ``1.0e-4``) and a duplicate key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
         seen = set()
@@ -33,21 +33,26 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: Path) -> dict[str, object]:
+    """Read the values of a recipe file; an empty file has none.
+
+    Raises:
+        RecipeError: the file cannot be read or is not a YAML mapping.
+    """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from error
-    if content is None:
+    if values is None:
         return {}
-    if not isinstance(content, dict):
+    if not isinstance(values, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of sections ({', '.join(SECTIONS)})")
-    return content
+    return values
 
 
 def parse_value(text: str) -> object:
-    """The value of an override: YAML, and ``0,1,2`` a list of numbers."""
+    """Parse the value of an override as YAML; ``0,1,2`` is a list of numbers."""
     try:
         value = yaml.load(text, Loader=_Loader)
         if isinstance(value, str) and "," in value:
@@ -60,7 +65,7 @@ def parse_value(text: str) -> object:
 
 
 def _recipe_roots() -> list[Path]:
-    """./recipes, the package's recipes, and those of the checkout that an editable install runs from."""
+    """The recipe folders: ./recipes, those in the package, and those in the checkout of an editable install."""
     package = Path(__file__).resolve().parents[1]
     roots: dict[Path, Path] = {}
     for root in (Path("recipes"), package / "recipes", package.parents[1] / "recipes"):
@@ -70,21 +75,21 @@ def _recipe_roots() -> list[Path]:
 
 
 def _recipes_in(root: Path) -> list[Path]:
-    """Recipe files below a folder, relative to it; names with an underscore in front are parts of others."""
+    """Recipe files in a folder and its subfolders, relative to it; names with a leading underscore are only bases."""
     files = (file.relative_to(root) for file in root.rglob("*.yaml"))
     return sorted(file for file in files if not any(part.startswith("_") for part in file.parts))
 
 
 def list_recipes() -> list[str]:
-    """Names of the recipes in ./recipes and of those that come with detrkit, e.g. ``detr/coco/detr_r50_coco_500ep``."""
+    """Names of the recipes in ./recipes and in detrkit, for example ``detr/coco/detr_r50_coco_500ep``."""
     return sorted({file.with_suffix("").as_posix() for root in _recipe_roots() for file in _recipes_in(root)})
 
 
 def find_recipe(name: str | Path) -> Path:
-    """The file that ``name`` means: a path, a run folder, or a recipe's name with or without folders and ``.yaml``.
+    """The file of a recipe. name: a path, a run folder, or the name of a recipe with or without folders and ``.yaml``.
 
     Raises:
-        RecipeError: nothing of that name, or several.
+        RecipeError: no recipe or several recipes have that name.
     """
     path = Path(name)
     if path.is_dir():

@@ -29,10 +29,14 @@ Counts = Annotated[list[Count], BeforeValidator(_as_list), Field(min_length=1)]
 
 
 class Section(BaseModel):
-    """Base of the recipe's sections: unknown keys are errors, values are checked on assignment too."""
+    """Base of the recipe's sections: unknown keys are errors, values are checked on assignment too.
+
+    The string below a field says what it means; ``docs/configuration.md`` is made from these.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
+        use_attribute_docstrings=True,
         validate_assignment=True,
         allow_inf_nan=False,
         coerce_numbers_to_str=True,  # a folder may be called 2024
@@ -46,9 +50,15 @@ class ModelSection(Section):
     model_config = ConfigDict(extra="allow")
 
     name: str = "dape_lite0"
+    """A registered model; ``detrkit models`` lists them."""
     pretrained_backbone: bool = True
+    """Start the backbone from ImageNet weights; without effect where ``init`` is given."""
     backbone_weights: str | None = None
+    """Where these weights come from: a file, or ``package``: an installed Python package, never a download. null: an
+    installed package if there is one, else a download by timm."""
     init: str | None = None
+    """Start from a detector instead: a checkpoint (ours or official), a run folder, a URL, or the name of published
+    weights that were pulled. The class head starts new where the number of classes differs."""
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -61,38 +71,61 @@ class SplitFiles(Section):
     """Where one split lies, for layouts that are not recognised by themselves."""
 
     annotations: str | None = None
+    """A COCO annotation file, in ``data.root`` or elsewhere; null: where the format has it."""
     images: str | None = None
+    """Folder of the images, in ``data.root`` or elsewhere; null: where the format has it."""
 
 
 class DataSection(Section):
-    """Data set, subset, sampling and augmentation.
-
-    ``sampling: repeat_factor`` shows images of classes that fewer than ``sampling_threshold`` of the images have more
-    often, as on LVIS. Crops (``crop``): the image is resized to one of ``crop_short_sides``, then cut to sides between
-    the two numbers of ``crop_size``. ``augmentation: strong`` adds shifts and changes of colour.
-    """
+    """Data set, subset, sampling and augmentation."""
 
     root: str = "data"
+    """The data folder."""
     format: Literal["auto", "coco", "lvis", "roboflow", "yolo", "voc", "cityscapes"] = "auto"
+    """How the folder is laid out; ``auto`` recognises it."""
     train: SplitFiles = Field(default_factory=SplitFiles)
+    """Files of the training split, for layouts that are not recognised."""
     val: SplitFiles = Field(default_factory=SplitFiles)
+    """The same of the validation split."""
     on_error: Literal["raise", "skip"] = "raise"
+    """What a missing or broken image and a bad box do: ``raise`` stops before the first step, ``skip`` leaves them out
+    and counts them."""
     sample_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Train on this part of the images: a subset drawn with ``sample_seed``, nested in all larger ones."""
     sample_repeat: bool = False
+    """Repeat the subset int(1 / ``sample_rate``) times, so that an epoch keeps its length."""
     sample_seed: int = 0
+    """Which subset."""
     repeat: Count = 1
+    """How many times an epoch shows every training image."""
     sampling: Literal["uniform", "repeat_factor"] = "uniform"
+    """``repeat_factor`` shows images of rare classes more often (LVIS paper): max(1, sqrt(``sampling_threshold`` / f))
+    times per epoch, f being the part of the images that have the class."""
     sampling_threshold: Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=1)] = 0.001
+    """Classes that a smaller part of the images has are rare."""
     short_sides: Counts | None = None
+    """Shorter sides in training, one drawn per image; null: those of the model (``train_short_sides``). An image is
+    resized to it unless its longer side would exceed ``max_side``."""
     max_side: Count | None = None
+    """Largest longer side in training; null: that of the model (``train_max_side``)."""
     crop: bool = True
+    """Half of the images are resized to one of ``crop_short_sides`` and cut to a random rectangle before the last
+    resize."""
     crop_short_sides: Counts = [400, 500, 600]
+    """Shorter sides before the cut."""
     crop_size: tuple[Count, Count] = (384, 600)
+    """Least and greatest side of the rectangle, in pixels."""
     augmentation: Literal["detr", "strong"] = "detr"
+    """``detr``: flips, crops, sizes. ``strong`` adds shifts, brightness, contrast, other colours, JPEG artefacts and
+    blur."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Probability of a horizontal flip."""
     vertical_flip: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability of a vertical flip."""
     eval_short_side: Count | None = None
+    """Shorter side at evaluation and prediction; null: that of the model."""
     eval_max_side: Count | None = None
+    """Largest longer side at evaluation and prediction; null: that of the model."""
 
     @model_validator(mode="after")
     def _crop_range(self) -> Self:
@@ -112,29 +145,40 @@ class DataSection(Section):
 
 
 class TrainingSection(Section):
-    """Length, batch, precision, evaluation and where the run is kept.
-
-    ``epochs: null`` takes 50 epochs, or as many as give 3000 optimizer steps; ``evaluate_every: null`` evaluates after
-    each epoch, but with at least 100 optimizer steps between two evaluations; 0 never evaluates.
-    ``federated_classes: 50`` counts a query without object as a negative of the classes of the batch and of sampled
-    others, 50 together (LVIS); null: of all classes.
-    """
+    """Length, batch, precision, evaluation, and where the run is kept."""
 
     epochs: Count | None = None
+    """Length in epochs. null without ``iterations``: 50, or as many as give 3,000 optimizer steps."""
     iterations: Count | None = None
+    """Length in optimizer steps, instead of ``epochs``."""
     batch_size: Count = 4
+    """Images per process and forward pass in training."""
     accumulate: Count = 1
+    """Forward passes per optimizer step."""
     workers: CountOrZero = 2
+    """Processes that read images, per training process; 0 reads in the training process itself."""
     seed: CountOrZero = 0
+    """Of weights, order and augmentation."""
     seeds: Annotated[list[CountOrZero], BeforeValidator(_as_list), Field(min_length=1)] | None = None
+    """Train once with each of these and print mean and standard deviation."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Number format of the forward pass; weights stay float32."""
     clip_norm: Positive | None = 0.1
+    """Gradients of all parameters together are cut to this norm; null: never."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Evaluate and keep averaged weights (exponential moving average) with this decay; null: the last weights."""
     federated_classes: Count | None = None
+    """Federated loss (LVIS): a query without object is a negative of this many classes, those of the batch and sampled
+    others, instead of all. Needs ``classification: focal``."""
     evaluate_every: CountOrZero | None = None
+    """Epochs between evaluations; 0: never. null: each epoch, but at least 100 optimizer steps apart. The last epoch is
+    always evaluated."""
     checkpoint_every: Count | None = None
+    """Write ``last/`` also after every so many optimizer steps, not only after each epoch."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """``auto``: CUDA, else MPS, else CPU."""
     output: str | None = None
+    """The run folder; null: ``runs/<recipe>-<data>``."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -146,32 +190,41 @@ class TrainingSection(Section):
 
 
 class OptimizerSection(Section):
-    """AdamW. With ``lr_batch_size`` all rates are multiplied by f(total batch / lr_batch_size), f = ``lr_scaling``.
-
-    ``lr_sampling`` is for what places sampling points and reference points in Deformable DETR; null: as ``lr``.
-    ``no_decay``: parameters whose name in the official repository contains one of these have no weight decay; "typed":
-    those that are neither matrices nor kernels: norms, biases, embeddings, scales.
-    ``layer_decay``: the last layer of the backbone has ``lr_backbone``, each before it this times the next one's.
-    """
+    """AdamW: learning rates per part of the model, and weight decay."""
 
     lr: Positive = 1e-4
+    """Learning rate."""
     lr_backbone: NonNegative = 1e-5
+    """Learning rate of the backbone; 0 leaves it as it starts."""
     lr_sampling: NonNegative | None = None
+    """Learning rate of sampling offsets and reference points in Deformable DETR and its relatives; null: as ``lr``."""
     layer_decay: Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=1)] | None = None
+    """The last layer of the backbone has ``lr_backbone``, each one before it this times the rate of the next."""
     weight_decay: NonNegative = 1e-4
+    """Of AdamW."""
     no_decay: Literal["typed"] | list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    """Parameters without weight decay: those whose name in the official repository contains one of these words, or
+    ``typed``: all norms, biases, embeddings and scales."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Of AdamW."""
     lr_batch_size: Count | None = None
+    """Images per optimizer step that the rates were chosen for. With another total (processes x ``batch_size`` x
+    ``accumulate``) they follow by ``lr_scaling``; null: they are used as they stand."""
     lr_scaling: Literal["sqrt", "linear", "none"] = "sqrt"
+    """All rates are multiplied by the square root of the ratio of the totals, by the ratio, or not at all."""
 
 
 class ScheduleSection(Section):
-    """Learning rate over time. ``drop`` are epochs (7.5 is half-way through the eighth); null = at 80 % of the run."""
+    """Learning rate over time."""
 
     kind: Literal["step", "multistep", "cosine", "constant"] = "step"
+    """``step`` and ``multistep`` drop the rates, ``cosine`` lowers them to 0 at the end of the run."""
     drop: Annotated[list[NonNegative], BeforeValidator(_as_list)] | None = None
+    """Epochs at which the rates drop (7.5: half-way through the eighth); null: at 80 % of the run."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor of a drop."""
     warmup: CountOrZero = 0
+    """Optimizer steps over which the rates rise from near 0."""
 
     @model_validator(mode="after")
     def _one_drop(self) -> Self:
@@ -184,8 +237,11 @@ class LoggingSection(Section):
     """Loggers beside the JSONL file, and steps between two log lines."""
 
     tensorboard: bool = False
+    """Also write TensorBoard files into the run folder."""
     wandb: bool = False
+    """Also log to Weights & Biases."""
     every: Count = 20
+    """Optimizer steps between two lines of the log."""
 
 
 class Recipe(Section):

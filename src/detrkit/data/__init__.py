@@ -1,6 +1,6 @@
 """Images and annotations: formats, data sets, transforms, samplers, loaders.
 
-Each is loaded the first time it is asked for: reading annotations needs no torch.
+Modules are imported on first use: reading annotations needs no torch.
 """
 
 from __future__ import annotations

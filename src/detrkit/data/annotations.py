@@ -1,4 +1,7 @@
-"""From the annotated segments of an image to the objects of a task: the one way from annotations to a target."""
+"""From the annotated segments of an image to the objects of a task.
+
+All targets are made here, for training and for evaluation.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,16 @@ __all__ = ["TASKS", "Segments", "TaskRules", "clipped", "objects_of"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Segments:
-    """Annotated regions of one image or of many: one row of every column per region, in the order of the file.
+    """Annotated regions of one or several images: one row per region, in the order of the file.
 
     Attributes:
-        boxes: (N, 4) float64 [x, y, width, height] in pixels, as in the file: they may pass the image's border.
+        boxes: (N, 4) float64 [x, y, width, height] in pixels, as in the file: they may extend beyond the image.
         labels: (N,) int64, 0..K-1.
-        areas: (N,) float64 as in the file (of the mask where there is one).
-        crowd: (N,) bool, objects that are not told apart: training leaves them out, evaluation ignores them.
-        outside: (N,) bool, nothing of the box lies in the image: only evaluation counts it, as not found.
+        areas: (N,) float64, as in the file (the area of the mask where there is one).
+        crowd: (N,) bool, groups of objects without individual annotations: training leaves them out, evaluation
+            ignores them.
+        outside: (N,) bool, the box lies completely outside the image: training leaves it out, evaluation counts it
+            as a missed object.
     """
 
     boxes: NDArray[np.float64]
@@ -36,37 +41,38 @@ class Segments:
 
     @classmethod
     def none(cls) -> Segments:
-        """Those of an image without annotations."""
+        """The segments of an image without annotations."""
         no = np.zeros(0, dtype=bool)
         return cls(boxes=np.zeros((0, 4)), labels=np.zeros(0, np.int64), areas=np.zeros(0), crowd=no, outside=no)
 
     @property
     def single(self) -> NDArray[np.bool_]:
-        """(N,) the regions that are one object, of which something is in the image."""
+        """(N,) bool, individual objects that are at least partly inside the image."""
         return ~(self.crowd | self.outside)
 
     @classmethod
     def cat(cls, parts: Sequence[Segments]) -> Segments:
-        """The regions of all parts, one after the other."""
+        """Concatenate the regions of all parts."""
         return cls(**{item.name: np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(cls)})
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Segments:
-        """The regions that a mask, positions or a slice select, in that order."""
+        """Select regions by a mask, indices or a slice."""
         return Segments(**{item.name: getattr(self, item.name)[index] for item in fields(self)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRules:
-    """What a task makes of an image's segments.
+    """How a task turns the segments of an image into objects.
 
     Attributes:
-        stuff: regions without instances, such as sky, are kept beside things.
-        crowd: crowd regions are kept.
-        merged: which segments become one where they are of one class.
-        masks: objects have masks, and boxes tight around what a transform leaves of them; else the annotated boxes.
+        stuff: whether to keep regions without instances, such as sky, in addition to things.
+        crowd: whether to keep crowd regions.
+        merged: which segments of the same class are merged into one.
+        masks: whether objects have masks. If so, boxes are tight around the masks after the transforms; otherwise the
+            annotated boxes are transformed.
     """
 
     stuff: bool
@@ -81,14 +87,19 @@ TASKS = {
     "sem": TaskRules(stuff=True, crowd=True, merged="everything", masks=True),
     "pan": TaskRules(stuff=True, crowd=False, merged="stuff", masks=True),
 }
-"""The rules by task: detection, instance, semantic and panoptic segmentation."""
+"""The rules of each task: detection, instance, semantic and panoptic segmentation."""
 
 
 def objects_of(segments: Segments, *, size: tuple[int, int], task: str = "det") -> Objects:
-    """The objects of an image of ``size`` (width, height) for a task: boxes (N, 4) float64 xyxy in pixels, inside it.
+    """The objects of an image for a task: boxes (N, 4) float64 xyxy in pixels, clipped to the image.
+
+    Args:
+        segments: the annotated regions of the image.
+        size: (width, height) of the image.
+        task: one of ``TASKS``.
 
     Raises:
-        ValueError: there is no such task.
+        ValueError: unknown task.
         NotImplementedError: the task needs masks.
     """
     if task not in TASKS:
@@ -104,7 +115,10 @@ def objects_of(segments: Segments, *, size: tuple[int, int], task: str = "det") 
 
 
 def clipped(boxes: NDArray[np.float64], size: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Boxes [x, y, width, height] as [x1, y1, x2, y2] inside their image; size: (width, height) of it, or (N, 2)."""
+    """Convert boxes [x, y, width, height] to [x1, y1, x2, y2] and clip them to the image.
+
+    boxes: (N, 4) · size: (width, height), one for all boxes or (N, 2) with one per box.
+    """
     corners = boxes.copy()
     corners[:, 2:] += boxes[:, :2]
     np.maximum(corners, 0, out=corners)

@@ -1,7 +1,7 @@
-"""COCO JSON files and the values in them: how they are read, and what is wrong with them in words.
+"""Reading COCO JSON files and describing invalid values in words.
 
-Training, checking, converting and scoring all read through here; what each of them accepts beyond that (ids that are no
-numbers, boxes without area) is theirs. Loads no torch, so that scoring starts at once.
+Training, ``data check``, conversion and scoring share this reader. Each of them decides what else it accepts, such as
+ids that are not numbers or boxes without area. Does not import torch, so that scoring starts at once.
 """
 
 from __future__ import annotations
@@ -31,18 +31,24 @@ __all__ = [
 ]
 
 Row = dict[str, Any]
-"""One JSON object: its values are of any type until they are checked."""
+"""One JSON object; its values may have any type until they are checked."""
 Json = Mapping[str, Any]
-"""The same where it is only read."""
+"""A JSON object that is only read."""
 
 
 def read_json(source: object, what: str = "annotation", *, without: Sequence[str] = ()) -> tuple[object, str]:
-    """The content of a JSON file and what to call it: the file's path, or ``what`` for content that is given directly.
+    """Read a JSON file.
 
-    without: keys that are left out of every object as it is read, to save memory.
+    Args:
+        source: a path, or data that are parsed already and returned unchanged.
+        what: the kind of file, for messages.
+        without: keys to drop from every object while parsing, to save memory.
+
+    Returns:
+        The parsed data and their name for messages: the path, or ``what`` for data that are parsed already.
 
     Raises:
-        DataError: missing, not text, or not JSON.
+        DataError: the file is missing, not text, or not JSON.
     """
     if not isinstance(source, str | Path):
         return source, what
@@ -65,20 +71,20 @@ def read_json(source: object, what: str = "annotation", *, without: Sequence[str
         raise DataError(f"{path}: is not JSON: {error.msg} in line {error.lineno}") from error
 
 
-def annotation_lists(content: object, name: object) -> tuple[Sequence[Row], Sequence[Row], Sequence[Row]]:
-    """The lists images, annotations and categories of COCO annotations, which messages call ``name``.
+def annotation_lists(data: object, name: object) -> tuple[Sequence[Row], Sequence[Row], Sequence[Row]]:
+    """The lists images, annotations and categories of parsed COCO annotations; ``name`` stands for them in messages.
 
     Raises:
-        DataError: it is something else.
+        DataError: not COCO annotations.
     """
-    if isinstance(content, list):
+    if isinstance(data, list):
         raise DataError(
-            f"{name}: is a list, which COCO uses for results; annotations are an object with images, "
+            f"{name}: is a list, which COCO uses for results; annotations are an object with the keys images, "
             "annotations and categories"
         )
     found = []
     for key in ("images", "annotations", "categories"):
-        rows = content.get(key) if isinstance(content, Mapping) else None
+        rows = data.get(key) if isinstance(data, Mapping) else None
         if not isinstance(rows, Sequence) or isinstance(rows, str):
             raise DataError(f"{name}: is not COCO JSON: it has no list '{key}'")
         found.append(rows)
@@ -87,7 +93,7 @@ def annotation_lists(content: object, name: object) -> tuple[Sequence[Row], Sequ
 
 
 def box_problem(bbox: object, *, flat: bool = False) -> str | None:
-    """What is wrong with ``[x, y, width, height]``, or None. flat: sides of 0 are allowed."""
+    """What is wrong with a box ``[x, y, width, height]``, or None. flat: allow a width or height of 0."""
     if not isinstance(bbox, list | tuple) or len(bbox) != 4 or not all(map(_is_number, bbox)):
         return "is not a list of four numbers [x, y, width, height]"
     if not all(map(math.isfinite, bbox)):
@@ -103,7 +109,7 @@ def finite_number(value: object, where: str) -> float:
     """The value as a float.
 
     Raises:
-        DataError: it is no finite number; the message begins with ``where``.
+        DataError: not a finite number; the message begins with ``where``.
     """
     if not isinstance(value, float | int | Real) or isinstance(value, bool) or not math.isfinite(value):
         raise DataError(f"{where} must be a finite number, not {value!r}")
@@ -111,29 +117,29 @@ def finite_number(value: object, where: str) -> float:
 
 
 def row_area(row: Json) -> float:
-    """The area that an annotation states, else that of its box, which must be one."""
+    """The ``area`` of an annotation, or the area of its box if it has none; the box must be valid."""
     area = row.get("area")
     return float(row["bbox"][2] * row["bbox"][3]) if area is None else area
 
 
 def is_crowd(row: Json) -> bool:
-    """Whether an annotation is a region of objects that are not told apart."""
+    """Whether an annotation is a crowd region: a group of objects without individual annotations."""
     return bool(row.get("iscrowd", 0))
 
 
 def image_file(image: Json) -> str:
-    """An image's file; LVIS gives a URL alone, of which this is folder and name: val2017/000000397133.jpg."""
+    """The file name of an image; for LVIS, which has only URLs, folder and name: val2017/000000397133.jpg."""
     name = image.get("file_name")
     return name if isinstance(name, str) else "/".join(str(image.get("coco_url", "")).split("/")[-2:])
 
 
 def is_federated(images: Sequence[Json]) -> bool:
-    """Whether images say for which classes they were searched, as those of LVIS do."""
+    """Whether the images list classes that are verified to be absent, as in LVIS."""
     return any(NEGATIVES in image for image in images)
 
 
 def lvis_problems(images: Sequence[Json], categories: Sequence[Json]) -> Iterator[str]:
-    """What is wrong with what LVIS adds, the lists of the images and the frequencies of the categories, a line each."""
+    """Problems in the LVIS fields (class lists of images, frequencies of categories), one line per problem."""
     known = {row["id"] for row in categories}
     for image in images:
         for key in (NEGATIVES, NOT_EXHAUSTIVE):

@@ -1,4 +1,4 @@
-"""Any readable annotations as COCO JSON, and splits made from one set of annotations."""
+"""Converting annotations of any format to COCO JSON, and splitting one set into train and val."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ __all__ = ["split_table", "to_coco", "usable_part"]
 
 
 def usable_part(table: Table, *, on_error: OnError = "raise") -> tuple[Table, list[str]]:
-    """The table with image sizes filled in and without what ``on_error="skip"`` leaves out, and a line for each.
+    """The table with image sizes filled in and without unusable rows, and one note per row that was left out.
+
+    on_error: with "skip" unusable boxes and images are left out, with "raise" they are errors.
 
     Raises:
-        DataError: as ``build_records`` does.
+        DataError: as ``build_records`` raises it.
     """
     records, _, notes = build_records(table, on_error=on_error)
     sizes = {record.image_id: {"width": record.width, "height": record.height} for record in records}
@@ -32,7 +34,7 @@ def usable_part(table: Table, *, on_error: OnError = "raise") -> tuple[Table, li
 
 
 def to_coco(table: Table, *, relative_to: Path | None = None) -> Row:
-    """A table as COCO JSON. relative_to: the folder that file names shall count from; None leaves them as they are."""
+    """A table as COCO JSON. relative_to: make file names relative to this folder; None keeps them."""
     images = table.images
     if relative_to is not None:
         base = os.path.abspath(relative_to)
@@ -47,13 +49,13 @@ def to_coco(table: Table, *, relative_to: Path | None = None) -> Row:
 
 
 def split_table(table: Table, *, val: float, seed: int) -> dict[str, Table]:
-    """Train and val tables from one: ``val`` of the images, chosen by the seed, become val.
+    """Split a table into train and val. val: the fraction of the images for val, chosen by the seed.
 
     Raises:
-        DataError: nothing would remain for one of them.
+        DataError: ``val`` is out of range, or there are fewer than two images.
     """
     if not 0 < val < 1:
-        raise DataError(f"the val part {val} is not between 0 and 1")
+        raise DataError(f"the val fraction {val} is not between 0 and 1")
     images = sorted(table.images, key=lambda image: int(image["id"]))
     if len(images) < 2:
         raise DataError(f"{table.origin}: {len(images)} images cannot be split in two")

@@ -1,4 +1,4 @@
-"""The data set that training and evaluation read: records, a transform, and randomness that depends on nothing else."""
+"""The data set for training and evaluation: records, a transform, and reproducible randomness."""
 
 from __future__ import annotations
 
@@ -27,22 +27,23 @@ SampleTransform = Callable[[Image.Image, ImageRecord], Sample]
 
 
 class DetectionDataset(Dataset[Sample]):
-    """Images with boxes of one split.
+    """The images of one split with their annotations.
 
-    ``dataset[i]`` reads image i and returns ``transform(image, records[i])``. All randomness of a sample comes from
-    (seed, epoch, i), so neither the number of workers nor resuming in mid-epoch changes it.
+    ``dataset[i]`` reads image i and returns ``transform(image, records[i])``. The randomness of a sample depends only
+    on (seed, epoch, i), so neither the number of workers nor resuming within an epoch changes it.
 
     Args:
         records: sorted by image id.
         categories: in label order.
-        name: for folders and tables.
-        transform: makes a sample of an image and its record; by default that of evaluation.
-        on_error: what an unreadable image does: "raise", or "skip": the next readable image takes its place, and
-            ``skipped_images`` names it (also when workers read it).
-        load_errors: a line for everything that was left out while loading.
+        name: the name in folders and tables.
+        transform: turns an image and its record into a sample; default: the evaluation transform.
+        on_error: what to do with an unreadable image: "raise" an error, or "skip" it: the next readable image takes
+            its place, and ``skipped_images`` lists it (also when a worker process reads it).
+        load_errors: one line per box or image that was left out while loading.
         protocol: how results on these images are scored.
-        frequencies: of the classes, in label order: "r", "c" or "f" (LVIS), or None.
-        chances: how likely an epoch has each record, None when it has all (see ``detrkit.data.samplers``).
+        frequencies: frequency of each class in label order: "r", "c" or "f" (LVIS), or None.
+        chances: probability that an epoch contains each record; None: every epoch contains all records (see
+            ``detrkit.data.samplers``).
     """
 
     def __init__(
@@ -67,8 +68,8 @@ class DetectionDataset(Dataset[Sample]):
         self.protocol: ScoreProtocol = protocol
         self.frequencies = frequencies
         self.chances = chances
-        # In shared memory, so that workers that live through many epochs see the epoch and report what they skip.
-        self._clock = _shared_zeros(2, torch.int64)
+        # In shared memory: persistent workers must see the current epoch and report the images they skip.
+        self._seed_and_epoch = _shared_zeros(2, torch.int64)
         self._unreadable = _shared_zeros(len(self.records), torch.bool)
 
     def __len__(self) -> int:
@@ -78,47 +79,47 @@ class DetectionDataset(Dataset[Sample]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} of a data set with {len(self)} images")
         index %= len(self)
-        image, record = self._readable(index)
-        seed, epoch = (int(value) for value in self._clock)
+        image, record = self._read_or_replace(index)
+        seed, epoch = (int(value) for value in self._seed_and_epoch)
         with _seeded(seed, epoch, index):
             return self.transform(image, record)
 
     def read_image(self, index: int) -> Image.Image:
-        """Image ``index`` as RGB in the frame of its boxes, before any transform.
+        """Image ``index`` as RGB before any transform, in the orientation of its annotations.
 
         Raises:
-            DataError: missing, damaged, or of another size than the annotations say.
+            DataError: the image is missing, damaged, or its size differs from the annotations.
         """
         record = self.records[index]
         return read_image(record.path, frame=(record.width, record.height))
 
     def with_transform(self, transform: SampleTransform) -> DetectionDataset:
-        """The same records with another transform and an epoch of its own; nothing is read again."""
+        """The same records with another transform and a separate epoch counter; no annotation is read again."""
         other = copy.copy(self)
         other.transform = transform
-        other._clock = _shared_zeros(2, torch.int64)
+        other._seed_and_epoch = _shared_zeros(2, torch.int64)
         return other
 
     def set_epoch(self, seed: int, epoch: int) -> None:
-        """Choose the randomness of the coming epoch; call it before the loader is iterated."""
-        self._clock.copy_(torch.tensor([seed, epoch]))
+        """Set the randomness of the next epoch; call this before iterating over the loader."""
+        self._seed_and_epoch.copy_(torch.tensor([seed, epoch]))
 
     @property
     def aspect_ratios(self) -> list[float]:
-        """Width / height of every image, for batching like with like."""
+        """Width / height of every image, for batches of similar shapes."""
         return [record.width / record.height for record in self.records]
 
     @property
     def skipped_images(self) -> list[str]:
-        """File names of the images that could not be read so far (``on_error="skip"``)."""
+        """File names of the images that could not be read up to now (``on_error="skip"``)."""
         bad = torch.nonzero(self._unreadable).flatten().tolist()
         return list(dict.fromkeys(self.records[index].file_name for index in bad))
 
     def coco_ground_truth(self) -> Row:
-        """The ground truth as COCO JSON with the files' own category ids; crowd regions carry ``iscrowd`` 1.
+        """The ground truth as COCO JSON with the category ids of the file; crowd regions have ``iscrowd`` 1.
 
-        Boxes and areas are the file's, also where they pass the image's border, and so is what LVIS adds to images and
-        categories. Images that turned out unreadable so far and boxes that loading left out are absent.
+        Boxes and areas are those of the file, not clipped to the image; LVIS fields are kept. Images that could not be
+        read up to now and boxes that were left out while loading are missing.
         """
         unreadable = set(torch.nonzero(self._unreadable).flatten().tolist())
         records = {r.image_id: r for index, r in enumerate(self.records) if index not in unreadable}.values()
@@ -135,7 +136,8 @@ class DetectionDataset(Dataset[Sample]):
             "categories": categories,
         }
 
-    def _readable(self, index: int) -> tuple[Image.Image, ImageRecord]:
+    def _read_or_replace(self, index: int) -> tuple[Image.Image, ImageRecord]:
+        """The image and its record, or those of the next readable image with ``on_error="skip"``."""
         for step in range(len(self)):
             candidate = (index + step) % len(self)
             if self._unreadable[candidate]:
@@ -174,13 +176,13 @@ def _annotations(record: ImageRecord, category_ids: list[int]) -> Iterator[Row]:
 
 @contextmanager
 def _seeded(seed: int, epoch: int, index: int) -> Iterator[None]:
-    """Seed every generator a transform may draw from, and leave all of them as they were afterwards."""
-    words = np.random.SeedSequence([seed & 0xFFFFFFFF, epoch, index]).generate_state(2, np.uint64)
+    """Seed the generators of torch, random and numpy for a transform, and restore their states afterwards."""
+    seeds = np.random.SeedSequence([seed & 0xFFFFFFFF, epoch, index]).generate_state(2, np.uint64)
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    # not torch.manual_seed: that would reseed the accelerators of the training process too
-    torch.default_generator.manual_seed(int(words[0] >> np.uint64(1)))
-    random.seed(int(words[1]))
-    np.random.seed(int(words[1] & np.uint64(0xFFFFFFFF)))
+    # torch.manual_seed would also reseed the accelerators of the training process
+    torch.default_generator.manual_seed(int(seeds[0] >> np.uint64(1)))
+    random.seed(int(seeds[1]))
+    np.random.seed(int(seeds[1] & np.uint64(0xFFFFFFFF)))
     try:
         yield
     finally:

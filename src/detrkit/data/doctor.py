@@ -1,4 +1,4 @@
-"""Examining a data set before hours go into training on it."""
+"""Checking a data set before hours of training on it."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ __all__ = ["Finding", "Report", "check"]
 
 Level = Literal["ok", "info", "warning", "error"]
 
-# A class with 20 times fewer boxes than another is worth a word before training.
+# Warn about classes with 20 times fewer boxes than the most frequent class.
 _IMBALANCE = 20
-# Boxes may pass the border by rounding.
-_SLACK = 1.0
-_EXAMPLES = 3
+# Pixels by which boxes may extend beyond the image, as rounding can cause.
+_BORDER_TOLERANCE = 1.0
+_MAX_EXAMPLES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """The outcome of one check on one split. count: how many things were found · examples: the first of them."""
+    """The result of one check on one split. count: how many cases were found · examples: the first of them."""
 
     level: Level
     check: str
@@ -47,19 +47,19 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All findings. ``failed`` when any is an error."""
+    """The findings of all checks."""
 
     findings: tuple[Finding, ...]
 
     @property
     def failed(self) -> bool:
-        """Did any check find an error?"""
+        """Whether any check found an error."""
         return any(finding.level == "error" for finding in self.findings)
 
 
 @dataclass
 class _Scan:
-    """What reading the image files told: digests by position, and what is wrong with which."""
+    """The result of reading the image files: SHA-256 by index, and one message per problem."""
 
     digests: dict[int, str] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
@@ -70,12 +70,15 @@ class _Scan:
 def check(
     sources: dict[str, Source], *, quick: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> Report:
-    """Examine every split. quick: read the headers of images only, so neither damage nor duplicates show.
+    """Check every split.
 
-    progress(done, total of the split) is called after every image.
+    Args:
+        sources: the source of each split.
+        quick: read only the headers of the images, which finds neither damaged nor duplicate images.
+        progress: called as progress(done, total of the split) after every image.
 
     Raises:
-        DataError: annotations that cannot be read at all.
+        DataError: annotations cannot be read at all.
     """
     findings: list[Finding] = []
     with read_once():
@@ -102,7 +105,7 @@ def _finding(level: Level, name: str, split: str, found: Sequence[str], message:
     if not found:
         return Finding(level="ok", check=name, split=split)
     return Finding(
-        level=level, check=name, split=split, count=len(found), message=message, examples=tuple(found[:_EXAMPLES])
+        level=level, check=name, split=split, count=len(found), message=message, examples=tuple(found[:_MAX_EXAMPLES])
     )
 
 
@@ -111,18 +114,18 @@ def _name(row: Row) -> str:
 
 
 def _ids(split: str, table: Table) -> Iterator[Finding]:
-    images = _twice(row["id"] for row in table.images)
-    yield _finding("error", "image ids", split, images, "stand twice in images")
-    yield _finding("error", "category list", split, _twice(row["id"] for row in table.categories), "ids stand twice")
-    yield _finding(
-        "warning", "annotation ids", split, _twice(row.get("id") for row in table.annotations), "stand twice"
-    )
+    images = _duplicates(row["id"] for row in table.images)
+    categories = _duplicates(row["id"] for row in table.categories)
+    annotations = _duplicates(row.get("id") for row in table.annotations)
+    yield _finding("error", "image ids", split, images, "occur twice in images")
+    yield _finding("error", "category list", split, categories, "ids occur twice")
+    yield _finding("warning", "annotation ids", split, annotations, "occur twice")
     known = {row["id"] for row in table.images}
     orphans = [_name(row) for row in table.annotations if row["image_id"] not in known]
     yield _finding("warning", "annotation images", split, orphans, "annotations of images that are not listed: ignored")
 
 
-def _twice(values: Iterable[object]) -> list[str]:
+def _duplicates(values: Iterable[object]) -> list[str]:
     return [str(value) for value, number in Counter(values).items() if number > 1 and value is not None]
 
 
@@ -154,22 +157,22 @@ def _boxes(split: str, table: Table) -> Iterator[Finding]:
         x, y, w, h = row["bbox"]
         if x >= width or y >= height or x + w <= 0 or y + h <= 0:
             outside.append(f"{_name(row)}: {row['bbox']} in {width}x{height}")
-        elif min(x, y) < -_SLACK or x + w > width + _SLACK or y + h > height + _SLACK:
+        elif min(x, y) < -_BORDER_TOLERANCE or x + w > width + _BORDER_TOLERANCE or y + h > height + _BORDER_TOLERANCE:
             beyond.append(f"{_name(row)}: {row['bbox']} in {width}x{height}")
     yield _finding("error", "box values", split, bad, "boxes that are not four finite numbers of positive size")
-    yield _finding("error", "boxes outside", split, outside, "boxes that lie wholly outside their image: dropped")
-    yield _finding("warning", "boxes beyond border", split, beyond, "boxes that pass the border: clamped")
+    yield _finding("error", "boxes outside", split, outside, "boxes completely outside their image: dropped")
+    yield _finding("warning", "boxes beyond border", split, beyond, "boxes that extend beyond the image: clipped")
 
 
 def _duplicate_annotations(split: str, table: Table) -> Iterator[Finding]:
     seen: set[tuple[int, int, str]] = set()
-    again = []
+    repeated = []
     for row in table.annotations:
         key = (row["image_id"], row["category_id"], str(row.get("bbox")))
         if key in seen:
-            again.append(_name(row))
+            repeated.append(_name(row))
         seen.add(key)
-    yield _finding("warning", "duplicate boxes", split, again, "annotations that repeat another's class and box")
+    yield _finding("warning", "duplicate boxes", split, repeated, "annotations with the class and box of another one")
 
 
 def _balance(split: str, table: Table) -> Iterator[Finding]:
@@ -178,60 +181,61 @@ def _balance(split: str, table: Table) -> Iterator[Finding]:
     absent = [names[number] for number in names if not counts[number]]
     present = sorted((counts[number], name) for number, name in names.items() if counts[number])
     rare = [f"{name}: {number}" for number, name in present if number * _IMBALANCE < present[-1][0]]
-    # small val splits lack rare classes as a matter of course
+    # small val splits often lack rare classes
     yield _finding("warning" if split == "train" else "info", "absent classes", split, absent, "have no box here")
-    most = f"{present[-1][1]} has {present[-1][0]}" if present else ""
-    yield _finding("warning", "class balance", split, rare, f"classes with few boxes ({most})")
+    largest = f"{present[-1][1]} has {present[-1][0]}" if present else ""
+    yield _finding("warning", "class balance", split, rare, f"classes with few boxes ({largest})")
 
 
 def _empty(split: str, table: Table) -> Iterator[Finding]:
     filled = {row["image_id"] for row in table.annotations}
     empty = [str(row["file_name"]) for row in table.images if row["id"] not in filled]
     level: Level = "warning" if len(empty) * 2 > len(table.images) else "info"
-    yield _finding(level, "empty images", split, empty, "images without boxes: kept, they teach what is background")
+    yield _finding(level, "empty images", split, empty, "images without boxes: kept as examples of background")
 
 
 def _federated(split: str, table: Table) -> Iterator[Finding]:
-    """Of LVIS: the lists of classes of the images, and the frequencies."""
+    """Check the fields of LVIS: class lists of the images and class frequencies."""
     if table.protocol != "lvis":
         return
     problems = list(lvis_problems(table.images, table.categories))
-    yield _finding("error", "LVIS lists", split, problems, "what LVIS adds to COCO annotations is missing or wrong")
+    yield _finding("error", "LVIS lists", split, problems, "fields that LVIS adds to COCO are missing or wrong")
     if problems:
         return
     present = {(row["image_id"], row["category_id"]) for row in table.annotations}
     pairs = ((image["id"], number) for image in table.images for number in image[NEGATIVES])
     both = [f"image {image}: category {number}" for image, number in pairs if (image, number) in present]
-    yield _finding("warning", "LVIS negatives", split, both, "classes that are said to be absent but have a box")
+    yield _finding("warning", "LVIS negatives", split, both, "classes marked as absent although they have a box")
 
 
 def _scan(table: Table, missing: set[int], quick: bool, progress: Callable[[int, int], None] | None) -> _Scan:
     scan = _Scan()
-    wanted = [(index, table.path(row)) for index, row in enumerate(table.images) if index not in missing]
-    look = _look_quickly if quick else _look
+    files = [(index, table.path(row)) for index, row in enumerate(table.images) if index not in missing]
+    inspect = _inspect_header if quick else _inspect_file
     with ThreadPoolExecutor() as pool:
-        outcomes = pool.map(look, (path for _, path in wanted))
-        for done, ((index, path), outcome) in enumerate(zip(wanted, outcomes, strict=True), start=1):
+        outcomes = pool.map(inspect, (path for _, path in files))
+        for done, ((index, path), outcome) in enumerate(zip(files, outcomes, strict=True), start=1):
             if isinstance(outcome, DataError):
                 scan.damaged.append(str(outcome))
             else:
                 digest, upright, stored = outcome
                 scan.digests[index] = digest
-                noted = (table.images[index].get("width"), table.images[index].get("height"))
-                if None not in noted and noted not in (upright, stored):
-                    scan.resized.append(f"{path}: {upright[0]}x{upright[1]}, annotations say {noted[0]}x{noted[1]}")
-                elif noted == stored != upright:
+                annotated = (table.images[index].get("width"), table.images[index].get("height"))
+                if None not in annotated and annotated not in (upright, stored):
+                    message = f"{upright[0]}x{upright[1]}, annotations say {annotated[0]}x{annotated[1]}"
+                    scan.resized.append(f"{path}: {message}")
+                elif annotated == stored != upright:
                     scan.unrotated.append(str(path))
             if progress is not None:
-                progress(done, len(wanted))
+                progress(done, len(files))
     return scan
 
 
 _Size = tuple[int, int]
 
 
-def _look(path: Path) -> tuple[str, _Size, _Size] | DataError:
-    """SHA-256 of the file, size upright, size as stored; or what is wrong."""
+def _inspect_file(path: Path) -> tuple[str, _Size, _Size] | DataError:
+    """SHA-256 of the file, size of the upright image, size as stored; or the error."""
     try:
         data = path.read_bytes()
         upright = read_image(data).size
@@ -241,7 +245,8 @@ def _look(path: Path) -> tuple[str, _Size, _Size] | DataError:
         return DataError(str(error).replace("image in memory", str(path)))
 
 
-def _look_quickly(path: Path) -> tuple[str, _Size, _Size] | DataError:
+def _inspect_header(path: Path) -> tuple[str, _Size, _Size] | DataError:
+    """The same as ``_inspect_file`` without decoding the image; the SHA-256 is empty."""
     try:
         upright = image_size(path)
         with Image.open(path) as image:
@@ -254,7 +259,7 @@ def _scanned(split: str, table: Table, scan: _Scan, quick: bool) -> Iterator[Fin
     yield _finding("error", "image data", split, scan.damaged, "cannot be read")
     yield _finding("error", "image sizes", split, scan.resized, "differ from the annotations")
     yield _finding(
-        "info", "image rotation", split, scan.unrotated, "annotated as stored, not as EXIF turns them: left unrotated"
+        "info", "image rotation", split, scan.unrotated, "annotated without the EXIF rotation: left unrotated"
     )
     if not quick:
         groups = _by_digest({split: table}, {split: scan})
@@ -263,7 +268,7 @@ def _scanned(split: str, table: Table, scan: _Scan, quick: bool) -> Iterator[Fin
 
 
 def _by_digest(tables: dict[str, Table], scans: dict[str, _Scan]) -> list[list[str]]:
-    """Groups of "split/file" with the same content."""
+    """Groups of identical files, each named "split: file"."""
     groups: dict[str, list[str]] = defaultdict(list)
     for split, scan in scans.items():
         for index, digest in sorted(scan.digests.items()):
@@ -283,7 +288,7 @@ def _shared_images(tables: dict[str, Table], scans: dict[str, _Scan]) -> Iterato
 def _absent(sources: dict[str, Source]) -> Iterator[Finding]:
     for name, root in dict.fromkeys((source.format, source.root) for source in sources.values()):
         for split, what in FORMATS[name].absent(root).items():
-            yield _finding("warning", "splits", split, [what], "is named but not there: left out")
+            yield _finding("warning", "splits", split, [what], "is named but does not exist: left out")
 
 
 def _across(tables: dict[str, Table]) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Reading one image of any kind into upright 8-bit RGB."""
+"""Reading an image of any kind as upright 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -29,22 +29,25 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _METADATA = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
-# What Pillow's decoders raise on broken files, apart from OSError.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# Exceptions of Pillow's decoders for broken files.
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 def read_image(source: ImageSource, *, apply_exif: bool = True, frame: tuple[int, int] | None = None) -> Image.Image:
-    """An image as 8-bit RGB, upright by its EXIF orientation.
+    """Read an image as 8-bit RGB, rotated by its EXIF orientation.
 
-    source: path, encoded bytes, Pillow image, or array (H, W), (H, W, 1|3|4) in RGB order: uint8, uint16, bool, or
-    float in [0, 1]. Alpha is dropped, 16-bit values are scaled from their full range, of animations the first frame
-    is taken.
-    frame: (width, height) that annotations were drawn in. When it is the size of the file as stored and not of the
-    upright image, the file is left unrotated, since the boxes count there.
+    Alpha is dropped, 16-bit values are scaled from their full range, and animations give their first frame.
+
+    Args:
+        source: path, encoded bytes, Pillow image, or array (H, W) or (H, W, 1|3|4) in RGB order: uint8, uint16, bool,
+            or float in [0, 1].
+        apply_exif: whether to rotate.
+        frame: (width, height) in the annotations. If it is the size of the stored image and not of the upright one,
+            the annotations were drawn without rotation, and the image is not rotated either.
 
     Raises:
-        DataError: missing, not an image, truncated, or its size is not ``frame``.
-        TypeError: the source is of another type.
+        DataError: the image is missing, not an image, truncated, or its size is not ``frame``.
+        TypeError: the source has another type.
     """
     name = _name(source)
     if isinstance(source, np.ndarray):
@@ -59,18 +62,18 @@ def read_image(source: ImageSource, *, apply_exif: bool = True, frame: tuple[int
                 image = _decode(opened, name, apply_exif, frame)
         except DataError:
             raise
-        except _BROKEN as error:
+        except _DECODING_ERRORS as error:
             raise _unreadable(name, error) from error
     if frame is not None and image.size != frame:
         raise DataError(
             f"{name}: the image is {image.width}x{image.height} pixels but its annotations say {frame[0]}x{frame[1]}; "
-            "mend width and height (and the boxes) in the annotations, or restore the original image"
+            "correct width and height (and the boxes) in the annotations, or restore the original image"
         )
     return image
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(width, height) of the upright image, from the file's header alone.
+    """(width, height) of the upright image, read from the header of the file.
 
     Raises:
         DataError: missing or not an image.
@@ -81,8 +84,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
                 return image.size
             if image.format != "TIFF":
                 return image.height, image.width
-        return read_image(path).size  # Pillow turns TIFF files itself, and its versions differ in when
-    except _BROKEN as error:
+        return read_image(path).size  # Pillow rotates TIFF files itself, at a time that depends on its version
+    except _DECODING_ERRORS as error:
         raise _unreadable(str(path), error) from error
 
 
@@ -100,14 +103,14 @@ def _unreadable(name: str, error: BaseException) -> DataError:
     if isinstance(error, IsADirectoryError):
         return DataError(f"{name}: is a folder, not an image")
     if isinstance(error, UnidentifiedImageError):
-        return DataError(f"{name}: not an image, or of a kind that Pillow cannot read")
+        return DataError(f"{name}: not an image, or an image format that Pillow cannot read")
     return DataError(f"{name}: the image cannot be read, it may be truncated or damaged ({error})")
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged EXIF must not cost a picture that decodes
+    except Exception:  # an image with damaged EXIF data is still usable
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -115,7 +118,7 @@ def _orientation(image: Image.Image) -> int:
 def _decode(image: Image.Image, name: str, apply_exif: bool, frame: tuple[int, int] | None) -> Image.Image:
     try:
         image.load()
-    except _BROKEN as error:
+    except _DECODING_ERRORS as error:
         raise _unreadable(name, error) from error
     orientation = _orientation(image)
     upright = image.size[::-1] if orientation >= 5 else image.size
@@ -136,7 +139,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         return image
     if image.mode[0] in "IF":
         return Image.fromarray(_to_uint8(np.asarray(image), name)).convert("RGB")
-    if "transparency" in image.info:  # Pillow warns when such palettes go straight to RGB
+    if "transparency" in image.info:  # Pillow warns if such palettes are converted directly to RGB
         image = image.convert("RGBA")
     try:
         return image.convert("RGB")
@@ -148,7 +151,7 @@ def _from_array(array: NDArray[np.generic], name: str) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
-        raise DataError(f"{name}: an array of shape {array.shape} is no image; give (H, W), (H, W, 3) or (H, W, 4)")
+        raise DataError(f"{name}: an array of shape {array.shape} is not an image; use (H, W), (H, W, 3) or (H, W, 4)")
     return Image.fromarray(np.ascontiguousarray(_to_uint8(array, name))).convert("RGB")
 
 
@@ -162,4 +165,4 @@ def _to_uint8(array: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
         return np.asarray((array.astype(np.uint32) + 128) // 257, dtype=np.uint8)  # 65535 -> 255
     if np.issubdtype(array.dtype, np.floating) and low >= 0 and high <= 255:  # false for NaN
         return np.asarray(np.rint(array * 255 if high <= 1 else array), dtype=np.uint8)
-    raise DataError(f"{name}: pixel values from {low} to {high} ({array.dtype}) fit no image range; save it as 8 bit")
+    raise DataError(f"{name}: pixel values {low} to {high} ({array.dtype}) are not a known range; save it as 8 bit")

@@ -18,7 +18,7 @@ __all__ = ["build_loader", "collate"]
 
 
 def collate(samples: Sequence[Sample], *, size_divisor: int = 1) -> Batch:
-    """One batch: images padded at the right and bottom to their common maximum (times ``size_divisor``)."""
+    """Pad images at the right and bottom to the maximum size of the batch, rounded up to ``size_divisor``."""
     images, mask = pad_images([sample.image for sample in samples], size_divisor)
     return Batch(images, mask, [sample.target for sample in samples])
 
@@ -26,25 +26,26 @@ def collate(samples: Sequence[Sample], *, size_divisor: int = 1) -> Batch:
 def build_loader(
     dataset: DetectionDataset, batch_sampler: Iterable[list[int]], *, workers: int = 0, size_divisor: int = 1
 ) -> DataLoader[Batch]:
-    """A loader of ``Batch``; its workers live as long as it does, and it draws nothing from the global generators.
+    """A loader of ``Batch`` with persistent workers; it does not use the global random generators.
 
     Raises:
-        DataError: on iterating, as the data set raises it, from workers too.
+        DataError: during iteration, also if a worker process fails to read an image.
     """
     return _Loader(
-        _Guarded(dataset),
+        _ErrorsAsValues(dataset),
         batch_sampler=batch_sampler,
         num_workers=workers,
         collate_fn=functools.partial(_collate, size_divisor=size_divisor),
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         generator=torch.Generator().manual_seed(0),
-        worker_init_fn=_leave_interrupts_to_the_parent,
+        worker_init_fn=_ignore_interrupts,
     )
 
 
-# Errors travel as values: raised in a worker, torch would wrap them in that worker's traceback.
-class _Guarded(Dataset[Sample | DataError]):
+class _ErrorsAsValues(Dataset[Sample | DataError]):
+    """Returns errors as values: torch would add the traceback of the worker to an exception raised there."""
+
     def __init__(self, dataset: DetectionDataset) -> None:
         self.dataset = dataset
 
@@ -65,13 +66,13 @@ def _collate(samples: Sequence[Sample | DataError], *, size_divisor: int) -> Bat
 
 
 class _Loader(DataLoader[Any]):
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator is all that callers need
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # callers only need an iterator
         for batch in super().__iter__():
             if isinstance(batch, DataError):
                 raise batch
             yield batch
 
 
-def _leave_interrupts_to_the_parent(_: int) -> None:
-    """Ctrl-C reaches the whole process group; workers would answer it with a traceback each."""
+def _ignore_interrupts(_: int) -> None:
+    """Ctrl-C reaches all processes of the group, and every worker would print a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

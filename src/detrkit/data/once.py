@@ -1,4 +1,4 @@
-"""Reading annotations once in a run that asks for the same data several times."""
+"""A cache, so that a run reads the same annotations only once."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["memory", "read_once"]
+__all__ = ["annotation_cache", "read_once"]
 
-_memory: ContextVar[dict[Hashable, object] | None] = ContextVar("annotations that were read", default=None)
+_cache: ContextVar[dict[Hashable, object] | None] = ContextVar("annotation cache", default=None)
 
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """Inside, the annotations of a split are read and checked the first time they are asked for.
+    """Context in which the annotations of a split are read and checked only once.
 
-    A run drafts its recipe from the data, trains on them, and may do so with several seeds. What was read is forgotten
-    at the end of the outermost block: files may change between runs, which no size or time of one file would show for
-    formats of many.
+    A run reads the data to draft its recipe and again to train, possibly with several seeds. The cache ends with the
+    outermost block, since files may change between runs; size and time of a single file would not reveal this for
+    formats with many files.
     """
-    if _memory.get() is not None:
+    if _cache.get() is not None:
         yield
         return
-    token = _memory.set({})
+    token = _cache.set({})
     try:
         yield
     finally:
-        _memory.reset(token)
+        _cache.reset(token)
 
 
-def memory() -> dict[Hashable, object]:
-    """What readers keep for one another inside :func:`read_once`; outside an empty dictionary that nobody else sees."""
-    found = _memory.get()
+def annotation_cache() -> dict[Hashable, object]:
+    """The cache of the current :func:`read_once` block; outside such a block a new empty dictionary per call."""
+    found = _cache.get()
     return {} if found is None else found

@@ -1,4 +1,4 @@
-"""From a folder to a data set."""
+"""Loading a data set from a folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.formats import Source, find_source, read_source
-from detrkit.data.once import memory
+from detrkit.data.once import annotation_cache
 from detrkit.data.records import ImageRecord, OnError, ScoreProtocol, build_records, frequencies_of
 from detrkit.data.samplers import repeat_factors, with_copies
 from detrkit.data.subsets import published_sample, sample_table
@@ -21,7 +21,7 @@ __all__ = ["load_dataset", "load_source"]
 
 @dataclass(frozen=True)
 class _Split:
-    """The annotations of a split, or of a sample of it, as they are kept; notes: a line for all that was left out."""
+    """The annotations of a split or of a sample of it, as cached. notes: one line per row that was left out."""
 
     records: list[ImageRecord]
     categories: Categories
@@ -44,18 +44,25 @@ def load_dataset(
     repeat: int = 1,
     repeat_threshold: float | None = None,
 ) -> DetectionDataset:
-    """One split of a data folder; images are opened only when a sample is asked for.
+    """Load one split of a data folder; images are opened only when samples are requested.
 
-    split: train, val or test · format: auto, coco, lvis, roboflow, yolo, voc or cityscapes · annotations, images: a
-    COCO file and its image folder (relative to ``root`` or to the working folder) where the layout is not a usual one ·
-    on_error: "skip" leaves out bad boxes and images and counts them · sample_rate: take this part of the images: the
-    published COCO subset where its file lies in ``../CocoFormatAnnos``, else one chosen by ``sample_seed``, nested in
-    all larger ones · sample_repeat: repeat the images int(1 / sample_rate) times, so that an epoch keeps its length ·
-    repeat: list every image so many times, which makes longer epochs of few images · repeat_threshold: list images of
-    classes that fewer of the images have, such as 0.001, more often (``detrkit.data.samplers.repeat_factors``).
+    Args:
+        root: the data folder.
+        split: train, val or test.
+        format: auto, coco, lvis, roboflow, yolo, voc or cityscapes.
+        annotations: a COCO file, relative to ``root`` or to the working directory, for unusual layouts.
+        images: the image folder of ``annotations``, likewise relative.
+        on_error: "raise" an error for bad boxes and images, or "skip" and count them.
+        sample_rate: fraction of the images to use. This is the published COCO subset if ``../CocoFormatAnnos`` has its
+            file, otherwise a subset chosen by ``sample_seed``; smaller subsets are contained in larger ones.
+        sample_repeat: repeat the images int(1 / sample_rate) times, so that an epoch keeps its length.
+        sample_seed: the seed of the subset.
+        repeat: how many times to list every image, for longer epochs on few images.
+        repeat_threshold: repeat images more often if one of their classes occurs in less than this fraction of the
+            images, for example 0.001 (``detrkit.data.samplers.repeat_factors``).
 
     Raises:
-        DataError: nothing usable there; the message names the file, key or value.
+        DataError: the data cannot be used; the message names the file, key or value.
     """
     if on_error not in ("raise", "skip"):
         raise DataError(f"on_error '{on_error}' is unknown.{did_you_mean(on_error, ['raise', 'skip'])}")
@@ -88,7 +95,7 @@ def load_source(
     repeat: int = 1,
     repeat_threshold: float | None = None,
 ) -> DetectionDataset:
-    """The data set of a source that was found already; see ``load_dataset``."""
+    """Load the data set of a source; arguments as in ``load_dataset``."""
     published = None if sample_rate is None else published_sample(source.root, source.annotations, sample_rate)
     if published is not None:
         source = replace(source, annotations=published)
@@ -117,13 +124,13 @@ def load_source(
 
 def _read_split(source: Source, on_error: OnError, sample_rate: float | None, sample_seed: int) -> _Split:
     key = (source, on_error, sample_rate, sample_seed)
-    known = memory().get(key)
-    if isinstance(known, _Split):
-        return known
-    table = read_source(replace(source, outlines=False))
+    cached = annotation_cache().get(key)
+    if isinstance(cached, _Split):
+        return cached
+    table = read_source(replace(source, segmentations=False))
     if sample_rate is not None:
         table = sample_table(table, seed=sample_seed, rate=sample_rate)
     records, categories, notes = build_records(table, on_error=on_error)
     split = _Split(records, categories, notes, table.protocol, frequencies_of(table))
-    memory()[key] = split
+    annotation_cache()[key] = split
     return split

@@ -1,7 +1,7 @@
-"""The colour part of the Relation-DETR repository's augmentation ``strong_album``, on Pillow images.
+"""The colour part of the augmentation ``strong_album`` of the Relation-DETR repository, on Pillow images.
 
-Written anew without albumentations, which it is built on there. Strengths and probabilities are the same; colours pass
-through Pillow's 8-bit HSV, whose hue has 256 steps where OpenCV's has 180, and random numbers are torch's.
+Reimplemented without albumentations, with the same strengths and probabilities. Colours use Pillow's 8-bit HSV, whose
+hue has 256 steps instead of OpenCV's 180, and random numbers come from torch.
 """
 
 from __future__ import annotations
@@ -22,17 +22,21 @@ _Pixels = NDArray[np.float32]
 
 
 def chance(probability: float) -> bool:
-    """True that often."""
+    """True with this probability."""
     return float(torch.rand(())) < probability
 
 
 def uniform(low: float, high: float) -> float:
-    """A number in [low, high)."""
+    """A random number in [low, high)."""
     return low + (high - low) * float(torch.rand(()))
 
 
 def distort_colours(image: Image.Image) -> Image.Image:
-    """Brightness and contrast (1 in 5), a shift of colours (always), JPEG (1 in 5), channel order, blur (1 in 10)."""
+    """Random colour changes, in this order.
+
+    Brightness and contrast (probability 0.2), a shift in RGB or HSV (always), JPEG compression (0.2), a permutation of
+    the channels (0.1), and blur (0.1).
+    """
     if chance(0.2):
         image = _brighten(image)
     image = _one_of((_shift_rgb, _shift_hsv))(image)
@@ -50,25 +54,25 @@ def _one_of(choices: Sequence[_T]) -> _T:
 
 
 def _on_pixels(image: Image.Image, change: Callable[[_Pixels], _Pixels], mode: str = "RGB") -> Image.Image:
-    """The image with its (H, W, 3) values in 0 … 255 changed, rounded and cut off at both ends."""
+    """Apply ``change`` to the (H, W, 3) values in the colour space ``mode``; round and clip the result to 0 … 255."""
     values = change(np.asarray(image.convert(mode), np.float32))
     return Image.fromarray(values.round().clip(0, 255).astype(np.uint8), mode=mode).convert("RGB")
 
 
 def _brighten(image: Image.Image) -> Image.Image:
-    """10 to 30 % more contrast, and 10 to 30 % of white on top: the preset's limits are both above 0."""
+    """Increase contrast by 10 to 30 % and add 10 to 30 % of white; the preset never decreases them."""
     contrast, brightness = uniform(0.1, 0.3), uniform(0.1, 0.3)
     return _on_pixels(image, lambda pixels: pixels * np.float32(1 + contrast) + np.float32(255 * brightness))
 
 
 def _shift_rgb(image: Image.Image) -> Image.Image:
-    """Up to 10 levels, for every channel another number."""
+    """Shift every channel separately by up to 10 levels of 255."""
     offset = np.array([uniform(-10, 10) for _ in range(3)], np.float32)
     return _on_pixels(image, lambda pixels: pixels + offset)
 
 
 def _shift_hsv(image: Image.Image) -> Image.Image:
-    """Up to 40 degrees of hue, 30 levels of saturation and 20 of value."""
+    """Shift the hue by up to 40 degrees, the saturation by up to 30 and the value by up to 20 levels of 255."""
     hue, saturation, value = uniform(-20 / 180, 20 / 180), uniform(-30, 30), uniform(-20, 20)
     offset = np.array([256 * hue, saturation, value], np.float32)
 
@@ -81,7 +85,7 @@ def _shift_hsv(image: Image.Image) -> Image.Image:
 
 
 def _compress(image: Image.Image) -> Image.Image:
-    """Through JPEG of quality 85 to 95."""
+    """Compress as JPEG with a quality of 85 to 95."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=int(torch.randint(85, 96, ())))
     with Image.open(file) as compressed:

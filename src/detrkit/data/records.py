@@ -1,4 +1,4 @@
-"""COCO-shaped annotations checked and turned into one record an image."""
+"""Checking annotations in COCO's structure and turning them into one record per image."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ __all__ = [
 
 OnError = Literal["raise", "skip"]
 ScoreProtocol = Literal["coco", "lvis"]
-_SKIP = "Mend it, or set on_error to skip to leave such {} out and count them."
+_SKIP = "Correct it, or set on_error to skip to leave such {} out and count them."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ImageRecord:
-    """One image and its annotations, in pixels of the frame that the annotations were drawn in (the upright image).
+    """One image and its annotations.
+
+    Boxes are in pixels of the upright image, or of the stored image if it was annotated without the EXIF rotation.
 
     Attributes:
-        segments: all that evaluation and training need of the annotations; ``detrkit.data.annotations.objects_of``
-            makes of them what a task trains on.
-        negatives: (K,) labels verified to be absent (LVIS; None: not known).
-        not_exhaustive: (E,) labels of which not every object is annotated (LVIS; None: not known).
+        segments: the annotations; ``detrkit.data.annotations.objects_of`` turns them into the objects of a task.
+        negatives: (K,) labels verified to be absent (LVIS; None: unknown).
+        not_exhaustive: (E,) labels whose objects are not all annotated (LVIS; None: unknown).
     """
 
     image_id: int
@@ -55,8 +56,8 @@ class ImageRecord:
 
     @property
     def boxes(self) -> NDArray[np.float64]:
-        """(N, 4) xyxy of the objects, inside the image and of positive size."""
-        return self._inside(self.segments.single)
+        """(N, 4) xyxy of the objects, clipped to the image, with positive size."""
+        return self._clipped_boxes(self.segments.single)
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -65,13 +66,13 @@ class ImageRecord:
 
     @property
     def areas(self) -> NDArray[np.float64]:
-        """(N,) areas of the objects, as in the file."""
+        """(N,) areas of the objects as in the file."""
         return self.segments.areas[self.segments.single]
 
     @property
     def crowd_boxes(self) -> NDArray[np.float64]:
-        """(M, 4) xyxy of the crowd regions, inside the image and of positive size."""
-        return self._inside(self._crowd)
+        """(M, 4) xyxy of the crowd regions, clipped to the image, with positive size."""
+        return self._clipped_boxes(self._crowd)
 
     @property
     def crowd_labels(self) -> NDArray[np.int64]:
@@ -82,51 +83,55 @@ class ImageRecord:
     def _crowd(self) -> NDArray[np.bool_]:
         return self.segments.crowd & ~self.segments.outside
 
-    def _inside(self, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
-        return clipped(self.segments.boxes[chosen], np.asarray((self.width, self.height)))
+    def _clipped_boxes(self, selected: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return clipped(self.segments.boxes[selected], np.asarray((self.width, self.height)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The annotations of one split in COCO's shape, whatever format they came in.
-
-    images: id, file_name (relative to ``image_root``), width and height where known · annotations: id, image_id,
-    category_id, bbox [x, y, w, h], area, iscrowd, ``where`` (file and line, for messages; not in COCO files) ·
-    categories: id, name · origin: the file to name in messages · protocol: how results on these images are scored;
-    with "lvis" images and categories have what ``detrkit.data.coco_json.lvis_problems`` names.
-    """
+    """The annotations of one split in COCO's structure, read from any format."""
 
     origin: Path
+    """The file to name in messages."""
     image_root: Path
+    """The folder to which the file names of images are relative."""
     images: list[Row]
+    """Rows with id, file_name, and width and height where known."""
     annotations: list[Row]
+    """Rows with id, image_id, category_id, bbox [x, y, w, h], area, iscrowd, and ``where``: file and line for messages,
+    which COCO files do not have."""
     categories: list[Row]
+    """Rows with id and name."""
     info: Row = field(default_factory=dict)
+    """The entry ``info`` of COCO files."""
     protocol: ScoreProtocol = "coco"
+    """How results on these images are scored. With "lvis", images and categories have the fields of LVIS, which
+    ``detrkit.data.coco_json.lvis_problems`` checks."""
 
     def path(self, image: Row) -> Path:
-        """Where the file of a row of ``images`` lies."""
+        """The path of the file of an image row."""
         return self.image_root / str(image["file_name"]).replace("\\", "/")
 
 
 def coco_rows(rows: Iterable[Row]) -> list[Row]:
-    """Copies of annotation rows as COCO files have them: ``area`` and ``iscrowd`` present, ids unique and positive.
+    """Copies of annotation rows for a COCO file: with ``area`` and ``iscrowd``, and with unique positive ids.
 
-    Ids are kept where they are so already (evaluators take id 0 for "no match"), else counted from 1.
+    Ids that are unique and positive already are kept, others are replaced by 1, 2, … (for evaluators, id 0 means "no
+    match").
     """
-    done = [{key: value for key, value in row.items() if key != "where"} for row in rows]
-    ids = [row.get("id") for row in done]
-    keep = len(set(ids)) == len(ids) and all(type(value) is int and value > 0 for value in ids)
-    for number, row in enumerate(done, start=1):
-        row["id"] = row["id"] if keep else number
+    copies = [{key: value for key, value in row.items() if key != "where"} for row in rows]
+    ids = [row.get("id") for row in copies]
+    keep_ids = len(set(ids)) == len(ids) and all(type(value) is int and value > 0 for value in ids)
+    for number, row in enumerate(copies, start=1):
+        row["id"] = row["id"] if keep_ids else number
         row["iscrowd"] = int(is_crowd(row))
         if row.get("area") is None and box_problem(row.get("bbox")) is None:
             row["area"] = row_area(row)
-    return done
+    return copies
 
 
 def missing_files(paths: Sequence[Path]) -> list[int]:
-    """Positions of the paths that do not exist; each folder is listed once, no file is opened."""
+    """Indices of the paths that do not exist; lists every folder once and opens no file."""
     listings: dict[str, frozenset[str]] = {}
     missing = []
     for index, path in enumerate(paths):
@@ -136,35 +141,38 @@ def missing_files(paths: Sequence[Path]) -> list[int]:
                 listings[parent] = frozenset(os.listdir(parent))
             except OSError:
                 listings[parent] = frozenset()
-        # exists() covers file systems that ignore case or normalise accents
+        # exists() handles file systems that ignore case or normalise accents
         if name not in listings[parent] and not path.exists():
             missing.append(index)
     return missing
 
 
 def build_records(table: Table, *, on_error: OnError = "raise") -> tuple[list[ImageRecord], Categories, list[str]]:
-    """Records sorted by image id, the categories in label order (sorted by id), and a line for all that was left out.
+    """Check a table and turn it into records.
 
-    Crowd is set apart, boxes are clamped to the image and those that lie outside dropped, images without boxes stay.
-    With ``on_error="skip"`` bad boxes and missing images are left out too; annotations of images that the file does
-    not list are ignored always (the published COCO subsets have them).
+    Images without boxes are kept. With ``on_error="skip"`` bad boxes and missing images are left out. Annotations of
+    images that the file does not list are always ignored, since the published COCO subsets have them.
+
+    Returns:
+        The records sorted by image id, the categories in label order (sorted by id), and one note per row that was
+        left out.
 
     Raises:
-        DataError: duplicate or unknown ids and incomplete LVIS annotations always; bad boxes and missing images with
-            ``on_error="raise"``.
+        DataError: duplicate or unknown ids, or incomplete LVIS annotations; with ``on_error="raise"`` also bad boxes
+            and missing images.
     """
     categories = _categories(table)
     label_of = {category.id: label for label, category in enumerate(categories)}
     images, notes = _images(table, on_error)
-    position = {image["id"]: index for index, image in enumerate(images)}
-    left_out = {image["id"] for image in table.images} - position.keys()
+    index_of = {image["id"]: index for index, image in enumerate(images)}
+    left_out = {image["id"] for image in table.images} - index_of.keys()
     owners: list[int] = []
     rows: list[Row] = []
     orphans = 0
     for row in table.annotations:
         if row["category_id"] not in label_of:
             raise DataError(_unknown_category(table, row, categories))
-        index = position.get(row["image_id"], -1)
+        index = index_of.get(row["image_id"], -1)
         if index < 0:
             orphans += row["image_id"] not in left_out
             continue
@@ -185,6 +193,7 @@ def build_records(table: Table, *, on_error: OnError = "raise") -> tuple[list[Im
 def _assemble(
     table: Table, images: list[Row], owners: list[int], rows: list[Row], label_of: dict[int, int], notes: list[str]
 ) -> list[ImageRecord]:
+    """Records from valid rows. owners: the index of the image of each row."""
     owner = np.asarray(owners, dtype=np.int64)
     sizes = np.asarray([(image["width"], image["height"]) for image in images], dtype=np.float64).reshape(-1, 2)
     boxes = np.asarray([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
@@ -199,7 +208,7 @@ def _assemble(
     for index in np.flatnonzero(segments.outside).tolist():
         image = images[owners[index]]
         notes.append(f"{_where(table, rows[index], image)}: bbox {rows[index]['bbox']} lies outside the image")
-    order = np.argsort(owner, kind="stable")  # by image, else as in the file
+    order = np.argsort(owner, kind="stable")  # by image, then in the order of the file
     segments, owner = segments[order], owner[order]
     starts = np.searchsorted(owner, np.arange(len(images) + 1)).tolist()
     return [
@@ -226,14 +235,14 @@ def _areas(table: Table, images: list[Row], owners: list[int], rows: list[Row]) 
 
 
 def frequencies_of(table: Table) -> list[str] | None:
-    """How frequent the classes are, in label order; None where that is not known (LVIS says it)."""
+    """The frequency ("r", "c" or "f") of each class in label order; None without LVIS annotations."""
     if table.protocol != "lvis":
         return None
     return [row["frequency"] for row in sorted(table.categories, key=lambda row: int(row["id"]))]
 
 
 def _federated(image: Row, label_of: dict[int, int]) -> dict[str, NDArray[np.int64]]:
-    """What the record of an LVIS image has beside boxes."""
+    """The LVIS fields of a record; empty for other images."""
     if NEGATIVES not in image:
         return {}
     keys = {"negatives": NEGATIVES, "not_exhaustive": NOT_EXHAUSTIVE}
@@ -244,9 +253,9 @@ def _categories(table: Table) -> Categories:
     ids = [row["id"] for row in table.categories]
     if not ids:
         raise DataError(f"{table.origin}: has no categories")
-    twice = _first_duplicate(ids)
-    if twice is not None:
-        raise DataError(f"{table.origin}: category id {twice} stands twice in categories")
+    duplicate = _first_duplicate(ids)
+    if duplicate is not None:
+        raise DataError(f"{table.origin}: category id {duplicate} occurs twice in categories")
     if table.protocol == "lvis":
         for problem in lvis_problems(table.images, table.categories):
             raise DataError(f"{table.origin}: {problem}")
@@ -255,12 +264,12 @@ def _categories(table: Table) -> Categories:
 
 
 def _images(table: Table, on_error: OnError) -> tuple[list[Row], list[str]]:
-    """Image rows sorted by id, each with width and height, and a line for each that was left out."""
+    """Image rows with width and height, sorted by id, and one note per image that was left out."""
     if not table.images:
         raise DataError(f"{table.origin}: lists no images")
-    twice = _first_duplicate(image["id"] for image in table.images)
-    if twice is not None:
-        raise DataError(f"{table.origin}: image id {twice} stands twice in images")
+    duplicate = _first_duplicate(image["id"] for image in table.images)
+    if duplicate is not None:
+        raise DataError(f"{table.origin}: image id {duplicate} occurs twice in images")
     images = sorted(table.images, key=lambda image: int(image["id"]))
     missing = missing_files([table.path(image) for image in images])
     if missing and (on_error == "raise" or len(missing) == len(images)):
@@ -270,10 +279,10 @@ def _images(table: Table, on_error: OnError) -> tuple[list[Row], list[str]]:
             + _SKIP.format("images")
         )
     notes = [f"{table.path(images[index])}: image file missing" for index in missing]
-    gone = set(missing)
+    skipped = set(missing)
     kept = []
     for index, image in enumerate(images):
-        if index in gone:
+        if index in skipped:
             continue
         width, height = image.get("width"), image.get("height")
         if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
@@ -301,15 +310,17 @@ def _first_duplicate(values: Iterable[int]) -> int | None:
 
 
 def _where(table: Table, row: Row, image: Row) -> str:
-    place = row.get("where") or f"{table.origin}: annotation id {row.get('id')}"
-    return f"{place} (image '{image['file_name']}')"
+    return f"{_location(table, row)} (image '{image['file_name']}')"
+
+
+def _location(table: Table, row: Row) -> str:
+    return str(row.get("where") or f"{table.origin}: annotation id {row.get('id')}")
 
 
 def _unknown_category(table: Table, row: Row, categories: Categories) -> str:
     ids = categories.ids
     listed = f"{ids[0]} to {ids[-1]}" if len(ids) > 8 else ", ".join(map(str, ids))
-    place = row.get("where") or f"{table.origin}: annotation id {row.get('id')}"
     return (
-        f"{place}: category id {row['category_id']} is not among the categories ({listed}). If ids are off by one, "
-        "'detrkit data check' shows it"
+        f"{_location(table, row)}: category id {row['category_id']} is not among the categories ({listed}). If ids are "
+        "off by one, 'detrkit data check' shows it"
     )

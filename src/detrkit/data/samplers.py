@@ -1,5 +1,7 @@
-"""Batches of images of like shape, the same for every number of workers and after every resume; and how often an epoch
-shows an image of rare classes."""
+"""Batches of images with similar aspect ratios, and repeat factors for images of rare classes.
+
+Batches depend neither on the number of workers nor on resuming.
+"""
 
 from __future__ import annotations
 
@@ -14,32 +16,35 @@ from detrkit.errors import DataError
 
 __all__ = ["AspectRatioBatchSampler", "images_of_classes", "repeat_factors", "with_copies"]
 
-# Width / height at which one group ends and the next begins: tall, upright, squarish, 4:3 to 16:9, panoramic.
+# Width / height between the groups: tall, portrait, nearly square, 4:3 to 16:9, panoramic.
 _GROUP_EDGES = (0.5, 0.8, 1.25, 2.0)
 
 
 def images_of_classes(labels: Sequence[NDArray[np.int64]], *, num_classes: int = 0) -> NDArray[np.int64]:
-    """How many images have each class (num_classes or more of them), from the labels of the objects of every image."""
-    present = [np.unique(of_image) for of_image in labels]
+    """The number of images of each class: (max(num_classes, largest label + 1),).
+
+    labels: the labels of the objects of each image.
+    """
+    present = [np.unique(image_labels) for image_labels in labels]
     return np.bincount(np.concatenate([np.zeros(0, np.int64), *present]), minlength=num_classes)
 
 
 def repeat_factors(labels: Sequence[NDArray[np.int64]], *, threshold: float = 0.001) -> NDArray[np.float64]:
-    """How often an epoch shows each image, on average (repeat factor sampling; Gupta et al., LVIS).
+    """The mean number of times that an epoch contains each image (repeat factor sampling; Gupta et al., LVIS).
 
-    r_i = max over the classes c of image i of max(1, sqrt(threshold / f_c)), f_c the part of the images that have
-    class c; 1 for images without objects.
+    r_i = max over the classes c of image i of max(1, sqrt(threshold / f_c)), where f_c is the fraction of the images
+    with class c; 1 for images without objects.
 
-    labels: of the objects of every image.
+    labels: the labels of the objects of each image.
     """
-    of_class = np.sqrt(threshold * len(labels) / np.maximum(images_of_classes(labels), 1))
-    return np.asarray([of_class[of_image].max(initial=1.0) for of_image in labels])
+    class_factors = np.sqrt(threshold * len(labels) / np.maximum(images_of_classes(labels), 1))
+    return np.asarray([class_factors[image_labels].max(initial=1.0) for image_labels in labels])
 
 
 def with_copies(factors: NDArray[np.float64]) -> tuple[list[int], NDArray[np.float64]]:
-    """Each position as many times as its factor, rounded up, and how likely an epoch has each copy.
+    """Repeat every index as often as its factor, rounded up; also the probability that an epoch contains each copy.
 
-    Copies have indices of their own, and so augmentation of their own. 2.3 gives three, with chances 1, 1 and 0.3.
+    A factor of 2.3 gives three copies with probabilities 1, 1 and 0.3. Every copy is augmented separately.
     """
     times = np.ceil(factors).astype(np.int64)
     positions = np.repeat(np.arange(len(factors)), times)
@@ -48,16 +53,29 @@ def with_copies(factors: NDArray[np.float64]) -> tuple[list[int], NDArray[np.flo
 
 
 class AspectRatioBatchSampler(Sampler[list[int]]):
-    """Index lists for a loader: images of like aspect ratio together, so that little is padded.
+    """Index lists for a loader: batches of images with similar aspect ratios, which need little padding.
 
-    An epoch has every index once, in ceil(N / batch_size) batches (with ``drop_last``: N // batch_size), which the
-    ranks take in turn. Where they cannot be shared evenly, the first batches are given out again (with ``drop_last``:
-    the last ones are dropped), so that all ranks make the same number of steps. The order depends on (seed, epoch)
-    alone; without ``shuffle`` images stay in order within their groups.
+    An epoch contains every index once, in ceil(N / batch_size) batches (with ``drop_last``: N // batch_size), which are
+    distributed over the ranks in turn. If their number is not a multiple of the number of ranks, the first batches are
+    repeated (with ``drop_last``: the last ones are dropped), so that all ranks make the same number of steps. The order
+    depends only on (seed, epoch).
 
-    aspect_ratios: width / height of every image, or None to batch in any order (then pass ``length``) · chances: how
-    likely an epoch has each index, None for always. Which it has is drawn anew every epoch; how many, and so the number
-    of batches, is always the same (up to rounding: where one is missing, the first batch is given out again).
+    Args:
+        aspect_ratios: width / height of every image, or None to batch in any order (then pass ``length``).
+        length: the number of images if ``aspect_ratios`` is None.
+        chances: probability that an epoch contains each index; None: every epoch contains all. The indices are drawn
+            in every epoch, but their number and the number of batches stay the same (up to rounding: the first batch
+            is repeated if one is missing).
+        batch_size: images per batch and rank.
+        seed: the seed of the order.
+        shuffle: whether to shuffle; otherwise images stay in order within their groups.
+        drop_last: whether to drop incomplete batches.
+        rank: the index of this process.
+        world_size: the number of processes.
+
+    Raises:
+        ValueError: neither ``aspect_ratios`` nor ``length`` is given, or batch_size, rank or world_size is invalid.
+        DataError: there are too few images for one batch per process.
     """
 
     def __init__(
@@ -76,7 +94,7 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         if aspect_ratios is None and length is None:
             raise ValueError("give aspect_ratios or length")
         if batch_size < 1 or not 0 <= rank < world_size:
-            raise ValueError(f"batch_size {batch_size}, rank {rank} of {world_size}: not a batch layout")
+            raise ValueError(f"batch_size {batch_size} or rank {rank} of {world_size} is out of range")
         ratios = np.ones(length or 0) if aspect_ratios is None else np.asarray(aspect_ratios, dtype=np.float64)
         self._groups = np.digitize(ratios, _GROUP_EDGES)
         self._chances = None if chances is None else np.asarray(chances, dtype=np.float64)
@@ -85,12 +103,12 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         self.epoch = self.start_batch = 0
         if not len(self):
             raise DataError(
-                f"{len(self._groups)} images make no batch of {batch_size} for each of {world_size} processes; "
-                "lower batch_size"
+                f"{len(self._groups)} images are too few for a batch of {batch_size} on each of {world_size} "
+                "processes; lower batch_size"
             )
 
     def __len__(self) -> int:
-        """Batches of a whole epoch on this rank, wherever it was resumed."""
+        """The number of batches of a full epoch on this rank, also after resuming within the epoch."""
         count = len(self._groups) if self._chances is None else float(self._chances.sum())
         if self.drop_last:
             return int(count) // self.batch_size // self.world_size
@@ -98,7 +116,7 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         return -(-batches // self.world_size)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Choose the coming epoch; ``start_batch`` leaves out as many batches as were done before an interruption."""
+        """Set the next epoch. start_batch: skip this many batches, which were done before an interruption."""
         self.epoch, self.start_batch = epoch, start_batch
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -112,7 +130,7 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         count = len(self._groups)
         order = generator.permutation(count) if self.shuffle else np.arange(count)
         if self._chances is not None:
-            order = order[_drawn(self._chances[order], generator.random())]
+            order = order[_systematic_sample(self._chances[order], generator.random())]
         batches: list[list[int]] = []
         open_batches: dict[int, list[int]] = {}
         for index in order.tolist():
@@ -125,19 +143,20 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         if self.drop_last and leftover and len(leftover[-1]) < self.batch_size:
             leftover.pop()
         batches += leftover
-        if self.shuffle:  # otherwise mixed batches would always end the epoch
+        if self.shuffle:  # otherwise every epoch would end with the mixed batches
             batches = [batches[position] for position in generator.permutation(len(batches))]
         return batches
 
 
-def _drawn(chances: NDArray[np.float64], offset: float) -> NDArray[np.bool_]:
-    """Which entries are in: each with its own chance, while their number is the sum of the chances, rounded up or down.
+def _systematic_sample(chances: NDArray[np.float64], offset: float) -> NDArray[np.bool_]:
+    """Systematic sampling: select every entry with its own probability.
 
-    Laid end to end on a line, the chances below 1 are hit where the line crosses offset, offset + 1, … (systematic
-    sampling; offset is uniform in [0, 1)).
+    The number of selected entries is the sum of the probabilities, rounded up or down. An entry with a probability
+    below 1 is selected if its interval of the cumulative sum contains one of offset, offset + 1, …; offset is uniform
+    in [0, 1).
     """
-    drawn = chances >= 1
-    line = np.cumsum(chances[~drawn])
-    before = np.concatenate([np.zeros(1), line[:-1]])
-    drawn[~drawn] = np.floor(line + offset) > np.floor(before[: len(line)] + offset)
-    return drawn
+    selected = chances >= 1
+    ends = np.cumsum(chances[~selected])
+    starts = np.concatenate([np.zeros(1), ends[:-1]])[: len(ends)]
+    selected[~selected] = np.floor(ends + offset) > np.floor(starts + offset)
+    return selected

@@ -1,4 +1,4 @@
-"""Numbers that describe a split: classes, boxes per image, sizes."""
+"""Statistics of a split: classes, boxes per image, sizes."""
 
 from __future__ import annotations
 
@@ -19,48 +19,52 @@ PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 
 @dataclass(frozen=True, kw_only=True)
 class ClassCount:
-    """One class: its id in the files, its name, its boxes, and the images that have any of them.
-
-    small: a quarter of its boxes are smaller than this part of their image's shorter side (None without boxes).
-    """
+    """The counts of one class."""
 
     id: int
+    """The category id in the files."""
     name: str
     boxes: int
     images: int
+    """Images with at least one box of the class."""
     small: float | None
+    """25th percentile of box size / shorter side of the image, box size being sqrt(width x height); None without
+    boxes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """One split.
-
-    Percentiles are at 0, 5, 25, 50, 75, 95 and 100 % (None without boxes): boxes_per_image · box_sizes: square root
-    of width × height in pixels · box_sizes_relative: the same over the square root of the image's area · box_aspects:
-    width / height. coco_sizes: boxes below 32², below 96² and above, by area. image_sizes: (width, height, how many),
-    most frequent first.
-    """
+    """The statistics of one split. Tuples of percentiles are at ``PERCENTILES``, and None without values."""
 
     images: int
     empty_images: int
+    """Images without objects."""
     boxes: int
+    """Boxes without crowd regions."""
     crowd: int
     left_out: int
+    """Rows and images that loading left out."""
     classes: tuple[ClassCount, ...]
     boxes_per_image: tuple[float, ...] | None
+    """Percentiles."""
     box_sizes: tuple[float, ...] | None
+    """Percentiles of sqrt(width x height) in pixels."""
     box_sizes_relative: tuple[float, ...] | None
+    """Percentiles of the box size divided by the square root of the image area."""
     box_aspects: tuple[float, ...] | None
+    """Percentiles of width / height."""
     coco_sizes: tuple[int, int, int]
+    """Boxes with an area below 32², from 32² to 96², and from 96²."""
     image_sizes: tuple[tuple[int, int, int], ...]
+    """(width, height, count), most frequent first."""
 
     def to_json(self) -> Row:
-        """Plain lists and tables."""
+        """As plain dictionaries and tuples."""
         return asdict(self)
 
 
 def statistics(dataset: DetectionDataset) -> Statistics:
-    """Describe a split from its records; no image is opened. Crowd is counted apart from boxes."""
+    """Compute the statistics of a split from its records; no image is opened."""
     records = dataset.records
     segments = Segments.cat([record.segments for record in records])
     owner = np.repeat(np.arange(len(records)), [len(record.segments) for record in records])[segments.single]
@@ -86,7 +90,7 @@ def statistics(dataset: DetectionDataset) -> Statistics:
                 name=str(c.name),
                 boxes=int(per_class[label]),
                 images=images_of[label],
-                small=_quarter((sizes / short_sides)[labels == label]),
+                small=_lower_quartile((sizes / short_sides)[labels == label]),
             )
             for label, c in enumerate(dataset.categories)
         ),
@@ -109,5 +113,5 @@ def _percentiles(values: NDArray[np.float64] | NDArray[np.int64]) -> tuple[float
     return tuple(round(float(v), 4) for v in np.percentile(values, PERCENTILES)) if len(values) else None
 
 
-def _quarter(values: NDArray[np.float64] | NDArray[np.int64]) -> float | None:
+def _lower_quartile(values: NDArray[np.float64] | NDArray[np.int64]) -> float | None:
     return round(float(np.percentile(values, 25)), 4) if len(values) else None

@@ -1,4 +1,4 @@
-"""Seeded subsets of a data set, each inside every larger one of the same seed."""
+"""Seeded subsets of a data set; with the same seed, larger subsets contain smaller ones."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from detrkit.errors import DataError
 __all__ = ["COCO_TRAIN_IMAGES", "choose", "published_sample", "sample_table", "subset_size"]
 
 COCO_TRAIN_IMAGES = 118287
-"""Images of COCO train2017, which the published subsets count from."""
+"""Images in COCO train2017; the sizes of the published subsets are fractions of it."""
 
 
 def subset_size(total: int, *, rate: float | None = None, count: int | None = None) -> int:
-    """How many of ``total`` images a rate in (0, 1] or a count means; a rate rounds down, but to no less than one.
+    """The size of a subset of ``total`` images, given a rate in (0, 1] or a count. Rates round down, but at least to 1.
 
     Raises:
-        DataError: not exactly one of the two, or out of range.
+        DataError: both or none are given, or the value is out of range.
     """
     if (rate is None) == (count is None):
         raise DataError("give either a rate or a count of images")
@@ -30,18 +30,25 @@ def subset_size(total: int, *, rate: float | None = None, count: int | None = No
         return max(1, int(total * rate + 1e-9))
     assert count is not None
     if not 1 <= count <= total:
-        raise DataError(f"sample count {count} is not from 1 to the {total} images there are")
+        raise DataError(f"sample count {count} is not between 1 and {total}, the number of images")
     return count
 
 
 def choose(names: Sequence[str], size: int, seed: int) -> list[int]:
-    """Positions (ascending) of ``size`` names. A name's rank depends on it and the seed alone, so subsets nest."""
+    """Indices of ``size`` names in ascending order.
+
+    The rank of a name depends only on the name and the seed, so larger subsets contain smaller ones.
+    """
     ranked = sorted(range(len(names)), key=lambda index: hashlib.sha256(f"{seed}:{names[index]}".encode()).digest())
     return sorted(ranked[:size])
 
 
 def sample_table(table: Table, *, seed: int, rate: float | None = None, count: int | None = None) -> Table:
-    """The table with a subset of its images and the annotations of those; seed and rate are noted in ``info``."""
+    """The table with a subset of its images and their annotations; ``info`` records seed and rate.
+
+    Raises:
+        DataError: as ``subset_size`` raises it.
+    """
     images = sorted(table.images, key=lambda image: int(image["id"]))
     size = subset_size(len(images), rate=rate, count=count)
     kept = [images[index] for index in choose([str(image["file_name"]) for image in images], size, seed)]
@@ -56,7 +63,8 @@ def sample_table(table: Table, *, seed: int, rate: float | None = None, count: i
 
 
 def published_sample(root: Path, annotations: Path, rate: float) -> Path | None:
-    """``../CocoFormatAnnos/instances_train2017_sample1182.json`` and its like beside a COCO root, where it lies."""
+    """The file of a published subset next to a COCO folder, such as
+    ``../CocoFormatAnnos/instances_train2017_sample1182.json``, or None if it does not exist."""
     if annotations.name != "instances_train2017.json":
         return None
     name = f"instances_train2017_sample{int(COCO_TRAIN_IMAGES * rate)}.json"

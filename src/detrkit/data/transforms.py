@@ -1,8 +1,8 @@
 """DETR's augmentation and evaluation resize on ``torchvision.transforms.v2``.
 
-A transform takes an upright RGB image and its record and returns a ``Sample``. On the way the fields of the objects
-that have a place in the image are tv_tensors, so that one operation moves them all; the others follow their objects.
-Randomness comes from torch's global generator, which ``DetectionDataset`` seeds for every sample.
+A transform takes an RGB image and its record and returns a ``Sample``. Meanwhile the spatial fields of the objects
+(boxes, masks) are tv_tensors, so that an operation applies to all of them; other fields are only filtered with their
+objects. Randomness comes from torch's global generator, which ``DetectionDataset`` seeds for every sample.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
     "IMAGENET_STD",
     "EvalTransform",
     "TrainTransform",
-    "placed_objects",
+    "record_objects",
     "resize_shape",
     "truncated_shape",
 ]
@@ -38,20 +38,19 @@ __all__ = [
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-Place = TypeVar("Place", Image.Image, Tensor)
+Spatial = TypeVar("Spatial", Image.Image, Tensor)
 
 
 class _Operation(Protocol):
-    """A geometric operation: the same on an image and on whatever has a place in it."""
+    """A geometric operation that applies to an image, its boxes and its masks."""
 
-    def __call__(self, value: Place, /) -> Place: ...
+    def __call__(self, value: Spatial, /) -> Spatial: ...
 
 
 def resize_shape(height: int, width: int, short_side: int, max_side: int | None = None) -> tuple[int, int]:
-    """(height, width) with the shorter side at ``short_side``, unless the longer would pass ``max_side``.
+    """(height, width) whose shorter side is ``short_side``, or smaller if the longer side would exceed ``max_side``.
 
-    Rounds as the official code does: the shorter side to the nearest when ``max_side`` limits it, the longer side
-    always down.
+    Rounds like the official code: to the nearest for a shorter side that ``max_side`` limits, down for the longer side.
     """
     low, high = min(height, width), max(height, width)
     if max_side is not None and high * short_side > max_side * low:
@@ -64,12 +63,12 @@ def resize_shape(height: int, width: int, short_side: int, max_side: int | None 
 
 
 def truncated_shape(height: int, width: int, short_side: int, max_side: int | None = None) -> tuple[int, int]:
-    """The same as the Relation-DETR repository evaluates: both sides times one ratio in float32, truncated.
+    """The evaluation size of the Relation-DETR repository: both sides times one ratio in float32, rounded down.
 
-    float32 gives a pixel less than exact arithmetic for many sizes: 375 x 500 becomes 799 x 1066.
+    For many sizes float32 gives one pixel less than exact arithmetic: 375 x 500 becomes 799 x 1066.
     """
     sides = np.array([height, width], np.float32)
-    # torch divides a number by a tensor as number * (1 / tensor); dividing at once would round to other sizes
+    # torch computes number / tensor as number * (1 / tensor); a direct division would round differently
     inverse = np.float32(1) / sides
     ratio = np.float32(short_side) * inverse.max()
     if max_side is not None:
@@ -80,107 +79,113 @@ def truncated_shape(height: int, width: int, short_side: int, max_side: int | No
 
 @dataclass(frozen=True, kw_only=True)
 class EvalTransform:
-    """Resize and normalise. mean, std: of RGB in [0, 1].
-
-    resize: "round", DETR's sizes and Pillow's resampling; "float32_truncate", sizes by :func:`truncated_shape` and
-    resampling in float32, rounded once.
-    """
+    """Resize and normalise an image."""
 
     short_side: int = 800
     max_side: int | None = 1333
     resize: Literal["round", "float32_truncate"] = "round"
+    """Sizes and resampling. "round": sizes of DETR (:func:`resize_shape`) and Pillow's resampling; "float32_truncate":
+    sizes of :func:`truncated_shape` and resampling in float32, rounded once."""
     mean: tuple[float, ...] = IMAGENET_MEAN
+    """Mean of RGB in [0, 1]."""
     std: tuple[float, ...] = IMAGENET_STD
+    """Standard deviation of RGB in [0, 1]."""
 
     def __call__(self, image: Image.Image, record: ImageRecord) -> Sample:
-        objects = placed_objects(record)
+        objects = record_objects(record)
         if self.resize == "round":
             image, objects = _resize(image, objects, self.short_side, self.max_side)
         else:
             shape = truncated_shape(image.height, image.width, self.short_side, self.max_side)
-            image, objects = _move(partial(_resize_in_float32, shape=shape), image, objects)
+            image, objects = _apply(partial(_resize_in_float32, shape=shape), image, objects)
         return _sample(image, objects, record, self.mean, self.std)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTransform:
-    """DETR's training augmentation.
+    """DETR's training augmentation: flips, with probability 0.5 a resize and random crop, then a final resize.
 
-    A horizontal flip (probability ``flip``), and for images without an up and down, such as microscope or aerial ones,
-    a vertical one (``vertical_flip``, not in DETR); then, one time in two where ``crop`` is set, a resize to one of
-    ``crop_short_sides`` and a random crop whose sides are uniform in ``crop_size`` (bounded by the image); last a
-    resize to one of ``short_sides`` within ``max_side``. A crop drops only boxes that it leaves nothing of.
-
-    augmentation: "detr" is that alone; "strong" adds what ``strong_album`` of the Relation-DETR repository does: one
-    time in two a shift by up to 1/16 of each side (in whole pixels, black beyond the image), and other colours always
-    (see :mod:`detrkit.data.photometric`). That preset flips vertically too: set ``vertical_flip`` to 0.5.
+    A crop drops only objects whose boxes are completely outside it.
     """
 
     short_sides: Sequence[int] = tuple(range(480, 801, 32))
+    """Shorter sides of the final resize, one chosen at random."""
     max_side: int | None = 1333
+    """Maximum of the longer side in the final resize."""
     crop: bool = True
+    """Whether to crop with probability 0.5."""
     flip: float = 0.5
+    """Probability of a horizontal flip."""
     vertical_flip: float = 0.0
+    """Probability of a vertical flip, for images without a fixed orientation, such as microscope or aerial images (not
+    in DETR)."""
     crop_short_sides: Sequence[int] = (400, 500, 600)
+    """Shorter sides of the resize before a crop, one chosen at random."""
     crop_size: tuple[int, int] = (384, 600)
+    """Minimum and maximum of the crop's height and width in pixels, also limited by the image."""
     augmentation: Literal["detr", "strong"] = "detr"
+    """Operations after the final resize. "detr": none; "strong": those of ``strong_album`` of the Relation-DETR
+    repository: with probability 0.5 a shift by up to 1/16 of each side (whole pixels, filled with black), and always
+    colour changes (:mod:`detrkit.data.photometric`). That preset also flips vertically: set ``vertical_flip`` to 0.5.
+    """
     mean: tuple[float, ...] = IMAGENET_MEAN
+    """Mean of RGB in [0, 1]."""
     std: tuple[float, ...] = IMAGENET_STD
+    """Standard deviation of RGB in [0, 1]."""
 
     def __call__(self, image: Image.Image, record: ImageRecord) -> Sample:
-        image, objects = self.augment(image, placed_objects(record))
+        image, objects = self.augment(image, record_objects(record))
         return _sample(image, objects, record, self.mean, self.std)
 
     def augment(self, image: Image.Image, objects: Objects) -> tuple[Image.Image, Objects]:
-        """The image and its objects (of :func:`placed_objects`) after all that is random."""
+        """Apply the random operations to an image and its objects (from :func:`record_objects`)."""
         if chance(self.flip):
-            image, objects = _move(F.horizontal_flip, image, objects)
+            image, objects = _apply(F.horizontal_flip, image, objects)
         if self.vertical_flip and chance(self.vertical_flip):
-            image, objects = _move(F.vertical_flip, image, objects)
+            image, objects = _apply(F.vertical_flip, image, objects)
         if self.crop and chance(0.5):
             image, objects = _resize(image, objects, _choice(self.crop_short_sides), None)
-            image, objects = self._crop(image, objects)
+            image, objects = self._random_crop(image, objects)
         image, objects = _resize(image, objects, _choice(self.short_sides), self.max_side)
         if self.augmentation == "strong":
             if chance(0.5):
                 down, right = (round(uniform(-1, 1) / 16 * side) for side in (image.height, image.width))
-                image, objects = _cut(image, objects, (-down, -right, image.height, image.width))
+                image, objects = _crop(image, objects, (-down, -right, image.height, image.width))
             image = distort_colours(image)
         return image, objects
 
-    def _crop(self, image: Image.Image, objects: Objects) -> tuple[Image.Image, Objects]:
-        least, most = self.crop_size
-        width = _uniform(min(least, image.width), min(most, image.width))
-        height = _uniform(min(least, image.height), min(most, image.height))
+    def _random_crop(self, image: Image.Image, objects: Objects) -> tuple[Image.Image, Objects]:
+        minimum, maximum = self.crop_size
+        width = _uniform(min(minimum, image.width), min(maximum, image.width))
+        height = _uniform(min(minimum, image.height), min(maximum, image.height))
         region = (_uniform(0, image.height - height), _uniform(0, image.width - width), height, width)
-        return _cut(image, objects, region)
+        return _crop(image, objects, region)
 
 
-def placed_objects(record: ImageRecord) -> Objects:
-    """The objects of an image, their boxes as tv_tensors in its pixels."""
+def record_objects(record: ImageRecord) -> Objects:
+    """The objects of a record for detection, with boxes as tv_tensors xyxy in pixels of the image."""
     objects = objects_of(record.segments, size=(record.width, record.height))
     canvas = (record.height, record.width)
     return replace(objects, boxes=tv_tensors.BoundingBoxes(objects.boxes.float(), format="XYXY", canvas_size=canvas))
 
 
-def _move(operation: _Operation, image: Image.Image, objects: Objects) -> tuple[Image.Image, Objects]:
-    """The operation on the image and on every field that has a place in it, without the objects that it leaves nothing
-    of."""
+def _apply(operation: _Operation, image: Image.Image, objects: Objects) -> tuple[Image.Image, Objects]:
+    """Apply an operation to the image and to all spatial fields, and drop objects whose boxes become empty."""
     objects = objects.map(lambda value: operation(value) if isinstance(value, tv_tensors.TVTensor) else value)
-    left = (objects.boxes[:, 2:] > objects.boxes[:, :2]).all(dim=1)
-    return operation(image), objects if left.all() else objects.map(lambda value: _rows(value, left))
+    remaining = (objects.boxes[:, 2:] > objects.boxes[:, :2]).all(dim=1)
+    return operation(image), objects if remaining.all() else objects.map(lambda value: _rows(value, remaining))
 
 
-def _rows(value: Tensor, chosen: Tensor) -> Tensor:
-    """The chosen rows, still a tv_tensor where the value is one."""
-    rows: Tensor = value[chosen]
+def _rows(value: Tensor, selected: Tensor) -> Tensor:
+    """Select rows; a tv_tensor stays one."""
+    rows: Tensor = value[selected]
     return tv_tensors.wrap(rows, like=value) if isinstance(value, tv_tensors.TVTensor) else rows
 
 
-def _cut(image: Image.Image, objects: Objects, region: tuple[int, int, int, int]) -> tuple[Image.Image, Objects]:
-    """A region (top, left, height, width), black beyond the image."""
+def _crop(image: Image.Image, objects: Objects, region: tuple[int, int, int, int]) -> tuple[Image.Image, Objects]:
+    """Crop to a region (top, left, height, width), filled with black outside the image."""
     top, left, height, width = region
-    return _move(partial(F.crop, top=top, left=left, height=height, width=width), image, objects)
+    return _apply(partial(F.crop, top=top, left=left, height=height, width=width), image, objects)
 
 
 def _resize(image: Image.Image, objects: Objects, short_side: int, max_side: int | None) -> tuple[Image.Image, Objects]:
@@ -188,10 +193,10 @@ def _resize(image: Image.Image, objects: Objects, short_side: int, max_side: int
     if (width, height) == image.size:
         return image, objects
     resize = partial(F.resize, size=[height, width], interpolation=InterpolationMode.BILINEAR)
-    return _move(resize, image, objects)
+    return _apply(resize, image, objects)
 
 
-def _resize_in_float32(value: Place, shape: tuple[int, int]) -> Place:
+def _resize_in_float32(value: Spatial, shape: tuple[int, int]) -> Spatial:
     if not isinstance(value, Image.Image):
         return F.resize(value, list(shape))
     pixels = F.resize(F.pil_to_tensor(value).float(), list(shape), antialias=True)
@@ -199,7 +204,7 @@ def _resize_in_float32(value: Place, shape: tuple[int, int]) -> Place:
 
 
 def _uniform(low: int, high: int) -> int:
-    """A whole number in [low, high]."""
+    """A random integer in [low, high]."""
     return int(torch.randint(low, high + 1, ()))
 
 
@@ -219,7 +224,7 @@ def _sample(
     low, high = corners[:, :2], corners[:, 2:]
     objects = replace(objects, boxes=torch.cat([(low + high) / 2, high - low], dim=1))
     target = Target(
-        **vars(objects[(high > low).all(dim=1)]),  # float32 may flatten a sliver of a box
+        **vars(objects[(high > low).all(dim=1)]),  # very thin boxes may become empty in float32
         image_id=record.image_id,
         original_size=(record.height, record.width),
         size=(image.height, image.width),

@@ -1,1 +1,1 @@
-"""From a trained model to detections in pixels: checkpoints, prediction, post-processing, evaluation, drawing."""
+"""Prediction with a trained model: reading images, post-processing, and writing results."""

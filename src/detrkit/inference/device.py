@@ -1,4 +1,4 @@
-"""Where a model runs, and in what precision."""
+"""The device and the precision of a model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def resolve_device(device: str | torch.device | None = "auto") -> torch.device:
-    """The device of that name; ``"auto"`` or None: CUDA, else Apple's MPS, else the CPU.
+    """The torch device of a name; ``"auto"`` or None: CUDA, else Apple's MPS, else the CPU.
 
     Raises:
-        DetrkitError: no such device on this machine, or a name that torch does not know.
+        DetrkitError: the machine has no such device, or torch does not know the name.
     """
     if device is None or device == "auto":
         if torch.cuda.is_available():
@@ -39,7 +39,7 @@ def resolve_device(device: str | torch.device | None = "auto") -> torch.device:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """The context in which a forward pass of this precision runs; nothing for fp32."""
+    """The context manager for a forward pass in this precision; it does nothing for fp32."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)

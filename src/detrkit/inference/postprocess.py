@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Selected", "postprocess", "select"]
 
-# Candidates that focal models give to NMS (DE-CondDETR's pre_nms).
-BEFORE_NMS = 2000
+# Minimum number of candidates before NMS with sigmoid classification (pre_nms of DE-CondDETR).
+PRE_NMS_TOP_K = 2000
 
 
 class Selected(NamedTuple):
-    """Objects of one image: scores (N,), labels (N,), boxes (N, 4) xyxy in [0, 1] of the valid area, queries (N,)."""
+    """Objects of one image.
+
+    scores (N,) · labels (N,) · boxes (N, 4) xyxy in [0, 1] of the valid area · queries (N,): index of each query.
+    """
 
     scores: Tensor
     labels: Tensor
@@ -40,39 +43,40 @@ def select(
     top_k: int | None,
     nms: float | None = None,
     nms_decay: float | None = None,
-    named: Tensor | None = None,
+    class_mask: Tensor | None = None,
 ) -> Selected:
-    """Picks the objects of one image.
+    """Select the objects of one image.
 
     Args:
         logits: (Q, C).
-        boxes: (Q, 4) cxcywh.
-        classes: what the logits mean. Where classes exclude each other, a query is one object; otherwise it may be
-            several, of different classes.
-        top_k: how many to keep, never more than there are; None = all.
-        nms: class-wise IoU threshold. With ``nms_decay`` suppressed objects stay, behind the others, with their score
-            times that factor (published: 0.01); without, they are removed.
-        named: (K,) bool, classes that exist; others are never returned.
+        boxes: (Q, 4) cxcywh in [0, 1] of the valid area.
+        classes: the meaning of the logits. With exclusive classes a query gives one object, otherwise one or several
+            of different classes.
+        top_k: the maximum number of objects; None: no limit.
+        nms: IoU threshold of class-wise NMS; None: no NMS.
+        nms_decay: None removes suppressed objects; a factor multiplies their scores instead (published: 0.01) and puts
+            them after the others.
+        class_mask: (K,) bool, classes that may be returned; None: all.
     """
     logits = logits.float()
     corners = cxcywh_to_xyxy(boxes.float())
     probability = classes.scores(logits)
-    if named is not None:
-        probability = probability.masked_fill(~named, -1.0)  # behind a named class of score 0
+    if class_mask is not None:
+        probability = probability.masked_fill(~class_mask, -1.0)  # below the score 0 of an allowed class
     if classes.exclusive:
         scores, labels = probability.max(-1)
         queries = torch.arange(len(scores), device=scores.device)
     else:
-        wanted = probability.numel() if top_k is None else top_k
+        candidates = probability.numel() if top_k is None else top_k
         if nms is not None:
-            wanted = max(wanted, BEFORE_NMS)
-        scores, flat = probability.flatten().topk(min(wanted, probability.numel()))
+            candidates = max(candidates, PRE_NMS_TOP_K)
+        scores, flat = probability.flatten().topk(min(candidates, probability.numel()))
         queries = torch.div(flat, probability.shape[1], rounding_mode="floor")
         labels = flat % probability.shape[1]
     found = Selected(scores, labels, corners[queries], queries)
-    if named is not None:  # top_k may ask for more than the named classes have
-        exists = named[found.labels]
-        found = Selected(*(value[exists] for value in found))
+    if class_mask is not None:  # top_k may exceed the number of candidates of the allowed classes
+        allowed = class_mask[found.labels]
+        found = Selected(*(value[allowed] for value in found))
     if nms is not None:
         kept = batched_nms(found.boxes, found.scores, found.labels, nms)
         if nms_decay is None:
@@ -96,18 +100,18 @@ def postprocess(
     config: DetectorConfig[Architecture],
     categories: Categories | None = None,
 ) -> list[Detections]:
-    """Detections of every image of a batch, best first, in pixels of the original, clipped to it.
+    """Detections of every image of a batch, highest score first, in pixels of the original image and clipped to it.
 
     Args:
-        predictions: (L, B, Q, …); the last layer counts.
-        original_sizes: (height, width) of each upright original.
-        config: says how classes are read, top_k and NMS.
-        categories: classes in label order; slots without a name are never returned.
+        predictions: (L, B, Q, …); only the last layer is used.
+        original_sizes: (height, width) of each upright original image.
+        config: the classification, top_k and NMS.
+        categories: classes in label order; classes without a name are never returned.
     """
     if categories is None:
         categories = Categories(Category(label, str(label)) for label in range(config.architecture.num_classes))
     unnamed = [category.name is None for category in categories]
-    named = ~torch.tensor(unnamed, device=predictions.logits.device) if any(unnamed) else None
+    class_mask = ~torch.tensor(unnamed, device=predictions.logits.device) if any(unnamed) else None
     classes = build_classes(config)
     results = []
     for image, (height, width) in enumerate(original_sizes):
@@ -118,7 +122,7 @@ def postprocess(
             top_k=config.postprocess.top_k,
             nms=config.postprocess.nms,
             nms_decay=config.postprocess.nms_decay,
-            named=named,
+            class_mask=class_mask,
         )
         scale = found.boxes.new_tensor([width, height, width, height])
         boxes = (found.boxes * scale).clamp(min=0).minimum(scale)

@@ -1,4 +1,4 @@
-"""Predictions kept in a folder: COCO JSON, annotated pictures, and what could not be read."""
+"""A folder of predictions: COCO JSON, images with drawn detections, and the list of skipped files."""
 
 from __future__ import annotations
 
@@ -33,22 +33,23 @@ class _AnnotationRow(ResultRow):
 
 
 class PredictionFolder:
-    """Collects detections and writes them.
+    """Collects detections and writes these files:
 
     - ``predictions.json``: images (id 1.., file_name, width, height), categories, annotations (COCO with score)
     - ``results.json``: the plain COCO results list
-    - ``images/<file name>.png``: the image with its detections drawn on it
-    - ``skipped.json``: file_name and error of what could not be read; an empty list when all could
+    - ``images/<file name>.png``: the image with its detections
+    - ``skipped.json``: file_name and error of every file that could not be read; an empty list if there was none
 
-    Predictions that the folder holds from an earlier run are replaced, their pictures included; other files stay.
+    Predictions and pictures of an earlier run in this folder are replaced; other files are kept.
 
     Args:
-        folder: made when it does not exist.
-        categories: the model's classes.
-        pictures: whether to draw.
+        folder: the output folder, created if necessary.
+        categories: the classes of the model.
+        pictures: whether to write the images with detections.
 
     Raises:
-        DataError: the folder is a file, or a JSON file of one of these names there is not from detrkit.
+        DataError: the folder is a file or cannot be made, or it has a JSON file with one of these names that is not
+            from detrkit.
     """
 
     def __init__(self, folder: str | Path, categories: Categories, *, pictures: bool = True) -> None:
@@ -69,7 +70,11 @@ class PredictionFolder:
             raise DataError(f"{self.folder}: the output folder cannot be made: {error.strerror}") from error
 
     def add(self, file_name: str, detections: Detections, image: Image.Image) -> None:
-        """Keeps the detections of one image and writes its picture."""
+        """Add the detections of one image and write its picture.
+
+        Raises:
+            RunError: the picture cannot be written.
+        """
         image_id = len(self._images) + 1
         height, width = detections.image_size
         self._images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
@@ -84,20 +89,20 @@ class PredictionFolder:
             self._earlier.discard(path)
 
     def skip(self, file_name: str, error: str) -> None:
-        """Notes an image that could not be read."""
+        """Add a file that could not be read."""
         self.skipped.append({"file_name": file_name, "error": error})
 
     def picture(self, file_name: str) -> Path:
-        """Where the picture of an image is written."""
+        """The path of the picture of an image."""
         return self.image_folder / f"{file_name}.png"
 
     @property
     def count(self) -> int:
-        """Images so far."""
+        """The number of images added."""
         return len(self._images)
 
     def counts(self) -> dict[str, int]:
-        """Objects so far by class name, in label order, classes without any left out."""
+        """The number of objects per class name in label order, without classes that have none."""
         names = {category.id: str(category.name) for category in self._categories}
         totals = dict.fromkeys(names.values(), 0)
         for row in self._annotations:
@@ -105,10 +110,10 @@ class PredictionFolder:
         return {name: total for name, total in totals.items() if total}
 
     def write(self) -> None:
-        """Writes the JSON files; each is there whole or not at all.
+        """Write the JSON files, each of them atomically, and delete pictures of an earlier run.
 
         Raises:
-            RunError: they cannot be written, for example because the disk is full.
+            RunError: a file cannot be written, for example because the disk is full.
         """
         categories = [{"id": category.id, "name": category.name} for category in self._categories]
         predictions = {"images": self._images, "categories": categories, "annotations": self._annotations}
@@ -120,32 +125,32 @@ class PredictionFolder:
         self._earlier.clear()
 
     def _earlier_pictures(self) -> set[Path]:
-        """Pictures of an earlier run, as its predictions.json lists them."""
+        """The pictures of an earlier run, from its predictions.json."""
         found: set[Path] = set()
         for name in _JSON_FILES:
             path = self.folder / name
             if not path.exists():
                 continue
             try:
-                content = json.loads(path.read_bytes())
+                data = json.loads(path.read_bytes())
             except (OSError, ValueError):
-                content = None
-            is_ours = isinstance(content, list) if name != "predictions.json" else _is_predictions(content)
+                data = None
+            is_ours = isinstance(data, list) if name != "predictions.json" else _is_predictions(data)
             if not is_ours:
                 raise DataError(f"{path}: is not from detrkit and would be overwritten; choose another output folder")
             if name == "predictions.json":
-                for row in content["images"]:
+                for row in data["images"]:
                     relative = PurePosixPath(f"{row['file_name']}.png")
                     if not relative.is_absolute() and ".." not in relative.parts:
                         found.add(self.image_folder / relative)
         return found
 
 
-def _is_predictions(content: object) -> bool:
+def _is_predictions(data: object) -> bool:
     keys = {"images", "categories", "annotations"}
     return (
-        isinstance(content, dict)
-        and content.keys() == keys
-        and all(isinstance(row, dict) and "file_name" in row for row in content["images"])
-        and all(isinstance(row, dict) and "score" in row for row in content["annotations"])
+        isinstance(data, dict)
+        and data.keys() == keys
+        and all(isinstance(row, dict) and "file_name" in row for row in data["images"])
+        and all(isinstance(row, dict) and "score" in row for row in data["annotations"])
     )

@@ -1,4 +1,4 @@
-"""One object from picture to objects: reads any image, runs the model, gives boxes in pixels of that image."""
+"""The predictor: reads an image, runs the model and returns boxes in pixels of the image."""
 
 from __future__ import annotations
 
@@ -28,26 +28,29 @@ from detrkit.weights.published.download import is_url
 __all__ = ["DEFAULT_NMS", "Predictor"]
 
 DEFAULT_NMS = 0.7
-"""IoU of NMS where it is asked for without one, as published (DE-DETR)."""
+"""The IoU threshold of NMS if none is given, as published (DE-DETR)."""
 
 
 class Predictor:
     """Finds objects in images with a trained model.
 
     Args:
-        path_or_name: a checkpoint (ours, or an official one of a registered model), a run folder, a URL, the name of
-            weights that come with the package or of published ones that were pulled, or a model in memory.
+        path_or_name: a checkpoint (of detrkit, or an official one of a registered model), a run folder, a URL, the
+            name of weights in the package or of published weights that were pulled, or a model in memory.
         device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
-        batch_size: images a forward pass. Images of unlike size in one batch are padded, which moves scores a little.
-        threshold: default score threshold of :meth:`predict`.
-        nms: IoU threshold of class-wise non-maximum suppression; None = what the model's configuration says.
-        nms_decay: suppressed objects stay with their score times this (without ``nms``: at the configuration's
-            threshold, or 0.7); None = what the configuration says, or, where ``nms`` is given, they are removed.
+        batch_size: images per forward pass. Images of different sizes in a batch are padded, which changes scores
+            slightly.
+        threshold: the default score threshold of :meth:`predict`.
+        nms: IoU threshold of class-wise non-maximum suppression; None: the value of the model's configuration.
+        nms_decay: factor for the scores of suppressed objects, which are then kept. The IoU threshold is ``nms``, else
+            that of the configuration, else 0.7. None: the value of the configuration, or, if ``nms`` is given,
+            suppressed objects are removed.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
 
     Raises:
-        CheckpointError: weights that are not there or cannot be read.
-        DetrkitError: no such device.
+        CheckpointError: the weights are missing or cannot be read.
+        DetrkitError: the machine has no such device.
+        ValueError: ``batch_size`` or ``threshold`` is out of range.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class Predictor:
         if nms is not None:
             config = config.replace(nms=nms, nms_decay=nms_decay)
         self.config = config
-        self.categories = self.model.categories or _unnamed(config.architecture.num_classes)
+        self.categories = self.model.categories or _default_categories(config.architecture.num_classes)
         self._transform = eval_transform(config)
 
     @overload
@@ -86,14 +89,19 @@ class Predictor:
     def predict(
         self, images: ImageSource | list[Any] | tuple[Any, ...], threshold: float | None = None
     ) -> Detections | list[Detections]:
-        """Objects in one image, or a list of them for a list of images.
+        """Detect objects in one image, or in every image of a list.
 
-        images: path, URL, Pillow image, array (H, W, 3) RGB or (H, W) gray, or encoded bytes. threshold: least score,
-        inclusive; 0.0 keeps all top-k. Boxes are xyxy in pixels of the upright image (EXIF applied), clipped to it,
-        best first.
+        Args:
+            images: path, URL, Pillow image, array (H, W, 3) RGB or (H, W) gray, or encoded bytes; or a list of these.
+            threshold: minimum score, inclusive; 0.0 keeps all top-k; None: the threshold of the predictor.
+
+        Returns:
+            Detections, or a list of them for a list of images. Boxes are xyxy in pixels of the upright image (EXIF
+            applied) and clipped to it, highest score first.
 
         Raises:
-            DataError: an image that cannot be read; the message names it.
+            DataError: an image cannot be read; the message names it.
+            ValueError: ``threshold`` is out of range.
         """
         if isinstance(images, list | tuple):
             return list(self._stream(images, self._threshold(threshold)))
@@ -121,8 +129,8 @@ class Predictor:
         ]
 
 
-def _unnamed(num_classes: int) -> Categories:
-    """Classes of a model that does not say: with 91 or 250 it is an official COCO model, else they are numbered."""
+def _default_categories(num_classes: int) -> Categories:
+    """Classes of a model without class names: those of official COCO models if 91 or 250, else numbered ones."""
     for official in (COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES):
         if num_classes == len(official):
             return official
@@ -144,5 +152,5 @@ def _path(source: ImageSource) -> Path | None:
 
 
 def _record(image: Image.Image) -> ImageRecord:
-    """The image as a record without annotations, so that prediction shares the transform of evaluation."""
+    """A record without annotations, as the evaluation transform requires one."""
     return ImageRecord(image_id=0, path=Path(), file_name="", width=image.width, height=image.height)

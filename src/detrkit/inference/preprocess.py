@@ -1,4 +1,4 @@
-"""How a model wants its images: the one place where a configuration becomes a transform."""
+"""The image transform of a model, made from its configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["eval_transform"]
 
 
 def eval_transform(config: DetectorConfig[Architecture]) -> EvalTransform:
-    """Resize and normalisation of evaluation and prediction."""
+    """The resize and normalisation for evaluation and prediction."""
     return EvalTransform(
         short_side=config.input.eval_short_side,
         max_side=config.input.eval_max_side,

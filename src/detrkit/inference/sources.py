@@ -1,4 +1,4 @@
-"""Where images to predict come from: files, folders and URLs become a list of images with names, and each is read."""
+"""Images to predict: finding them in files, folders and URLs, and reading them."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".
 
 @dataclass(frozen=True)
 class ImageInput:
-    """One image to predict: path or URL, and its name relative to the argument it came from."""
+    """One image to predict: its path or URL, and its name relative to the command-line argument."""
 
     source: str | Path
     file_name: str
 
 
 def open_image(source: ImageSource) -> Image.Image:
-    """Any image that ``Predictor.predict`` takes, also one behind a URL, as upright RGB.
+    """Read an image from any source of ``Predictor.predict``, including URLs, as upright RGB.
 
     Raises:
-        DataError: it cannot be read or fetched.
+        DataError: the image cannot be read or fetched.
     """
     return read_image(_fetch(source) if isinstance(source, str) and is_url(source) else source)
 
@@ -41,22 +41,25 @@ def open_image(source: ImageSource) -> Image.Image:
 def _fetch(url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=30) as response:
-            content: bytes = response.read()
-            return content
+            data: bytes = response.read()
+            return data
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise DataError(f"{url}: the image cannot be fetched: {getattr(error, 'reason', None) or error}") from error
 
 
 def find_images(arguments: Sequence[str], *, pictures: Path | None = None) -> list[ImageInput]:
-    """The images behind command-line arguments, sorted by name; a file that is named twice counts once.
+    """Find the images of command-line arguments, without duplicates and sorted by name.
 
-    Folders are searched with their sub-folders, hidden files left out. file_name is relative to the folder (for a file
-    or URL: its name); where two arguments give the same name, both are named from the folder that they share.
-    pictures: a folder inside an argument that holds our own output, not to be read.
+    Folders are searched with their subfolders, except for hidden files. A file name is relative to its folder argument
+    (for a file or URL: its last part); equal names of different files are made relative to their common folder.
+
+    Args:
+        arguments: files, folders and URLs.
+        pictures: the folder of output pictures, which is not searched.
 
     Raises:
-        DataError: a path that does not exist, a folder without images, a video, or pictures would be written among
-            the inputs.
+        DataError: a path does not exist, a folder has no images, an argument is a video, or pictures would be written
+            among the inputs.
     """
     found: dict[str, ImageInput] = {}
     for argument in arguments:
@@ -90,7 +93,7 @@ def _of_argument(argument: str, pictures: Path | None) -> Iterator[ImageInput]:
 
 
 def _walk(folder: Path, excluded: Path | None) -> Iterator[Path]:
-    """Image files below a folder; links are followed, each real folder is visited once."""
+    """Image files in a folder and its subfolders; links are followed, and every real folder is visited once."""
     visited: set[str] = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
@@ -113,7 +116,7 @@ def _refuse_video(argument: str, path: str) -> None:
 
 
 def _with_distinct_names(items: list[ImageInput]) -> list[ImageInput]:
-    """Items that share a name are named from their common folder; what still collides gets a number."""
+    """Make equal names relative to the common folder of their files; add a number to names that are still equal."""
     by_name: dict[str, list[int]] = {}
     for index, item in enumerate(items):
         by_name.setdefault(item.file_name, []).append(index)

@@ -108,8 +108,8 @@ def _compare(masks: MaskView, index: tuple[Tensor, Tensor, Tensor], wanted: Tens
     """Focal loss and dice (m,) of masks at the size of bool masks (m, H, W)."""
     rows = masks.rows(*index).float()
     resized = F.interpolate(rows[:, None], size=wanted.shape[-2:], mode="bilinear", align_corners=False)
-    logits, goal = resized.flatten(1), wanted.flatten(1).float()
-    return focal_loss(logits, goal, alpha=_ALPHA).mean(1), dice_loss(logits, goal)
+    logits, target = resized.flatten(1), wanted.flatten(1).float()
+    return focal_loss(logits, target, alpha=_ALPHA).mean(1), dice_loss(logits, target)
 
 
 def _masks_of(targets: Sequence[Target], pairs: Sequence[tuple[int, int]]) -> Tensor:

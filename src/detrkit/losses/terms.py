@@ -1,7 +1,7 @@
-"""The terms of set prediction: each says what a query costs an object, and what is learned once they are matched.
+"""Terms of set prediction: each defines a matching cost and the loss of the matched pairs.
 
-Matcher and criterion take the same list, so what is minimised and what is matched by cannot drift apart, and something
-new that queries predict is one class here and one entry in the list.
+Matcher and criterion take the same list, so costs and losses cannot drift apart. A new kind of prediction needs one new
+class and one entry in the list.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["ClassTerm", "GIoUTerm", "L1Term", "Term"]
 
 @dataclass(frozen=True, kw_only=True)
 class Term(ABC):
-    """One thing that queries predict of their object.
+    """Cost and loss of one kind of prediction.
 
     Attributes:
-        name: of the loss in the log.
-        weight: of the loss.
-        cost_weight: of the cost; 0: the term has no part in the matching, and its cost is never asked for.
+        name: name of the loss in the log.
+        weight: weight of the loss.
+        cost_weight: weight of the cost; with 0 the matcher ignores the term and its cost is never computed.
     """
 
     name: ClassVar[str]
@@ -40,33 +40,33 @@ class Term(ABC):
     def reads(self, group: QueryGroup) -> tuple[Tensor, ...]:
         """The tensors of a group that the loss depends on.
 
-        A group that has none of them is passed over, in the matching and in the loss. A process without objects adds
-        a zero that depends on all of them, so that every parameter has a gradient there too.
+        A group without them is skipped in matching and loss. A process without objects adds a zero that depends on all
+        of them, so that every parameter has a gradient on every process.
         """
 
     def cost(self, candidates: Candidates) -> Tensor:
-        """(L', G, Q) float32: what each object costs each query of its image, low where they fit.
+        """Cost of every object with every query of its image, lower for a better match: (L', G, Q) float32.
 
         Raises:
-            NotImplementedError: the term has none; its ``cost_weight`` must stay 0.
+            NotImplementedError: the term has no cost; its ``cost_weight`` must stay 0.
         """
         raise NotImplementedError(f"{type(self).__name__} has no cost: leave its cost_weight at 0")
 
     @abstractmethod
     def loss(self, matched: Matched, divisor: float) -> Tensor:
-        """(L,) float32: the sum over each layer, divided by ``divisor``, which is the group's :meth:`normaliser`.
+        """Sum over each layer, divided by ``divisor``, the group's :meth:`normaliser`: (L,) float32.
 
-        A term that only the last layer has gives (1,).
+        A term of the last layer alone returns (1,).
         """
 
     def normaliser(self, counts: Normalisers) -> float:
-        """Which of the counts the loss is divided by."""
+        """The count that the loss is divided by."""
         return counts.objects
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassTerm(Term):
-    """The class; the only term in which queries without an object take part."""
+    """Class of the object; the only term with a loss for unmatched queries."""
 
     name: ClassVar[str] = "loss_class"
     classes: ClassLoss
@@ -76,11 +76,11 @@ class ClassTerm(Term):
         return (group.logits,)
 
     def cost(self, candidates: Candidates) -> Tensor:
-        """Of the object's own class."""
+        """Cost of the object's own class."""
         return self.classes.cost(candidates)
 
     def loss(self, matched: Matched, divisor: float) -> Tensor:
-        """Of all queries but those that the group ignores, and all classes but those that do not count."""
+        """Loss of all queries and classes, without ignored queries and classes that do not count."""
         loss = self.classes.loss(matched)
         ignored = matched.problem.group.ignored
         if ignored is not None:
@@ -91,13 +91,13 @@ class ClassTerm(Term):
         return loss.mean(2).sum((1, 2)) / divisor * loss.shape[2]
 
     def normaliser(self, counts: Normalisers) -> float:
-        """As the class loss has it."""
+        """The divisor of the class loss."""
         return self.classes.normaliser(counts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class L1Term(Term):
-    """Absolute differences of centre and size."""
+    """L1 distance of boxes (cxcywh)."""
 
     name: ClassVar[str] = "loss_bbox"
 
@@ -106,12 +106,12 @@ class L1Term(Term):
         return (group.boxes,)
 
     def cost(self, candidates: Candidates) -> Tensor:
-        """Their sum over the four numbers."""
-        return (candidates.boxes - candidates.goal).abs().sum(-1)
+        """Sum of the absolute differences of the four coordinates."""
+        return (candidates.boxes - candidates.target_boxes).abs().sum(-1)
 
     def loss(self, matched: Matched, divisor: float) -> Tensor:
-        """Of the matched queries."""
-        return matched.per_layer((matched.boxes - matched.goal).abs().sum(-1)) / divisor
+        """L1 distance of the matched pairs."""
+        return matched.per_layer((matched.boxes - matched.target_boxes).abs().sum(-1)) / divisor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +125,9 @@ class GIoUTerm(Term):
         return (group.boxes,)
 
     def cost(self, candidates: Candidates) -> Tensor:
-        """GIoU, negative."""
-        return -generalized_iou(cxcywh_to_xyxy(candidates.boxes), cxcywh_to_xyxy(candidates.goal))
+        """Negative GIoU."""
+        return -generalized_iou(cxcywh_to_xyxy(candidates.boxes), cxcywh_to_xyxy(candidates.target_boxes))
 
     def loss(self, matched: Matched, divisor: float) -> Tensor:
-        """1 - GIoU of the matched queries."""
-        return matched.per_layer(1 - generalized_iou(matched.corners, matched.goal_corners)) / divisor
+        """1 - GIoU of the matched pairs."""
+        return matched.per_layer(1 - generalized_iou(matched.corners, matched.target_corners)) / divisor

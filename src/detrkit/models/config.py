@@ -1,6 +1,6 @@
-"""What decides a detector, in four parts: architecture, input, objective, post-processing.
+"""Configuration of a detector in four parts: architecture, input, objective, post-processing.
 
-Recipes, checkpoints and ``create_model`` write them as one flat set of keys: every key belongs to exactly one part.
+Recipes, checkpoints and ``create_model`` use one flat set of keys: every key belongs to exactly one part.
 """
 
 from __future__ import annotations
@@ -26,38 +26,46 @@ DETR_SHORT_SIDES = tuple(range(480, 801, 32))
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What every detector is made of; each paper's architecture extends this.
-
-    Attributes:
-        num_classes: classes without no-object; official COCO presets keep 91 slots (label = raw COCO id).
-        num_queries: object queries.
-        classification: "softmax" (K + 1 logits, no-object last) or "focal" (K logits, each a sigmoid).
-        backbone: timm name.
-        dilation, frozen_stride, frozen_batch_norm, mask_backbone_padding, backbone_norm, backbone_checkpointing,
-            drop_path: see :class:`detrkit.nn.backbone.Backbone` (dilation: "DC5"; backbone_norm: its level_norm).
-        hidden_dim, num_heads, encoder_layers, decoder_layers, ffn_dim, dropout: of the transformer.
-    """
+    """Options that every architecture has; each paper extends this class."""
 
     num_classes: int = 91
+    """Classes without no-object. Official COCO models keep 91 slots: label = raw COCO id."""
     num_queries: int = 100
+    """Object queries."""
     classification: Literal["softmax", "focal"] = "softmax"
+    """``softmax``: K + 1 logits, no-object last. ``focal``: K logits, each a sigmoid."""
     backbone: str = "resnet50.tv_in1k"
+    """A timm name."""
     dilation: bool = False
+    """Stride 16 instead of 32 in the last stage of the backbone ("DC5")."""
     frozen_stride: int = 4
+    """Stages of the backbone up to this stride are not trained; 0 trains all, 32 none."""
     frozen_batch_norm: bool = True
+    """Batch norm of the backbone as a fixed affine map."""
     mask_backbone_padding: bool = False
+    """Keep the padding of a batch at zero inside the backbone, so that an image gives the same features alone and in a
+    padded batch. The official models let it leak."""
     backbone_norm: bool = False
+    """A layer norm over the channels of every level of the backbone."""
     backbone_checkpointing: bool = False
+    """Compute activations of the backbone again in the backward pass: less memory, more time."""
     drop_path: float = 0.0
+    """Rate of stochastic depth in the last block of the backbone; it grows from 0 in the first."""
     hidden_dim: int = 256
+    """Width of the transformer; divisible by 32 and by ``num_heads``."""
     num_heads: int = 8
+    """Heads of every attention."""
     encoder_layers: int = 6
+    """Layers of the encoder."""
     decoder_layers: int = 6
+    """Layers of the decoder."""
     ffn_dim: int = 2048
+    """Width of the feed-forward blocks."""
     dropout: float = 0.1
+    """Dropout of the transformer."""
 
     def __post_init__(self) -> None:
-        """Checks what can be checked without building.
+        """Check the values that can be checked without building the model.
 
         Raises:
             ValueError: a value is out of range; the message names the field.
@@ -78,7 +86,7 @@ class Architecture:
 
     @property
     def class_slots(self) -> int:
-        """Logits per query: one per class, and for softmax classification no-object as the last."""
+        """Number of logits per query: one per class, plus no-object as the last for softmax classification."""
         return self.num_classes + (self.classification == "softmax")
 
     @property
@@ -89,26 +97,27 @@ class Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """How images reach the model. Sizes in pixels.
-
-    Attributes:
-        image_mean, image_std: normalisation of RGB in [0, 1]; None = what the backbone was trained with.
-        train_short_sides, train_max_side, eval_short_side, eval_max_side: resizing.
-        eval_resize: how evaluation resizes: "round" as DETR, "float32_truncate" as the Relation-DETR repository.
-        size_divisor: batches are padded to multiples of this.
-    """
+    """Normalisation, resizing and padding of images. Sizes in pixels."""
 
     image_mean: tuple[float, float, float] | None = None
+    """Subtracted from RGB in [0, 1]; None: what the backbone was trained with."""
     image_std: tuple[float, float, float] | None = None
+    """Divisor after that; None: what the backbone was trained with."""
     train_short_sides: tuple[int, ...] = DETR_SHORT_SIDES
+    """Shorter sides in training, one drawn per image."""
     train_max_side: int = 1333
+    """Largest longer side in training."""
     eval_short_side: int = 800
+    """Shorter side at evaluation and prediction."""
     eval_max_side: int = 1333
+    """Largest longer side at evaluation and prediction."""
     eval_resize: Literal["round", "float32_truncate"] = "round"
+    """How evaluation resizes: ``round`` as DETR, ``float32_truncate`` as the Relation-DETR repository."""
     size_divisor: int = 1
+    """Batches are padded to multiples of this."""
 
     def __post_init__(self) -> None:
-        """Checks values; raises ValueError naming the field."""
+        """Check values; raise ValueError naming the field."""
         if self.size_divisor < 1:
             raise ValueError(f"size_divisor must be at least 1, got {self.size_divisor}")
         if self.eval_resize not in ("round", "float32_truncate"):
@@ -117,34 +126,35 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What training minimises.
-
-    Attributes:
-        class_loss: of "focal" classification: "focal", or "varifocal", which learns the IoU of the matched box.
-        no_object_weight: weight of no-object in softmax classification.
-        focal_alpha: weight of positives in focal classification.
-        cost_class, cost_bbox, cost_giou: weights in the matcher.
-        loss_class, loss_bbox, loss_giou: weights in the loss.
-        repeat_label: every box is given this many times (label augmentation, DE-DETR paper, section 3.4).
-        repeat_ratio: boxes are repeated up to this share of the queries; at most one of the two.
-        two_stage_match: originals are matched first, copies with what is left.
-    """
+    """Losses, matching costs and label augmentation."""
 
     class_loss: Literal["focal", "varifocal"] = "focal"
+    """Of ``focal`` classification: ``focal``, or ``varifocal``, which learns the IoU of the matched box."""
     no_object_weight: float = 0.1
+    """Weight of no-object in ``softmax`` classification."""
     focal_alpha: float = 0.25
+    """Weight of positives in ``focal`` classification."""
     cost_class: float = 1.0
+    """Weight of the class in the matching."""
     cost_bbox: float = 5.0
+    """Weight of the L1 distance of boxes in the matching."""
     cost_giou: float = 2.0
+    """Weight of GIoU in the matching."""
     loss_class: float = 1.0
+    """Weight of the class loss."""
     loss_bbox: float = 5.0
+    """Weight of the L1 loss of boxes."""
     loss_giou: float = 2.0
+    """Weight of the GIoU loss."""
     repeat_label: int | None = None
+    """Every object is given this many times in training (label augmentation, DE-DETR paper, section 3.4)."""
     repeat_ratio: float | None = None
+    """Objects are repeated up to this share of the queries; excludes ``repeat_label``."""
     two_stage_match: bool = False
+    """Originals are matched first, their copies with the queries that are left."""
 
     def __post_init__(self) -> None:
-        """Checks values; raises ValueError naming the field, or both where two exclude each other."""
+        """Check values; raise ValueError naming the field, or both fields if two exclude each other."""
         if self.class_loss not in ("focal", "varifocal"):
             raise ValueError(f"class_loss must be 'focal' or 'varifocal', got {self.class_loss!r}")
         if self.repeat_label is not None and self.repeat_ratio is not None:
@@ -159,20 +169,17 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class Postprocessing:
-    """What becomes of the predictions of an image.
-
-    Attributes:
-        top_k: detections kept.
-        nms: class-wise IoU threshold or None.
-        nms_decay: None removes suppressed detections; a factor (published: 0.01) keeps them with a lower score.
-    """
+    """Steps from the predictions of an image to its detections."""
 
     top_k: int = 100
+    """Detections kept per image."""
     nms: float | None = None
+    """IoU threshold of class-wise non-maximum suppression; None: no suppression."""
     nms_decay: float | None = None
+    """Factor on the score of suppressed detections, which then stay (published: 0.01); None: they are removed."""
 
     def __post_init__(self) -> None:
-        """Checks values; raises ValueError naming the field."""
+        """Check values; raise ValueError naming the field."""
         if self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
         if self.nms is not None and not 0 <= self.nms <= 1:
@@ -186,7 +193,7 @@ A = TypeVar("A", bound=Architecture, covariant=True)
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig(Generic[A]):
-    """The four parts. Every key of theirs can also be read from here: ``config.nms`` is ``config.postprocess.nms``."""
+    """The four parts. Their keys can also be read from here: ``config.nms`` is ``config.postprocess.nms``."""
 
     architecture: A
     input: Input = field(default_factory=Input)
@@ -194,7 +201,7 @@ class DetectorConfig(Generic[A]):
     postprocess: Postprocessing = field(default_factory=Postprocessing)
 
     def __post_init__(self) -> None:
-        """Checks what concerns two parts; raises ValueError naming both."""
+        """Check values that depend on two parts; raise ValueError naming both keys."""
         if self.objective.class_loss == "varifocal" and self.architecture.classification != "focal":
             raise ValueError(
                 f"class_loss='varifocal' needs classification='focal', got {self.architecture.classification!r}"
@@ -204,7 +211,7 @@ class DetectorConfig(Generic[A]):
     def from_flat(
         cls, architecture: type[A], options: Mapping[str, object], *, objective: type[Objective] = Objective
     ) -> Self:
-        """Sorts flat keys into the parts; lists become tuples.
+        """Build the parts from flat keys; lists become tuples.
 
         Raises:
             TypeError: a key that no part has.
@@ -212,21 +219,21 @@ class DetectorConfig(Generic[A]):
         """
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
         config = cls(
-            architecture=_take(architecture, values),
-            input=_take(Input, values),
-            objective=_take(objective, values),
-            postprocess=_take(Postprocessing, values),
+            architecture=_pop_part(architecture, values),
+            input=_pop_part(Input, values),
+            objective=_pop_part(objective, values),
+            postprocess=_pop_part(Postprocessing, values),
         )
         if values:
             raise TypeError(f"no part of the configuration has {', '.join(map(repr, values))}")
         return config
 
     def flat(self) -> dict[str, object]:
-        """All keys of all parts, as recipes and checkpoints have them."""
+        """Return the keys of all parts as one dict, as in recipes and checkpoints."""
         return {key: getattr(part, key) for part in self._parts() for key in option_names(type(part))}
 
     def replace(self, **options: object) -> Self:
-        """The same with other values of flat keys.
+        """Return a copy with new values for flat keys.
 
         Raises:
             TypeError: a key that no part has.
@@ -244,10 +251,10 @@ class DetectorConfig(Generic[A]):
     def _parts(self) -> Iterator[Architecture | Input | Objective | Postprocessing]:
         yield from vars(self).values()
 
-    if not TYPE_CHECKING:  # our own code names the part, so that a reader sees which rooms depend on what
+    if not TYPE_CHECKING:  # our own code names the part, so that dependencies stay visible
 
         def __getattr__(self, name):
-            """A flat key of one of the parts."""
+            """Look up a flat key in the parts."""
             for part in vars(self).values():
                 if name in option_names(type(part)):
                     return getattr(part, name)
@@ -257,19 +264,19 @@ class DetectorConfig(Generic[A]):
 P = TypeVar("P")
 
 
-def _take(part: Callable[..., P], values: dict[str, object]) -> P:
-    """A part with its values, which are taken out."""
+def _pop_part(part: Callable[..., P], values: dict[str, object]) -> P:
+    """Build a part from its keys and remove them from ``values``."""
     assert isinstance(part, type)
     return part(**{key: values.pop(key) for key in option_names(part) if key in values})
 
 
 def option_names(part: type) -> tuple[str, ...]:
-    """The keys of one part, in order."""
+    """Return the keys of one part, in order."""
     return tuple(entry.name for entry in fields(part))
 
 
 def check_choices(part: object, choices: Mapping[str, tuple[str, ...]]) -> None:
-    """Raises ValueError where a field has none of its values, naming it and them."""
+    """Raise ValueError if a field has an unknown value; the message lists the known ones."""
     for name, known in choices.items():
         if getattr(part, name) not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(part, name)!r}")

@@ -1,4 +1,4 @@
-"""Every registered model: a name, what makes it, and what it sets differently from its family's published default."""
+"""The registered models: name, builder, and the settings that differ from the published default of the family."""
 
 from __future__ import annotations
 
@@ -16,56 +16,72 @@ from detrkit.models.detector import Detector
 from detrkit.models.detr import DETRArchitecture, build_detr
 from detrkit.models.detr_panoptic import DETRPanopticArchitecture, DETRPanopticObjective, build_detr_panoptic
 from detrkit.models.dino import DINOArchitecture, build_dino
-from detrkit.models.dino_pp import DINOPPArchitecture, RelatedDINOArchitecture, build_dino_pp, build_related_dino
+from detrkit.models.dino_pp import (
+    DINOPPArchitecture,
+    DINOWithRelationArchitecture,
+    build_dino_pp,
+    build_dino_with_relation,
+)
 from detrkit.models.lite import LITE
 from detrkit.models.relation_detr import RelationArchitecture, build_relation_detr
 from detrkit.models.salience_detr import (
-    RelatedSalienceArchitecture,
     SalienceArchitecture,
     SalienceObjective,
-    build_related_salience_detr,
+    SalienceWithRelationArchitecture,
     build_salience_detr,
+    build_salience_detr_with_relation,
 )
 
 __all__ = ["ALIASES", "REGISTRY", "Builder", "Entry"]
 
 Builder = Callable[..., Detector]
-"""Makes a model of a configuration with its own architecture; ``mask_head`` gives it one, where it has none yet."""
+"""Builds a model from a configuration of its architecture, with an optional ``mask_head`` if it has none itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One registered model: its family and what it sets differently.
-
-    Attributes:
-        build, architecture: what makes the model, and of what.
-        family: whose layout its official files have.
-        settings: flat keys that differ from the defaults of the four parts of the configuration.
-        summary: one line for lists.
-        objective: what it minimises.
-        related: what makes the model, and of what, where an option that only this architecture has is given another
-            value than its default: a relation.
-    """
+    """One registered model: its builder, family and settings."""
 
     build: Builder
+    """Builds the model."""
+
     architecture: type[Architecture]
+    """Type of its architecture."""
+
     family: str
+    """Family of the layout of its official checkpoints."""
+
     settings: Mapping[str, object]
+    """Flat keys that differ from the defaults of the four parts of the configuration."""
+
     summary: str
+    """One line for lists of models."""
+
     objective: type[Objective] = Objective
-    related: tuple[Builder, type[Architecture]] | None = None
+    """Type of its objective."""
+
+    with_relation: tuple[Builder, type[Architecture]] | None = None
+    """Builder and architecture used instead if an option that only this architecture has, such as a relation, differs
+    from its default."""
+    slow_sampling: bool = False
+    """Whether sampling offsets and reference points learn at a lower rate, as in Deformable DETR."""
+
+    @property
+    def laptop(self) -> bool:
+        """Whether the model has a laptop size: the backbone of a row of ``models/lite.py``."""
+        return self.settings.get("backbone") in {size["backbone"] for size in LITE.values()}
 
     def options(self) -> set[str]:
-        """Every flat key that the model takes."""
-        _, architecture = self.related or (self.build, self.architecture)
+        """Return the flat keys that the model accepts."""
+        _, architecture = self.with_relation or (self.build, self.architecture)
         parts = (self.architecture, architecture, Input, self.objective, Postprocessing)
         return {name for part in parts for name in option_names(part)}
 
     def resolve(self, options: Mapping[str, object]) -> tuple[Builder, type[Architecture], dict[str, object]]:
-        """What makes the model with these options, of what, and the options without those that ask for no relation."""
-        if self.related is None:
+        """Return builder, architecture and options; without a relation, the options of the relation are removed."""
+        if self.with_relation is None:
             return self.build, self.architecture, dict(options)
-        build, architecture = self.related
+        build, architecture = self.with_relation
         own = set(option_names(self.architecture))
         neutral = {entry.name: entry.default for entry in fields(architecture) if entry.name not in own}
         if any(options.get(key, value) != value for key, value in neutral.items()):
@@ -73,7 +89,7 @@ class Entry:
         return self.build, self.architecture, {key: value for key, value in options.items() if key not in neutral}
 
 
-# DELA = DE-DETR + every label twice in training + soft NMS at inference.
+# DELA = DE-DETR + every label twice in training + soft NMS in inference.
 _LABEL_AUGMENTATION = {"repeat_label": 2, "nms": 0.7, "nms_decay": 0.01}
 
 
@@ -110,7 +126,7 @@ def _de_detr(summary: str, **settings: object) -> Entry:
 
 # Sigmoid focal classification without no-object, 300 queries.
 _CONDITIONAL = {"num_queries": 300, "classification": "focal", "cost_class": 2.0, "loss_class": 2.0}
-# DE-CondDETR removes what NMS suppresses.
+# DE-CondDETR uses hard NMS: suppressed detections are removed.
 _HARD_LABEL_AUGMENTATION = {"repeat_label": 2, "nms": 0.7}
 
 
@@ -134,10 +150,10 @@ def _de_conditional(summary: str, **settings: object) -> Entry:
     )
 
 
-# Sigmoid focal classification, 300 queries; DINO weighs the class loss less.
+# Sigmoid focal classification, 300 queries; DINO has a lower weight of the class loss.
 _DEFORMABLE = {"num_queries": 300, "classification": "focal", "cost_class": 2.0, "loss_class": 2.0}
 _DINO = {**_DEFORMABLE, "num_queries": 900, "loss_class": 1.0, "top_k": 300}
-# How the Relation-DETR repository resizes and pads.
+# Resizing and padding of the Relation-DETR repository.
 _REPOSITORY = {"eval_resize": "float32_truncate", "size_divisor": 32}
 _RELATION = {**_DINO, **_REPOSITORY, "class_loss": "varifocal"}
 _TWO_STAGE = {"refine_boxes": True, "two_stage": True}
@@ -168,6 +184,7 @@ def _deformable(summary: str, **settings: object) -> Entry:
         family="deformable_detr",
         settings={**_DEFORMABLE, **settings},
         summary=summary,
+        slow_sampling=True,
     )
 
 
@@ -178,7 +195,7 @@ def _dino(summary: str, **settings: object) -> Entry:
         family="dino",
         settings={**_DINO, **settings},
         summary=summary,
-        related=(build_related_dino, RelatedDINOArchitecture),
+        with_relation=(build_dino_with_relation, DINOWithRelationArchitecture),
     )
 
 
@@ -202,7 +219,7 @@ def _relation(summary: str, **settings: object) -> Entry:
     )
 
 
-# Its large backbones, each as its configuration trains it.
+# Large backbones of Relation-DETR, as in its configurations.
 _RELATION_SWIN_L = {"backbone": "swin_large_patch4_window7_224.ms_in22k", "drop_path": 0.2}
 _RELATION_CONVNEXT_L = {"backbone": "convnext_large.fb_in1k", "drop_path": 0.5}
 _FOCALNET_L = {"backbone": "focalnet_large_fl4.ms_in22k", "backbone_norm": True, "drop_path": 0.5}
@@ -227,7 +244,7 @@ def _salience(summary: str, **settings: object) -> Entry:
         settings={**_DINO, **_REPOSITORY, **settings},
         summary=summary,
         objective=SalienceObjective,
-        related=(build_related_salience_detr, RelatedSalienceArchitecture),
+        with_relation=(build_salience_detr_with_relation, SalienceWithRelationArchitecture),
     )
 
 
@@ -243,7 +260,7 @@ _SWIN_L = {
 _SINGLE_SCALE = {"num_feature_levels": 1, "reference_dim": 4, "refine_boxes": False, "roi_resolution": 7}
 
 DEFAULT_MODEL = "dape_lite0"
-"""What is trained and predicted with where nobody names a model: its trained weights come with the package."""
+"""Model of training and prediction if none is given; its trained weights come with the package."""
 
 REGISTRY: dict[str, Entry] = {
     "detr_r50": _detr("DETR, ResNet-50"),
@@ -300,6 +317,7 @@ REGISTRY: dict[str, Entry] = {
         family="deformable_detr_pp",
         settings={**_DEFORMABLE, **_REPOSITORY, "loss_class": 1.0, "top_k": 300},
         summary="Deformable DETR ++ two-stage, of the same repository",
+        slow_sampling=True,
     ),
     "dino_lite0": _dino("DINO, laptop size", **LITE["lite0"]),
     "relation_detr_r50": _relation("Relation-DETR, ResNet-50"),
@@ -314,7 +332,7 @@ REGISTRY: dict[str, Entry] = {
     ),
     "relation_detr_lite0": _relation("Relation-DETR, laptop size", **LITE["lite0"], one_to_many_queries=150),
     "salience_detr_r50": _salience("Salience-DETR, ResNet-50"),
-    # published under this name although there are four levels, of strides 4 to 32
+    # published under this name, although it has four levels, of strides 4 to 32
     "salience_detr_r50_5scale": _salience(
         "Salience-DETR, ResNet-50, four levels from stride 4", backbone_levels=4, background_entries=500
     ),
@@ -325,5 +343,5 @@ REGISTRY: dict[str, Entry] = {
     "de_detr_lite0": _de_detr("DE-DETR, laptop size", **LITE["lite0"]),
     "dela_detr_lite0": _de_detr("DELA-DETR, laptop size", **LITE["lite0"], **_LABEL_AUGMENTATION),
 }
-# The DE-DETRs repository carries DETR as its baseline branch; it is the same model.
+# The DETR branch of the DE-DETRs repository is the same model.
 ALIASES = {"dedetrs_branch_detr_r50": "detr_r50"}

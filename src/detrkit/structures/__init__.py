@@ -1,6 +1,6 @@
-"""The nouns every room shares: categories, objects, batches, predictions, detections.
+"""Types shared by all packages: categories, objects, batches, predictions, detections.
 
-Each is loaded the first time it is asked for, since some need no torch.
+Each module is loaded on first use, since some do not need torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Classes: their ids, names and order, and what LVIS says of them."""
+"""Classes: ids, names and order, and the annotation keys of LVIS."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import TypedDict
 
 __all__ = ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "Categories", "Category", "CategoryRow"]
 
-# What LVIS adds to COCO annotations (Gupta et al., LVIS, section 4).
+# Keys and values that LVIS adds to COCO annotations (Gupta et al., LVIS, section 4).
 NEGATIVES = "neg_category_ids"
-"""Of an image: the classes verified to be absent."""
+"""Key of an image: classes verified to be absent."""
 NOT_EXHAUSTIVE = "not_exhaustive_category_ids"
-"""Of an image: the classes of which not every object is annotated."""
+"""Key of an image: classes that are not exhaustively annotated."""
 FREQUENCIES = ("r", "c", "f")
 """Rare, common, frequent: classes in at most 10, at most 100, and more of the training images."""
 
 
 @dataclass(frozen=True)
 class Category:
-    """One class: its id in the data set's own numbering and its name (None = an unused slot)."""
+    """One class: its id in the data set and its name (None = an unused slot)."""
 
     id: int
     name: str | None
 
 
 class CategoryRow(TypedDict):
-    """A category as JSON has it."""
+    """A category in JSON."""
 
     id: int
     name: str | None
@@ -35,7 +35,7 @@ class CategoryRow(TypedDict):
 class Categories(tuple[Category, ...]):
     """The classes of a data set or model in label order: label ``k`` is ``categories[k]``.
 
-    Labels are contiguous (0..K-1) inside; ``id`` keeps the number the user's files have.
+    Labels are contiguous (0..K-1); ``id`` is the number in the user's files.
     """
 
     __slots__ = ()
@@ -56,10 +56,10 @@ class Categories(tuple[Category, ...]):
 
     @property
     def ids(self) -> list[int]:
-        """The data set's own ids in label order."""
+        """Ids of the data set in label order."""
         return [category.id for category in self]
 
     @property
     def named(self) -> list[Category]:
-        """The classes that exist: slots without a name (gaps of COCO's 91 ids) left out."""
+        """The classes that have a name, without unused slots (gaps in COCO's 91 ids)."""
         return [category for category in self if category.name is not None]

@@ -1,4 +1,4 @@
-"""Objects found in one image, as a user gets them."""
+"""Detections in one image, the result of a prediction."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class ResultRow(TypedDict):
 
 @dataclass(kw_only=True)
 class Detections:
-    """Objects found in one image, best first.
+    """Detections in one image, best first.
 
     Attributes:
-        boxes: float32 (N, 4) xyxy pixels of the upright original, clipped to it.
+        boxes: float32 (N, 4) xyxy in pixels of the upright original, clipped to the image.
         scores: float32 (N,), descending.
         labels: int64 (N,), 0..K-1.
-        categories: in label order; their ids are those that are written.
+        categories: classes in label order; their ids are written to files.
         image_size: (height, width) of the upright original.
         masks: bool (N, H, W) or None.
-        image_id: where known.
-        path: where known.
+        image_id: id of the image, or None.
+        path: file of the image, or None.
     """
 
     boxes: NDArray[np.float32]
@@ -57,7 +57,7 @@ class Detections:
 
     @property
     def category_ids(self) -> NDArray[np.int64]:
-        """(N,) the data set's own class ids."""
+        """(N,) class ids of the data set."""
         return np.asarray(self.categories.ids, dtype=np.int64)[self.labels]
 
     @property
@@ -71,20 +71,20 @@ class Detections:
         return replace(self, boxes=self.boxes[index], scores=self.scores[index], labels=self.labels[index], masks=masks)
 
     def relabel(self, labels: Sequence[int | None], categories: Categories) -> Detections:
-        """The same objects as classes of another set, in the same order.
+        """The same detections as classes of another set, in the same order.
 
         Args:
-            labels: for each label of ``self.categories`` the label in ``categories``; detections of None are left out.
+            labels: label in ``categories`` for each label of ``self.categories``; None leaves its detections out.
             categories: the other set.
         """
-        other = np.array([-1 if label is None else label for label in labels], dtype=np.int64)[self.labels]
-        return replace(self, labels=other, categories=categories).keep(other >= 0)
+        mapped = np.array([-1 if label is None else label for label in labels], dtype=np.int64)[self.labels]
+        return replace(self, labels=mapped, categories=categories).keep(mapped >= 0)
 
     def to_coco(self, image_id: int | None = None) -> list[ResultRow]:
         """COCO results rows: image_id, category_id (original id), bbox [x, y, w, h] in pixels, score.
 
         Raises:
-            ValueError: neither the detections nor the call say which image this is.
+            ValueError: neither the detections nor the call give an image id.
         """
         if image_id is None:
             image_id = self.image_id
@@ -122,7 +122,7 @@ class Detections:
         )
 
     def draw(self, image: Image.Image | NDArray[np.uint8] | str | Path | None = None) -> Image.Image:
-        """The image with boxes, names and scores drawn on it; by default the file the detections came from."""
+        """Draw boxes, names and scores on an image; default: the file that the detections come from."""
         from detrkit.drawing import draw_detections
 
         return draw_detections(self, image)

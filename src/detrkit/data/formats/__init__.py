@@ -1,4 +1,4 @@
-"""Annotation formats, and finding out which one a folder holds."""
+"""Annotation formats, and recognising the format of a folder."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ FORMATS: dict[str, Format] = {
 
 
 def read_source(source: Source) -> Table:
-    """The annotations of one split."""
+    """Read the annotations of one split."""
     return FORMATS[source.format].read(source)
 
 
 def recognise_format(root: Path, name: str = "auto") -> Format:
-    """The format of a data folder.
+    """The format of a data folder: ``name``, or with "auto" the one that its files show.
 
     Raises:
-        DataError: no such folder, it is empty, or none or several formats fit.
+        DataError: the folder is missing or empty, or not exactly one format fits.
     """
     if not root.is_dir():
         what = "is a file, not a data folder" if root.exists() else "no such data folder"
@@ -54,10 +54,10 @@ def recognise_format(root: Path, name: str = "auto") -> Format:
 def find_source(
     root: Path, split: str, *, format: str = "auto", annotations: Path | None = None, images: Path | None = None
 ) -> Source:
-    """Where a split lies. annotations (a COCO JSON file) and images may be relative to ``root``.
+    """Find a split in a data folder. annotations (a COCO JSON file) and images may be relative to ``root``.
 
     Raises:
-        DataError: not found; the message says what to do.
+        DataError: the split is not found; the message says what to do.
     """
     if split not in SPLIT_WORDS:
         raise DataError(f"split '{split}' is unknown.{did_you_mean(split, SPLIT_WORDS)}")
@@ -76,7 +76,7 @@ def find_source(
         present = _present(form, root)
         if not present:
             hint = f"Looked for {form.looked_for}"
-        elif split == "test":  # neither made by splitting nor named in recipes
+        elif split == "test":  # 'data split' makes no test split, and recipes have no key for one
             hint = f"It has {' and '.join(present)}"
         else:
             hint = (
@@ -88,10 +88,10 @@ def find_source(
 
 
 def find_sources(root: Path, *, format: str = "auto") -> dict[str, Source]:
-    """The source of every split that a data folder has; one that it only names is left out, unless it is train.
+    """The source of every split in a data folder. A split whose files are missing is left out, unless it is train.
 
     Raises:
-        DataError: none or several formats fit, or there is no split.
+        DataError: not exactly one format fits, or there is no split.
     """
     form = recognise_format(root, format)
     found = _present(form, root)

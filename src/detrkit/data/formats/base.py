@@ -1,4 +1,4 @@
-"""What a reader of one annotation format offers."""
+"""The interface of an annotation format, and helpers for its readers."""
 
 from __future__ import annotations
 
@@ -12,53 +12,60 @@ from detrkit.errors import DataError
 
 __all__ = ["SPLIT_WORDS", "Format", "Source", "find_image_root", "only", "option"]
 
-# How files and folders of a split are called.
+# Names of the files and folders of each split.
 SPLIT_WORDS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
-_PROBES = 50
+# Number of images to look for in each candidate folder.
+_SAMPLED_IMAGES = 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where one split lies. annotations: the file (or folder of files) to read · images: the folder that file names
-    are relative to, or None to look for it · outlines: whether the objects' outlines are wanted, which are most of a
-    COCO file."""
+    """The location of one split."""
 
     format: str
+    """Name of the format, a key of ``FORMATS``."""
     root: Path
+    """The data folder."""
     split: str
+    """train, val or test."""
     annotations: Path
+    """The annotation file, or the folder of annotation files."""
     images: Path | None = None
-    outlines: bool = True
+    """The folder to which image file names are relative; None: search for it."""
+    segmentations: bool = True
+    """Whether to read ``segmentation`` of COCO files, which is the largest part of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """One annotation format.
-
-    looked_for: what makes a folder one of these, for messages · recognises(root) · locate(root, split): the source,
-    or None when that split is absent · read(source): its annotations · absent(root): the splits that the folder names
-    though they are not there, and what it names; only asking for one of them is an error.
-    """
+    """One annotation format."""
 
     name: str
+    """The name in ``--format`` and ``data.format``."""
     looked_for: str
+    """The files that identify the format, for messages."""
     recognises: Callable[[Path], bool]
+    """recognises(root): whether the folder has this format."""
     locate: Callable[[Path, str], Source | None]
+    """locate(root, split): the source of the split, or None if there is none."""
     read: Callable[[Source], Table]
+    """read(source): the annotations of the split."""
     absent: Callable[[Path], dict[str, str]] = lambda _: {}
+    """absent(root): splits that the folder names but whose files are missing, with the names of those files. They are
+    an error only when they are requested."""
 
 
 def option(name: str, recipe_keys: str) -> str:
-    """An option as each kind of user writes it, for messages."""
+    """An option as written on the command line, in Python and in a recipe, for messages."""
     return f"--{name} (Python: {name}=, recipe: {recipe_keys})"
 
 
 def only(found: Sequence[Path], split: str) -> Path | None:
-    """The one file that could be a split, if there is one.
+    """The only candidate file for a split, or None without candidates.
 
     Raises:
-        DataError: there are several.
+        DataError: there are several candidates.
     """
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
@@ -68,26 +75,26 @@ def only(found: Sequence[Path], split: str) -> Path | None:
 
 
 def find_image_root(candidates: Sequence[Path], images: Sequence[Row], origin: Path) -> Path:
-    """The first of the folders that holds most of (a sample of) the images.
+    """The folder with the most images of a sample; the first one if several are equal.
 
     Raises:
-        DataError: none of them holds any.
+        DataError: no folder has any of them.
     """
     names = [str(image["file_name"]).replace("\\", "/") for image in images]
-    probes = names[:: max(1, len(names) // _PROBES)]
+    sample = names[:: max(1, len(names) // _SAMPLED_IMAGES)]
     folders = [folder for folder in dict.fromkeys(candidates) if folder.is_dir()]
-    best, most = None, 0
+    best, best_count = None, 0
     for folder in folders:
-        hits = sum((folder / name).is_file() for name in probes)
-        if hits > most:
-            best, most = folder, hits
-        if hits == len(probes):
+        count = sum((folder / name).is_file() for name in sample)
+        if count > best_count:
+            best, best_count = folder, count
+        if count == len(sample):
             break
     if best is None:
-        looked = ", ".join(str(folder) for folder in folders) or "no folder that exists"
+        searched = ", ".join(str(folder) for folder in folders) or "no folder that exists"
         example = f" such as '{names[0]}'" if names else ""
         raise DataError(
-            f"{origin}: found none of its images{example} in {looked}; say where they are with "
+            f"{origin}: found none of its images{example} in {searched}; say where they are with "
             f"{option('images', 'data.train.images, data.val.images')}"
         )
     return best

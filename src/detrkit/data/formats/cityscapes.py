@@ -1,4 +1,4 @@
-"""Cityscapes as the DE-DETR paper has it: ``leftImg8bit/{train,val}`` and COCO files in ``../CocoFormatAnnos``."""
+"""Cityscapes in the layout of DE-DETR: ``leftImg8bit/{train,val}`` and COCO files in ``../CocoFormatAnnos``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _IMAGES = "leftImg8bit"
 
 
 def recognises(root: Path) -> bool:
-    """Is there a ``leftImg8bit``, and no ``annotations`` folder that makes it plain COCO?"""
+    """Whether there is a ``leftImg8bit`` folder and no ``annotations`` folder in COCO format."""
     return (root / _IMAGES).is_dir() and not coco.recognises(root)
 
 
 def locate(root: Path, split: str) -> Source | None:
-    """A split whose images are there; its file of boxes is looked for when it is read."""
+    """The source of a split whose image folder exists; ``read`` checks the annotation file."""
     images = root / _IMAGES / split
     if not images.is_dir():
         return None
@@ -32,10 +32,10 @@ def locate(root: Path, split: str) -> Source | None:
 
 
 def read(source: Source) -> Table:
-    """One split; file names carry the city's folder.
+    """Read one split; file names include the folder of the city.
 
     Raises:
-        DataError: the boxes have not been made yet; the message says how.
+        DataError: the COCO file does not exist yet; the message says how to make it.
     """
     if not source.annotations.is_file():
         raise DataError(

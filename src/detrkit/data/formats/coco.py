@@ -1,4 +1,4 @@
-"""COCO JSON: ``annotations/*train*.json`` beside folders of images, in all the usual arrangements."""
+"""COCO JSON: ``annotations/*train*.json`` next to image folders, in all the usual layouts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from detrkit.errors import DataError
 
 __all__ = ["FORMAT", "parse_coco", "read"]
 
-# Files that lie beside instances_*.json and hold no boxes of it.
+# Files next to instances_*.json that are not its annotations.
 _OTHER_TASKS = ("panoptic", "captions", "keypoints", "stuff", "semantic", "image_info", "_sample", "lvis")
 
 
 def locate(root: Path, split: str) -> Source | None:
-    """``annotations/instances_train2017.json``, ``instances_train.json``, ``train.json``, …, else the only ``*train*``.
+    """``annotations/instances_train2017.json``, ``instances_train.json``, ``train.json``, … or the only ``*train*``.
 
     Raises:
         DataError: several files fit equally well.
@@ -42,14 +42,18 @@ def _fits(stem: str, split: str) -> bool:
 
 
 def recognises(root: Path) -> bool:
-    """Does ``annotations/`` hold a JSON file of any split?"""
+    """Whether ``annotations/`` has a JSON file of any split."""
     files = [path.stem.lower() for path in (root / "annotations").glob("*.json")]
     return any(_fits(stem, split) for stem in files for split in SPLIT_WORDS)
 
 
 def read(source: Source, *, folders: Iterable[Path] = ()) -> Table:
-    """The annotation file of a source, with the folder its images lie in (``folders`` are looked into first)."""
-    data, _ = read_json(source.annotations, without=() if source.outlines else ("segmentation",))
+    """Read the annotation file of a source and find its image folder; ``folders`` are searched first.
+
+    Raises:
+        DataError: the file is not COCO annotations, or the image folder is not found.
+    """
+    data, _ = read_json(source.annotations, without=() if source.segmentations else ("segmentation",))
     table = parse_coco(data, source.annotations, source.images or source.root)
     if source.images is None and table.images:
         candidates = [*folders, *_image_folders(source.root, source.split), source.annotations.parent]
@@ -69,10 +73,10 @@ def _image_folders(root: Path, split: str) -> Iterator[Path]:
 
 
 def parse_coco(data: object, origin: Path, image_root: Path) -> Table:
-    """A table from decoded COCO JSON.
+    """A table from parsed COCO JSON.
 
     Raises:
-        DataError: it is something else, or a row lacks what every row needs.
+        DataError: not COCO annotations, or a row lacks a required key.
     """
     images, annotations, categories = annotation_lists(data, origin)
     for key, rows, needed in (
@@ -92,7 +96,7 @@ def parse_coco(data: object, origin: Path, image_root: Path) -> Table:
     return Table(
         origin=origin,
         image_root=image_root,
-        images=[_mended(row) for row in images],
+        images=[_normalised_image(row) for row in images],
         annotations=list(annotations),
         categories=list(categories),
         info=info if isinstance(info, dict) else {},
@@ -100,14 +104,14 @@ def parse_coco(data: object, origin: Path, image_root: Path) -> Table:
     )
 
 
-def _mended(row: Row) -> Row:
-    """The row with its file name, and its sizes as whole numbers (some tools write 640.0)."""
-    mended: Row = {
+def _normalised_image(row: Row) -> Row:
+    """The image row with a file name, and with its size as whole numbers (some tools write 640.0)."""
+    changes: Row = {
         key: int(row[key]) for key in ("width", "height") if isinstance(row.get(key), float) and row[key] == row[key]
     }
     if not isinstance(row.get("file_name"), str):
-        mended["file_name"] = image_file(row)
-    return {**row, **mended} if mended else row
+        changes["file_name"] = image_file(row)
+    return {**row, **changes} if changes else row
 
 
 FORMAT = Format(

@@ -1,4 +1,4 @@
-"""Cityscapes ``gtFine`` label images into COCO JSON."""
+"""Converting Cityscapes ``gtFine`` label images to COCO JSON."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ __all__ = ["CITYSCAPES_CATEGORIES", "Groups", "convert_gtfine", "gtfine_splits"]
 Groups = Literal["crowd", "object"]
 
 CITYSCAPES_CATEGORIES = ("person", "car", "train", "rider", "truck", "motorcycle", "bicycle", "bus")
-"""Names of category ids 1 to 8: the order of the published checkpoints."""
+"""Names of category ids 1 to 8, in the order of the published checkpoints."""
 
 _CATEGORY_OF_LABEL = {24: 1, 26: 2, 31: 3, 25: 4, 27: 5, 32: 6, 33: 7, 28: 8}
 _SUFFIX = "_gtFine_instanceIds.png"
 
 
 def gtfine_splits(root: Path) -> dict[str, list[Path]]:
-    """The ``*_instanceIds.png`` files of each split below ``root/gtFine`` (or ``root`` itself), sorted.
+    """The sorted ``*_instanceIds.png`` files of each split in ``root/gtFine`` or ``root``.
 
     Raises:
-        DataError: there are none.
+        DataError: there are no such files.
     """
     folder = root / "gtFine" if (root / "gtFine").is_dir() else root
     found = {split: sorted((folder / split).glob(f"*/*{_SUFFIX}")) for split in ("train", "val", "test")}
@@ -42,11 +42,19 @@ def gtfine_splits(root: Path) -> dict[str, list[Path]]:
 def convert_gtfine(
     files: list[Path], *, groups: Groups = "crowd", progress: Callable[[int, int], None] | None = None
 ) -> Row:
-    """COCO JSON of label images: one annotation for every instance of the eight classes.
+    """COCO JSON from label images: one annotation per instance of the eight classes.
 
-    Pixel values from 1000 are instances (label = value // 1000). Values below are groups whose members could not be
-    told apart: ``"crowd"`` marks them iscrowd, ``"object"`` takes them as one object. bbox: tight around the pixels;
-    area: their number. Image ids follow the order of the files; file names carry the city's folder.
+    Pixel values of 1000 and more are instances (label = value // 1000). Smaller values are groups of objects without
+    individual labels. Boxes are tight around the pixels, and areas count them. Image ids follow the order of the
+    files; file names include the folder of the city.
+
+    Args:
+        files: label images, as ``gtfine_splits`` lists them.
+        groups: ``"crowd"`` marks groups as iscrowd, ``"object"`` turns each group into one object.
+        progress: called as progress(done, total) after every file.
+
+    Raises:
+        DataError: a file cannot be read or is not a label image.
     """
     images: list[Row] = []
     annotations: list[Row] = []
@@ -74,7 +82,7 @@ def _read(file: Path) -> tuple[tuple[int, int], list[Row]]:
     if values.ndim != 2 or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
         raise DataError(f"{file}: is not a label image of one 16-bit channel")
     counts = np.bincount(values.ravel())
-    slices = ndimage.find_objects(values)  # position v - 1 is the bounding box of value v
+    slices = ndimage.find_objects(values)  # index v - 1 holds the bounding box of value v
     rows: list[Row] = []
     for value in np.flatnonzero(counts).tolist():
         category_id = _CATEGORY_OF_LABEL.get(value // 1000 if value >= 1000 else value)

@@ -1,6 +1,6 @@
-"""LVIS: ``annotations/lvis_v1_{train,val}.json``, whose images are those of COCO, in ``train2017`` and ``val2017``.
+"""LVIS: ``annotations/lvis_v1_{train,val}.json`` with the images of COCO in ``train2017`` and ``val2017``.
 
-Both splits have images of both folders, so names of images begin with the folder.
+Both splits use images of both folders, so file names begin with the folder.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from detrkit.errors import DataError
 __all__ = ["FORMAT", "MINIVAL", "read"]
 
 MINIVAL = "minival"
-"""The images of val that lie in COCO's val2017, which models that have seen COCO's train2017 are judged on."""
+"""The LVIS val images in COCO val2017: the evaluation set for models that were trained on COCO train2017."""
 
 
 def locate(root: Path, split: str) -> Source | None:
-    """``lvis_v1_train.json``, else the only ``lvis*train*``; in ``annotations`` or in the folder itself.
+    """``lvis_v1_train.json`` or the only ``lvis*train*``, in ``annotations`` or in ``root``.
 
     Raises:
         DataError: several files fit equally well.
@@ -41,28 +41,29 @@ def _fits(stem: str, split: str) -> bool:
 
 
 def recognises(root: Path) -> bool:
-    """Is there an ``lvis*.json`` of any split?"""
+    """Whether there is an ``lvis*.json`` file of any split."""
     stems = [path.stem.lower() for folder in (root / "annotations", root) for path in folder.glob("*.json")]
     return any(_fits(stem, split) for stem in stems for split in SPLIT_WORDS)
 
 
 def read(source: Source) -> Table:
-    """The annotation file of a source.
+    """Read the annotation file of a source.
 
-    Where there is no file ``lvis_v1_minival*.json`` beside ``lvis_v1_val.json``, minival is made from that.
+    If the requested ``lvis_v1_minival*.json`` does not exist, minival is selected from ``lvis_v1_val.json``.
 
     Raises:
         DataError: the file is missing or has no LVIS annotations.
     """
     annotations = source.annotations if source.annotations.is_file() else source.root / source.annotations
     whole = annotations.with_name("lvis_v1_val.json")
-    made = MINIVAL in annotations.stem and not annotations.is_file() and whole.is_file()
-    table = coco.read(replace(source, annotations=whole if made else annotations), folders=_image_folders(source.root))
+    from_val = MINIVAL in annotations.stem and not annotations.is_file() and whole.is_file()
+    file = whole if from_val else annotations
+    table = coco.read(replace(source, annotations=file), folders=_image_folders(source.root))
     if table.protocol != "lvis":
         raise DataError(
             f"{table.origin}: is not an LVIS file: its images have no 'neg_category_ids'; format coco reads it"
         )
-    return _minival(table) if made else table
+    return _minival(table) if from_val else table
 
 
 def _image_folders(root: Path) -> Iterator[Path]:

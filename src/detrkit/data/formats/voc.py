@@ -1,10 +1,10 @@
 """Pascal VOC: ``Annotations/*.xml``, ``JPEGImages`` and the lists ``ImageSets/Main/train.txt`` and ``val.txt``.
 
-Without lists (LabelImg writes none) every XML file is train. XML files may also lie beside the images, in ``train``,
-``valid`` and ``test`` (Roboflow's export) or in the folder itself.
+Without lists (LabelImg writes none) every XML file belongs to train. XML files may also be next to the images, in
+``train``, ``valid`` and ``test`` (Roboflow's export) or directly in the folder.
 
-VOC counts pixels from 1 and includes the last one, so ``xmin … xmax`` becomes ``[xmin - 1, xmax]`` here. Tools that
-write the same XML counting from 0 differ by one pixel at the left and top, which clamping absorbs at the border.
+VOC counts pixels from 1 and includes the last one, so ``xmin … xmax`` becomes ``[xmin - 1, xmax]``. Boxes of tools
+that count from 0 are shifted by one pixel at the left and top; boxes at the border are clipped.
 Objects marked ``difficult`` are treated as crowd: left out of training, ignored in evaluation.
 """
 
@@ -22,31 +22,37 @@ from detrkit.errors import DataError
 
 __all__ = ["FORMAT", "read"]
 
-# How the list of a split may be called.
+# Possible names of the list of a split.
 _LISTS = {**SPLIT_WORDS, "train": (*SPLIT_WORDS["train"], "trainval")}
 
 
 def recognises(root: Path) -> bool:
-    """Are there XML files in ``Annotations``, or beside the images?"""
+    """Whether there are XML files in ``Annotations`` or next to the images."""
     return bool(_folders(root))
 
 
 def locate(root: Path, split: str) -> Source | None:
-    """A split that ``ImageSets/Main`` lists, or the folder of XML files that are all of one split."""
-    place = _folders(root).get(split)
-    if place == root / "Annotations":
-        lists = {path.stem: path for path in (root / "ImageSets" / "Main").glob("*.txt")}
+    """The list of the split in ``ImageSets/Main``, or the folder with the XML files of the split."""
+    path = _folders(root).get(split)
+    if path == root / "Annotations":
+        lists = {file.stem: file for file in (root / "ImageSets" / "Main").glob("*.txt")}
         if lists or split != "train":
-            place = next((lists[word] for word in _LISTS[split] if word in lists), None)
-    return None if place is None else Source(format="voc", root=root, split=split, annotations=place)
+            path = next((lists[word] for word in _LISTS[split] if word in lists), None)
+    return None if path is None else Source(format="voc", root=root, split=split, annotations=path)
 
 
 def read(source: Source) -> Table:
-    """One split. Classes are the names of all XML files in alphabetical order, from id 1, whatever the split has."""
+    """Read one split.
+
+    Classes are the names in the XML files of all splits, in alphabetical order from id 1.
+
+    Raises:
+        DataError: an XML file is missing or cannot be read.
+    """
     root, whole = source.root, source.root / "Annotations"
     folder = source.annotations if source.annotations.is_dir() else whole
-    files_of_all = (path for place in set(_folders(root).values()) for path in place.glob("*.xml"))
-    names = sorted({name for path in files_of_all for name in _class_names(path)})
+    all_files = (path for parent in set(_folders(root).values()) for path in parent.glob("*.xml"))
+    names = sorted({name for path in all_files for name in _class_names(path)})
     category_ids = {name: number for number, name in enumerate(names, start=1)}
     image_root = source.images or (root / "JPEGImages" if folder == whole else folder)
     files = {path.stem: path.name for path in sorted(image_root.glob("*")) if path.suffix.lower() in IMAGE_SUFFIXES}
@@ -78,36 +84,36 @@ def read(source: Source) -> Table:
 
 
 def _folders(root: Path) -> dict[str, Path]:
-    """Where the XML files of each split lie: all in ``Annotations``, else beside the images."""
+    """The folder with the XML files of each split: ``Annotations`` for all, else the image folders."""
     whole = root / "Annotations"
     if any(whole.glob("*.xml")):
         return dict.fromkeys(SPLIT_WORDS, whole)
-    places = ((split, root / word) for split, words in SPLIT_WORDS.items() for word in words)
-    found = {split: place for split, place in places if _beside_images(place)}
+    folders = ((split, root / word) for split, words in SPLIT_WORDS.items() for word in words)
+    found = {split: folder for split, folder in folders if _beside_images(folder)}
     return found or ({"train": root} if _beside_images(root) else {})
 
 
 def _beside_images(folder: Path) -> bool:
-    """Does an XML file lie beside the image of its name? Others, such as CVAT's ``annotations.xml``, are not VOC's."""
+    """Whether an image and an XML file share their name. Others, such as CVAT's ``annotations.xml``, are not VOC."""
     stems = {path.stem for path in folder.glob("*.xml")}
     images = (path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     return bool(stems) and any(path.stem in stems for path in images)
 
 
 def _stems(source: Source) -> list[str]:
-    """The names of the split: those that its list has, else of every XML file."""
+    """The image names of the split: from its list, or from all XML files of its folder."""
     path = source.annotations
     if path.is_dir():
         return sorted(file.stem for file in path.glob("*.xml"))
-    stems = _listed(path)
+    stems = _read_list(path)
     val = locate(source.root, "val")
-    if path.stem == "trainval" and val is not None:  # which it contains
-        stems -= _listed(val.annotations)
+    if path.stem == "trainval" and val is not None:  # trainval contains val
+        stems -= _read_list(val.annotations)
     return sorted(stems)
 
 
-def _listed(path: Path) -> set[str]:
-    """The names that a list has; lists of one class carry a 1, 0 or -1 behind them."""
+def _read_list(path: Path) -> set[str]:
+    """The image names in a list; in lists of a single class, 1, 0 or -1 follows each name."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return {re.sub(r"\s+(-1|0|1)$", "", line.strip()) for line in lines if line.strip()}
 
@@ -130,7 +136,7 @@ def _class_names(path: Path) -> set[str]:
 
 
 def _bbox(element: ElementTree.Element) -> list[float] | list[str | None]:
-    """[x, y, w, h]; what is not four numbers is handed on for the checks to refuse."""
+    """[x, y, w, h]; anything but four numbers is returned unchanged, and later checks report it."""
     texts = [element.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
     try:
         x1, y1, x2, y2 = (float(text or "") for text in texts)

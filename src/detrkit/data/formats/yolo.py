@@ -20,12 +20,12 @@ _FILES = ("data.yaml", "data.yml", "dataset.yaml")
 
 
 def recognises(root: Path) -> bool:
-    """Is there a ``data.yaml``?"""
+    """Whether there is a ``data.yaml``."""
     return _file(root) is not None
 
 
 def locate(root: Path, split: str) -> Source | None:
-    """A split that ``data.yaml`` names."""
+    """The source of a split that ``data.yaml`` names."""
     path = _file(root)
     if path is None:
         return None
@@ -35,9 +35,9 @@ def locate(root: Path, split: str) -> Source | None:
 
 
 def absent(root: Path) -> dict[str, str]:
-    """Splits that ``data.yaml`` names though nothing of them is there: Roboflow's names a test it did not export.
+    """Splits in ``data.yaml`` without any existing files: Roboflow names a test split even if it was not exported.
 
-    train is none of them: nothing can be done without it.
+    A missing train split is always an error and therefore not listed.
     """
     path = _file(root)
     if path is None:
@@ -52,9 +52,12 @@ def absent(root: Path) -> dict[str, str]:
 
 
 def read(source: Source) -> Table:
-    """One split. Class k of the files is category id k; an image without a label file has no objects.
+    """Read one split. Class k of the files gets category id k; an image without a label file has no objects.
 
-    Rows of a polygon (``class x1 y1 x2 y2 …``) become its box.
+    Polygon rows (``class x1 y1 x2 y2 …``) become boxes.
+
+    Raises:
+        DataError: a file cannot be read, a path does not exist, or there are no images.
     """
     path = source.annotations
     config = _config(path)
@@ -72,7 +75,7 @@ def read(source: Source) -> Table:
         images.append(row)
         try:
             row["width"], row["height"] = image_size(file)
-        except DataError:  # left without a size: whoever uses it opens it again and applies the error policy
+        except DataError:  # build_records opens images without a size again and applies on_error
             continue
         for label in _labels(_label_path(file), row):
             annotations.append({"id": len(annotations) + 1, "image_id": number, **label})
@@ -94,7 +97,7 @@ def _config(path: Path) -> Row:
 
 
 def _entries(config: Row, split: str) -> list[str]:
-    """The folders, or lists of images, that a split is made of."""
+    """The image folders or image lists of a split."""
     entry: object = next((config[word] for word in SPLIT_WORDS[split] if config.get(word)), [])
     return [str(item) for item in (entry if isinstance(entry, list) else [entry])]
 
@@ -114,28 +117,29 @@ def _names(config: Row, path: Path) -> dict[int, str]:
 
 def _images(entries: list[str], config: Row, path: Path) -> Iterator[Path]:
     for item in entries:
-        place = _resolve(item, config, path)
-        if place.is_dir():
-            yield from (file for file in place.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        found = _resolve(item, config, path)
+        if found.is_dir():
+            yield from (file for file in found.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
         else:
-            lines = place.read_text(encoding="utf-8").splitlines()
+            lines = found.read_text(encoding="utf-8").splitlines()
             yield from (_resolve(line.strip(), config, path, must_exist=False) for line in lines if line.strip())
 
 
 def _resolve(item: str, config: Row, path: Path, *, must_exist: bool = True) -> Path:
-    """A folder or file that ``data.yaml`` names: absolute, or relative to its ``path`` or to itself."""
+    """A path in ``data.yaml``: absolute, relative to its key ``path``, or relative to the file itself."""
     bases = [path.parent / str(config.get("path") or "."), path.parent]
-    tries = [base / item for base in bases]
-    if item.startswith("../"):  # some exports count from a folder below the one they are in
-        tries += [base / item.removeprefix("../") for base in bases]
-    found = next((place for place in tries if place.exists()), None)
+    candidates = [base / item for base in bases]
+    if item.startswith("../"):  # some exports have paths relative to a subfolder of their own folder
+        candidates += [base / item.removeprefix("../") for base in bases]
+    found = next((candidate for candidate in candidates if candidate.exists()), None)
     if found is None and must_exist:
-        raise DataError(f"{path}: '{item}' does not exist (looked for {', '.join(dict.fromkeys(map(str, tries)))})")
-    return found or tries[0]
+        searched = ", ".join(dict.fromkeys(map(str, candidates)))
+        raise DataError(f"{path}: '{item}' does not exist (looked for {searched})")
+    return found or candidates[0]
 
 
 def _label_path(image: Path) -> Path:
-    """``…/images/a/x.jpg`` → ``…/labels/a/x.txt``; beside the image where no folder is called images."""
+    """``…/images/a/x.jpg`` → ``…/labels/a/x.txt``; next to the image if no parent folder is named images."""
     parts = list(image.parts)
     for position in range(len(parts) - 2, -1, -1):
         if parts[position] == "images":
@@ -164,7 +168,7 @@ def _labels(path: Path, image: Row) -> Iterator[Row]:
 
 
 def _bbox(words: list[str], width: int, height: int) -> list[float] | list[str]:
-    """[x, y, w, h] in pixels; what is no row of numbers of the right length is handed on for the checks to refuse."""
+    """[x, y, w, h] in pixels; rows of another length or not of numbers are returned for later checks to report."""
     try:
         values = [float(word) for word in words]
     except ValueError:

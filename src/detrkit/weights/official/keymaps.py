@@ -1,4 +1,4 @@
-"""Official parameter names of each family, as rules over ours. One of our tensors may stand under several names."""
+"""Official parameter names of each family, as rules over our names. One tensor may have several official names."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ __all__ = ["KEYMAPS", "KeyMap", "backbone_layout", "keeps_class_names", "officia
 
 @dataclass(frozen=True)
 class KeyMap:
-    """Rules (pattern over our name, templates of the official names); the first that matches the whole name counts.
-
-    ``{layers}`` in a template stands for every decoder layer: heads that layers share stand there once for us and
-    once per layer in official files. ``{after}`` is the number after the last layer's. ``backbones``: what stands
-    before the rules for backbones of some families. ``wrapper``: what stands before the official names of the detector
-    where official code wraps it; ``outside``: rules of what is not in the wrapped detector.
-    """
+    """Parameter names of one official layout."""
 
     rules: tuple[tuple[str, tuple[str, ...]], ...]
+    """(pattern over our name, templates of the official names); the first pattern that matches the whole name is used.
+    ``{layers}`` in a template is replaced by the index of every decoder layer: a head shared by all layers has one name
+    here and one per layer in official files. ``{after}`` is replaced by the number of decoder layers."""
     backbones: Mapping[str, BackboneLayout] = field(default_factory=lambda: AUTHORS_BACKBONES)
+    """Backbone family -> layout, whose rules are tried first."""
     wrapper: str = ""
+    """Prefix of the names of the detector, where the official model wraps a detector."""
     outside: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Rules for the parameters outside the wrapped detector; they are tried before all others."""
 
     @property
     def keeps_class_names(self) -> bool:
-        """Whether files of this layout hold the names of the classes: those of the Relation-DETR repository do."""
+        """Whether files of this layout hold class names, as those of the Relation-DETR repository do."""
         return self.backbones is RELATION_BACKBONES
 
     def official(self, key: str, layers: int, backbone: BackboneLayout) -> list[str]:
-        """Every official name of our tensor ``key``; the first is the one to write gradients and errors under."""
+        """All official names of our tensor ``key``; the first is used for gradients and error messages."""
         for pattern, templates in self.outside:
             if match := re.fullmatch(pattern, key):
                 return [match.expand(template) for template in templates]
@@ -56,7 +56,7 @@ class KeyMap:
         return [key]
 
     def layout_of(self, backbone: nn.Module) -> BackboneLayout:
-        """What stands before the rules for this backbone; empty for ResNets and where there is nothing."""
+        """The layout of a backbone; empty for ResNets and other families without rules."""
         family = backbone.family.name if isinstance(backbone, Backbone) else ""
         return self.backbones.get(family, BackboneLayout())
 
@@ -118,7 +118,7 @@ _DEFORMABLE = (
 _LEARNED_QUERIES = (r"((?:tgt|refpoint)_embed\..+)", (r"transformer.\1",))
 _SHARED_CLASS = (r"class_embed\.0\.(.+)", (r"class_embed.{layers}.\1",))
 
-# The Relation-DETR repository names everything its own way.
+# The Relation-DETR repository has names of its own.
 _RELATION_REPOSITORY = (
     (r"backbone\.body\.(.+)", (r"backbone.\1",)),
     (r"input_proj\.(\d+)\.conv\.(.+)", (r"neck.convs.\1.0.\2",)),
@@ -144,7 +144,7 @@ _SALIENCE = (
     (r"filter\.(.+)", (r"transformer.\1",)),
     (r"neck\.(.+)", (r"transformer.neck.\1",)),
     (r"(encoder\.layers\.\d+)\.attention_norm\.(.+)", (r"transformer.\1.pre_norm.\2",)),
-    # the encoder ranks tokens with the head of the proposals
+    # the encoder ranks tokens with the class head of the proposals
     (r"enc_class_embed\.(.+)", (r"transformer.encoder.enhance_mcsp.\1", r"transformer.encoder_class_head.\1")),
     *_RELATION_REPOSITORY,
 )
@@ -207,7 +207,7 @@ KEYMAPS: Mapping[str, KeyMap] = {
 
 
 def _keymap(model: Detector) -> KeyMap:
-    """A family's layout for the switches that change it, or the one it has whatever the switches."""
+    """The layout of a model: that of its family and options, else that of its family."""
     family = entry(model.name).family
     variant = family
     options = model.config.flat()
@@ -223,12 +223,12 @@ def _keymap(model: Detector) -> KeyMap:
 
 
 def keeps_class_names(model: Detector) -> bool:
-    """Whether official files of a model hold the names of the classes."""
+    """Whether official files of a model hold class names."""
     return _keymap(model).keeps_class_names
 
 
 def backbone_layout(model: Detector) -> BackboneLayout:
-    """How the official repository of a model lays its backbone out."""
+    """The layout of a model's backbone in its official repository."""
     return _keymap(model).layout_of(model.get_submodule("backbone"))
 
 
@@ -239,7 +239,7 @@ def without_wrapper(model: Detector, names: Mapping[str, list[str]]) -> dict[str
 
 
 def official_names(model: Detector, keys: Iterable[str] | None = None) -> dict[str, list[str]]:
-    """Our key -> the official names of that tensor; ``keys``: all of the state dict if not given."""
+    """Our key -> the official names of that tensor, for ``keys`` or for the whole state dict."""
     keymap, backbone = _keymap(model), backbone_layout(model)
     layers = model.config.architecture.decoder_layers
     return {

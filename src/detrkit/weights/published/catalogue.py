@@ -1,7 +1,7 @@
-"""The public checkpoint files of the published repositories: what they are, where they are, which model they are for.
+"""Catalogue of the public checkpoint files of the published repositories: address, model, data and published AP.
 
-Everything here stands in the repository that is named as the source: names, addresses and AP in its README (or in
-hubconf.py where an address stands only there), read in its last version. What is not published is None.
+All values are from the source repository, at its last version: names, addresses and AP from its README, and addresses
+from hubconf.py where the README has none. Unpublished values are None.
 """
 
 from __future__ import annotations
@@ -20,45 +20,52 @@ _GITHUB = "https://github.com"
 
 @dataclass(frozen=True, kw_only=True)
 class OfficialFile:
-    """One published file.
-
-    name: what ``detrkit weights pull`` calls it · model, options: what ``create_model`` takes · data: what it was
-    trained on, which says its class slots · epochs, ap: as published, AP of boxes on the validation set in percent ·
-    source: the repository · address: where the file is; None: by hand, from ``page`` · file: its name · size: bytes ·
-    mib: megabytes (2^20) as the README rounds them · sha256: the hash or how it begins · note: what else to know.
-    """
+    """One published file."""
 
     name: str
+    """Name for ``detrkit weights pull``."""
     model: str
+    """Registry name of the model."""
     data: str
+    """Training data set; it determines the class slots."""
     epochs: int | None
+    """Training length as published."""
     ap: float | None
+    """Box AP on the validation set in percent, as published."""
     source: str
+    """URL of the repository."""
     options: Mapping[str, object] = field(default_factory=dict)
+    """Options for ``create_model``."""
     address: str | None = None
+    """URL of the file; None where it has to be downloaded by hand from ``page``."""
     page: str | None = None
+    """Web page of a file that has no direct URL."""
     file: str | None = None
+    """File name."""
     size: int | None = None
+    """Bytes."""
     mib: int | None = None
+    """Size in MiB as the README rounds it."""
     sha256: str | None = None
+    """SHA-256, or its first digits."""
     licence: str = "Apache-2.0"
     note: str = ""
 
     @property
     def family(self) -> str:
-        """The family of the model, as ``detrkit models`` has it."""
+        """The family of the model, as in ``detrkit models``."""
         return entry(self.model).family
 
     @property
     def how_to_get(self) -> str:
-        """What a user has to do, as the end of a sentence."""
+        """What a user has to do to get the file, as the end of a sentence."""
         if self.address is not None:
             return f"'detrkit weights pull {self.name}' fetches it"
         return f"download it by hand from {self.page}, then 'detrkit weights pull {self.name} --from FILE'"
 
 
 def _detr(name: str, file: str, ap: float, mib: int, **more: Any) -> OfficialFile:
-    """A file of the DETR zoo, whose names end in the first 8 digits of their SHA-256 (torch.hub's convention)."""
+    """A file of the DETR model zoo; file names end in the first 8 digits of the SHA-256 (convention of torch.hub)."""
     values: dict[str, Any] = {"data": "COCO", "epochs": 500, **more}
     return OfficialFile(
         name=name,
@@ -97,7 +104,7 @@ _DETR = (
 
 
 def _conditional(name: str, file: str, ap: float) -> OfficialFile:
-    """A file of the Conditional DETR zoo."""
+    """A file of the Conditional DETR model zoo."""
     return OfficialFile(
         name=name,
         model=name,
@@ -121,7 +128,7 @@ _CONDITIONAL = (
 
 
 def _by_hand(repository: str, model: str, data: str, epochs: int, ap: float, folder: str) -> OfficialFile:
-    """A file that the DE-DETR authors keep on Google Drive; called like its recipe."""
+    """A file of the DE-DETR authors on Google Drive; it has the name of its recipe."""
     return OfficialFile(
         name=f"{model}_{data.lower()}_{epochs}ep",
         model=model,
@@ -158,7 +165,7 @@ _DE_DETRS = tuple(
 
 
 def _drive(repository: str, model: str, epochs: int, ap: float, page: str, file: str | None = None) -> OfficialFile:
-    """A file on COCO that the authors keep on Google Drive; called like its recipe."""
+    """A COCO checkpoint on Google Drive; it has the name of its recipe."""
     return OfficialFile(
         name=f"{model}_coco_{epochs}ep",
         model=model,
@@ -171,7 +178,7 @@ def _drive(repository: str, model: str, epochs: int, ap: float, page: str, file:
     )
 
 
-# fundamentalvision/Deformable-DETR README.md (commit c968389): a file for every row.
+# fundamentalvision/Deformable-DETR README.md (commit c968389): one file per row.
 _DEFORMABLE = tuple(
     _drive("fundamentalvision/Deformable-DETR", f"deformable_detr_r50{kind}", 50, ap, f"file/d/{file}/view")
     for kind, ap, file in (
@@ -183,7 +190,7 @@ _DEFORMABLE = tuple(
     )
 )
 
-# IDEA-Research/DINO README.md (commit faa8520): one folder for all; it names one file.
+# IDEA-Research/DINO README.md (commit faa8520): one folder for all files; one file name is given.
 _DINO = tuple(
     _drive(
         "IDEA-Research/DINO",
@@ -211,7 +218,7 @@ _DINO = tuple(
 def _release(
     repository: str, model: str, file: str, ap: float | None, epochs: int, name: str, **more: Any
 ) -> OfficialFile:
-    """A release file (release/name.pth) of the Relation- and Salience-DETR repositories; called like its recipe."""
+    """A release file (release/name.pth) of Relation-DETR or Salience-DETR; it has the name of its recipe."""
     values: dict[str, Any] = {"data": "COCO", "note": "no hash is published", **more}
     return OfficialFile(
         name=name,
@@ -226,8 +233,8 @@ def _release(
 
 
 # xiuqhou/Relation-DETR README.md (commit 0c16451), "Model ZOO" and "Other DETR variants", and xiuqhou/Salience-DETR
-# README.md (commit 0812780), "Model Zoo". There is no file of Deformable-DETR++. How many classes the files of other
-# data sets have stands in themselves.
+# README.md (commit 0812780), "Model Zoo". There is no file of Deformable-DETR++. The number of classes of
+# other data sets is read from the file.
 _RELATION = (
     *(
         _release("Relation-DETR", model, f"v1.0.1/{config}_resnet50_800_1333_coco_1x.pth", ap, 12, model)
@@ -295,10 +302,10 @@ CATALOGUE: Mapping[str, OfficialFile] = {
 
 
 def find_official(name: str) -> OfficialFile:
-    """The published file of that name.
+    """The published file with this name.
 
     Raises:
-        CheckpointError: there is none; the message names the nearest.
+        CheckpointError: no such name; the message names the nearest.
     """
     if name not in CATALOGUE:
         raise CheckpointError(
@@ -309,5 +316,5 @@ def find_official(name: str) -> OfficialFile:
 
 
 def official_file_at(address: str) -> OfficialFile | None:
-    """The published file at that address, if it is one of the catalogue's."""
+    """The published file at this address; None where the catalogue has none."""
     return next((item for item in CATALOGUE.values() if item.address == address), None)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.readme_trees import ROOT, SMALL_RUN, TINY_MODEL, detrkit_cli, make_workplace
+from tests.workplace import ROOT, SMALL_RUN, TINY_MODEL, detrkit_cli, make_workplace
 
 pytestmark = pytest.mark.xdist_group("readme")  # one working folder
 
@@ -151,16 +151,16 @@ def test_other_commands_run(command: str, here: Path) -> None:
         assert set(json.loads(text)) >= {"protocol", "iou_type", "metrics", "per_class"}
 
 
-def test_prediction_writes_what_the_readme_says(here: Path, tmp_path: Path) -> None:
-    words = ["predict", "photos/", "--model", "runs/mine/best/model.safetensors", "--threshold", "0", "--out", "told"]
+def test_prediction_writes_what_the_page_says(here: Path, tmp_path: Path) -> None:
+    words = ["predict", "photos/", "--model", "runs/mine/best/model.safetensors", "--threshold", "0", "--out", "found"]
     code, text = detrkit_cli(words)
     assert code == 0, text
-    result = json.loads((here / "told" / "predictions.json").read_text(encoding="utf-8"))
+    result = json.loads((here / "found" / "predictions.json").read_text(encoding="utf-8"))
     assert [image["file_name"] for image in result["images"]] == ["a.jpg", "sub/b.png"]
     assert {row["category_id"] for row in result["annotations"]} <= {1, 7}
-    assert (here / "told" / "images" / "sub" / "b.png.png").is_file()
-    assert json.loads((here / "told" / "results.json").read_text(encoding="utf-8"))
-    assert "broken.jpg" in (here / "told" / "skipped.json").read_text(encoding="utf-8")
+    assert (here / "found" / "images" / "sub" / "b.png.png").is_file()
+    assert json.loads((here / "found" / "results.json").read_text(encoding="utf-8"))
+    assert "broken.jpg" in (here / "found" / "skipped.json").read_text(encoding="utf-8")
 
 
 PYTHON = [(page.name, number, code) for page in PAGES for number, code in enumerate(blocks(page.read_text(), "python"))]
@@ -176,31 +176,26 @@ def test_python_blocks_run(code: str, here: Path, tmp_path: Path, monkeypatch: p
     exec(compile(code, "README.md", "exec"), {})
 
 
+def prose(page: Path) -> str:
+    """A page without its code."""
+    return re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """What links may name behind ``#`` of a page: its headings, as GitHub and MkDocs spell them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = (heading.strip().lower() for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE))
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
-        if not re.match(r"[a-z]+:", target):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    text = prose(page)
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file = page.parent / target if target else page
+        assert file.exists(), f"{page.name}: {target}"
+        assert not anchor or anchor in anchors(file), f"{page.name}: {target}#{anchor}"
     for label in re.findall(r"\[[^\]]+\]\[([^\]]+)\]", text):
         assert re.search(rf"^\[{re.escape(label)}\]: ", text, re.MULTILINE), f"{page.name}: [{label}]"
-
-
-def test_models_page_agrees_with_the_registry() -> None:
-    """Every registered model is in the table, with its real number of parameters and queries."""
-    import torch
-
-    import detrkit
-
-    text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
-    told: dict[str, tuple[str, str]] = {}
-    for names, _, queries, parameters in re.findall(r"^\| (`.+?`) \| (.+?) \| (\d+) \| (.+?) \|$", text, re.MULTILINE):
-        models = re.findall(r"`(\w+)`", names)
-        sizes = re.findall(r"([\d.]+) M", parameters)
-        told |= {model: (queries, sizes[min(index, len(sizes) - 1)]) for index, model in enumerate(models)}
-    assert set(told) == set(detrkit.list_models())
-    for name, (queries, size) in told.items():
-        with torch.device("meta"):
-            model = detrkit.create_model(name)
-        assert model.config.num_queries == int(queries), name
-        assert f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f}" == size, name

@@ -1,0 +1,1 @@
+"""What makes the generated sections of the documentation; see ``docs/generate.py``."""
