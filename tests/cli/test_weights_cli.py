@@ -131,7 +131,6 @@ def test_pull_errors(here: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
         assert message in err, err
 
     fails("no published checkpoint called 'tinny'. Did you mean 'tiny'?", "tinny")
-    fails("masks are not supported yet", "detr_r50_panoptic")
     fails("by hand from https://drive.google.com", "dela_detr_r50_cityscapes_50ep")
     wrong = catalogue_entry(here, here.server.url("tiny.pth"), sha256="12345678")
     monkeypatch.setitem(CATALOGUE, "tiny", wrong)  # type: ignore[arg-type]  # a dict

@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
+from torch import Tensor, nn
 
 import detrkit
 from detrkit.inference.postprocess import select
@@ -85,12 +85,20 @@ class Case:
         result = []
         while (key := f"{prefix}target.{len(result)}.boxes") in self.tensors:
             labels = self.tensors[key.replace(".boxes", ".labels")]
-            result.append(Target(labels=labels, boxes=self.tensors[key]))
+            masks = self.tensors.get(key.replace(".boxes", ".masks"))
+            result.append(Target(labels=labels, boxes=self.tensors[key], masks=self._on_canvas(masks)))
         for index, (height, width) in enumerate(self.info.get("image_sizes_hw", []) if not result else []):
             name = f"target_xyxy_pixels.{index}"
             boxes = xyxy_to_cxcywh(self.tensors[f"{name}.boxes"] / torch.tensor([width, height] * 2))
             result.append(Target(labels=self.tensors[f"{name}.labels"], boxes=boxes))
         return result
+
+    def _on_canvas(self, masks: Tensor | None) -> Tensor | None:
+        """Masks of an image, padded as the batch is."""
+        if masks is None or "padded_hw" not in self.info:
+            return masks
+        height, width = self.info["padded_hw"]
+        return nn.functional.pad(masks.bool(), (0, width - masks.shape[2], 0, height - masks.shape[1]))
 
     def tolerance(self, kind: str = "abs") -> float:
         """Return the tolerance of one kind of numbers: ``boxes_abs``, ``losses_rel``, …; operators: ``abs``."""

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 import detrkit
+from detrkit.inference.detr_segmentation import detr_instance_masks
 from detrkit.inference.postprocess import select
+from detrkit.inference.segmentation import ImageMasks
 from detrkit.losses import Criterion, LabelAugmentation, build_classes, build_criterion
 from detrkit.models import create_model
 from detrkit.structures import Predictions
@@ -20,6 +22,7 @@ from tests.golden.harness import Case, layer_name, official_terms, one_worker_pe
 CASES = [
     "detr_r50",
     "detr_r50_dc5",
+    "detr_r50_panoptic",
     "dedetrs_branch_detr_r50",
     "de_detr_r50",
     "de_detr_r50_single_scale",
@@ -169,6 +172,28 @@ def test_postprocess(case: Case, result: Any) -> None:
             case.objects(f"{prefix}.{image}", scores, labels, boxes * scale)
 
 
+def test_masks(case: Case, result: Any) -> None:
+    _, out, _ = result
+    assert (out.masks is not None) == ("pred_masks.queries_0_10" in case.tensors)
+    if out.masks is None:
+        return
+    with torch.no_grad():
+        case.close("pred_masks.queries_0_10", out.masks[::10].dense(), "other_activations_abs")
+    canvas = tuple(case.info["padded_hw"])
+    for image, valid in enumerate(case.info["image_sizes_hw"]):
+        height, width = case.tensors[f"target.{image}.orig_size"].tolist()
+        masks = ImageMasks(out.masks, image, canvas, tuple(valid), (height, width))
+        with torch.no_grad():
+            inside = torch.cat([part for _, part in detr_instance_masks(masks, torch.arange(out.logits.shape[2]))])
+        # a pixel whose logit is 0 up to rounding may fall on either side
+        few = 1e-4 * height * width
+        name = f"postprocess_segm.{image}.mask_area_per_query"
+        case.match(name, inside.sum((1, 2)), case.tensors[name], atol=few)
+        name = f"postprocess_segm.{image}.masks_2_queries"
+        expected = case.tensors[name][:, 0].bool()
+        case.match(name, (inside[: len(expected)] ^ expected).sum(), torch.tensor(0), atol=few)
+
+
 def test_official_weights_come_back_identical(case: Case, result: Any) -> None:
     case.official_weights(result[0])
 
@@ -177,6 +202,7 @@ def test_official_weights_come_back_identical(case: Case, result: Any) -> None:
 PERTURBED = {
     "detr_r50": {"position_embedding": "learned"},
     "detr_r50_dc5": {"dilation": False},
+    "detr_r50_panoptic": {"dilation": True},
     "dedetrs_branch_detr_r50": {"num_heads": 4},
     "de_detr_r50": {"roi_aligned": False},
     "de_detr_r50_single_scale": {"roi_resolution": 6},

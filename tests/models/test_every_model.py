@@ -232,7 +232,7 @@ def test_label_augmentation_and_nms_work(case: Case, option: str) -> None:
     """They do not affect the weights, so one model serves all options."""
     tools = case.with_options(**OPTIONS[option])
     for count in (0, 1, 30):  # nothing, one object, more than there are queries
-        prepared = tools.criterion.prepare(objects(count, 1))
+        prepared = tools.criterion.prepare(case.objects(count, 1))
         assert tools.criterion(case.evaluated, prepared).total.isfinite()
         wanted = {"repeat": 2 * count, "two_stage": 2 * count, "ratio": max(count, QUERIES // 2 * bool(count))}
         if option in wanted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detrkit.losses import Matched, Term, build_criterion
-from detrkit.models import entry, list_models, model_config
+from detrkit.models import Architecture, DetectorConfig, entry, list_models, model_config
+from detrkit.models.config import option_names
 from detrkit.nn.backbone import FeatureMap
 from detrkit.nn.tokens import Tokens
 from detrkit.structures import QueryGroup, Target
@@ -99,3 +101,37 @@ def test_a_mask_head_of_a_few_lines_trains_on_every_family(name: str) -> None:
         masks_of = model.eval()(torch.randn(1, 3, SIZE, SIZE)).masks
     assert masks_of is not None
     assert masks_of.dense().shape[:2] == (1, out.logits.shape[2])
+
+
+def with_finer_map(config: DetectorConfig[Architecture]) -> DetectorConfig[Architecture]:
+    """The same, of an architecture whose mask head reads one finer map than the detector."""
+    given = config.architecture
+    kind = type("WithFinerMap", (type(given),), {"finer_maps": 1})
+    return replace(config, architecture=kind(**{name: getattr(given, name) for name in option_names(type(given))}))
+
+
+@pytest.mark.parametrize("name", sorted(NAMES.values()))
+def test_a_finer_map_for_a_mask_head_changes_nothing_in_the_detector(name: str) -> None:
+    """The same random numbers, the same weights, the same boxes to the bit."""
+    config, found = model_config(name, **small_options(name)), entry(name)
+    torch.manual_seed(0)
+    plain = found.build(config).eval()
+    seen: list[FeatureMap] = []
+
+    class Head(nn.Module):
+        def forward(self, hidden: Tensor, memory: Tokens, maps: Sequence[FeatureMap]) -> None:
+            seen.extend(maps)
+
+    torch.manual_seed(0)
+    finer = found.build(with_finer_map(config), mask_head=Head()).eval()
+    weights, others = plain.state_dict(), finer.state_dict()
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(value, others[key]) for key, value in weights.items())
+    assert [p.requires_grad for p in plain.parameters()] == [p.requires_grad for p in finer.parameters()]
+    image = torch.randn(2, 3, 70, 96)
+    with torch.no_grad():
+        wanted, out = plain(image), finer(image)
+    assert torch.equal(wanted.logits, out.logits)
+    assert torch.equal(wanted.boxes, out.boxes)
+    strides = plain.get_submodule("backbone").strides
+    assert [level.stride for level in seen] == [strides[0] // 2, *strides]

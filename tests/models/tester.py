@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from detrkit.inference.postprocess import postprocess
 from detrkit.losses import LossOutput, build_criterion
 from detrkit.models import Architecture, Detector, DetectorConfig, create_model, entry, list_models, model_config
+from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.structures import Detections, Predictions, Target, pad_images
 from tests.small import SMALL, small_model, small_options
 
@@ -43,6 +44,18 @@ def objects(*counts: int) -> list[Target]:
         Target(labels=torch.arange(count) % CLASSES, boxes=torch.rand(count, 4, generator=generator) * 0.3 + 0.2)
         for count in counts
     ]
+
+
+def with_masks(targets: Sequence[Target], canvas: tuple[int, int]) -> list[Target]:
+    """The same with a mask for each object, its box on the canvas (height, width)."""
+    height, width = canvas
+    masked = []
+    for target in targets:
+        left, top, right, bottom = cxcywh_to_xyxy(target.boxes).T[..., None]
+        x, y = ((torch.arange(side) + 0.5) / side for side in (width, height))
+        columns, rows = (left < x) & (x < right), (top < y) & (y < bottom)
+        masked.append(replace(target, masks=rows[:, :, None] & columns[:, None, :]))
+    return masked
 
 
 class Tools:
@@ -88,7 +101,12 @@ class Step:
 
 
 def step(model: Detector, batch: tuple[Tensor, Tensor], targets: list[Target], *, seed: int = 0) -> Step:
-    """Run forward with targets, losses and backward; then clear the gradients of the model."""
+    """Run forward with targets, losses and backward; then clear the gradients of the model.
+
+    Objects get masks if the model has a mask head.
+    """
+    if model.mask_head is not None:
+        targets = with_masks(targets, (batch[1].shape[1], batch[1].shape[2]))
     torch.manual_seed(seed)  # for denoising
     out = model(*batch, targets)
     found = Tools(model.config).losses(out, targets)
@@ -106,7 +124,16 @@ class Case:
     def __init__(self, name: str, *, full: bool = False) -> None:
         self.name, self.full = name, full
         self.images = images(*self.sizes)
-        self.targets = objects(3, 1)
+
+    def objects(self, *counts: int) -> list[Target]:
+        """So many objects per image, with masks where the model learns any."""
+        height, width = self.images[1].shape[1:]
+        return objects(*counts) if self.model.mask_head is None else with_masks(objects(*counts), (height, width))
+
+    @cached_property
+    def targets(self) -> list[Target]:
+        """A few objects on the images."""
+        return self.objects(3, 1)
 
     @cached_property
     def model(self) -> Detector:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ from detrkit.config import load_recipe
 from detrkit.models import Detector
 from detrkit.structures import Categories, Category
 from detrkit.weights import CATALOGUE, inspect_checkpoint, open_official, pull, save_official
-from detrkit.weights.official.class_names import CLASS_NAMES, COCO_CATEGORIES, decode_names, encode_names
+from detrkit.weights.official.class_names import (
+    CLASS_NAMES,
+    COCO_CATEGORIES,
+    COCO_PANOPTIC_CATEGORIES,
+    decode_names,
+    encode_names,
+    guess_categories,
+)
 from tests.workplace import ROOT
 
 SMALL: dict[str, Any] = {
@@ -45,6 +53,19 @@ def test_codes_equal_those_of_the_repository() -> None:
     assert decode_names(encode_names(NAMES), 3) == NAMES
     assert decode_names(encode_names(COCO_CATEGORIES), 91) == COCO_CATEGORIES
     assert bytes(encode_names(NAMES)[:4].tolist()) == b"none"  # the repository writes this for unused ids
+
+
+def test_slots_of_coco_panoptic_are_its_ids(shared: Path) -> None:
+    """250 slots, of which the data set's 133 classes have names, those of things as in detection."""
+    gt = json.loads((shared / "golden" / "eval_panoptic" / "coco_sample" / "gt.json").read_text())
+    assert {row["id"]: row["name"] for row in gt["categories"]} == {
+        category.id: category.name for category in COCO_PANOPTIC_CATEGORIES.named
+    }
+    assert len(COCO_PANOPTIC_CATEGORIES) == 250
+    assert all(category.id == label for label, category in enumerate(COCO_PANOPTIC_CATEGORIES))
+    assert COCO_PANOPTIC_CATEGORIES[:91] == COCO_CATEGORIES
+    assert guess_categories(250, {"dataset_file": "coco_panoptic"}) is COCO_PANOPTIC_CATEGORIES
+    assert guess_categories(91, {"dataset_file": "coco_panoptic"}) is COCO_CATEGORIES
 
 
 @pytest.mark.parametrize(

@@ -39,15 +39,12 @@ def list_command(as_json: JsonFlag = False) -> None:
     table.columns[0].no_wrap = True
     for item in CATALOGUE.values():
         how = "pull" if item.address else "by hand"
-        if item.model is None:
-            how = "no"
-        elif pulled_path(item.name).is_file():
+        if pulled_path(item.name).is_file():
             how = "here"
         ap = "-" if item.ap is None else f"{item.ap:.1f}"
         table.add_row(item.name, item.data, str(item.epochs or "-"), ap, str(item.mib or "-"), how)
     stdout().print(table)
     stdout().print("AP of boxes as published. 'detrkit weights pull NAME' downloads a file, or shows where to get it.")
-    stdout().print("no: it has a mask head, and masks are not supported yet.")
 
 
 def _row(item: OfficialFile) -> dict[str, object]:
@@ -112,7 +109,7 @@ def convert_weights_command(
         str | None,
         typer.Option(
             "--classes",
-            metavar="FILE|coco|cityscapes|N",
+            metavar="FILE|coco|coco_panoptic|cityscapes|N",
             help="Class names: one per line, or a COCO file; N: numbered.",
         ),
     ] = None,

@@ -41,8 +41,11 @@ class ImageMasks:
 
     def resize(self, maps: Tensor) -> Tensor:
         """Maps (n, h, w) of the canvas at any scale -> (n, H, W) of the original: bilinear, padding cut off."""
-        on_canvas = _resized(maps, self.canvas)
-        return _resized(on_canvas[:, : self.valid[0], : self.valid[1]], self.original)
+        return _resized(self.valid_part(maps), self.original)
+
+    def valid_part(self, maps: Tensor) -> Tensor:
+        """Maps (n, h, w) of the canvas at any scale -> (n, *valid) of the image as the model saw it."""
+        return _resized(maps, self.canvas)[:, : self.valid[0], : self.valid[1]]
 
     def logits(self, queries: Tensor) -> Tensor:
         """Logits (n, h, w) of the masks of some queries, at 1/4."""

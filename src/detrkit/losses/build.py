@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from detrkit.losses.classes import ClassArchitecture, ClassObjective, build_classes
 from detrkit.losses.criterion import Criterion
+from detrkit.losses.dense_masks import DenseDiceTerm, FocalMaskTerm
 from detrkit.losses.federated import FederatedClasses
 from detrkit.losses.label_augmentation import LabelAugmentation
 from detrkit.losses.matcher import HungarianMatcher
@@ -53,6 +54,17 @@ class ObjectiveOptions(ClassObjective, Protocol):
     def two_stage_match(self) -> bool: ...
 
 
+@runtime_checkable
+class MaskObjective(Protocol):
+    """An objective that has masks too; :mod:`detrkit.models.detr_panoptic` has the meaning."""
+
+    @property
+    def loss_mask(self) -> float: ...
+
+    @property
+    def loss_dice(self) -> float: ...
+
+
 class CriterionOptions(Protocol):
     """The parts of a model's configuration that a criterion reads."""
 
@@ -64,12 +76,16 @@ class CriterionOptions(Protocol):
 
 
 def build_terms(config: CriterionOptions) -> list[Term]:
-    """Class, L1 and GIoU terms with the weights of a configuration."""
+    """Class, L1 and GIoU terms, and those of masks if the objective has any, with the weights of a configuration."""
     weights = config.objective
+    masks: list[Term] = []
+    if isinstance(weights, MaskObjective) and (weights.loss_mask or weights.loss_dice):
+        masks = [FocalMaskTerm(weight=weights.loss_mask), DenseDiceTerm(weight=weights.loss_dice)]
     return [
         ClassTerm(classes=build_classes(config), weight=weights.loss_class, cost_weight=weights.cost_class),
         L1Term(weight=weights.loss_bbox, cost_weight=weights.cost_bbox),
         GIoUTerm(weight=weights.loss_giou, cost_weight=weights.cost_giou),
+        *masks,
     ]
 
 

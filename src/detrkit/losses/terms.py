@@ -54,7 +54,10 @@ class Term(ABC):
 
     @abstractmethod
     def loss(self, matched: Matched, divisor: float) -> Tensor:
-        """Sum over each layer, divided by ``divisor``, the group's :meth:`normaliser`: (L,) float32."""
+        """Sum over each layer, divided by ``divisor``, the group's :meth:`normaliser`: (L,) float32.
+
+        A term of the last layer alone returns (1,).
+        """
 
     def normaliser(self, counts: Normalisers) -> float:
         """The count that the loss is divided by."""

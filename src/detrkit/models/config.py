@@ -89,6 +89,11 @@ class Architecture:
         """Number of logits per query: one per class, plus no-object as the last for softmax classification."""
         return self.num_classes + (self.classification == "softmax")
 
+    @property
+    def finer_maps(self) -> int:
+        """How many maps finer than those of the detector its mask head reads; the backbone returns them too."""
+        return 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Input:

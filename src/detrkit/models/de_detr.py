@@ -201,7 +201,8 @@ class DEDETR(Detector):
         self.backbone = backbone
         self.position = position
         self.input_proj = nn.ModuleList(
-            LevelProjection(in_channels=channels, dim=dim, group_norm=levels > 1) for channels in backbone.channels
+            LevelProjection(in_channels=channels, dim=dim, group_norm=levels > 1)
+            for channels in backbone.channels[architecture.finer_maps :]
         )
         if levels == 4:
             self.input_proj.append(LevelProjection(in_channels=backbone.channels[-1], dim=dim, stride=2))
@@ -261,8 +262,11 @@ class DEDETR(Detector):
         )
 
     def _project(self, maps: Sequence[FeatureMap], padding_mask: Tensor) -> list[FeatureMap]:
-        sources = maps if len(self.input_proj) == len(maps) else [*maps, maps[-1]]
-        mask_padding = self.config.architecture.mask_backbone_padding
+        architecture = self.config.architecture
+        sources = maps[architecture.finer_maps :]
+        if len(sources) < len(self.input_proj):
+            sources = [*sources, maps[-1]]
+        mask_padding = architecture.mask_backbone_padding
         return [
             projection(level, padding_mask, mask_padding=mask_padding)
             for projection, level in zip(self.input_proj, sources, strict=True)

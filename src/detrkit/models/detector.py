@@ -91,10 +91,14 @@ class Detector(nn.Module, ABC):
 
 
 def build_backbone(architecture: Architecture, num_levels: int) -> Backbone:
-    """Build the backbone of an architecture, with ``num_levels`` levels."""
+    """Build the backbone of an architecture.
+
+    It returns the ``num_levels`` deepest levels, which the detector reads, and before them the finer maps that only
+    the mask head of the architecture reads.
+    """
     return Backbone(
         name=architecture.backbone,
-        num_levels=num_levels,
+        num_levels=num_levels + architecture.finer_maps,
         dilation=architecture.dilation,
         frozen_batch_norm=architecture.frozen_batch_norm,
         frozen_stride=architecture.frozen_stride,

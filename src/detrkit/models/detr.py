@@ -151,7 +151,8 @@ class DETR(Detector):
         maps = self.backbone(images, padding_mask)
         c5 = replace(maps[-1], tensor=self.input_proj(maps[-1].tensor))
         tokens = flatten_levels([c5], self.position)
-        memory = replace(tokens, content=self.encoder(tokens.content, tokens.position, tokens.padding_mask))
+        encoded = self.encoder(tokens.content, tokens.position, tokens.padding_mask)
+        memory = replace(tokens, content=encoded, projected=tokens.content)
         number = self.config.architecture.num_queries
         queries = query_groups(self.query_embed, number, images.shape[0], training=self.training)
         decoded = self.decoder(queries, memory, self.class_embed, self.bbox_embed)

@@ -14,6 +14,7 @@ from detrkit.models.deformable_detr_pp import DeformableDETRPPArchitecture, buil
 from detrkit.models.deformable_parts import DeformableArchitecture
 from detrkit.models.detector import Detector
 from detrkit.models.detr import DETRArchitecture, build_detr
+from detrkit.models.detr_panoptic import DETRPanopticArchitecture, DETRPanopticObjective, build_detr_panoptic
 from detrkit.models.dino import DINOArchitecture, build_dino
 from detrkit.models.dino_pp import (
     DINOPPArchitecture,
@@ -34,7 +35,7 @@ from detrkit.models.salience_detr import (
 __all__ = ["ALIASES", "REGISTRY", "Builder", "Entry"]
 
 Builder = Callable[..., Detector]
-"""Builds a model from a configuration of its architecture, with an optional ``mask_head``."""
+"""Builds a model from a configuration of its architecture, with an optional ``mask_head`` if it has none itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,17 @@ def _detr(summary: str, **settings: object) -> Entry:
         family="detr",
         settings=settings,
         summary=summary,
+    )
+
+
+def _detr_panoptic(summary: str, **settings: object) -> Entry:
+    return Entry(
+        build=build_detr_panoptic,
+        architecture=DETRPanopticArchitecture,
+        family="detr_panoptic",
+        settings=settings,
+        summary=summary,
+        objective=DETRPanopticObjective,
     )
 
 
@@ -255,6 +267,9 @@ REGISTRY: dict[str, Entry] = {
     "detr_r50_dc5": _detr("DETR, ResNet-50 with stride 16", dilation=True),
     "detr_r101": _detr("DETR, ResNet-101", **_R101),
     "detr_r101_dc5": _detr("DETR, ResNet-101 with stride 16", **_R101, dilation=True),
+    "detr_r50_panoptic": _detr_panoptic("DETR with a mask head, ResNet-50"),
+    "detr_r50_dc5_panoptic": _detr_panoptic("DETR with a mask head, ResNet-50 with stride 16", dilation=True),
+    "detr_r101_panoptic": _detr_panoptic("DETR with a mask head, ResNet-101", **_R101),
     "la_detr_r50": _detr("DETR with label augmentation", **_LABEL_AUGMENTATION),
     "detr_lite0": _detr("DETR, laptop size", **LITE["lite0"]),
     "de_detr_r50": _de_detr("DE-DETR, ResNet-50"),

@@ -25,6 +25,7 @@ class Tokens:
         shapes: (height, width) per level; plain numbers, so that reading them needs no device synchronisation.
         valid_cells: (B, L, 2) float, number of columns and rows of the valid area.
         level_embed: (S, C), the level embedding of every token, part of ``position``; None without one.
+        projected: (B, S, C), the content before the encoder, kept for mask heads that read it; else None.
     """
 
     content: Tensor
@@ -33,6 +34,7 @@ class Tokens:
     shapes: tuple[tuple[int, int], ...]
     valid_cells: Tensor
     level_embed: Tensor | None = None
+    projected: Tensor | None = None
 
     @property
     def sizes(self) -> list[int]:
@@ -68,7 +70,20 @@ class Tokens:
 
     def maps(self) -> list[Tensor]:
         """Return the content as maps (B, C, h, w), one per level."""
-        parts = self.content.split(self.sizes, dim=1)
+        return self._maps(self.content)
+
+    def projected_maps(self) -> list[Tensor]:
+        """Return the content before the encoder as maps (B, C, h, w), one per level.
+
+        Raises:
+            ValueError: it was not kept.
+        """
+        if self.projected is None:
+            raise ValueError("these tokens do not keep their content from before the encoder (Tokens.projected)")
+        return self._maps(self.projected)
+
+    def _maps(self, content: Tensor) -> list[Tensor]:
+        parts = content.split(self.sizes, dim=1)
         return [part.transpose(1, 2).unflatten(2, shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def padding_maps(self) -> list[Tensor]:

@@ -33,7 +33,7 @@ def available_checkpoint(model: str | None = None, given: Mapping[str, object] |
         item for item in _published_detectors() if (item.family in FAMILIES if model is None else item.model == model)
     )
     pulled = (item for item in wanted if pulled_path(item.name).is_file())
-    return next((item for item in pulled if _conflict(str(item.model), given or {}) is None), None)
+    return next((item for item in pulled if _conflict(item.model, given or {}) is None), None)
 
 
 def choose_model(draft: Draft, *, gpu: bool) -> tuple[str, DetectorConfig[Architecture]]:
@@ -86,14 +86,14 @@ def _conflict(model: str, given: Mapping[str, object]) -> str | None:
 
 
 def _published_detectors() -> list[OfficialFile]:
-    """Published checkpoints of registered models, ordered by family, then COCO first, ResNet-50 first, highest AP."""
+    """Published checkpoints, ordered by family, then COCO first, ResNet-50 first, highest AP."""
     rank = {family: index for index, family in enumerate(FAMILIES)}
     return sorted(
-        (item for item in CATALOGUE.values() if item.model is not None),
+        CATALOGUE.values(),
         key=lambda item: (
-            rank.get(item.family or "", len(rank)),
+            rank.get(item.family, len(rank)),
             item.data != "COCO",
-            not str(item.model).endswith("_r50"),
+            not item.model.endswith("_r50"),
             -(item.ap or 0),
         ),
     )

@@ -16,6 +16,7 @@ __all__ = [
     "CITYSCAPES_CATEGORIES",
     "CLASS_NAMES",
     "COCO_CATEGORIES",
+    "COCO_PANOPTIC_CATEGORIES",
     "decode_names",
     "encode_names",
     "guess_categories",
@@ -36,6 +37,16 @@ broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, 
 laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase,
 scissors, teddy bear, hair drier, toothbrush
 """
+_COCO_STUFF = """
+92 banner, 93 blanket, 95 bridge, 100 cardboard, 107 counter, 109 curtain, 112 door-stuff, 118 floor-wood,
+119 flower, 122 fruit, 125 gravel, 128 house, 130 light, 133 mirror-stuff, 138 net, 141 pillow, 144 platform,
+145 playingfield, 147 railroad, 148 river, 149 road, 151 roof, 154 sand, 155 sea, 156 shelf, 159 snow, 161 stairs,
+166 tent, 168 towel, 171 wall-brick, 175 wall-stone, 176 wall-tile, 177 wall-wood, 178 water-other,
+180 window-blind, 181 window-other, 184 tree-merged, 185 fence-merged, 186 ceiling-merged, 187 sky-other-merged,
+188 cabinet-merged, 189 table-merged, 190 floor-other-merged, 191 pavement-merged, 192 mountain-merged,
+193 grass-merged, 194 dirt-merged, 195 paper-merged, 196 food-other-merged, 197 building-other-merged,
+198 rock-merged, 199 wall-other-merged, 200 rug-merged
+"""
 # In the order of the annotation files of the DE-DETR authors.
 _CITYSCAPES_NAMES = "person, car, train, rider, truck, motorcycle, bicycle, bus"
 
@@ -48,10 +59,20 @@ def _slots(names: str, count: int, unused: Iterable[int]) -> Categories:
 COCO_CATEGORIES = _slots(_COCO_NAMES, 91, _COCO_UNUSED)
 """Classes of official COCO models: 91 slots, label = COCO id, unused ids without a name."""
 
+_STUFF = {int(number): name for number, name in (row.split() for row in _COCO_STUFF.split(","))}
+COCO_PANOPTIC_CATEGORIES = Categories(
+    (*COCO_CATEGORIES, *(Category(slot, _STUFF.get(slot)) for slot in range(len(COCO_CATEGORIES), 250)))
+)
+"""Official models of COCO panoptic: 250 slots, label = COCO id, those of stuff from 92 to 200."""
+
 CITYSCAPES_CATEGORIES = _slots(_CITYSCAPES_NAMES, 9, {0})
 """Classes of the Cityscapes models of the DE-DETR authors: 9 slots, slot 0 unused."""
 
-_KNOWN = {"coco": COCO_CATEGORIES, "cityscapes": CITYSCAPES_CATEGORIES}
+_KNOWN = {
+    "coco": COCO_CATEGORIES,
+    "coco_panoptic": COCO_PANOPTIC_CATEGORIES,
+    "cityscapes": CITYSCAPES_CATEGORIES,
+}
 
 
 def encode_names(categories: Categories) -> Tensor:
@@ -99,9 +120,9 @@ def read_classes(text: str, slots: int) -> Categories:
     """Classes that a user names for a model with ``slots`` classes.
 
     Args:
-        text: ``coco``, ``cityscapes``, a number N (N numbered classes), a text file with one name per line in label
-            order (an empty line is an unused slot), or a COCO annotation file (label = category id where the largest
-            id is the last slot, else the order of its categories).
+        text: ``coco``, ``coco_panoptic``, ``cityscapes``, a number N (N numbered classes), a text file with one name
+            per line in label order (an empty line is an unused slot), or a COCO annotation file (label = category id
+            where the largest id is the last slot, else the order of its categories).
         slots: number of classes of the model.
 
     Raises:
@@ -128,8 +149,8 @@ def _from_file(path: Path, slots: int) -> Categories:
         by_id = {int(row["id"]): str(row["name"]) for row in rows}
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(
-            f"classes '{path}': cannot be read ({getattr(error, 'strerror', None) or error}); give coco, cityscapes, a "
-            "number, a text file with one name per line, or a COCO annotation file"
+            f"classes '{path}': cannot be read ({getattr(error, 'strerror', None) or error}); give coco, "
+            "coco_panoptic, cityscapes, a number, a text file with one name per line, or a COCO annotation file"
         ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"classes '{path}': not a COCO file with categories (id, name)") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -51,10 +51,14 @@ class KeyDiff:
     def __len__(self) -> int:
         return len(self.missing) + len(self.unexpected) + len(self.mismatched)
 
-    def without(self, allowed: Iterable[Mismatch]) -> KeyDiff:
-        """A copy without the allowed mismatches."""
+    def without(self, allowed: Iterable[Mismatch], *, missing: Collection[str] = ()) -> KeyDiff:
+        """A copy without the allowed mismatches and missing names."""
         remaining = set(self.mismatched) - set(allowed)
-        return replace(self, mismatched=tuple(item for item in self.mismatched if item in remaining))
+        return replace(
+            self,
+            missing=tuple(name for name in self.missing if name not in missing),
+            mismatched=tuple(item for item in self.mismatched if item in remaining),
+        )
 
     def _kinds(self) -> list[tuple[str, list[str], list[str]]]:
         """(kind, names, text for each name) for every kind that occurs."""

@@ -16,7 +16,7 @@ from detrkit.models.detector import Detector
 from detrkit.nn.backbone import Backbone
 from detrkit.weights.official.backbone_layouts import AUTHORS_BACKBONES, RELATION_BACKBONES, BackboneLayout
 
-__all__ = ["KEYMAPS", "KeyMap", "backbone_layout", "keeps_class_names", "official_names"]
+__all__ = ["KEYMAPS", "KeyMap", "backbone_layout", "keeps_class_names", "official_names", "without_wrapper"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,10 @@ class KeyMap:
     here and one per layer in official files. ``{after}`` is replaced by the number of decoder layers."""
     backbones: Mapping[str, BackboneLayout] = field(default_factory=lambda: AUTHORS_BACKBONES)
     """Backbone family -> layout, whose rules are tried first."""
+    wrapper: str = ""
+    """Prefix of the names of the detector, where the official model wraps a detector."""
+    outside: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Rules for the parameters outside the wrapped detector; they are tried before all others."""
 
     @property
     def keeps_class_names(self) -> bool:
@@ -37,6 +41,12 @@ class KeyMap:
 
     def official(self, key: str, layers: int, backbone: BackboneLayout) -> list[str]:
         """All official names of our tensor ``key``; the first is used for gradients and error messages."""
+        for pattern, templates in self.outside:
+            if match := re.fullmatch(pattern, key):
+                return [match.expand(template) for template in templates]
+        return [self.wrapper + name for name in self._of_detector(key, layers, backbone)]
+
+    def _of_detector(self, key: str, layers: int, backbone: BackboneLayout) -> list[str]:
         for pattern, templates in (*backbone.rules, *self.rules):
             match = re.fullmatch(pattern, key)
             if match:
@@ -58,6 +68,21 @@ _TRANSFORMER = (
     (r"backbone\.body\.(.+)", (r"backbone.0.body.\1",)),
     (r"position\.(.+)", (r"backbone.1.\1",)),
     (r"((?:en|de)coder\..+)", (r"transformer.\1",)),
+)
+
+# DETRsegm: the wrapped detector is its ``detr``; the parts of its mask head are numbered from 1.
+_DETR_MASKS = (
+    *((rf"mask_head\.{ours}\.(.+)", (rf"bbox_attention.{ours[0]}_linear.\1",)) for ours in ("queries", "keys")),
+    *(
+        (rf"mask_head\.{ours}\.{index}\.(.+)", (rf"mask_head.{theirs}{index + 1}.\1",))
+        for ours, theirs, count in (
+            (r"convolution\.layers", "lay", 5),
+            (r"convolution\.norms", "gn", 5),
+            ("adapters", "adapter", 3),
+        )
+        for index in range(count)
+    ),
+    (r"mask_head\.convolution\.out\.(.+)", (r"mask_head.out_lay.\1",)),
 )
 
 _DE_DETR = (
@@ -162,6 +187,7 @@ KEYMAPS: Mapping[str, KeyMap] = {
     "dape": KeyMap(_RELATION_REPOSITORY, RELATION_BACKBONES),
     "salience_detr": KeyMap(_SALIENCE, RELATION_BACKBONES),
     "detr": KeyMap(_TRANSFORMER),
+    "detr_panoptic": KeyMap(_TRANSFORMER, wrapper="detr.", outside=_DETR_MASKS),
     "conditional_detr": KeyMap((*_CONDITIONAL, *_TRANSFORMER)),
     "de_detr": KeyMap((*_DE_DETR, *_HEADS_OF_LAYERS)),
     "de_conditional_detr": KeyMap((*_CONDITIONAL, *_DE_DETR, *_HEADS_OF_LAYERS)),
@@ -207,6 +233,12 @@ def keeps_class_names(model: Detector) -> bool:
 def backbone_layout(model: Detector) -> BackboneLayout:
     """The layout of a model's backbone in its official repository."""
     return _keymap(model).layout_of(model.get_submodule("backbone"))
+
+
+def without_wrapper(model: Detector, names: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Official names of a model, those of its detector as files of the detector alone have them."""
+    wrapper = _keymap(model).wrapper
+    return {key: [name.removeprefix(wrapper) for name in official] for key, official in names.items()}
 
 
 def official_names(model: Detector, keys: Iterable[str] | None = None) -> dict[str, list[str]]:

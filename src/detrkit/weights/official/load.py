@@ -13,7 +13,7 @@ from detrkit.errors import CheckpointError
 from detrkit.models.detector import Detector
 from detrkit.weights.official.class_names import CLASS_NAMES, decode_names, encode_names
 from detrkit.weights.official.keydiff import IGNORED, KeyDiff, Mismatch, compare
-from detrkit.weights.official.keymaps import backbone_layout, keeps_class_names, official_names
+from detrkit.weights.official.keymaps import backbone_layout, keeps_class_names, official_names, without_wrapper
 from detrkit.weights.official.recognise import recognise
 from detrkit.weights.ours import is_ours, read_info
 from detrkit.weights.reading import read_contents
@@ -23,6 +23,8 @@ __all__ = ["OfficialLoadReport", "load_official", "official_names", "to_official
 # Tensors whose number of rows depends on the number of classes or queries; ``new_head=True`` allows other numbers.
 _CLASS_HEADS = ("class_embed.", "enc_class_embed.", "one_to_many_class_embed.", "denoising.label_encoder.")
 _QUERIES = ("query_embed.", "tgt_embed.", "refpoint_embed.", "one_to_many_embed.")
+# What a file of a detector lacks for a model with masks; its absence, too, is allowed only on request.
+_MASK_HEAD = "mask_head."
 
 
 @dataclass
@@ -56,6 +58,8 @@ class OfficialLoadReport:
             lines.append(f"{_count_remark('queries', *self.queries)}{groups}")
         if self.groups[0] != self.groups[1]:
             lines.append(_count_remark("groups of queries", *self.groups))
+        if masks := sum(key.startswith(_MASK_HEAD) for key in self.fresh):
+            lines.append(f"the file has no mask head: {masks} tensors of the mask head start new")
         return lines
 
 
@@ -65,11 +69,14 @@ def _count_remark(what: str, given: int, wanted: int) -> str:
 
 
 def _names(model: Detector, given: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Our key -> accepted names in the file: official names, or our own names for one of our checkpoints."""
+    """Our key -> accepted names in the file.
+
+    Of three layouts the one that the file has most names of: official names, official names of the detector alone where
+    the official model wraps one, our own names (one of our checkpoints).
+    """
     official = official_names(model)
-    if any(key in given for key, names in official.items() if key not in names):
-        return {key: [key] for key in official}
-    return official
+    layouts = [official, without_wrapper(model, official), {key: [key] for key in official}]
+    return max(layouts, key=lambda names: sum(any(name in given for name in accepted) for accepted in names.values()))
 
 
 def load_official(
@@ -83,9 +90,9 @@ def load_official(
     Args:
         model: from :func:`detrkit.create_model`.
         state_dict_or_path: names -> tensors, or a ``.pth`` / ``.safetensors`` file.
-        new_head: allow another number of classes or queries. Class heads then keep their initial values; of the query
-            embeddings the first ones are copied, as many as both have, per group in Group DETR. Everything else must
-            fit.
+        new_head: allow another number of classes or queries, and a file without mask head. Class heads then keep their
+            initial values, and so does a mask head that the file lacks; of the query embeddings the first ones are
+            copied, as many as both have, per group in Group DETR. Everything else must fit.
 
     Raises:
         CheckpointError: missing, unexpected or mismatched keys (all named), or aliases that differ. The model is
@@ -108,12 +115,16 @@ def load_official(
         for item in diff.mismatched
         if item.key.startswith(_CLASS_HEADS + _QUERIES) and item.given[1:] == item.wanted[1:]
     }
-    if remaining := (diff.without(resized.values()) if new_head else diff):
+    masks = [key for key in names if key.startswith(_MASK_HEAD)]
+    lacking = {names[key][0] for key in masks} if not any(names[key][0] in given for key in masks) else set()
+    if remaining := (diff.without(resized.values(), missing=lacking) if new_head else diff):
         problem = f"{where}weights do not fit model '{model.name}': {remaining.summary()}"
-        if len(resized) == len(diff):
-            raise CheckpointError(f"{problem}; another class or query count: pass new_head=True to keep what fits")
+        if not diff.without(resized.values(), missing=lacking):
+            differs = ["another class or query count"] * bool(resized) + ["no mask head"] * bool(lacking)
+            raise CheckpointError(f"{problem}; {', '.join(differs)}: pass new_head=True to keep what fits")
         raise CheckpointError(problem + _advice(path, given, remaining))
     report = OfficialLoadReport(ignored=[key for key in given if key.endswith(IGNORED)])
+    report.fresh += masks if lacking else []
     for key, accepted in names.items():
         present = [name for name in accepted if name in given]
         if not present:  # not a weight: the model keeps its own value

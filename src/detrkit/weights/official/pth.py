@@ -18,7 +18,7 @@ from detrkit.weights.official.class_names import CITYSCAPES_CATEGORIES, guess_ca
 from detrkit.weights.official.load import load_official, to_official
 from detrkit.weights.official.recognise import Recognition, recognise
 from detrkit.weights.ours import is_ours, load
-from detrkit.weights.reading import Contents, read_contents
+from detrkit.weights.reading import read_contents
 
 __all__ = ["Opened", "open_checkpoint", "open_official", "save_official"]
 
@@ -60,7 +60,6 @@ def open_official(path: str | Path, *, name: str | None = None, options: Mapping
         CheckpointError: the file is unreadable, unsafe, or fits no registered model; the message names what differs.
     """
     contents = read_contents(path)
-    _refuse_masks(path, contents)
     found = recognise(contents.state, arguments=contents.arguments, name=name, options=options, file=path)
     if name is None and not found.fits:
         what = f"nearest to '{found.name}', but {found.diff.summary()}" if found.likely else "of no family known here"
@@ -72,11 +71,6 @@ def open_official(path: str | Path, *, name: str | None = None, options: Mapping
         raise CheckpointError(f"{path}: {error}") from error
     categories = guess_categories(model.config.architecture.num_classes, contents.arguments, contents.state)
     return Opened(model.eval(), found, categories)
-
-
-def _refuse_masks(path: str | Path, contents: Contents) -> None:
-    if any(name.startswith("mask_head.") for name in contents.state):
-        raise CheckpointError(f"{path}: a DETR with a mask head; masks are not supported yet")
 
 
 def open_checkpoint(path: str | Path) -> Detector:

@@ -50,6 +50,7 @@ _INVISIBLE = COMMON_OPTIONS - {
     "roi_aligned",
     "roi_resolution",
     "roi_sampling_ratio",
+    "freeze_detector",
 }
 _HEAD_DIM = 32  # in every published model
 
@@ -131,13 +132,15 @@ def recognise(
     Raises:
         CheckpointError: ``name`` cannot be built with these options.
     """
+    detector = {name.removeprefix("detr."): tensor for name, tensor in state.items()}  # DETR with masks wraps DETR
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in (options or {}).items()}
-    inferred = _options_from_tensors(state) | _options_from_arguments(arguments or {})
+    inferred = _options_from_tensors(detector) | _options_from_arguments(arguments or {})
     listed = _models_in_catalogue(file)
     candidates = list(_candidates(name, inferred, given))
-    order = _backbones(state, {candidate.backbone for candidate in candidates})
+    order = _backbones(detector, {candidate.backbone for candidate in candidates})
     candidates = [candidate for candidate in candidates if candidate.backbone in order]
-    candidates.sort(key=lambda item: (item.name not in listed, order.index(item.backbone), item.rank))
+    # of models with the same tensors the plainest, which has the shortest name
+    candidates.sort(key=lambda item: (item.name not in listed, order.index(item.backbone), item.rank, len(item.name)))
     if not _is_detector(state):
         candidates = candidates[:1]  # all are equally distant
     kinds: dict[tuple[object, ...], list[_Candidate]] = {}
@@ -202,7 +205,7 @@ def _backbone_names(name: str) -> list[frozenset[str]]:
 def _models_in_catalogue(file: str | Path | None) -> set[str]:
     """Models of the catalogue's files with this file name (downloads have a prefix)."""
     name = "" if file is None else Path(file).name
-    return {item.model for item in CATALOGUE.values() if item.model and item.file and name.endswith(item.file)}
+    return {item.model for item in CATALOGUE.values() if item.file and name.endswith(item.file)}
 
 
 def _candidates(name: str | None, inferred: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[_Candidate]:

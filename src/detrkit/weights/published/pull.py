@@ -45,8 +45,6 @@ def pull(
             that do not fit the model; the message says what to do.
     """
     item = find_official(name)
-    if item.model is None:
-        raise CheckpointError(f"'{name}': {item.how_to_get}")
     target = pulled_path(name) if to is None else Path(to)
     if source is None and _is_pulled(target, item.model):
         return Pulled(item, target, None)
