@@ -1,7 +1,7 @@
 """Reading PNG files whose pixels are numbers, not colours: segment ids of COCO panoptic files, classes of label maps.
 
-The header says what kind of PNG it is. Pillow hides it: it reads 16-bit colours as 8-bit, and stretches gray values of 2
-and 4 bits to 255.
+The header says what kind of PNG it is. Pillow hides it: it reads 16-bit colours as 8-bit, and stretches gray values of
+2 and 4 bits to 255.
 """
 
 from __future__ import annotations

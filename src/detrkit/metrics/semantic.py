@@ -18,7 +18,7 @@ from detrkit.errors import DataError
 from detrkit.metrics.coco_files import unique_names
 from detrkit.metrics.protocol import AnnotatedData, PerImage
 from detrkit.metrics.score import Numbers, Score
-from detrkit.metrics.semantic_files import matching_files, read_classes
+from detrkit.metrics.semantic_files import class_values, matching_files
 from detrkit.metrics.side_by_side import in_threads
 from detrkit.structures import Categories, SemanticMap
 
@@ -100,7 +100,7 @@ def score_semantic(
         DataError: a file is missing or is not what it should be, or holds a value that is no class; the message names
             it.
     """
-    values = read_classes(classes, ignore)
+    values = class_values(classes, ignore)
     pairs = matching_files(Path(ground_truth), Path(results))
 
     def count(path: Path) -> Counts:
@@ -117,12 +117,12 @@ def _count(truth: SemanticMap, found: SemanticMap, where: str) -> Counts:
             f"{where}: is {width}x{height} pixels, but its ground truth is {true_width}x{true_height}"
             f"{f' ({truth.path})' if truth.path else ''}; maps must have the size of their image"
         )
-    columns = len(truth.categories) + 1
-    counts = truth.labels != truth.none
-    # A class map without a class at a pixel has the largest value of its type there, which is at least ``columns - 1``.
-    place = np.minimum(found.labels[counts], columns - 1).astype(np.int64)
-    place += truth.labels[counts].astype(np.int64) * columns
-    pixels = np.bincount(place)
+    classes = len(truth.categories)
+    # The value for no class is the largest of its type, which becomes row and column ``classes``.
+    place = np.minimum(truth.labels, classes).astype(np.int64)
+    place *= classes + 1
+    place += np.minimum(found.labels, classes)
+    pixels = np.bincount(place.reshape(-1))[: classes * (classes + 1)]  # without that row
     seen = np.flatnonzero(pixels)
     return np.stack([seen, pixels[seen]], axis=1)
 

@@ -15,9 +15,9 @@ from detrkit.data.images import IMAGE_SUFFIXES
 from detrkit.data.label_maps import read_class_png
 from detrkit.errors import DataError
 from detrkit.structures import Categories, Category, SemanticMap
-from detrkit.structures.segment_maps import no_class
+from detrkit.structures.segment_maps import LabelArray, no_class
 
-__all__ = ["ClassValues", "matching_files", "read_classes"]
+__all__ = ["ClassValues", "class_values", "matching_files"]
 
 _VALUES = 2**16
 
@@ -62,17 +62,18 @@ class ClassValues:
             shown = ", ".join(map(str, wrong[:5])) + (", …" if len(wrong) > 5 else "")
             raise DataError(
                 f"{path}: value{'s' * (len(wrong) > 1)} {shown} ({pixels[wrong].sum()} pixels): no class of "
-                f"{self.source} ({_extent(ids)}) and not the value to ignore ({self.ignore}); mend the map, the classes "
-                "or the value to ignore"
+                f"{self.source} ({_extent(ids)}) and not the value to ignore ({self.ignore}); mend the map, the "
+                "classes or the value to ignore"
             )
-        kind = np.uint8 if len(ids) <= np.iinfo(np.uint8).max else np.uint16
-        label_of = np.full(_VALUES, np.iinfo(kind).max, dtype=kind)
+        small = len(ids) <= np.iinfo(np.uint8).max
+        label_of: LabelArray = np.zeros(_VALUES, np.uint8) if small else np.zeros(_VALUES, np.uint16)
+        label_of[:] = no_class(label_of)
         label_of[ids] = np.arange(len(ids))
-        label_of[ignored] = np.iinfo(kind).max
+        label_of[ignored] = no_class(label_of)
         return SemanticMap(label_of[values], self.categories, path=path)
 
 
-def read_classes(source: object, ignore: int) -> ClassValues:
+def class_values(source: object, ignore: int) -> ClassValues:
     """The classes that the values of class maps stand for.
 
     Args:

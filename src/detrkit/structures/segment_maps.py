@@ -153,9 +153,9 @@ class SemanticMap:
             raise ValueError(
                 f"{classes} classes do not fit {labels.dtype}, whose value {self.none} stands for no class"
             )
-        given = labels[labels != self.none]
-        if given.size and int(given.max()) >= classes:
-            raise ValueError(f"label {given.max()} is in the map, but there are {classes} classes")
+        largest = int((labels + labels.dtype.type(1)).max(initial=0)) - 1  # no class becomes 0, by overflow
+        if largest >= classes:
+            raise ValueError(f"label {largest} is in the map, but there are {classes} classes")
 
     @property
     def none(self) -> int:
