@@ -83,6 +83,14 @@ def test_recorded_numbers(shared: Path, name: str, golden_count: dict[str, Any])
     assert len(defined) == expected["All"]["n"]
 
 
+def test_real_ground_truth_is_its_own_perfect_result(shared: Path) -> None:
+    """With void and a crowd."""
+    truth = shared / "data" / "coco_open_panoptic" / "annotations" / "panoptic_val.json"
+    score = score_panoptic(truth, truth)
+    assert set(score.metrics.values()) == {1.0}
+    assert score.num_classes["All"] == score.num_classes["Things"] + score.num_classes["Stuff"] > 50
+
+
 # Hand-made cases: ids in the map, category of each id; a negative category is a crowd.
 
 
