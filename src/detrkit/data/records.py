@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 OnError = Literal["raise", "skip"]
-ScoreProtocol = Literal["coco", "lvis"]
+ScoreProtocol = Literal["coco", "lvis", "panoptic", "semantic"]
 _SKIP = "Correct it, or set on_error to skip to leave such {} out and count them."
 
 
