@@ -10,7 +10,9 @@ from detrkit.losses.criterion import Criterion
 from detrkit.losses.dense_masks import DenseDiceTerm, FocalMaskTerm
 from detrkit.losses.federated import FederatedClasses
 from detrkit.losses.label_augmentation import LabelAugmentation
+from detrkit.losses.masks import DiceTerm, MaskTerm
 from detrkit.losses.matcher import HungarianMatcher
+from detrkit.losses.points import MaskPoints
 from detrkit.losses.terms import ClassTerm, GIoUTerm, L1Term, Term
 
 __all__ = ["CriterionOptions", "build_criterion", "build_terms"]
@@ -55,6 +57,29 @@ class ObjectiveOptions(ClassObjective, Protocol):
 
 
 @runtime_checkable
+class PointMaskObjective(Protocol):
+    """An objective with masks that are compared at points; :mod:`detrkit.models.mask_branch` documents the fields."""
+
+    @property
+    def cost_mask(self) -> float: ...
+
+    @property
+    def cost_dice(self) -> float: ...
+
+    @property
+    def loss_mask(self) -> float: ...
+
+    @property
+    def loss_dice(self) -> float: ...
+
+    @property
+    def mask_points(self) -> int: ...
+
+    @property
+    def stuff_box(self) -> str: ...
+
+
+@runtime_checkable
 class MaskObjective(Protocol):
     """An objective that has masks too; :mod:`detrkit.models.detr_panoptic` has the meaning."""
 
@@ -79,12 +104,19 @@ def build_terms(config: CriterionOptions) -> list[Term]:
     """Class, L1 and GIoU terms, and those of masks if the objective has any, with the weights of a configuration."""
     weights = config.objective
     masks: list[Term] = []
-    if isinstance(weights, MaskObjective) and (weights.loss_mask or weights.loss_dice):
+    things_only = False
+    if isinstance(weights, PointMaskObjective):
+        points, things_only = MaskPoints(number=weights.mask_points), weights.stuff_box == "ignore"
+        masks = [
+            MaskTerm(points=points, weight=weights.loss_mask, cost_weight=weights.cost_mask),
+            DiceTerm(points=points, weight=weights.loss_dice, cost_weight=weights.cost_dice),
+        ]
+    elif isinstance(weights, MaskObjective) and (weights.loss_mask or weights.loss_dice):
         masks = [FocalMaskTerm(weight=weights.loss_mask), DenseDiceTerm(weight=weights.loss_dice)]
     return [
         ClassTerm(classes=build_classes(config), weight=weights.loss_class, cost_weight=weights.cost_class),
-        L1Term(weight=weights.loss_bbox, cost_weight=weights.cost_bbox),
-        GIoUTerm(weight=weights.loss_giou, cost_weight=weights.cost_giou),
+        L1Term(weight=weights.loss_bbox, cost_weight=weights.cost_bbox, things_only=things_only),
+        GIoUTerm(weight=weights.loss_giou, cost_weight=weights.cost_giou, things_only=things_only),
         *masks,
     ]
 

@@ -27,6 +27,8 @@ class Normalisers:
             matching.
         unmatched: number of the other matching queries.
         images: number of images.
+        things: number of objects that are things, such as cars, and not stuff, such as sky; with copies.
+        original_things: the same without copies.
     """
 
     objects: float = 0.0
@@ -34,6 +36,8 @@ class Normalisers:
     matched: float = 0.0
     unmatched: float = 0.0
     images: float = 0.0
+    things: float = 0.0
+    original_things: float = 0.0
 
     @classmethod
     def count(cls, targets: Sequence[Target], *, num_queries: int) -> Normalisers:
@@ -45,6 +49,8 @@ class Normalisers:
             matched=matched,
             unmatched=len(targets) * num_queries - matched,
             images=len(targets),
+            things=sum(_things(target) for target in targets),
+            original_things=sum(_things(target.originals()) for target in targets),
         )
 
     def __add__(self, other: Normalisers) -> Normalisers:
@@ -56,7 +62,7 @@ class Normalisers:
         return Normalisers(*(value / processes for value in astuple(self)))
 
     def tensor(self) -> Tensor:
-        """The counts as (5,) float64, to be summed over processes."""
+        """The counts as (7,) float64, to be summed over processes."""
         return torch.tensor(astuple(self), dtype=torch.float64)
 
     @classmethod
@@ -65,6 +71,12 @@ class Normalisers:
         return cls(*values.tolist())
 
     def of_group(self, group: QueryGroup) -> Normalisers:
-        """Counts with the ``objects`` that this group is matched with, at least 1 as in the official criteria."""
-        objects = self.originals if group.takes_originals else self.objects
-        return replace(self, objects=max(objects * group.repeat, 1.0))
+        """Counts with the ``objects`` and ``things`` of this group, at least 1 as in the official criteria."""
+        objects, things = self.objects, self.things
+        if group.takes_originals:
+            objects, things = self.originals, self.original_things
+        return replace(self, objects=max(objects * group.repeat, 1.0), things=max(things * group.repeat, 1.0))
+
+
+def _things(target: Target) -> int:
+    return len(target) if target.is_thing is None else int(target.is_thing.sum())

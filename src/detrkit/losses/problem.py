@@ -83,6 +83,15 @@ class Problem:
             image=torch.arange(len(targets)).repeat_interleave(counts).to(group.logits.device),
         )
 
+    @cached_property
+    def is_thing(self) -> Tensor:
+        """(G,) bool, False for stuff."""
+        parts = [
+            torch.ones_like(target.labels, dtype=torch.bool) if target.is_thing is None else target.is_thing
+            for target in self.targets
+        ]
+        return torch.cat(parts)
+
     @property
     def layers(self) -> int:
         """Number of layers."""

@@ -19,7 +19,7 @@ from detrkit.losses.problem import Candidates, Matched
 from detrkit.ops.boxes import cxcywh_to_xyxy, generalized_iou
 from detrkit.structures import QueryGroup
 
-__all__ = ["ClassTerm", "GIoUTerm", "L1Term", "Term"]
+__all__ = ["BoxTerm", "ClassTerm", "GIoUTerm", "L1Term", "Term"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,38 +96,67 @@ class ClassTerm(Term):
 
 
 @dataclass(frozen=True, kw_only=True)
-class L1Term(Term):
+class BoxTerm(Term, ABC):
+    """A term of boxes."""
+
+    things_only: bool = False
+    """Whether boxes of stuff are left out (MaskDINO): their cost is 0, which shifts all queries alike and so leaves the
+    assignment to the other terms."""
+
+    def reads(self, group: QueryGroup) -> tuple[Tensor, ...]:
+        """The boxes."""
+        return (group.boxes,)
+
+    def cost(self, candidates: Candidates) -> Tensor:
+        """Cost of the boxes of every pair."""
+        cost = self.of_pairs(candidates.boxes, candidates.target_boxes)
+        return cost * candidates.problem.is_thing[:, None] if self.things_only else cost
+
+    def loss(self, matched: Matched, divisor: float) -> Tensor:
+        """Loss of the boxes of the matched pairs."""
+        loss = self.of_matches(matched)
+        if self.things_only:
+            loss = loss * matched.problem.is_thing[matched.matches.target]
+        return matched.per_layer(loss) / divisor
+
+    def normaliser(self, counts: Normalisers) -> float:
+        """Number of objects that have a box."""
+        return counts.things if self.things_only else counts.objects
+
+    @abstractmethod
+    def of_pairs(self, boxes: Tensor, target_boxes: Tensor) -> Tensor:
+        """Costs (L', G, Q) of boxes cxcywh (L', G, Q, 4) and (1, G, 1, 4)."""
+
+    @abstractmethod
+    def of_matches(self, matched: Matched) -> Tensor:
+        """Losses (L·M,) of the matched pairs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class L1Term(BoxTerm):
     """L1 distance of boxes (cxcywh)."""
 
     name: ClassVar[str] = "loss_bbox"
 
-    def reads(self, group: QueryGroup) -> tuple[Tensor, ...]:
-        """The boxes."""
-        return (group.boxes,)
-
-    def cost(self, candidates: Candidates) -> Tensor:
+    def of_pairs(self, boxes: Tensor, target_boxes: Tensor) -> Tensor:
         """Sum of the absolute differences of the four coordinates."""
-        return (candidates.boxes - candidates.target_boxes).abs().sum(-1)
+        return (boxes - target_boxes).abs().sum(-1)
 
-    def loss(self, matched: Matched, divisor: float) -> Tensor:
-        """L1 distance of the matched pairs."""
-        return matched.per_layer((matched.boxes - matched.target_boxes).abs().sum(-1)) / divisor
+    def of_matches(self, matched: Matched) -> Tensor:
+        """L1 distance."""
+        return (matched.boxes - matched.target_boxes).abs().sum(-1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GIoUTerm(Term):
+class GIoUTerm(BoxTerm):
     """Generalised IoU of the boxes."""
 
     name: ClassVar[str] = "loss_giou"
 
-    def reads(self, group: QueryGroup) -> tuple[Tensor, ...]:
-        """The boxes."""
-        return (group.boxes,)
-
-    def cost(self, candidates: Candidates) -> Tensor:
+    def of_pairs(self, boxes: Tensor, target_boxes: Tensor) -> Tensor:
         """Negative GIoU."""
-        return -generalized_iou(cxcywh_to_xyxy(candidates.boxes), cxcywh_to_xyxy(candidates.target_boxes))
+        return -generalized_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(target_boxes))
 
-    def loss(self, matched: Matched, divisor: float) -> Tensor:
-        """1 - GIoU of the matched pairs."""
-        return matched.per_layer(1 - generalized_iou(matched.corners, matched.target_corners)) / divisor
+    def of_matches(self, matched: Matched) -> Tensor:
+        """1 - GIoU."""
+        return 1 - generalized_iou(matched.corners, matched.target_corners)

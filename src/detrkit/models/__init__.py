@@ -12,6 +12,7 @@ import timm
 from detrkit.errors import did_you_mean
 from detrkit.models.config import Architecture, DetectorConfig
 from detrkit.models.detector import Detector
+from detrkit.models.mask_branch import MASK_SETTINGS
 from detrkit.models.presets import ALIASES, REGISTRY, Entry
 from detrkit.nn.backbone.imagenet import load_backbone_weights
 
@@ -71,7 +72,13 @@ def model_config(name: str, **overrides: object) -> DetectorConfig[Architecture]
         if key not in valid:
             raise TypeError(f"model '{name}' has no option '{key}'.{did_you_mean(key, valid)}")
     _, architecture, options = found.resolve(overrides)
-    settings = {**_without_disabled(found.settings, options), **options}
+    task = str(options.get("task", found.settings.get("task", "det")))
+    if task != "det" and found.mask_branch is None and found.settings.get("task") != task:
+        raise ValueError(
+            f"model '{name}' has no mask branch: task must be '{found.settings.get('task', 'det')}', got '{task}'; "
+            "Deformable DETR, DINO, Relation-DETR, DAPE and Salience-DETR have one"
+        )
+    settings = {**_without_disabled(found.settings, options), **MASK_SETTINGS.get(task, {}), **options}
     config = DetectorConfig.from_flat(architecture, settings, objective=found.objective)
     given = config.input
     if given.image_mean is None or given.image_std is None:
@@ -119,7 +126,8 @@ def create_model(
     overrides = {**{key: value for key, value in named.items() if value is not None}, **overrides}
     config, found = model_config(name, **overrides), entry(name)
     build, _, _ = found.resolve(overrides)
-    model = build(config)
+    branch = found.mask_branch if config.architecture.task != "det" else None
+    model = build(config) if branch is None else build(config, mask_head=branch(config.architecture))
     model.name = ALIASES.get(name, name)
     if pretrained_backbone:
         body = model.get_submodule("backbone.body")

@@ -28,6 +28,8 @@ DETR_SHORT_SIDES = tuple(range(480, 801, 32))
 class Architecture:
     """Options that every architecture has; each paper extends this class."""
 
+    task: Literal["det", "inst", "sem", "pan"] = "det"
+    """Detection, or instance, semantic or panoptic segmentation, for which the model has a mask branch."""
     num_classes: int = 91
     """Classes without no-object. Official COCO models keep 91 slots: label = raw COCO id."""
     num_queries: int = 100
@@ -70,6 +72,7 @@ class Architecture:
         Raises:
             ValueError: a value is out of range; the message names the field.
         """
+        check_choices(self, {"task": ("det", "inst", "sem", "pan")})
         if self.classification not in ("softmax", "focal"):
             raise ValueError(f"classification must be 'softmax' or 'focal', got {self.classification!r}")
         for name in ("num_classes", "num_queries"):
@@ -177,6 +180,12 @@ class Postprocessing:
     """IoU threshold of class-wise non-maximum suppression; None: no suppression."""
     nms_decay: float | None = None
     """Factor on the score of suppressed detections, which then stay (published: 0.01); None: they are removed."""
+    mask_quality: bool = True
+    """Multiply the score of an instance by the mean probability of the pixels of its mask (Mask2Former, MaskDINO)."""
+    panoptic_threshold: float = 0.25
+    """Class score that a query needs to become a panoptic segment."""
+    panoptic_overlap: float = 0.8
+    """Share of the pixels of its mask that a query must win against the others to become a panoptic segment."""
 
     def __post_init__(self) -> None:
         """Check values; raise ValueError naming the field."""

@@ -82,6 +82,11 @@ class DeformableArchitecture(Architecture):
                 f"classification must be 'focal', got {self.classification!r}"
             )
 
+    @property
+    def finer_maps(self) -> int:
+        """The map at 1/4, which the mask branch reads, where it is none of the detector's own levels."""
+        return int(self.task != "det" and self.backbone_levels < 4)
+
 
 class LayerOptions(TypedDict):
     """Constructor arguments of encoder and decoder layers."""

@@ -7,6 +7,7 @@ Trained in two steps, as published: DETR on the boxes of things and stuff, then 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from detrkit.models.config import DetectorConfig, Objective
 from detrkit.models.detr import DETR, DETRArchitecture, build_detr
@@ -23,6 +24,7 @@ class DETRPanopticArchitecture(DETRArchitecture):
         freeze_detector: train the mask head alone. Dropout of the detector stays on in training, as published.
     """
 
+    task: Literal["det", "inst", "sem", "pan"] = "pan"
     num_classes: int = 250
     freeze_detector: bool = False
 

@@ -12,7 +12,7 @@ from detrkit.models.de_detr import DEDETRArchitecture, build_de_detr
 from detrkit.models.deformable_detr import build_deformable_detr
 from detrkit.models.deformable_detr_pp import DeformableDETRPPArchitecture, build_deformable_detr_pp
 from detrkit.models.deformable_parts import DeformableArchitecture
-from detrkit.models.detector import Detector
+from detrkit.models.detector import Detector, MaskHead
 from detrkit.models.detr import DETRArchitecture, build_detr
 from detrkit.models.detr_panoptic import DETRPanopticArchitecture, DETRPanopticObjective, build_detr_panoptic
 from detrkit.models.dino import DINOArchitecture, build_dino
@@ -23,6 +23,7 @@ from detrkit.models.dino_pp import (
     build_dino_with_relation,
 )
 from detrkit.models.lite import LITE
+from detrkit.models.mask_branch import MaskObjective, build_mask_branch
 from detrkit.models.relation_detr import RelationArchitecture, build_relation_detr
 from detrkit.models.salience_detr import (
     SalienceArchitecture,
@@ -63,6 +64,8 @@ class Entry:
     with_relation: tuple[Builder, type[Architecture]] | None = None
     """Builder and architecture used instead if an option that only this architecture has, such as a relation, differs
     from its default."""
+    mask_branch: Callable[..., MaskHead] | None = None
+    """Builds the mask branch of an architecture, for tasks with masks; None: the model has no such tasks."""
     slow_sampling: bool = False
     """Whether sampling offsets and reference points learn at a lower rate, as in Deformable DETR."""
 
@@ -184,6 +187,8 @@ def _deformable(summary: str, **settings: object) -> Entry:
         family="deformable_detr",
         settings={**_DEFORMABLE, **settings},
         summary=summary,
+        objective=MaskObjective,
+        mask_branch=build_mask_branch,
         slow_sampling=True,
     )
 
@@ -195,6 +200,8 @@ def _dino(summary: str, **settings: object) -> Entry:
         family="dino",
         settings={**_DINO, **settings},
         summary=summary,
+        objective=MaskObjective,
+        mask_branch=build_mask_branch,
         with_relation=(build_dino_with_relation, DINOWithRelationArchitecture),
     )
 
@@ -206,6 +213,8 @@ def _dino_pp(summary: str, **settings: object) -> Entry:
         family="dino",
         settings={**_DINO, **_REPOSITORY, **settings},
         summary=summary,
+        objective=MaskObjective,
+        mask_branch=build_mask_branch,
     )
 
 
@@ -216,6 +225,8 @@ def _relation(summary: str, **settings: object) -> Entry:
         family="relation_detr",
         settings={**_RELATION, **settings},
         summary=summary,
+        objective=MaskObjective,
+        mask_branch=build_mask_branch,
     )
 
 
@@ -233,6 +244,8 @@ def _dape(summary: str, **settings: object) -> Entry:
         family="dape",
         settings={**_RELATION, **settings},
         summary=summary,
+        objective=MaskObjective,
+        mask_branch=build_mask_branch,
     )
 
 
@@ -244,6 +257,7 @@ def _salience(summary: str, **settings: object) -> Entry:
         settings={**_DINO, **_REPOSITORY, **settings},
         summary=summary,
         objective=SalienceObjective,
+        mask_branch=build_mask_branch,
         with_relation=(build_salience_detr_with_relation, SalienceWithRelationArchitecture),
     )
 
@@ -326,9 +340,13 @@ REGISTRY: dict[str, Entry] = {
     "relation_detr_focalnet_l": _relation("Relation-DETR, FocalNet-L, 5 levels", **_RELATION_FOCALNET_L),
     "dape_r50": _dape("DAPE, rank 16: a reconstruction from the published description"),
     "dape_r50_rank64": _dape("DAPE, rank 64 (reconstruction)", relation_rank=64, code_rank=64),
+    "mask_dape_r50": _dape("Mask-DAPE, rank 16 (reconstruction); `task`: inst, sem or pan", task="inst"),
     "dape_r50_rank128": _dape("DAPE, rank 128 (reconstruction)", relation_rank=128, code_rank=128),
     "dape_lite0": _dape(
         "DAPE, laptop size (reconstruction): the embedded default", **LITE["lite0"], one_to_many_queries=150
+    ),
+    "mask_dape_lite0": _dape(
+        "Mask-DAPE, laptop size (reconstruction)", **LITE["lite0"], one_to_many_queries=150, task="inst"
     ),
     "relation_detr_lite0": _relation("Relation-DETR, laptop size", **LITE["lite0"], one_to_many_queries=150),
     "salience_detr_r50": _salience("Salience-DETR, ResNet-50"),

@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from detrkit.models.config import DetectorConfig, Objective
+from detrkit.models.config import DetectorConfig
 from detrkit.models.deformable_parts import (
     build_neck,
     build_trunk,
@@ -32,6 +32,7 @@ from detrkit.models.deformable_parts import (
 )
 from detrkit.models.detector import MaskHead
 from detrkit.models.dino import DINO, DINOArchitecture, DINODecoder, decoder_parts, dino_heads, learned_query_modules
+from detrkit.models.mask_branch import MaskObjective
 from detrkit.models.relation_detr import RelationDecoder, RelationOptions, check_relation, relation_parts, xavier_heads_
 from detrkit.nn.backbone.padding import valid_sizes
 from detrkit.nn.deformable import DeformableDecoderLayer, deformable_xavier_
@@ -55,7 +56,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class SalienceObjective(Objective):
+class SalienceObjective(MaskObjective):
     """Objective of Salience-DETR.
 
     Attributes:

@@ -35,6 +35,7 @@ class Queries:
         reference: initial boxes (B, N, 4) or points (B, N, 2) in [0, 1] of the valid area, or None.
         sees: names of the other sets that these queries attend to in self-attention, besides their own set.
         blocked: (1 or B, 1, N, N) bool, True where a query (row) must not attend to another (column); None: nowhere.
+        masked: whether their masks are learned, if the model has a mask head.
         pairs, repeat, ignored, normaliser: see :class:`detrkit.structures.QueryGroup`.
     """
 
@@ -44,6 +45,7 @@ class Queries:
     reference: Tensor | None = None
     sees: tuple[str, ...] = ()
     blocked: Tensor | None = None
+    masked: bool = True
     pairs: tuple[Tensor, Tensor, Tensor] | None = None
     repeat: int = 1
     ignored: Tensor | None = None
@@ -201,7 +203,7 @@ class Decoded:
         for query_set in self.queries:
             if query_set.name == name:
                 part = slice(start, start + query_set.number)
-                masks = None if self.masks is None else self.masks[part]
+                masks = None if self.masks is None or not query_set.masked else self.masks[part]
                 tensors = (self.hidden[:, :, part], self.logits[:, :, part], self.boxes[:, :, part])
                 return Decoded((query_set,), *tensors, masks)
             start += query_set.number
