@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 import detrkit
-from detrkit.errors import CheckpointError
+from detrkit.errors import CheckpointError, DataError
 from detrkit.losses import build_criterion
 from detrkit.models import Detector
 from detrkit.nn.masks import sample_points
 from detrkit.structures import MaskView
 from detrkit.training.task import start_from
-from tests.models.tester import images, objects, roughen, step
+from detrkit.weights import open_official
+from tests.models.tester import add_noise_to_weights, images, objects, step, with_masks
 from tests.small import small_model, small_options
 
 NAME = "detr_r50_panoptic"
@@ -30,7 +31,7 @@ def masks_of(model: Detector, batch: tuple[Tensor, Tensor]) -> MaskView:
 def test_chosen_masks_are_those_of_all() -> None:
     """Whichever way they are asked for, and however many at a time."""
     model = small_model(NAME, num_queries=20).eval()
-    roughen(model)
+    add_noise_to_weights(model)
     with torch.no_grad():
         masks = masks_of(model, images((70, 96), (64, 81)))
         dense = masks.dense()
@@ -50,7 +51,7 @@ def test_chosen_masks_are_those_of_all() -> None:
 def test_with_masked_padding_masks_do_not_depend_on_the_batch() -> None:
     sizes = ((75, 99), (96, 130), (64, 64))
     model = small_model(NAME, mask_backbone_padding=True).eval()
-    roughen(model)
+    add_noise_to_weights(model)
     padded, mask = images(*sizes)
     with torch.no_grad():
         together = masks_of(model, (padded, mask)).dense()
@@ -86,17 +87,14 @@ def test_it_learns_masks() -> None:
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     losses = []
     for _ in range(15):
-        found = step_and_keep(model)
-        losses.append(float(found))
+        losses.append(float(mask_loss(model)))
         optimizer.step()
         optimizer.zero_grad()
     assert losses[-1] < 0.9 * losses[0]
 
 
-def step_and_keep(model: Detector) -> Tensor:
-    """Loss of the masks, with gradients."""
-    from tests.models.tester import with_masks
-
+def mask_loss(model: Detector) -> Tensor:
+    """Losses of the masks of one batch; the gradients stay."""
     torch.manual_seed(0)
     batch, targets = images((64, 96)), with_masks(objects(2), (64, 96))
     output = build_criterion(model.config)(model(*batch), targets)
@@ -107,7 +105,7 @@ def step_and_keep(model: Detector) -> Tensor:
 def test_targets_without_masks_are_an_error() -> None:
     model = small_model(NAME)
     out = model(*images((64, 96)))
-    with pytest.raises(ValueError, match=r"image 0 has no masks to learn from: give Target\.masks, or set loss_mask"):
+    with pytest.raises(DataError, match=r"image 0 has no masks to learn from: give Target\.masks, or set loss_mask"):
         build_criterion(model.config)(out, objects(2))
     boxes = build_criterion(model.config.replace(loss_mask=0.0, loss_dice=0.0))
     assert not {"loss_mask", "loss_dice"} & boxes(out, objects(2)).terms.keys()
@@ -144,13 +142,11 @@ def test_a_part_of_a_mask_head_is_an_error() -> None:
 
 
 def test_an_official_file_is_recognised(tmp_path: Path) -> None:
-    from detrkit.weights.official.pth import open_official
-
     sizes = {key: value for key, value in small_options(NAME).items() if key != "backbone"}
     model = detrkit.create_model(NAME, **sizes, backbone="resnet50.tv_in1k")
     path = tmp_path / "detr-r50-panoptic.pth"
     torch.save({"model": detrkit.to_official(model)}, path)
     opened = open_official(path, options={"num_heads": 4})
-    assert opened.match.name in ("detr_r50_panoptic", "detr_r50_dc5_panoptic")
+    assert opened.recognition.name in ("detr_r50_panoptic", "detr_r50_dc5_panoptic")
     assert all(torch.equal(value, opened.model.state_dict()[key]) for key, value in model.state_dict().items())
     assert isinstance(opened.model.mask_head, nn.Module)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from detrkit.errors import DataError
 from detrkit.losses.classes import focal_loss
 from detrkit.losses.masks import dice_loss
 from detrkit.losses.problem import Matched
@@ -48,7 +49,7 @@ class DenseMaskTerm(Term, ABC):
         """(1,), of the last layer.
 
         Raises:
-            ValueError: a target has no masks.
+            DataError: a target has no masks.
         """
         losses = matched.once(_Losses, lambda: _last_layer(matched))
         return self.of(losses).sum()[None] / divisor
@@ -87,7 +88,7 @@ def _last_layer(matched: Matched) -> _Losses:
     assert masks is not None
     for target in targets:
         if target.masks is None:
-            raise ValueError(
+            raise DataError(
                 f"image {target.image_id} has no masks to learn from: give Target.masks, or set loss_mask and "
                 "loss_dice to 0 to train boxes alone"
             )
