@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detrkit.inference.detr_segmentation import DETRPanopticRules, detr_instance_masks, detr_panoptic_segments
-from detrkit.inference.segmentation import ImageMasks, Segments
+from detrkit.inference.segmentation import FoundSegments, ImageMasks
 from detrkit.losses import Softmax
 from detrkit.losses.dense_masks import DenseDiceTerm, DenseMaskTerm, FocalMaskTerm
 from detrkit.losses.problem import Matched, Matches, Problem
@@ -67,7 +67,7 @@ def test_instances(case: Case) -> None:
         case.equal(f"segm.{image}.masks", inside[:, None])
 
 
-def segments_of(case: Case, image: int, *, threshold: float, small: int = 4) -> Segments:
+def segments_of(case: Case, image: int, *, threshold: float, small: int = 4) -> FoundSegments:
     """Official code takes the padding of a batch along, so here the image is alone on its canvas."""
     masks = masks_of(case.tensors["pred_masks"][None])
     processed, original = sizes_of(case, image)

@@ -14,7 +14,7 @@ from torch import Tensor
 from detrkit.inference.postprocess import select
 from detrkit.inference.segmentation import ImageMasks, PanopticRules, instance_masks, panoptic_segments, semantic_labels
 from detrkit.losses import ClassTerm, Criterion, Focal, GIoUTerm, HungarianMatcher, L1Term, LabelAugmentation, Softmax
-from detrkit.losses.masks import DiceTerm, MaskTerm
+from detrkit.losses.mask_terms import DiceTerm, MaskTerm
 from detrkit.losses.points import MaskPoints
 from detrkit.losses.problem import Problem
 from detrkit.losses.terms import Term

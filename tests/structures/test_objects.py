@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detrkit.losses import LabelAugmentation, Problem
 from detrkit.nn.denoising import Denoising
+from detrkit.nn.masks import EmbeddedMasks
 from detrkit.structures import Batch, Objects, QueryGroup, Target
 
 
@@ -72,10 +73,14 @@ def test_label_augmentation_and_query_groups_include_every_field() -> None:
     backwards = LabelAugmentation(ratio=0.5, random_order=lambda n: torch.arange(n).flip(0))
     (drawn,) = backwards([target], 10)
     assert agree(drawn, [0, 1, 2, 2, 1])
-    group = QueryGroup(torch.zeros(1, 1, 9, 1), torch.zeros(1, 1, 9, 4), repeat=3, class_agnostic=True)
+    masks = EmbeddedMasks(torch.zeros(1, 1, 9, 2), torch.zeros(1, 2, 4, 4))
+    group = QueryGroup(torch.zeros(1, 1, 9, 1), torch.zeros(1, 1, 9, 4), masks=masks, repeat=3, class_agnostic=True)
     (own,) = Problem.of(group, [drawn]).targets
     assert agree(own, [0, 1, 2] * 3)
     assert not own.labels.any()
+    (boxes_only,) = Problem.of(replace(group, masks=None), [drawn]).targets
+    assert boxes_only.masks is None, "masks that nothing is compared with are not repeated"
+    assert len(boxes_only) == 9
 
 
 def test_concatenation() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from detrkit.inference.segmentation import ImageMasks, Segments
+from detrkit.inference.segmentation import FoundSegments, ImageMasks
 from detrkit.losses.classes import ClassLoss
 
 __all__ = ["DETRPanopticRules", "detr_instance_masks", "detr_panoptic_segments"]
@@ -51,7 +51,7 @@ class DETRPanopticRules:
 
 def detr_panoptic_segments(
     masks: ImageMasks, class_logits: Tensor, *, classes: ClassLoss, is_thing: Tensor, rules: DETRPanopticRules
-) -> Segments:
+) -> FoundSegments:
     """Every pixel to the query with the highest mask logit, until no segment is small.
 
     Queries of one stuff class count as the first of them, but only in the first pass: once small segments are given
@@ -74,11 +74,11 @@ def detr_panoptic_segments(
         ids = _at_original(owner[_winner(masks, logits)], masks)
         kept = torch.bincount(ids.flatten(), minlength=len(label)) > rules.small
         if kept.all():
-            return Segments((ids + 1).to(torch.int32), label.tolist(), score.tolist())
+            return FoundSegments((ids + 1).to(torch.int32), label.tolist(), score.tolist())
         logits, label, score = logits[kept], label[kept], score[kept]
         owner = torch.arange(len(label), device=label.device)
     nothing = torch.zeros(masks.original, dtype=torch.int32, device=label.device)
-    return Segments(nothing, [], [])
+    return FoundSegments(nothing, [], [])
 
 
 def _first_of_stuff(labels: list[int], is_thing: list[bool]) -> Tensor:

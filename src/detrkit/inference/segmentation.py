@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from detrkit.losses.classes import ClassLoss
 from detrkit.structures import MaskView
 
-__all__ = ["ImageMasks", "PanopticRules", "Segments", "instance_masks", "panoptic_segments", "semantic_labels"]
+__all__ = ["FoundSegments", "ImageMasks", "PanopticRules", "instance_masks", "panoptic_segments", "semantic_labels"]
 
 _PIXELS_AT_ONCE = 2**25  # of masks in float32 that exist at a time: 128 MiB
 
@@ -123,7 +123,7 @@ class PanopticRules:
 
 
 @dataclass(frozen=True)
-class Segments:
+class FoundSegments:
     """Segments of an image that do not overlap.
 
     Attributes:
@@ -139,7 +139,7 @@ class Segments:
 
 def panoptic_segments(
     masks: ImageMasks, class_logits: Tensor, *, classes: ClassLoss, is_thing: Tensor, rules: PanopticRules
-) -> Segments:
+) -> FoundSegments:
     """Every pixel to the query that claims it most, then what is left of each query's mask (Mask2Former, section 3).
 
     Args:
@@ -178,7 +178,7 @@ def _segments(
     scores: list[float],
     is_thing: list[bool],
     overlap: float,
-) -> Segments:
+) -> FoundSegments:
     """Numbers the queries that keep enough of their mask; those of one stuff class get one number."""
     count = len(sizes)
     won = torch.bincount(winner[winner >= 0], minlength=count).tolist()
@@ -201,4 +201,4 @@ def _segments(
             stuff[label] = number[query]
     numbers = torch.tensor(number, dtype=torch.int32, device=winner.device)
     ids = torch.where(inside, numbers[winner], numbers[-1])
-    return Segments(ids, [label for label, _ in found], [score for _, score in found])
+    return FoundSegments(ids, [label for label, _ in found], [score for _, score in found])

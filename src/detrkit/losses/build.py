@@ -10,7 +10,7 @@ from detrkit.losses.criterion import Criterion
 from detrkit.losses.dense_masks import DenseDiceTerm, FocalMaskTerm
 from detrkit.losses.federated import FederatedClasses
 from detrkit.losses.label_augmentation import LabelAugmentation
-from detrkit.losses.masks import DiceTerm, MaskTerm
+from detrkit.losses.mask_terms import DiceTerm, MaskTerm
 from detrkit.losses.matcher import HungarianMatcher
 from detrkit.losses.points import MaskPoints
 from detrkit.losses.terms import ClassTerm, GIoUTerm, L1Term, Term
@@ -20,6 +20,9 @@ __all__ = ["CriterionOptions", "build_criterion", "build_terms"]
 
 class ArchitectureOptions(ClassArchitecture, Protocol):
     """The fields of an architecture that a criterion reads."""
+
+    @property
+    def task(self) -> str: ...
 
     @property
     def num_queries(self) -> int: ...
@@ -57,7 +60,7 @@ class ObjectiveOptions(ClassObjective, Protocol):
 
 
 @runtime_checkable
-class PointMaskObjective(Protocol):
+class PointMaskOptions(Protocol):
     """An objective with masks that are compared at points; :mod:`detrkit.models.mask_branch` documents the fields."""
 
     @property
@@ -80,7 +83,7 @@ class PointMaskObjective(Protocol):
 
 
 @runtime_checkable
-class MaskObjective(Protocol):
+class DenseMaskOptions(Protocol):
     """An objective that has masks too; :mod:`detrkit.models.detr_panoptic` has the meaning."""
 
     @property
@@ -101,17 +104,17 @@ class CriterionOptions(Protocol):
 
 
 def build_terms(config: CriterionOptions) -> list[Term]:
-    """Class, L1 and GIoU terms, and those of masks if the objective has any, with the weights of a configuration."""
-    weights = config.objective
+    """Class, L1 and GIoU terms, and those of masks for a task with masks, with the weights of a configuration."""
+    weights, masked = config.objective, config.architecture.task != "det"
     masks: list[Term] = []
     things_only = False
-    if isinstance(weights, PointMaskObjective):
+    if masked and isinstance(weights, PointMaskOptions):
         points, things_only = MaskPoints(number=weights.mask_points), weights.stuff_box == "ignore"
         masks = [
             MaskTerm(points=points, weight=weights.loss_mask, cost_weight=weights.cost_mask),
             DiceTerm(points=points, weight=weights.loss_dice, cost_weight=weights.cost_dice),
         ]
-    elif isinstance(weights, MaskObjective) and (weights.loss_mask or weights.loss_dice):
+    elif masked and isinstance(weights, DenseMaskOptions) and (weights.loss_mask or weights.loss_dice):
         masks = [FocalMaskTerm(weight=weights.loss_mask), DenseDiceTerm(weight=weights.loss_dice)]
     return [
         ClassTerm(classes=build_classes(config), weight=weights.loss_class, cost_weight=weights.cost_class),

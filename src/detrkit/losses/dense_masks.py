@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from detrkit.errors import DataError
 from detrkit.losses.classes import focal_loss
-from detrkit.losses.masks import dice_loss
+from detrkit.losses.mask_terms import dice_loss
 from detrkit.losses.problem import Matched
 from detrkit.losses.terms import Term
 from detrkit.structures import MaskView, QueryGroup, Target
@@ -72,7 +72,7 @@ class FocalMaskTerm(DenseMaskTerm):
 
 @dataclass(frozen=True, kw_only=True)
 class DenseDiceTerm(DenseMaskTerm):
-    """Dice over all pixels, see :func:`detrkit.losses.masks.dice_loss`."""
+    """Dice over all pixels, see :func:`detrkit.losses.mask_terms.dice_loss`."""
 
     name: ClassVar[str] = "loss_dice"
 

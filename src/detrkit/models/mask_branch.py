@@ -20,7 +20,7 @@ from detrkit.models.config import Objective, check_choices
 from detrkit.models.deformable_parts import DeformableArchitecture
 from detrkit.models.detector import build_backbone
 from detrkit.nn.heads import MLP
-from detrkit.nn.masks import MaskHead, PixelEmbedding
+from detrkit.nn.masks import MaskBranch, PixelEmbedding
 
 __all__ = ["MASK_SETTINGS", "MaskObjective", "build_mask_branch"]
 
@@ -60,9 +60,9 @@ class MaskObjective(Objective):
             raise ValueError(f"mask_points must be at least 4, got {self.mask_points}")
 
 
-def build_mask_branch(architecture: DeformableArchitecture) -> MaskHead:
+def build_mask_branch(architecture: DeformableArchitecture) -> MaskBranch:
     """Build the branch, randomly initialised, for the width and the finest backbone map of an architecture."""
     with torch.device("meta"):  # only the number of channels is of interest
         channels = build_backbone(architecture, architecture.backbone_levels).channels[0]
     dim = architecture.hidden_dim
-    return MaskHead(pixels=PixelEmbedding(in_dim=channels, dim=dim), queries=MLP(dim, dim, dim, num_layers=3))
+    return MaskBranch(pixels=PixelEmbedding(in_dim=channels, dim=dim), queries=MLP(dim, dim, dim, num_layers=3))

@@ -262,6 +262,8 @@ def _salience(summary: str, **settings: object) -> Entry:
     )
 
 
+# Maps of 80 x 80 cells need fewer points than those of 256 x 256.
+_LITE = {**LITE["lite0"], "mask_points": 3136}
 _R101 = {"backbone": "resnet101.tv_in1k"}
 # Pre-trained at 384 pixels with windows of 12; nothing frozen, a norm on every level.
 _SWIN_L = {
@@ -311,9 +313,7 @@ REGISTRY: dict[str, Entry] = {
     "deformable_detr_r50_single_scale_dc5": _deformable(
         "Deformable DETR on one level of stride 16", **_ONE_LEVEL, dilation=True
     ),
-    "deformable_detr_lite0": _deformable(
-        "Deformable DETR ++ two-stage, laptop size", **{**_TWO_STAGE, **LITE["lite0"]}
-    ),
+    "deformable_detr_lite0": _deformable("Deformable DETR ++ two-stage, laptop size", **{**_TWO_STAGE, **_LITE}),
     "dino_r50_4scale": _dino("DINO, ResNet-50, 4 levels"),
     "dino_r50_5scale": _dino("DINO, ResNet-50, 5 levels", num_feature_levels=5, backbone_levels=4),
     "dino_swin_l_4scale": _dino("DINO, Swin-L, 4 levels", **_SWIN_L),
@@ -333,7 +333,7 @@ REGISTRY: dict[str, Entry] = {
         summary="Deformable DETR ++ two-stage, of the same repository",
         slow_sampling=True,
     ),
-    "dino_lite0": _dino("DINO, laptop size", **LITE["lite0"]),
+    "dino_lite0": _dino("DINO, laptop size", **_LITE),
     "relation_detr_r50": _relation("Relation-DETR, ResNet-50"),
     "relation_detr_swin_l": _relation("Relation-DETR, Swin-L", **_RELATION_SWIN_L),
     "relation_detr_convnext_l": _relation("Relation-DETR, ConvNeXt-L", **_RELATION_CONVNEXT_L),
@@ -342,13 +342,9 @@ REGISTRY: dict[str, Entry] = {
     "dape_r50_rank64": _dape("DAPE, rank 64 (reconstruction)", relation_rank=64, code_rank=64),
     "mask_dape_r50": _dape("Mask-DAPE, rank 16 (reconstruction); `task`: inst, sem or pan", task="inst"),
     "dape_r50_rank128": _dape("DAPE, rank 128 (reconstruction)", relation_rank=128, code_rank=128),
-    "dape_lite0": _dape(
-        "DAPE, laptop size (reconstruction): the embedded default", **LITE["lite0"], one_to_many_queries=150
-    ),
-    "mask_dape_lite0": _dape(
-        "Mask-DAPE, laptop size (reconstruction)", **LITE["lite0"], one_to_many_queries=150, task="inst"
-    ),
-    "relation_detr_lite0": _relation("Relation-DETR, laptop size", **LITE["lite0"], one_to_many_queries=150),
+    "dape_lite0": _dape("DAPE, laptop size (reconstruction): the embedded default", **_LITE, one_to_many_queries=150),
+    "mask_dape_lite0": _dape("Mask-DAPE, laptop size (reconstruction)", **_LITE, one_to_many_queries=150, task="inst"),
+    "relation_detr_lite0": _relation("Relation-DETR, laptop size", **_LITE, one_to_many_queries=150),
     "salience_detr_r50": _salience("Salience-DETR, ResNet-50"),
     # published under this name, although it has four levels, of strides 4 to 32
     "salience_detr_r50_5scale": _salience(
@@ -357,7 +353,7 @@ REGISTRY: dict[str, Entry] = {
     "salience_detr_swin_l": _salience("Salience-DETR, Swin-L", **_RELATION_SWIN_L),
     "salience_detr_convnext_l": _salience("Salience-DETR, ConvNeXt-L", **_RELATION_CONVNEXT_L),
     "salience_detr_focalnet_l": _salience("Salience-DETR, FocalNet-L", **_FOCALNET_L),
-    "salience_detr_lite0": _salience("Salience-DETR, laptop size", **LITE["lite0"]),
+    "salience_detr_lite0": _salience("Salience-DETR, laptop size", **_LITE),
     "de_detr_lite0": _de_detr("DE-DETR, laptop size", **LITE["lite0"]),
     "dela_detr_lite0": _de_detr("DELA-DETR, laptop size", **LITE["lite0"], **_LABEL_AUGMENTATION),
 }
