@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from detrkit.data.images import read_image
 from detrkit.data.records import ImageRecord
-from detrkit.structures import Categories, Detections
+from detrkit.structures import Categories, Detections, Masks
 
 __all__ = ["class_color", "draw_detections", "draw_labels"]
 
@@ -157,9 +157,10 @@ def _overlap(a: Rectangle, b: Rectangle) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _tint(canvas: Image.Image, masks: NDArray[np.bool_], labels: Sequence[int]) -> None:
-    """Tint every mask (N, H, W) with the colour of its class; the first mask is on top."""
+def _tint(canvas: Image.Image, masks: Masks, labels: Sequence[int]) -> None:
+    """Tint every mask with the color of its class, the first on top."""
     pixels = np.asarray(canvas, dtype=np.float32).copy()
-    for mask, label in zip(reversed(masks), reversed(labels), strict=True):
-        pixels[mask] = 0.55 * pixels[mask] + 0.45 * np.asarray(class_color(label), dtype=np.float32)
+    for index in reversed(range(len(masks))):
+        inside = masks[index]
+        pixels[inside] = 0.55 * pixels[inside] + 0.45 * np.asarray(class_color(labels[index]), dtype=np.float32)
     canvas.paste(Image.fromarray(pixels.round().astype(np.uint8)))

@@ -174,7 +174,7 @@ def test_inference(name: str, shared: Path, golden_count: dict[str, Any]) -> Non
         temperature = 0.06 if variant.get("transform_eval") else None
         classes = Softmax() if name == "op_mask2former" else Focal(temperature=temperature)
         sums: list[Tensor] = []
-        labels = semantic_labels(masks, logits, classes=classes, scores=sums.append)
+        labels, _ = semantic_labels(masks, logits, classes=classes, scores=sums.append)
         case.close(f"{prefix}.semantic", torch.cat(sums))
         case.match("semantic labels", labels, case.tensors[f"{prefix}.semantic"].argmax(0))
         rules = PanopticRules(threshold=config["object_mask_threshold"], overlap=config["overlap_threshold"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detrkit.inference.postprocess import postprocess
+from detrkit.inference.answers import postprocess
 from detrkit.losses import build_criterion
 from detrkit.models import Detector, create_model, model_config
 from detrkit.structures import Predictions, Target, pad_images

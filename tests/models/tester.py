@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detrkit.inference.postprocess import postprocess
+from detrkit.inference.answers import postprocess
 from detrkit.losses import LossOutput, build_criterion
 from detrkit.models import Architecture, Detector, DetectorConfig, create_model, entry, list_models, model_config
 from detrkit.ops.boxes import cxcywh_to_xyxy

@@ -12,8 +12,8 @@ from torch import nn
 
 from detrkit.data import DetectionDataset, build_loader
 from detrkit.evaluation.class_ids import ClassMap, match_classes
+from detrkit.inference.answers import postprocess
 from detrkit.inference.device import Precision, autocast, resolve_device
-from detrkit.inference.postprocess import postprocess
 from detrkit.inference.preprocess import eval_transform
 from detrkit.metrics import Metric, Score, metric_for
 from detrkit.models import Architecture, Detector, DetectorConfig

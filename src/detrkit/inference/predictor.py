@@ -13,8 +13,8 @@ from PIL import Image
 
 from detrkit.data.images import ImageSource
 from detrkit.data.records import ImageRecord
+from detrkit.inference.answers import postprocess
 from detrkit.inference.device import Precision, autocast, resolve_device
-from detrkit.inference.postprocess import postprocess
 from detrkit.inference.preprocess import eval_transform
 from detrkit.inference.sources import open_image
 from detrkit.models import Detector

@@ -81,10 +81,12 @@ def instance_masks(masks: ImageMasks, queries: Tensor) -> Iterator[tuple[slice, 
 
 def semantic_labels(
     masks: ImageMasks, class_logits: Tensor, *, classes: ClassLoss, scores: Callable[[Tensor], None] | None = None
-) -> Tensor:
-    """(H, W) int64: the class with the highest sum over the queries of class score times mask probability.
+) -> tuple[Tensor, Tensor]:
+    """Class of every pixel (H, W) int64, and how certain it is (H, W) in [0, 1].
 
-    Classes are summed at 1/4 and resized a few at a time.
+    The class is the one with the highest sum over the queries of class weight times mask probability. The certainty is
+    the highest product of class score and mask probability of any query. Both are computed at 1/4 and resized, classes
+    a few at a time.
 
     Args:
         masks: of the image.
@@ -92,9 +94,11 @@ def semantic_labels(
         classes: what these mean.
         scores: shown the resized sums (n, H, W) of the classes, in order, for those who need more than the label.
     """
-    share = classes.sharpened(class_logits.float())
-    everyone = torch.arange(len(share), device=share.device)
-    sums = torch.einsum("qk,qhw->khw", share, masks.logits(everyone).sigmoid())
+    logits = class_logits.float()
+    share, (raw, _) = classes.sharpened(logits), classes.ranked(logits)
+    p = masks.logits(torch.arange(len(share), device=share.device)).sigmoid()
+    sums = torch.einsum("qk,qhw->khw", share, p)
+    certainty = masks.resize((raw[:, None, None] * p).amax(0)[None])[0]
     best = torch.full(masks.original, -torch.inf, device=share.device)
     labels = torch.zeros(masks.original, dtype=torch.long, device=share.device)
     step = max(1, _PIXELS_AT_ONCE // best.numel())
@@ -106,7 +110,7 @@ def semantic_labels(
         better = value > best
         labels = torch.where(better, label + start, labels)
         best = torch.where(better, value, best)
-    return labels
+    return labels, certainty
 
 
 @dataclass(frozen=True, kw_only=True)

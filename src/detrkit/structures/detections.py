@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detrkit.structures.categories import Categories
+from detrkit.structures.run_lengths import Masks, RunLengths
 
 if TYPE_CHECKING:
     import supervision
@@ -26,6 +27,7 @@ class ResultRow(TypedDict):
     category_id: int
     bbox: list[float]
     score: float
+    segmentation: NotRequired[RunLengths]
 
 
 @dataclass(kw_only=True)
@@ -38,7 +40,7 @@ class Detections:
         labels: int64 (N,), 0..K-1.
         categories: classes in label order; their ids are written to files.
         image_size: (height, width) of the upright original.
-        masks: bool (N, H, W) or None.
+        masks: masks of the objects as run lengths, an array (N, H, W) to numpy; None: boxes only.
         image_id: id of the image, or None.
         path: file of the image, or None.
     """
@@ -48,9 +50,14 @@ class Detections:
     labels: NDArray[np.int64]
     categories: Categories
     image_size: tuple[int, int]
-    masks: NDArray[np.bool_] | None = None
+    masks: Masks | None = None
     image_id: int | None = None
     path: Path | None = None
+
+    def __post_init__(self) -> None:
+        given: object = self.masks
+        if isinstance(given, np.ndarray):  # bitmaps (N, H, W)
+            self.masks = Masks.of(given, self.image_size)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -101,6 +108,9 @@ class Detections:
                     "score": float(score),
                 }
             )
+        if self.masks is not None:
+            for row, segmentation in zip(rows, self.masks.to_coco(), strict=True):
+                row["segmentation"] = segmentation
         return rows
 
     def to_supervision(self) -> supervision.Detections:
@@ -115,7 +125,7 @@ class Detections:
             raise ImportError("to_supervision needs the package supervision: pip install supervision") from error
         return supervision.Detections(
             xyxy=self.boxes.copy(),
-            mask=self.masks,
+            mask=None if self.masks is None else np.asarray(self.masks),
             confidence=self.scores.copy(),
             class_id=self.labels.copy(),
             data={"class_name": np.asarray(self.names)},

@@ -34,11 +34,16 @@ class Masks:
         self.size = size
 
     @classmethod
-    def of(cls, bitmaps: NDArray[np.bool_] | Iterable[NDArray[np.bool_]], size: tuple[int, int]) -> Masks:
-        """Encode bitmaps (H, W), one at a time."""
+    def of(cls, bitmaps: NDArray[np.bool_], size: tuple[int, int]) -> Masks:
+        """Encode bitmaps (N, H, W)."""
+        return cls(cls.encode(bitmaps), size)
+
+    @staticmethod
+    def encode(bitmaps: NDArray[np.bool_]) -> list[bytes]:
+        """Compressed run lengths of bitmaps (N, H, W)."""
         from hotcoco import mask
 
-        return cls((mask.encode(np.asfortranarray(one, dtype=np.uint8))["counts"] for one in bitmaps), size)
+        return [mask.encode(np.asfortranarray(one, dtype=np.uint8))["counts"] for one in bitmaps]
 
     @property
     def shape(self) -> tuple[int, int, int]:
