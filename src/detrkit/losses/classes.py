@@ -45,6 +45,15 @@ class ClassLoss(ABC):
     def scores(self, logits: Tensor) -> Tensor:
         """Logits (…, C) -> scores (…, K) in [0, 1]."""
 
+    def ranked(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Highest score and its class (Q,) of queries (Q, C); a query that decides for no-object has score 0."""
+        score, label = self.scores(logits).max(-1)
+        return score, label
+
+    @abstractmethod
+    def sharpened(self, logits: Tensor) -> Tensor:
+        """Logits (…, C) -> shares (…, K) with which a query's mask counts for each class."""
+
     @abstractmethod
     def cost(self, candidates: Candidates) -> Tensor:
         """(L', G, Q): what each query costs each object for its class."""
@@ -70,6 +79,16 @@ class Softmax(ClassLoss):
         """Probabilities of the classes."""
         return logits.softmax(-1)[..., :-1]
 
+    def ranked(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Of queries that do not decide for no-object."""
+        score, label = logits.softmax(-1).max(-1)
+        nothing = label == logits.shape[-1] - 1
+        return score.masked_fill(nothing, 0.0), label.masked_fill(nothing, 0)
+
+    def sharpened(self, logits: Tensor) -> Tensor:
+        """The probabilities, which exclude each other already."""
+        return self.scores(logits)
+
     def cost(self, candidates: Candidates) -> Tensor:
         """The probability of the object's class, negative."""
         problem = candidates.problem
@@ -87,15 +106,26 @@ class Softmax(ClassLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class Focal(ClassLoss):
-    """A sigmoid for every class, with focal loss; gamma is 2."""
+    """A sigmoid for every class, with focal loss; gamma is 2.
+
+    Attributes:
+        alpha: weight of the positives against the negatives.
+        temperature: of :meth:`sharpened`, as published; None: scores count as they are.
+    """
 
     alpha: float = 0.25
+    temperature: float | None = 0.06
     exclusive: ClassVar[bool] = False
     no_object: ClassVar[int] = 0
 
     def scores(self, logits: Tensor) -> Tensor:
         """Each class on its own."""
         return logits.sigmoid()
+
+    def sharpened(self, logits: Tensor) -> Tensor:
+        """Softmax of the scores at a low temperature: scores of sigmoids do not exclude each other (MaskDINO)."""
+        scores = self.scores(logits)
+        return scores if self.temperature is None else (scores / self.temperature).softmax(-1)
 
     def cost(self, candidates: Candidates) -> Tensor:
         """What the focal loss of the object's class would rise by if the query did not get it."""

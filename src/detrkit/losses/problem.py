@@ -5,8 +5,10 @@ L layers, B images, Q queries per image, G objects in the whole batch, M matched
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +18,8 @@ from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.structures import QueryGroup, Target
 
 __all__ = ["Candidates", "Matched", "Matches", "Problem"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Problem:
     @classmethod
     def of(cls, group: QueryGroup, targets: list[Target]) -> Problem:
         """Gives a group the objects that it wants: without copies, repeated, or all of one class."""
+        if group.masks is None:
+            targets = [replace(target, masks=None) for target in targets]  # not to be repeated for nothing
         if group.takes_originals:
             targets = LabelAugmentation(repeat=group.repeat)([target.originals() for target in targets], 0)
         if group.class_agnostic:
@@ -83,12 +89,30 @@ class Problem:
         return len(self.group.logits)
 
 
+class _Shared:
+    """Remembers what several terms need, so that it is computed once."""
+
+    _results: dict[object, object]
+
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        """What ``make`` returns, made when it is first asked for under ``key``."""
+        if key not in self._results:
+            self._results[key] = make()
+        return cast(T, self._results[key])
+
+
 @dataclass(frozen=True)
-class Candidates:
+class Candidates(_Shared):
     """Every object with every query of its own image, in some of the layers: what a matcher chooses from."""
 
     problem: Problem
     layers: slice
+    _results: dict[object, object] = field(default_factory=dict, repr=False)
+
+    @property
+    def numbers(self) -> range:
+        """The layers."""
+        return range(self.problem.layers)[self.layers]
 
     @property
     def logits(self) -> Tensor:
@@ -107,7 +131,7 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Matched:
+class Matched(_Shared):
     """A problem with its solution: what a loss is made of.
 
     Attributes:
@@ -119,6 +143,7 @@ class Matched:
     problem: Problem
     matches: Matches
     counted: Tensor | None = None
+    _results: dict[object, object] = field(default_factory=dict, repr=False)
 
     @property
     def place(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,8 +16,21 @@ __all__ = ["Heatmap", "MaskView", "Predictions", "QueryGroup"]
 class MaskView(Protocol):
     """Masks of queries that are computed when they are asked for, L layers of N queries each."""
 
+    @property
+    def factors(self) -> tuple[Tensor, ...]:
+        """The tensors that masks are computed from."""
+        ...
+
     def __getitem__(self, queries: slice) -> MaskView:
         """The same view of a part of the queries."""
+        ...
+
+    def rows(self, layer: Tensor, image: Tensor, query: Tensor) -> Tensor:
+        """Logits (M, h, w) of the masks that three index vectors (M,) choose."""
+        ...
+
+    def of_image(self, image: int, layer: int, points: Tensor) -> Tensor:
+        """Logits (N, P) of all masks of one layer and image at points (P, 2), x and y in [0, 1] of the canvas."""
         ...
 
     def dense(self) -> Tensor:

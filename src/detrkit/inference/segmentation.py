@@ -1,0 +1,201 @@
+"""From masks of queries to instances, segments and classes of pixels (Mask2Former; MaskDINO).
+
+Masks are made at 1/4 of the image's size and are wanted at its original size, where all of them would not fit: 300 of a
+1024 x 2048 image take 2.3 GiB. So queries are ranked before any mask is resized, and masks are resized a few at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from detrkit.losses.classes import ClassLoss
+from detrkit.structures import MaskView
+
+__all__ = ["ImageMasks", "PanopticRules", "Segments", "instance_masks", "panoptic_segments", "semantic_labels"]
+
+_PIXELS_AT_ONCE = 2**25  # of masks in float32 that exist at a time: 128 MiB
+
+
+@dataclass(frozen=True)
+class ImageMasks:
+    """The masks of one image of a batch, and the way from the canvas to the original.
+
+    Attributes:
+        masks: of the batch; the last layer counts.
+        image: which of the batch.
+        canvas: (height, width) of the padded batch.
+        valid: (height, width) of the image on it.
+        original: (height, width) of the upright file.
+    """
+
+    masks: MaskView
+    image: int
+    canvas: tuple[int, int]
+    valid: tuple[int, int]
+    original: tuple[int, int]
+
+    def resize(self, maps: Tensor) -> Tensor:
+        """Maps (n, h, w) of the canvas at any scale -> (n, H, W) of the original: bilinear, padding cut off."""
+        on_canvas = _resized(maps, self.canvas)
+        return _resized(on_canvas[:, : self.valid[0], : self.valid[1]], self.original)
+
+    def logits(self, queries: Tensor) -> Tensor:
+        """Logits (n, h, w) of the masks of some queries, at 1/4."""
+        rows = self.masks.rows(torch.full_like(queries, -1), torch.full_like(queries, self.image), queries)
+        return rows.float()
+
+    def resized(self, queries: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """(which of the queries, their logits (n, H, W) at the original size), a few at a time."""
+        height, width = (max(sides) for sides in zip(self.canvas, self.original, strict=True))
+        step = max(1, _PIXELS_AT_ONCE // (height * width))
+        for start in range(0, len(queries), step):
+            part = slice(start, start + step)
+            yield part, self.resize(self.logits(queries[part]))
+
+
+def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(maps.shape[-2:]) == size:
+        return maps
+    return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def instance_masks(masks: ImageMasks, queries: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """(which of the queries, bool masks (n, H, W), quality (n,)), a few at a time.
+
+    A pixel belongs to an instance where its logit is above 0. The quality of a mask is the mean probability of its
+    pixels; MaskDINO and Mask2Former multiply the score of the class by it.
+    """
+    for part, logits in masks.resized(queries):
+        inside = logits > 0
+        quality = (logits.sigmoid() * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-6)
+        yield part, inside, quality
+
+
+def semantic_labels(
+    masks: ImageMasks, class_logits: Tensor, *, classes: ClassLoss, scores: Callable[[Tensor], None] | None = None
+) -> Tensor:
+    """(H, W) int64: the class with the highest sum over the queries of class score times mask probability.
+
+    Classes are summed at 1/4 and resized a few at a time.
+
+    Args:
+        masks: of the image.
+        class_logits: (Q, C).
+        classes: what these mean.
+        scores: shown the resized sums (n, H, W) of the classes, in order, for those who need more than the label.
+    """
+    share = classes.sharpened(class_logits.float())
+    everyone = torch.arange(len(share), device=share.device)
+    sums = torch.einsum("qk,qhw->khw", share, masks.logits(everyone).sigmoid())
+    best = torch.full(masks.original, -torch.inf, device=share.device)
+    labels = torch.zeros(masks.original, dtype=torch.long, device=share.device)
+    step = max(1, _PIXELS_AT_ONCE // best.numel())
+    for start in range(0, len(sums), step):
+        resized = masks.resize(sums[start : start + step])
+        if scores is not None:
+            scores(resized)
+        value, label = resized.max(0)
+        better = value > best
+        labels = torch.where(better, label + start, labels)
+        best = torch.where(better, value, best)
+    return labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanopticRules:
+    """Which queries become segments.
+
+    Attributes:
+        threshold: a query needs a higher class score.
+        overlap: of the pixels that its mask has, a query must win at least this share against the others.
+    """
+
+    threshold: float = 0.25
+    overlap: float = 0.8
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Segments of an image that do not overlap.
+
+    Attributes:
+        ids: (H, W) int32, number of the segment from 1 on; 0: none.
+        labels: of the segments, in the order of their numbers.
+        scores: of the segments; of a stuff class that several queries found, the highest.
+    """
+
+    ids: Tensor
+    labels: list[int]
+    scores: list[float]
+
+
+def panoptic_segments(
+    masks: ImageMasks, class_logits: Tensor, *, classes: ClassLoss, is_thing: Tensor, rules: PanopticRules
+) -> Segments:
+    """Every pixel to the query that claims it most, then what is left of each query's mask (Mask2Former, section 3).
+
+    Args:
+        masks: of the image.
+        class_logits: (Q, C).
+        classes: what these mean.
+        is_thing: (K,) bool; queries of one stuff class are one segment.
+        rules: see there.
+    """
+    logits = class_logits.float()
+    raw, label = classes.ranked(logits)
+    queries = (raw > rules.threshold).nonzero()[:, 0]
+    label, raw = label[queries], raw[queries]
+    weight = classes.sharpened(logits[queries]).amax(-1)
+    device = logits.device
+    best = torch.zeros(masks.original, device=device)
+    winner = torch.full(masks.original, -1, dtype=torch.long, device=device)
+    inside = torch.zeros(masks.original, dtype=torch.bool, device=device)
+    sizes = torch.zeros(len(queries), dtype=torch.long, device=device)
+    for part, resized in masks.resized(queries):
+        p = resized.sigmoid()
+        sizes[part] = (p >= 0.5).sum((1, 2))
+        value, index = (weight[part, None, None] * p).max(0)
+        better = value > best
+        best = torch.where(better, value, best)
+        winner = torch.where(better, index + part.start, winner)
+        inside = torch.where(better, p.gather(0, index[None])[0] >= 0.5, inside)
+    return _segments(winner, inside, sizes.tolist(), label.tolist(), raw.tolist(), is_thing.tolist(), rules.overlap)
+
+
+def _segments(
+    winner: Tensor,
+    inside: Tensor,
+    sizes: list[int],
+    labels: list[int],
+    scores: list[float],
+    is_thing: list[bool],
+    overlap: float,
+) -> Segments:
+    """Numbers the queries that keep enough of their mask; those of one stuff class get one number."""
+    count = len(sizes)
+    won = torch.bincount(winner[winner >= 0], minlength=count).tolist()
+    kept = torch.bincount(winner[inside & (winner >= 0)], minlength=count).tolist()
+    number = [0] * (count + 1)  # the last is that of pixels without a winner
+    found: list[tuple[int, float]] = []
+    stuff: dict[int, int] = {}
+    for query in range(count):
+        if not (won[query] and sizes[query] and kept[query]) or won[query] / sizes[query] < overlap:
+            continue
+        label = labels[query]
+        if not is_thing[label] and label in stuff:
+            number[query] = stuff[label]
+            place = number[query] - 1
+            found[place] = (label, max(found[place][1], scores[query]))
+            continue
+        found.append((label, scores[query]))
+        number[query] = len(found)
+        if not is_thing[label]:
+            stuff[label] = number[query]
+    numbers = torch.tensor(number, dtype=torch.int32, device=winner.device)
+    ids = torch.where(inside, numbers[winner], numbers[-1])
+    return Segments(ids, [label for label, _ in found], [score for _, score in found])
