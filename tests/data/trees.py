@@ -32,6 +32,7 @@ def segments(boxes: Any, labels: Any = None, areas: Any = None, crowd: Any = Non
         areas=np.ones(count) if areas is None else np.asarray(areas, np.float64),
         crowd=np.zeros(count, bool) if crowd is None else np.asarray(crowd, bool),
         outside=np.zeros(count, bool),
+        things=np.ones(count, bool),
     )
 
 

@@ -9,14 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from detrkit.structures.batch import Batch, Sample, pad_images
+    from detrkit.structures.batch import Batch, Sample, pad_images, pad_masks
     from detrkit.structures.categories import FREQUENCIES, NEGATIVES, NOT_EXHAUSTIVE, Categories, Category
     from detrkit.structures.detections import Detections
     from detrkit.structures.objects import OF_IMAGE, Objects, Target
     from detrkit.structures.predictions import Heatmap, MaskView, Predictions, QueryGroup
 
 _HOMES = {
-    "batch": ["Batch", "Sample", "pad_images"],
+    "batch": ["Batch", "Sample", "pad_images", "pad_masks"],
     "categories": ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "Categories", "Category"],
     "detections": ["Detections"],
     "objects": ["OF_IMAGE", "Objects", "Target"],
@@ -41,6 +41,7 @@ __all__ = [
     "Sample",
     "Target",
     "pad_images",
+    "pad_masks",
 ]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 __all__ = ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "Categories", "Category", "CategoryRow"]
 
@@ -19,17 +19,28 @@ FREQUENCIES = ("r", "c", "f")
 
 @dataclass(frozen=True)
 class Category:
-    """One class: its id in the data set's own numbering and its name (None = an unused slot)."""
+    """One class.
+
+    Attributes:
+        id: in the data set's own numbering.
+        name: None for an unused slot.
+        is_thing: whether its objects can be counted, such as cars; False for stuff, such as sky.
+        color: RGB, where the data set brings one.
+    """
 
     id: int
     name: str | None
+    is_thing: bool = True
+    color: tuple[int, int, int] | None = None
 
 
 class CategoryRow(TypedDict):
-    """A category as JSON has it."""
+    """A category as JSON has it; ``isthing`` is left out where it is 1, as files without stuff have it."""
 
     id: int
     name: str | None
+    isthing: NotRequired[int]
+    color: NotRequired[Sequence[int]]
 
 
 class Categories(tuple[Category, ...]):
@@ -43,11 +54,21 @@ class Categories(tuple[Category, ...]):
     @classmethod
     def from_json(cls, rows: Iterable[CategoryRow]) -> Categories:
         """Categories from rows in label order."""
-        return cls(Category(int(row["id"]), row["name"]) for row in rows)
+        return cls(
+            Category(int(row["id"]), row["name"], bool(row.get("isthing", 1)), _color(row.get("color"))) for row in rows
+        )
 
     def to_json(self) -> list[CategoryRow]:
         """Rows in label order."""
-        return [{"id": category.id, "name": category.name} for category in self]
+        rows: list[CategoryRow] = []
+        for category in self:
+            row: CategoryRow = {"id": category.id, "name": category.name}
+            if not category.is_thing:
+                row["isthing"] = 0
+            if category.color is not None:
+                row["color"] = list(category.color)
+            rows.append(row)
+        return rows
 
     @property
     def names(self) -> list[str | None]:
@@ -63,3 +84,10 @@ class Categories(tuple[Category, ...]):
     def named(self) -> list[Category]:
         """The classes that exist: slots without a name (gaps of COCO's 91 ids) left out."""
         return [category for category in self if category.name is not None]
+
+
+def _color(values: Sequence[int] | None) -> tuple[int, int, int] | None:
+    if values is None:
+        return None
+    red, green, blue = (int(value) for value in values)
+    return red, green, blue

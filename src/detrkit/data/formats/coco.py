@@ -53,7 +53,7 @@ def read(source: Source, *, folders: Iterable[Path] = ()) -> Table:
     Raises:
         DataError: the file is not COCO annotations, or the image folder is not found.
     """
-    data, _ = read_json(source.annotations, without=() if source.segmentations else ("segmentation",))
+    data, _ = read_json(source.annotations, change=source.slim)
     table = parse_coco(data, source.annotations, source.images or source.root)
     if source.images is None and table.images:
         candidates = [*folders, *_image_folders(source.root, source.split), source.annotations.parent]
