@@ -147,7 +147,9 @@ def test_ground_truth_has_the_masks_of_the_file(tree: Any) -> None:
 
 def test_real_polygons_and_rle(shared: Path) -> None:
     nuts = load_dataset(shared / "data" / "nuts_inst", task="inst")
-    assert isinstance(unpack(nuts.records[0].segments.masks.packed(0)), list)  # type: ignore[union-attr]
+    masks = nuts.records[0].segments.masks
+    assert masks is not None
+    assert isinstance(unpack(masks.packed(0)), list)
     nuclei = load_dataset(shared / "data" / "nuclei_inst", split="val", task="inst")
     for dataset in (nuts, nuclei):
         target = dataset[0].target
