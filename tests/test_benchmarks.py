@@ -373,3 +373,16 @@ def test_the_curve_in_the_documentation_is_that_of_the_logs(curve: ModuleType, t
     picture = tmp_path / "curve.svg"
     curve.main([*(f"{title}={log}" for title, log in logs.items()), "--over", "minutes", "--out", str(picture)])
     assert picture.read_text() == (ROOT / "docs" / "images" / "blood_cells_curve.svg").read_text()
+
+
+def test_panoptic_scoring_is_timed_on_one_result(benchmarks: None, tmp_path: Path) -> None:
+    import panoptic_score
+    from hotcoco.panoptic import PanopticEval
+
+    panoptic_score.make_files(tmp_path, 30, height=48, width=64)
+    files = tmp_path / "gt.json", tmp_path / "found.json"
+    evaluation = PanopticEval(*files)
+    evaluation.evaluate()
+    score = detrkit.score_panoptic(*files)
+    assert score.value == pytest.approx(evaluation.results()["All"]["pq"])
+    assert 0.2 < score.metrics["PQ"] < 0.9

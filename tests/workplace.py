@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from detrkit.structures import Categories, PanopticMap, Segment
 from tests.data.trees import lvis_tree
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,6 +147,32 @@ def make_voc(folder: Path) -> None:
             file.write(f"{number}\n")
 
 
+def make_maps(folder: Path) -> None:
+    """Panoptic and semantic ground truth with results: two images of a bolt on a table."""
+    categories: list[Any] = [{"id": 1, "name": "bolt", "isthing": 1}, {"id": 2, "name": "table", "isthing": 0}]
+    for name, width in (("panoptic_val", 20), ("panoptic", 24)):
+        annotations = []
+        for number in (1, 2):
+            ids = np.full((64, 96), 300)
+            ids[10:30, 10 : 10 + width] = 7
+            PanopticMap(ids, (Segment(7, 0), Segment(300, 1)), Categories.from_json(categories)).to_png(
+                _ready(folder / name / f"{number}.png")
+            )
+            segments = [{"id": 7, "category_id": 1}, {"id": 300, "category_id": 2}]
+            annotations.append({"image_id": number, "file_name": f"{number}.png", "segments_info": segments})
+            classes = np.where(ids == 7, 0, 1).astype(np.uint8)
+            Image.fromarray(classes).save(_ready(folder / ("masks" if width == 20 else "semantic") / f"{number}.png"))
+        images = [{"id": number, "file_name": f"{number}.jpg", "width": 96, "height": 64} for number in (1, 2)]
+        content = {"images": images, "categories": categories, "annotations": annotations}
+        _write_json(folder / f"{name}.json", content)
+    _write_json(folder / "classes.json", ["bolt", "table"])
+
+
+def _ready(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def make_checkpoints(folder: Path) -> None:
     """Tiny trained-looking models of ``my_data``, Cityscapes and COCO, and an official-looking full-size DETR file."""
     import detrkit
@@ -196,6 +223,7 @@ def make_workplace(folder: Path) -> Path:
         "annotations": [{**results[0], "id": 1, "image_id": 1, "area": 600, "iscrowd": 0}],
     }
     _write_json(folder / "scored" / "predictions.json", told)
+    make_maps(folder)
     make_checkpoints(folder)
     return folder
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from detrkit.errors import CheckpointError, DataError, DetrkitError, RecipeError, RunError
     from detrkit.evaluation.evaluate import evaluate
     from detrkit.inference.predictor import Predictor
-    from detrkit.metrics import Score, score_coco, score_lvis
+    from detrkit.metrics import Score, score_coco, score_lvis, score_panoptic, score_semantic
     from detrkit.models import create_model, list_models
     from detrkit.structures import Batch, Categories, Category, Detections, Predictions, Target
     from detrkit.training import RunResult, auto_recipe, train
@@ -29,7 +29,7 @@ _HOMES = {
     "detrkit.errors": ["CheckpointError", "DataError", "DetrkitError", "RecipeError", "RunError"],
     "detrkit.evaluation.evaluate": ["evaluate"],
     "detrkit.inference.predictor": ["Predictor"],
-    "detrkit.metrics": ["Score", "score_coco", "score_lvis"],
+    "detrkit.metrics": ["Score", "score_coco", "score_lvis", "score_panoptic", "score_semantic"],
     "detrkit.models": ["create_model", "list_models"],
     "detrkit.structures": ["Batch", "Categories", "Category", "Detections", "Predictions", "Target"],
     "detrkit.training": ["RunResult", "auto_recipe", "train"],
@@ -67,6 +67,8 @@ __all__ = [
     "save",
     "score_coco",
     "score_lvis",
+    "score_panoptic",
+    "score_semantic",
     "to_official",
     "train",
 ]

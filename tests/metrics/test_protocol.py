@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from detrkit.data.records import ScoreProtocol
+from detrkit.errors import DataError
 from detrkit.metrics import PROTOCOLS, Metric, Score, score_coco, score_lvis
 from detrkit.metrics.coco import CocoMetric
 from detrkit.metrics.instances import InstanceMetric
 from detrkit.metrics.lvis import LvisMetric
-from detrkit.structures import Categories, Category, Detections
+from detrkit.structures import Categories, Category, Detections, SemanticMap
 
 CATEGORIES = Categories([Category(4, "cell"), Category(2, "debris"), Category(9, "ring")])
 IMAGES = [11, 3, 25, 8, 40, 17]
@@ -141,3 +143,26 @@ class Annotated:
 
     def coco_ground_truth(self) -> dict[str, Any]:
         return ground_truth()
+
+    def panoptic_ground_truth(self) -> tuple[dict[str, Any], Callable[[str], Any]]:
+        rows = {"categories": [{**row, "isthing": 1} for row in CATEGORIES.to_json()]}
+        annotation = {"image_id": 3, "file_name": "3.png", "segments_info": []}
+        return {**rows, "images": [{"id": 3}], "annotations": [annotation]}, lambda name: np.zeros((2, 2), dtype=int)
+
+    def semantic_ground_truth(self) -> tuple[Categories, Callable[[int], SemanticMap]]:
+        return CATEGORIES, lambda image_id: SemanticMap(np.zeros((2, 2), dtype=np.uint8), CATEGORIES)
+
+
+class Boxes:
+    """A data set that has no maps."""
+
+    protocol = "panoptic"
+
+    def coco_ground_truth(self) -> dict[str, Any]:
+        return ground_truth()
+
+
+@pytest.mark.parametrize(("name", "lacking"), [("panoptic", "panoptic ground truth"), ("semantic", "class maps")])
+def test_data_without_maps_are_refused(name: str, lacking: str) -> None:
+    with pytest.raises(DataError, match=f"the data have no {lacking}"):
+        PROTOCOLS[name].of(Boxes())

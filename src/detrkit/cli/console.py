@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,7 +80,9 @@ def local_checkpoint(path_or_name: str) -> str | Path:
         return fetch(path_or_name, bar.update)
 
 
-def _shown(value: float | None) -> str:
+def _shown(value: float | int | None) -> str:
+    if isinstance(value, int):
+        return str(value)
     return "-" if value is None else f"{value:.3f}"
 
 
@@ -92,23 +94,29 @@ def print_score(score: ScoreJson, *, title: str, console: Console | None = None)
     metrics, per_class = score["metrics"], score["per_class"]
     columns = PROTOCOLS[score["protocol"]].class_columns
     console.print(title, markup=False, soft_wrap=True)
-    names = list(metrics)
+    groups = {name: numbers for name, numbers in metrics.items() if isinstance(numbers, dict)}
+    overall = {name: number for name, number in metrics.items() if not isinstance(number, dict)}
+    names = list(overall)
     for start in range(0, len(names), 6):  # twelve columns are wider than a usual terminal
-        overall = Table()
-        for name in names[start : start + 6]:
-            overall.add_column(name, justify="right", min_width=6)
-        overall.add_row(*(_shown(metrics[name]) for name in names[start : start + 6]))
-        console.print(overall)
-    order = {name: numbers[columns[0]] for name, numbers in per_class.items()}
+        console.print(_table("", {"": overall}, names[start : start + 6]))
+    if groups:
+        console.print(_table("classes", groups, list(next(iter(groups.values())))))
     if per_class:
-        table = Table("class")
-        for column in columns:
-            table.add_column(column, justify="right", min_width=6)
-        for name in sorted(order, key=lambda name: _or_last(order[name]), reverse=True):
-            table.add_row(escape(name), *(_shown(per_class[name][column]) for column in columns))
-        console.print(table)
-    if None in (*metrics.values(), *order.values()):
+        order = sorted(per_class, key=lambda name: _or_last(per_class[name][columns[0]]), reverse=True)
+        console.print(_table("class", {name: per_class[name] for name in order}, columns))
+    shown = [overall, *groups.values(), *({columns[0]: numbers[columns[0]]} for numbers in per_class.values())]
+    if any(None in numbers.values() for numbers in shown):
         console.print("- : not defined, the ground truth has nothing of the kind", style="dim")
+
+
+def _table(heading: str, rows: Mapping[str, Mapping[str, float | None]], columns: Sequence[str]) -> Table:
+    """A row of numbers for each name; without ``heading`` the names are left out."""
+    table = Table(heading) if heading else Table()
+    for column in columns:
+        table.add_column(column, justify="right", min_width=6)
+    for name, numbers in rows.items():
+        table.add_row(*([escape(name)] if heading else []), *(_shown(numbers[column]) for column in columns))
+    return table
 
 
 def _or_last(value: float | None) -> float:

@@ -86,6 +86,5 @@ def eval_command(
     if as_json:
         print_json(score)
     else:
-        print_score(
-            score, title=f"{score['protocol'].upper()} bbox: {checkpoint} on {data or recipes[0]} ({split.value})"
-        )
+        kind = f"{score['protocol'].upper()} {score['iou_type']}"
+        print_score(score, title=f"{kind}: {checkpoint} on {data or recipes[0]} ({split.value})")

@@ -53,6 +53,47 @@ def lvis_command(gt: GroundTruth, results: Results, iou: Iou = IouType.bbox, as_
     _show(score_lvis(gt, results, iou_type=iou.value), f"LVIS {iou.value}: {results} against {gt}", as_json)
 
 
+@app.command("panoptic")
+def panoptic_command(
+    gt: GroundTruth,
+    results: Annotated[Path, typer.Option("--results", help="COCO panoptic results (JSON).", metavar="FILE")],
+    gt_images: Annotated[
+        Path | None,
+        typer.Option(
+            help="PNG files of the ground truth; by default the folder named like --gt without ending.", metavar="DIR"
+        ),
+    ] = None,
+    results_images: Annotated[
+        Path | None,
+        typer.Option(
+            help="PNG files of the results; by default the folder named like --results without ending.", metavar="DIR"
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Panoptic quality (PQ, SQ, RQ) of all classes, of things and of stuff, and the same for each class."""
+    from detrkit.metrics import score_panoptic
+
+    score = score_panoptic(gt, results, gt_images=gt_images, results_images=results_images)
+    _show(score, f"Panoptic quality: {results} against {gt}", as_json)
+
+
+@app.command("semantic")
+def semantic_command(
+    gt: Annotated[Path, typer.Option("--gt", help="Folder of PNG class maps: the ground truth.", metavar="DIR")],
+    results: Annotated[Path, typer.Option("--results", help="Folder of PNG class maps: the results.", metavar="DIR")],
+    classes: Annotated[
+        Path, typer.Option(help="Names of the classes (JSON), such as the classes.json of the data.", metavar="FILE")
+    ],
+    ignore: Annotated[int, typer.Option(help="Value of pixels that do not count.")] = 255,
+    as_json: AsJson = False,
+) -> None:
+    """Mean IoU and accuracy of the pixels, and IoU for each class."""
+    from detrkit.metrics import score_semantic
+
+    _show(score_semantic(gt, results, classes, ignore=ignore), f"Semantic: {results} against {gt}", as_json)
+
+
 def _show(score: Score, title: str, as_json: bool) -> None:
     from detrkit.cli.console import print_json, print_score
 

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from detrkit.metrics.coco import CocoMetric, score_coco
 from detrkit.metrics.lvis import LvisMetric, score_lvis
+from detrkit.metrics.panoptic import PanopticMetric, score_panoptic
 from detrkit.metrics.protocol import AnnotatedData, Metric
 from detrkit.metrics.score import Score, ScoreJson
-from detrkit.structures import Detections
+from detrkit.metrics.semantic import SemanticMetric, score_semantic
 
-__all__ = ["PROTOCOLS", "Metric", "Score", "ScoreJson", "metric_for", "score_coco", "score_lvis"]
+__all__ = [
+    "PROTOCOLS",
+    "Metric",
+    "Score",
+    "ScoreJson",
+    "metric_for",
+    "score_coco",
+    "score_lvis",
+    "score_panoptic",
+    "score_semantic",
+]
 
-PROTOCOLS: dict[str, type[Metric[Detections]]] = {metric.protocol: metric for metric in (CocoMetric, LvisMetric)}
+PROTOCOLS: dict[str, type[Metric[Any]]] = {
+    metric.protocol: metric for metric in (CocoMetric, LvisMetric, PanopticMetric, SemanticMetric)
+}
 """Every protocol by its name; a new one is a file and an entry here."""
 
 
-def metric_for(data: AnnotatedData) -> Metric[Detections]:
+def metric_for(data: AnnotatedData) -> Metric[Any]:
     """The metric that a data set is scored by, its ground truth prepared.
 
     Raises:

@@ -23,7 +23,7 @@ from detrkit.data.coco_json import (
 )
 from detrkit.errors import DataError
 
-__all__ = ["GroundTruth", "read_ground_truth", "read_results"]
+__all__ = ["GroundTruth", "read_ground_truth", "read_results", "rows_by_id", "unique_names"]
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def read_ground_truth(source: object, *, iou_type: str, name: str | None = None)
     content, own_name = read_json(source, "ground truth")
     name = name or own_name
     image_rows, annotation_rows, category_rows = annotation_lists(content, name)
-    images_by_id = _unique(image_rows, f"{name}: images")
-    categories_by_id = _unique(category_rows, f"{name}: categories")
+    images_by_id = rows_by_id(image_rows, f"{name}: images")
+    categories_by_id = rows_by_id(category_rows, f"{name}: categories")
     image_numbers = {key: number for number, key in enumerate(_in_order(images_by_id), start=1)}
     category_numbers = {key: number for number, key in enumerate(_in_order(categories_by_id))}
     images = []
@@ -70,7 +70,7 @@ def read_ground_truth(source: object, *, iou_type: str, name: str | None = None)
             if images_by_id[key].get(side) is not None:
                 row[side] = int(images_by_id[key][side])
         images.append(row)
-    class_names = _unique_names([(key, categories_by_id[key].get("name")) for key in category_numbers])
+    class_names = unique_names([(key, categories_by_id[key].get("name")) for key in category_numbers])
 
     truth = GroundTruth({}, image_numbers, category_numbers, class_names, name)
     truth.dataset["images"] = images
@@ -166,7 +166,7 @@ def _rows_of_predictions(content: Json, truth: GroundTruth, name: str) -> list[R
     return rows
 
 
-def _unique(rows: Sequence[object], where: str) -> dict[Hashable, Json]:
+def rows_by_id(rows: Sequence[object], where: str) -> dict[Hashable, Json]:
     """Rows by id."""
     result: dict[Hashable, Json] = {}
     for index, row in enumerate(rows):
@@ -183,7 +183,7 @@ def _in_order(ids: Iterable[Hashable]) -> list[Hashable]:
     return sorted(ids, key=lambda key: (isinstance(key, str), key))
 
 
-def _unique_names(categories: list[tuple[Hashable, object]]) -> list[str]:
+def unique_names(categories: list[tuple[Hashable, object]]) -> list[str]:
     """One name per class: its own, its id where it has none, and the id added where two share a name."""
     names = [str(key) if name is None else str(name) for key, name in categories]
     return [

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
-__all__ = ["Numbers", "Score", "ScoreJson"]
+__all__ = ["Numbers", "NumbersJson", "Score", "ScoreJson"]
 
 Numbers = Mapping[str, float | None]
 """Name to fraction in [0, 1]; None where the protocol leaves it undefined (no ground truth of that kind)."""
+
+NumbersJson = dict[str, float | None] | dict[str, dict[str, float | None]]
+"""The same in JSON; one such object for each group of classes where a protocol has groups (things, stuff)."""
 
 
 class ScoreJson(TypedDict):
@@ -17,7 +20,7 @@ class ScoreJson(TypedDict):
 
     protocol: str
     iou_type: str
-    metrics: dict[str, float | None]
+    metrics: NumbersJson
     per_class: dict[str, dict[str, float | None]]
 
 
@@ -27,7 +30,7 @@ class Score:
 
     Attributes:
         protocol: what defines them, such as ``"coco"``.
-        iou_type: ``"bbox"`` or ``"segm"``.
+        iou_type: ``"bbox"`` or ``"segm"`` (masks).
         metrics: over all classes.
         per_class: the same for each class, by its name.
         headline: names of the few numbers that a summary shows; the first of them chooses the best weights of a run.
@@ -49,11 +52,15 @@ class Score:
         """That number."""
         return self.metrics.get(self.primary)
 
+    def metrics_json(self) -> NumbersJson:
+        """The numbers over all classes as JSON has them."""
+        return dict(self.metrics)
+
     def to_json(self) -> ScoreJson:
         """Plain dictionaries, ready for ``json.dump``: protocol, iou_type, metrics, per_class."""
         return {
             "protocol": self.protocol,
             "iou_type": self.iou_type,
-            "metrics": dict(self.metrics),
+            "metrics": self.metrics_json(),
             "per_class": {name: dict(numbers) for name, numbers in self.per_class.items()},
         }

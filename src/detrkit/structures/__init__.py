@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from detrkit.structures.detections import Detections
     from detrkit.structures.objects import OF_IMAGE, Objects, Target
     from detrkit.structures.predictions import Heatmap, MaskView, Predictions, QueryGroup
+    from detrkit.structures.segment_maps import PanopticMap, Segment, SemanticMap
 
 _HOMES = {
     "batch": ["Batch", "Sample", "pad_images", "pad_masks"],
@@ -21,6 +22,7 @@ _HOMES = {
     "detections": ["Detections"],
     "objects": ["OF_IMAGE", "Objects", "Target"],
     "predictions": ["Heatmap", "MaskView", "Predictions", "QueryGroup"],
+    "segment_maps": ["PanopticMap", "Segment", "SemanticMap"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -36,9 +38,12 @@ __all__ = [
     "Heatmap",
     "MaskView",
     "Objects",
+    "PanopticMap",
     "Predictions",
     "QueryGroup",
     "Sample",
+    "Segment",
+    "SemanticMap",
     "Target",
     "pad_images",
     "pad_masks",

@@ -1,0 +1,188 @@
+"""Folders of class maps (PNG files) as people have them: which files belong together, and what their values mean."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+
+import numpy as np
+
+from detrkit.data.coco_json import read_json
+from detrkit.data.images import IMAGE_SUFFIXES
+from detrkit.data.label_maps import read_class_png
+from detrkit.errors import DataError
+from detrkit.structures import Categories, Category, SemanticMap
+from detrkit.structures.segment_maps import LabelArray, no_class
+
+__all__ = ["ClassValues", "class_values", "matching_files"]
+
+_VALUES = 2**16
+
+
+@dataclass(frozen=True)
+class ClassValues:
+    """What the values in the files mean.
+
+    Attributes:
+        categories: the classes in the order of their values; their ids are the values.
+        ignore: the value of pixels that do not count in the ground truth.
+        source: what messages call the list of classes.
+    """
+
+    categories: Categories
+    ignore: int
+    source: str
+
+    def truth(self, path: Path) -> SemanticMap:
+        """A map of ground truth; pixels of the value ``ignore`` have no class.
+
+        Raises:
+            DataError: the file cannot be read, or a value is no class.
+        """
+        return self._map(path, ignored=[self.ignore])
+
+    def found(self, path: Path) -> SemanticMap:
+        """A map of results; pixels of the value ``ignore`` have no class, unless it is the value of a class.
+
+        Raises:
+            DataError: the file cannot be read, or a value is no class.
+        """
+        return self._map(path, ignored=[] if self.ignore in self.categories.ids else [self.ignore])
+
+    def _map(self, path: Path, ignored: list[int]) -> SemanticMap:
+        values = read_class_png(path)
+        ids = self.categories.ids
+        known = {*ids, *ignored, no_class(values)}
+        pixels = np.bincount(values.reshape(-1))
+        wrong = [value for value in np.flatnonzero(pixels).tolist() if value not in known]
+        if wrong:
+            shown = ", ".join(map(str, wrong[:5])) + (", …" if len(wrong) > 5 else "")
+            raise DataError(
+                f"{path}: value{'s' * (len(wrong) > 1)} {shown} ({pixels[wrong].sum()} pixels): no class of "
+                f"{self.source} ({_extent(ids)}) and not the value to ignore ({self.ignore}); mend the map, the "
+                "classes or the value to ignore"
+            )
+        small = len(ids) <= np.iinfo(np.uint8).max
+        label_of: LabelArray = np.zeros(_VALUES, np.uint8) if small else np.zeros(_VALUES, np.uint16)
+        label_of[:] = no_class(label_of)
+        label_of[ids] = np.arange(len(ids))
+        label_of[ignored] = no_class(label_of)
+        return SemanticMap(label_of[values], self.categories, path=path)
+
+
+def class_values(source: object, ignore: int) -> ClassValues:
+    """The classes that the values of class maps stand for.
+
+    Args:
+        source: a JSON file or its content: a list of names (the value is the place in the list); ``{"0": "name", …}``;
+            a list of ``{"id": value, "name": …}``, such as COCO categories; or an object with one of these under
+            ``names``, ``classes`` or ``categories``.
+        ignore: the value of pixels that do not count.
+
+    Raises:
+        DataError: no such file, or another content.
+    """
+    content, name = read_json(source, "classes")
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in ("names", "classes", "categories") if key in content), content)
+    rows: list[tuple[object, object]]
+    if isinstance(content, Mapping):
+        rows = [(int(key) if str(key).isdecimal() else key, value) for key, value in content.items()]
+    elif isinstance(content, Sequence) and not isinstance(content, str):
+        rows = [
+            (row.get("id"), row.get("name")) if isinstance(row, Mapping) else (place, row)
+            for place, row in enumerate(content)
+        ]
+    else:
+        rows = []
+    if not rows:
+        raise DataError(
+            f'{name}: lists no classes; give a list of names, {{"0": "name", …}}, or a list of {{"id": 0, "name": "…"}}'
+        )
+    names: dict[int, str] = {}
+    for value, label in rows:
+        if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) < _VALUES:
+            raise DataError(
+                f"{name}: class {label!r} has value {value!r}, but values are whole numbers below {_VALUES}"
+            )
+        if not isinstance(label, str):
+            raise DataError(f"{name}: the name of class {value} is {label!r}; names are texts")
+        if int(value) in names:
+            raise DataError(f"{name}: the value {value} is used twice, by '{names[int(value)]}' and '{label}'")
+        names[int(value)] = label
+    if not 0 <= ignore < _VALUES:
+        raise DataError(f"the value to ignore must be between 0 and {_VALUES - 1}, not {ignore}")
+    if ignore in names:
+        warnings.warn(
+            f"{name}: {ignore} is the value of class '{names[ignore]}' and the value to ignore: its pixels do not "
+            "count",
+            stacklevel=3,
+        )
+    return ClassValues(Categories(Category(value, names[value]) for value in sorted(names)), ignore, name)
+
+
+def matching_files(truth: Path, results: Path) -> dict[Path, Path]:
+    """The result of every map of the ground truth, matched by relative path without ending.
+
+    Results may keep the ending of the image before their own (``photo.jpg.png``), as ``detrkit predict`` writes them
+    where two images would share a name. Results without ground truth are left out with a warning.
+
+    Raises:
+        DataError: a folder or a result is missing, or two files have one name.
+    """
+    true_files, found_files = _by_stem(truth, "ground truth"), _by_stem(results, "results")
+    longer: dict[str, list[str]] = {}
+    for stem in found_files:
+        if Path(stem).suffix.lower() in IMAGE_SUFFIXES:
+            longer.setdefault(str(Path(stem).with_suffix("")), []).append(stem)
+    pairs: dict[Path, Path] = {}
+    missing = []
+    for stem, path in true_files.items():
+        stems = [stem] if stem in found_files else longer.get(stem, [])
+        if len(stems) > 1:
+            names = " and ".join(str(found_files[other]) for other in stems)
+            raise DataError(f"{path}: has two results, {names}; keep the one that belongs to it")
+        if stems:
+            pairs[path] = found_files[stems[0]]
+        else:
+            missing.append(stem)
+    if missing:
+        lower = {stem.lower(): path for stem, path in found_files.items()}
+        near = next((lower[stem.lower()] for stem in missing if stem.lower() in lower), None)
+        hint = f"; {near} is there, but names must be equal in case" if near else ""
+        raise DataError(
+            f"{results}: {len(missing)} of {len(true_files)} maps of {truth} have no result, such as "
+            f"{missing[0]}.png{hint}"
+        )
+    if len(pairs) < len(found_files):
+        used = set(pairs.values())
+        extra = [path for path in found_files.values() if path not in used]
+        warnings.warn(f"{len(extra)} results have no ground truth and are left out, such as {extra[0]}", stacklevel=3)
+    return pairs
+
+
+def _by_stem(folder: Path, what: str) -> dict[str, Path]:
+    """PNG files below a folder by their path in it without ending, sorted."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of {what}")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() != ".png" or not path.is_file():
+            continue
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        if stem in files:
+            raise DataError(f"{path}: {files[stem].name} has the same name up to its ending; keep one")
+        files[stem] = path
+    if not files:
+        raise DataError(f"{folder}: has no PNG files; the {what} is one PNG class map for each image")
+    return files
+
+
+def _extent(values: Sequence[int]) -> str:
+    """Values in words: a range, or some of them."""
+    if list(values) == list(range(values[0], values[-1] + 1)):
+        return f"{values[0]} to {values[-1]}"
+    return ", ".join(map(str, values[:5])) + (f", … {values[-1]}" if len(values) > 5 else "")
