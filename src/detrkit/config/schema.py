@@ -81,8 +81,9 @@ class DataSection(Section):
 
     root: str = "data"
     """The data folder."""
-    format: Literal["auto", "coco", "lvis", "roboflow", "yolo", "voc", "cityscapes"] = "auto"
-    """How the folder is laid out; ``auto`` recognises it."""
+    format: Literal["auto", "coco", "coco_panoptic", "lvis", "roboflow", "yolo", "voc", "cityscapes", "masks"] = "auto"
+    """How the folder is laid out; ``auto`` recognises it. Of COCO's instances and panoptic files side by side it takes
+    those of the task."""
     train: SplitFiles = Field(default_factory=SplitFiles)
     """Files of the training split, for layouts that are not recognised."""
     val: SplitFiles = Field(default_factory=SplitFiles)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -9,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detrkit.data.annotations import Segments, clipped, rules_of
+from detrkit.data.class_lists import valid_color
 from detrkit.data.coco_json import Row, box_problem, finite_number, is_crowd, lvis_problems, row_area
 from detrkit.data.images import image_size
-from detrkit.data.packed_masks import PackedMasks, pack, size_problem
+from detrkit.data.packed_masks import PackedMasks, pack, pack_value, size_problem
 from detrkit.data.records import ImageRecord, OnError, Table, missing_files
 from detrkit.errors import DataError
 from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE, Categories, Category
@@ -42,6 +44,12 @@ def build_records(
     rules = rules_of(task)
     categories, left_aside = _categories(table, task)
     label_of = {category.id: label for label, category in enumerate(categories)}
+    if task == "sem" and len(categories) == 1:
+        warnings.warn(
+            f"{table.origin}: '{categories[0].name}' is the only class, so a model that sees it everywhere makes no "
+            "error; give the background a class of its own",
+            stacklevel=2,
+        )
     if rules.masks and table.annotations and not any(map(_has_mask, table.annotations)):
         raise DataError(
             f"{table.origin}: none of its {len(table.annotations)} annotations has a segmentation, which task '{task}' "
@@ -127,6 +135,7 @@ def _assemble(
             width=image["width"],
             height=image["height"],
             segments=segments[starts[index] : starts[index + 1]],
+            map_file=None if segments.masks is None else image.get("map"),
             **_federated(image, label_of),
         )
         for index, image in enumerate(images)
@@ -134,7 +143,7 @@ def _assemble(
 
 
 def _has_mask(row: Row) -> bool:
-    return bool(row.get("segmentation"))
+    return bool(row.get("segmentation")) or "value" in row
 
 
 def _packed(row: Row, image: Row) -> bytes:
@@ -143,6 +152,8 @@ def _packed(row: Row, image: Row) -> bytes:
     Raises:
         DataError: it has none, or it is malformed or of another size than the image.
     """
+    if "value" in row:
+        return pack_value(row["value"])
     try:
         packed = pack(row.get("segmentation"))
     except DataError as error:
@@ -183,7 +194,9 @@ def _categories(table: Table, task: str) -> tuple[Categories, frozenset[int]]:
             raise DataError(f"{table.origin}: {problem}")
     ordered = sorted(table.categories, key=lambda row: int(row["id"]))
     everything = Categories(
-        Category(int(row["id"]), str(row.get("name", row["id"])), bool(row.get("isthing", 1)), _color(row))
+        Category(
+            int(row["id"]), str(row.get("name", row["id"])), bool(row.get("isthing", 1)), valid_color(row.get("color"))
+        )
         for row in ordered
     )
     if rules_of(task).stuff:
@@ -197,12 +210,9 @@ def _categories(table: Table, task: str) -> tuple[Categories, frozenset[int]]:
     return things, frozenset(category.id for category in everything if not category.is_thing)
 
 
-def _color(row: Row) -> tuple[int, int, int] | None:
-    """The colour of a category, if it has a valid one."""
-    color = row.get("color")
-    if isinstance(color, list) and len(color) == 3 and all(type(v) is int and 0 <= v <= 255 for v in color):
-        return color[0], color[1], color[2]
-    return None
+def _category(row: Row) -> Category:
+    name, thing = str(row.get("name", row["id"])), bool(row.get("isthing", 1))
+    return Category(int(row["id"]), name, thing, valid_color(row.get("color")))
 
 
 def _images(table: Table, on_error: OnError) -> tuple[list[Row], list[str]]:
@@ -225,6 +235,11 @@ def _images(table: Table, on_error: OnError) -> tuple[list[Row], list[str]]:
     kept = []
     for index, image in enumerate(images):
         if index in skipped:
+            continue
+        if "problem" in image:
+            if on_error == "raise":
+                raise DataError(f"{image['problem']}. {_SKIP.format('images')}")
+            notes.append(image["problem"])
             continue
         width, height = image.get("width"), image.get("height")
         if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):

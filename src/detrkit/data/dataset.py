@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detrkit.data.coco_json import Row
+from detrkit.data.ground_truth import annotation_rows, image_row, panoptic_truth, semantic_map
 from detrkit.data.images import read_image
-from detrkit.data.rasterise import full_rle
 from detrkit.data.records import ImageRecord, OnError, ScoreProtocol
 from detrkit.data.transforms import EvalTransform
 from detrkit.errors import DataError
-from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE, Categories, Sample
+from detrkit.structures import Categories, Sample, SemanticMap
 
 __all__ = ["DetectionDataset", "SampleTransform"]
 
@@ -147,43 +147,41 @@ class DetectionDataset(Dataset[Sample]):
         masks, every annotation also has its ``segmentation`` as compressed RLE. Images that could not be read up to now
         and annotations that were left out while loading are missing.
         """
-        unreadable = set(torch.nonzero(self._unreadable).flatten().tolist())
-        records = {r.image_id: r for index, r in enumerate(self.records) if index not in unreadable}.values()
-        ids = self.categories.ids
-        rows = (row for record in records for row in _annotations(record, ids))
+        records, ids = self._known_records(), self.categories.ids
+        rows = (row for record in records for row in annotation_rows(record, ids))
         categories: list[Row] = [dict(row) for row in self.categories.to_json()]
         if self.frequencies is not None:
             for category, frequency in zip(categories, self.frequencies, strict=True):
                 category["frequency"] = frequency
         return {
             "info": {"description": self.name},
-            "images": [_image(record, ids) for record in records],
+            "images": [image_row(record, ids) for record in records],
             "annotations": [{"id": number, **row} for number, row in enumerate(rows, start=1)],
             "categories": categories,
         }
+
+    def panoptic_ground_truth(self) -> tuple[Row, Callable[[str], NDArray[np.int32]]]:
+        """COCO panoptic content, and what gives the segment ids (H, W) of a PNG file that it names.
+
+        The pixels of an image are made when they are asked for. Without stuff in the data the segments are things.
+        """
+        return panoptic_truth(self._known_records(), self.categories)
+
+    def semantic_ground_truth(self) -> tuple[Categories, Callable[[int], SemanticMap]]:
+        """The classes, and what gives the class map of an image id, made when it is asked for."""
+        records = {record.image_id: record for record in self._known_records()}
+        return self.categories, lambda image_id: semantic_map(records[image_id], self.categories)
+
+    def _known_records(self) -> list[ImageRecord]:
+        """One record per image, without those that could not be read up to now."""
+        unreadable = set(torch.nonzero(self._unreadable).flatten().tolist())
+        records = {r.image_id: r for index, r in enumerate(self.records) if index not in unreadable}
+        return list(records.values())
 
 
 def _shared_zeros(length: int, dtype: torch.dtype) -> Tensor:
     zeros: Tensor = torch.zeros(length, dtype=dtype).share_memory_()
     return zeros
-
-
-def _image(record: ImageRecord, category_ids: list[int]) -> Row:
-    image = {"id": record.image_id, "file_name": record.file_name, "width": record.width, "height": record.height}
-    lists = {NEGATIVES: record.negatives, NOT_EXHAUSTIVE: record.not_exhaustive}
-    known = {key: [category_ids[label] for label in labels] for key, labels in lists.items() if labels is not None}
-    return {**image, **known}
-
-
-def _annotations(record: ImageRecord, category_ids: list[int]) -> Iterator[Row]:
-    segments = record.segments
-    columns = (segments.boxes, segments.labels, segments.areas, segments.crowd)
-    for index, (box, label, area, crowd) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-        row = {"image_id": record.image_id, "category_id": category_ids[label], "bbox": box}
-        row |= {"area": area, "iscrowd": int(crowd)}
-        if segments.masks is not None:
-            row["segmentation"] = full_rle(segments.masks, index, (record.width, record.height))
-        yield row
 
 
 @contextmanager

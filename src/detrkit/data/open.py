@@ -20,6 +20,9 @@ from detrkit.structures import Categories
 
 __all__ = ["load_dataset", "load_source"]
 
+# How results are scored where the task decides it and not the data.
+_PROTOCOLS: dict[str, ScoreProtocol] = {"sem": "semantic", "pan": "panoptic"}
+
 
 @dataclass(frozen=True)
 class _Split:
@@ -53,7 +56,7 @@ def load_dataset(
         root: the data folder.
         split: train, val or test.
         task: det, inst, sem or pan: which annotations become objects, and whether they have masks.
-        format: auto, coco, lvis, roboflow, yolo, voc or cityscapes.
+        format: auto, coco, coco_panoptic, lvis, roboflow, yolo, voc, cityscapes or masks.
         annotations: a COCO file, relative to ``root`` or to the working directory, for unusual layouts.
         images: the image folder of ``annotations``, likewise relative.
         on_error: "raise" an error for bad boxes and images, or "skip" and count them.
@@ -76,6 +79,7 @@ def load_dataset(
     source = find_source(
         root,
         split,
+        task=task,
         format=format,
         annotations=None if annotations is None else Path(annotations),
         images=None if images is None else Path(images),
@@ -140,6 +144,6 @@ def _read_split(source: Source, task: str, on_error: OnError, sample_rate: float
     if sample_rate is not None:
         table = sample_table(table, seed=sample_seed, rate=sample_rate)
     records, categories, notes = build_records(table, task=task, on_error=on_error)
-    split = _Split(records, categories, notes, table.protocol, frequencies_of(table))
+    split = _Split(records, categories, notes, _PROTOCOLS.get(task, table.protocol), frequencies_of(table))
     annotation_cache()[key] = split
     return split

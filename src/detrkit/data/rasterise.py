@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detrkit.data.frames import Axis, Frame
 from detrkit.data.packed_masks import PackedMasks, Polygons, Rle, unpack
 
-__all__ = ["draw_masks", "full_rle", "map_in_frame", "tight_boxes"]
+__all__ = ["draw_masks", "map_in_frame", "rle_of", "tight_boxes"]
 
 Bitmap = NDArray[np.bool_]
 
@@ -56,15 +56,9 @@ def map_in_frame(values: NDArray[np.integer], frame: Frame) -> NDArray[np.int64]
     return moved
 
 
-def full_rle(masks: PackedMasks, position: int, size: tuple[int, int]) -> Rle:
-    """A mask that is not a value of a segment map as compressed RLE of the whole image, ready for JSON.
-
-    size: (width, height) of the image.
-    """
-    content = unpack(masks.packed(position))
-    assert isinstance(content, list | dict)
-    rle = content if isinstance(content, dict) else _polygon_rle(content, size[1], size[0])
-    return {**rle, "counts": rle["counts"].decode("ascii")}
+def rle_of(content: Polygons | Rle | None, size: tuple[int, int]) -> Rle:
+    """Polygons or RLE as compressed RLE of the whole image; size: (width, height)."""
+    return content if isinstance(content, dict) else _polygon_rle(content or [], size[1], size[0])
 
 
 def tight_boxes(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -102,6 +96,9 @@ def _moved_range(low: float, high: float, axis: Axis) -> tuple[int, int]:
 
 
 def _polygon_rle(polygons: Polygons, height: int, width: int) -> Rle:
+    if not polygons:
+        empty: Rle = hotcoco.mask.encode(np.zeros((height, width), np.uint8, order="F"))
+        return empty
     parts = hotcoco.mask.frPyObjects([part.ravel().tolist() for part in polygons], height, width)
     rle: Rle = hotcoco.mask.merge(parts)
     return rle

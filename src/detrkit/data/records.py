@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from detrkit.data.annotations import Segments, clipped
 from detrkit.data.coco_json import Row, box_problem, is_crowd, row_area
+from detrkit.data.map_files import MapFile
 
 __all__ = [
     "ImageRecord",
@@ -36,6 +37,7 @@ class ImageRecord:
 
     Attributes:
         segments: the annotations; ``detrkit.data.annotations.objects_of`` turns them into the objects of a task.
+        map_file: the PNG file that the masks of the segments are values of, or None.
         negatives: (K,) labels verified to be absent (LVIS; None: unknown).
         not_exhaustive: (E,) labels whose objects are not all annotated (LVIS; None: unknown).
     """
@@ -46,8 +48,17 @@ class ImageRecord:
     width: int
     height: int
     segments: Segments = field(default_factory=Segments.none)
+    map_file: MapFile | None = None
     negatives: NDArray[np.int64] | None = None
     not_exhaustive: NDArray[np.int64] | None = None
+
+    def segment_map(self) -> NDArray[np.int32] | None:
+        """The values (H, W) of the map file, or None.
+
+        Raises:
+            DataError: it cannot be read or does not fit the image and its segments.
+        """
+        return None if self.map_file is None else self.map_file.read((self.width, self.height))
 
     @property
     def boxes(self) -> NDArray[np.float64]:
@@ -91,10 +102,12 @@ class Table:
     image_root: Path
     """The folder to which the file names of images are relative."""
     images: list[Row]
-    """Rows with id, file_name, and width and height where known."""
+    """Rows with id, file_name, and width and height where known. Formats with masks in PNG files add ``map``, a
+    :class:`~detrkit.data.map_files.MapFile`, and ``problem``, why the image cannot be used, where it cannot."""
     annotations: list[Row]
-    """Rows with id, image_id, category_id, bbox [x, y, w, h], area, iscrowd, segmentation where there is one, and
-    ``where``: file and line for messages, which COCO files do not have."""
+    """Rows with id, image_id, category_id, bbox [x, y, w, h], area, iscrowd, and segmentation where there is one. COCO
+    files do not have ``where``, file and line for messages, and ``value``, that of the segment in the ``map`` of its
+    image."""
     categories: list[Row]
     """Rows with id and name, and ``isthing`` 0 for stuff."""
     info: Row = field(default_factory=dict)
@@ -114,7 +127,7 @@ def coco_rows(rows: Iterable[Row]) -> list[Row]:
     Ids that are unique and positive already are kept, others are replaced by 1, 2, … (for evaluators, id 0 means "no
     match").
     """
-    copies = [{key: value for key, value in row.items() if key != "where"} for row in rows]
+    copies = [{key: value for key, value in row.items() if key not in ("where", "value")} for row in rows]
     ids = [row.get("id") for row in copies]
     keep_ids = len(set(ids)) == len(ids) and all(type(value) is int and value > 0 for value in ids)
     for number, row in enumerate(copies, start=1):

@@ -76,7 +76,8 @@ class Scene:
         """The objects in pixels of the image, as plain tensors."""
         if self.objects is not None:
             return self.objects.map(lambda value: value.as_subclass(Tensor))
-        objects = objects_of(record.segments, size=(record.width, record.height), task=task, frame=self.frame)
+        size = record.width, record.height
+        objects = objects_of(record.segments, size=size, task=task, frame=self.frame, segment_map=record.segment_map())
         return replace(objects, boxes=objects.boxes.float())
 
     def _apply(self, operation: _Operation, frame: Frame) -> Scene:

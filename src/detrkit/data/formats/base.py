@@ -66,6 +66,8 @@ class Format:
     """locate(root, split): the source of the split, or None if there is none."""
     read: Callable[[Source], Table]
     """read(source): the annotations of the split."""
+    tasks: tuple[str, ...] = ("det", "inst")
+    """The tasks it is meant for, the usual one first. Among several formats of a folder the task decides."""
     absent: Callable[[Path], dict[str, str]] = lambda _: {}
     """absent(root): splits that the folder names but whose files are missing, with the names of those files. They are
     an error only when they are requested."""
