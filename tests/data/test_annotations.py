@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from detrkit.data.annotations import TASKS, Segments, objects_of
+from detrkit.data.frames import Frame
+from detrkit.data.packed_masks import PackedMasks, pack
 from tests.data.trees import segments
 
 SIZE = (40, 30)
@@ -35,10 +39,66 @@ def test_an_image_without_annotations_has_no_objects() -> None:
     assert (objects.boxes.shape, objects.labels.dtype) == ((0, 4), torch.int64)
 
 
-@pytest.mark.parametrize("task", [name for name, rules in TASKS.items() if rules.masks])
-def test_tasks_with_masks_are_not_implemented_yet(task: str) -> None:
-    with pytest.raises(NotImplementedError, match=f"task '{task}' needs masks"):
-        objects_of(Segments.none(), size=SIZE, task=task)
+def square(x: int, y: int, side: int) -> bytes:
+    return pack([[x, y, x + side, y, x + side, y + side, x, y + side]])
+
+
+@pytest.fixture
+def scene() -> Segments:
+    """Two cars that overlap, a crowd of cars, two parts of the sky, and a car whose mask is empty."""
+    found = segments(
+        [(0, 0, 4, 4), (2, 2, 8, 8), (20, 0, 30, 10), (0, 20, 5, 25), (10, 20, 15, 25), (30, 0, 40, 9)],
+        labels=[0, 0, 0, 1, 1, 0],
+        crowd=[False, False, True, False, False, False],
+    )
+    masks = [square(0, 0, 4), square(2, 2, 6), square(20, 0, 10), square(0, 20, 5), square(10, 20, 5)]
+    masks.append(pack([[38.1, 5.1, 38.2, 5.1, 38.2, 5.2]]))
+    return replace(found, things=np.array([True] * 3 + [False] * 2 + [True]), masks=PackedMasks.of(masks))
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "boxes", "areas"),
+    [
+        ("inst", [0, 0], [[0, 0, 4, 4], [2, 2, 8, 8]], [16, 36]),
+        ("sem", [0, 1], [[0, 0, 30, 10], [0, 20, 15, 25]], [16 + 36 - 4 + 100, 50]),
+        ("pan", [0, 0, 1], [[0, 0, 4, 4], [2, 2, 8, 8], [0, 20, 15, 25]], [16, 36, 50]),
+    ],
+)
+def test_tasks_with_masks(scene: Segments, task: str, labels: list[int], boxes: list[Any], areas: list[int]) -> None:
+    objects = objects_of(scene, size=SIZE, task=task)
+    assert objects.masks is not None
+    assert objects.is_thing is not None
+    assert objects.masks.dtype == objects.is_thing.dtype == torch.bool
+    assert objects.masks.shape == (len(labels), 30, 40)
+    assert objects.labels.tolist() == labels
+    assert objects.boxes.tolist() == boxes
+    assert objects.masks.sum(dim=(1, 2)).tolist() == areas
+    assert objects.is_thing.tolist() == [label == 0 for label in labels]
+
+
+def test_masks_are_drawn_in_the_frame_and_vanish_with_it(scene: Segments) -> None:
+    objects = objects_of(scene, size=SIZE, task="inst", frame=Frame.whole(SIZE).cropped((5, 5, 10, 20)).resized(20, 40))
+    assert objects.masks is not None
+    assert objects.boxes.tolist() == [[0, 0, 6, 6]], "the first car is not in the crop"
+    assert objects.masks.shape == (1, 20, 40)
+
+
+def test_detection_takes_things_alone(scene: Segments) -> None:
+    objects = objects_of(scene, size=SIZE)
+    assert objects.labels.tolist() == [0, 0, 0]
+    assert objects.masks is None
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_objects_in_any_task(task: str) -> None:
+    objects = objects_of(Segments.none(), size=SIZE, task=task)
+    assert objects.boxes.shape == (0, 4)
+    assert objects.masks is None or objects.masks.shape == (0, 30, 40)
+
+
+def test_masks_that_were_not_read() -> None:
+    with pytest.raises(ValueError, match=r"task 'inst' needs masks, but these segments were read without"):
+        objects_of(segments([(0, 0, 4, 4)]), size=SIZE, task="inst")
 
 
 def test_task_names() -> None:

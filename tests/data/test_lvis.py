@@ -49,7 +49,7 @@ def test_ground_truth_has_the_fields_for_lvis_scores(root: Path) -> None:
 def test_training_reads_no_segmentations(root: Path) -> None:
     source = find_source(root, "train")
     assert all("segmentation" in row for row in read_source(source).annotations)
-    assert not any("segmentation" in row for row in read_source(replace(source, segmentations=False)).annotations)
+    assert not any("segmentation" in row for row in read_source(replace(source, segmentations="none")).annotations)
 
 
 def test_lvis_and_coco_in_one_folder_need_a_choice(root: Path) -> None:

@@ -137,4 +137,19 @@ def test_recipe_keys() -> None:
     with pytest.raises(RecipeError, match="crop_size"):
         load_recipe({}, ["data.crop_size=[900,576]"])
     with pytest.raises(RecipeError, match="strong"):
-        load_recipe({}, ["data.augmentation=lsj"])
+        load_recipe({}, ["data.augmentation=weak"])
+    jitter = load_recipe({}, ["data.augmentation=lsj", "data.lsj_size=[512,1024]", "data.lsj_scale=[0.5,2]"]).data
+    assert (jitter.augmentation, jitter.lsj_size, jitter.lsj_scale) == ("lsj", (512, 1024), (0.5, 2))
+    with pytest.raises(RecipeError, match=r"lsj_scale is \[least, most\]"):
+        load_recipe({}, ["data.lsj_scale=[2,0.5]"])
+    assert (plain.colors, load_recipe({}, ["data.colors=ssd"]).data.colors) == ("none", "ssd")
+
+
+def test_colours_of_ssd() -> None:
+    grey = Image.new("RGB", (8, 8), (100, 100, 100))
+    seen = {np.asarray(change)[0, 0, 0] + 100 for change in changes(photometric.jitter_colours, grey, 300)}
+    assert min(seen) in range(34, 45)  # darker by 32, then half of the contrast
+    assert max(seen) in range(175, 199)
+    torch.manual_seed(0)
+    unchanged = sum(photometric.jitter_colours(NOISE) is NOISE for _ in range(300))
+    assert 5 < unchanged < 40, "one in 16"

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detrkit.data.build_records import build_records
 from detrkit.data.formats.coco import parse_coco
-from detrkit.data.records import ImageRecord, build_records
+from detrkit.data.records import ImageRecord
 from detrkit.errors import DataError
 from tests.data.trees import coco, write_images
 

@@ -32,6 +32,7 @@ def segments(boxes: Any, labels: Any = None, areas: Any = None, crowd: Any = Non
         areas=np.ones(count) if areas is None else np.asarray(areas, np.float64),
         crowd=np.zeros(count, bool) if crowd is None else np.asarray(crowd, bool),
         outside=np.zeros(count, bool),
+        things=np.ones(count, bool),
     )
 
 
@@ -203,6 +204,93 @@ def lvis_tree(root: Path) -> Path:
         for number, name in enumerate(images):
             write_image(root / LVIS_FOLDERS[name] / name, seed=number + 100 * (split == "val"))
         dump(root / "annotations" / f"lvis_v1_{split}.json", lvis(split))
+    return root
+
+
+STUFF = ("ground", "sky")
+
+
+def panoptic(split: str) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, np.dtype[np.int32]]]]:
+    """COCO panoptic JSON of a split, and the segment ids of its PNG files.
+
+    The objects of ``BOXES`` (label k is category 1 + k) are on two regions of stuff: ground (3) and, on the upper 10
+    rows, sky (4). The first column is void.
+    """
+    data, maps = coco(split), {}
+    rows = []
+    for image in data["images"]:
+        ids = np.zeros((SIZE[1], SIZE[0]), np.int32)
+        ids[:, 1:], ids[:10, 1:] = 70_003, 4
+        categories = {70_003: 3, 4: 4}
+        for number, row in enumerate(row for row in data["annotations"] if row["image_id"] == image["id"]):
+            x, y, w, h = row["bbox"]
+            ids[y : y + h, max(x, 1) : x + w] = 300 + number
+            categories[300 + number] = row["category_id"]
+        info = []
+        for segment, category in categories.items():
+            ys, xs = np.nonzero(ids == segment)
+            if len(ys):
+                box = [int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1]
+                row = {"id": segment, "category_id": category, "bbox": box, "area": len(ys), "iscrowd": 0}
+                info.append(row)
+        name = f"{Path(image['file_name']).stem}.png"
+        rows.append({"image_id": image["id"], "file_name": name, "segments_info": info})
+        maps[name] = ids
+    categories = [{**row, "isthing": 1} for row in data["categories"]]
+    categories += [{"id": 3 + k, "name": name, "isthing": 0, "color": [k, 9, 9]} for k, name in enumerate(STUFF)]
+    return {"images": data["images"], "annotations": rows, "categories": categories}, maps
+
+
+def panoptic_tree(root: Path) -> Path:
+    """annotations/panoptic_*.json, a folder of PNG files beside each, and images/*."""
+    for split in BOXES:
+        write_images(split, root / "images" / split)
+        data, maps = panoptic(split)
+        path = dump(root / "annotations" / f"panoptic_{split}.json", data)
+        for name, ids in maps.items():
+            write_map(path.with_suffix("") / name, ids, rgb=True)
+    return root
+
+
+def write_map(path: Path, values: Any, *, rgb: bool = False) -> None:
+    """Write a PNG whose pixels are numbers: in one channel, or R + 256 G + 65536 B."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.asarray(values, np.int32)
+    pixels = np.stack([values % 256, values // 256 % 256, values // 65536], axis=-1) if rgb else values
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+def class_map(boxes: list[tuple[int, int, int, int, int]]) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """Classes of an image: 0 bolt, 1 nut, 2 ground, and 255 in the first column."""
+    values = np.full((SIZE[1], SIZE[0]), 2, np.int32)
+    for label, x, y, w, h in boxes:
+        values[y : y + h, x : x + w] = label
+    values[:, 0] = 255
+    return values
+
+
+def masks_tree(root: Path) -> Path:
+    """images/*, masks/* with class maps, classes.json."""
+    for split, images in BOXES.items():
+        write_images(split, root / "images" / split)
+        for name, boxes in images.items():
+            write_map(root / "masks" / split / f"{Path(name).stem}.png", class_map(boxes))
+    dump(root / "classes.json", [*NAMES, "ground"])
+    return root
+
+
+def instance_files_tree(root: Path) -> Path:
+    """images/*, masks/*/<image>/ with one PNG per object, classes.json."""
+    for split, images in BOXES.items():
+        write_images(split, root / "images" / split)
+        for name, boxes in images.items():
+            folder = root / "masks" / split / Path(name).stem
+            folder.mkdir(parents=True)
+            for number, (label, x, y, w, h) in enumerate(boxes):
+                mask = np.zeros((SIZE[1], SIZE[0]), np.uint8)
+                mask[y : y + h, x : x + w] = 255
+                Image.fromarray(mask).save(folder / f"{NAMES[label]}_{number}.png")
+    dump(root / "classes.json", {"classes": list(NAMES)})
     return root
 
 

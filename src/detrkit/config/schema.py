@@ -81,8 +81,9 @@ class DataSection(Section):
 
     root: str = "data"
     """The data folder."""
-    format: Literal["auto", "coco", "lvis", "roboflow", "yolo", "voc", "cityscapes"] = "auto"
-    """How the folder is laid out; ``auto`` recognises it."""
+    format: Literal["auto", "coco", "coco_panoptic", "lvis", "roboflow", "yolo", "voc", "cityscapes", "masks"] = "auto"
+    """How the folder is laid out; ``auto`` recognises it. Of COCO's instances and panoptic files side by side it takes
+    those of the task."""
     train: SplitFiles = Field(default_factory=SplitFiles)
     """Files of the training split, for layouts that are not recognised."""
     val: SplitFiles = Field(default_factory=SplitFiles)
@@ -115,9 +116,17 @@ class DataSection(Section):
     """Shorter sides before the cut."""
     crop_size: tuple[Count, Count] = (384, 600)
     """Least and greatest side of the rectangle, in pixels."""
-    augmentation: Literal["detr", "strong"] = "detr"
+    augmentation: Literal["detr", "strong", "lsj"] = "detr"
     """``detr``: flips, crops, sizes. ``strong`` adds shifts, brightness, contrast, other colours, JPEG artefacts and
-    blur."""
+    blur. ``lsj`` is large-scale jittering: flips, a random scale, and a cut to a fixed size, instead of the crops and
+    sizes above."""
+    lsj_size: tuple[Count, Count] = (1024, 1024)
+    """``lsj``: height and width to which larger images are cut."""
+    lsj_scale: tuple[Positive, Positive] = (0.1, 2.0)
+    """``lsj``: least and greatest scale; at 1 the image just fits into ``lsj_size``."""
+    colors: Literal["none", "ssd"] = "none"
+    """``ssd``: also change brightness, contrast, saturation and hue at random, as SSD does; usual for semantic
+    segmentation."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Probability of a horizontal flip."""
     vertical_flip: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -128,9 +137,11 @@ class DataSection(Section):
     """Largest longer side at evaluation and prediction; null: that of the model."""
 
     @model_validator(mode="after")
-    def _crop_range(self) -> Self:
+    def _ranges(self) -> Self:
         if self.crop_size[0] > self.crop_size[1]:
             raise ValueError(f"data.crop_size is [least, most], got {list(self.crop_size)}")
+        if self.lsj_scale[0] > self.lsj_scale[1]:
+            raise ValueError(f"data.lsj_scale is [least, most], got {list(self.lsj_scale)}")
         return self
 
     def image_sizes(self) -> dict[str, int | tuple[int, ...]]:

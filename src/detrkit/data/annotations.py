@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from detrkit.data.frames import Frame
+from detrkit.data.packed_masks import PackedMasks
+from detrkit.data.rasterise import draw_masks, tight_boxes
 from detrkit.errors import did_you_mean
 from detrkit.structures import Objects
 
-__all__ = ["TASKS", "Segments", "TaskRules", "clipped", "objects_of"]
+__all__ = ["TASKS", "Segments", "TaskRules", "clipped", "objects_of", "rules_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,6 +34,8 @@ class Segments:
             ignores them.
         outside: (N,) bool, the box lies completely outside the image: training leaves it out, evaluation counts it
             as a missed object.
+        things: (N,) bool, False for stuff: regions that cannot be counted, such as sky.
+        masks: the masks of the regions, or None where the task needs none.
     """
 
     boxes: NDArray[np.float64]
@@ -38,12 +43,16 @@ class Segments:
     areas: NDArray[np.float64]
     crowd: NDArray[np.bool_]
     outside: NDArray[np.bool_]
+    things: NDArray[np.bool_]
+    masks: PackedMasks | None = None
 
     @classmethod
     def none(cls) -> Segments:
         """The segments of an image without annotations."""
         no = np.zeros(0, dtype=bool)
-        return cls(boxes=np.zeros((0, 4)), labels=np.zeros(0, np.int64), areas=np.zeros(0), crowd=no, outside=no)
+        return cls(
+            boxes=np.zeros((0, 4)), labels=np.zeros(0, np.int64), areas=np.zeros(0), crowd=no, outside=no, things=no
+        )
 
     @property
     def single(self) -> NDArray[np.bool_]:
@@ -52,15 +61,18 @@ class Segments:
 
     @classmethod
     def cat(cls, parts: Sequence[Segments]) -> Segments:
-        """Concatenate the regions of all parts."""
-        return cls(**{item.name: np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(cls)})
+        """Concatenate the regions of all parts, without their masks."""
+        names = (item.name for item in fields(cls) if item.name != "masks")
+        columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return cls(**columns)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Segments:
         """Select regions by a mask, indices or a slice."""
-        return Segments(**{item.name: getattr(self, item.name)[index] for item in fields(self)})
+        columns = ((item.name, getattr(self, item.name)) for item in fields(self))
+        return Segments(**{name: column[index] for name, column in columns if column is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,28 +102,67 @@ TASKS = {
 """The rules of each task: detection, instance, semantic and panoptic segmentation."""
 
 
-def objects_of(segments: Segments, *, size: tuple[int, int], task: str = "det") -> Objects:
-    """The objects of an image for a task: boxes (N, 4) float64 xyxy in pixels, clipped to the image.
+def rules_of(task: str) -> TaskRules:
+    """The rules of a task.
+
+    Raises:
+        ValueError: unknown task.
+    """
+    if task not in TASKS:
+        raise ValueError(f"task '{task}' is unknown.{did_you_mean(task, TASKS)}")
+    return TASKS[task]
+
+
+def objects_of(
+    segments: Segments,
+    *,
+    size: tuple[int, int],
+    task: str = "det",
+    frame: Frame | None = None,
+    segment_map: NDArray[np.integer] | None = None,
+) -> Objects:
+    """The objects of an image for a task: boxes (N, 4) float64 xyxy in pixels.
+
+    Detection: the annotated boxes, clipped to the image. Other tasks: masks (N, H, W) bool in the frame, which are not
+    empty, the tight boxes around them, and ``is_thing``.
 
     Args:
         segments: the annotated regions of the image.
         size: (width, height) of the image.
         task: one of ``TASKS``.
+        frame: where to draw the masks, such as a crop of the image; None: the whole image. Without effect on detection.
+        segment_map: (height, width) values of the image's pixels, where masks are values of it.
 
     Raises:
-        ValueError: unknown task.
-        NotImplementedError: the task needs masks.
+        ValueError: unknown task, or segments that were read without the masks that it needs.
     """
-    if task not in TASKS:
-        raise ValueError(f"task '{task}' is unknown.{did_you_mean(task, TASKS)}")
-    rules = TASKS[task]
-    if rules.masks:
-        raise NotImplementedError(f"task '{task}' needs masks, which annotations do not give yet; 'det' works")
-    kept = ~segments.outside if rules.crowd else segments.single
+    rules = rules_of(task)
+    kept = segments[(~segments.outside if rules.crowd else segments.single) & (segments.things | rules.stuff)]
+    if not rules.masks:
+        return Objects(
+            labels=torch.from_numpy(kept.labels), boxes=torch.from_numpy(clipped(kept.boxes, np.asarray(size)))
+        )
+    if kept.masks is None and len(kept):
+        raise ValueError(f"task '{task}' needs masks, but these segments were read without; load them for this task")
+    groups, first = _groups(kept, rules)
+    masks = draw_masks(kept.masks or PackedMasks.none(), groups, frame or Frame.whole(size), segment_map)
+    seen = masks.any(axis=(1, 2))
+    masks, first = masks[seen], first[seen]
     return Objects(
-        labels=torch.from_numpy(segments.labels[kept]),
-        boxes=torch.from_numpy(clipped(segments.boxes[kept], np.asarray(size))),
+        labels=torch.from_numpy(kept.labels[first]),
+        boxes=torch.from_numpy(tight_boxes(masks)),
+        masks=torch.from_numpy(masks),
+        is_thing=torch.from_numpy(kept.things[first]),
     )
+
+
+def _groups(segments: Segments, rules: TaskRules) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which segments make one object: the object of each segment (N,), and the first segment of each object (G,)."""
+    merged = {"nothing": np.zeros(len(segments), bool), "stuff": ~segments.things, "everything": segments.labels >= 0}
+    keys = np.where(merged[rules.merged], segments.labels, -1 - np.arange(len(segments)))
+    _, first, groups = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.argsort(first)  # objects in the order of the file
+    return np.argsort(order)[groups], first[order]
 
 
 def clipped(boxes: NDArray[np.float64], size: NDArray[np.generic]) -> NDArray[np.float64]:

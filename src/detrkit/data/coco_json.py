@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,15 @@ Json = Mapping[str, Any]
 """A JSON object that is only read."""
 
 
-def read_json(source: object, what: str = "annotation", *, without: Sequence[str] = ()) -> tuple[object, str]:
+def read_json(
+    source: object, what: str = "annotation", *, change: Callable[[Row], Row] | None = None
+) -> tuple[object, str]:
     """Read a JSON file.
 
     Args:
         source: a path, or data that are parsed already and returned unchanged.
         what: the kind of file, for messages.
-        without: keys to drop from every object while parsing, to save memory.
+        change: called with every JSON object while the file is parsed, to keep less of it in memory.
 
     Returns:
         The parsed data and their name for messages: the path, or ``what`` for data that are parsed already.
@@ -53,14 +55,12 @@ def read_json(source: object, what: str = "annotation", *, without: Sequence[str
     if not isinstance(source, str | Path):
         return source, what
 
-    def slim(row: Row) -> Row:
-        for key in without:
-            row.pop(key, None)
-        return row
-
     path = Path(source)
     try:
-        return json.loads(path.read_bytes(), object_hook=slim if without else None), str(path)
+        data = path.read_bytes()
+        text = data.decode(json.detect_encoding(data), "surrogatepass")
+        del data  # of COCO's size; parsing needs the text alone
+        return json.loads(text, object_hook=change), str(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such {what} file") from error
     except IsADirectoryError as error:

@@ -6,8 +6,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from detrkit.data.build_records import build_records
 from detrkit.data.coco_json import Row, box_problem
-from detrkit.data.records import OnError, Table, build_records, coco_rows
+from detrkit.data.records import OnError, Table, coco_rows
 from detrkit.data.subsets import choose, subset_size
 from detrkit.errors import DataError
 

@@ -15,28 +15,30 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detrkit.data.coco_json import Row
+from detrkit.data.ground_truth import annotation_rows, image_row, panoptic_truth, semantic_map
 from detrkit.data.images import read_image
 from detrkit.data.records import ImageRecord, OnError, ScoreProtocol
 from detrkit.data.transforms import EvalTransform
 from detrkit.errors import DataError
-from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE, Categories, Sample
+from detrkit.structures import Categories, Sample, SemanticMap
 
 __all__ = ["DetectionDataset", "SampleTransform"]
 
-SampleTransform = Callable[[Image.Image, ImageRecord], Sample]
+SampleTransform = Callable[[Image.Image, ImageRecord, str], Sample]
 
 
 class DetectionDataset(Dataset[Sample]):
     """The images of one split with their annotations.
 
-    ``dataset[i]`` reads image i and returns ``transform(image, records[i])``. The randomness of a sample depends only
-    on (seed, epoch, i), so neither the number of workers nor resuming within an epoch changes it.
+    ``dataset[i]`` reads image i and returns ``transform(image, records[i], task)``. The randomness of a sample depends
+    only on (seed, epoch, i), so neither the number of workers nor resuming within an epoch changes it.
 
     Args:
         records: sorted by image id.
         categories: in label order.
         name: the name in folders and tables.
-        transform: turns an image and its record into a sample; default: the evaluation transform.
+        task: what the records were read for: det, inst, sem or pan; objects have masks except for det.
+        transform: turns an image, its record and a task into a sample; default: the evaluation transform.
         on_error: what to do with an unreadable image: "raise" an error, or "skip" it: the next readable image takes
             its place, and ``skipped_images`` lists it (also when a worker process reads it).
         load_errors: one line per box or image that was left out while loading.
@@ -52,6 +54,7 @@ class DetectionDataset(Dataset[Sample]):
         records: Sequence[ImageRecord],
         categories: Categories,
         name: str = "dataset",
+        task: str = "det",
         transform: SampleTransform | None = None,
         on_error: OnError = "raise",
         load_errors: Sequence[str] = (),
@@ -62,6 +65,7 @@ class DetectionDataset(Dataset[Sample]):
         self.records = list(records)
         self.categories = categories
         self.name = name
+        self.task = task
         self.transform: SampleTransform = transform if transform is not None else EvalTransform()
         self.on_error = on_error
         self.load_errors = list(load_errors)
@@ -79,10 +83,27 @@ class DetectionDataset(Dataset[Sample]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} of a data set with {len(self)} images")
         index %= len(self)
-        image, record = self._read_or_replace(index)
+        for step in range(len(self)):
+            candidate = (index + step) % len(self)
+            if self._unreadable[candidate]:
+                continue
+            try:
+                return self._sample(candidate, seed_as=index)
+            except DataError as error:
+                if self.on_error == "raise":
+                    raise DataError(
+                        f"{error}. Set on_error to skip to leave such images out and count them; "
+                        "'detrkit data check' lists them all"
+                    ) from error
+                self._unreadable[candidate] = True
+        raise DataError(f"{self.name}: none of its {len(self)} images can be read")
+
+    def _sample(self, index: int, *, seed_as: int) -> Sample:
+        """Image ``index`` transformed with the randomness of image ``seed_as``, whose place it may take."""
+        image = self.read_image(index)
         seed, epoch = (int(value) for value in self._seed_and_epoch)
-        with _seeded(seed, epoch, index):
-            return self.transform(image, record)
+        with _seeded(seed, epoch, seed_as):
+            return self.transform(image, self.records[index], self.task)
 
     def read_image(self, index: int) -> Image.Image:
         """Image ``index`` as RGB before any transform, in the orientation of its annotations.
@@ -93,10 +114,14 @@ class DetectionDataset(Dataset[Sample]):
         record = self.records[index]
         return read_image(record.path, frame=(record.width, record.height))
 
-    def with_transform(self, transform: SampleTransform) -> DetectionDataset:
-        """The same records with another transform and a separate epoch counter; no annotation is read again."""
+    def with_transform(self, transform: SampleTransform, *, task: str | None = None) -> DetectionDataset:
+        """The same records with another transform and a separate epoch counter; no annotation is read again.
+
+        task: make the objects of another task, for example boxes alone ("det"); None: of the same.
+        """
         other = copy.copy(self)
         other.transform = transform
+        other.task = self.task if task is None else task
         other._seed_and_epoch = _shared_zeros(2, torch.int64)
         return other
 
@@ -118,60 +143,45 @@ class DetectionDataset(Dataset[Sample]):
     def coco_ground_truth(self) -> Row:
         """The ground truth as COCO JSON with the category ids of the file; crowd regions have ``iscrowd`` 1.
 
-        Boxes and areas are those of the file, not clipped to the image; LVIS fields are kept. Images that could not be
-        read up to now and boxes that were left out while loading are missing.
+        Boxes and areas are those of the file, not clipped to the image; LVIS fields are kept. With a task that has
+        masks, every annotation also has its ``segmentation`` as compressed RLE. Images that could not be read up to now
+        and annotations that were left out while loading are missing.
         """
-        unreadable = set(torch.nonzero(self._unreadable).flatten().tolist())
-        records = {r.image_id: r for index, r in enumerate(self.records) if index not in unreadable}.values()
-        ids = self.categories.ids
-        rows = (row for record in records for row in _annotations(record, ids))
+        records, ids = self._known_records(), self.categories.ids
+        rows = (row for record in records for row in annotation_rows(record, ids))
         categories: list[Row] = [dict(row) for row in self.categories.to_json()]
         if self.frequencies is not None:
             for category, frequency in zip(categories, self.frequencies, strict=True):
                 category["frequency"] = frequency
         return {
             "info": {"description": self.name},
-            "images": [_image(record, ids) for record in records],
+            "images": [image_row(record, ids) for record in records],
             "annotations": [{"id": number, **row} for number, row in enumerate(rows, start=1)],
             "categories": categories,
         }
 
-    def _read_or_replace(self, index: int) -> tuple[Image.Image, ImageRecord]:
-        """The image and its record, or those of the next readable image with ``on_error="skip"``."""
-        for step in range(len(self)):
-            candidate = (index + step) % len(self)
-            if self._unreadable[candidate]:
-                continue
-            try:
-                return self.read_image(candidate), self.records[candidate]
-            except DataError as error:
-                if self.on_error == "raise":
-                    raise DataError(
-                        f"{error}. Set on_error to skip to leave such images out and count them; "
-                        "'detrkit data check' lists them all"
-                    ) from error
-                self._unreadable[candidate] = True
-        raise DataError(f"{self.name}: none of its {len(self)} images can be read")
+    def panoptic_ground_truth(self) -> tuple[Row, Callable[[str], NDArray[np.int32]]]:
+        """COCO panoptic content, and what gives the segment ids (H, W) of a PNG file that it names.
+
+        The pixels of an image are made when they are asked for. Without stuff in the data the segments are things.
+        """
+        return panoptic_truth(self._known_records(), self.categories)
+
+    def semantic_ground_truth(self) -> tuple[Categories, Callable[[int], SemanticMap]]:
+        """The classes, and what gives the class map of an image id, made when it is asked for."""
+        records = {record.image_id: record for record in self._known_records()}
+        return self.categories, lambda image_id: semantic_map(records[image_id], self.categories)
+
+    def _known_records(self) -> list[ImageRecord]:
+        """One record per image, without those that could not be read up to now."""
+        unreadable = set(torch.nonzero(self._unreadable).flatten().tolist())
+        records = {r.image_id: r for index, r in enumerate(self.records) if index not in unreadable}
+        return list(records.values())
 
 
 def _shared_zeros(length: int, dtype: torch.dtype) -> Tensor:
     zeros: Tensor = torch.zeros(length, dtype=dtype).share_memory_()
     return zeros
-
-
-def _image(record: ImageRecord, category_ids: list[int]) -> Row:
-    image = {"id": record.image_id, "file_name": record.file_name, "width": record.width, "height": record.height}
-    lists = {NEGATIVES: record.negatives, NOT_EXHAUSTIVE: record.not_exhaustive}
-    known = {key: [category_ids[label] for label in labels] for key, labels in lists.items() if labels is not None}
-    return {**image, **known}
-
-
-def _annotations(record: ImageRecord, category_ids: list[int]) -> Iterator[Row]:
-    segments = record.segments
-    columns = (segments.boxes, segments.labels, segments.areas, segments.crowd)
-    for box, label, area, crowd in zip(*(column.tolist() for column in columns), strict=True):
-        row = {"image_id": record.image_id, "category_id": category_ids[label], "bbox": box}
-        yield {**row, "area": area, "iscrowd": int(crowd)}
 
 
 @contextmanager

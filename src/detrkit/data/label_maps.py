@@ -17,7 +17,7 @@ from PIL import Image
 from detrkit.errors import DataError
 from detrkit.structures.segment_maps import LabelArray, rgb_to_ids
 
-__all__ = ["read_class_png", "read_panoptic_png"]
+__all__ = ["is_rgb_png", "read_class_png", "read_panoptic_png"]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6
@@ -58,6 +58,15 @@ def read_class_png(path: Path) -> LabelArray:
         return pixels.astype(np.uint16, copy=False)
     values = pixels.astype(np.uint8, copy=False)
     return values // np.uint8(_STRETCHED[depth]) if kind == _GRAY and depth in _STRETCHED else values
+
+
+def is_rgb_png(path: Path) -> bool:
+    """Whether a PNG file has colours, and not one channel or a palette.
+
+    Raises:
+        DataError: missing, or no PNG.
+    """
+    return _header(path)[1] in (_RGB, _RGBA)
 
 
 def _header(path: Path) -> tuple[int, int]:

@@ -12,15 +12,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from detrkit.data.dataset import DetectionDataset
 from detrkit.errors import DataError
-from detrkit.structures import Batch, Sample, pad_images
+from detrkit.structures import Batch, Sample, pad_images, pad_masks
 
 __all__ = ["build_loader", "collate"]
 
 
 def collate(samples: Sequence[Sample], *, size_divisor: int = 1) -> Batch:
-    """Pad images at the right and bottom to the maximum size of the batch, rounded up to ``size_divisor``."""
-    images, mask = pad_images([sample.image for sample in samples], size_divisor)
-    return Batch(images, mask, [sample.target for sample in samples])
+    """Pad images and masks at the right and bottom to the maximum size of the batch, rounded up to ``size_divisor``."""
+    images, padding_mask = pad_images([sample.image for sample in samples], size_divisor)
+    return Batch(images, padding_mask, [pad_masks(sample.target, images) for sample in samples])
 
 
 def build_loader(

@@ -7,16 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
+from detrkit.data.annotations import TASKS
+from detrkit.data.build_records import build_records
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.formats import Source, find_source, read_source
 from detrkit.data.once import annotation_cache
-from detrkit.data.records import ImageRecord, OnError, ScoreProtocol, build_records, frequencies_of
+from detrkit.data.records import ImageRecord, OnError, ScoreProtocol, frequencies_of
 from detrkit.data.samplers import repeat_factors, with_copies
 from detrkit.data.subsets import published_sample, sample_table
 from detrkit.errors import DataError, did_you_mean
 from detrkit.structures import Categories
 
 __all__ = ["load_dataset", "load_source"]
+
+# How results are scored where the task decides it and not the data.
+_PROTOCOLS: dict[str, ScoreProtocol] = {"sem": "semantic", "pan": "panoptic"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ def load_dataset(
     root: str | Path,
     *,
     split: str = "train",
+    task: str = "det",
     format: str = "auto",
     annotations: str | Path | None = None,
     images: str | Path | None = None,
@@ -49,7 +55,8 @@ def load_dataset(
     Args:
         root: the data folder.
         split: train, val or test.
-        format: auto, coco, lvis, roboflow, yolo, voc or cityscapes.
+        task: det, inst, sem or pan: which annotations become objects, and whether they have masks.
+        format: auto, coco, coco_panoptic, lvis, roboflow, yolo, voc, cityscapes or masks.
         annotations: a COCO file, relative to ``root`` or to the working directory, for unusual layouts.
         images: the image folder of ``annotations``, likewise relative.
         on_error: "raise" an error for bad boxes and images, or "skip" and count them.
@@ -66,16 +73,20 @@ def load_dataset(
     """
     if on_error not in ("raise", "skip"):
         raise DataError(f"on_error '{on_error}' is unknown.{did_you_mean(on_error, ['raise', 'skip'])}")
+    if task not in TASKS:
+        raise DataError(f"task '{task}' is unknown.{did_you_mean(task, TASKS)}")
     root = Path(root)
     source = find_source(
         root,
         split,
+        task=task,
         format=format,
         annotations=None if annotations is None else Path(annotations),
         images=None if images is None else Path(images),
     )
     return load_source(
         source,
+        task=task,
         on_error=on_error,
         sample_rate=sample_rate,
         sample_repeat=sample_repeat,
@@ -88,6 +99,7 @@ def load_dataset(
 def load_source(
     source: Source,
     *,
+    task: str = "det",
     on_error: OnError = "raise",
     sample_rate: float | None = None,
     sample_repeat: bool = False,
@@ -100,7 +112,7 @@ def load_source(
     if published is not None:
         source = replace(source, annotations=published)
     sampled = sample_rate is not None and published is None
-    split = _read_split(source, on_error, sample_rate if sampled else None, sample_seed)
+    split = _read_split(source, task, on_error, sample_rate if sampled else None, sample_seed)
     records = split.records
     if sample_repeat:
         if sample_rate is None:
@@ -114,6 +126,7 @@ def load_source(
         records=records * repeat,
         categories=split.categories,
         name=source.root.resolve().name,
+        task=task,
         on_error=on_error,
         load_errors=split.notes,
         protocol=split.protocol,
@@ -122,15 +135,15 @@ def load_source(
     )
 
 
-def _read_split(source: Source, on_error: OnError, sample_rate: float | None, sample_seed: int) -> _Split:
-    key = (source, on_error, sample_rate, sample_seed)
+def _read_split(source: Source, task: str, on_error: OnError, sample_rate: float | None, sample_seed: int) -> _Split:
+    key = (source, task, on_error, sample_rate, sample_seed)
     cached = annotation_cache().get(key)
     if isinstance(cached, _Split):
         return cached
-    table = read_source(replace(source, segmentations=False))
+    table = read_source(replace(source, segmentations="packed" if TASKS[task].masks else "none"))
     if sample_rate is not None:
         table = sample_table(table, seed=sample_seed, rate=sample_rate)
-    records, categories, notes = build_records(table, on_error=on_error)
-    split = _Split(records, categories, notes, table.protocol, frequencies_of(table))
+    records, categories, notes = build_records(table, task=task, on_error=on_error)
+    split = _Split(records, categories, notes, _PROTOCOLS.get(task, table.protocol), frequencies_of(table))
     annotation_cache()[key] = split
     return split

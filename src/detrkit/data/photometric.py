@@ -1,7 +1,7 @@
-"""The colour part of the augmentation ``strong_album`` of the Relation-DETR repository, on Pillow images.
+"""Random colour changes on Pillow images: those of SSD, and those of ``strong_album`` of the Relation-DETR repository.
 
-Reimplemented without albumentations, with the same strengths and probabilities. Colours use Pillow's 8-bit HSV, whose
-hue has 256 steps instead of OpenCV's 180, and random numbers come from torch.
+The latter are reimplemented without albumentations, with the same strengths and probabilities. Colours use Pillow's
+8-bit HSV, whose hue has 256 steps instead of OpenCV's 180, and random numbers come from torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-__all__ = ["chance", "distort_colours", "uniform"]
+__all__ = ["chance", "distort_colours", "jitter_colours", "uniform"]
 
 _T = TypeVar("_T")
 _Pixels = NDArray[np.float32]
@@ -49,6 +49,34 @@ def distort_colours(image: Image.Image) -> Image.Image:
     return image
 
 
+def jitter_colours(image: Image.Image) -> Image.Image:
+    """SSD's colour changes, each with probability 0.5 (Liu et al., section 2.2 and the official code).
+
+    Brightness by up to 32 of 255, contrast and saturation by a factor of 0.5 to 1.5, hue by up to 18 degrees of 180.
+    Contrast comes first or last, with equal probability.
+    """
+    contrast_first = chance(0.5)
+    if chance(0.5):
+        brightness = np.float32(uniform(-32, 32))
+        image = _on_pixels(image, lambda pixels: pixels + brightness)
+    if contrast_first:
+        image = _change_contrast(image)
+    if chance(0.5):
+        saturation = np.array([1, uniform(0.5, 1.5), 1], np.float32)
+        image = _on_pixels(image, lambda pixels: pixels * saturation, "HSV")
+    if chance(0.5):
+        hue = uniform(-18 / 180, 18 / 180)
+        image = _on_pixels(image, lambda pixels: _shifted_hsv(pixels, hue=hue), "HSV")
+    return image if contrast_first else _change_contrast(image)
+
+
+def _change_contrast(image: Image.Image) -> Image.Image:
+    if not chance(0.5):
+        return image
+    contrast = np.float32(uniform(0.5, 1.5))
+    return _on_pixels(image, lambda pixels: pixels * contrast)
+
+
 def _one_of(choices: Sequence[_T]) -> _T:
     return choices[int(torch.randint(len(choices), ()))]
 
@@ -74,14 +102,14 @@ def _shift_rgb(image: Image.Image) -> Image.Image:
 def _shift_hsv(image: Image.Image) -> Image.Image:
     """Shift the hue by up to 40 degrees, the saturation by up to 30 and the value by up to 20 levels of 255."""
     hue, saturation, value = uniform(-20 / 180, 20 / 180), uniform(-30, 30), uniform(-20, 20)
-    offset = np.array([256 * hue, saturation, value], np.float32)
+    return _on_pixels(image, lambda pixels: _shifted_hsv(pixels, hue=hue, saturation=saturation, value=value), "HSV")
 
-    def shifted(pixels: _Pixels) -> _Pixels:
-        moved = (pixels + offset).round()
-        moved[..., 0] %= 256  # hue is a circle
-        return moved
 
-    return _on_pixels(image, shifted, "HSV")
+def _shifted_hsv(pixels: _Pixels, *, hue: float, saturation: float = 0, value: float = 0) -> _Pixels:
+    """HSV values shifted by a part of the hue circle, and by levels of 255 of saturation and value."""
+    moved: _Pixels = (pixels + np.array([256 * hue, saturation, value], np.float32)).round()
+    moved[..., 0] %= 256
+    return moved
 
 
 def _compress(image: Image.Image) -> Image.Image:

@@ -1,50 +1,38 @@
-"""DETR's augmentation and evaluation resize on ``torchvision.transforms.v2``.
+"""DETR's augmentation and evaluation resize on ``torchvision.transforms.v2``, and large-scale jittering.
 
-A transform takes an RGB image and its record and returns a ``Sample``. Meanwhile the spatial fields of the objects
-(boxes, masks) are tv_tensors, so that an operation applies to all of them; other fields are only filtered with their
-objects. Randomness comes from torch's global generator, which ``DetectionDataset`` seeds for every sample.
+A transform takes an RGB image, its record and a task, and returns a ``Sample``. Boxes of detection are moved with the
+image, operation by operation, as in the official code. Masks are drawn at the end, where the operations have moved them
+to (:mod:`detrkit.data.frames`), and their boxes are tight around them. Randomness comes from torch's global generator,
+which ``DetectionDataset`` seeds for every sample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Literal, Protocol, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from detrkit.data.annotations import objects_of
-from detrkit.data.photometric import chance, distort_colours, uniform
+from detrkit.data.photometric import chance, distort_colours, jitter_colours, uniform
 from detrkit.data.records import ImageRecord
-from detrkit.structures import Objects, Sample, Target
+from detrkit.data.scene import Scene, resize_in_float32
+from detrkit.structures import Sample, Target
 
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "EvalTransform",
     "TrainTransform",
-    "record_objects",
     "resize_shape",
     "truncated_shape",
 ]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-Spatial = TypeVar("Spatial", Image.Image, Tensor)
-
-
-class _Operation(Protocol):
-    """A geometric operation that applies to an image, its boxes and its masks."""
-
-    def __call__(self, value: Spatial, /) -> Spatial: ...
 
 
 def resize_shape(height: int, width: int, short_side: int, max_side: int | None = None) -> tuple[int, int]:
@@ -91,21 +79,21 @@ class EvalTransform:
     std: tuple[float, ...] = IMAGENET_STD
     """Standard deviation of RGB in [0, 1]."""
 
-    def __call__(self, image: Image.Image, record: ImageRecord) -> Sample:
-        objects = record_objects(record)
+    def __call__(self, image: Image.Image, record: ImageRecord, task: str = "det") -> Sample:
+        scene = Scene.of(image, record, task)
         if self.resize == "round":
-            image, objects = _resize(image, objects, self.short_side, self.max_side)
+            scene = _with_sides(scene, self.short_side, self.max_side)
         else:
             shape = truncated_shape(image.height, image.width, self.short_side, self.max_side)
-            image, objects = _apply(partial(_resize_in_float32, shape=shape), image, objects)
-        return _sample(image, objects, record, self.mean, self.std)
+            scene = scene.resized(shape, resize_in_float32)
+        return _sample(scene, record, task, self.mean, self.std)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTransform:
     """DETR's training augmentation: flips, with probability 0.5 a resize and random crop, then a final resize.
 
-    A crop drops only objects whose boxes are completely outside it.
+    A crop drops only objects that are completely outside it.
     """
 
     short_sides: Sequence[int] = tuple(range(480, 801, 32))
@@ -123,84 +111,76 @@ class TrainTransform:
     """Shorter sides of the resize before a crop, one chosen at random."""
     crop_size: tuple[int, int] = (384, 600)
     """Minimum and maximum of the crop's height and width in pixels, also limited by the image."""
-    augmentation: Literal["detr", "strong"] = "detr"
-    """Operations after the final resize. "detr": none; "strong": those of ``strong_album`` of the Relation-DETR
-    repository: with probability 0.5 a shift by up to 1/16 of each side (whole pixels, filled with black), and always
-    colour changes (:mod:`detrkit.data.photometric`). That preset also flips vertically: set ``vertical_flip`` to 0.5.
+    augmentation: Literal["detr", "strong", "lsj"] = "detr"
+    """Crop, sizes and further operations.
+
+    "detr": those above. "strong": afterwards also those of ``strong_album`` of the Relation-DETR repository: with
+    probability 0.5 a shift by up to 1/16 of each side (whole pixels, filled with black), and always colour changes
+    (:mod:`detrkit.data.photometric`). That preset also flips vertically: set ``vertical_flip`` to 0.5. "lsj": flips and
+    large-scale jittering, without the crop and sizes above.
     """
+    lsj_size: tuple[int, int] = (1024, 1024)
+    """"lsj": maximum (height, width). Larger images are cut to it at a random place, chosen separately along each axis.
+    Smaller ones stay small: the batch pads them, and its padding mask says so."""
+    lsj_scale: tuple[float, float] = (0.1, 2.0)
+    """"lsj": range of the scale. At 1 the image just fits into ``lsj_size``."""
+    colors: Literal["none", "ssd"] = "none"
+    """Colour changes at the end. "ssd": random brightness, contrast, saturation and hue (Liu et al., SSD)."""
     mean: tuple[float, ...] = IMAGENET_MEAN
     """Mean of RGB in [0, 1]."""
     std: tuple[float, ...] = IMAGENET_STD
     """Standard deviation of RGB in [0, 1]."""
 
-    def __call__(self, image: Image.Image, record: ImageRecord) -> Sample:
-        image, objects = self.augment(image, record_objects(record))
-        return _sample(image, objects, record, self.mean, self.std)
+    def __call__(self, image: Image.Image, record: ImageRecord, task: str = "det") -> Sample:
+        scene = self.augment(Scene.of(image, record, task))
+        return _sample(scene, record, task, self.mean, self.std)
 
-    def augment(self, image: Image.Image, objects: Objects) -> tuple[Image.Image, Objects]:
-        """Apply the random operations to an image and its objects (from :func:`record_objects`)."""
+    def augment(self, scene: Scene) -> Scene:
+        """Apply the random operations."""
         if chance(self.flip):
-            image, objects = _apply(F.horizontal_flip, image, objects)
+            scene = scene.flipped()
         if self.vertical_flip and chance(self.vertical_flip):
-            image, objects = _apply(F.vertical_flip, image, objects)
-        if self.crop and chance(0.5):
-            image, objects = _resize(image, objects, _choice(self.crop_short_sides), None)
-            image, objects = self._random_crop(image, objects)
-        image, objects = _resize(image, objects, _choice(self.short_sides), self.max_side)
+            scene = scene.flipped(vertically=True)
+        if self.augmentation == "lsj":
+            scene = self._jitter(scene)
+        else:
+            if self.crop and chance(0.5):
+                scene = self._random_crop(_with_sides(scene, _choice(self.crop_short_sides), None))
+            scene = _with_sides(scene, _choice(self.short_sides), self.max_side)
         if self.augmentation == "strong":
             if chance(0.5):
-                down, right = (round(uniform(-1, 1) / 16 * side) for side in (image.height, image.width))
-                image, objects = _crop(image, objects, (-down, -right, image.height, image.width))
-            image = distort_colours(image)
-        return image, objects
+                down, right = (round(uniform(-1, 1) / 16 * side) for side in (scene.image.height, scene.image.width))
+                scene = scene.cropped((-down, -right, scene.image.height, scene.image.width))
+            scene = replace(scene, image=distort_colours(scene.image))
+        if self.colors == "ssd":
+            scene = replace(scene, image=jitter_colours(scene.image))
+        return scene
 
-    def _random_crop(self, image: Image.Image, objects: Objects) -> tuple[Image.Image, Objects]:
+    def _random_crop(self, scene: Scene) -> Scene:
         minimum, maximum = self.crop_size
-        width = _uniform(min(minimum, image.width), min(maximum, image.width))
-        height = _uniform(min(minimum, image.height), min(maximum, image.height))
-        region = (_uniform(0, image.height - height), _uniform(0, image.width - width), height, width)
-        return _crop(image, objects, region)
+        width = _uniform(min(minimum, scene.image.width), min(maximum, scene.image.width))
+        height = _uniform(min(minimum, scene.image.height), min(maximum, scene.image.height))
+        return scene.cropped(_region(scene.image, height, width))
+
+    def _jitter(self, scene: Scene) -> Scene:
+        """Resize to a random scale of ``lsj_size``, and cut what exceeds it (Ghiasi et al., Copy-Paste, section 3)."""
+        limit_height, limit_width = self.lsj_size
+        height, width = scene.image.height, scene.image.width
+        scale = uniform(*self.lsj_scale) * min(limit_height / height, limit_width / width)
+        scene = scene.resized((max(1, round(scale * height)), max(1, round(scale * width))))
+        height, width = min(limit_height, scene.image.height), min(limit_width, scene.image.width)
+        return scene.cropped(_region(scene.image, height, width))
 
 
-def record_objects(record: ImageRecord) -> Objects:
-    """The objects of a record for detection, with boxes as tv_tensors xyxy in pixels of the image."""
-    objects = objects_of(record.segments, size=(record.width, record.height))
-    canvas = (record.height, record.width)
-    return replace(objects, boxes=tv_tensors.BoundingBoxes(objects.boxes.float(), format="XYXY", canvas_size=canvas))
+def _with_sides(scene: Scene, short_side: int, max_side: int | None) -> Scene:
+    """Resized by :func:`resize_shape`."""
+    height, width = resize_shape(scene.image.height, scene.image.width, short_side, max_side)
+    return scene if (width, height) == scene.image.size else scene.resized((height, width))
 
 
-def _apply(operation: _Operation, image: Image.Image, objects: Objects) -> tuple[Image.Image, Objects]:
-    """Apply an operation to the image and to all spatial fields, and drop objects whose boxes become empty."""
-    objects = objects.map(lambda value: operation(value) if isinstance(value, tv_tensors.TVTensor) else value)
-    remaining = (objects.boxes[:, 2:] > objects.boxes[:, :2]).all(dim=1)
-    return operation(image), objects if remaining.all() else objects.map(lambda value: _rows(value, remaining))
-
-
-def _rows(value: Tensor, selected: Tensor) -> Tensor:
-    """Select rows; a tv_tensor stays one."""
-    rows: Tensor = value[selected]
-    return tv_tensors.wrap(rows, like=value) if isinstance(value, tv_tensors.TVTensor) else rows
-
-
-def _crop(image: Image.Image, objects: Objects, region: tuple[int, int, int, int]) -> tuple[Image.Image, Objects]:
-    """Crop to a region (top, left, height, width), filled with black outside the image."""
-    top, left, height, width = region
-    return _apply(partial(F.crop, top=top, left=left, height=height, width=width), image, objects)
-
-
-def _resize(image: Image.Image, objects: Objects, short_side: int, max_side: int | None) -> tuple[Image.Image, Objects]:
-    height, width = resize_shape(image.height, image.width, short_side, max_side)
-    if (width, height) == image.size:
-        return image, objects
-    resize = partial(F.resize, size=[height, width], interpolation=InterpolationMode.BILINEAR)
-    return _apply(resize, image, objects)
-
-
-def _resize_in_float32(value: Spatial, shape: tuple[int, int]) -> Spatial:
-    if not isinstance(value, Image.Image):
-        return F.resize(value, list(shape))
-    pixels = F.resize(F.pil_to_tensor(value).float(), list(shape), antialias=True)
-    return F.to_pil_image(pixels.round().to(torch.uint8))
+def _region(image: Image.Image, height: int, width: int) -> tuple[int, int, int, int]:
+    """A random part (top, left, height, width) of an image."""
+    return _uniform(0, image.height - height), _uniform(0, image.width - width), height, width
 
 
 def _uniform(low: int, high: int) -> int:
@@ -212,13 +192,12 @@ def _choice(values: Sequence[int]) -> int:
     return values[_uniform(0, len(values) - 1)]
 
 
-def _sample(
-    image: Image.Image, objects: Objects, record: ImageRecord, mean: Sequence[float], std: Sequence[float]
-) -> Sample:
+def _sample(scene: Scene, record: ImageRecord, task: str, mean: Sequence[float], std: Sequence[float]) -> Sample:
+    image = scene.image
     pixels = F.normalize(
         F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True), mean=list(mean), std=list(std), inplace=True
     )
-    objects = objects.map(lambda value: value.as_subclass(Tensor))
+    objects = scene.final_objects(record, task)
     corners = objects.boxes / torch.tensor([image.width, image.height] * 2)
     corners = corners.clamp(0, 1)
     low, high = corners[:, :2], corners[:, 2:]

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 
-from detrkit.data.coco_json import read_json
+from detrkit.data.class_lists import VALUES, extent, read_class_list
 from detrkit.data.images import IMAGE_SUFFIXES
 from detrkit.data.label_maps import read_class_png
 from detrkit.errors import DataError
-from detrkit.structures import Categories, Category, SemanticMap
+from detrkit.structures import Categories, SemanticMap
 from detrkit.structures.segment_maps import LabelArray, no_class
 
 __all__ = ["ClassValues", "class_values", "matching_files"]
-
-_VALUES = 2**16
 
 
 @dataclass(frozen=True)
@@ -62,11 +58,11 @@ class ClassValues:
             shown = ", ".join(map(str, wrong[:5])) + (", …" if len(wrong) > 5 else "")
             raise DataError(
                 f"{path}: value{'s' * (len(wrong) > 1)} {shown} ({pixels[wrong].sum()} pixels): no class of "
-                f"{self.source} ({_extent(ids)}) and not the value to ignore ({self.ignore}); mend the map, the "
+                f"{self.source} ({extent(ids)}) and not the value to ignore ({self.ignore}); mend the map, the "
                 "classes or the value to ignore"
             )
         small = len(ids) <= np.iinfo(np.uint8).max
-        label_of: LabelArray = np.zeros(_VALUES, np.uint8) if small else np.zeros(_VALUES, np.uint16)
+        label_of: LabelArray = np.zeros(VALUES, np.uint8) if small else np.zeros(VALUES, np.uint16)
         label_of[:] = no_class(label_of)
         label_of[ids] = np.arange(len(ids))
         label_of[ignored] = no_class(label_of)
@@ -77,51 +73,23 @@ def class_values(source: object, ignore: int) -> ClassValues:
     """The classes that the values of class maps stand for.
 
     Args:
-        source: a JSON file or its content: a list of names (the value is the place in the list); ``{"0": "name", …}``;
-            a list of ``{"id": value, "name": …}``, such as COCO categories; or an object with one of these under
-            ``names``, ``classes`` or ``categories``.
+        source: a JSON file or its content, as ``detrkit.data.class_lists.read_class_list`` takes it.
         ignore: the value of pixels that do not count.
 
     Raises:
         DataError: no such file, or another content.
     """
-    content, name = read_json(source, "classes")
-    if isinstance(content, Mapping):
-        content = next((content[key] for key in ("names", "classes", "categories") if key in content), content)
-    rows: list[tuple[object, object]]
-    if isinstance(content, Mapping):
-        rows = [(int(key) if str(key).isdecimal() else key, value) for key, value in content.items()]
-    elif isinstance(content, Sequence) and not isinstance(content, str):
-        rows = [
-            (row.get("id"), row.get("name")) if isinstance(row, Mapping) else (place, row)
-            for place, row in enumerate(content)
-        ]
-    else:
-        rows = []
-    if not rows:
-        raise DataError(
-            f'{name}: lists no classes; give a list of names, {{"0": "name", …}}, or a list of {{"id": 0, "name": "…"}}'
-        )
-    names: dict[int, str] = {}
-    for value, label in rows:
-        if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) < _VALUES:
-            raise DataError(
-                f"{name}: class {label!r} has value {value!r}, but values are whole numbers below {_VALUES}"
-            )
-        if not isinstance(label, str):
-            raise DataError(f"{name}: the name of class {value} is {label!r}; names are texts")
-        if int(value) in names:
-            raise DataError(f"{name}: the value {value} is used twice, by '{names[int(value)]}' and '{label}'")
-        names[int(value)] = label
-    if not 0 <= ignore < _VALUES:
-        raise DataError(f"the value to ignore must be between 0 and {_VALUES - 1}, not {ignore}")
+    classes = read_class_list(source)
+    if not 0 <= ignore < VALUES:
+        raise DataError(f"the value to ignore must be between 0 and {VALUES - 1}, not {ignore}")
+    names = {category.id: category.name for category in classes.categories}
     if ignore in names:
         warnings.warn(
-            f"{name}: {ignore} is the value of class '{names[ignore]}' and the value to ignore: its pixels do not "
-            "count",
+            f"{classes.source}: {ignore} is the value of class '{names[ignore]}' and the value to ignore: its pixels "
+            "do not count",
             stacklevel=3,
         )
-    return ClassValues(Categories(Category(value, names[value]) for value in sorted(names)), ignore, name)
+    return ClassValues(classes.categories, ignore, classes.source)
 
 
 def matching_files(truth: Path, results: Path) -> dict[Path, Path]:
@@ -179,10 +147,3 @@ def _by_stem(folder: Path, what: str) -> dict[str, Path]:
     if not files:
         raise DataError(f"{folder}: has no PNG files; the {what} is one PNG class map for each image")
     return files
-
-
-def _extent(values: Sequence[int]) -> str:
-    """Values in words: a range, or some of them."""
-    if list(values) == list(range(values[0], values[-1] + 1)):
-        return f"{values[0]} to {values[-1]}"
-    return ", ".join(map(str, values[:5])) + (f", … {values[-1]}" if len(values) > 5 else "")

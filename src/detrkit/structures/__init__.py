@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from detrkit.structures.batch import Batch, Sample, pad_images
+    from detrkit.structures.batch import Batch, Sample, pad_images, pad_masks
     from detrkit.structures.categories import FREQUENCIES, NEGATIVES, NOT_EXHAUSTIVE, Categories, Category
     from detrkit.structures.detections import Detections
     from detrkit.structures.objects import OF_IMAGE, Objects, Target
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from detrkit.structures.segment_maps import PanopticMap, Segment, SemanticMap
 
 _HOMES = {
-    "batch": ["Batch", "Sample", "pad_images"],
+    "batch": ["Batch", "Sample", "pad_images", "pad_masks"],
     "categories": ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "Categories", "Category"],
     "detections": ["Detections"],
     "objects": ["OF_IMAGE", "Objects", "Target"],
@@ -49,6 +49,7 @@ __all__ = [
     "SemanticMap",
     "Target",
     "pad_images",
+    "pad_masks",
 ]
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from detrkit.structures.objects import Target
 
-__all__ = ["Batch", "Sample", "pad_images"]
+__all__ = ["Batch", "Sample", "pad_images", "pad_masks"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +70,13 @@ def pad_images(images: Sequence[Tensor], size_divisor: int = 1) -> tuple[Tensor,
         canvas[index, :, :h, :w] = image
         mask[index, :h, :w] = False
     return canvas, mask
+
+
+def pad_masks(target: Target, canvas: Tensor) -> Target:
+    """The target with its masks zero-padded at the right and bottom to the size of a canvas (…, H, W)."""
+    if target.masks is None or target.masks.shape[-2:] == canvas.shape[-2:]:
+        return target
+    masks = target.masks.new_zeros((len(target), *canvas.shape[-2:]))
+    height, width = target.masks.shape[-2:]
+    masks[:, :height, :width] = target.masks
+    return replace(target, masks=masks)

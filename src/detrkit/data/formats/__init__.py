@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detrkit.data.formats import cityscapes, coco, lvis, roboflow, voc, yolo
+from detrkit.data.formats import cityscapes, coco, coco_panoptic, lvis, mask_folders, roboflow, voc, yolo
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, option
 from detrkit.data.records import Table
 from detrkit.errors import DataError, did_you_mean
@@ -12,7 +12,8 @@ from detrkit.errors import DataError, did_you_mean
 __all__ = ["FORMATS", "Format", "Source", "find_source", "find_sources", "read_source", "recognise_format"]
 
 FORMATS: dict[str, Format] = {
-    reader.FORMAT.name: reader.FORMAT for reader in (coco, lvis, roboflow, yolo, voc, cityscapes)
+    reader.FORMAT.name: reader.FORMAT
+    for reader in (coco, coco_panoptic, lvis, roboflow, yolo, voc, cityscapes, mask_folders)
 }
 
 
@@ -21,8 +22,10 @@ def read_source(source: Source) -> Table:
     return FORMATS[source.format].read(source)
 
 
-def recognise_format(root: Path, name: str = "auto") -> Format:
+def recognise_format(root: Path, name: str = "auto", *, task: str = "det") -> Format:
     """The format of a data folder: ``name``, or with "auto" the one that its files show.
+
+    If several formats fit, such as COCO's instances and panoptic files side by side, the task decides.
 
     Raises:
         DataError: the folder is missing or empty, or not exactly one format fits.
@@ -37,6 +40,7 @@ def recognise_format(root: Path, name: str = "auto") -> Format:
             raise DataError(f"format '{name}' is unknown.{did_you_mean(name, [*FORMATS, 'auto'])}")
         return FORMATS[name]
     fitting = [form for form in FORMATS.values() if form.recognises(root)]
+    fitting = [form for form in fitting if task in form.tasks] or fitting
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
@@ -52,9 +56,17 @@ def recognise_format(root: Path, name: str = "auto") -> Format:
 
 
 def find_source(
-    root: Path, split: str, *, format: str = "auto", annotations: Path | None = None, images: Path | None = None
+    root: Path,
+    split: str,
+    *,
+    task: str = "det",
+    format: str = "auto",
+    annotations: Path | None = None,
+    images: Path | None = None,
 ) -> Source:
     """Find a split in a data folder. annotations (a COCO JSON file) and images may be relative to ``root``.
+
+    task: decides between several formats that fit.
 
     Raises:
         DataError: the split is not found; the message says what to do.
@@ -65,12 +77,14 @@ def find_source(
         images = root / images if (root / images).is_dir() else images
     if annotations is not None:
         annotations = root / annotations if (root / annotations).is_file() else annotations
-        if format not in ("auto", "coco", "lvis"):
+        if format not in ("auto", "coco", "coco_panoptic", "lvis"):
             raise DataError(f"annotations '{annotations}' names a COCO file, but format is '{format}'")
         if format == "auto":
-            format = "lvis" if annotations.name.lower().startswith("lvis") else "coco"
+            beginnings = {"lvis": "lvis", "panoptic": "coco_panoptic"}
+            name = annotations.name.lower()
+            format = next((form for word, form in beginnings.items() if name.startswith(word)), "coco")
         return Source(format=format, root=root, split=split, annotations=annotations, images=images)
-    form = recognise_format(root, format)
+    form = recognise_format(root, format, task=task)
     source = form.locate(root, split)
     if source is None:
         present = _present(form, root)
@@ -87,13 +101,13 @@ def find_source(
     return source if images is None else Source(**{**vars(source), "images": images})
 
 
-def find_sources(root: Path, *, format: str = "auto") -> dict[str, Source]:
+def find_sources(root: Path, *, task: str = "det", format: str = "auto") -> dict[str, Source]:
     """The source of every split in a data folder. A split whose files are missing is left out, unless it is train.
 
     Raises:
         DataError: not exactly one format fits, or there is no split.
     """
-    form = recognise_format(root, format)
+    form = recognise_format(root, format, task=task)
     found = _present(form, root)
     if not found:
         raise DataError(f"{root}: this {form.name} data set has no split. Looked for {form.looked_for}")

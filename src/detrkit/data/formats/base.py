@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from detrkit.data.coco_json import Row
+from detrkit.data.packed_masks import pack
 from detrkit.data.records import Table
 from detrkit.errors import DataError
 
@@ -33,8 +35,21 @@ class Source:
     """The annotation file, or the folder of annotation files."""
     images: Path | None = None
     """The folder to which image file names are relative; None: search for it."""
-    segmentations: bool = True
-    """Whether to read ``segmentation`` of COCO files, which is the largest part of them."""
+    segmentations: Literal["as in the file", "packed", "none"] = "as in the file"
+    """What to read of ``segmentation`` of COCO files, which is the largest part of them: "packed" is its form in
+    ``detrkit.data.packed_masks``, where it is well-formed."""
+
+    def slim(self, row: Row) -> Row:
+        """Reduce an object of a COCO file while it is parsed."""
+        if self.segmentations == "as in the file" or "segmentation" not in row:
+            return row
+        segmentation = row.pop("segmentation")
+        if self.segmentations == "packed":
+            try:
+                row["segmentation"] = pack(segmentation)
+            except DataError:
+                row["segmentation"] = segmentation  # build_records says what is wrong, and with which row
+        return row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +66,8 @@ class Format:
     """locate(root, split): the source of the split, or None if there is none."""
     read: Callable[[Source], Table]
     """read(source): the annotations of the split."""
+    tasks: tuple[str, ...] = ("det", "inst")
+    """The tasks it is meant for, the usual one first. Among several formats of a folder the task decides."""
     absent: Callable[[Path], dict[str, str]] = lambda _: {}
     """absent(root): splits that the folder names but whose files are missing, with the names of those files. They are
     an error only when they are requested."""

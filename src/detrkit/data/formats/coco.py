@@ -10,7 +10,7 @@ from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, find_image_ro
 from detrkit.data.records import Table
 from detrkit.errors import DataError
 
-__all__ = ["FORMAT", "parse_coco", "read"]
+__all__ = ["FORMAT", "image_folders", "parse_coco", "read"]
 
 # Files next to instances_*.json that are not its annotations.
 _OTHER_TASKS = ("panoptic", "captions", "keypoints", "stuff", "semantic", "image_info", "_sample", "lvis")
@@ -53,10 +53,10 @@ def read(source: Source, *, folders: Iterable[Path] = ()) -> Table:
     Raises:
         DataError: the file is not COCO annotations, or the image folder is not found.
     """
-    data, _ = read_json(source.annotations, without=() if source.segmentations else ("segmentation",))
+    data, _ = read_json(source.annotations, change=source.slim)
     table = parse_coco(data, source.annotations, source.images or source.root)
     if source.images is None and table.images:
-        candidates = [*folders, *_image_folders(source.root, source.split), source.annotations.parent]
+        candidates = [*folders, *image_folders(source.root, source.split), source.annotations.parent]
         root = find_image_root(candidates, table.images, source.annotations)
         table = Table(**{**vars(table), "image_root": root})
     elif source.images is not None and not source.images.is_dir():
@@ -64,7 +64,8 @@ def read(source: Source, *, folders: Iterable[Path] = ()) -> Table:
     return table
 
 
-def _image_folders(root: Path, split: str) -> Iterator[Path]:
+def image_folders(root: Path, split: str) -> Iterator[Path]:
+    """Where the images of a split may be, the most likely place first."""
     splits = [split, *(other for other in SPLIT_WORDS if other != split)]
     for word in (word for name in splits for word in SPLIT_WORDS[name]):
         for pattern in ("images/{}", "{}2017", "images/{}2017", "{}/images", "{}", "{}2014", "leftImg8bit/{}"):
@@ -86,7 +87,9 @@ def parse_coco(data: object, origin: Path, image_root: Path) -> Table:
     ):
         for number, row in enumerate(rows):
             if key == "annotations" and isinstance(row, dict) and "segments_info" in row:
-                raise DataError(f"{origin}: holds panoptic segments, not boxes; use the instances file")
+                raise DataError(
+                    f"{origin}: holds panoptic segments; read it as format 'coco_panoptic', or use the instances file"
+                )
             for name in needed:
                 if not isinstance(row, dict) or type(row.get(name)) is not int:
                     raise DataError(f"{origin}: {key}[{number}] has no whole number '{name}'")

@@ -58,7 +58,7 @@ def _table(source: Source) -> Table:
     path = source.annotations
     table = annotation_cache().pop(_table_key(source), None)
     if not isinstance(table, Table):
-        data, _ = read_json(path, without=() if source.segmentations else ("segmentation",))
+        data, _ = read_json(path, change=source.slim)
         table = parse_coco(data, path, path.parent)
     return table if source.images is None else replace(table, image_root=source.images)
 

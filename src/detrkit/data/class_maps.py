@@ -1,0 +1,116 @@
+"""Class maps: PNG masks whose values or colours are classes, as annotation rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from detrkit.data.class_lists import ClassList, extent
+from detrkit.data.coco_json import Row
+from detrkit.data.label_maps import is_rgb_png
+from detrkit.data.map_files import Map, MapFile, read_values, values_in
+from detrkit.errors import DataError
+from detrkit.structures.segment_maps import segment_shapes
+
+__all__ = ["IGNORE", "channels", "class_map_rows", "ignored_values"]
+
+IGNORE = 255
+"""The value of pixels without a class, where it is not that of a class and ``classes.json`` names no other."""
+
+
+def class_map_rows(path: Path, image: Path, size: tuple[int, int], classes: ClassList) -> tuple[Row, list[Row]]:
+    """What the row of an image has of its class map, and one annotation row per class in it.
+
+    Args:
+        path: the mask, a PNG file with numbers or colours of classes.
+        image: the file of the image.
+        size: (width, height) of the upright image. The mask may also have that of the file before the EXIF rotation.
+        classes: what the numbers and colours stand for.
+
+    Raises:
+        DataError: the mask cannot be read, has another size, a value of no class, or no class at all.
+    """
+    rgb = is_rgb_png(path)
+    values = read_values(path, rgb=rgb)
+    height, width = values.shape
+    if (width, height) != size and (width, height) != _stored_size(image):
+        raise DataError(
+            f"{path}: the mask is {width}x{height} pixels but {image.name} is {size[0]}x{size[1]}; masks must have the "
+            "size of their image"
+        )
+    value_of, void = _values(classes, rgb), ignored_values(classes)
+    if rgb:
+        void = tuple(map(_gray, void))
+    unknown = sorted(values_in(values) - set(value_of.values()) - set(void))
+    if unknown:
+        raise DataError(f"{path}: {_unknown(unknown, values, classes, rgb)}")
+    shapes = segment_shapes(values + 1)  # which leaves out 0
+    found = {number - 1: index for index, number in enumerate(shapes.ids.tolist())}
+    rows = [
+        {
+            "category_id": category,
+            "bbox": shapes.boxes[found[value]].tolist(),
+            "area": int(shapes.areas[found[value]]),
+            "value": value,
+            "where": f"{path}: class {category}",
+        }
+        for category, value in value_of.items()
+        if value in found
+    ]
+    if not rows:
+        raise DataError(f"{path}: has only pixels to ignore; leave out the image, or mark something in it")
+    listed = tuple(row["value"] for row in rows)
+    file = MapFile(path=path, values=listed, void=void, rgb=rgb, listed_in=classes.source)
+    return {"width": width, "height": height, "map": file}, rows
+
+
+def _stored_size(image: Path) -> tuple[int, int]:
+    """(width, height) without the EXIF rotation, which tools that draw masks may not know."""
+    with Image.open(image) as opened:
+        return opened.size
+
+
+def _values(classes: ClassList, rgb: bool) -> dict[int, int]:
+    """The value of each class in a mask file: in RGB files that of its colour, or of the gray that is its number."""
+    if not rgb:
+        return {category.id: category.id for category in classes.categories}
+    colors = {category.id: category.color for category in classes.categories}
+    return {
+        number: _gray(number) if color is None else color[0] + 256 * color[1] + 65536 * color[2]
+        for number, color in colors.items()
+    }
+
+
+def _gray(value: int) -> int:
+    return value * (1 + 256 + 65536)
+
+
+def ignored_values(classes: ClassList) -> tuple[int, ...]:
+    """The values without a class: that of classes.json, or 255 unless it is a class."""
+    if classes.ignore is not None:
+        return (classes.ignore,)
+    return () if IGNORE in classes.categories.ids else (IGNORE,)
+
+
+def _unknown(unknown: list[int], values: Map, classes: ClassList, rgb: bool) -> str:
+    number = int(np.isin(values, unknown).sum())
+    more = ", …" if len(unknown) > 5 else ""
+    if rgb:
+        shown = ", ".join(str(channels(value)) for value in unknown[:5])
+        return (
+            f"colour {shown}{more} ({number} pixels) is that of no class of {classes.source}; add a class with this "
+            '"color", or correct the mask'
+        )
+    ignored = " or ".join(map(str, ignored_values(classes))) or "none"
+    return (
+        f"value {', '.join(map(str, unknown[:5]))}{more} ({number} pixels) is no class of {classes.source} "
+        f"({extent(classes.categories.ids)}) and not the value to ignore ({ignored}); add the class, set "
+        '"ignore_index" there, or correct the mask'
+    )
+
+
+def channels(value: int) -> list[int]:
+    """The colour [red, green, blue] whose value this is."""
+    return [value % 256, value // 256 % 256, value // 65536]

@@ -1,0 +1,104 @@
+"""Drawing packed masks: polygons, RLE and segment maps become pixels of a transformed image.
+
+Polygons are moved and then drawn; RLE and segment maps take the nearest original pixel.
+"""
+
+from __future__ import annotations
+
+import math
+
+import hotcoco.mask
+import numpy as np
+from numpy.typing import NDArray
+
+from detrkit.data.frames import Axis, Frame
+from detrkit.data.packed_masks import PackedMasks, Polygons, Rle, unpack
+
+__all__ = ["draw_masks", "map_in_frame", "rle_of", "tight_boxes"]
+
+Bitmap = NDArray[np.bool_]
+
+
+def draw_masks(
+    masks: PackedMasks, groups: NDArray[np.int64], frame: Frame, segment_map: NDArray[np.integer] | None = None
+) -> Bitmap:
+    """Masks (G, H, W) in a frame: mask g is the union of all masks of group g.
+
+    Args:
+        masks: (N,) of the image.
+        groups: (N,) the group of each mask, 0..G-1.
+        frame: the transformed image.
+        segment_map: (h, w) values of the original's pixels, where masks are values of it.
+    """
+    count = int(groups.max()) + 1 if len(groups) else 0
+    canvas: Bitmap = np.zeros((count, frame.y.length, frame.x.length), dtype=bool)
+    moved = None if segment_map is None else map_in_frame(segment_map, frame)
+    for position, group in enumerate(groups.tolist()):
+        content = unpack(masks.packed(position))
+        if isinstance(content, list):
+            _draw_polygons(canvas[group], content, frame)
+        elif isinstance(content, dict):
+            _draw_rle(canvas[group], content, frame)
+        elif content is not None:
+            assert moved is not None, "masks that are values need the segment map of their image"
+            canvas[group] |= moved == content
+    canvas[:, frame.y.sources() < 0] = False
+    canvas[:, :, frame.x.sources() < 0] = False
+    return canvas
+
+
+def map_in_frame(values: NDArray[np.integer], frame: Frame) -> NDArray[np.int64]:
+    """A map (h, w) of the original in a frame (H, W); -1 where nothing of the original is."""
+    rows, columns = frame.y.sources(), frame.x.sources()
+    moved = values[np.ix_(rows, columns)].astype(np.int64)
+    moved[rows < 0] = -1
+    moved[:, columns < 0] = -1
+    return moved
+
+
+def rle_of(content: Polygons | Rle | None, size: tuple[int, int]) -> Rle:
+    """Polygons or RLE as compressed RLE of the whole image; size: (width, height)."""
+    return content if isinstance(content, dict) else _polygon_rle(content or [], size[1], size[0])
+
+
+def tight_boxes(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Boxes (N, 4) xyxy around masks (N, H, W), to the far edge of the last pixel; zeros for an empty mask."""
+    boxes = np.zeros((len(masks), 4))
+    for axis, (low, high) in ((1, (0, 2)), (2, (1, 3))):
+        used = np.asarray(masks.any(axis=axis))
+        boxes[:, low] = used.argmax(axis=1)
+        boxes[:, high] = used.shape[1] - used[:, ::-1].argmax(axis=1)
+    empty = ~np.asarray(masks.any(axis=(1, 2)))
+    boxes[empty] = 0
+    return boxes
+
+
+def _draw_polygons(canvas: Bitmap, polygons: Polygons, frame: Frame) -> None:
+    moved = [np.stack([frame.x.positions(part[:, 0]), frame.y.positions(part[:, 1])], axis=1) for part in polygons]
+    rle = _polygon_rle(moved, *canvas.shape)
+    left, top, width, height = map(int, hotcoco.mask.toBbox(rle))
+    part = slice(top, top + height), slice(left, left + width)
+    canvas[part] |= hotcoco.mask.decode(rle)[part] == 1
+
+
+def _draw_rle(canvas: Bitmap, rle: Rle, frame: Frame) -> None:
+    left, top, width, height = hotcoco.mask.toBbox(rle)
+    columns, rows = _moved_range(left, left + width, frame.x), _moved_range(top, top + height, frame.y)
+    part = frame.cropped((rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0]))
+    canvas[slice(*rows), slice(*columns)] |= map_in_frame(hotcoco.mask.decode(rle), part) == 1
+
+
+def _moved_range(low: float, high: float, axis: Axis) -> tuple[int, int]:
+    """First and last + 1 of the pixels of an axis that show [low, high] of the original."""
+    ends = axis.positions(np.array([low, high]))
+    first = min(max(0, math.floor(ends.min())), axis.length)
+    return first, max(first, min(axis.length, math.ceil(ends.max())))
+
+
+def _polygon_rle(polygons: Polygons, height: int, width: int) -> Rle:
+    if not polygons:
+        empty: Rle = hotcoco.mask.encode(np.zeros((height, width), np.uint8, order="F"))
+        return empty
+    parts = hotcoco.mask.frPyObjects([part.ravel().tolist() for part in polygons], height, width)
+    rle: Rle = hotcoco.mask.merge(parts)
+    return rle
