@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from detrkit.data import DetectionDataset
 from detrkit.errors import DataError
+from detrkit.inference.answers import Answer
 from detrkit.models import Detector
 from detrkit.structures import Categories, Category, Detections
 
@@ -26,9 +27,11 @@ class ClassMap:
     data: Categories
     labels: tuple[int | None, ...]
 
-    def in_data(self, detections: Detections) -> Detections:
-        """Detections with labels of the data set, without the classes that it does not have."""
-        return detections.relabel(self.labels, self.data)
+    def in_data(self, answer: Answer, *, image_id: int) -> Answer:
+        """An answer with labels of the data set, without the classes that it does not have."""
+        if isinstance(answer, Detections):
+            return replace(answer.relabel(self.labels, self.data), image_id=image_id)
+        return answer.relabel(self.labels, self.data)
 
 
 def match_classes(model: Detector, dataset: DetectionDataset) -> ClassMap:

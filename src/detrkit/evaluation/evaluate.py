@@ -69,10 +69,11 @@ def evaluate(
     if isinstance(data, DetectionDataset):
         recipe, dataset = None, data
     else:
-        recipe = _recipe(data, overrides)
-        dataset = _dataset(recipe, split)
+        recipe, dataset = _recipe(data, overrides), None
     model = _model(checkpoint, recipe)
     config = _evaluation_config(checkpoint, model, recipe)
+    if recipe is not None and dataset is None:
+        dataset = _dataset(recipe, split, config.architecture.task)
     accelerator = _accelerator(chosen)
     score = evaluate_model(
         model.to(chosen if accelerator is None else accelerator.device),
@@ -105,7 +106,7 @@ def _recipe(
     return load_recipe(data, overrides)
 
 
-def _dataset(recipe: Recipe, split: str) -> DetectionDataset:
+def _dataset(recipe: Recipe, split: str, task: str) -> DetectionDataset:
     files = recipe.data.train if split == "train" else recipe.data.val
     return load_dataset(
         recipe.data.root,
@@ -114,6 +115,7 @@ def _dataset(recipe: Recipe, split: str) -> DetectionDataset:
         annotations=files.annotations,
         images=files.images,
         on_error=recipe.data.on_error,
+        task=task,
     )
 
 

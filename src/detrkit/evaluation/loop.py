@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
 from detrkit.data import DetectionDataset, build_loader
 from detrkit.evaluation.class_ids import ClassMap, match_classes
-from detrkit.inference.answers import postprocess
+from detrkit.inference.answers import Answer, Frame, answer
 from detrkit.inference.device import Precision, autocast, resolve_device
 from detrkit.inference.preprocess import eval_transform
 from detrkit.metrics import Metric, Score, metric_for
 from detrkit.models import Architecture, Detector, DetectorConfig
-from detrkit.structures import Batch, Detections
+from detrkit.structures import Batch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -34,7 +33,7 @@ def evaluate_model(
     model: nn.Module,
     dataset: DetectionDataset,
     *,
-    metric: Metric[Detections] | None = None,
+    metric: Metric[Any] | None = None,
     config: DetectorConfig[Architecture] | None = None,
     batch_size: int = 1,
     workers: int = 0,
@@ -99,7 +98,7 @@ def predict_dataset(
     progress: Progress | None = None,
     precision: Precision = "fp32",
     accelerator: Accelerator | None = None,
-) -> Generator[tuple[int, Detections], None, None]:
+) -> Generator[tuple[int, Answer], None, None]:
     """Yield (image id, detections with labels of the data set) for every image of this process.
 
     Arguments as in :func:`evaluate_model`. An image that replaces an unreadable one is yielded twice.
@@ -116,23 +115,29 @@ def predict_dataset(
     done, total = 0, sum(map(len, batches))
     with _evaluating(detector):
         for batch in loader:
-            yield from _detect_batch(detector, batch.to(target), config, classes, precision)
+            yield from _answer_batch(detector, batch.to(target), config, classes, precision, dataset.task)
             done += len(batch)
             if progress is not None:
                 progress(done, total)
 
 
 @torch.no_grad()
-def _detect_batch(
-    model: Detector, batch: Batch, config: DetectorConfig[Architecture], classes: ClassMap, precision: Precision
-) -> list[tuple[int, Detections]]:
+def _answer_batch(
+    model: Detector,
+    batch: Batch,
+    config: DetectorConfig[Architecture],
+    classes: ClassMap,
+    precision: Precision,
+    task: str,
+) -> list[tuple[int, Answer]]:
     with autocast(batch.images.device, precision):
         predictions = model(batch.images, batch.padding_mask)
-    sizes = [target.original_size for target in batch.targets]
-    found = postprocess(predictions, sizes, config=config, categories=classes.model)
+    height, width = batch.images.shape[-2:]
+    frames = [Frame((height, width), target.size, target.original_size) for target in batch.targets]
+    found = answer(predictions, frames, config=config, categories=classes.model, task=task)
     return [
-        (target.image_id, replace(classes.in_data(detections), image_id=target.image_id))
-        for target, detections in zip(batch.targets, found, strict=True)
+        (target.image_id, classes.in_data(one, image_id=target.image_id))
+        for target, one in zip(batch.targets, found, strict=True)
     ]
 
 

@@ -14,11 +14,10 @@ from detrkit.metrics.instances import (
     IOU75,
     Curves,
     InstanceMetric,
-    IouType,
     check_iou_type,
     mean_defined,
 )
-from detrkit.metrics.protocol import AnnotatedData
+from detrkit.metrics.protocol import AnnotatedData, IouType
 from detrkit.metrics.score import Score
 
 __all__ = ["METRICS", "CocoMetric", "score_coco"]
@@ -58,8 +57,8 @@ class CocoMetric(InstanceMetric):
 
     @classmethod
     def of(cls, data: AnnotatedData) -> Self:
-        """COCO AP of boxes for a data set."""
-        return cls(data.coco_ground_truth())
+        """COCO AP of boxes for a data set, or of masks if it has them."""
+        return cls(data.coco_ground_truth(), iou_type=data.iou_type)
 
     def score(self, rows: list[Row], *, image_ids: Iterable[int] | None = None) -> Score:
         """The 12 COCO numbers, overall and per class."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import hotcoco
 import numpy as np
@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 
 from detrkit.data.coco_json import Row
 from detrkit.metrics.coco_files import GroundTruth, read_results
-from detrkit.metrics.protocol import PerImageMetric
+from detrkit.metrics.protocol import IouType, PerImageMetric
 from detrkit.metrics.score import Score
 from detrkit.structures import Detections
 from detrkit.structures.detections import ResultRow
 
-__all__ = ["AREAS", "IOU50", "IOU75", "Curves", "InstanceMetric", "IouType", "check_iou_type", "mean_defined"]
+__all__ = ["AREAS", "IOU50", "IOU75", "Curves", "InstanceMetric", "check_iou_type", "mean_defined"]
 
 FloatArray = NDArray[np.float64]
-IouType = Literal["bbox", "segm"]
 
 
 # Positions on the axes of hotcoco's arrays: IoU thresholds .50, .55 … .95; areas all, small, medium, large.

@@ -23,11 +23,10 @@ from detrkit.metrics.instances import (
     IOU75,
     Curves,
     InstanceMetric,
-    IouType,
     check_iou_type,
     mean_defined,
 )
-from detrkit.metrics.protocol import AnnotatedData
+from detrkit.metrics.protocol import AnnotatedData, IouType
 from detrkit.metrics.score import Score
 from detrkit.structures import FREQUENCIES, NEGATIVES, NOT_EXHAUSTIVE
 
@@ -68,8 +67,8 @@ class LvisMetric(InstanceMetric):
 
     @classmethod
     def of(cls, data: AnnotatedData) -> Self:
-        """LVIS AP of boxes for a data set."""
-        return cls(data.coco_ground_truth())
+        """LVIS AP of boxes for a data set, or of masks if it has them."""
+        return cls(data.coco_ground_truth(), iou_type=data.iou_type)
 
     def score(self, rows: list[Row], *, image_ids: Iterable[int] | None = None) -> Score:
         """The LVIS numbers, overall and per class."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Generic, Protocol, Self, TypeVar
+from typing import ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 from detrkit.metrics.score import Score
 
-__all__ = ["AnnotatedData", "Gather", "Metric", "PerImageMetric"]
+__all__ = ["AnnotatedData", "Gather", "IouType", "Metric", "PerImageMetric"]
+
+IouType = Literal["bbox", "segm"]
+"""What objects are matched by: boxes or masks."""
 
 Result = TypeVar("Result", contravariant=True)
 Extract = TypeVar("Extract")
@@ -21,6 +24,10 @@ class AnnotatedData(Protocol):
     @property
     def protocol(self) -> str:
         """Name of the evaluation protocol: a key of ``detrkit.metrics.PROTOCOLS``."""
+
+    @property
+    def iou_type(self) -> IouType:
+        """Whether objects are matched by boxes or by masks."""
 
     def coco_ground_truth(self) -> Mapping[str, object]:
         """COCO annotations as a mapping, with the ids of the data set."""

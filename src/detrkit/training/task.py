@@ -6,6 +6,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,13 +17,23 @@ from detrkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from detrkit.errors import CheckpointError, DataError, RecipeError
 from detrkit.losses import Criterion, FederatedClasses, build_classes, build_criterion
 from detrkit.metrics import Metric, metric_for
-from detrkit.models import Detector, create_model
+from detrkit.models import Detector, create_model, model_config
 from detrkit.models.config import Architecture, DetectorConfig
-from detrkit.structures import Categories, Detections
+from detrkit.structures import Categories
 from detrkit.weights import load_official
 from detrkit.weights.find import find_checkpoint
 
-__all__ = ["Task", "Validation", "build_model", "build_task", "load_split", "require_boxes", "resolve", "start_from"]
+__all__ = [
+    "Task",
+    "Validation",
+    "build_model",
+    "build_task",
+    "load_split",
+    "require_boxes",
+    "resolve",
+    "start_from",
+    "task_of",
+]
 
 MINIMUM_STEPS = 3000  # a detection transformer learns little in fewer optimizer steps
 SHORT_STEPS = 1500  # below this the usual outcome is AP 0
@@ -35,7 +46,7 @@ class Validation:
     """Validation data and their metric, which is used for all evaluations of a run."""
 
     data: DetectionDataset
-    metric: Metric[Detections]
+    metric: Metric[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +57,19 @@ class Task:
     criterion: Criterion
     train_data: DetectionDataset
     validation: Validation | None
+
+
+def task_of(recipe: Recipe) -> str:
+    """The task of the model of a recipe: det, inst, sem or pan.
+
+    Raises:
+        RecipeError: unknown model or option.
+    """
+    section = recipe.model
+    try:
+        return model_config(section.name, **section.overrides).architecture.task
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{recipe.source}: model: {error}") from error
 
 
 def load_split(recipe: Recipe, split: str) -> DetectionDataset:
@@ -67,6 +91,7 @@ def load_split(recipe: Recipe, split: str) -> DetectionDataset:
         sample_rate=data.sample_rate if train else None,
         sample_repeat=data.sample_repeat and train,
         sample_seed=data.sample_seed,
+        task=task_of(recipe),
         repeat=data.repeat if train else 1,
         repeat_threshold=data.sampling_threshold if train and data.sampling == "repeat_factor" else None,
     )
