@@ -66,13 +66,13 @@ def evaluate(
         DataError, RecipeError, CheckpointError: the data, recipe or checkpoint cannot be used; the message names it.
     """
     chosen = resolve_device(device)
-    if isinstance(data, DetectionDataset):
-        recipe, dataset = None, data
-    else:
-        recipe, dataset = _recipe(data, overrides), None
+    recipe = None if isinstance(data, DetectionDataset) else _recipe(data, overrides)
     model = _model(checkpoint, recipe)
     config = _evaluation_config(checkpoint, model, recipe)
-    if recipe is not None and dataset is None:
+    if isinstance(data, DetectionDataset):
+        dataset = data
+    else:
+        assert recipe is not None
         dataset = _dataset(recipe, split, config.architecture.task)
     accelerator = _accelerator(chosen)
     score = evaluate_model(

@@ -178,12 +178,13 @@ class SemanticMap:
 
     def relabel(self, labels: Sequence[int | None], categories: Categories) -> SemanticMap:
         """The same map with the labels of another set of classes; arguments as :meth:`PanopticMap.relabel`."""
-        wide = np.uint8 if len(categories) < 256 else np.uint16
-        none = np.iinfo(wide).max
-        table = np.full(self.none + 1, none, dtype=wide)
+        small = len(categories) < 256
+        none = 255 if small else 65535
+        table = np.full(self.none + 1, none)
         for own, label in enumerate(labels):
             table[own] = none if label is None else label
-        return SemanticMap(table[self.labels], categories, self.path)
+        changed = table[self.labels]
+        return SemanticMap(changed.astype(np.uint8) if small else changed.astype(np.uint16), categories, self.path)
 
     def to_image(self) -> Image.Image:
         """The labels as a picture of one channel, 8 or 16 bits."""
