@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detrkit.data.frames import Axis, Frame
 from detrkit.data.packed_masks import PackedMasks, Polygons, Rle, unpack
 
-__all__ = ["draw_masks", "map_in_frame", "rle_of", "tight_boxes"]
+__all__ = ["draw_mask", "draw_masks", "map_in_frame", "rle_of", "tight_boxes"]
 
 Bitmap = NDArray[np.bool_]
 
@@ -45,6 +45,14 @@ def draw_masks(
     canvas[:, frame.y.sources() < 0] = False
     canvas[:, :, frame.x.sources() < 0] = False
     return canvas
+
+
+def draw_mask(
+    masks: PackedMasks, position: int, frame: Frame, segment_map: NDArray[np.integer] | None = None
+) -> Bitmap:
+    """One mask (H, W); arguments as in :func:`draw_masks`."""
+    mask: Bitmap = draw_masks(masks[position : position + 1], np.zeros(1, np.int64), frame, segment_map)[0]
+    return mask
 
 
 def map_in_frame(values: NDArray[np.integer], frame: Frame) -> NDArray[np.int64]:
