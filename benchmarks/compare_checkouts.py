@@ -1,14 +1,14 @@
-"""Compares two checkouts number by number: losses, gradients, training steps and predictions of their models.
+"""Compare two checkouts number by number: losses, gradients, training steps and predictions of their models.
 
 python benchmarks/compare_checkouts.py OLD NEW --models '*_lite0' --json compared.json
 
-A redesign that changes no number prints `bit-identical` for every model. Otherwise the largest relative difference of
-each quantity is printed with its place, and the exit code is 1 when one is above `--tolerance`.
+If no number changed, it prints `bit-identical` for every model. Otherwise it prints the largest relative difference of
+each quantity and its name; the exit code is 1 if one is above `--tolerance`.
 
-Each checkout runs in a process of its own on one thread, through the public interface alone, so that old and new code
-run the same lines. Weights are made from their names in the state dict: both sides begin alike in whatever order they
-draw random numbers. Denoising queries are random: the seed is set before every forward pass, so a changed order of
-draws is a difference. Whether `create_model` draws equal weights after equal seeds is said apart and decides nothing.
+Each checkout runs in its own process with one thread. Only the public API is used, so this script works for old and new
+code. Weights are generated from their names in the state dict, so both sides start equal even if they draw random
+numbers in another order. Denoising queries are random: the seed is set before every forward pass, so a changed order of
+random draws is a difference. Initial weights of `create_model` after equal seeds are compared for information only.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ if TYPE_CHECKING:
     from detrkit.structures import Target
 
 Numbers = dict[str, dict[str, Tensor]]  # quantity -> name -> values
-Row = dict[str, Any]  # of one model, for JSON
+Row = dict[str, Any]  # result of one model, for JSON
 
 NUM_CLASSES = 20
 CANVAS = (192, 256)
-NOT_DECISIVE = "initial weights"  # after equal seeds; a matter of the order in which modules are built
-# Of gradients that are zero but for rounding (a key's bias before softmax) no digit means anything: what is smaller
-# than this share of the largest of its quantity is compared with that share.
+NOT_DECISIVE = "initial weights"  # after equal seeds; they depend on the order in which modules are built
+# Some gradients are zero except for rounding errors (the bias of keys before softmax). Values below this share of the
+# largest value of their quantity are compared relative to that share.
 FLOOR = {"gradients": 1e-3, "weights after": 1e-3}
 
 
-# ------------------------------------------------------------------------------------------- what one checkout computes
+# ------------------------------------------------------------------------------------------- numbers of one checkout
 
 
 def named_weight(name: str, like: Tensor) -> Tensor:
-    """Values that depend on a weight's name and shape alone, in the scale of a trained network."""
+    """Values that depend only on the name and shape of a weight, with the scale of a trained network."""
     draw = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     if name.endswith("running_var"):
         return 0.5 + torch.rand(like.shape, generator=draw)
@@ -62,7 +62,7 @@ def named_weight(name: str, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fill(model: torch.nn.Module) -> None:
-    """Gives every weight and floating-point buffer the values of its name; a shared one those of its first name."""
+    """Set every weight and floating-point buffer from its name; shared tensors are set from their first name."""
     done: set[int] = set()
     for name, value in sorted(model.state_dict().items()):
         if value.is_floating_point() and value.data_ptr() not in done:
@@ -71,14 +71,14 @@ def fill(model: torch.nn.Module) -> None:
 
 
 def signature(tensor: Tensor) -> Tensor:
-    """(2,) the norm and a projection: any change of a value shows in one of them."""
+    """(2,) norm and a projection: a change of any value changes one of them."""
     flat = tensor.detach().double().flatten()
     wave = torch.cos(torch.arange(len(flat), dtype=torch.float64))
     return torch.stack([flat.norm(), flat @ wave])
 
 
 def batch(seed: int, canvas: tuple[int, int] = CANVAS) -> tuple[Tensor, Tensor, list[Target]]:
-    """Two images of unlike size on one canvas (2, 3, H, W), their padding (2, H, W), and up to six objects on each."""
+    """Two images of different size on one canvas (2, 3, H, W), their padding (2, H, W), and up to six objects each."""
     from detrkit.structures import Target
 
     draw = torch.Generator().manual_seed(seed)
@@ -98,7 +98,7 @@ def batch(seed: int, canvas: tuple[int, int] = CANVAS) -> tuple[Tensor, Tensor, 
 
 
 def numbers(name: str, steps: int) -> Numbers:
-    """Everything that is compared of one model."""
+    """All compared numbers of one model."""
     from detrkit import create_model
     from detrkit.losses import build_criterion
 
@@ -125,7 +125,7 @@ def numbers(name: str, steps: int) -> Numbers:
         loss = criterion(model(images, mask, prepared), prepared)
         optimizer.zero_grad()
         loss.total.backward()
-        if step == 0:  # looked at in detail, and not taken
+        if step == 0:  # recorded in detail, without a weight update
             found["losses"] = {"total": loss.total.detach(), **loss.terms}
             weights = model.state_dict(keep_vars=True)
             gradients = {key: signature(value.grad) for key, value in weights.items() if value.grad is not None}
@@ -140,7 +140,7 @@ def numbers(name: str, steps: int) -> Numbers:
 
 
 def work(checkout: Path, patterns: list[str], steps: int, out: Path) -> None:
-    """Computes the numbers of every model in this process and leaves a file for each."""
+    """Compute the numbers of every model in this process and write one file per model."""
     import detrkit
 
     source = Path(detrkit.__file__).resolve()
@@ -153,7 +153,7 @@ def work(checkout: Path, patterns: list[str], steps: int, out: Path) -> None:
             print(f"{checkout}: {name}", file=sys.stderr, flush=True)
             try:
                 found: Numbers | str = numbers(name, steps)
-            except Exception as error:  # the other models are still worth comparing
+            except Exception as error:  # continue with the other models
                 found = f"{type(error).__name__}: {error}"
             part = out / f"part{os.getpid()}"
             torch.save(found, part)
@@ -165,7 +165,7 @@ def work(checkout: Path, patterns: list[str], steps: int, out: Path) -> None:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one quantity: values compared, how many are equal in every bit, the largest relative difference and where."""
+    """Difference of one quantity: values compared, values identical, largest relative difference and its name."""
 
     quantity: str
     compared: int
@@ -179,7 +179,7 @@ class Difference:
 
 
 def relative(old: Tensor, new: Tensor, floor: float = 0.0) -> float:
-    """Largest difference in units of the largest value (or ``floor``); infinite for other shapes or types, and NaN."""
+    """Largest difference relative to the largest value (or ``floor``); infinite for NaN or another shape or dtype."""
     if old.shape != new.shape or old.dtype != new.dtype:
         return float("inf")
     if torch.equal(old, new):
@@ -192,7 +192,7 @@ def relative(old: Tensor, new: Tensor, floor: float = 0.0) -> float:
 
 
 def compare(old: Numbers, new: Numbers) -> list[Difference]:
-    """Differences of every quantity; a name that only one side has is an infinite difference."""
+    """Differences of every quantity; a name that is missing on one side is an infinite difference."""
     found = []
     for quantity in dict.fromkeys([*old, *new]):
         left, right = old.get(quantity, {}), new.get(quantity, {})
@@ -212,7 +212,7 @@ def compare(old: Numbers, new: Numbers) -> list[Difference]:
 
 
 def report(name: str, old: Numbers | str, new: Numbers | str, tolerance: float) -> Row:
-    """Prints one model; the same as data."""
+    """Print the comparison of one model and return it as data."""
     broken = {side: value for side, value in (("old", old), ("new", new)) if isinstance(value, str)}
     if isinstance(old, str) or isinstance(new, str):
         print(f"{name}: " + " · ".join(f"{side} failed: {value}" for side, value in broken.items()), flush=True)
@@ -221,8 +221,8 @@ def report(name: str, old: Numbers | str, new: Numbers | str, tolerance: float) 
     worst = max((one.largest for one in differences if one.decisive), default=0.0)
     values = sum(one.compared for one in differences if one.decisive)
     passed = worst <= tolerance
-    says = "bit-identical" if worst == 0 else f"within {worst:.1e}" if passed else f"DIFFERS by {worst:.1e}"
-    print(f"{name}: {says} ({values:,} values)", flush=True)
+    verdict = "bit-identical" if worst == 0 else f"within {worst:.1e}" if passed else f"DIFFERS by {worst:.1e}"
+    print(f"{name}: {verdict} ({values:,} values)", flush=True)
     for one in differences:
         if one.largest > 0:
             note = "" if one.decisive else " (for information)"
@@ -235,28 +235,28 @@ def report(name: str, old: Numbers | str, new: Numbers | str, tolerance: float) 
 # -------------------------------------------------------------------------------------------------------- two processes
 
 
-def kept_in(cache: Path | None, checkout: Path, steps: int) -> str | None:
-    """The folder of a committed checkout's numbers below ``cache``; None where there is no cache or an open change."""
+def cache_folder(cache: Path | None, checkout: Path, steps: int) -> str | None:
+    """Folder below ``cache`` with the numbers of a checkout; None without a cache or with uncommitted changes."""
     if cache is None:
         return None
     git = ["git", "-C", str(checkout)]
     if subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout:
         return None
     commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    how = hashlib.sha256(Path(__file__).read_bytes() + torch.__version__.encode()).hexdigest()[:8]
-    return str(cache / f"{commit[:12]}_{how}_{steps}")
+    version = hashlib.sha256(Path(__file__).read_bytes() + torch.__version__.encode()).hexdigest()[:8]
+    return str(cache / f"{commit[:12]}_{version}_{steps}")
 
 
 def start(checkout: Path, options: argparse.Namespace, out: Path) -> subprocess.Popen[bytes]:
-    """The process of one checkout; what it computes comes to ``out``."""
+    """Start the process of one checkout, which writes its numbers to ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    given = [str(checkout), str(out), "--worker", "--steps", str(options.steps), "--models", *options.models]
-    return subprocess.Popen([sys.executable, __file__, *given], env=environment(checkout, **threads))
+    arguments = [str(checkout), str(out), "--worker", "--steps", str(options.steps), "--models", *options.models]
+    return subprocess.Popen([sys.executable, __file__, *arguments], env=environment(checkout, **threads))
 
 
 def computed(out: Path, patterns: list[str]) -> dict[str, Path | None]:
-    """Model -> file of its numbers, of those that are done."""
+    """Model -> file of its numbers, for all finished models."""
     files = {file.stem: file for file in sorted(out.glob("*.pt"))}
     return {name: file for name, file in files.items() if any(fnmatch(name, pattern) for pattern in patterns)}
 
@@ -264,22 +264,24 @@ def computed(out: Path, patterns: list[str]) -> dict[str, Path | None]:
 def compare_new(
     old: dict[str, Path | None], new: dict[str, Path | None], tolerance: float, rows: dict[str, Row]
 ) -> None:
-    """Reports the models that both sides have and ``rows`` lacks."""
+    """Report the models that both sides have finished and that are not yet in ``rows``."""
     for name in sorted(old.keys() & new.keys() - rows.keys()):
         sides = (torch.load(file) if file else "there is no such model" for file in (old[name], new[name]))
         rows[name] = report(name, *sides, tolerance)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs both checkouts and compares them model by model."""
+    """Run both checkouts and compare them model by model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("old", type=Path, help="checkout whose numbers are right")
-    parser.add_argument("new", type=Path, help="checkout that is judged")
-    parser.add_argument("--models", nargs="+", default=["*_lite0"], help="names or shell patterns of them")
+    parser.add_argument("old", type=Path, help="reference checkout")
+    parser.add_argument("new", type=Path, help="checkout to compare")
+    parser.add_argument("--models", nargs="+", default=["*_lite0"], help="names or shell patterns")
     parser.add_argument("--steps", type=int, default=20, help="training steps")
     parser.add_argument("--tolerance", type=float, default=1e-6, help="largest relative difference that passes")
-    parser.add_argument("--together", action="store_true", help="both checkouts at the same time")
-    parser.add_argument("--cache", type=Path, help="folder that keeps the numbers of checkouts without open changes")
+    parser.add_argument("--together", action="store_true", help="run both checkouts at the same time")
+    parser.add_argument(
+        "--cache", type=Path, help="folder that stores the numbers of checkouts without uncommitted changes"
+    )
     parser.add_argument("--json", type=Path, help="file to write")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -288,7 +290,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         old, new = (
-            Path(kept_in(options.cache, checkout, options.steps) or f"{temporary}/{side}")
+            Path(cache_folder(options.cache, checkout, options.steps) or f"{temporary}/{side}")
             for side, checkout in (("old", options.old), ("new", options.new))
         )
         running = [start(options.old, options, old)]

@@ -1,4 +1,4 @@
-"""Draws AP of one or several runs over optimizer steps or minutes as an SVG, and prints the points as a table.
+"""Draw AP of one or several runs over optimizer steps or minutes as an SVG, and print the points as a table.
 
 python benchmarks/curve.py NAME=runs/NAME/log.jsonl … --out docs/images/curve.svg [--over minutes]
 """
@@ -19,7 +19,7 @@ AXES = {"steps": "optimizer steps", "minutes": "minutes"}
 
 @dataclass(frozen=True)
 class Point:
-    """One evaluation of a run; minutes: of training and evaluating until then, without breaks before a resume."""
+    """One evaluation of a run; ``minutes`` of training and evaluation so far, without breaks before a resume."""
 
     steps: int
     minutes: float
@@ -28,7 +28,7 @@ class Point:
 
 
 def read(path: Path) -> list[Point]:
-    """The evaluations in a run's log."""
+    """Evaluations in the log of a run."""
     points, seconds, last = [], 0.0, 0.0
     for row in map(json.loads, path.read_text().splitlines()):
         seconds += 0.0 if row["event"] in ("start", "resume") else row["time"] - last
@@ -39,7 +39,7 @@ def read(path: Path) -> list[Point]:
 
 
 def svg(runs: dict[str, list[Point]], axis: str) -> str:
-    """The picture: AP as full lines, AP50 dashed, one colour a run."""
+    """The picture: AP as solid lines, AP50 as dashed lines, one colour per run."""
     every = [point for points in runs.values() for point in points]
     last = max((getattr(point, axis) for point in every), default=1)
     top = max((point.ap50 for point in every), default=1.0)
@@ -75,7 +75,7 @@ def svg(runs: dict[str, list[Point]], axis: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads the logs, prints the table, writes the picture."""
+    """Read the logs, print the table, write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="NAME=LOG")
     parser.add_argument("--over", choices=tuple(AXES), default="steps")

@@ -1,18 +1,18 @@
-"""What decides about the switches of DAPE. DAPE is a reconstruction from the published description, so
-each part has to show what it brings. AP of every row comes from the grid:
+"""Ablation of DAPE. DAPE is a reconstruction from the published description, so the effect of every part must be
+measured. The AP of every row comes from the grid:
 
 python benchmarks/data_efficiency.py run --data blood_cells=DIR --models ablation --percent 100 --seeds 0 1 2
 
-and the rest from here:
+All other figures come from this script:
 
 python benchmarks/dape_ablation.py cost [--device cuda] [--size 512 512]    memory and time of a training step
 python benchmarks/dape_ablation.py fit [--checkpoint RUN]                   low-rank factors fitted to a full relation
-python benchmarks/dape_ablation.py spectrum --checkpoint RUN [--data DIR]   rank of a trained relation; AP of the rest
-python benchmarks/dape_ablation.py permute --checkpoint RUN [--data DIR]    AP with learned contents dealt anew
+python benchmarks/dape_ablation.py spectrum --checkpoint RUN [--data DIR]   rank of a trained relation; AP if truncated
+python benchmarks/dape_ablation.py permute --checkpoint RUN [--data DIR]    AP with permuted learned query content
 python benchmarks/dape_ablation.py report docs/results/dape_ablation.jsonl --grid docs/results/dape_ablation_grid.jsonl
 
-Results are lines of `--out`; what is there already is not measured again. RUN is a training folder or a weight file,
-DIR a data folder (default: the data that RUN was trained with).
+Results are appended to `--out`; existing results are not measured again. RUN is a training folder or a weight file, DIR
+a data folder (default: the training data of RUN).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from data_efficiency import GROUPS, TITLES, VARIANTS, at_quarter, device_name, read, shown, summarise
+from data_efficiency import GROUPS, TITLES, VARIANTS, at_quarter, device_name, format_cell, read, summarise
 from relation_rank import RANKS, TruncatedRelation, centred, energy, fit_errors
 from scipy.stats import t as student
 from torch import Tensor
@@ -43,18 +43,18 @@ from detrkit.nn.relation import PositionRelation
 from detrkit.weights.find import find_checkpoint
 
 BASE = "relation_detr_lite0"
-# The published form of the full relation, which keeps everything for the backward pass: a matter of cost alone.
+# The published form of the full relation, which keeps all tensors for the backward pass; only its cost differs.
 UPSTREAM = "upstream"
 
 
 @dataclass(frozen=True)
 class Results:
-    """Rows of a JSON-lines file; a row is known by the part of it that says what was measured."""
+    """Rows of a JSON-lines file; the first keys of a row identify the measurement."""
 
     path: Path
 
     def has(self, what: dict[str, Any]) -> bool:
-        """Whether a row says just this."""
+        """Whether there is a row for this measurement."""
         return any(what.items() <= row.items() for row in self.rows(what["kind"]))
 
     def rows(self, kind: str) -> list[dict[str, Any]]:
@@ -62,7 +62,7 @@ class Results:
         return [row for row in read(self.path) if row["kind"] == kind]
 
     def add(self, what: dict[str, Any], **measured: Any) -> None:
-        """Appends a row and prints it."""
+        """Append a row and print it."""
         row = {**what, **measured, "torch": torch.__version__, "detrkit": detrkit.__version__}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
@@ -74,14 +74,14 @@ class Results:
 
 
 def switches(row: str) -> dict[str, Any]:
-    """What a row of the ablation sets on a DAPE preset."""
+    """Options of a DAPE preset for a row of the ablation."""
     if row in (BASE, UPSTREAM):
         return {"sampling": "standard", "relation": "full"}
     return VARIANTS[row][1] if row in VARIANTS else {}
 
 
 def cost(args: argparse.Namespace) -> None:
-    """One training step of every row, each in a fresh process, so that its peak is its own."""
+    """Measure one training step of every row, each in its own process because the peak belongs to the process."""
     results = Results(args.out)
     setting = {
         "model": args.model,
@@ -105,7 +105,7 @@ def cost(args: argparse.Namespace) -> None:
 
 
 def step(args: argparse.Namespace) -> None:
-    """One row in this process."""
+    """Measure one row in this process."""
     what = json.loads(args.what)
     torch.manual_seed(0)
     model: Any = detrkit.create_model(what["model"], **what["options"], **switches(what["row"]))
@@ -119,16 +119,18 @@ def step(args: argparse.Namespace) -> None:
 
 
 def fit(args: argparse.Namespace) -> None:
-    """Low-rank factors against a full relation on random boxes: one of random weights, and a trained one if given."""
+    """Fit low-rank factors to a full relation on random boxes: one with random weights, and a trained one if given."""
     results = Results(args.out)
     relations: list[tuple[dict[str, Any], int, PositionRelation]] = []
     for seed in args.seeds:
         torch.manual_seed(seed)
         relations.append(({"relation": "random weights"}, seed, PositionRelation(num_heads=8)))
         if args.checkpoint is not None:
-            relations.append(({"relation": name_of(args), "weights": digest(args)}, seed, full_relation(opened(args))))
-    for named, seed, full in relations:
-        what = {"kind": "fit", **named, "seed": seed, "boxes": args.boxes}
+            relations.append(
+                ({"relation": name_of(args), "weights": digest(args)}, seed, full_relation(load_model(args)))
+            )
+    for source, seed, full in relations:
+        what = {"kind": "fit", **source, "seed": seed, "boxes": args.boxes}
         missing = [rank for rank in args.ranks if not results.has({**what, "rank": rank})]
         for rank, errors in fit_errors(full, missing, args.boxes, seed) if missing else ():
             results.add({**what, "rank": rank}, **errors)
@@ -137,18 +139,18 @@ def fit(args: argparse.Namespace) -> None:
 # ------------------------------------------------------------------------------------------------- a trained detector
 
 
-def opened(args: argparse.Namespace) -> Any:
-    """The detector of ``--checkpoint``."""
+def load_model(args: argparse.Namespace) -> Any:
+    """Load the detector of ``--checkpoint``."""
     return detrkit.load(find_checkpoint(args.checkpoint))
 
 
 def name_of(args: argparse.Namespace) -> str:
-    """What results call the detector."""
+    """Name of the detector in the results."""
     return args.name or Path(args.checkpoint).name
 
 
 def digest(args: argparse.Namespace) -> str:
-    """What tells its weights from others of the same name."""
+    """Hash of the weights, since names may be reused."""
     return hashlib.sha256(find_checkpoint(args.checkpoint).read_bytes()).hexdigest()[:12]
 
 
@@ -160,13 +162,13 @@ def full_relation(model: Any) -> PositionRelation:
     return relation
 
 
-def scored(args: argparse.Namespace, change: str, alter: Callable[[Any], None]) -> None:
-    """AP of the detector after a change to it."""
+def score_change(args: argparse.Namespace, change: str, alter: Callable[[Any], None]) -> None:
+    """Record the AP of the detector after a change."""
     data = str(args.checkpoint if args.data is None else args.data)
     what = {"kind": "change", "name": name_of(args), "weights": digest(args), "data": Path(data).name, "change": change}
     results = Results(args.out)
     if not results.has(what):
-        model = opened(args)
+        model = load_model(args)
         alter(model)
         metrics = detrkit.evaluate(model, data, device=args.device)["metrics"]
         found = {key: metrics[key] for key in ("AP", "AP50", "AP75")}
@@ -174,48 +176,48 @@ def scored(args: argparse.Namespace, change: str, alter: Callable[[Any], None]) 
 
 
 def unchanged(model: Any) -> None:
-    """Leaves a detector as it is."""
+    """Leave a detector unchanged."""
 
 
 def spectrum(args: argparse.Namespace) -> None:
-    """Singular values of a trained full relation on the boxes its decoder compares, and AP of what is left of it."""
+    """Record the spectrum of a trained full relation on the boxes in its decoder, and the AP of truncated relations."""
     data = str(args.checkpoint if args.data is None else args.data)
     what = {"kind": "spectrum", "name": name_of(args), "weights": digest(args), "data": Path(data).name}
     what["images"] = args.images
     results = Results(args.out)
-    seen: list[Tensor] = []
+    biases: list[Tensor] = []
 
-    def watch(model: Any) -> None:
+    def observe_biases(model: Any) -> None:
         wanted = args.images * (len(model.decoder.layers) - 1)
-        look = lambda bias: seen.append(bias.float().cpu()) if len(seen) < wanted else None  # noqa: E731
-        model.decoder.relation = TruncatedRelation(full_relation(model), None, look)
+        observe = lambda bias: biases.append(bias.float().cpu()) if len(biases) < wanted else None  # noqa: E731
+        model.decoder.relation = TruncatedRelation(full_relation(model), None, observe)
 
     if not results.has(what):
-        model = opened(args)
-        watch(model)
+        model = load_model(args)
+        observe_biases(model)
         detrkit.evaluate(model, data, device=args.device)
-        whole, inner = [energy(bias) for bias in seen], [energy(centred(bias)) for bias in seen]
+        whole, inner = [energy(bias) for bias in biases], [energy(centred(bias)) for bias in biases]
         mean = {
             name: {rank: statistics.fmean(row[rank] for row in rows) for rank in rows[0]}
             for name, rows in (("energy", whole), ("energy_centred", inner))
         }
-        results.add(what, **mean, queries=seen[0].shape[-1], matrices=sum(bias.shape[1] for bias in seen))
+        results.add(what, **mean, queries=biases[0].shape[-1], matrices=sum(bias.shape[1] for bias in biases))
 
-    def cut(rank: int) -> Callable[[Any], None]:
+    def truncate(rank: int) -> Callable[[Any], None]:
         def alter(model: Any) -> None:
             model.decoder.relation = TruncatedRelation(full_relation(model), rank)
 
         return alter
 
-    scored(args, "none", unchanged)
+    score_change(args, "none", unchanged)
     for rank in (0, *RANKS):
-        scored(args, f"relation of rank {rank}", cut(rank))
+        score_change(args, f"relation of rank {rank}", truncate(rank))
 
 
 def permute(args: argparse.Namespace) -> None:
-    """AP after the learned contents have been dealt to the ranks of the proposals anew."""
+    """Record the AP after a permutation of the learned query content over the ranks of the proposals."""
 
-    def deal(seed: int) -> Callable[[Any], None]:
+    def permute_content(seed: int) -> Callable[[Any], None]:
         def alter(model: Any) -> None:
             if not hasattr(model, "tgt_embed"):
                 sys.exit(f"{model.name} has no learned content of queries (tgt_embed) to permute")
@@ -225,16 +227,16 @@ def permute(args: argparse.Namespace) -> None:
 
         return alter
 
-    scored(args, "none", unchanged)
+    score_change(args, "none", unchanged)
     for seed in args.seeds:
-        scored(args, f"content permuted, seed {seed}", deal(seed))
+        score_change(args, f"content permuted, seed {seed}", permute_content(seed))
 
 
 # ------------------------------------------------------------------------------------------------------------- report
 
 
 def report(args: argparse.Namespace) -> None:
-    """Prints every table for which there are results, as Markdown."""
+    """Print all tables that have results, as Markdown."""
     results = Results(args.results)
     ablation(read(args.grid))
     key = lambda row: json.dumps([row[x] for x in ("model", "options", "size", "precision", "hardware", "threads")])  # noqa: E731
@@ -243,7 +245,7 @@ def report(args: argparse.Namespace) -> None:
     fit_table(results.rows("fit"))
     for row in results.rows("spectrum"):
         print(f"\nSpectrum of the relation of {row['name']} on {row['images']} images of {row['data']}:\n")
-        print("| rank | energy | energy, row means taken away |\n|---|---|---|")
+        print("| rank | energy | energy without row means |\n|---|---|---|")
         for rank in (rank for rank in row["energy"] if int(rank) < row["queries"]):
             print(f"| {rank} of {row['queries']} | {row['energy'][rank]:.3f} | {row['energy_centred'][rank]:.3f} |")
     for (name, data), group in grouped(results.rows("change"), "name", "data").items():
@@ -253,7 +255,7 @@ def report(args: argparse.Namespace) -> None:
 
 
 def grouped(rows: list[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    """Rows that agree in some keys, in order of first appearance."""
+    """Rows grouped by some keys, in order of first appearance."""
     found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         found.setdefault(tuple(row[key] for key in keys), []).append(row)
@@ -261,7 +263,7 @@ def grouped(rows: list[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], lis
 
 
 def ablation(rows: list[dict[str, Any]]) -> None:
-    """The rows of the ablation for every data set: AP at the end and at a quarter, and the gain over Relation-DETR."""
+    """Print the ablation for every data set: AP at the end and at a quarter, and the gain over Relation-DETR."""
     rows = [row for row in rows if row["model"] in GROUPS["ablation"]]
     cells = summarise(rows)
     for data, images in sorted({(row["data"], row["images"]) for row in rows}):
@@ -274,14 +276,14 @@ def ablation(rows: list[dict[str, Any]]) -> None:
                 early = statistics.fmean(at_quarter(row)[1] for row in found)
                 step = at_quarter(found[0])[0]
                 gain = "–" if model == BASE else difference(found, base)
-                print(f"| {TITLES[model]} | {shown(found)} | {early:.3f} (step {step}) | {gain} |")
+                print(f"| {TITLES[model]} | {format_cell(found)} | {early:.3f} (step {step}) | {gain} |")
 
 
 def difference(found: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
-    """Gain in AP over a base in the runs of the same seed, with the 95 % interval of its mean from two seeds on."""
-    of_seed = {(row["seed"], row["iterations"], row["size"]): row["metrics"]["AP"] for row in base}
+    """Mean gain in AP over runs of the baseline with the same seeds; from two seeds on with its 95 % interval."""
+    baseline = {(row["seed"], row["iterations"], row["size"]): row["metrics"]["AP"] for row in base}
     keyed = [((row["seed"], row["iterations"], row["size"]), row["metrics"]["AP"]) for row in found]
-    gains = [ap - of_seed[key] for key, ap in keyed if key in of_seed and None not in (ap, of_seed[key])]
+    gains = [ap - baseline[key] for key, ap in keyed if key in baseline and None not in (ap, baseline[key])]
     if not gains:
         return "–"
     mean, count = statistics.fmean(gains), len(gains)
@@ -292,16 +294,15 @@ def difference(found: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
 
 
 def cost_table(rows: list[dict[str, Any]]) -> None:
-    """Memory and time of rows measured in one setting."""
+    """Print memory and time of rows measured with the same setting."""
     first, order = rows[0], (UPSTREAM, *GROUPS["ablation"])
     where = first["hardware"] if first["device"] != "cpu" else f"{first['hardware']}, {first['threads']} thread(s)"
     queries = " + ".join(f"{count} {name.replace('_', '-')}" for name, count in first["queries"].items())
     size = " x ".join(map(str, first["size"]))
     print(f"\n{first['model']}, {size} pixels, {queries} queries, {first['precision']}, {where}\n")
     peak = "peak of the process" if first["device"] == "cpu" else "peak of the GPU"
-    print(
-        f"| relation, sampling | parameters | kept for backward, MiB | {peak}, MiB | s a step |\n|---|---|---|---|---|"
-    )
+    print(f"| relation, sampling | parameters | kept for backward, MiB | {peak}, MiB | s per step |")
+    print("|---|---|---|---|---|")
     for row in sorted(rows, key=lambda row: order.index(row["row"])):
         title = "Relation-DETR, everything kept" if row["row"] == UPSTREAM else TITLES[row["row"]]
         print(
@@ -311,11 +312,11 @@ def cost_table(rows: list[dict[str, Any]]) -> None:
 
 
 def fit_table(rows: list[dict[str, Any]]) -> None:
-    """Relative errors by rank, mean over seeds."""
+    """Print relative errors by rank, as means over seeds."""
     for (relation, number), group in grouped(rows, "relation", "boxes").items():
         seeds = len({row["seed"] for row in group})
         print(f"\nFit to a full relation ({relation}), {number} random boxes, mean of {seeds} draws:\n")
-        print("| rank | least error of any factors | ours, boxes fitted | ours, other boxes | energy of the relation |")
+        print("| rank | lowest possible error | ours, boxes fitted | ours, other boxes | energy of the relation |")
         print("|---|---|---|---|---|")
         for (rank,), found in sorted(grouped(group, "rank").items()):
             mean = {
@@ -329,22 +330,22 @@ def fit_table(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     out = argparse.ArgumentParser(add_help=False)
     out.add_argument("--out", type=Path, default=Path("runs/dape_ablation.jsonl"))
     trained = argparse.ArgumentParser(add_help=False)
     trained.add_argument("--checkpoint", required=True)
-    trained.add_argument("--name", help="what results call it; default: the name of its folder or file")
-    trained.add_argument("--data", help="default: what it was trained with")
+    trained.add_argument("--name", help="name in the results; default: the name of its folder or file")
+    trained.add_argument("--data", help="default: its training data")
     trained.add_argument("--device", default="auto")
 
     one = commands.add_parser("cost", parents=[out], help="memory and time of a training step")
     rows = [UPSTREAM, *GROUPS["ablation"]]
     one.add_argument("--rows", nargs="+", default=rows, choices=rows, metavar="ROW")
     one.add_argument("--model", default="dape_r50")
-    one.add_argument("--options", default="{}", help="of the model, as JSON")
+    one.add_argument("--options", default="{}", help="model options as JSON")
     one.add_argument("--size", type=int, nargs=2, default=(512, 512), metavar=("HEIGHT", "WIDTH"))
     one.add_argument("--objects", type=int, default=20)
     one.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
@@ -365,7 +366,7 @@ def main() -> None:
     one.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     one.set_defaults(act=fit)
     one = commands.add_parser("spectrum", parents=[out, trained], help="rank of a trained full relation")
-    one.add_argument("--images", type=int, default=10, help="of which singular values are taken")
+    one.add_argument("--images", type=int, default=10, help="images for the singular values")
     one.set_defaults(act=spectrum)
     one = commands.add_parser("permute", parents=[out, trained], help="AP after permuting the learned content")
     one.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -1,15 +1,15 @@
 """AP against the number of training images, for the data-efficient family and its baselines, the walk from DE-DETR to
-DETR (paper, Table 1) and the ablation of DAPE (its tables: dape_ablation.py). Every cell is one `detrkit.train` run:
-same backbone, iterations, batch, optimizer and images.
+DETR (paper, Table 1) and the ablation of DAPE (tables: dape_ablation.py). Every cell is one `detrkit.train` run with
+the same backbone, iterations, batch size, optimizer and images.
 
 python benchmarks/data_efficiency.py run --data blood_cells=DIR --models detr_lite0 dela_detr_lite0 --percent 25 100
 python benchmarks/data_efficiency.py run --data blood_cells=DIR --models walk --percent 100 --parallel 2
 python benchmarks/data_efficiency.py run --data blood_cells=DIR --models ablation --percent 100 --seeds 0 1 2
 python benchmarks/data_efficiency.py report docs/results/data_efficiency.jsonl --images docs/images
 
-`run` goes on where it was stopped, at any point: finished cells are kept, a cut one is resumed. DIR is a COCO folder
-with lists of training images in `splits/train_<percent>pct_seed<seed>.txt`, or those beside this file are taken.
-`report` prints the tables and draws.
+`run` continues after an interruption at any point: finished cells are kept, an interrupted one is resumed. DIR is a
+COCO folder with lists of training images in `splits/train_<percent>pct_seed<seed>.txt`; without them, the lists next to
+this file are used. `report` prints the tables and draws the plots.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-# The steps of the paper's walk that our switches cover, each on top of the one before.
+# The steps of the paper's walk that have an option here, each added to the previous one.
 _ONE_LEVEL = {"num_feature_levels": 1}
 _NO_REFINEMENT = {**_ONE_LEVEL, "refine_boxes": False}
 _NO_ROI = {**_NO_REFINEMENT, "sparse_sampling": False}
-# DAPE's switches; with all of them off it is Relation-DETR.
+# Options of DAPE; without all of them it is Relation-DETR.
 _PLAIN = {"sampling": "standard"}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "walk1_single_scale": ("de_detr_lite0", _ONE_LEVEL),
@@ -49,7 +49,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dape_content_sampled": ("dape_lite0", {"query_content": "sampled"}),
     "dape_position_in_value": ("dape_lite0", {"position_in_value": True}),
 }
-# Rows of a table, first to last: `--models NAME` trains them all. Each belongs to one change.
+# Rows of a table in order; `--models NAME` trains all of them. Each row changes one thing.
 GROUPS = {
     "walk": ("de_detr_lite0", *(name for name in VARIANTS if name.startswith("walk")), "detr_lite0"),
     "ablation": (
@@ -90,14 +90,14 @@ TITLES = {
     "dape_content_sampled": "DAPE, content sampled",
     "dape_position_in_value": "DAPE, position in values",
 }
-# What a data set needs beside the common settings: nuclei are many and small.
+# Additional settings of a data set: nuclei are many and small.
 DATA_SETTINGS: dict[str, dict[str, Any]] = {"nuclei": {"num_queries": 300}}
 COLOURS = ("#8a8a8a", "#1b6ca8", "#d1495b", "#c9b458", "#2e8b57", "#8e5ea2", "#e08e0b", "#444444", "#00a0a0", "#a0522d")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid; ``percent`` of the training images, chosen by the split list of ``seed``."""
+    """One run of the grid on ``percent`` of the training images, selected by the split list of ``seed``."""
 
     data: str
     model: str
@@ -113,7 +113,7 @@ class Cell:
 
 
 def recipe(cell: Cell, root: Path, annotations: Path, images: int) -> dict[str, Any]:
-    """The recipe of a cell; nothing but model, images and seed differs between the cells of a data set."""
+    """The recipe of a cell; cells of a data set differ only in model, images and seed."""
     name, switches = VARIANTS.get(cell.model, (cell.model, {}))
     steps_per_epoch = -(-images // 4)
     return {
@@ -133,7 +133,7 @@ def recipe(cell: Cell, root: Path, annotations: Path, images: int) -> dict[str, 
             "workers": 0,
             "seed": cell.seed,
             "ema": 0.998,
-            "evaluate_every": max(1, round(cell.iterations / 4 / steps_per_epoch)),  # at each quarter, about
+            "evaluate_every": max(1, round(cell.iterations / 4 / steps_per_epoch)),  # at about each quarter
             "checkpoint_every": 50,
         },
         "optimizer": {"lr": 4e-4, "lr_backbone": 8e-5},
@@ -142,22 +142,22 @@ def recipe(cell: Cell, root: Path, annotations: Path, images: int) -> dict[str, 
 
 
 def subset(root: Path, cell: Cell, out: Path) -> tuple[Path, int]:
-    """The COCO file of a cell's training images, and how many there are."""
-    content = json.loads((root / "annotations" / "instances_train.json").read_text())
+    """Write the COCO file of a cell's training images; return it and their number."""
+    coco = json.loads((root / "annotations" / "instances_train.json").read_text())
     if cell.percent < 100:
         lists = root / "splits" if (root / "splits").is_dir() else Path(__file__).parent / "splits" / cell.data
         wanted = set((lists / f"train_{cell.percent}pct_seed{cell.seed}.txt").read_text().split())
-        content["images"] = [image for image in content["images"] if image["file_name"] in wanted]
-        kept = {image["id"] for image in content["images"]}
-        content["annotations"] = [box for box in content["annotations"] if box["image_id"] in kept]
+        coco["images"] = [image for image in coco["images"] if image["file_name"] in wanted]
+        image_ids = {image["id"] for image in coco["images"]}
+        coco["annotations"] = [box for box in coco["annotations"] if box["image_id"] in image_ids]
     path = out / cell.data / f"train_{cell.percent}pct_seed{cell.seed}_{os.getpid()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-    return path.replace(out / cell.data / f"train_{cell.percent}pct_seed{cell.seed}.json"), len(content["images"])
+    path.write_text(json.dumps(coco))
+    return path.replace(out / cell.data / f"train_{cell.percent}pct_seed{cell.seed}.json"), len(coco["images"])
 
 
 def train_cell(cell: Cell, root: Path, out: Path, threads: int) -> dict[str, Any]:
-    """Trains (or goes on training) a cell; the metrics are those of the last weights, not of the best evaluation."""
+    """Train or resume a cell; the metrics are those of the last weights, not of the best evaluation."""
     import torch
 
     import detrkit
@@ -182,7 +182,7 @@ def train_cell(cell: Cell, root: Path, out: Path, threads: int) -> dict[str, Any
 
 
 def device_name() -> str:
-    """What the cell ran on, in words."""
+    """Name of the device."""
     import torch
 
     if torch.cuda.is_available():
@@ -196,7 +196,7 @@ def device_name() -> str:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Every cell of the grid that has no result yet, ``--parallel`` of them at a time, each in a process of its own."""
+    """Run every cell of the grid without a result, ``--parallel`` of them at a time, each in its own process."""
     roots = dict(text.split("=", 1) for text in args.data)
     models = dict.fromkeys(model for name in args.models for model in GROUPS.get(name, (name,)))
     cells = [
@@ -210,9 +210,9 @@ def run(args: argparse.Namespace) -> None:
     done = {Cell(**{key: row[key] for key in Cell.__dataclass_fields__}) for row in read(results)}
     stop = time.monotonic() + 60 * args.minutes if args.minutes else None
 
-    def one(cell: Cell) -> bool:
+    def run_cell(cell: Cell) -> bool:
         if stop is not None and time.monotonic() > stop:
-            return True  # not begun: left for the next call
+            return True  # not started: left for the next call
         log = args.out / f"{cell.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, __file__, "cell", json.dumps(asdict(cell)), roots[cell.data], str(args.out)]
@@ -222,7 +222,7 @@ def run(args: argparse.Namespace) -> None:
             try:
                 code = subprocess.run(command, stdout=file, stderr=file, env=environment, timeout=left).returncode
             except subprocess.TimeoutExpired:
-                print(f"{cell.name}: time is up, the next call goes on", flush=True)
+                print(f"{cell.name}: time is up, the next call continues", flush=True)
                 return True
         print(f"{cell.name}: {'done' if code == 0 else f'failed ({code}), see {log}'}", flush=True)
         return code == 0
@@ -230,13 +230,13 @@ def run(args: argparse.Namespace) -> None:
     todo = [cell for cell in cells if cell not in done]
     print(f"{len(done)} cells done, {len(todo)} to do -> {results}", flush=True)
     with ThreadPoolExecutor(args.parallel) as pool:
-        failed = [cell.name for cell, good in zip(todo, pool.map(one, todo), strict=True) if not good]
+        failed = [cell.name for cell, good in zip(todo, pool.map(run_cell, todo), strict=True) if not good]
     if failed:
         sys.exit(f"{len(failed)} cells did not finish, {failed[0]} first")
 
 
 def cell(args: argparse.Namespace) -> None:
-    """One cell in this process: trains it and appends its result."""
+    """Train one cell in this process and append its result."""
     wanted = Cell(**json.loads(args.cell))
     row = train_cell(wanted, Path(args.root), Path(args.out), int(os.environ.get("OMP_NUM_THREADS", "1")))
     with (Path(args.out) / "results.jsonl").open("a") as file:
@@ -244,13 +244,13 @@ def cell(args: argparse.Namespace) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Rows of a results file, none if it does not exist; a line that was cut while it was written is left out."""
+    """Rows of a results file, none if it does not exist; incomplete lines are left out."""
     lines = path.read_text().splitlines() if path.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def summarise(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str, int], list[dict[str, Any]]]:
-    """Rows of one data set, model and number of images together: the seeds."""
+    """Rows grouped by data set, model and number of images; each group has one row per seed."""
     grouped: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
     for row in rows:
         grouped.setdefault((row["data"], row["model"], row["images"]), []).append(row)
@@ -258,19 +258,19 @@ def summarise(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str, int], list
 
 
 def spread(rows: list[dict[str, Any]], metric: str = "AP") -> tuple[float, float]:
-    """Mean and sample standard deviation over seeds (0 for one); NaN where the metric is undefined."""
+    """Mean and sample standard deviation over seeds (0 for one seed); NaN if the metric is undefined."""
     values = [math.nan if row["metrics"][metric] is None else row["metrics"][metric] for row in rows]
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def at_quarter(row: dict[str, Any]) -> tuple[int, float]:
-    """Step and AP of the evaluation nearest to a quarter of the iterations: how fast a model learns."""
+    """Step and AP of the evaluation nearest to a quarter of the iterations, to compare how fast models learn."""
     step, ap = min(row["curve"], key=lambda point: abs(point[0] - row["iterations"] / 4))
     return step, math.nan if ap is None else ap
 
 
 def report(args: argparse.Namespace) -> None:
-    """Prints the tables of a results file as Markdown and draws its two plots."""
+    """Print the tables of a results file as Markdown and draw its two plots."""
     rows = read(args.results)
     grouped = summarise(rows)
     for data in sorted({row["data"] for row in rows}):
@@ -280,7 +280,7 @@ def report(args: argparse.Namespace) -> None:
         for model, title in TITLES.items():
             cells = [grouped.get((data, model, size)) for size in sizes]
             if any(cells) and model not in VARIANTS:
-                print(f"| {title} |" + "".join(f" {shown(found)} |" for found in cells))
+                print(f"| {title} |" + "".join(f" {format_cell(found)} |" for found in cells))
         args.images.mkdir(parents=True, exist_ok=True)
         name = f"data_efficiency_{data}"
         if any(where == data and model not in VARIANTS for where, model, _ in grouped):
@@ -293,12 +293,12 @@ def report(args: argparse.Namespace) -> None:
             print("|---|---|")
             for model in GROUPS["walk"]:
                 if model in largest:
-                    print(f"| {TITLES[model]} | {shown(largest[model])} |")
+                    print(f"| {TITLES[model]} | {format_cell(largest[model])} |")
             (args.images / f"{name}_walk.svg").write_text(walk(largest))
 
 
-def shown(found: list[dict[str, Any]] | None) -> str:
-    """A table cell."""
+def format_cell(found: list[dict[str, Any]] | None) -> str:
+    """AP / AP50 of a group of seeds as a table cell."""
     if not found:
         return "–"
     parts = []
@@ -309,7 +309,7 @@ def shown(found: list[dict[str, Any]] | None) -> str:
 
 
 def svg(width: int, height: int, parts: list[str]) -> str:
-    """A white picture."""
+    """An SVG picture with a white background."""
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
     return "\n".join([head + 'font-size="13">', f'<rect width="{width}" height="{height}" fill="white"/>', *parts]) + (
         "\n</svg>\n"
@@ -317,7 +317,7 @@ def svg(width: int, height: int, parts: list[str]) -> str:
 
 
 def curves(data: str, grouped: dict[tuple[str, str, int], list[dict[str, Any]]]) -> str:
-    """AP against training images, one line per model, bars for one standard deviation."""
+    """AP against training images, one line per model, error bars of one standard deviation."""
     width, height, left, right, top, bottom = 720, 400, 52, 150, 20, 44
     points = {
         model: sorted(
@@ -364,7 +364,7 @@ def curves(data: str, grouped: dict[tuple[str, str, int], list[dict[str, Any]]])
 
 
 def walk(found: dict[str, list[dict[str, Any]]]) -> str:
-    """AP as bars, from DE-DETR by one change each to DETR."""
+    """AP as bars, from DE-DETR to DETR with one change per bar."""
     order = [model for model in GROUPS["walk"] if model in found]
     order = [model for model in order if not math.isnan(spread(found[model])[0])]
     width, row, left = 720, 34, 150
@@ -382,19 +382,19 @@ def walk(found: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    runner = commands.add_parser("run", help="train what is missing")
+    runner = commands.add_parser("run", help="train all cells without a result")
     runner.add_argument("--data", nargs="+", required=True, metavar="NAME=DIR")
     runner.add_argument("--models", nargs="+", required=True, choices=[*TITLES, *GROUPS], metavar="MODEL")
     runner.add_argument("--percent", nargs="+", type=int, default=[25, 100])
     runner.add_argument("--seeds", nargs="+", type=int, default=[0])
     runner.add_argument("--iterations", type=int, default=1500)
     runner.add_argument("--size", type=int, default=320, help="short side in pixels")
-    runner.add_argument("--parallel", type=int, default=1, help="cells at a time")
-    runner.add_argument("--threads", type=int, default=2, help="of each cell")
-    runner.add_argument("--minutes", type=float, help="stop after so long; the next call goes on")
+    runner.add_argument("--parallel", type=int, default=1, help="number of cells at a time")
+    runner.add_argument("--threads", type=int, default=2, help="CPU threads per cell")
+    runner.add_argument("--minutes", type=float, help="time limit; the next call continues")
     runner.add_argument("--out", type=Path, default=Path("runs/data_efficiency"))
     runner.set_defaults(act=run)
     single = commands.add_parser("cell", help="used by run")

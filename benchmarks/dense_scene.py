@@ -2,7 +2,7 @@
 
 python benchmarks/dense_scene.py [--model relation_detr_r50] [--objects 1500] [--size 800 1333] [--device cpu]
 
-On a CPU it is the peak resident set of the process, PyTorch itself included; on a GPU what its allocator held at most.
+On a CPU it is the peak resident set of the process, including PyTorch; on a GPU the peak of the allocator.
 """
 
 from __future__ import annotations
@@ -44,12 +44,14 @@ def main() -> None:
         optimizer.step()
         losses.append(float(total.detach()))
 
-    seconds = timed(step, arguments.device, repeats=1)  # the second: the optimizer's state is there from then on
+    seconds = timed(
+        step, arguments.device, repeats=1
+    )  # the first step, which creates the optimizer state, is not counted
     height, width = arguments.size
     peak = peak_mib(arguments.device)
     print(
         f"{arguments.model}, {arguments.objects} objects, {height} x {width}, batch 1, fp32, {arguments.device}: "
-        f"loss {losses[-1]:.1f}, peak {peak / 1024:.1f} GiB, {seconds:.0f} s a step"
+        f"loss {losses[-1]:.1f}, peak {peak / 1024:.1f} GiB, {seconds:.0f} s per step"
     )
     setting = {"model": arguments.model, "objects": arguments.objects, "size": list(arguments.size)}
     save_rows(arguments.json, [setting | {"loss": losses[-1], "peak_MiB": peak, "seconds": seconds}], arguments.device)

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# What a machine with a GPU can tell, in sections of at most two minutes, the most valuable first, all within nine.
+# Benchmarks on a GPU, in sections of at most two minutes, most important first, nine minutes in total.
 #
-#   benchmarks/gpu.sh OUT [SECTION ...]           all sections, or those named; OUT: folder to write
-#   DEVICE=cpu SIZE=tiny benchmarks/gpu.sh OUT    the same in small on any machine, to see that every section runs
+#   benchmarks/gpu.sh OUT [SECTION ...]           all sections or some of them; OUT: folder to write
+#   DEVICE=cpu SIZE=tiny benchmarks/gpu.sh OUT    a small trial on any machine: does every section run?
 #
-# Where packages come from a folder and not from an environment: `source .gpu/enter.sh && benchmarks/gpu.sh OUT`, or
-# whatever puts them on PYTHONPATH. PYTHON names the interpreter (default: that of .venv, else python3).
+# If packages are in a folder instead of an environment, put them on PYTHONPATH first, for example with
+# `source .gpu/enter.sh && benchmarks/gpu.sh OUT`. PYTHON is the interpreter (default: .venv, else python3).
 #
-# STRETCH=5 multiplies every time limit, for a trial on a busy machine; TOTAL=530 are the seconds of all together.
+# STRETCH=5 multiplies every time limit, for a trial on a busy machine. TOTAL=530 is the total limit in seconds.
 #
-# OUT/sections.jsonl gets one line after each section: whether it passed, its seconds, and what its benchmarks wrote,
-# as far as they came. OUT/log.txt has all that was printed. A section that fails or takes too long does not stop the
-# next one; the exit code is 1 when one did. Nothing is resumed: an old OUT is added to.
+# Each section appends one line to OUT/sections.jsonl: whether it passed, its seconds, and the results of its
+# benchmarks, complete or not. OUT/log.txt has all output. A section that fails or takes too long does not stop the next
+# one, but the exit code is then 1. Nothing is resumed; an existing OUT is extended.
 #
-# A new section is a function below and one line of `sections`. It writes JSON or JSON lines into "$into" (files as it
-# likes), and has "$device", and `tiny`, which is true in a trial.
+# To add a section, write a function below and add one line to `sections`. It writes any files of JSON or JSON lines
+# into "$into", and can use "$device" and `tiny`, which is true in a trial.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-sections=( # name and most seconds
+sections=( # name and time limit in seconds
     "check 120"
     "operators 60"
     "speed 110"
@@ -80,7 +80,7 @@ device=${DEVICE:-cuda} size=${SIZE:-full}
 interpreter=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 export PYTHONUNBUFFERED=1
 if tiny; then export OMP_NUM_THREADS=1; fi
-if [ -n "${SECTION_INTO:-}" ]; then # one section, in the process that its time limit ends
+if [ -n "${SECTION_INTO:-}" ]; then # run one section in this process, which its time limit may end
     into=$SECTION_INTO
     "$1"
     exit
@@ -103,7 +103,7 @@ for line in "${sections[@]}"; do
     limit=$((limit * stretch)) left=$((total - SECONDS)) began=$SECONDS code=124
     if [ $left -lt $limit ]; then limit=$left; fi
     mkdir "$work/$name"
-    if [ $limit -ge 20 ]; then # enough for something
+    if [ $limit -ge 20 ]; then # less is too short for any result
         echo "== $name, at most $limit s" | tee -a "$out/log.txt"
         SECTION_INTO=$work/$name timeout --kill-after=5 $limit "$0" "$name" 2>&1 | tee -a "$out/log.txt"
         code=${PIPESTATUS[0]}

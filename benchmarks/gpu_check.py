@@ -1,19 +1,19 @@
-"""Does everything work on a GPU? Every model: outputs, a training step in each precision, evaluation, saving; resuming.
+"""Check that everything works on a GPU: outputs, training steps, evaluation and saving of every model; resuming.
 
 python benchmarks/gpu_check.py [--device cuda] [--models '*_lite0'] --out check.jsonl
 
-One line of JSON after every model, and the exit code is 1 when something failed. For each model:
+It writes one line of JSON per model; the exit code is 1 if a check failed. For each model:
 
-- outputs: of the CPU and of the device, float32 without TF32, agree within TOLERANCE of the largest value. Two-stage
-  models choose queries by rank, where rounding may swap two that are almost equal and everything after it: so one of
-  three batches suffices, and where none agrees the same is tried in float64.
-- steps: forward, losses, backward and update in fp32, bf16 and fp16 leave finite losses, gradients and weights. With
-  fp16 the gradient scaler may first lower its scale, as in training.
-- saved: what is saved from the device and loaded has the same weights, bit by bit.
-- evaluated: `detrkit.evaluate` on four drawn images.
+- outputs: CPU and device agree within TOLERANCE of the largest value, in float32 without TF32. Two-stage models select
+  queries by rank, and rounding may swap two that are almost equal, which changes all later numbers. So agreement on one
+  of three batches is enough; if none agrees, float64 decides.
+- fp32, bf16, fp16: forward, losses, backward and update give finite losses, gradients and weights. With fp16 the
+  gradient scaler may first lower its scale, as in training.
+- saved: weights are bit-identical after saving from the device and loading.
+- evaluated: `detrkit.evaluate` works on four generated images.
 
-At last one model trains for four steps in one go and, in another folder, for two and then two more: the losses of the
-resumed steps agree within RESUMED (some kernels add in an order of their own on a GPU).
+Finally, one model trains for four steps without a break and, in another folder, for two steps and two more after a
+resume: the losses agree within RESUMED (some GPU kernels do not add in a fixed order).
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ from torch import Tensor
 import detrkit
 from detrkit.losses import build_criterion
 
-TOLERANCE = 2e-4  # float32 on a CPU, computed in another order, is up to 2e-5 off
+TOLERANCE = 2e-4  # another order of operations alone gives differences up to 2e-5 in float32
 RESUMED = 1e-2
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 CANVAS = {"full": (320, 427), "tiny": (64, 96)}
-LARGEST_SCALE = 2.0**16  # of the loss in fp16, as training begins
+LARGEST_SCALE = 2.0**16  # initial loss scale of fp16 training
 
 Found = dict[str, Any]
 
 
 class CheckError(Exception):
-    """A check that did not pass, with what it found."""
+    """A failed check with its findings."""
 
     def __init__(self, found: object) -> None:
         super().__init__(str(found))
         self.found = found
 
 
-def outputs(name: str, device: str, canvas: tuple[int, int]) -> Found:
-    """Largest relative difference between CPU and device, of every batch that was tried."""
+def check_outputs(name: str, device: str, canvas: tuple[int, int]) -> Found:
+    """Largest relative difference between CPU and device for every batch that was tried."""
     torch.manual_seed(0)
     model = detrkit.create_model(name, num_classes=NUM_CLASSES).eval()
     fill(model)
@@ -81,20 +81,20 @@ def outputs(name: str, device: str, canvas: tuple[int, int]) -> Found:
 
 
 def finite(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether there are tensors without NaN and infinity."""
+    """Whether there are tensors, all without NaN and infinity."""
     return bool(tensors) and all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
 
 
-def step(name: str, device: str, canvas: tuple[int, int], precision: str) -> Found:
-    """One training step that has an effect: its loss, gradient norm and, in fp16, the scale of the loss."""
+def check_step(name: str, device: str, canvas: tuple[int, int], precision: str) -> Found:
+    """Loss, gradient norm and, in fp16, loss scale of one training step with finite numbers."""
     torch.manual_seed(0)
     model = detrkit.create_model(name, num_classes=NUM_CLASSES).to(device).train()
     criterion = build_criterion(model.config)
     parameters = {key: value for key, value in model.named_parameters() if value.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), lr=1e-4)
-    kind, images_of = PRECISIONS[precision], batch(0, canvas)
-    images, mask = images_of[0].to(device), images_of[1].to(device)
-    targets = criterion.prepare([target.to(device) for target in images_of[2]])
+    kind, (images, mask, targets) = PRECISIONS[precision], batch(0, canvas)
+    images, mask = images.to(device), mask.to(device)
+    targets = criterion.prepare([target.to(device) for target in targets])
     scale = LARGEST_SCALE if precision == "fp16" else 1.0
     while True:
         with torch.autocast(device.split(":")[0], dtype=kind, enabled=kind is not None):
@@ -128,21 +128,21 @@ def step(name: str, device: str, canvas: tuple[int, int], precision: str) -> Fou
     }
 
 
-def saved(name: str, device: str, folder: Path) -> bool:
-    """Weights survive a file."""
+def check_saving(name: str, device: str, folder: Path) -> bool:
+    """Whether weights are the same after saving and loading."""
     model = detrkit.create_model(name, num_classes=2).to(device)
     fill(model)
     path = folder / f"{name}.safetensors"
     detrkit.save(model, path)
     again = detrkit.load(path).state_dict()
-    unlike = [key for key, value in model.state_dict().items() if not torch.equal(value.cpu(), again[key])]
-    if unlike:
-        raise CheckError(unlike)
+    different = [key for key, value in model.state_dict().items() if not torch.equal(value.cpu(), again[key])]
+    if different:
+        raise CheckError(different)
     return True
 
 
-def drawn_data(folder: Path) -> Path:
-    """A COCO folder: four images for training and four to validate, with two classes of rectangles."""
+def generate_data(folder: Path) -> Path:
+    """Write a COCO folder: four images each for training and validation, with rectangles of two classes."""
     draw = torch.Generator().manual_seed(0)
     for split in ("train", "val"):
         images, boxes = [], []
@@ -158,20 +158,20 @@ def drawn_data(folder: Path) -> Path:
             picture.save(folder / "images" / split / f"{number}.png")
             images.append({"id": number, "file_name": f"{number}.png", "width": 128, "height": 96})
         categories = [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}]
-        content = {"images": images, "annotations": boxes, "categories": categories}
+        annotations = {"images": images, "annotations": boxes, "categories": categories}
         (folder / "annotations").mkdir(exist_ok=True)
-        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(annotations))
     return folder
 
 
-def evaluated(checkpoint: Path, data: Path, device: str) -> Found:
-    """AP of weights that never saw anything: what counts is that the way to it works."""
+def check_evaluation(checkpoint: Path, data: Path, device: str) -> Found:
+    """AP of untrained weights; the check only needs the evaluation to run."""
     score = detrkit.evaluate(checkpoint, data, device=device)
     return {"protocol": score["protocol"], "AP": score["metrics"]["AP"]}
 
 
-def resumed(name: str, device: str, data: Path, folder: Path) -> Found:
-    """Losses of the third and fourth step, trained in one go and resumed."""
+def check_resuming(name: str, device: str, data: Path, folder: Path) -> Found:
+    """Losses of four steps, trained without a break and resumed after two."""
     recipe = {
         "model": {"name": name, "pretrained_backbone": False},
         "data": {"root": str(data), "short_sides": [96], "max_side": 160, "crop": False},
@@ -196,8 +196,8 @@ def resumed(name: str, device: str, data: Path, folder: Path) -> Found:
     return found
 
 
-def checked(checks: dict[str, Callable[[], object]]) -> Found:
-    """What each check found; the names of those that failed under "failed"."""
+def run_checks(checks: dict[str, Callable[[], object]]) -> Found:
+    """Findings of each check; "failed" lists the names of failed checks."""
     found: Found = {"failed": []}
     start = time.perf_counter()
     for name, check in checks.items():
@@ -206,7 +206,7 @@ def checked(checks: dict[str, Callable[[], object]]) -> Found:
         except CheckError as failure:
             found[name] = failure.found
             found["failed"].append(name)
-        except Exception as error:  # the other checks are still worth a try
+        except Exception as error:  # continue with the other checks
             place = traceback.extract_tb(error.__traceback__)[-1]
             found[name] = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
             found["failed"].append(name)
@@ -214,19 +214,19 @@ def checked(checks: dict[str, Callable[[], object]]) -> Found:
 
 
 def main() -> int:
-    """Checks every model, then resuming; prints and writes a line for each."""
+    """Check every model, then resuming; print and write one line per model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--models", nargs="+", default=["*_lite0"], help="names or shell patterns of them")
-    parser.add_argument("--size", choices=CANVAS, default="full", help="of the images")
-    parser.add_argument("--resume", default="dape_lite0", help="the model that is trained and resumed")
+    parser.add_argument("--models", nargs="+", default=["*_lite0"], help="names or shell patterns")
+    parser.add_argument("--size", choices=CANVAS, default="full", help="size of the images")
+    parser.add_argument("--resume", default="dape_lite0", help="model to train and resume")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     device, canvas, failed = options.device, CANVAS[options.size], 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        data = drawn_data(folder / "data")
+        data = generate_data(folder / "data")
 
         def note(row: Found) -> None:
             nonlocal failed
@@ -240,13 +240,14 @@ def main() -> int:
                     file.write(json.dumps(row) + "\n")
 
         for name in dict.fromkeys(name for pattern in options.models for name in detrkit.list_models(pattern)):
-            checks: dict[str, Callable[[], object]] = {"outputs": lambda name=name: outputs(name, device, canvas)}
+            checks: dict[str, Callable[[], object]] = {"outputs": lambda name=name: check_outputs(name, device, canvas)}
             for precision in PRECISIONS:
-                checks[precision] = lambda name=name, kind=precision: step(name, device, canvas, kind)
-            checks["saved"] = lambda name=name: saved(name, device, folder)
-            checks["evaluated"] = lambda name=name: evaluated(folder / f"{name}.safetensors", data, device)
-            note({"name": name} | checked(checks))
-        note({"name": "resume"} | checked({options.resume: lambda: resumed(options.resume, device, data, folder)}))
+                checks[precision] = lambda name=name, kind=precision: check_step(name, device, canvas, kind)
+            checks["saved"] = lambda name=name: check_saving(name, device, folder)
+            checks["evaluated"] = lambda name=name: check_evaluation(folder / f"{name}.safetensors", data, device)
+            note({"name": name} | run_checks(checks))
+        resuming = {options.resume: lambda: check_resuming(options.resume, device, data, folder)}
+        note({"name": "resume"} | run_checks(resuming))
     print(f"{failed} failed")
     return 1 if failed else 0
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# AP against training images for the whole family, and what decides about DAPE, on a machine with a GPU. Finished cells
-# of the grid are kept and a cut one is resumed, so repeated calls finish what one cannot. For all else: gpu.sh.
+# AP against training images for the whole family, and the ablation of DAPE, on a machine with a GPU. Finished cells of
+# the grid are kept and an interrupted one is resumed, so repeated calls complete the grid. Other benchmarks: gpu.sh.
 #
 #   benchmarks/gpu_grid.sh RESULTS [NAME=DIR ...]    RESULTS: folder to write; data sets: blood_cells=data/blood_cells_det by default
-#   MINUTES=4 limits each of the three lots of trainings; RUNS=runs/data_efficiency keeps their checkpoints between calls.
+#   MINUTES=4 limits each of the three groups of runs; RUNS=runs/data_efficiency is the folder of the checkpoints.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 results=${1:?folder for the results}
@@ -13,7 +13,7 @@ if [ $# -eq 0 ]; then set -- blood_cells=data/blood_cells_det; fi
 runs=${RUNS:-runs/data_efficiency}
 export PYTHONUNBUFFERED=1 PYTHONPATH=src${PYTHONPATH:+:$PYTHONPATH}
 mkdir -p "$results"
-ablation="$results/dape_ablation.jsonl" # goes on from what is there
+ablation="$results/dape_ablation.jsonl" # existing results are kept
 
 python3 benchmarks/dape_ablation.py fit --out "$ablation"
 family=(detr_lite0 conditional_detr_lite0 de_detr_lite0 dela_detr_lite0 de_conditional_detr_lite0 dela_conditional_detr_lite0
@@ -22,7 +22,7 @@ grid=(--data "$@" --iterations 1500 --parallel 4 --threads 4 --minutes "${MINUTE
 python3 benchmarks/data_efficiency.py run "${grid[@]}" --models "${family[@]}" --percent 10 25 50 100
 python3 benchmarks/data_efficiency.py run "${grid[@]}" --models walk --percent 100
 python3 benchmarks/data_efficiency.py run "${grid[@]}" --models ablation --percent 100
-# what a trained full relation is like, and what its learned contents are tied to
+# spectrum of a trained full relation, and the effect of permuting its learned query content
 relation=$runs/${1%%=*}/relation_detr_lite0_100pct_seed0_1500x320
 if grep -qs "relation_detr_lite0\", \"percent\": 100, \"seed\": 0" "$runs/results.jsonl"; then
     python3 benchmarks/dape_ablation.py spectrum --checkpoint "$relation" --out "$ablation"

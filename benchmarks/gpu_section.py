@@ -1,4 +1,4 @@
-"""Keeps what a section of gpu.sh found: one line of JSON with the content of the files that it wrote.
+"""Store the results of a section of gpu.sh: one line of JSON with the data of all files that it wrote.
 
 python3 benchmarks/gpu_section.py SECTIONS.jsonl NAME EXIT_CODE SECONDS FOLDER
 """
@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-LIMIT = 124  # what `timeout` ends with, or 137 when it had to kill
+LIMIT = 124  # exit code of `timeout`; 137 if it had to kill the process
 
 
-def content(path: Path) -> Any:
-    """A JSON file, or the lines of a JSON-lines file; what was cut off in the middle is left out."""
+def read_data(path: Path) -> Any:
+    """The value of a JSON file, or the values of a JSON-lines file; incomplete ones are left out."""
     lines = [path.read_text()] if path.suffix == ".json" else path.read_text().splitlines()
     found = []
     for line in lines:
@@ -28,22 +28,22 @@ def content(path: Path) -> Any:
 
 
 def section(name: str, code: int, seconds: int, folder: Path) -> dict[str, Any]:
-    """The line of a section."""
+    """The record of a section."""
     outcome = "passed" if code == 0 else "out of time" if code in (LIMIT, 137) else "failed"
-    files = {path.name: content(path) for path in sorted(folder.glob("*.json*"))}
+    files = {path.name: read_data(path) for path in sorted(folder.glob("*.json*"))}
     return {"section": name, "outcome": outcome, "exit_code": code, "seconds": seconds, "files": files}
 
 
 def main() -> None:
-    """Appends the line and prints a summary of it."""
+    """Append the record and print a summary."""
     out, name, code, seconds, folder = sys.argv[1:]
     row = section(name, int(code), int(seconds), Path(folder))
     with open(out, "a") as file:
         file.write(json.dumps(row) + "\n")
-    wrote = ", ".join(
+    written = ", ".join(
         f"{file} ({len(found)} lines)" if isinstance(found, list) else file for file, found in row["files"].items()
     )
-    print(f"== {name}: {row['outcome']} after {seconds} s; {wrote or 'no figures'}")
+    print(f"== {name}: {row['outcome']} after {seconds} s; {written or 'no figures'}")
 
 
 if __name__ == "__main__":

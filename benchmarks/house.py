@@ -1,15 +1,15 @@
-"""Figures of the source code of one or more checkouts, side by side: sizes, configuration, layers, what a model runs.
+"""Figures of the source code of one or more checkouts, side by side: sizes, configuration, imports, executed code.
 
 python benchmarks/house.py OLD NEW --json house.json
 
-- Lines, files, longest, median: of the modules below src/.
-- Lines with `Any`: what `git grep -wn Any -- 'src/*.py' | wc -l` counts.
-- Imports that go up or sideways: from one room to another that is not below it (ORDER), one per line of code; those
-  inside functions and those for typing alone count too.
-- Configuration fields: of every laptop-sized model; parts of a configuration apart.
-- Functions in a DAPE training forward: distinct functions of models/ that run when `dape_lite0` sees two images with
-  targets. What Detector does for every model before it begins is left out; a comprehension is a function of its own
-  on Python 3.11 and no longer on 3.12, so compare figures of one Python.
+- Lines, files, longest, median: modules below src/.
+- Lines with `Any`: like `git grep -wn Any -- 'src/*.py' | wc -l`.
+- Imports that go up or sideways: imports of a package that is not below the importing one (ORDER), at most one per line
+  and package. Imports inside functions and for type checking count too.
+- Configuration fields: of every laptop-sized model, in total and per part of the configuration.
+- Functions in a DAPE training forward: distinct functions of models/ that run when `dape_lite0` gets two images with
+  targets, without the common `Detector.forward`. A comprehension counts as a function on Python 3.11 but not on 3.12,
+  so compare figures of the same Python version.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any
 
 from interleaved import environment
 
-# Rooms from top to bottom: a room may import those below its own line.
+# Packages from top to bottom: a package may import the packages below its own line.
 ORDER = (
     {"cli", "app", "__init__", "__main__"},
     {"training", "report"},
@@ -51,7 +51,7 @@ Figures = dict[str, Any]
 
 
 def imports(path: Path, package: Path) -> Iterator[tuple[str, int]]:
-    """(dotted name, line) of every import of a module, wherever it stands."""
+    """(dotted name, line) of every import in a module, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -63,7 +63,7 @@ def imports(path: Path, package: Path) -> Iterator[tuple[str, int]]:
 
 
 def wrong_imports(package: Path) -> list[str]:
-    """Imports of a room that is not below the own: ``file:line room -> room``, one for each line and room."""
+    """Imports of a package that is not below the importing one, as ``file:line package -> package``."""
     found: dict[str, None] = {}
     for path in sorted(package.rglob("*.py")):
         room = path.relative_to(package).parts[0].removesuffix(".py")
@@ -83,8 +83,8 @@ def wrong_imports(package: Path) -> list[str]:
     return list(found)
 
 
-def reading(package: Path) -> Figures:
-    """What reading the files tells."""
+def source_figures(package: Path) -> Figures:
+    """Figures from reading the source files."""
     paths = sorted(package.rglob("*.py"))
     texts = {path: path.read_text(encoding="utf-8").splitlines() for path in paths}
     sizes = {path: len(lines) for path, lines in texts.items()}
@@ -103,11 +103,11 @@ def reading(package: Path) -> Figures:
     }
 
 
-# ------------------------------------------------------------------------- in a process that has the checkout's package
+# --------------------------------------------------------------------- in a process that imports the checkout's package
 
 
 def config_fields(config: Any) -> dict[str, int]:
-    """Part of a configuration -> number of its fields; "flat" for those that belong to no part."""
+    """Part of a configuration -> number of its fields; "flat" counts the fields outside all parts."""
     values = {field.name: getattr(config, field.name) for field in fields(config)}
     parts = {name: len(fields(value)) for name, value in values.items() if is_dataclass(value)}
     flat = len(values) - len(parts)
@@ -115,7 +115,7 @@ def config_fields(config: Any) -> dict[str, int]:
 
 
 def functions(name: str) -> list[str]:
-    """Distinct functions of models/ that run in one training forward, as ``file function``."""
+    """Distinct functions of models/ that run in one training forward pass, as ``file function``."""
     from compare_checkouts import NUM_CLASSES, batch
 
     import detrkit
@@ -138,8 +138,8 @@ def functions(name: str) -> list[str]:
     return sorted(seen)
 
 
-def running() -> Figures:
-    """What running the package tells."""
+def runtime_figures() -> Figures:
+    """Figures from running the package."""
     import torch
 
     import detrkit
@@ -154,14 +154,14 @@ def running() -> Figures:
 
 
 def extent(numbers: list[int]) -> str:
-    """A range in words."""
+    """A range of numbers as text."""
     low, high = min(numbers), max(numbers)
     return str(low) if low == high else f"{low} to {high}"
 
 
 def figures(checkout: Path) -> Figures:
     """All figures of a checkout."""
-    found = reading(checkout / "src" / "detrkit")
+    found = source_figures(checkout / "src" / "detrkit")
     command = [sys.executable, __file__, "--worker", str(checkout)]
     process = subprocess.run(command, env=environment(checkout), stdout=subprocess.PIPE, text=True, check=True)
     ran = json.loads(process.stdout.splitlines()[-1])
@@ -178,21 +178,21 @@ def figures(checkout: Path) -> Figures:
 
 
 def title(checkout: Path) -> str:
-    """The folder's name and commit."""
+    """Name and commit of the folder."""
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
     described = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     return f"{checkout.resolve().name} {described}".strip()
 
 
 def main() -> None:
-    """Prints the table, writes JSON with the names behind the numbers."""
+    """Print the table; write JSON with the names behind the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkouts", nargs="+", type=Path)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        print(json.dumps(running()))
+        print(json.dumps(runtime_figures()))
         return
     columns = {title(checkout): figures(checkout) for checkout in options.checkouts}
     print(f"| | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|")

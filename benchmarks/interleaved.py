@@ -1,4 +1,4 @@
-"""Two checkouts timed in one run: a process for each, which take turns, so that a machine's drift meets both alike."""
+"""Timing two checkouts in one run: one process per checkout, in turns, so that drift of the machine affects both."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Answer = Callable[[str], dict[str, float]]
 
 
 def environment(checkout: Path, **more: str) -> dict[str, str]:
-    """Variables of a process that is to import the package of a checkout, whatever is installed.
+    """Environment of a process that imports the package of a checkout instead of the installed one.
 
     Raises:
-        FileNotFoundError: there is no package.
+        FileNotFoundError: the folder has no package.
     """
     source = (checkout / "src").resolve()
     if not (source / "detrkit").is_dir():
@@ -31,20 +31,20 @@ def environment(checkout: Path, **more: str) -> dict[str, str]:
 
 @contextmanager
 def side(checkout: Path, script: Path, arguments: list[str]) -> Iterator[Answer]:
-    """Runs ``script`` with the package of a checkout; what it yields asks one thing and waits for the answer.
+    """Run ``script`` with the package of a checkout; yield a function that sends a question and returns the answer.
 
-    The script reads questions from standard input and writes one line of JSON for each, see :func:`serve`.
+    The script reads questions from standard input and writes one line of JSON per question, see :func:`serve`.
     """
     command, env = [sys.executable, str(script), *arguments], environment(checkout)
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        asked, answered = process.stdin, process.stdout
+        questions, answers = process.stdin, process.stdout
 
         def ask(question: str) -> dict[str, float]:
-            asked.write(question + "\n")
-            asked.flush()
-            line = answered.readline()
+            questions.write(question + "\n")
+            questions.flush()
+            line = answers.readline()
             if not line:
                 raise RuntimeError(f"{checkout} ended before it answered '{question}': see above")
             answer: dict[str, float] = json.loads(line)
@@ -53,11 +53,11 @@ def side(checkout: Path, script: Path, arguments: list[str]) -> Iterator[Answer]
         try:
             yield ask
         finally:
-            asked.close()
+            questions.close()
 
 
 def serve(answers: dict[str, Callable[[], Any]]) -> None:
-    """Answers questions from standard input until it ends; whatever else is printed goes to standard error."""
+    """Answer questions from standard input until it ends; all other prints go to standard error."""
     replies, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
         replies.write(json.dumps(answers[line.strip()]()) + "\n")
@@ -66,7 +66,7 @@ def serve(answers: dict[str, Callable[[], Any]]) -> None:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Medians of both sides; new / old as the median of pairs that ran one after the other, with its quartiles."""
+    """Medians of both sides, and the median and quartiles of new / old over consecutive pairs."""
 
     old: float
     new: float
@@ -76,14 +76,14 @@ class Ratio:
 
 
 def compare(old: list[float], new: list[float]) -> Ratio:
-    """The ratio of values that were measured in pairs."""
+    """Ratio of values measured in pairs."""
     pairs = [b / a for a, b in zip(old, new, strict=True)]
     low, middle, high = statistics.quantiles(pairs, n=4, method="inclusive") if len(pairs) > 1 else pairs * 3
     return Ratio(statistics.median(old), statistics.median(new), middle, low, high)
 
 
 def in_turns(old: Answer, new: Answer, question: str, pairs: int) -> Ratio:
-    """Asks old, new, new, old, old, … for ``{"value": …}``: neither is always the first of its pair."""
+    """Ask old, new, new, old, old, … for ``{"value": …}``, so that neither is always first in its pair."""
     values: dict[str, list[float]] = {"old": [], "new": []}
     sides = [("old", old), ("new", new)]
     for pair in range(pairs):

@@ -61,8 +61,9 @@ def write_coco(root: Path, *, images: int, objects: int, vertices: int, seed: in
             xy = random.uniform((0, 0), (640, 480), (length, 2)).round(2)
             low, high = xy.min(axis=0), xy.max(axis=0)
             crowd = number % 100 == 0
+            crowd_mask = {"size": [480, 640], "counts": [1000, 2000, 304200]}
             row = {
-                "segmentation": {"size": [480, 640], "counts": [1000, 2000, 304200]} if crowd else [xy.ravel().tolist()],
+                "segmentation": crowd_mask if crowd else [xy.ravel().tolist()],
                 "area": float(np.prod(high - low)),
                 "iscrowd": int(crowd),
                 "image_id": owner,

@@ -1,4 +1,4 @@
-"""What several benchmarks measure: seconds, what autograd keeps, the peak of memory; and the file they leave."""
+"""Shared measurements of the benchmarks: time, memory saved by autograd, peak memory, and the output file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def timed(
     warmup: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Median seconds of a step, after some that are not counted."""
+    """Median seconds of a step; warm-up steps are not counted."""
     times = []
     for repeat in range(repeats + warmup):
         if device.startswith("cuda"):
@@ -39,15 +39,15 @@ def timed(
 
 
 class _Saved:
-    """A tensor in the hands of autograd."""
+    """A tensor saved by autograd."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
 
-def kept(function: Callable[[], Tensor]) -> tuple[Tensor, int]:
-    """What a function returns, and the bytes that autograd keeps for its backward pass."""
-    alive: weakref.WeakSet[_Saved] = weakref.WeakSet()  # what belongs to a discarded part of the graph is gone
+def with_saved_bytes(function: Callable[[], Tensor]) -> tuple[Tensor, int]:
+    """The result of a function, and the bytes that autograd saves for its backward pass."""
+    alive: weakref.WeakSet[_Saved] = weakref.WeakSet()  # tensors of discarded parts of the graph disappear
 
     def pack(tensor: Tensor) -> Tensor | _Saved:
         if tensor.is_leaf and tensor.requires_grad:
@@ -66,14 +66,14 @@ def kept(function: Callable[[], Tensor]) -> tuple[Tensor, int]:
 
 
 def peak_mib(device: str) -> float:
-    """What the GPU held at most, or on a CPU the largest resident set of this process so far, PyTorch included."""
+    """Peak memory of the GPU; on a CPU the largest resident set of this process so far, PyTorch included."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / MIB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
 
 
 def save_rows(path: str | None, rows: list[dict[str, Any]], device: str) -> None:
-    """The figures as JSON with what they were measured on; nothing without a path."""
+    """Write the figures and the hardware as JSON; without a path write nothing."""
     if path is None:
         return
     name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{torch.get_num_threads()} CPU threads"

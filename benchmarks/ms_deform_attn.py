@@ -1,9 +1,9 @@
-"""The active implementation of deformable attention beside the reference, both sides in one run.
+"""Speed of the active implementation of deformable attention against the reference, in one run.
 
     python benchmarks/ms_deform_attn.py [--device cuda] [--threads 1] [--scale 1] [--json FILE]
 
-Forward, then forward and backward of one call of the operator. Samples lie around the tokens' own centres (an encoder
-layer) or around places anywhere (a decoder layer). Both sides must agree before they are timed.
+It times one call of the operator, forward and forward with backward. Samples lie around the centres of the tokens (an
+encoder layer) or around random points (a decoder layer). Both implementations must agree before they are timed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from detrkit.ops.ms_deform_attn import BACKENDS, Backend, active_backend
 
 STRIDES = (8, 16, 32, 64)
-SETTINGS = {  # images, height and width, queries of a decoder layer or None for an encoder layer
+SETTINGS = {  # images, height, width, queries of a decoder layer or None for an encoder layer
     "encoder layer, 4 x 320 x 427": (4, 320, 427, None),
     "decoder layer, 4 x 320 x 427, 300 queries": (4, 320, 427, 300),
     "encoder layer, 1 x 800 x 1333": (1, 800, 1333, None),
@@ -28,12 +28,12 @@ Inputs = tuple[Tensor, list[list[int]], Tensor, Tensor]
 
 
 def inputs(images: int, height: int, width: int, queries: int | None, device: str) -> Inputs:
-    """value, shapes, locations, weights: samples lie within some cells of their query's place."""
+    """value, shapes, locations, weights; samples lie within a few cells of their query."""
     torch.manual_seed(0)
     shapes = [[-(-height // stride), -(-width // stride)] for stride in STRIDES]
     if queries is None:
-        places = [torch.cartesian_prod((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w) for h, w in shapes]
-        centre = torch.cat(places).flip(-1).expand(images, -1, 2)
+        centres = [torch.cartesian_prod((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w) for h, w in shapes]
+        centre = torch.cat(centres).flip(-1).expand(images, -1, 2)
     else:
         centre = torch.rand(images, queries, 2)
     spread = torch.tensor([[2.0 / w, 2.0 / h] for h, w in shapes])[:, None]
@@ -44,24 +44,24 @@ def inputs(images: int, height: int, width: int, queries: int | None, device: st
 
 
 def measure(backend: Backend, outer: Tensor, arguments: Inputs, device: str) -> dict[str, float]:
-    """Seconds of the forward pass, and of both."""
+    """Seconds of the forward pass, and of forward and backward."""
     forward = timed(lambda: backend.forward(*arguments), device, repeats=5)
     backward = timed(lambda: backend.backward(outer, *arguments), device, repeats=5)
     return {"forward_s": forward, "both_s": forward + backward}
 
 
 def main() -> None:
-    """Prints one line a setting: milliseconds of both sides and their ratio."""
+    """Print one line per setting: milliseconds of both implementations and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the images' sides; less than 1 for a trial")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on the image size; less than 1 for a trial")
     parser.add_argument("--json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     active = active_backend(args.device)
     if active == "reference":
-        print(f"{args.device} has no implementation of its own: the reference serves it, and nothing is compared")
+        print(f"{args.device} has no implementation of its own and uses the reference: nothing to compare")
         return
     rows = []
     for name, (images, height, width, queries) in SETTINGS.items():

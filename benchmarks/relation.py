@@ -1,11 +1,11 @@
-"""What the position relation between queries costs: memory kept for the backward pass, and time; all in one run.
+"""Cost of the position relation between queries: memory saved for the backward pass, and time, in one run.
 
 python benchmarks/relation.py [--queries 1100] [--device cpu] [--golden ../shared] [--json FILE]
 
-Variants: ``none``; ``upstream``, the relation of Relation-DETR with everything kept, as published; ``full``, the same
-numbers attended row by row (the default here); ``low rank`` as in DAPE. Kept is what autograd saves, counted by
-``saved_tensors_hooks``, a storage once, parameters left out, minus the same for ``none``. With ``--golden`` the
-published form first reproduces the recorded losses of the official implementation.
+Variants: ``none``; ``upstream``, the published relation of Relation-DETR, which keeps all intermediate tensors;
+``full``, the same numbers computed row by row (the default of detrkit); ``low rank`` as in DAPE. "Kept" is the memory
+that autograd saves, counted by ``saved_tensors_hooks``: each storage once, without parameters. With ``--golden`` the
+published form must first reproduce the recorded losses of the official implementation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import MIB, kept, timed
+from measuring import MIB, timed, with_saved_bytes
 from torch import Tensor
 
 import detrkit
@@ -31,7 +31,7 @@ HEADS, DIM, LAYERS = 8, 256, 6
 
 
 def variants() -> dict[str, Any]:
-    """Name -> relation module, or None."""
+    """Name -> relation module or None."""
     torch.manual_seed(0)
     full = PositionRelation(num_heads=HEADS)
     upstream = PositionRelation(num_heads=HEADS, rows=None)
@@ -50,14 +50,14 @@ def boxes(number: int, device: str, seed: int) -> Tensor:
 
 
 def mask(number: int, device: str) -> Tensor:
-    """Denoising queries, two groups in the first 200, as DINO blocks them."""
+    """Attention mask of DINO with two denoising groups in the first 200 queries."""
     group = torch.arange(number).div(100, rounding_mode="floor").clamp(max=2)
     blocked = (group[:, None] != group) & (group != 2)
     return torch.zeros(1, 1, number, number).masked_fill(blocked, -torch.inf).to(device)
 
 
 def layer(number: int, device: str, repeats: int) -> dict[str, Any]:
-    """Self-attention of one layer: kept MiB and seconds of forward and backward."""
+    """Self-attention of one layer: memory kept in MiB, seconds of forward and backward."""
     q, k, v = (x.requires_grad_() for x in torch.randn(3, 1, HEADS, number, DIM // HEADS, device=device))
     source, target, blocked = boxes(number, device, 1), boxes(number, device, 2), mask(number, device)
     rows: dict[str, Any] = {}
@@ -71,7 +71,7 @@ def layer(number: int, device: str, repeats: int) -> dict[str, Any]:
             out: Tensor = relation.bias(source, target, blocked).attend(q, k, v, 0.0)
             return out
 
-        out, held = kept(attend)
+        out, saved = with_saved_bytes(attend)
         parameters = [] if relation is None else list(relation.parameters())
         inputs = (q, k, v, *parameters)
         gradients = torch.autograd.grad(out.square().sum(), inputs, allow_unused=True)
@@ -80,7 +80,7 @@ def layer(number: int, device: str, repeats: int) -> dict[str, Any]:
         def step(attend: Callable[[], Tensor] = attend, inputs: tuple[Tensor, ...] = inputs) -> None:
             torch.autograd.grad(attend().square().sum(), inputs, allow_unused=True)
 
-        rows[name] = {"kept_MiB": held / MIB, "seconds": timed(step, device, repeats)}
+        rows[name] = {"kept_MiB": saved / MIB, "seconds": timed(step, device, repeats)}
     base = rows["none"]["kept_MiB"]
     for row in rows.values():
         row["relation_MiB"] = row["kept_MiB"] - base
@@ -98,7 +98,7 @@ def layer(number: int, device: str, repeats: int) -> dict[str, Any]:
 
 
 def step(number: int, device: str, repeats: int) -> dict[str, Any]:
-    """A decoder of six layers over the tokens of a 512 x 512 image, forward and backward: kept MiB and seconds."""
+    """A decoder of six layers on the tokens of a 512 x 512 image: kept MiB, seconds of forward and backward."""
     rows: dict[str, Any] = {}
     settings: dict[str, Any] = {
         "backbone": "resnet18",
@@ -130,21 +130,21 @@ def step(number: int, device: str, repeats: int) -> dict[str, Any]:
             total: Tensor = decoded.logits.square().mean() + decoded.boxes.square().mean()
             return total
 
-        loss, held = kept(forward)
+        loss, saved = with_saved_bytes(forward)
         loss.backward()
 
         def once(forward: Callable[[], Tensor] = forward) -> None:
             forward().backward()
 
-        rows[name] = {"kept_MiB": held / MIB, "seconds": timed(once, device, repeats), "loss": float(loss.detach())}
+        rows[name] = {"kept_MiB": saved / MIB, "seconds": timed(once, device, repeats), "loss": float(loss.detach())}
     for row in rows.values():
         row["time_of_upstream"] = row["seconds"] / rows["upstream"]["seconds"]
     return rows
 
 
 def golden(shared: Path) -> float:
-    """Largest relative difference of the published form's 60 losses from the recorded ones."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests' reader of recordings
+    """Largest relative difference between the 60 losses of the published form and the recorded ones."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the test code that reads recordings
     from detrkit.losses import build_criterion
     from tests.golden.harness import Case
     from tests.golden.test_deformable import build, official_name
@@ -161,19 +161,19 @@ def golden(shared: Path) -> float:
 
 
 def save(result: dict[str, Any], path: Path | None) -> None:
-    """What there is so far as JSON."""
+    """Write the results so far as JSON."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def main() -> None:
-    """Runs everything and prints two tables."""
+    """Run all measurements and print two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=int, default=1100)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--golden", type=Path, help="folder with golden/, to check the published form first")
+    parser.add_argument("--golden", type=Path, help="folder with golden/: check the published form first")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     result: dict[str, Any] = {"queries": arguments.queries, "device": arguments.device, "torch": torch.__version__}

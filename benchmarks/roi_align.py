@@ -1,8 +1,8 @@
-"""Our RoIAlign (weighted bags of tokens) beside torchvision's, both sides in one run, forward and backward.
+"""Speed of our RoIAlign (weighted bags of tokens) against torchvision, in one run, forward and backward.
 
     python benchmarks/roi_align.py [--device cuda] [--scale 1] [--json FILE]
 
-One step pools keys and values of three levels for every query, as a decoder layer of DE-DETR does.
+One step pools keys and values of three levels for every query, like a decoder layer of DE-DETR.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STRIDES = (8, 16, 32)
 
 
 def compare(batch: int, channels: int, queries: int, height: int, width: int, device: str) -> tuple[float, float]:
-    """Seconds of ours and of torchvision's, after checking that both give the same."""
+    """Seconds of our RoIAlign and of torchvision, after checking that both agree."""
     torch.manual_seed(0)
     shapes = [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
     maps = [torch.randn(batch, channels, *shape, device=device).requires_grad_() for shape in shapes]
@@ -38,26 +38,26 @@ def compare(batch: int, channels: int, queries: int, height: int, width: int, de
     def ours() -> Tensor:
         return roi_align_bags(boxes, shapes=shapes, strides=STRIDES, resolution=4).pool(tokens)
 
-    def theirs() -> Tensor:
+    def torchvision_pool() -> Tensor:
         pooled = [
             torchvision.ops.roi_align(m, list(boxes), 4, 1 / stride, 2, True).flatten(2).transpose(1, 2)
             for m, stride in zip(maps, STRIDES, strict=True)
         ]
         return torch.cat(pooled, dim=1).view(batch, queries, -1, channels)
 
-    torch.testing.assert_close(ours(), theirs(), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(ours(), torchvision_pool(), atol=1e-3, rtol=1e-3)
 
     def seconds(pool: Callable[[], Tensor]) -> float:
         return timed(lambda: pool().square().sum().backward(), device, repeats=7, warmup=2)
 
-    return seconds(ours), seconds(theirs)
+    return seconds(ours), seconds(torchvision_pool)
 
 
 def main() -> None:
-    """Prints one line a setting: seconds of both sides and their ratio."""
+    """Print one line per setting: milliseconds of both and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--scale", type=float, default=1.0, help="of the images' sides; less than 1 for a trial")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on the image size; less than 1 for a trial")
     parser.add_argument("--json")
     args = parser.parse_args()
     rows = []

@@ -1,12 +1,12 @@
-"""Times models on this machine: one forward pass and one training step, random weights.
+"""Time models on this machine: one forward pass and one training step, random weights.
 
 python benchmarks/speed.py --models 'd*_r50' --device cuda --out speed.json
 python benchmarks/speed.py --models dela_detr_lite0 dino_lite0 --short-side 320 --batch-size 4
 python benchmarks/speed.py --against OLD_CHECKOUT --repeats 15 --threads 1 --out ratio.json
 
-With `--against` this checkout is timed beside another: a process for each, single steps in turns, and new / old as the
-median of neighbouring pairs. Add `--cpu-seconds --threads 1` where others use the machine too. What autograd keeps for
-the backward pass is counted, not timed, and shows small changes.
+With `--against` this checkout is timed against another: one process per checkout, single steps in turns, and new / old
+as the median over neighbouring pairs. Add `--cpu-seconds --threads 1` on a shared machine. The memory that autograd
+saves for the backward pass does not depend on load, so it shows small changes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import torch
 from data_efficiency import device_name
 from interleaved import Ratio, compare, in_turns, serve, side
-from measuring import MIB, kept, peak_mib, timed
+from measuring import MIB, peak_mib, timed, with_saved_bytes
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
     from detrkit.models import Detector
 
 ROOT = Path(__file__).resolve().parents[1]
-LABELS = 80  # classes that the objects are of; every preset has as many
+LABELS = 80  # number of classes of the objects; every preset has at least as many
 WARMUP = 2
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Median milliseconds; ``memory_mib``: most of the GPU that the step held, or of the RAM the process."""
+    """Median milliseconds; ``memory_mib`` is the peak of the step on a GPU, or of the process on a CPU."""
 
     model: str
     parameters: int
@@ -57,7 +57,7 @@ class Timing:
 
 
 def evaluation_sides(model: Detector) -> tuple[int, int]:
-    """Short and longest side of evaluated images; checkouts of version 0.1 keep them flat in the configuration."""
+    """Short and longest side of evaluated images; older checkouts have a flat configuration."""
     try:
         sizes = model.config.input
     except AttributeError:
@@ -66,14 +66,14 @@ def evaluation_sides(model: Detector) -> tuple[int, int]:
 
 
 def image_size(model: Detector, short: int | None) -> tuple[int, int]:
-    """A 4:3 photo resized to ``short`` pixels, or as the model's own evaluation does it."""
+    """Size of a 4:3 photo resized to ``short`` pixels, or as in the evaluation of the model."""
     own, longest = evaluation_sides(model)
     short = own if short is None else short
     return short, min(round(short * 4 / 3), longest)
 
 
 class Bench:
-    """A model with images and objects: what is timed of it, and what it holds in memory."""
+    """A model with images and objects, and the measurements of its time and memory."""
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         torch.manual_seed(0)
@@ -99,25 +99,25 @@ class Bench:
         self.model.zero_grad()
 
     def step_ms(self, repeats: int, warmup: int = 0) -> float:
-        """Forward, losses and backward of a batch."""
+        """Milliseconds of forward, losses and backward of a batch."""
         self.model.train()
         return 1000 * timed(self.step, self.device, repeats, warmup, self.clock)
 
     def forward_ms(self, repeats: int, warmup: int = 0) -> float:
-        """Forward of one image."""
+        """Milliseconds of a forward pass of one image."""
         self.model.eval()
         with torch.inference_mode():
             return 1000 * timed(lambda: self.model(self.images[:1]), self.device, repeats, warmup, self.clock)
 
     def kept_mib(self) -> float:
-        """What autograd keeps of a step for its backward pass."""
+        """Memory that autograd saves for the backward pass of a step."""
         self.model.train()
         torch.manual_seed(0)
-        return kept(self.loss)[1] / MIB
+        return with_saved_bytes(self.loss)[1] / MIB
 
 
 def measure(name: str, options: argparse.Namespace) -> Timing:
-    """Times one model; the training step has ``batch_size`` images with ``objects`` boxes each."""
+    """Time one model; the training step has ``batch_size`` images with ``objects`` boxes each."""
     bench = Bench(name, options)
     if options.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
@@ -128,8 +128,8 @@ def measure(name: str, options: argparse.Namespace) -> Timing:
     return Timing(name, parameters, bench.height, bench.width, forward_ms, step_ms, memory)
 
 
-def answer(name: str, options: argparse.Namespace) -> None:
-    """One side of a comparison: measures what it is asked for."""
+def serve_measurements(name: str, options: argparse.Namespace) -> None:
+    """One side of a comparison: run the measurements that the other process asks for."""
     bench = Bench(name, options)
     serve(
         {
@@ -143,13 +143,15 @@ def answer(name: str, options: argparse.Namespace) -> None:
 
 
 def measure_both(name: str, options: argparse.Namespace) -> dict[str, Ratio]:
-    """Step and forward in milliseconds, peak and kept memory in MiB, of both checkouts."""
-    given = ["--answer", "--models", name, "--device", options.device, "--threads", str(options.threads)]
-    given += ["--batch-size", str(options.batch_size), "--objects", str(options.objects)]
-    given += ["--cpu-seconds"] if options.cpu_seconds else []
-    given += [] if options.short_side is None else ["--short-side", str(options.short_side)]
+    """Step and forward in milliseconds, peak and kept memory in MiB, for both checkouts."""
+    arguments = ["--answer", "--models", name, "--device", options.device, "--threads", str(options.threads)]
+    arguments += ["--batch-size", str(options.batch_size), "--objects", str(options.objects)]
+    arguments += ["--cpu-seconds"] if options.cpu_seconds else []
+    arguments += [] if options.short_side is None else ["--short-side", str(options.short_side)]
     with ExitStack() as stack:
-        old, new = (stack.enter_context(side(checkout, Path(__file__), given)) for checkout in (options.against, ROOT))
+        old, new = (
+            stack.enter_context(side(checkout, Path(__file__), arguments)) for checkout in (options.against, ROOT)
+        )
         for ask in (old, new):
             ask("warm up")
         timings = {what: in_turns(old, new, what, options.repeats) for what in ("step", "forward")}
@@ -160,30 +162,32 @@ def measure_both(name: str, options: argparse.Namespace) -> dict[str, Ratio]:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["*_lite0"], help="names or shell patterns of them")
+    parser.add_argument("--models", nargs="+", default=["*_lite0"], help="names or shell patterns")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the CPU")
-    parser.add_argument("--short-side", type=int, help="pixels; default: what each model evaluates at")
-    parser.add_argument("--batch-size", type=int, default=2, help="images of a training step")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
+    parser.add_argument("--short-side", type=int, help="pixels; default: the evaluation size of each model")
+    parser.add_argument("--batch-size", type=int, default=2, help="images per training step")
     parser.add_argument("--objects", type=int, default=20, help="boxes per image")
-    parser.add_argument("--repeats", type=int, default=10, help="of a measurement; with --against pairs of it")
-    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="time this checkout beside another")
-    parser.add_argument("--cpu-seconds", action="store_true", help="count the processor's seconds, not the clock's")
+    parser.add_argument("--repeats", type=int, default=10, help="repeats per measurement; with --against pairs")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="time this checkout against another")
+    parser.add_argument("--cpu-seconds", action="store_true", help="measure CPU time instead of wall time")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def timings(names: list[str], options: argparse.Namespace, keep: Callable[[dict[str, object]], None]) -> Table:
-    """Of this checkout alone; what is kept is kept at once, for a run may be cut."""
+def timings(names: list[str], options: argparse.Namespace, store: Callable[[dict[str, object]], None]) -> Table:
+    """Table of this checkout; every row is stored at once, since a run may be interrupted."""
     table = Table("model", "parameters", "image", "forward, 1 image")
     table.add_column(f"training step, {options.batch_size}")
     table.add_column("peak")
-    fresh = None if options.device.startswith("cuda") else 1  # on a CPU the peak is that of a process: one per model
+    fresh = (
+        None if options.device.startswith("cuda") else 1
+    )  # on a CPU the peak belongs to the process: one process per model
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=fresh) as pool:
         for name in names:
             timing = pool.submit(measure, name, options).result()
-            keep(asdict(timing))
+            store(asdict(timing))
             table.add_row(
                 name,
                 f"{timing.parameters / 1e6:.1f} M",
@@ -195,8 +199,8 @@ def timings(names: list[str], options: argparse.Namespace, keep: Callable[[dict[
     return table
 
 
-def ratios(names: list[str], options: argparse.Namespace, keep: Callable[[dict[str, object]], None]) -> None:
-    """Of this checkout and another; a line is printed as soon as a model is done."""
+def ratios(names: list[str], options: argparse.Namespace, store: Callable[[dict[str, object]], None]) -> None:
+    """Ratios of this checkout to another; one line is printed as soon as a model is done."""
     print(f"new / old, batch {options.batch_size}, {options.repeats} pairs (quartiles)")
     print("| model | step, ms | ratio | forward, ms | ratio | peak, MiB | ratio | kept, MiB | ratio |")
     print("|---" * 9 + "|")
@@ -207,20 +211,20 @@ def ratios(names: list[str], options: argparse.Namespace, keep: Callable[[dict[s
             spread = f" ({one.low:.3f} to {one.high:.3f})" if what in ("step", "forward") else ""
             cells += [f"{one.old:.1f} → {one.new:.1f}", f"{one.ratio:.3f}{spread}"]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
-        keep({"model": name} | {what: asdict(one) for what, one in found.items()})
+        store({"model": name} | {what: asdict(one) for what, one in found.items()})
 
 
 def main() -> None:
-    """Measures, prints a table, writes JSON where ``--out`` says."""
+    """Measure, print a table, and write JSON to ``--out``."""
     options = parse()
     names = list(dict.fromkeys(name for pattern in options.models for name in list_models(pattern)))
     if options.answer:
-        answer(names[0], options)
+        serve_measurements(names[0], options)
         return
     title = f"{device_name()}, {options.threads} thread(s), torch {torch.__version__}, fp32"
     rows: list[dict[str, object]] = []
 
-    def keep(row: dict[str, object]) -> None:
+    def store(row: dict[str, object]) -> None:
         rows.append(row)
         if options.out:
             setting = {"setting": title, "batch_size": options.batch_size, "objects": options.objects}
@@ -228,9 +232,9 @@ def main() -> None:
 
     print(title)
     if options.against:
-        ratios(names, options, keep)
+        ratios(names, options, store)
     else:
-        Console().print(timings(names, options, keep))
+        Console().print(timings(names, options, store))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a training step costs: seconds, peak memory, and what autograd keeps between forward and backward."""
+"""Cost of a training step: seconds, peak memory, and memory saved by autograd for the backward pass."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from measuring import MIB, kept, peak_mib, timed
+from measuring import MIB, peak_mib, timed, with_saved_bytes
 from relation import boxes
 from torch import Tensor
 
@@ -17,10 +17,18 @@ from detrkit.structures import Target
 def training_step(
     model: Any, *, size: tuple[int, int], objects: int, device: str, precision: str, repeats: int
 ) -> dict[str, Any]:
-    """Forward, losses, backward and update on one random image of (height, width) pixels with so many objects.
+    """Measure forward, losses, backward and update on one random image.
 
-    The peak is what the GPU held at most, or on a CPU the largest resident set of this process so far, PyTorch
-    included. A process has one such peak: measure one model in each.
+    The peak is the peak memory of the GPU; on a CPU it is the largest resident set of this process so far, including
+    PyTorch, so measure only one model per process.
+
+    Args:
+        model: the model.
+        size: (height, width) of the image in pixels.
+        objects: number of objects in the image.
+        device: a torch device.
+        precision: "fp32" or "bf16".
+        repeats: number of timed steps.
     """
     model = model.to(device).train()
     criterion = build_criterion(model.config)
@@ -46,14 +54,14 @@ def training_step(
         forward().backward()
         optimizer.step()
 
-    seconds = timed(step, device, repeats)  # the first is not counted: the optimizer's state is made in it
+    seconds = timed(step, device, repeats)  # the first step, which creates the optimizer state, is not counted
     peak = peak_mib(device)
     optimizer.zero_grad()
-    _, held = kept(forward)
+    _, saved = with_saved_bytes(forward)
     return {
         "queries": queries,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "kept_MiB": held / MIB,
+        "kept_MiB": saved / MIB,
         "peak_MiB": peak,
         "seconds": seconds,
         "repeats": repeats,

@@ -1,4 +1,4 @@
-"""What tests look at inside a Deformable-like detector: its memory, its proposals, who sees whom."""
+"""Internals of deformable detectors for tests: memory, proposals, bias of self-attention."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ __all__ = ["bias_of", "memory_of", "proposals_of"]
 
 
 def memory_of(model: Any, images: Tensor, mask: Tensor) -> Tokens:
-    """What the decoder of a model reads."""
+    """Return the memory, the input of the decoder."""
     tokens = model.tokens(model.backbone(images, mask), mask)
     memory: Tokens = model.refine(tokens, model.score(tokens)) if hasattr(model, "refine") else model.encoder(tokens)
     return memory
 
 
 def proposals_of(model: Any, memory: Tokens) -> Proposals:
-    """What all tokens propose."""
+    """Return the proposals of all tokens."""
     return Proposals.of(*model.candidates(memory), model.enc_class_embed, model.enc_bbox_embed)
 
 
 def bias_of(queries: Queries, number: int) -> Tensor:
-    """The bias of self-attention of denoising queries in front of ``number`` matching ones."""
+    """Return the bias of self-attention of denoising queries followed by ``number`` matching queries."""
     matching = Queries(content=queries.content.new_zeros(len(queries.content), number, queries.content.shape[-1]))
     (block,) = attention_blocks([queries, matching])
     assert block.blocked is not None

@@ -1,4 +1,4 @@
-"""Overrides that make any model, also the deepest published one, run in a fraction of a second."""
+"""Overrides that make every model, also the deepest published one, run in a fraction of a second."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ SMALL: dict[str, Any] = {
     "num_classes": 3,
 }
 
-# The smallest network of the family of each backbone in the registry.
-_RELATIVES = {
-    "resnet": "test_resnet",  # timm's own, with basic and bottleneck blocks
+# One small network per family of backbones in the registry.
+_SMALL_BACKBONES = {
+    "resnet": "test_resnet",  # from timm, with basic and bottleneck blocks
     "tf_efficientnet_lite0": "tf_efficientnet_lite0",
     "swin_": TINY["swin"],
     "convnext_": TINY["convnext"],
     "focalnet_": TINY["focalnet"],
 }
-# Two encoder layers, so that a schedule over layers has two ends; nothing random, so that train can equal eval.
+# Two encoder layers, so that a schedule over layers has two ends; nothing random, so that training equals evaluation.
 _SIZES = {**SMALL, "encoder_layers": 2, "dropout": 0.0, "drop_path": 0.0}
-_WHERE_KNOWN = {"one_to_many_queries": 15, "denoising_queries": 20}
+_OPTIONAL = {"one_to_many_queries": 15, "denoising_queries": 20}
 
 
 def small_options(name: str, **overrides: Any) -> dict[str, Any]:
-    """What makes a registered model tiny and leaves all that its name stands for.
+    """Return overrides that make a registered model tiny but keep its structure.
 
     Relation, denoising, one-to-many queries, groups, stages, levels, dilation and the family of the backbone stay.
     """
     backbone = model_config(name).architecture.backbone
-    relative = next((small for start, small in _RELATIVES.items() if backbone.startswith(start)), None)
-    assert relative is not None, f"tests/small.py: name a small relative of '{backbone}'"
-    known = {key: value for key, value in _WHERE_KNOWN.items() if key in entry(name).options()}
-    return {**_SIZES, **known, "backbone": relative, **overrides}
+    small_backbone = next((small for start, small in _SMALL_BACKBONES.items() if backbone.startswith(start)), None)
+    assert small_backbone is not None, f"tests/small.py: add a small backbone of the family of '{backbone}'"
+    known = {key: value for key, value in _OPTIONAL.items() if key in entry(name).options()}
+    return {**_SIZES, **known, "backbone": small_backbone, **overrides}
 
 
 def small_model(name: str, *, seed: int = 0, **overrides: Any) -> Detector:
-    """A registered model with :func:`small_options`; ``seed``: of its random weights."""
+    """Build a registered model with :func:`small_options`; ``seed`` sets its random weights."""
     torch.manual_seed(seed)
     return create_model(name, **small_options(name, **overrides))

@@ -1,4 +1,4 @@
-"""Benchmarks: grids are trainable, measurements measure what they say, reports say what the results say."""
+"""Benchmarks: grids are trainable, measurements are correct, reports agree with the results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def benchmark() -> ModuleType:
     import sys
 
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look up their module
     spec.loader.exec_module(module)
     return module
 
@@ -48,13 +48,13 @@ def data(folder: Path) -> Path:
 def test_a_cell_trains_on_the_listed_images_only(benchmark: ModuleType, tmp_path: Path) -> None:
     cell = benchmark.Cell("blood_cells", "de_detr_lite0", 25, 0, 100, 320)
     path, count = benchmark.subset(data(tmp_path / "data"), cell, tmp_path / "out")
-    content = json.loads(path.read_text())
+    coco = json.loads(path.read_text())
     assert count == 2
-    assert [image["file_name"] for image in content["images"]] == ["3.jpg", "5.jpg"]
-    assert [box["image_id"] for box in content["annotations"]] == [3, 5]
+    assert [image["file_name"] for image in coco["images"]] == ["3.jpg", "5.jpg"]
+    assert [box["image_id"] for box in coco["annotations"]] == [3, 5]
 
 
-def test_every_model_of_the_grid_builds_and_the_rest_of_the_recipe_is_the_same(
+def test_every_model_of_the_grid_builds_and_the_recipes_differ_only_in_the_model(
     benchmark: ModuleType, tmp_path: Path
 ) -> None:
     rest = []
@@ -75,7 +75,7 @@ def row(model: str, seed: int, ap: float | None, images: int = 8) -> str:
     return json.dumps({**cell, "images": images, "metrics": metrics})
 
 
-def test_the_report_means_over_seeds_and_leaves_undefined_apart(
+def test_the_report_averages_over_seeds_and_marks_undefined_numbers(
     benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [row("detr_lite0", 0, 0.1), row("detr_lite0", 1, 0.3), row("de_detr_lite0", 0, None)]
@@ -110,7 +110,7 @@ def test_the_figures_in_the_documentation_are_the_recorded_ones(
 
 @pytest.fixture(scope="module")
 def benchmarks(benchmark: ModuleType) -> Iterator[None]:
-    """The folder of benchmarks on the path, where they find each other."""
+    """Put the folder of benchmarks on the path, since they import each other."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "benchmarks")
         yield
@@ -135,7 +135,7 @@ TINY = {
 }
 
 
-def test_rows_of_the_ablation_differ_in_their_switches_only(benchmark: ModuleType) -> None:
+def test_rows_of_the_ablation_differ_only_in_their_options(benchmark: ModuleType) -> None:
     seen = {}
     for row in benchmark.GROUPS["ablation"]:
         name, switches = benchmark.VARIANTS.get(row, (row, {}))
@@ -152,19 +152,19 @@ def test_rows_of_the_ablation_differ_in_their_switches_only(benchmark: ModuleTyp
         }, row
 
 
-def test_low_rank_factors_come_nearer_to_a_full_relation_with_rank(dape: ModuleType) -> None:
+def test_the_fit_to_a_full_relation_improves_with_rank(dape: ModuleType) -> None:
     torch.manual_seed(0)
     rows = dict(dape.fit_errors(PositionRelation(num_heads=2), [1, 4, 16], 300, seed=0))
     errors = [rows[rank]["error"] for rank in (1, 4, 16)]
     assert errors[0] > errors[1] + 0.01 > errors[2] + 0.02
     for row in rows.values():
         assert row["least_error"] <= row["error"] < 1.0
-        assert row["least_error"] ** 2 == pytest.approx(1 - row["energy_centred"], abs=0.05)  # heads of like size
+        assert row["least_error"] ** 2 == pytest.approx(1 - row["energy_centred"], abs=0.05)  # heads of similar size
         assert row["error_unseen"] < 1.2
 
 
 @torch.no_grad()
-def test_the_fit_finds_the_factors_of_a_relation_that_has_some(dape: ModuleType) -> None:
+def test_the_fit_recovers_a_low_rank_relation(dape: ModuleType) -> None:
     torch.manual_seed(0)
     relation = LowRankRelation(num_heads=2, rank=3)
     torch.nn.init.normal_(relation.target_proj.weight)
@@ -174,7 +174,7 @@ def test_the_fit_finds_the_factors_of_a_relation_that_has_some(dape: ModuleType)
     torch.testing.assert_close(again(*others), relation(*others), rtol=0.0, atol=0.02 * float(relation(*others).std()))
 
 
-def test_what_is_left_of_a_relation_has_the_rank_asked_for(dape: ModuleType) -> None:
+def test_a_truncated_relation_has_the_requested_rank(dape: ModuleType) -> None:
     torch.manual_seed(0)
     rank = importlib.import_module("relation_rank")
     bias = torch.randn(2, 3, 12, 12)
@@ -193,17 +193,17 @@ def results(path: Path, kind: str) -> list[dict[str, Any]]:
     return [row for row in map(json.loads, path.read_text().splitlines()) if row["kind"] == kind]
 
 
-def test_cost_is_measured_once_for_every_row_and_reported(
+def test_cost_is_measured_once_per_row_and_reported(
     dape: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = []
 
-    def here(command: list[str], env: dict[str, str]) -> Any:
+    def run_in_process(command: list[str], env: dict[str, str]) -> Any:
         calls.append(command)
         dape.step(argparse.Namespace(what=command[3], repeats=int(command[4]), out=Path(command[5])))
         return argparse.Namespace(returncode=0)
 
-    monkeypatch.setattr(dape.subprocess, "run", here)
+    monkeypatch.setattr(dape.subprocess, "run", run_in_process)
     rows = [dape.UPSTREAM, "relation_detr_lite0", "dape_rank16", "dape_lite0"]
     setting = {"model": "dape_r50", "options": json.dumps(TINY), "size": (128, 128), "objects": 2, "device": "cpu"}
     args = argparse.Namespace(
@@ -218,9 +218,9 @@ def test_cost_is_measured_once_for_every_row_and_reported(
     dape.cost(args)
     assert len(calls) == 4
     upstream, full, low, both = (row["kept_MiB"] for row in results(args.out, "cost"))
-    assert upstream > full + 10  # two layers of 64 features for 350 x 350 pairs
+    assert upstream > full + 10  # 64 features for 350 x 350 pairs in two layers
     assert low < upstream
-    assert both > low  # codes are carried along
+    assert both > low  # the codes need memory too
     assert {row["queries"]["matching"] for row in results(args.out, "cost")} == {150}
     dape.report(argparse.Namespace(results=args.out, grid=tmp_path / "none.jsonl"))
     printed = capsys.readouterr().out
@@ -228,8 +228,8 @@ def test_cost_is_measured_once_for_every_row_and_reported(
     assert f"| {upstream:,.0f} |" in printed
 
 
-def blood(folder: Path) -> Path:
-    """Two images with a box each, in the three classes of TINY."""
+def tiny_data(folder: Path) -> Path:
+    """Two images with one box each, and the three classes of TINY."""
     (folder / "annotations").mkdir(parents=True)
     for split in ("train", "val"):
         (folder / "images" / split).mkdir(parents=True)
@@ -247,22 +247,22 @@ def blood(folder: Path) -> Path:
             }
             for number in range(2)
         ]
-        content = {
+        coco = {
             "images": images,
             "annotations": boxes,
             "categories": [{"id": number + 1, "name": f"class{number}"} for number in range(3)],
         }
-        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(coco))
     return folder
 
 
-def test_a_trained_relation_is_cut_and_content_permuted_without_a_second_evaluation(
+def test_a_trained_relation_is_truncated_and_content_permuted_without_repeated_evaluations(
     dape: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
     model = create_model("relation_detr_r50", **TINY)
     checkpoint = detrkit.save(model, tmp_path / "tiny.safetensors")
-    given: dict[str, Any] = {"checkpoint": str(checkpoint), "name": None, "data": str(blood(tmp_path / "data"))}
+    given: dict[str, Any] = {"checkpoint": str(checkpoint), "name": None, "data": str(tiny_data(tmp_path / "data"))}
     out = tmp_path / "results.jsonl"
     seen: list[torch.Tensor] = []
     evaluate = detrkit.evaluate
@@ -270,19 +270,19 @@ def test_a_trained_relation_is_cut_and_content_permuted_without_a_second_evaluat
     def watched(model: Any, *args: Any, **options: Any) -> Any:
         with torch.no_grad():
             torch.manual_seed(1)
-            seen.append(model.eval()(torch.randn(1, 3, 96, 120)).logits[-1])  # box heads start alike
+            seen.append(model.eval()(torch.randn(1, 3, 96, 120)).logits[-1])  # all box heads have equal initial weights
         return evaluate(model, *args, **options)
 
     monkeypatch.setattr(detrkit, "evaluate", watched)
     for _ in range(2):
         dape.spectrum(argparse.Namespace(**given, device="cpu", images=1, out=out))
         dape.permute(argparse.Namespace(**given, device="cpu", seeds=[0], out=out))
-    looked, whole, none, *cut, dealt = seen  # nothing twice
-    assert torch.equal(looked, whole)
-    assert len(cut) == 4
-    distances = [float((logits - whole).abs().max()) for logits in (none, *cut)]
-    assert distances[0] > distances[-1]  # 128 of 150
-    assert not torch.equal(dealt, whole)
+    observed, whole, none, *truncated, permuted = seen  # each evaluated once
+    assert torch.equal(observed, whole)
+    assert len(truncated) == 4
+    distances = [float((logits - whole).abs().max()) for logits in (none, *truncated)]
+    assert distances[0] > distances[-1]  # rank 0 and rank 128 of 150
+    assert not torch.equal(permuted, whole)
     (row,) = results(out, "spectrum")
     assert row["queries"] == 150
     assert row["matrices"] == 2 * TINY["num_heads"]
@@ -310,7 +310,7 @@ def test_the_ablation_compares_runs_of_the_same_seed(
     (tmp_path / "grid.jsonl").write_text("\n".join(lines))
     dape.report(argparse.Namespace(results=tmp_path / "none.jsonl", grid=tmp_path / "grid.jsonl"))
     printed = capsys.readouterr().out
-    # gains 0.10 and 0.12: mean 0.11, standard error 0.01, Student's t of one degree of freedom 12.706
+    # gains 0.10 and 0.12: mean 0.11, standard error 0.01, Student's t with one degree of freedom 12.706
     assert "| 0.155 (step 2) | +0.110 ± 0.127 (95 %, n = 2) |" in printed
     assert "| 0.250 (step 2) | +0.400 (one seed) |" in printed
     assert "| Relation-DETR | 0.200 ± 0.141 / 0.200 ± 0.141 (n = 2) | 0.100 (step 2) | – |" in printed
@@ -336,7 +336,7 @@ def curve(benchmarks: None) -> ModuleType:
     return importlib.import_module("curve")
 
 
-def test_minutes_of_a_curve_leave_out_the_break_before_a_resume(
+def test_minutes_of_a_curve_do_not_include_the_break_before_a_resume(
     curve: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
@@ -361,7 +361,7 @@ def test_minutes_of_a_curve_leave_out_the_break_before_a_resume(
     assert ">20</text>" in picture.read_text()
 
 
-def test_the_curve_in_the_documentation_is_that_of_the_logs(curve: ModuleType, tmp_path: Path) -> None:
+def test_the_curve_in_the_documentation_agrees_with_the_logs(curve: ModuleType, tmp_path: Path) -> None:
     logs = {
         title: ROOT / "docs" / "results" / f"{name}.jsonl"
         for title, name in (

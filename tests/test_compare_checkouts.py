@@ -1,4 +1,4 @@
-"""The comparison of two checkouts: equal numbers pass, and every kind of difference is found."""
+"""Comparison of two checkouts: equal numbers pass, and every kind of difference is found."""
 
 from __future__ import annotations
 
@@ -74,11 +74,13 @@ def test_rounding_passes_but_is_not_called_identical(
     assert row["passed"]
     assert 0 < row["largest"] < 1e-6
     assert "within" in capsys.readouterr().out
-    # a gradient that is zero but for rounding is held to the size of the others
+    # a gradient that is zero except for rounding is compared relative to the others
     assert comparison.report("tiny", sample(), changed("gradients", "bias", lambda x: 2 * x), 1e-6)["passed"]
 
 
-def test_a_name_that_one_side_lacks_is_a_difference(comparison: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_is_missing_on_one_side_is_a_difference(
+    comparison: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     numbers = sample()
     numbers["losses"]["loss_masks"] = numbers["losses"].pop("loss_bbox")
     for old, new, place in ((sample(), numbers, "loss_bbox (only in the old)"), (numbers, sample(), "(only in the")):
@@ -88,23 +90,23 @@ def test_a_name_that_one_side_lacks_is_a_difference(comparison: ModuleType, caps
     assert "new failed: ValueError: broken" in capsys.readouterr().out
 
 
-def test_initial_weights_are_information(comparison: ModuleType) -> None:
+def test_initial_weights_are_for_information_only(comparison: ModuleType) -> None:
     old, new = ({**sample(), comparison.NOT_DECISIVE: {"weight": torch.tensor(value)}} for value in (1.0, 2.0))
     assert comparison.report("tiny", old, new, 1e-6)["passed"]
 
 
-def test_weights_follow_from_names_and_shared_ones_from_the_first(comparison: ModuleType) -> None:
+def test_weights_depend_on_names_and_shared_weights_on_the_first_name(comparison: ModuleType) -> None:
     first, second = torch.nn.Linear(6, 6), torch.nn.Linear(6, 6)
     second.weight = first.weight
-    model, turned = torch.nn.ModuleDict({"a": first, "b": second}), torch.nn.ModuleDict({"b": second, "a": first})
+    model, reordered = torch.nn.ModuleDict({"a": first, "b": second}), torch.nn.ModuleDict({"b": second, "a": first})
     comparison.fill(model)
-    kept = {name: value.clone() for name, value in model.state_dict().items()}
-    comparison.fill(turned)
-    assert all(torch.equal(value, kept[name]) for name, value in turned.state_dict().items())
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    comparison.fill(reordered)
+    assert all(torch.equal(value, expected[name]) for name, value in reordered.state_dict().items())
     assert not torch.equal(first.bias, second.bias)
 
 
-def test_the_numbers_of_a_model_repeat(comparison: ModuleType, tmp_path: Path) -> None:
+def test_the_numbers_of_a_model_are_reproducible(comparison: ModuleType, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     numbers = []
     for side in ("old", "new"):

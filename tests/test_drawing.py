@@ -29,25 +29,25 @@ def detections(*boxes: list[float], size: tuple[int, int] = (200, 300), labels: 
 GRAY = Image.new("RGB", (300, 200), (100, 100, 100))
 
 
-def test_box_has_the_colour_of_its_class_and_a_chip_above_it() -> None:
+def test_box_has_the_colour_of_its_class_and_a_caption_above_it() -> None:
     drawn = draw_detections(detections([50, 80, 150, 180], labels=[1]), GRAY)
     assert drawn.size == (300, 200)
     assert drawn.getpixel((50, 150)) == drawn.getpixel((149, 150)) == drawn.getpixel((100, 179)) == class_color(1)
-    assert drawn.getpixel((100, 130)) == (100, 100, 100), "the inside stays as it was"
-    chip = np.asarray(drawn.crop((52, 66, 100, 80))).reshape(-1, 3)
-    assert (chip == class_color(1)).all(axis=1).mean() > 0.25
-    assert chip.min(axis=1).max() > 200, "white letters"
-    assert GRAY.getpixel((50, 150)) == (100, 100, 100), "the image given is not drawn on"
+    assert drawn.getpixel((100, 130)) == (100, 100, 100), "the inside is unchanged"
+    caption = np.asarray(drawn.crop((52, 66, 100, 80))).reshape(-1, 3)
+    assert (caption == class_color(1)).all(axis=1).mean() > 0.25
+    assert caption.min(axis=1).max() > 200, "white letters"
+    assert GRAY.getpixel((50, 150)) == (100, 100, 100), "the given image is unchanged"
 
 
-def test_chip_stays_inside_the_image_and_chips_give_way() -> None:
+def test_captions_stay_inside_the_image_and_avoid_each_other() -> None:
     drawn = np.asarray(draw_detections(detections([0, 0, 60, 60], [0, 0, 60, 60]), GRAY)).astype(int)
     colored = (drawn == class_color(0)).all(axis=2)
-    assert colored[:12, :40].mean() > 0.4, "the chip moved into the box"
+    assert colored[:12, :40].mean() > 0.4, "the caption moved into the box"
     assert colored[60:75, :40].mean() > 0.3 or colored[45:60, :].mean() > 0.1, "the second one moved elsewhere"
 
 
-def test_lines_and_text_grow_with_the_image() -> None:
+def test_lines_and_text_scale_with_the_image() -> None:
     def thickness(scale: int) -> int:
         image = Image.new("RGB", (300 * scale, 200 * scale))
         box = [value * scale for value in (100, 100, 200, 190)]
@@ -69,11 +69,11 @@ def test_degenerate_and_full_boxes(box: list[float]) -> None:
     assert draw_detections(detections(box), GRAY).size == (300, 200)
 
 
-def test_nothing_found_is_the_image_itself() -> None:
+def test_no_detections_leave_the_image_unchanged() -> None:
     assert draw_detections(detections(), GRAY).tobytes() == GRAY.tobytes()
 
 
-def test_image_from_path_array_or_the_detections_themselves(tmp_path: Path) -> None:
+def test_image_from_a_path_an_array_or_the_path_of_the_detections(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     GRAY.save(path)
     found = detections([50, 80, 150, 180])
@@ -135,7 +135,7 @@ def test_errors() -> None:
         draw_detections(detections(), Image.new("RGB", (200, 300)))
 
 
-def test_names_outside_latin_do_not_fail() -> None:
+def test_non_latin_names_do_not_fail() -> None:
     found = detections([50, 80, 150, 180])
     found.categories = Categories([Category(1, "赤血球 µ"), Category(2, "é")])
     assert draw_detections(found, GRAY).size == (300, 200)

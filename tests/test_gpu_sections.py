@@ -1,4 +1,4 @@
-"""gpu.sh: every section leaves a line, whatever becomes of the others; what a cut one wrote is kept."""
+"""gpu.sh: every section writes a line, even if others fail; results of an interrupted section are kept."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def gpu_section() -> Iterator[ModuleType]:
 
 
 def run(out: Path, *sections: str, **env: str) -> tuple[int, list[dict[str, Any]], str]:
-    """Exit code, lines and output of gpu.sh with an interpreter that does nothing."""
+    """Exit code, lines and output of gpu.sh, run with ``true`` or ``false`` instead of Python."""
     command = [str(SCRIPT), str(out), *sections]
     ended = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
     file = out / "sections.jsonl"
@@ -36,7 +36,7 @@ def run(out: Path, *sections: str, **env: str) -> tuple[int, list[dict[str, Any]
     return ended.returncode, rows, ended.stdout + ended.stderr
 
 
-def test_every_section_runs_and_leaves_a_line(tmp_path: Path) -> None:
+def test_every_section_runs_and_writes_a_line(tmp_path: Path) -> None:
     code, rows, printed = run(tmp_path, PYTHON="true")
     assert code == 0
     assert [(row["section"], row["outcome"]) for row in rows] == [(name, "passed") for name in SECTIONS]
@@ -49,7 +49,7 @@ def test_a_failed_section_does_not_stop_the_next(tmp_path: Path) -> None:
     assert [row["outcome"] for row in rows] == ["failed"] * len(SECTIONS)
 
 
-def test_sections_that_no_time_is_left_for_say_so(tmp_path: Path) -> None:
+def test_sections_without_time_left_are_out_of_time(tmp_path: Path) -> None:
     code, rows, _ = run(tmp_path, "dense", "speed", PYTHON="true", TOTAL="0")
     assert code == 1
     assert [(row["section"], row["outcome"]) for row in rows] == [("speed", "out of time"), ("dense", "out of time")]
@@ -61,14 +61,14 @@ def test_an_unknown_section_is_named(tmp_path: Path) -> None:
     assert "no section 'sped', only: check operators" in printed
 
 
-def test_the_most_valuable_comes_first_and_none_takes_all_the_time() -> None:
+def test_the_most_important_sections_come_first_and_all_are_short() -> None:
     assert SECTIONS[:2] == ["check", "operators"]
     assert max(LIMITS.values()) <= 120
     (total,) = re.findall(r"TOTAL:-(\d+)", SCRIPT.read_text())
     assert int(total) <= 540
 
 
-def test_what_a_cut_section_wrote_is_kept(gpu_section: ModuleType, tmp_path: Path) -> None:
+def test_results_of_an_interrupted_section_are_kept(gpu_section: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "check.jsonl").write_text('{"name": "a"}\n{"name": ')
     (tmp_path / "speed.json").write_text('{"timings": [')
     (tmp_path / "relation.json").write_text('{"rows":\n {}}\n')

@@ -1,4 +1,4 @@
-"""The rules of the house: who may import whom, file sizes, type ignores, a light import, one version everywhere."""
+"""Rules of the code base: allowed imports, file sizes, type ignores, a light import, one version everywhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 MAX_LINES = 400
 MAX_TYPE_IGNORES = 20
 
-# AGPL packages, and packages that compile when they are installed.
+# AGPL packages, and packages that compile at installation.
 FORBIDDEN = {
     "albumentations",
     "detectron2",
@@ -34,8 +34,8 @@ FORBIDDEN = {
     "ultralytics",
 }
 
-# room -> the rooms it may import besides itself. Imports flow one way; data and metrics know no model, a model knows
-# no recipe and no trainer, weights know files but not what is done with a model, a trainer scores but predicts nothing.
+# Package -> packages that it may import besides itself. Imports flow one way: data and metrics do not depend on models,
+# models not on recipes or the trainer, weights not on the use of a model; training may evaluate but not predict.
 FLOOR = {"structures", "errors", "files"}
 MAY_IMPORT = {
     "errors": set(),
@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "nn": FLOOR | {"ops"},
     "data": FLOOR,
     "drawing": FLOOR | {"data"},
-    "metrics": FLOOR | {"data"},  # one reader of COCO files for all
+    "metrics": FLOOR | {"data"},  # COCO files are read in one place
     "losses": FLOOR | {"ops", "nn"},
     "models": FLOOR | {"ops", "nn"},
     "weights": FLOOR | {"ops", "nn", "models"},
@@ -54,9 +54,9 @@ MAY_IMPORT = {
     "evaluation": FLOOR | {"models", "data", "metrics", "weights", "config", "inference"},
     "training": FLOOR | {"ops", "nn", "models", "losses", "data", "metrics", "weights", "config", "evaluation"},
 }
-# Rooms at the top, which may import every other.
+# Top-level packages, which may import all others.
 TOP = {"cli", "__init__", "__main__"}
-# Conveniences on a noun that reach up, inside a function so that importing the noun stays free of them.
+# Convenience methods of a type may import upwards inside a function, so that importing the type does not.
 LAZY_EXCEPTIONS = {("structures", "drawing")}
 
 
@@ -67,13 +67,13 @@ def project() -> dict[str, Any]:
 
 
 def requirements() -> list[str]:
-    """Every declared dependency, those of the extras too."""
+    """All declared dependencies, including extras."""
     extras = project()["optional-dependencies"].values()
     return [*project()["dependencies"], *(line for lines in extras for line in lines)]
 
 
 def room_of(path: Path) -> str:
-    """The first part of a module's path below the package, without ``.py``."""
+    """The first part of a module's path below detrkit, without ``.py``."""
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
@@ -82,7 +82,7 @@ def _is_type_checking(node: ast.If) -> bool:
 
 
 def imports_of(path: Path) -> Iterator[tuple[str, bool, int]]:
-    """(dotted name, inside a function?, line) of every import that is executed; those for typing alone are left out."""
+    """(dotted name, inside a function?, line) of every executed import, without imports for type checking."""
 
     def walk(node: ast.AST, lazy: bool) -> Iterator[tuple[str, bool, int]]:
         for child in ast.iter_child_nodes(node):
@@ -104,10 +104,10 @@ def imports_of(path: Path) -> Iterator[tuple[str, bool, int]]:
     yield from walk(ast.parse(path.read_text(encoding="utf-8")), False)
 
 
-def test_every_room_has_its_rule() -> None:
+def test_every_package_has_import_rules() -> None:
     rooms = {room_of(path) for path in MODULES}
     assert rooms, f"no modules below {SOURCE}"
-    assert rooms <= set(MAY_IMPORT) | TOP, "a new room needs a line in MAY_IMPORT"
+    assert rooms <= set(MAY_IMPORT) | TOP, "a new package needs a line in MAY_IMPORT"
 
 
 def test_imports_flow_one_way() -> None:
@@ -127,8 +127,8 @@ def test_imports_flow_one_way() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_import_check_sees_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reader above finds plain, relative and lazy imports, and leaves out those for typing alone."""
+def test_the_import_check_finds_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``imports_of`` finds plain, relative and lazy imports, but no imports for type checking."""
     monkeypatch.setattr(f"{__name__}.SOURCE", tmp_path)
     module = tmp_path / "nn" / "attention.py"
     module.parent.mkdir()
@@ -168,12 +168,12 @@ def test_no_forbidden_dependency() -> None:
 
 
 def test_dependencies_have_no_upper_cap() -> None:
-    """Plain lower bounds: the current releases of torch and its friends must always install."""
+    """Only lower bounds: the current releases of torch and related packages must always be installable."""
     assert not [line for line in requirements() if any(mark in line for mark in ("<", "==", "~=", "@", "!="))]
 
 
-def test_a_file_name_stands_once() -> None:
-    """Twice only for one noun in two rooms: a format and its protocol, a command and what it calls."""
+def test_file_names_are_unique() -> None:
+    """Exceptions: a data format and its protocol, a command and the module that it calls."""
     rooms: dict[str, set[str]] = {}
     for path in MODULES:
         if path.name not in ("__init__.py", "__main__.py"):
@@ -183,8 +183,8 @@ def test_a_file_name_stands_once() -> None:
     assert {name: places for name, places in twice.items() if len(places) > 1} == same_noun
 
 
-def test_a_public_function_has_one_meaning() -> None:
-    """No two modules define a public function of one name, but for the functions that every data format has."""
+def test_public_names_have_one_meaning() -> None:
+    """No two modules define a public function or class with the same name, except the functions of data formats."""
     homes: dict[str, list[str]] = {}
     for path in MODULES:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -194,8 +194,8 @@ def test_a_public_function_has_one_meaning() -> None:
     assert {name for name in twice if not all(place.startswith("data/formats/") for place in twice[name])} == set()
 
 
-def test_files_are_replaced_in_one_place() -> None:
-    """Temporary files and renames: files.py; beside it only a run's last/ (two files) and downloads (resumable)."""
+def test_files_are_replaced_in_one_module() -> None:
+    """Only files.py uses temporary files and renames, besides a run's last/ (two files) and resumable downloads."""
     users = {
         path.relative_to(SOURCE).as_posix()
         for path in MODULES
@@ -224,7 +224,7 @@ def _comments(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def test_type_ignores_are_few_and_explained() -> None:
-    """At most 20 in the whole repository, each naming its error code and then its reason in a comment."""
+    """At most 20 in the whole repository, each with its error code and a reason in a comment."""
     ignores = [
         (f"{path.relative_to(ROOT)}:{line}", text)
         for folder in ("src", "tests", "benchmarks")
@@ -252,7 +252,7 @@ def _python(code: str) -> str:
 
 
 def test_import_is_light() -> None:
-    """``import detrkit`` loads itself, none of its rooms, and beside it only small parts of the standard library."""
+    """``import detrkit`` loads no other part of detrkit, and only small modules of the standard library."""
     new = _python("import sys; before = set(sys.modules); import detrkit; print(*(set(sys.modules) - before))").split()
     assert [name for name in new if name.startswith("detrkit")] == ["detrkit"]
     outside = {name.partition(".")[0] for name in new} - sys.stdlib_module_names
@@ -270,7 +270,7 @@ def test_one_version_everywhere() -> None:
 
 
 def test_public_names_exist() -> None:
-    """Everything that ``detrkit.__all__`` promises is there, and documented."""
+    """Every name in ``detrkit.__all__`` exists and has a docstring."""
     import detrkit
 
     assert {"create_model", "list_models", "load", "save", "load_official", "to_official", "Predictor", "train"} <= set(
@@ -292,6 +292,6 @@ def test_continuous_integration_runs_the_tests() -> None:
 
 @pytest.mark.parametrize("target", ["install", "demo", "test", "test-all", "lint", "bench"])
 def test_make_targets_exist(target: str) -> None:
-    """``make -n`` resolves every promised target without running anything."""
+    """``make -n`` resolves every target without running anything."""
     result = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

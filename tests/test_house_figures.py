@@ -1,4 +1,4 @@
-"""The figures of the source code count what they say."""
+"""Figures of the source code count correctly."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ def test_fields_of_a_configuration_are_counted_by_part(figures: ModuleType) -> N
     assert figures.config_fields(Input()) == {"flat": 2}
 
 
-def test_reading_sizes(figures: ModuleType, tmp_path: Path) -> None:
+def test_sizes_of_source_files(figures: ModuleType, tmp_path: Path) -> None:
     for name, text in {"data/coco.py": "Any\nx: Any\nAny_\n", "metrics/coco.py": "\n", "errors.py": "a\nb\n"}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    found = figures.reading(tmp_path)
+    found = figures.source_figures(tmp_path)
     assert (found["lines"], found["files"], found["median file"], found["lines with Any"]) == (6, 3, 2, 2)
     assert found["longest file"] == "3 (data/coco.py)"
     assert found["details"]["names"] == ["coco.py"]

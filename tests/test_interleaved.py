@@ -1,4 +1,4 @@
-"""Timing two checkouts in turns: who is asked when, what the ratio is, and that each side runs its own package."""
+"""Timing two checkouts in turns: order of the questions, ratio, and that each side runs its own package."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def interleaved() -> Iterator[ModuleType]:
         yield importlib.import_module("interleaved")
 
 
-def test_sides_take_turns_and_neither_is_always_first(interleaved: ModuleType) -> None:
+def test_sides_take_turns_and_no_side_is_always_first(interleaved: ModuleType) -> None:
     asked = []
 
     def answer(side: str, value: float) -> dict[str, float]:
         asked.append(side)
-        return {"value": value * len(asked)}  # the machine gets slower all the time
+        return {"value": value * len(asked)}  # the machine becomes slower with every call
 
     found = interleaved.in_turns(lambda _: answer("old", 1.0), lambda _: answer("new", 2.0), "step", 4)
     assert "".join(side[0] for side in asked) == "onnoonno"
     assert found.low <= found.ratio <= found.high
-    assert found.ratio == pytest.approx((2 * 7 / 8 + 2 * 6 / 5) / 2)  # of 2 x 2/1, 3/4, 6/5 and 7/8
+    assert found.ratio == pytest.approx((2 * 7 / 8 + 2 * 6 / 5) / 2)  # median of the four ratios
 
 
 def test_each_side_runs_the_package_of_its_checkout(interleaved: ModuleType, tmp_path: Path) -> None:

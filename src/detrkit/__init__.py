@@ -1,6 +1,6 @@
 """detrkit: detection transformers that train on your data.
 
-Everything public is reachable from here, and nothing heavy is imported until it is used: ``import detrkit`` does not
+This module gives access to the whole public API. Heavy packages are imported on first use: ``import detrkit`` does not
 load torch.
 """
 
@@ -36,8 +36,8 @@ _HOMES = {
     "detrkit.weights": ["load", "load_official", "save", "to_official"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
-_ROOMS = {"config", "data", "errors", "evaluation", "inference", "losses", "metrics", "models", "nn", "ops"}
-_ROOMS |= {"structures", "training", "weights"}
+_PACKAGES = {"config", "data", "errors", "evaluation", "inference", "losses", "metrics", "models", "nn", "ops"}
+_PACKAGES |= {"structures", "training", "weights"}
 
 __all__ = [
     "Batch",
@@ -75,10 +75,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name, or a room such as ``detrkit.models``, the first time it is asked for."""
+    """Import a public name, or a package such as ``detrkit.models``, on first use."""
     if name in _MODULE_OF:
         value = getattr(import_module(_MODULE_OF[name]), name)
-    elif name in _ROOMS:
+    elif name in _PACKAGES:
         value = import_module(f"detrkit.{name}")
     else:
         raise AttributeError(f"module 'detrkit' has no attribute '{name}'")
@@ -87,4 +87,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_ROOMS})
+    return sorted({*globals(), *__all__, *_PACKAGES})

@@ -1,4 +1,4 @@
-"""Boxes, masks and class names drawn on images, with Pillow alone: of labels and of detections, in one palette."""
+"""Drawing of boxes, masks and class names, for labels and detections, with one palette. Uses only Pillow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from detrkit.data.annotations import clipped
-from detrkit.data.frames import Frame
+from detrkit.data.geometry import Geometry
 from detrkit.data.images import read_image
 from detrkit.data.rasterise import draw_mask
 from detrkit.data.records import ImageRecord
@@ -26,7 +26,7 @@ __all__ = ["class_color", "draw_detections", "draw_labels"]
 Color = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]
 
-# Far apart from each other and legible on photographs; further classes go round the colour circle.
+# Clearly different colours, legible on photographs; more classes get hues around the colour circle.
 _PALETTE = (
     "#e6194b",
     "#0a7cff",
@@ -41,15 +41,15 @@ _PALETTE = (
 )
 _MOST_NAMES = 40  # of objects with masks; a legend names the classes of more
 _SHADES = (0.0, 0.45, 0.2)  # how far the colour of a class goes towards white, by turns
-_LIGHTEST_FOR_WHITE = 150  # of 255: on lighter chips the text is black
+_LIGHTEST_FOR_WHITE = 150  # of 255: captions on lighter colours are black
 
 
 def class_color(label: int) -> Color:
-    """The colour of a class: the same in every picture and run."""
+    """The colour of a class, the same in every picture and run."""
     if label < len(_PALETTE):
         code = _PALETTE[label]
         return int(code[1:3], 16), int(code[3:5], 16), int(code[5:7], 16)
-    # The golden ratio never comes back to a hue that was there.
+    # Multiples of the golden ratio never repeat a hue.
     red, green, blue = colorsys.hsv_to_rgb(label * 0.618033988749895 % 1.0, 0.75, 0.95)
     return round(red * 255), round(green * 255), round(blue * 255)
 
@@ -64,7 +64,7 @@ class _Masks(Protocol):
 
 @dataclass(frozen=True)
 class _Mark:
-    """One object to draw: its box (xyxy, pixels), class and caption. Crowd regions are crossed out."""
+    """One object to draw: box (xyxy in pixels), class and caption. Crowd regions are crossed out."""
 
     box: Rectangle
     label: int
@@ -76,13 +76,16 @@ class _Mark:
 def draw_detections(
     detections: Detections, image: Image.Image | NDArray[np.uint8] | str | Path | None = None
 ) -> Image.Image:
-    """The image with a box, and a chip with name and score, for every detection.
+    """Draw every detection with its box and a caption of name and score.
 
-    image: by default the file that the detections came from. Lines and text grow with the image; the best detections
-    are drawn last, and chips give way to one another where there is room.
+    Lines and text scale with the image. The best detections are drawn last. Captions avoid each other where possible.
+
+    Args:
+        detections: the detections to draw.
+        image: the image; default: the file that the detections come from.
 
     Raises:
-        ValueError: no image given and none known, or of another size than the detections are for.
+        ValueError: no image is given and the detections have no path, or the image has another size.
         DataError: the image cannot be read.
     """
     source = detections.path if image is None else image
@@ -102,10 +105,10 @@ def draw_detections(
 
 
 def draw_labels(image: Image.Image, record: ImageRecord, categories: Categories) -> Image.Image:
-    """A copy of the image with its annotations: boxes and class names, or masks where the record has them.
+    """Draw the annotations on a copy of the image: boxes and class names, or masks where the record has them.
 
-    Masks are tinted and outlined, and a legend below the image counts them by class. Names are written on up to 40 of
-    them.
+    Masks are tinted and outlined, and a legend below the image counts them by class. Up to 40 of them are also named in
+    place.
 
     Raises:
         DataError: the file with the masks cannot be used.
@@ -139,8 +142,8 @@ class _RecordMasks:
     def __getitem__(self, index: int, /) -> NDArray[np.bool_]:
         masks = self.record.segments.masks
         assert masks is not None
-        frame = Frame.whole((self.record.width, self.record.height))
-        return draw_mask(masks, int(self.order[index]), frame, self.segment_map)
+        geometry = Geometry.whole((self.record.width, self.record.height))
+        return draw_mask(masks, int(self.order[index]), geometry, self.segment_map)
 
 
 def _draw_segments(canvas: Image.Image, record: ImageRecord, categories: Categories) -> Image.Image:
@@ -196,7 +199,7 @@ def _text_size(picture: Image.Image) -> int:
 
 
 def _draw(canvas: Image.Image, marks: Sequence[_Mark]) -> None:
-    """Draws outlines, then captions; the first mark ends on top."""
+    """Draw outlines, then captions; the first mark is on top."""
     draw = ImageDraw.Draw(canvas)
     short = min(canvas.size)
     line = max(1, round(short / 240))
@@ -206,22 +209,22 @@ def _draw(canvas: Image.Image, marks: Sequence[_Mark]) -> None:
             continue
         x1, y1, x2, y2 = mark.box
         color = class_color(mark.label)
-        # the right and bottom edge of a box are where the next pixel begins
+        # x2 and y2 are exclusive: the last pixel inside the box is one less
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=line)
         if mark.crowd:
             draw.line((x1, y1, x2, y2), fill=color, width=line)
             draw.line((x1, y2, x2, y1), fill=color, width=line)
 
-    chips: list[Rectangle] = []
+    captions: list[Rectangle] = []
     for mark in marks:
         left, top, right, bottom = draw.textbbox((0, 0), mark.caption, font=font)
         size = (right - left + 2 * pad, bottom - top + 2 * pad)
-        chips.append(_place(mark.box, size, canvas.size, chips))
-    for mark, chip in zip(reversed(marks), reversed(chips), strict=True):
+        captions.append(_place(mark.box, size, canvas.size, captions))
+    for mark, caption in zip(reversed(marks), reversed(captions), strict=True):
         left, top, _, _ = draw.textbbox((0, 0), mark.caption, font=font)
         color = class_color(mark.label)
-        draw.rounded_rectangle(chip, radius=line + 1, fill=color)
-        draw.text((chip[0] + pad - left, chip[1] + pad - top), mark.caption, font=font, fill=_text_color(color))
+        draw.rounded_rectangle(caption, radius=line + 1, fill=color)
+        draw.text((caption[0] + pad - left, caption[1] + pad - top), mark.caption, font=font, fill=_text_color(color))
 
 
 def _text_color(background: Color) -> Color:
@@ -235,7 +238,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _place(box: Rectangle, size: tuple[float, float], canvas: tuple[int, int], taken: list[Rectangle]) -> Rectangle:
-    """Where the chip of a box goes: above its corner, else inside or below, the first place that covers no chip."""
+    """Position of a caption: above the corner of its box, else inside or below, the first one that covers no other."""
     x1, y1, x2, y2 = box
     width, height = size
     corners = ((x1, y1 - height), (x1, y1), (x2 - width, y1), (x1, y2), (x1, y2 - height), (x2 - width, y2 - height))

@@ -1,4 +1,4 @@
-"""Errors for people: what is wrong, where (file, key, value), what to do. The command line prints them as one line."""
+"""Errors for users: what is wrong, where (file, key, value), what to do. The command line prints them in one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["CheckpointError", "DataError", "DetrkitError", "RecipeError", "RunEr
 
 
 class DetrkitError(Exception):
-    """Base of every error a user can mend. ``exit_code``: 2 unusable arguments or input, 1 failed at run time."""
+    """Base of all errors that a user can fix. ``exit_code``: 2 unusable arguments or input, 1 failed at run time."""
 
     exit_code = 2
 
@@ -27,13 +27,13 @@ class CheckpointError(DetrkitError, ValueError):
 
 
 class RunError(DetrkitError, RuntimeError):
-    """Something failed while working: disk full, loss not finite."""
+    """A failure at run time: disk full, loss not finite."""
 
     exit_code = 1
 
 
 def did_you_mean(word: str, valid: Iterable[str]) -> str:
-    """``" Did you mean 'x'?"`` with the nearest valid word, or a list of what is valid when nothing is near."""
+    """``" Did you mean 'x'?"`` with the nearest valid word, or the list of valid words if none is near."""
     options = sorted(valid)
     near = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
     if near:

@@ -1,4 +1,4 @@
-"""Writing files that are either whole or absent. Every file that detrkit replaces goes through :func:`replacing`."""
+"""Atomic writing of files. Every file that detrkit replaces goes through :func:`replacing`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def refuse_existing(path: Path, force: bool) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the entries of a folder, are on the disk."""
+    """Wait until a file, or the entries of a folder, are stored on the disk."""
     if path.is_dir() and os.name == "nt":
         return  # Windows cannot open a folder for syncing
     descriptor = os.open(path, os.O_RDONLY)
@@ -37,12 +37,12 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A draft to write, which takes the place of ``path`` in one step when the block ends well; else nothing changes.
+    """Give a draft file to write, which replaces ``path`` atomically after the block; after an error nothing changes.
 
-    The draft lies in the same folder, which is made when it is missing, and is on the disk before it is renamed.
+    The draft is in the same folder, which is created if missing, and is stored on the disk before it is renamed.
 
     Raises:
-        OSError: it cannot be written (disk full, no permission); callers say it in the words of their room.
+        OSError: the file cannot be written (disk full, no permission); callers turn it into their own error.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".draft")
@@ -58,19 +58,19 @@ def replacing(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: object, *, force: bool = False) -> None:
-    """Write one JSON value, whole or not at all.
+def write_json(path: Path, value: object, *, force: bool = False) -> None:
+    """Write a JSON value atomically.
 
     Raises:
         DataError: the file exists and ``force`` is not set.
-        RunError: it cannot be written.
-        ValueError: a number is not finite, which JSON cannot hold.
+        RunError: the file cannot be written.
+        ValueError: a number is not finite, which JSON does not allow.
     """
     refuse_existing(path, force)
     try:
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:  # a file name that is not valid Unicode
-        text = json.dumps(content, allow_nan=False).encode()
+        text = json.dumps(value, allow_nan=False).encode()
     try:
         with replacing(path) as draft:
             draft.write_bytes(text)
@@ -79,10 +79,10 @@ def write_json(path: Path, content: object, *, force: bool = False) -> None:
 
 
 def write_picture(path: Path, picture: Image.Image, *, format: str = "PNG") -> None:
-    """Write a picture, whole or not at all.
+    """Write a picture atomically.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: the file cannot be written.
     """
     try:
         with replacing(path) as draft:

@@ -1,4 +1,4 @@
-"""``detrkit data …``: what it prints, writes and refuses, and its exit codes."""
+"""``detrkit data …``: output, files, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run() -> Run:
-    """Runs a command; returns exit code, stdout and stderr (with the error's line, as ``detrkit`` prints it)."""
+    """A function that runs a command and returns exit code, stdout and stderr (with the error line of ``detrkit``)."""
 
     def invoke(*words: object) -> tuple[int, str, str]:
         result = CliRunner(env={"COLUMNS": "160"}).invoke(app, [str(word) for word in words])
@@ -163,8 +163,8 @@ def test_sample(run: Run, tmp_path: Path) -> None:
     images = [{"id": n, "file_name": f"{n}.png", "width": 40, "height": 30} for n in range(1, 41)]
     boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [1, 1, 9, 9]} for n in range(1, 41)]
     for split in ("train", "val"):
-        content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "bolt"}], "info": {"v": 1}}
-        dump(root / "annotations" / f"{split}.json", content)
+        table = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "bolt"}], "info": {"v": 1}}
+        dump(root / "annotations" / f"{split}.json", table)
         for n in range(1, 41):
             write_image(root / split / f"{n}.png", seed=n)
     ids = {}
@@ -205,7 +205,7 @@ def test_view(run: Run, root: Path, tmp_path: Path) -> None:
     assert stdout == ""
     assert f"wrote 2 pictures to {out}" in err
     assert len(list(out.iterdir())) == 2
-    assert run("view", root, "--out", out, "--count", 0)[0] == 2  # two are there already
+    assert run("view", root, "--out", out, "--count", 0)[0] == 2  # two exist already
     broken = root / "images" / "train" / "b.png"
     broken.write_bytes(broken.read_bytes()[:99])
     code, _, err = run("view", root, "--out", out, "--count", 0, "--force")
@@ -226,7 +226,7 @@ def test_other_commands_stay_light() -> None:
     assert result.stdout.strip() == "[]"
 
 
-def test_splitting_train_says_that_there_is_a_val_already(run: Run, root: Path, tmp_path: Path) -> None:
+def test_splitting_train_notes_an_existing_val_split(run: Run, root: Path, tmp_path: Path) -> None:
     code, _, err = run("split", root, "--val", 0.34, "--out", tmp_path / "both")
     assert code == 0
     assert "has a val split already, which stays as it is" in err

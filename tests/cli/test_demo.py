@@ -1,3 +1,5 @@
+"""``detrkit demo`` and its embedded images."""
+
 from __future__ import annotations
 
 import hashlib
@@ -25,22 +27,22 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def truth() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((IMAGES / "annotations.json").read_text())
-    return content
+def ground_truth() -> dict[str, Any]:
+    table: dict[str, Any] = json.loads((IMAGES / "annotations.json").read_text())
+    return table
 
 
 # --- the images -------------------------------------------------------------------------------------------------------
 
 
 def test_a_dozen_images_with_every_class_at_least_five_times() -> None:
-    content = truth()
-    assert len(content["images"]) == 12
-    names = {row["id"]: row["name"] for row in content["categories"]}
-    counts = Counter(names[row["category_id"]] for row in content["annotations"])
+    table = ground_truth()
+    assert len(table["images"]) == 12
+    names = {row["id"]: row["name"] for row in table["categories"]}
+    counts = Counter(names[row["category_id"]] for row in table["annotations"])
     assert set(counts) == {"RBC", "WBC", "Platelets"}
     assert min(counts.values()) >= 5
-    assert {row["file_name"] for row in content["images"]} == {path.name for path in (IMAGES / "images").iterdir()}
+    assert {row["file_name"] for row in table["images"]} == {path.name for path in (IMAGES / "images").iterdir()}
 
 
 def test_manifest_and_licence() -> None:
@@ -51,16 +53,16 @@ def test_manifest_and_licence() -> None:
     assert "MIT License" in (IMAGES / "LICENSE").read_text()
 
 
-def test_images_are_the_first_of_val_by_hash_and_none_is_in_train(shared: Path) -> None:
+def test_images_are_the_first_of_val_by_hash_and_not_in_train(shared: Path) -> None:
     data = shared / "data" / "blood_cells_det"
     val = json.loads((data / "annotations" / "instances_val.json").read_text())
     files = {row["file_name"]: data / "images" / "val" / row["file_name"] for row in val["images"]}
     expected = sorted(files, key=lambda name: sha256(files[name]))[:12]
-    assert {row["file_name"] for row in truth()["images"]} == set(expected)
+    assert {row["file_name"] for row in ground_truth()["images"]} == set(expected)
     for name in expected:
         assert sha256(IMAGES / "images" / name) == sha256(files[name]), "original bytes"
-    ids = {row["id"] for row in truth()["images"]}
-    assert truth()["annotations"] == [row for row in val["annotations"] if row["image_id"] in ids]
+    ids = {row["id"] for row in ground_truth()["images"]}
+    assert ground_truth()["annotations"] == [row for row in val["annotations"] if row["image_id"] in ids]
 
     train = {sha256(path) for path in (data / "images" / "train").iterdir()}
     assert len(train) == 205
@@ -72,28 +74,28 @@ def test_images_are_the_first_of_val_by_hash_and_none_is_in_train(shared: Path) 
 
 @pytest.fixture
 def untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Assets with the labelled images and an untrained model, so that this does not depend on the weights."""
+    """Assets with the labelled images and an untrained model, independent of the embedded weights."""
     assets = tmp_path / "assets"
     shutil.copytree(IMAGES, assets / "blood_cells")
     torch.manual_seed(0)
     model = detrkit.create_model(DEFAULT_MODEL, num_classes=3, eval_short_side=64, eval_max_side=128)
-    model.categories = Categories.from_json(truth()["categories"])
+    model.categories = Categories.from_json(ground_truth()["categories"])
     detrkit.save(model, assets / f"{DEFAULT_MODEL}.safetensors")
     monkeypatch.setattr(find, "ASSETS", assets)
     monkeypatch.setattr(demo, "_COUNTED", 0.0)
     return assets
 
 
-def test_demo_writes_pictures_and_json_and_says_where(
+def test_demo_writes_pictures_and_json_and_prints_their_paths(
     untrained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     out = tmp_path / "out"
     assert run(["demo", "--out", str(out), "--device", "cpu"]) == 0
     pictures = sorted(path.name for path in (out / "images").iterdir())
-    assert pictures == sorted(f"{row['file_name']}.png" for row in truth()["images"])
+    assert pictures == sorted(f"{row['file_name']}.png" for row in ground_truth()["images"])
     predictions = json.loads((out / "predictions.json").read_text())
-    assert [row["file_name"] for row in predictions["images"]] == [row["file_name"] for row in truth()["images"]]
+    assert [row["file_name"] for row in predictions["images"]] == [row["file_name"] for row in ground_truth()["images"]]
     assert len(predictions["annotations"]) == 12 * model_config(DEFAULT_MODEL).top_k
 
     text = capfd.readouterr().out
@@ -110,7 +112,7 @@ def test_demo_writes_pictures_and_json_and_says_where(
     assert text.splitlines()[-1] == f"detrkit train {demo.RECIPE}"
 
 
-def test_the_recipe_that_trains_it_again_exists() -> None:
+def test_the_recipe_of_the_embedded_model_exists() -> None:
     recipe = Path(detrkit.__file__).resolve().parents[2] / demo.RECIPE
     assert detrkit.load_recipe(recipe).model.name == DEFAULT_MODEL
 

@@ -1,3 +1,5 @@
+"""``detrkit eval``: output, arguments and exit codes."""
+
 from __future__ import annotations
 
 import json
@@ -28,9 +30,9 @@ def evaluate(folder: Path, *words: Any) -> int:
 def test_data_folder_as_json(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert evaluate(folder, "--data", folder, "--json") == 0
     captured = capfd.readouterr()
-    content = json.loads(captured.out)
-    assert list(content) == ["protocol", "iou_type", "metrics", "per_class"]
-    assert content["metrics"]["AP"] == pytest.approx(1.0)
+    score = json.loads(captured.out)
+    assert list(score) == ["protocol", "iou_type", "metrics", "per_class"]
+    assert score["metrics"]["AP"] == pytest.approx(1.0)
     assert captured.err == ""
 
 

@@ -1,3 +1,5 @@
+"""The command line as a whole: imports, exit codes, error messages."""
+
 from __future__ import annotations
 
 import os
@@ -24,7 +26,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
-    """Makes `detrkit env` raise."""
+    """A function that makes `detrkit env` raise an error."""
 
     def install(error: BaseException) -> None:
         def fail() -> Any:
@@ -48,7 +50,7 @@ def test_help_does_not_load_torch(arguments: list[str]) -> None:
     assert done.stderr.split() == ["False", "0"]
 
 
-def test_public_names_are_there_and_unknown_ones_are_not() -> None:
+def test_public_names_exist_and_unknown_names_do_not() -> None:
     for name in detrkit.__all__:
         assert getattr(detrkit, name) is not None, name
     assert set(detrkit.__all__) <= set(dir(detrkit))
@@ -60,7 +62,7 @@ def test_public_names_are_there_and_unknown_ones_are_not() -> None:
 
 
 def test_names_for_type_checkers_equal_those_at_run_time() -> None:
-    """What stands under TYPE_CHECKING is what __getattr__ serves."""
+    """The imports under TYPE_CHECKING equal the names of __getattr__."""
     import ast
 
     tree = ast.parse(Path(detrkit.__file__).read_text())
@@ -104,7 +106,9 @@ def test_all_commands_are_registered(capsys: pytest.CaptureFixture[str]) -> None
         (["eval", "--split", "foo"], "'foo' is not one of 'train', 'val', 'test' (see detrkit eval --help)"),
     ],
 )
-def test_usage_errors_are_two_and_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_errors_are_exit_code_2_and_one_line(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.run(words) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -157,7 +161,7 @@ def test_debug_behind_two_dashes_is_an_argument(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == "detrkit: error: --debug: no such image or folder\n"
 
 
-def test_ctrl_c_is_130(failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_is_exit_code_130(failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]) -> None:
     failing(KeyboardInterrupt())
     assert cli.run(["env"]) == 130
     assert "Traceback" not in capsys.readouterr().err
@@ -181,7 +185,7 @@ def test_a_closed_pipe_is_quiet() -> None:
     assert err == b""
 
 
-def test_own_warnings_are_one_line_and_others_stay_as_they_are(
+def test_own_warnings_are_one_line_and_others_are_unchanged(
     failing: Callable[[BaseException], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def warn() -> dict[str, Any]:

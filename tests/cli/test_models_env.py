@@ -1,3 +1,5 @@
+"""``detrkit models`` and ``detrkit env``."""
+
 from __future__ import annotations
 
 import json
@@ -43,6 +45,6 @@ def test_env_names_versions_and_devices(capsys: pytest.CaptureFixture[str], monk
     assert f"torch {torch.__version__}".split("+")[0] in out
     assert "cpu (" in out
     assert run(["env", "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out)
-    assert facts["detrkit"] == detrkit.__version__
-    assert facts["device auto"] in ("cpu", "cuda", "mps")
+    values = json.loads(capsys.readouterr().out)
+    assert values["detrkit"] == detrkit.__version__
+    assert values["device auto"] in ("cpu", "cuda", "mps")

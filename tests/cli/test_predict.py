@@ -1,3 +1,5 @@
+"""``detrkit predict``: files, options, unreadable images and exit codes."""
+
 from __future__ import annotations
 
 import json
@@ -16,15 +18,15 @@ from tests.inference.color_detector import ColorDetector, picture
 
 @pytest.fixture(autouse=True)
 def color_detector(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every checkpoint is the colour detector; returns what was asked for."""
-    asked: list[str] = []
+    """Replace every checkpoint by the colour detector; returns the names that were loaded."""
+    loaded: list[str] = []
 
     def load(path_or_name: Any) -> ColorDetector:
-        asked.append(str(path_or_name))
+        loaded.append(str(path_or_name))
         return ColorDetector()
 
     monkeypatch.setattr(predictor_module, "_load", load)
-    return asked
+    return loaded
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def test_threshold_zero_keeps_all_top_k_and_is_inclusive(images: Path, tmp_path:
     assert predict(images / "b.png", "--threshold", 1.01, out=tmp_path / "none") == 2
 
 
-def test_scores_and_boxes_are_those_of_the_predictor(images: Path, tmp_path: Path) -> None:
+def test_scores_and_boxes_equal_those_of_the_predictor(images: Path, tmp_path: Path) -> None:
     assert predict(images / "b.png", "--threshold", 0, "--batch-size", 3, out=tmp_path / "out") == 0
     found = Predictor(ColorDetector(), device="cpu").predict(images / "b.png", threshold=0.0)
     assert read(tmp_path / "out", "results.json") == found.to_coco(1)
@@ -124,7 +126,7 @@ def test_nms_takes_an_optional_number(
     assert used == [expected]
 
 
-def test_nms_out_of_range_is_two(images: Path, tmp_path: Path) -> None:
+def test_nms_out_of_range_is_exit_code_2(images: Path, tmp_path: Path) -> None:
     assert predict(images, "--nms", "7", out=tmp_path / "out") == 2
 
 
@@ -153,7 +155,7 @@ def test_bad_images_are_skipped_and_listed(images: Path, tmp_path: Path, capfd: 
     assert not (tmp_path / "strict" / "predictions.json").exists()
 
 
-def test_nothing_readable_is_two(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_readable_image_is_exit_code_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "in" / "bad.jpg"
     bad.parent.mkdir()
     bad.write_bytes(b"nonsense")
@@ -165,7 +167,7 @@ def test_nothing_readable_is_two(tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert not (tmp_path / "out" / "predictions.json").exists()
 
 
-def test_inputs_that_cannot_be(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_unusable_inputs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "film.mp4").write_bytes(b"x")
     for name, message in (
@@ -194,7 +196,7 @@ def test_pictures_never_land_among_the_inputs(images: Path, tmp_path: Path, capf
     assert "choose another --out" in capfd.readouterr().err
 
 
-def test_ctrl_c_keeps_what_was_done(
+def test_ctrl_c_keeps_finished_predictions(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     plain, calls = Predictor.predict, []
@@ -219,9 +221,9 @@ def test_pictures_have_boxes_only_where_something_was_found(images: Path, tmp_pa
         assert (np.asarray(drawn) == np.asarray(original)).all()
 
 
-def test_predictions_can_be_scored_as_they_are(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """predict, then score: images are matched by name, since ids are predict's own."""
-    truth = {
+def test_predictions_can_be_scored_directly(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Predict, then score: images are matched by name, because predict numbers them itself."""
+    ground_truth = {
         "images": [
             {"id": 501, "file_name": "b.png", "width": 96, "height": 64},
             {"id": 502, "file_name": "sub/b.png", "width": 64, "height": 80},
@@ -234,7 +236,7 @@ def test_predictions_can_be_scored_as_they_are(images: Path, tmp_path: Path, cap
             {"image_id": 502, "category_id": 1, "bbox": [5, 5, 25, 65]},
         ],
     }
-    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    (tmp_path / "gt.json").write_text(json.dumps(ground_truth))
     assert predict(images, "--threshold", 0, out=tmp_path / "out") == 0
     capfd.readouterr()
     words = ["--gt", str(tmp_path / "gt.json"), "--results", str(tmp_path / "out" / "predictions.json"), "--json"]

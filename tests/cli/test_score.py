@@ -1,3 +1,5 @@
+"""``detrkit score``: output and exit codes."""
+
 from __future__ import annotations
 
 import json
@@ -28,15 +30,15 @@ def score(files: dict[str, Any], *more: str) -> int:
 
 
 def test_json_is_the_only_thing_on_stdout(files: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
-    """capfd, not capsys: what a library prints below Python would show too."""
+    """capfd, not capsys: output of libraries below Python is captured too."""
     assert score(files, "--json") == 0
     captured = capfd.readouterr()
-    content = json.loads(captured.out)
-    assert list(content) == ["protocol", "iou_type", "metrics", "per_class"]
-    assert (content["protocol"], content["iou_type"]) == ("coco", "bbox")
-    assert content["metrics"]["AP"] == pytest.approx(1.0)
-    assert content["metrics"]["APl"] is None
-    assert content["per_class"]["zweite Klasse µ"]["AP"] is None
+    score_json = json.loads(captured.out)
+    assert list(score_json) == ["protocol", "iou_type", "metrics", "per_class"]
+    assert (score_json["protocol"], score_json["iou_type"]) == ("coco", "bbox")
+    assert score_json["metrics"]["AP"] == pytest.approx(1.0)
+    assert score_json["metrics"]["APl"] is None
+    assert score_json["per_class"]["zweite Klasse µ"]["AP"] is None
     assert captured.err == ""
 
 
@@ -51,8 +53,8 @@ def test_table(files: dict[str, Any], capfd: pytest.CaptureFixture[str], monkeyp
     monkeypatch.setenv("COLUMNS", "140")
     assert score(files) == 0
     out = capfd.readouterr().out
-    for text in ("AP50", "ARl", "1.000", "cell", "zweite Klasse µ", "not defined"):
-        assert text in out
+    for word in ("AP50", "ARl", "1.000", "cell", "zweite Klasse µ", "not defined"):
+        assert word in out
     assert out.index("cell") < out.index("zweite")
 
 
@@ -60,15 +62,15 @@ def test_masks(files: dict[str, Any], shared: Path, capfd: pytest.CaptureFixture
     folder = shared / "golden" / "eval_coco"
     words = ["--gt", str(folder / "gt.json"), "--results", str(folder / "dt_segm.json"), "--iou", "segm", "--json"]
     assert run(["score", "coco", *words]) == 0
-    content = json.loads(capfd.readouterr().out)
+    score_json = json.loads(capfd.readouterr().out)
     expected = json.loads((folder / "expected.json").read_text())["segm"]
-    assert content["iou_type"] == "segm"
-    assert [content["metrics"][name] for name in expected["stats_names"]] == pytest.approx(expected["stats"])
+    assert score_json["iou_type"] == "segm"
+    assert [score_json["metrics"][name] for name in expected["stats_names"]] == pytest.approx(expected["stats"])
 
 
-@pytest.mark.parametrize("content", ['{"annotations": 1}', "not json", '[{"image_id": 9, "category_id": 1}]'])
-def test_bad_results_are_two(files: dict[str, Any], capfd: pytest.CaptureFixture[str], content: str) -> None:
-    Path(files["results"]).write_text(content)
+@pytest.mark.parametrize("text", ['{"annotations": 1}', "not json", '[{"image_id": 9, "category_id": 1}]'])
+def test_bad_results_are_exit_code_2(files: dict[str, Any], capfd: pytest.CaptureFixture[str], text: str) -> None:
+    Path(files["results"]).write_text(text)
     assert score(files, "--json") == 2
     captured = capfd.readouterr()
     assert captured.out == ""
@@ -76,7 +78,7 @@ def test_bad_results_are_two(files: dict[str, Any], capfd: pytest.CaptureFixture
     assert captured.err.count("\n") == 1
 
 
-def test_unknown_iou_type_is_two(files: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
+def test_unknown_iou_type_is_exit_code_2(files: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
     assert score(files, "--iou", "keypoints") == 2
     assert "keypoints" in capfd.readouterr().err
 
@@ -86,9 +88,9 @@ def test_lvis(shared: Path, iou: str, capfd: pytest.CaptureFixture[str]) -> None
     folder = shared / "golden" / "eval_lvis"
     files = ["--gt", str(folder / "gt.json"), "--results", str(folder / f"dt_{iou}.json")]
     assert run(["score", "lvis", *files, "--iou", iou, "--json"]) == 0
-    content = json.loads(capfd.readouterr().out)
-    assert (content["protocol"], content["iou_type"]) == ("lvis", iou)
-    assert content["metrics"] == pytest.approx(json.loads((folder / "expected.json").read_text())[iou], abs=1e-9)
+    score_json = json.loads(capfd.readouterr().out)
+    assert (score_json["protocol"], score_json["iou_type"]) == ("lvis", iou)
+    assert score_json["metrics"] == pytest.approx(json.loads((folder / "expected.json").read_text())[iou], abs=1e-9)
     assert run(["score", "lvis", *files, "--iou", iou]) == 0
     out = capfd.readouterr().out
     assert f"LVIS {iou}" in out

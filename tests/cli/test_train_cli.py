@@ -1,4 +1,4 @@
-"""``detrkit train``: arguments, exit codes, one line for an error."""
+"""``detrkit train``: arguments, exit codes, errors in one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.workplace import TINY_MODEL
 
 @pytest.fixture
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, dict[str, Any]]]:
-    """What ``train`` was called with; nothing is trained. The working folder is an empty one."""
+    """Arguments of the calls to ``train``, which trains nothing. The working folder is new."""
     calls: list[tuple[Recipe, dict[str, Any]]] = []
 
     def train(recipe: Recipe, **options: Any) -> RunResult:
@@ -58,9 +58,9 @@ def test_seeds(trained: list[Any]) -> None:
 
 def test_own_data_without_a_recipe(trained: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", "--data", "my_data", "device=cpu"]) == 0
-    told = capsys.readouterr()
-    assert "optimizer steps 3,000: " in told.err
-    assert "settings" not in told.out
+    captured = capsys.readouterr()
+    assert "optimizer steps 3,000: " in captured.err
+    assert "settings" not in captured.out
     assert run(["train", "--data", "my_data", "--model", "detr_r50", "--output", "out", "device=cpu", "epochs=9"]) == 0
     assert "epochs 9: yours" in capsys.readouterr().err
     (small, _), (full, _) = trained
@@ -76,7 +76,7 @@ TINY += ["model.pretrained_backbone=false", "data.short_sides=[64]", "data.eval_
 TINY += ["training.workers=0", "training.device=cpu", "training.evaluate_every=0"]
 
 
-def test_reasons_stand_in_the_run_and_survive_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reasons_are_in_the_run_folder_and_survive_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     coco_tree(tmp_path / "my_data")
     words = ["train", "--data", "my_data", *TINY, "iterations=2"]
@@ -86,8 +86,8 @@ def test_reasons_stand_in_the_run_and_survive_resuming(tmp_path: Path, monkeypat
     comments = [line for line in text.splitlines() if line.startswith("#")]
     assert comments[0].startswith("# settings for my_data: training images 3 ")
     assert len(comments) > 10
-    (tmp_path / "my_data" / "annotations" / "instances_val.json").unlink()  # other settings would be chosen now
-    assert run([*words, "--resume"]) == 0, "the run's own recipe goes on"
+    (tmp_path / "my_data" / "annotations" / "instances_val.json").unlink()  # a new choice would differ now
+    assert run([*words, "--resume"]) == 0, "the recipe of the run is used"
     assert file.read_text(encoding="utf-8") == text
     assert run(["train", str(file), "--output", "again"]) == 0
     again = load_recipe(tmp_path / "again").to_dict()
@@ -98,17 +98,17 @@ def test_reasons_stand_in_the_run_and_survive_resuming(tmp_path: Path, monkeypat
 def test_a_run_parses_every_file_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: Callable[[Path], Path], epochs: int, seeds: list[str]
 ) -> None:
-    """However often it is evaluated, whether its recipe is drafted from the data first, and for all its seeds."""
+    """Also with several evaluations, a recipe chosen from the data, and several seeds."""
     monkeypatch.chdir(tmp_path)
     tree(tmp_path / "my_data")
     parsed: list[int] = []
     loads = json.loads
 
     def counting(text: str | bytes, **options: Any) -> object:
-        content = loads(text, **options)
-        if isinstance(content, dict) and "annotations" in content:
-            parsed.append(len(content["images"]))
-        return content
+        data = loads(text, **options)
+        if isinstance(data, dict) and "annotations" in data:
+            parsed.append(len(data["images"]))
+        return data
 
     monkeypatch.setattr(json, "loads", counting)
     words = [word for word in TINY if not word.startswith("training.evaluate_every")]
@@ -120,8 +120,8 @@ def test_a_run_parses_every_file_once(
     assert events.count("eval") == epochs * max(1, len(logs))
 
 
-def begun(folder: str, root: str = "my_data", **more: Any) -> Path:
-    """A run's recipe, as if the run had begun."""
+def existing_run(folder: str, root: str = "my_data", **more: Any) -> Path:
+    """Write the recipe of a run, as if the run had started."""
     path = Path(folder) / "recipe.yaml"
     path.parent.mkdir(parents=True)
     recipe = load_recipe({}, {"data.root": root, "training.output": folder, "training.device": "cpu", **more})
@@ -129,14 +129,12 @@ def begun(folder: str, root: str = "my_data", **more: Any) -> Path:
     return path
 
 
-def test_resuming_finds_the_run_whatever_would_be_chosen_now(
-    trained: list[Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_resume_finds_the_run_and_chooses_nothing_again(trained: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     resume = ["train", "--data", "my_data", "--resume", "training.device=cpu"]
-    begun("runs/dape_lite0-my_data", root="elsewhere/my_data")  # other data of that name
+    existing_run("runs/dape_lite0-my_data", root="elsewhere/my_data")  # other data with the same name
     assert run(resume) == 0
-    assert trained[-1][0].training.iterations == 3000, "there is no run: one starts"
-    begun("runs/conditional_detr_r50-my_data", **{"model.name": "conditional_detr_r50", "iterations": 77})
+    assert trained[-1][0].training.iterations == 3000, "no run: a new one starts"
+    existing_run("runs/conditional_detr_r50-my_data", **{"model.name": "conditional_detr_r50", "iterations": 77})
     capsys.readouterr()
     assert run(resume) == 0
     recipe, options = trained[-1]
@@ -146,7 +144,7 @@ def test_resuming_finds_the_run_whatever_would_be_chosen_now(
     assert run([*resume, "--output", "runs/dape_lite0-my_data"]) == 0
     assert trained[-1][0].model.name == "dape_lite0"
 
-    begun("runs/detr_lite0-my_data", **{"model.name": "detr_lite0"})
+    existing_run("runs/detr_lite0-my_data", **{"model.name": "detr_lite0"})
     assert run(resume) == 2
     error = capsys.readouterr().err
     assert "several runs use my_data: runs/conditional_detr_r50-my_data, runs/detr_lite0-my_data; --output" in error
@@ -154,21 +152,23 @@ def test_resuming_finds_the_run_whatever_would_be_chosen_now(
     assert trained[-1][0].training.output == "runs/detr_lite0-my_data"
 
 
-def test_resuming_runs_of_several_seeds(trained: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_of_several_seeds(trained: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (0, 1):
-        begun(f"runs/detr_lite0-my_data/seed{seed}", **{"model.name": "detr_lite0", "seed": seed, "iterations": 77})
+        existing_run(
+            f"runs/detr_lite0-my_data/seed{seed}", **{"model.name": "detr_lite0", "seed": seed, "iterations": 77}
+        )
     resume = ["train", "--data", "my_data", "--resume"]
     assert run([*resume, "--seeds", "0,1,2"]) == 0
     training = trained[-1][0].training
     assert (training.output, training.seeds, training.iterations) == ("runs/detr_lite0-my_data", [0, 1, 2], 77)
     assert run(resume) == 2
-    assert "runs/detr_lite0-my_data holds a run for each seed; give them: --seeds 0,1" in capsys.readouterr().err
+    assert "runs/detr_lite0-my_data holds one run per seed; give them: --seeds 0,1" in capsys.readouterr().err
 
 
 def test_backbone_weights_that_are_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is downloaded unasked: one line says what to install."""
+    """Nothing is downloaded without a request: one line names the package to install."""
     monkeypatch.setattr("detrkit.nn.backbone.imagenet._packaged_file", lambda name: None)
     root = coco_tree(tmp_path / "my_data")
     assert run(["train", "--data", str(root), "--output", str(tmp_path / "run"), "device=cpu"]) == 2
@@ -214,7 +214,7 @@ def test_unusable_arguments(
         (["data.root=nowhere"], "nowhere"),
     ],
 )
-def test_data_that_is_not_there(
+def test_missing_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -223,10 +223,10 @@ def test_data_that_is_not_there(
     errors = capsys.readouterr().err.strip().splitlines()
     assert len(errors) == 1
     assert message in errors[0]
-    assert not (tmp_path / "out").exists(), "a run that never began leaves nothing behind"
+    assert not (tmp_path / "out").exists(), "a run that did not start leaves no files"
 
 
-def test_a_whole_run_then_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_complete_run_then_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "small.yaml"
     recipe.write_text(make_recipe(tmp_path, epochs=2).to_yaml(), encoding="utf-8")
     with fake_task(tmp_path, evaluate=scores(0.25)):
@@ -241,7 +241,7 @@ def test_a_whole_run_then_again(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert run(["train", str(recipe), "--overwrite", "seed=1"]) == 0
 
 
-def test_failing_at_run_time_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_at_run_time_are_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "small.yaml"
     recipe.write_text(make_recipe(tmp_path, epochs=2).to_yaml(), encoding="utf-8")
     full = OSError(28, "No space left on device")
@@ -250,7 +250,7 @@ def test_failing_at_run_time_is_exit_code_1(tmp_path: Path, capsys: pytest.Captu
     assert "disk is full" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_help_states_the_rules(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_describes_the_rules(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     for part in ("3000 optimizer steps", "sqrt(total batch / B)", "accelerate launch", "--resume", "--seeds"):

@@ -1,4 +1,4 @@
-"""``detrkit weights`` and checkpoints by address or name in ``predict`` and ``eval``."""
+"""``detrkit weights``, and checkpoints by URL or name in ``predict`` and ``eval``."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from tests.inference.color_detector import coco_folder, picture
 from tests.small import SMALL
 from tests.weights.server import Served, Server, serving
 
-# 32 channels a head, so that the number of heads is read off right.
+# 32 channels per head, so that the inferred number of heads is right.
 TINY = {**SMALL, "num_heads": 2}
 IMAGE = picture((96, 64), (0, (10, 20, 40, 50)))
 
 
 class Workplace:
-    """A folder with an official file of a tiny model with 91 slots, a server, and what a command printed."""
+    """A folder with an official file of a tiny model with 91 class slots, a server, and the output of commands."""
 
     def __init__(self, folder: Path, server: Server, model: Detector, capfd: pytest.CaptureFixture[str]) -> None:
         self.folder, self.server, self.model, self.capfd = folder, server, model, capfd
         self.file = folder / "tiny.pth"
-        self.content = self.file.read_bytes()
+        self.data = self.file.read_bytes()
 
     def run(self, *words: Any) -> tuple[int, str, str]:
         code = run([str(word) for word in words])
@@ -58,12 +58,12 @@ def here(
     IMAGE.save(tmp_path / "photo.png")
     with serving() as server:
         place = Workplace(tmp_path, server, model, capfd)
-        server.files["tiny.pth"] = Served(place.content)
-        monkeypatch.setitem(CATALOGUE, "tiny", listed(place, server.url("tiny.pth")))  # type: ignore[arg-type]  # a dict
+        server.files["tiny.pth"] = Served(place.data)
+        monkeypatch.setitem(CATALOGUE, "tiny", catalogue_entry(place, server.url("tiny.pth")))  # type: ignore[arg-type]  # a dict
         yield place
 
 
-def listed(place: Workplace, address: str, **changes: Any) -> OfficialFile:
+def catalogue_entry(place: Workplace, address: str, **changes: Any) -> OfficialFile:
     options = {key: value for key, value in TINY.items() if key != "backbone"} | {"num_classes": 91}
     sizes = {"eval_short_side": 64, "eval_max_side": 96}
     values: dict[str, Any] = {
@@ -76,8 +76,8 @@ def listed(place: Workplace, address: str, **changes: Any) -> OfficialFile:
         "source": "https://github.com/nobody/nothing",
         "address": address,
         "file": "tiny.pth",
-        "size": len(place.content),
-        "sha256": hashlib.sha256(place.content).hexdigest()[:8],
+        "size": len(place.data),
+        "sha256": hashlib.sha256(place.data).hexdigest()[:8],
     }
     return OfficialFile(**values | changes)
 
@@ -107,12 +107,12 @@ def test_pull_then_predict_and_evaluate_by_name(here: Workplace) -> None:
     assert err == (
         "detrkit: error: the published weights 'tiny' are not here yet: 'detrkit weights pull tiny' fetches it\n"
     )
-    here.server.files["tiny.pth"].cuts = [len(here.content) // 3]
+    here.server.files["tiny.pth"].cuts = [len(here.data) // 3]
     code, out, err = here.run("weights", "pull", "tiny")
     assert (code, err) == (0, "")
     assert f"kept as {pulled_path('tiny')}" in out
     assert "next: detrkit predict IMAGES --model tiny" in out
-    assert here.server.ranges == [None, f"bytes={len(here.content) // 3}-"]
+    assert here.server.ranges == [None, f"bytes={len(here.data) // 3}-"]
     code, out, _ = here.run("weights", "pull", "tiny")
     assert "here already" in out
     assert here.run("predict", "photo.png", "--model", "tiny", "--threshold", 0, "--out", "found")[0] == 0
@@ -122,7 +122,7 @@ def test_pull_then_predict_and_evaluate_by_name(here: Workplace) -> None:
     assert found["annotations"]
 
 
-def test_pull_goes_wrong(here: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pull_errors(here: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(message: str, *words: Any) -> None:
         code, out, err = here.run("weights", "pull", *words)
         assert (code, out) == (2, "")
@@ -131,28 +131,27 @@ def test_pull_goes_wrong(here: Workplace, monkeypatch: pytest.MonkeyPatch) -> No
         assert message in err, err
 
     fails("no published checkpoint called 'tinny'. Did you mean 'tiny'?", "tinny")
-    fails("masks are not supported yet", "detr_r50_panoptic")
     fails("by hand from https://drive.google.com", "dela_detr_r50_cityscapes_50ep")
-    wrong = listed(here, here.server.url("tiny.pth"), sha256="12345678")
+    wrong = catalogue_entry(here, here.server.url("tiny.pth"), sha256="12345678")
     monkeypatch.setitem(CATALOGUE, "tiny", wrong)  # type: ignore[arg-type]  # a dict
     fails("that of the published file 12345678", "tiny")
-    monkeypatch.setitem(CATALOGUE, "tiny", listed(here, here.server.url("x.pth")))  # type: ignore[arg-type]  # a dict
+    monkeypatch.setitem(CATALOGUE, "tiny", catalogue_entry(here, here.server.url("x.pth")))  # type: ignore[arg-type]  # a dict
     fails("HTTP 404", "tiny")
     other = create_model("detr_lite0", **TINY)
     torch.save({"model": detrkit.to_official(other)}, "other.pth")
-    unknown = listed(here, here.server.url("x.pth"), size=None, sha256=None)
+    unknown = catalogue_entry(here, here.server.url("x.pth"), size=None, sha256=None)
     monkeypatch.setitem(CATALOGUE, "tiny", unknown)  # type: ignore[arg-type]  # a dict
     fails("unexpected (", "tiny", "--from", "other.pth")
     assert not pulled_path("tiny").exists()
 
 
-def test_addresses_in_predict(here: Workplace) -> None:
+def test_urls_in_predict(here: Workplace) -> None:
     url = here.server.url("tiny.pth")
     for out in ("one", "two"):
         with pytest.warns(UserWarning, match="num_heads=2 is assumed"):
             code, _, err = here.run("predict", "photo.png", "--model", url, "--threshold", 0, "--out", out)
         assert code == 0, err
-    assert len(here.server.asked) == 1, "kept"
+    assert len(here.server.requests) == 1, "downloaded once"
     assert Path("one/results.json").read_bytes() == Path("two/results.json").read_bytes()
     assert json.loads(Path("one/results.json").read_text())
     code, _, err = here.run("predict", "photo.png", "--model", here.server.url("none.pth"))
@@ -160,8 +159,8 @@ def test_addresses_in_predict(here: Workplace) -> None:
     assert "none.pth: cannot be downloaded: HTTP 404" in err
 
 
-def test_addresses_in_eval(here: Workplace) -> None:
-    """An official file with a recipe that names the model, and without; one of ours."""
+def test_urls_in_eval(here: Workplace) -> None:
+    """An official file with and without the name of its model, and one of our files."""
     data = coco_folder(here.folder / "data", {"a.png": IMAGE}, [("a.png", 3, [10, 20, 30, 30])])
     small = ["data.eval_short_side=64", "data.eval_max_side=96", "--workers", 0, "--device", "cpu", "--json"]
     url = here.server.url("tiny.pth")
@@ -182,10 +181,10 @@ def test_addresses_in_eval(here: Workplace) -> None:
     here.server.files["best"] = Served(detrkit.save(ours, "ours.safetensors").read_bytes())
     code, _, err = here.run("eval", "--data", data, "--checkpoint", here.server.url("best"), *small)
     assert code == 0, err
-    assert len(here.server.asked) == 2
+    assert len(here.server.requests) == 2
 
 
-def test_convert_there_and_back(here: Workplace) -> None:
+def test_convert_back_and_forth(here: Workplace) -> None:
     code, out, err = here.run("weights", "convert", "tiny.pth")
     assert code == 0
     assert out == "tiny.safetensors: 'conditional_detr_lite0', 91 class slots, 80 of them named, 12 queries\n"
@@ -212,15 +211,15 @@ def test_convert_writes_neither_into_the_cache_nor_over_its_source(here: Workpla
     assert code == 0
     assert out.startswith("tiny.safetensors: ")
     assert sorted(pulled_path("tiny").parent.iterdir()) == before
-    content = Path("tiny.pth").read_bytes()
+    data = Path("tiny.pth").read_bytes()
     for words in (["tiny.pth", "--out", "./tiny.pth"], ["tiny.safetensors", "--official", "--out", "tiny.safetensors"]):
         code, _, err = here.run("weights", "convert", *words, "--force")
         assert code == 2
         assert "would be written over itself" in err
-    assert Path("tiny.pth").read_bytes() == content
+    assert Path("tiny.pth").read_bytes() == data
 
 
-def test_convert_with_what_the_file_does_not_say(here: Workplace) -> None:
+def test_convert_with_options_that_the_file_does_not_show(here: Workplace) -> None:
     Path("names.txt").write_text("\n".join(f"class of mine {label}" for label in range(91)))
     words = ["--model", "la_conditional_detr_r50", "backbone=tf_efficientnet_lite0", "num_heads=4", "nms=0.5"]
     code, out, err = here.run(

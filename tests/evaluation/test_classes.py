@@ -25,11 +25,11 @@ def test_classes_are_matched_by_name_where_ids_differ(folder: Path) -> None:
     assert match_classes(model, dataset).labels == (2, 0, 1, None)
     for _, detections in predict_dataset(model, dataset):
         assert detections.categories == CATEGORIES
-        assert len(detections) == 12, "of the 16 best those of the class that the data lack are left out"
+        assert len(detections) == 12, "4 of the top 16 belong to a class that the data do not have"
         assert {row["category_id"] for row in detections.to_coco()} == {3, 5, 9}
 
 
-def test_a_model_without_names_takes_those_of_the_data(folder: Path) -> None:
+def test_a_model_without_class_names_uses_those_of_the_data(folder: Path) -> None:
     dataset = load_dataset(folder, split="val")
     classes = match_classes(ColorDetector(categories=None), dataset)
     assert (classes.model, classes.labels) == (CATEGORIES, (0, 1, 2))

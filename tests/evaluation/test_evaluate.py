@@ -31,7 +31,7 @@ def lite() -> Any:
     return model
 
 
-def test_evaluate_gives_the_dictionary_of_score(folder: Path, lite: Any, tmp_path: Path) -> None:
+def test_evaluate_returns_the_dictionary_of_score(folder: Path, lite: Any, tmp_path: Path) -> None:
     path = detrkit.save(lite, tmp_path / "run" / "best" / "model.safetensors")
     score = detrkit.evaluate(path, folder, device="cpu")
     assert list(score) == ["protocol", "iou_type", "metrics", "per_class"]
@@ -66,7 +66,7 @@ def test_evaluate_applies_overrides_of_the_recipe(folder: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("name", ["detr_lite0", "de_detr_lite0"])
 def test_evaluate_official_checkpoint_with_a_recipe(folder: Path, tmp_path: Path, name: str) -> None:
-    """Class and query count come from the file; labels are raw category ids, as in the COCO models."""
+    """Numbers of classes and queries come from the file; labels are category ids, as in the COCO models."""
     model = detrkit.create_model(name, num_classes=10, num_queries=7)
     path = tmp_path / "official.pth"
     torch.save({"model": detrkit.to_official(model), "epoch": 3}, path)
@@ -74,13 +74,13 @@ def test_evaluate_official_checkpoint_with_a_recipe(folder: Path, tmp_path: Path
     score = evaluate(path, recipe, device="cpu")
     assert set(score["per_class"]) == {"red", "green", "blue"}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that label augmentation would leave the same tensors
+        warnings.simplefilter("ignore")  # the tensors do not show label augmentation
         recognised = evaluate(path, folder, overrides=["data.eval_short_side=64"], device="cpu")
-    assert recognised == score, "the model is read off the tensors"
+    assert recognised == score, "the model is recognised from its tensors"
     with pytest.raises(CheckpointError, match="do not fit"):
         evaluate(path, {**recipe, "model": {"name": name, "num_classes": 12}}, device="cpu")
 
 
-def test_evaluate_with_a_folder_that_is_not_there() -> None:
+def test_evaluate_with_a_missing_folder() -> None:
     with pytest.raises((RecipeError, DataError), match="nowhere"):
         evaluate(ColorDetector(), "nowhere/at/all")

@@ -41,7 +41,7 @@ def test_a_perfect_detector_scores_one(folder: Path) -> None:
     assert all(numbers["AP"] == pytest.approx(1.0) for numbers in score.per_class.values())
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert model.training
-    assert not model.dropout.training, "a part that was in evaluation mode stays there"
+    assert not model.dropout.training, "a module that was in evaluation mode stays in it"
 
 
 def test_a_missed_object_lowers_the_score(folder: Path) -> None:
@@ -63,13 +63,13 @@ def test_every_top_k_detection_counts(folder: Path) -> None:
     assert {category_id for detections in found.values() for category_id in detections.category_ids} <= {3, 5, 9}
 
 
-def test_batches_and_workers_change_nothing(folder: Path) -> None:
+def test_batches_and_workers_do_not_change_the_results(folder: Path) -> None:
     dataset = load_dataset(folder, split="val")
     one = list(predict_dataset(ColorDetector(), dataset))
     model = ColorDetector()
     many = list(predict_dataset(model, dataset, batch_size=3, workers=1))
     assert [shape[0] for shape in model.calls] == [3, 1]
-    assert model.calls[1] == (1, 3, 64, 128), "images of like shape are together"
+    assert model.calls[1] == (1, 3, 64, 128), "images of similar shape share a batch"
 
     def rounded(found: Sequence[tuple[int, Detections]]) -> list[tuple[int, int, float, list[float]]]:
         rows = [row for _, detections in found for row in detections.to_coco()]
@@ -81,7 +81,7 @@ def test_batches_and_workers_change_nothing(folder: Path) -> None:
     assert rounded(one) == rounded(many)
 
 
-def test_the_configuration_is_the_models_own_unless_given(folder: Path) -> None:
+def test_the_configuration_is_that_of_the_model_unless_given(folder: Path) -> None:
     dataset = load_dataset(folder, split="val")
     model = ColorDetector(eval_short_side=32)
     evaluate_model(model, dataset)
@@ -95,8 +95,8 @@ def test_the_configuration_is_the_models_own_unless_given(folder: Path) -> None:
     assert dataset.transform.short_side == 800, "the caller's data set keeps its transform"
 
 
-def test_size_divisor_and_resizing_rule_are_the_models(folder: Path) -> None:
-    """Evaluation and prediction resize and pad alike, as the configuration says."""
+def test_size_divisor_and_resizing_rule_are_those_of_the_model(folder: Path) -> None:
+    """Evaluation and prediction resize and pad in the same way, as configured."""
     image = picture((80, 50), (0, (20, 10, 60, 40)))
     for resize, size in (("round", (40, 64)), ("float32_truncate", (39, 63))):
         model = ColorDetector(eval_short_side=40, eval_resize=resize)
@@ -110,20 +110,23 @@ def test_size_divisor_and_resizing_rule_are_the_models(folder: Path) -> None:
     assert model.calls[0] == (1, 3, 64, 64)
 
 
-def test_unreadable_images_count_neither_way(folder: Path) -> None:
+def test_unreadable_images_do_not_count(folder: Path) -> None:
     (folder / "images" / "val" / "b.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"b\.png"):
         evaluate_model(ColorDetector(), load_dataset(folder, split="val"))
     dataset = load_dataset(folder, split="val", on_error="skip")
     assert [image_id for image_id, _ in predict_dataset(ColorDetector(), dataset)] == [10, 30, 30, 40]
-    for known in (dataset, load_dataset(folder, split="val", on_error="skip")):  # unreadable as known, as found out
+    for known in (
+        dataset,
+        load_dataset(folder, split="val", on_error="skip"),
+    ):  # with known and with new unreadable images
         score = evaluate_model(ColorDetector(), known)
-        assert score.metrics["AP"] == pytest.approx(1.0), "the image that took its place is counted once"
+        assert score.metrics["AP"] == pytest.approx(1.0), "the image that replaces it counts once"
         assert score.per_class["green"]["AP"] is None
 
 
 def test_one_metric_serves_many_evaluations(folder: Path) -> None:
-    """Its ground truth is read once, and no evaluation sees what an earlier one found, not even one that failed."""
+    """Its ground truth is prepared once, and results of earlier evaluations are gone, even after a failure."""
     dataset = load_dataset(folder, split="val")
     metric = metric_for(dataset)
     blind = ColorDetector(top_k=1)
@@ -135,8 +138,8 @@ def test_one_metric_serves_many_evaluations(folder: Path) -> None:
         assert evaluate_model(model, dataset, metric=metric) == evaluate_model(model, dataset)
 
 
-def test_detections_survive_to_coco_and_score_coco(folder: Path) -> None:
-    """One ``Detections`` has all that a results list needs: the data set's ids, the image's id, pixels."""
+def test_detections_can_be_scored_through_to_coco(folder: Path) -> None:
+    """``Detections`` has all values of a results list: category ids, image id, boxes in pixels."""
     dataset = load_dataset(folder, split="val")
     rows = [row for _, detections in predict_dataset(ColorDetector(), dataset) for row in detections.to_coco()]
     assert score_coco(dataset.coco_ground_truth(), rows).metrics["AP"] == pytest.approx(1.0)
@@ -159,7 +162,7 @@ def test_only_detrkit_models(folder: Path) -> None:
 
 
 def _rank(rank: int, world: int, port: int, folder: str) -> tuple[int, ScoreJson, list[int]]:
-    """What one of several processes knows after an evaluation together."""
+    """Number of forward passes, score and image ids of one process of a distributed evaluation."""
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -180,8 +183,8 @@ def _rank(rank: int, world: int, port: int, folder: str) -> tuple[int, ScoreJson
     return len(model.calls), score.to_json(), mine
 
 
-def test_two_processes_share_the_images_and_both_know_the_score(folder: Path) -> None:
-    # five images over two processes: one has three, the other two
+def test_two_processes_share_the_images_and_both_get_the_score(folder: Path) -> None:
+    # five images on two processes: three and two
     picture((64, 64), (1, (8, 8, 50, 50))).save(folder / "images" / "val" / "e.png")
     path = folder / "annotations" / "instances_val.json"
     content = json.loads(path.read_text())
@@ -196,8 +199,8 @@ def test_two_processes_share_the_images_and_both_know_the_score(folder: Path) ->
     assert answers == [(3, alone, [10, 30, 50]), (2, alone, [20, 40])]
 
 
-def test_exif_rotated_images_are_scored_in_the_frame_of_their_boxes(tmp_path: Path) -> None:
-    """A phone photo: the file lies on its side, the boxes were drawn on the upright image."""
+def test_exif_rotated_images_are_scored_upright(tmp_path: Path) -> None:
+    """A phone photo: the stored image is rotated, the boxes belong to the upright image."""
     upright = picture((96, 64), (0, (10, 20, 40, 50)))
     folder = coco_folder(tmp_path / "phone", {"a.png": upright}, BOXES[:1])
     exif = Image.Exif()
@@ -208,7 +211,7 @@ def test_exif_rotated_images_are_scored_in_the_frame_of_their_boxes(tmp_path: Pa
     np.testing.assert_allclose(detections.boxes[0], [10, 20, 40, 50], atol=1e-3)
 
 
-def test_crowd_regions_swallow_detections(tmp_path: Path) -> None:
+def test_crowd_regions_absorb_detections(tmp_path: Path) -> None:
     folder = coco_folder(tmp_path / "crowd", {"a.png": IMAGES["a.png"], "d.png": IMAGES["d.png"]}, [BOXES[0], BOXES[3]])
     path = folder / "annotations" / "instances_val.json"
     content = json.loads(path.read_text())

@@ -1,6 +1,6 @@
-"""Reads recorded outputs of official implementations and holds ours against them.
+"""Reads recorded outputs of official implementations and compares ours with them.
 
-Tolerances are those that the fixtures name; none is typed that is tighter, for another processor rounds differently.
+Tolerances are those of the fixtures. Tests set no tighter ones, since other processors round differently.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
+from torch import Tensor, nn
 
 import detrkit
 from detrkit.inference.postprocess import select
@@ -31,7 +31,7 @@ from tests.decoding import bias_of
 
 @cache
 def keyed(folder: Path) -> Any:
-    """The module that makes weights from names and images from seeds."""
+    """Load the module that makes weights from names and images from seeds."""
     spec = importlib.util.spec_from_file_location("keyed_weights", folder / "keyed_weights.py")
     assert spec is not None
     assert spec.loader is not None
@@ -68,7 +68,7 @@ class Case:
         }
 
     def batch(self) -> tuple[Tensor, Tensor]:
-        """Padded images and padding mask."""
+        """Return padded images and padding mask."""
         make = keyed(self.folder).keyed_image
         images = [
             torch.from_numpy(make(seed, *size))
@@ -81,32 +81,40 @@ class Case:
         return canvas, mask
 
     def targets(self, prefix: str = "") -> list[Target]:
-        """Targets of the case, one per image."""
+        """Return the targets of the case, one per image."""
         result = []
         while (key := f"{prefix}target.{len(result)}.boxes") in self.tensors:
             labels = self.tensors[key.replace(".boxes", ".labels")]
-            result.append(Target(labels=labels, boxes=self.tensors[key]))
+            masks = self.tensors.get(key.replace(".boxes", ".masks"))
+            result.append(Target(labels=labels, boxes=self.tensors[key], masks=self._on_canvas(masks)))
         for index, (height, width) in enumerate(self.info.get("image_sizes_hw", []) if not result else []):
             name = f"target_xyxy_pixels.{index}"
             boxes = xyxy_to_cxcywh(self.tensors[f"{name}.boxes"] / torch.tensor([width, height] * 2))
             result.append(Target(labels=self.tensors[f"{name}.labels"], boxes=boxes))
         return result
 
+    def _on_canvas(self, masks: Tensor | None) -> Tensor | None:
+        """Masks of an image, padded as the batch is."""
+        if masks is None or "padded_hw" not in self.info:
+            return masks
+        height, width = self.info["padded_hw"]
+        return nn.functional.pad(masks.bool(), (0, width - masks.shape[2], 0, height - masks.shape[1]))
+
     def tolerance(self, kind: str = "abs") -> float:
-        """What the fixture allows for one kind of numbers: ``boxes_abs``, ``losses_rel``, …; operators: ``abs``."""
+        """Return the tolerance of one kind of numbers: ``boxes_abs``, ``losses_rel``, …; operators: ``abs``."""
         value: float = self.info["tolerance"][kind]
         return value
 
     def close(self, name: str, actual: Tensor, kind: str = "abs", *, times: float = 1.0) -> None:
-        """``actual`` equals the stored tensor within the absolute tolerance of this kind, so many times."""
+        """Check that ``actual`` equals the stored tensor within ``times`` the absolute tolerance of this kind."""
         self.match(name, actual, self.tensors[name], atol=times * self.tolerance(kind))
 
     def equal(self, name: str, actual: Tensor) -> None:
-        """``actual`` equals the stored integers."""
+        """Check that ``actual`` equals the stored integers."""
         self.match(name, actual.to(self.tensors[name].dtype), self.tensors[name])
 
     def match(self, name: str, actual: Tensor, expected: Tensor, *, atol: float = 0.0, rtol: float = 0.0) -> None:
-        """Compares, exactly unless a tolerance is given, and counts."""
+        """Compare, exactly unless a tolerance is given, and count the comparison."""
         self.count["cases"].add(self.name)
         self.count["tensors"] += 1
         torch.testing.assert_close(
@@ -114,39 +122,38 @@ class Case:
         )
 
     def objects(self, prefix: str, scores: Tensor, labels: Tensor, boxes: Tensor) -> None:
-        """Detections in pixels equal the stored ones; where scores tie by rounding, in any order."""
+        """Check that detections in pixels equal the stored ones; scores equal up to rounding can be in any order."""
         stored = [self.tensors[f"{prefix}.{key}"] for key in ("scores", "labels", "boxes")]
         scores_abs, size = self.tolerance("scores_abs"), float(stored[2].max())
         distance = (boxes[:, None] - stored[2]).abs().amax(-1) + 1e3 * (labels[:, None] != stored[1])
         distance = distance + 1e3 * ((scores[:, None] - stored[0]).abs() > scores_abs)
         ours, theirs = (torch.from_numpy(index) for index in linear_sum_assignment(distance.numpy()))
-        # in pixels what the case allows for boxes in [0, 1]: where that is 1e-4, threads alone move some by 0.01
+        # tolerance of boxes in [0, 1], in pixels: if it is 1e-4, the number of threads alone moves some boxes by 0.01
         pixels = max(self.tolerance("boxes_in_pixels_abs"), self.tolerance("boxes_abs") * size)
         for key, mine, recorded in zip(("scores", "labels", "boxes"), (scores, labels, boxes), stored, strict=True):
             atol = {"scores": scores_abs, "labels": 0.0, "boxes": pixels}[key]
             self.match(f"{prefix}.{key}", mine[ours], recorded[theirs], atol=atol)
 
     def loss(self, name: str, actual: Tensor | float, expected: float | None = None) -> None:
-        """A loss agrees to the case's relative tolerance, or to the absolute one that operators have."""
+        """Check a loss with the relative tolerance of the case, or the absolute one of operators."""
         expected = self.info["losses"][name] if expected is None else expected
         tolerance = self.info["tolerance"]
         rtol, atol = tolerance.get("losses_rel", 0.0), tolerance.get("abs", 1e-7)
         self.match(name, torch.as_tensor(actual).detach().float(), torch.tensor(expected), rtol=rtol, atol=atol)
 
     def gradients(self, norms: dict[str, float]) -> None:
-        """Gradient norms by official name, those that carry information."""
+        """Check gradient norms by official name, except those that are zero up to rounding."""
         expected = self.info["grad_l2_norm"]
         tolerance = self.tolerance("grad_l2_norm_rel")
-        floor = 1e-4 * max(
-            expected.values()
-        )  # the fixtures' "compare above": zero in exact arithmetic, as a key's bias
+        # the fixtures' "compare above": smaller norms are zero in exact arithmetic, as of the bias of keys
+        floor = 1e-4 * max(expected.values())
         assert set(norms) == set(expected), set(norms) ^ set(expected)
         for name, value in expected.items():
             if value > floor:
                 self.match(f"gradient of {name}", torch.tensor(norms[name]), torch.tensor(value), rtol=tolerance)
 
     def gradients_of(self, model: Any) -> None:
-        """Gradient norms of the parameters that learn, after backward."""
+        """Check the gradient norms of trainable parameters after backward."""
         names, norms = official_names(model), {}
         for key, parameter in model.named_parameters():
             found = [name for name in names[key] if name in self.info["grad_l2_norm"]]
@@ -155,9 +162,9 @@ class Case:
         self.gradients(norms)
 
     def denoising(self, model: Any) -> None:
-        """The queries that a model makes from the objects with the recorded noise."""
+        """Check the denoising queries that a model makes from the objects with the recorded noise."""
         queries = model.denoising(self.targets())
-        # recorded as logits, of places that reach 1e-3 from 0 and 1: compared as places
+        # recorded as logits, of boxes as near as 1e-3 to 0 and 1: compared as boxes
         self.match(
             "train.dn.box_queries",
             queries.reference,
@@ -169,7 +176,7 @@ class Case:
         self.equal("train.dn.attn_mask_packed_bits", torch.from_numpy(packed))
 
     def detections(self, out: Predictions, top_k: int) -> None:
-        """The best detections of a focal model, without NMS."""
+        """Check the best detections of a focal model, without NMS."""
         for image, (height, width) in enumerate(self.info["image_sizes_hw"]):
             if f"target.{image}.orig_size" in self.tensors:
                 height, width = self.tensors[f"target.{image}.orig_size"].tolist()
@@ -185,29 +192,29 @@ class Case:
             self.objects(f"postprocess.{image}", found.scores, found.labels, boxes)
 
     def official_weights(self, model: Any) -> None:
-        """A model gives back the official file that it has read, to the bit: nothing is computed on the way."""
+        """Check that exported official weights equal the loaded ones bit for bit."""
         official, ours = self.weights, detrkit.to_official(model)
         assert set(ours) == set(official)
         for name, value in official.items():
             self.match(name, ours[name], value.to(ours[name].dtype))
 
 
-def one_worker_each(names: Iterable[str]) -> list[Any]:
-    """Parameters of a fixture: all tests of one case run on one worker, which sets it up once."""
+def one_worker_per_case(names: Iterable[str]) -> list[Any]:
+    """Return parameters of a fixture: all tests of one case run on one worker, which sets it up once."""
     return [pytest.param(name, marks=pytest.mark.xdist_group(f"golden {name}")) for name in names]
 
 
 def official_terms(terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our loss names -> the names in the recordings."""
+    """Rename our losses to the names in the recordings."""
     return {name.replace("loss_class", "loss_ce"): value for name, value in terms.items()}
 
 
 def layer_name(layer: int, layers: int) -> str:
-    """What the recordings call a decoder layer: aux0, aux1, …, last."""
+    """Return the name of a decoder layer in the recordings: aux0, aux1, …, last."""
     return "last" if layer == layers - 1 else f"aux{layer}"
 
 
 def numpy_case(shared: Path, name: str) -> dict[str, np.ndarray]:
-    """One of the small, older recordings."""
+    """Read one of the small, older recordings."""
     with np.load(shared / "golden" / "small" / f"{name}.npz") as file:
         return {key: file[key] for key in file.files}

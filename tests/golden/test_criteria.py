@@ -46,7 +46,7 @@ def make_criterion(case: Case, setting: str, prefix: str = "", *, classes: Class
     if classes is None:
         classes = Focal() if "conditional" in case.name or "deformable" in case.name else Softmax()
     cost_class, cost_bbox, cost_giou = case.info["matcher_cost_class_bbox_giou"]
-    terms = [  # the recorded gradients are those of the plain sum
+    terms = [  # the recorded gradients are those of the unweighted sum
         ClassTerm(classes=classes, weight=1.0, cost_weight=cost_class),
         L1Term(weight=1.0, cost_weight=cost_bbox),
         GIoUTerm(weight=1.0, cost_weight=cost_giou),
@@ -76,7 +76,7 @@ def test_criterion(name: str, shared: Path, golden_count: dict[str, Any]) -> Non
         output.total.backward()
         assert torch.isfinite(output.total)
         if isinstance(expected, str):
-            # The official code stops here (spec B6.4); ours matches copies after originals.
+            # The official code fails here (spec B6.4); ours matches copies after originals.
             assert all(len(set(output.matches.pairs(0, i).tolist()[0])) <= 20 for i in range(2))
             continue
         for term, value in official_terms(output.terms).items():
@@ -123,7 +123,7 @@ def test_hard_nms_of_focal_models(shared: Path, golden_count: dict[str, Any]) ->
                 case.close(f"{prefix}.boxes", found.boxes * scale, times=max(height, width))
 
 
-def test_a_perturbed_weight_is_noticed(shared: Path, golden_count: dict[str, Any]) -> None:
+def test_a_perturbed_weight_is_detected(shared: Path, golden_count: dict[str, Any]) -> None:
     case = Case.read(shared, "op_criterion_detr", golden_count)
     criterion = make_criterion(case, "plain", classes=Softmax(no_object_weight=0.11))
     output = criterion(Predictions(case.tensors["pred_logits"], case.tensors["pred_boxes"]), case.targets("normal."))

@@ -16,9 +16,9 @@ from detrkit.models import create_model
 from detrkit.nn.denoising import Noise
 from detrkit.structures import Predictions
 from tests.decoding import proposals_of
-from tests.golden.harness import Case, layer_name, one_worker_each
+from tests.golden.harness import Case, layer_name, one_worker_per_case
 
-# Two-stage cases without a gap between proposal scores compare what follows in the recorded order.
+# Two-stage cases without gaps between proposal scores: the comparison uses the recorded order of proposals.
 FORCED = ("deformable_detr_r50_two_stage", "dino_r50_4scale", "dino_pp_r50", "relation_detr_r50")
 # The Relation-DETR repository: losses are recorded weighted, and self-attention is biased by relations.
 RELATION = ("dino_pp_r50", "relation_detr_r50_q50", "relation_detr_r50")
@@ -34,7 +34,7 @@ CASES = [
     "relation_detr_r50_q50",
     "relation_detr_r50",
 ]
-# DAPE with everything standard is Relation-DETR.
+# DAPE with standard options is Relation-DETR.
 STANDARD = {
     f"{name} as dape_r50": {"name": "dape_r50", "sampling": "standard", "relation": "full"}
     for name in ("relation_detr_r50_q50", "relation_detr_r50")
@@ -42,9 +42,9 @@ STANDARD = {
 
 
 def build(case: Case, **overrides: Any) -> Any:
-    """The model in the recorded state, dropout 0, DINO with the recorded noise."""
+    """Build the model with the recorded weights, dropout 0, and the recorded noise for DINO."""
     if "dino" in case.name and "_pp" not in case.name:
-        overrides.setdefault("denoising_box_noise", 0.4)  # of the recording
+        overrides.setdefault("denoising_box_noise", 0.4)  # as recorded
     if "hybrid_num_proposals" in case.info.get("config", {}):
         overrides["one_to_many_queries"] = case.info["config"]["hybrid_num_proposals"]
         overrides["num_queries"] = case.info["config"]["num_queries"]
@@ -59,7 +59,7 @@ def build(case: Case, **overrides: Any) -> Any:
 
 
 def recorded_order(case: Case, number: int) -> Tensor:
-    """The proposals of the matching queries, or of the one-to-many queries."""
+    """Return the recorded proposals of the matching queries, or of the one-to-many queries."""
     order = [case.tensors.get(key) for key in ("proposal_topk_index", "train.hybrid.proposal_topk_index")]
     return next(index.long() for index in order if index is not None and index.shape[1] == number)
 
@@ -69,11 +69,11 @@ def recorded_noise(case: Case) -> Noise:
     flip = draws["draw0"] < 0.25
     labels = torch.zeros(len(flip), dtype=torch.long)
     new = draws["draw1"].long()
-    labels[flip] = new if len(new) == int(flip.sum()) else new[flip]  # drawn for the chosen entries, or for all
+    labels[flip] = new if len(new) == int(flip.sum()) else new[flip]  # drawn for the replaced labels, or for all
     return Noise(flip=flip, labels=labels, signs=draws["draw2"].float() * 2 - 1, magnitudes=draws["draw3"])
 
 
-@pytest.fixture(scope="module", params=one_worker_each([*CASES, *STANDARD]))
+@pytest.fixture(scope="module", params=one_worker_per_case([*CASES, *STANDARD]))
 def case(request: pytest.FixtureRequest, shared: Path, golden_count: dict[str, Any]) -> Case:
     name, _, _ = request.param.partition(" as ")
     case = Case.read(shared, name, golden_count)
@@ -83,7 +83,7 @@ def case(request: pytest.FixtureRequest, shared: Path, golden_count: dict[str, A
 
 @pytest.fixture(scope="module")
 def evaluated(case: Case) -> tuple[Any, Predictions, dict[str, Any]]:
-    """The model in evaluation mode, its predictions and what passed inside."""
+    """The model in evaluation mode, its predictions and internal activations."""
     model = build(case).eval()
     seen: dict[str, Any] = {}
     model.encoder.register_forward_hook(lambda module, args, output: seen.update(memory=output))
@@ -93,7 +93,7 @@ def evaluated(case: Case) -> tuple[Any, Predictions, dict[str, Any]]:
             lambda module, args, output, index=index: seen.update({f"neck{index}": output.tensor})
         )
     if case.name in RELATION:
-        model.decoder.relation.rows = None  # one relation a layer, as recorded; the losses below go row by row
+        model.decoder.relation.rows = None  # one relation per layer, as recorded; training below uses steps of rows
         model.decoder.relation.register_forward_hook(
             lambda module, args, output: seen.setdefault("relation", []).append(output)
         )
@@ -103,13 +103,13 @@ def evaluated(case: Case) -> tuple[Any, Predictions, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def trained(case: Case) -> tuple[Any, Predictions, LossOutput]:
-    """The same in training mode, with losses."""
+    """The model in training mode, its predictions and losses."""
     model = build(case).train()
     out = model(*case.batch(), case.targets())
     return model, out, build_criterion(model.config)(out, case.targets())
 
 
-def test_proposals_are_chosen_in_the_recorded_order(case: Case, evaluated: Any) -> None:
+def test_proposals_are_selected_in_the_recorded_order(case: Case, evaluated: Any) -> None:
     model, _, seen = evaluated
     assert model.config.two_stage == ("proposal_topk_index" in case.tensors)
     if not model.config.two_stage:
@@ -124,7 +124,7 @@ def test_proposals_are_chosen_in_the_recorded_order(case: Case, evaluated: Any) 
             return
         scores = proposals.logits[..., 0] if model.config.proposal_class_agnostic else proposals.logits.amax(-1)
         chosen, recorded = (scores.gather(1, rows) for rows in (index, stored))
-        # where another order is ours, the two scores are as near as the tolerance of both
+        # if our order differs, the two scores differ by at most the tolerance of both
         case.match("scores of the proposals", chosen, recorded, atol=2 * case.tolerance("logits_abs"))
 
 
@@ -134,9 +134,9 @@ def test_activations_and_outputs(case: Case, evaluated: Any) -> None:
     for key in case.tensors:
         found = re.fullmatch(r"(backbone_body|backbone|neck)\.(?:layer)?(\d)\.channels_0_(\d+)", key)
         if found:
-            room, number, step = found[1], int(found[2]), int(found[3])
-            level = number - 2 if room == "backbone" else number
-            tensor = seen[f"neck{level}"] if room == "neck" else seen["backbone"][level]
+            part, number, step = found[1], int(found[2]), int(found[3])
+            level = number - 2 if part == "backbone" else number
+            tensor = seen[f"neck{level}"] if part == "neck" else seen["backbone"][level]
             case.close(key, tensor[:, ::step], "other_activations_abs")
     memory, stored = seen["memory"].content[..., ::16], case.tensors["encoder_memory.channels_0_16"]
     case.match("encoder memory", memory[valid], stored[valid], atol=case.tolerance("other_activations_abs"))
@@ -147,7 +147,7 @@ def test_activations_and_outputs(case: Case, evaluated: Any) -> None:
     relations = list(seen.get("relation", []))
     assert len(relations) == (5 if case.name in RELATION else 0)
     for layer, relation in enumerate(relations):
-        # the embedding multiplies differences between boxes by 100, rounding included: start from the recorded ones
+        # the embedding multiplies differences of boxes, and their rounding, by 100: start from the recorded boxes
         start = [case.tensors["enc_outputs.pred_boxes"]] if "enc_outputs.pred_boxes" in case.tensors else []
         boxes = [*start, *case.tensors["pred_boxes_all_layers"]]
         if layer + len(start):
@@ -158,7 +158,7 @@ def test_activations_and_outputs(case: Case, evaluated: Any) -> None:
 
 
 def test_training_outputs(case: Case, trained: Any) -> None:
-    """Of the matching queries and of the denoising queries, which some recordings keep in front of them."""
+    """Outputs of matching and denoising queries; some recordings concatenate both, denoising first."""
     _, out, _ = trained
     parts = {"train.": [out]}
     if "denoising" in out.groups:
@@ -174,7 +174,7 @@ def test_training_outputs(case: Case, trained: Any) -> None:
 
 
 def official_name(term: str) -> str:
-    """loss_class_0_denoising -> loss_class_dn_0, ..._encoder -> ..._enc, ..._one_to_many -> ..._hybrid."""
+    """Rename: loss_class_0_denoising -> loss_class_dn_0, ..._encoder -> ..._enc, ..._one_to_many -> ..._hybrid."""
     found = re.fullmatch(r"(loss_\w+?|cardinality_error|class_error)(_\d+)?(_one_to_many)?(_encoder|_denoising)?", term)
     assert found is not None
     group = {"_encoder": "_enc", "_denoising": "_dn", None: ""}[found[4]]
@@ -254,10 +254,10 @@ PERTURBED: dict[str, dict[str, Any]] = {
 }
 
 
-def test_a_perturbed_constant_is_noticed(case: Case) -> None:
+def test_a_perturbed_constant_is_detected(case: Case) -> None:
     model = build(case, **PERTURBED[case.name]).eval()
     if hasattr(model, "best"):
-        model.__dict__.pop("best", None)  # the order is part of what is tested here
+        model.__dict__.pop("best", None)  # the order is part of this test
     with torch.no_grad():
         out = model(*case.batch())
     with pytest.raises(AssertionError, match="pred_boxes_all_layers"):

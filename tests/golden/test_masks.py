@@ -14,7 +14,7 @@ from torch import Tensor
 from detrkit.inference.postprocess import select
 from detrkit.inference.segmentation import ImageMasks, PanopticRules, instance_masks, panoptic_segments, semantic_labels
 from detrkit.losses import ClassTerm, Criterion, Focal, GIoUTerm, HungarianMatcher, L1Term, LabelAugmentation, Softmax
-from detrkit.losses.masks import DiceTerm, MaskTerm
+from detrkit.losses.mask_terms import DiceTerm, MaskTerm
 from detrkit.losses.points import MaskPoints
 from detrkit.losses.problem import Problem
 from detrkit.losses.terms import Term
@@ -174,7 +174,7 @@ def test_inference(name: str, shared: Path, golden_count: dict[str, Any]) -> Non
         temperature = 0.06 if variant.get("transform_eval") else None
         classes = Softmax() if name == "op_mask2former" else Focal(temperature=temperature)
         sums: list[Tensor] = []
-        labels = semantic_labels(masks, logits, classes=classes, scores=sums.append)
+        labels, _ = semantic_labels(masks, logits, classes=classes, scores=sums.append)
         case.close(f"{prefix}.semantic", torch.cat(sums))
         case.match("semantic labels", labels, case.tensors[f"{prefix}.semantic"].argmax(0))
         rules = PanopticRules(threshold=config["object_mask_threshold"], overlap=config["overlap_threshold"])

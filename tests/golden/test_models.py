@@ -10,16 +10,19 @@ import torch
 from torch import Tensor
 
 import detrkit
+from detrkit.inference.detr_segmentation import detr_instance_masks
 from detrkit.inference.postprocess import select
+from detrkit.inference.segmentation import ImageMasks
 from detrkit.losses import Criterion, LabelAugmentation, build_classes, build_criterion
 from detrkit.models import create_model
 from detrkit.structures import Predictions
 from detrkit.weights.official.load import official_names
-from tests.golden.harness import Case, layer_name, official_terms, one_worker_each
+from tests.golden.harness import Case, layer_name, official_terms, one_worker_per_case
 
 CASES = [
     "detr_r50",
     "detr_r50_dc5",
+    "detr_r50_panoptic",
     "dedetrs_branch_detr_r50",
     "de_detr_r50",
     "de_detr_r50_single_scale",
@@ -31,7 +34,7 @@ CASES = [
 
 
 def run(case: Case, **overrides: Any) -> tuple[detrkit.models.Detector, Predictions, dict[str, Tensor]]:
-    """The model in the recorded state (dropout 0), its predictions, and what passed inside."""
+    """Return the model with the recorded weights and dropout 0, its predictions, and internal activations."""
     model = create_model(case.name, dropout=0.0, **overrides).eval()
     report = detrkit.load_official(model, case.weights)
     assert report.loaded == len(model.state_dict())
@@ -44,7 +47,7 @@ def run(case: Case, **overrides: Any) -> tuple[detrkit.models.Detector, Predicti
     return model, model(images, mask), seen
 
 
-@pytest.fixture(scope="module", params=one_worker_each(CASES))
+@pytest.fixture(scope="module", params=one_worker_per_case(CASES))
 def case(request: pytest.FixtureRequest, shared: Path, golden_count: dict[str, Any]) -> Case:
     return Case.read(shared, request.param, golden_count)
 
@@ -69,7 +72,7 @@ def test_activations_and_outputs(case: Case, result: Any) -> None:
 
 
 def losses(case: Case, criterion: Criterion, out: Predictions, prefix: str, target_prefix: str = "") -> Tensor:
-    """Loss terms and matched indices of one label-augmentation setting; returns the total."""
+    """Check loss terms and matched indices of one label-augmentation setting; return the total."""
     targets = criterion.prepare(case.targets(target_prefix))
     output = criterion(out, targets)
     for name, value in official_terms(output.terms).items():
@@ -82,7 +85,7 @@ def losses(case: Case, criterion: Criterion, out: Predictions, prefix: str, targ
             name = f"{prefix}indices.{layer_name(layer, layers)}.{image}"
             expected = case.tensors[name]
             case.match(f"{name} (queries)", query, expected[0])
-            # Copies of one object cost the same, so rounding decides which of them a query gets: compare the object.
+            # Copies of an object have equal cost, so rounding decides which copy a query gets: compare the object.
             same = target.boxes if target.is_copy is not None else torch.arange(len(target))
             case.match(f"{name} (objects)", same[index], same[expected[1]])
         offset += len(target)
@@ -169,14 +172,37 @@ def test_postprocess(case: Case, result: Any) -> None:
             case.objects(f"{prefix}.{image}", scores, labels, boxes * scale)
 
 
+def test_masks(case: Case, result: Any) -> None:
+    _, out, _ = result
+    assert (out.masks is not None) == ("pred_masks.queries_0_10" in case.tensors)
+    if out.masks is None:
+        return
+    with torch.no_grad():
+        case.close("pred_masks.queries_0_10", out.masks[::10].dense(), "other_activations_abs")
+    canvas = tuple(case.info["padded_hw"])
+    for image, valid in enumerate(case.info["image_sizes_hw"]):
+        height, width = case.tensors[f"target.{image}.orig_size"].tolist()
+        masks = ImageMasks(out.masks, image, canvas, tuple(valid), (height, width))
+        with torch.no_grad():
+            inside = torch.cat([part for _, part in detr_instance_masks(masks, torch.arange(out.logits.shape[2]))])
+        # a pixel whose logit is 0 up to rounding may fall on either side
+        few = 1e-4 * height * width
+        name = f"postprocess_segm.{image}.mask_area_per_query"
+        case.match(name, inside.sum((1, 2)), case.tensors[name], atol=few)
+        name = f"postprocess_segm.{image}.masks_2_queries"
+        expected = case.tensors[name][:, 0].bool()
+        case.match(name, (inside[: len(expected)] ^ expected).sum(), torch.tensor(0), atol=few)
+
+
 def test_official_weights_come_back_identical(case: Case, result: Any) -> None:
     case.official_weights(result[0])
 
 
-# One constant a model, perturbed: the comparison must notice.
+# One perturbed constant per model, which the comparison must detect.
 PERTURBED = {
     "detr_r50": {"position_embedding": "learned"},
     "detr_r50_dc5": {"dilation": False},
+    "detr_r50_panoptic": {"dilation": True},
     "dedetrs_branch_detr_r50": {"num_heads": 4},
     "de_detr_r50": {"roi_aligned": False},
     "de_detr_r50_single_scale": {"roi_resolution": 6},
@@ -187,7 +213,7 @@ PERTURBED = {
 }
 
 
-def test_a_perturbed_constant_is_noticed(case: Case) -> None:
+def test_a_perturbed_constant_is_detected(case: Case) -> None:
     overrides = PERTURBED[case.name]
     model = create_model(case.name, dropout=0.0, **overrides).eval()
     own = model.state_dict()

@@ -14,22 +14,22 @@ from torch import Tensor
 import detrkit
 from detrkit.losses import LossOutput, build_criterion
 from detrkit.models import create_model
-from detrkit.nn.salience.encoder import SalienceFilter, least_in_padding
+from detrkit.nn.salience.encoder import SalienceFilter, lowest_in_padding
 from detrkit.nn.tokens import gather_rows, to_tokens
 from detrkit.structures import Predictions
 from tests.decoding import proposals_of
-from tests.golden.harness import Case, one_worker_each
+from tests.golden.harness import Case, one_worker_per_case
 from tests.golden.test_deformable import official_name, recorded_noise
 
-# Without gaps between scores, what follows a choice of tokens is compared for the recorded choice: of tokens in focus;
-# in the fifth layer of two of these, 4e-7 apart, of which one attends; of proposals, which are recorded in evaluation
-# only, so that in training two with one score are put in order.
+# Without gaps between scores, later outputs are compared for the recorded selection: of the tokens in focus; in the
+# fifth layer of one of two tokens whose scores differ by 4e-7; and of proposals. Proposals are recorded in evaluation
+# only, so in training two proposals with equal scores are swapped into the recorded order.
 FORCED = ("salience_detr_r50",)
 ATTENDS, STAYS = 425, 408
 
 
 def build(case: Case, **overrides: Any) -> Any:
-    """The model in the recorded state, with the recorded noise."""
+    """Build the model with the recorded weights and the recorded noise."""
     model: Any = create_model(case.name, **overrides)
     report = detrkit.load_official(model, case.weights)
     assert report.loaded == len(model.state_dict())
@@ -47,7 +47,7 @@ def build(case: Case, **overrides: Any) -> Any:
 
 
 def in_order(index: Tensor) -> Tensor:
-    """Proposals (B, Q) of the training step in the recorded order."""
+    """Put the proposals (B, Q) of the training step into the recorded order."""
     pair, index = torch.tensor([852, 3016]), index.clone()
     places = torch.isin(index[1], pair).nonzero()[:, 0]
     assert len(places) == 2
@@ -56,7 +56,7 @@ def in_order(index: Tensor) -> Tensor:
 
 
 def choose_recorded(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Puts the recorded token in front of the one next to it."""
+    """Rank the recorded token before the token with almost the same score."""
     query, position, rank, *others = args
     pair = rank[0, [ATTENDS, STAYS]]
     assert abs(float(pair[0] - pair[1])) < 1e-5
@@ -65,14 +65,14 @@ def choose_recorded(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]
     return (query, position, rank, *others)
 
 
-@pytest.fixture(scope="module", params=one_worker_each(["salience_detr_r50_q50", "salience_detr_r50"]))
+@pytest.fixture(scope="module", params=one_worker_per_case(["salience_detr_r50_q50", "salience_detr_r50"]))
 def case(request: pytest.FixtureRequest, shared: Path, golden_count: dict[str, Any]) -> Case:
     return Case.read(shared, request.param, golden_count)
 
 
 @pytest.fixture(scope="module")
 def evaluated(case: Case) -> tuple[Any, Predictions, dict[str, Any]]:
-    """The model in evaluation mode, its predictions and what passed inside."""
+    """The model in evaluation mode, its predictions and internal activations."""
     model = build(case).eval()
     seen: dict[str, Any] = {}
 
@@ -91,7 +91,7 @@ def evaluated(case: Case) -> tuple[Any, Predictions, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def trained(case: Case) -> tuple[Any, Predictions, LossOutput]:
-    """The same in training mode, with losses."""
+    """The model in training mode, its predictions and losses."""
     model = build(case).train()
     out = model(*case.batch(), case.targets())
     return model, out, build_criterion(model.config)(out, case.targets())
@@ -103,13 +103,13 @@ def test_salience_and_the_tokens_in_focus(case: Case, evaluated: Any) -> None:
     parts = salience.split(tokens.sizes, dim=1)
     for level, (scores, shape) in enumerate(zip(parts, tokens.shapes, strict=True)):
         case.close(f"salience_score.level{level}", scores.unflatten(1, shape)[:, None], "other_activations_abs")
-    filled = least_in_padding(salience, tokens.padding_mask)
+    filled = lowest_in_padding(salience, tokens.padding_mask)
     case.close("foreground_score", filled, "other_activations_abs")
     own = case.tensors["focus_token_nums"]
     for layer, focus in enumerate(SalienceFilter.forward(model.filter, salience, tokens)):
         recorded = case.tensors[f"foreground_inds.layer{layer}"].long()
         chosen = filled.gather(1, focus.index)
-        # where another token is ours, the two are as near as the tolerance of both
+        # if our token differs, the two scores differ by at most the tolerance of both
         atol = 2 * case.tolerance("other_activations_abs")
         case.match(f"foreground_inds.layer{layer}", chosen, filled.gather(1, recorded), atol=atol)
         case.equal("focus_token_nums", torch.where(own < focus.index.shape[1], focus.kept.sum(1), own))
@@ -138,7 +138,7 @@ def test_activations_and_outputs(case: Case, evaluated: Any) -> None:
 
 
 def test_proposals(case: Case, evaluated: Any) -> None:
-    """Tokens that cannot propose are all alike, so of these any will do."""
+    """Unusable tokens have equal scores, so the comparison is by score."""
     model, _, seen = evaluated
     with torch.no_grad():
         memory = seen["memory"]
@@ -148,7 +148,7 @@ def test_proposals(case: Case, evaluated: Any) -> None:
         index = type(model).best(model, proposals, fused, model.config.num_queries)
     recorded = case.tensors["proposal_index_after_nms"].long()
     scores = proposals.logits.amax(-1)
-    atol = 2 * case.tolerance("logits_abs")  # where another token is ours, the two are as near as that of both
+    atol = 2 * case.tolerance("logits_abs")  # if our token differs, by at most the tolerance of both
     case.match("proposal_index_after_nms", scores.gather(1, index), scores.gather(1, recorded), atol=atol)
     case.close("enc_outputs.pred_boxes", gather_rows(proposals.boxes, recorded).sigmoid(), "boxes_abs")
     (key,) = (key for key in case.tensors if key.startswith("enc_outputs.pred_logits.queries_0_"))
@@ -204,7 +204,7 @@ def test_official_weights_come_back_identical(case: Case, evaluated: Any) -> Non
     case.official_weights(evaluated[0])
 
 
-def test_a_perturbed_constant_is_noticed(shared: Path, golden_count: dict[str, Any]) -> None:
+def test_a_perturbed_constant_is_detected(shared: Path, golden_count: dict[str, Any]) -> None:
     case = Case.read(shared, "salience_detr_r50_q50", golden_count)
     model = build(case, attending_tokens=290).eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The older, smaller recordings: reduced layers, 64 x 96 images, their own rule for weights (spec K)."""
+"""The older, smaller recordings: fewer layers, 64 x 96 images, another rule for weights (spec K)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
+from torch import Tensor, nn
 
 from detrkit.inference.postprocess import select
 from detrkit.losses import Problem, build_classes, build_criterion
 from detrkit.models import create_model
+from detrkit.nn.detr_masks import DETRMaskHead
 from detrkit.structures import Target, pad_images
 from detrkit.weights.official.load import official_names
 from tests.golden.harness import numpy_case, official_terms
 
-TOLERANCE = 1e-4  # what the fixtures' README names for these
+TOLERANCE = 1e-4  # from the README of the fixtures
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "detr": ("detr_r50", {}),
+    "detr_segm": ("detr_r50_panoptic", {"num_classes": 91}),
     "detr_prenorm": ("detr_r50", {"pre_norm": True}),
     "de_detr": ("de_detr_r50", {"num_classes": 9}),
     "de_detr_norefine": ("de_detr_r50", {"num_classes": 9, "refine_boxes": False}),
@@ -40,7 +42,7 @@ EMBEDDINGS = ("query_embed", "level_embed", "row_embed", "col_embed", "sampling_
 
 
 def keyed(key: str, shape: tuple[int, ...], shared_heads: bool) -> Tensor:
-    """The weight of an official key under the older rule."""
+    """Return the weight of an official key by the older rule."""
     name = key
     for head in ("bbox_embed.", "class_embed.", "ref_point_head."):
         if name.startswith(f"transformer.decoder.{head}"):
@@ -58,6 +60,14 @@ def keyed(key: str, shape: tuple[int, ...], shared_heads: bool) -> Tensor:
         else:
             v = v / math.sqrt(np.prod(shape[1:]))
     return torch.from_numpy(np.asarray(v)).float()
+
+
+def rectangles(number: int, image: int) -> Tensor:
+    """(n, 80, 96): the top left of the image, half its height and a third of its width, is every object's mask."""
+    height, width = ((64, 96), (80, 72))[image]
+    masks = torch.zeros(number, 80, 96, dtype=torch.bool)
+    masks[:, : height // 2, : width // 3] = True
+    return masks
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -80,8 +90,9 @@ def test_small_case(name: str, shared: Path, golden_count: dict[str, Any]) -> No
     for n in (3, 2):
         centre = random.uniform(0.3, 0.7, (n, 2))
         boxes = np.concatenate((centre, random.uniform(0.1, 0.5, (n, 2))), axis=1)
-        targets.append(Target(labels=torch.from_numpy(random.randint(1, 9, n)), boxes=torch.from_numpy(boxes).float()))
-    model.train("enc_boxes" in expected)  # proposals are predictions of training only; without dropout nothing else is
+        labels, number = torch.from_numpy(random.randint(1, 9, n)), len(targets)
+        targets.append(Target(labels=labels, boxes=torch.from_numpy(boxes).float(), masks=rectangles(n, number)))
+    model.train("enc_boxes" in expected)  # proposals are returned in training only; without dropout all else is equal
     with torch.no_grad():
         out = model(*pad_images(images))
 
@@ -90,12 +101,14 @@ def test_small_case(name: str, shared: Path, golden_count: dict[str, Any]) -> No
     def compare(key: str, actual: Tensor) -> None:
         golden_count["tensors"] += 1
         np.testing.assert_allclose(
-            actual.numpy(), expected[key], atol=TOLERANCE, rtol=TOLERANCE, err_msg=f"{name}: {key}"
+            actual.detach().numpy(), expected[key], atol=TOLERANCE, rtol=TOLERANCE, err_msg=f"{name}: {key}"
         )
 
     for layer, prefix in enumerate(("aux0_", "aux1_", "pred_")):
         compare(f"{prefix}logits", out.logits[layer])
         compare(f"{prefix}boxes", out.boxes[layer])
+    if out.masks is not None:
+        compare("pred_masks", out.masks.dense())
     criterion = build_criterion(model.config)
     output = criterion(out, criterion.prepare(targets))
     terms = official_terms(output.terms)
@@ -133,8 +146,27 @@ def test_small_case(name: str, shared: Path, golden_count: dict[str, Any]) -> No
         wanted = np.concatenate((wanted[0][:, None], wanted[1][:, None], wanted[2]), axis=1)
         golden_count["tensors"] += 3
         assert rows.shape == wanted.shape
-        # Scores that differ by rounding may stand in another order: pair every recorded object with its nearest.
+        # Scores equal up to rounding can be in another order: pair every recorded object with its nearest.
         distance = np.abs(rows[:, None] - wanted[None]).max(-1)
         pairs = linear_sum_assignment(distance)
         assert distance[pairs].max() < TOLERANCE * max(width, height)
         np.testing.assert_allclose(rows[:, 0], wanted[:, 0], atol=TOLERANCE)
+
+
+def test_a_perturbed_norm_of_the_mask_head_is_noticed(
+    shared: Path, golden_count: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Boxes agree still; masks do not."""
+    make = create_model
+
+    def perturbed(*args: Any, **options: Any) -> Any:
+        model = make(*args, **options)
+        assert isinstance(model.mask_head, DETRMaskHead)
+        for norm in model.mask_head.convolution.norms:
+            assert isinstance(norm, nn.GroupNorm)
+            norm.eps = 1e-3
+        return model
+
+    monkeypatch.setattr("tests.golden.test_small.create_model", perturbed)
+    with pytest.raises(AssertionError, match="detr_segm: pred_masks"):
+        test_small_case("detr_segm", shared, golden_count)

@@ -1,4 +1,4 @@
-"""Which objects a configuration asks for."""
+"""Building losses and terms from a configuration."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_terms_have_the_weights_of_the_configuration() -> None:
     ]
 
 
-def test_scores_are_of_classes_alone() -> None:
+def test_scores_do_not_include_no_object() -> None:
     logits = torch.randn(5, 4)
     assert Softmax().scores(logits).shape == (5, 3)
     assert (Softmax().scores(logits).sum(-1) < 1).all()

@@ -1,4 +1,4 @@
-"""Classification losses against recordings and against their formulas."""
+"""Classification losses against recorded values and their formulas."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from tests.golden.harness import Case
 
 def test_losses_and_gradients_agree(shared: Path, golden_count: dict[str, Any]) -> None:
     case = Case.read(shared, "op_relation", golden_count)
-    goal, quality = case.tensors["loss.onehot"], case.tensors["loss.iou_score"]
+    target, quality = case.tensors["loss.onehot"], case.tensors["loss.iou_score"]
     losses = {
-        "sigmoid_focal_loss": lambda logits: focal_loss(logits, goal, alpha=0.25),
-        "vari_sigmoid_focal_loss": lambda logits: varifocal_loss(logits, goal, quality, alpha=0.25),
+        "sigmoid_focal_loss": lambda logits: focal_loss(logits, target, alpha=0.25),
+        "vari_sigmoid_focal_loss": lambda logits: varifocal_loss(logits, target, quality, alpha=0.25),
     }
     for name, loss in losses.items():
         logits = case.tensors["loss.logits"].clone().requires_grad_()
         total = loss(logits).sum()
         total.backward()
-        scale = 40 * 9  # recorded: a mean over 40 queries, over 9 boxes
+        scale = 40 * 9  # the recorded loss is a mean over 40 queries, divided by 9 boxes
         case.close(f"loss.{name}", total / scale)
         gradient = case.tensors[f"loss.{name}.grad_logits"]
         case.match(f"gradient of {name}", logits.grad, gradient * scale, atol=case.tolerance())
 
 
-def test_varifocal_weights_carry_no_gradient_and_positives_learn_their_overlap() -> None:
+def test_varifocal_weights_carry_no_gradient_and_positives_learn_their_iou() -> None:
     logits = torch.tensor([[2.0, -1.0]], requires_grad=True)
-    goal, quality = torch.tensor([[1.0, 0.0]]), torch.tensor([0.4], requires_grad=True)
-    varifocal_loss(logits, goal, quality, alpha=0.25).sum().backward()
+    target, quality = torch.tensor([[1.0, 0.0]]), torch.tensor([0.4], requires_grad=True)
+    varifocal_loss(logits, target, quality, alpha=0.25).sum().backward()
     p = logits.detach().sigmoid()
-    # weight times the derivative of binary cross entropy, p - goal
+    # weight times the derivative of binary cross entropy, p - target
     torch.testing.assert_close(logits.grad, torch.stack((0.4 * (p[0, 0] - 0.4), 0.75 * p[0, 1] ** 3))[None])
     assert quality.grad is None
 
@@ -65,7 +65,7 @@ def test_criterion_of_the_relation_family(
     classes: ClassLoss, recorded: str, shared: Path, golden_count: dict[str, Any]
 ) -> None:
     case = Case.read(shared, "op_relation", golden_count)
-    terms = [  # the recorded gradients are those of the plain sum
+    terms = [  # the recorded gradients belong to the unweighted sum
         ClassTerm(classes=classes, weight=1.0, cost_weight=2.0),
         L1Term(weight=1.0, cost_weight=5.0),
         GIoUTerm(weight=1.0, cost_weight=2.0),
@@ -80,7 +80,7 @@ def test_criterion_of_the_relation_family(
     targets = case.targets("criterion.")
     output = criterion(Predictions(logits, boxes), targets)
     output.total.backward()
-    # the recording's layers are the encoder, then the decoder's
+    # the recorded layers are the encoder first, then the decoder layers
     names = {"_0": "_enc", "_1": "_0", "": ""}
     for layer, name in names.items():
         for term in ("loss_class", "loss_bbox", "loss_giou"):

@@ -1,4 +1,4 @@
-"""Federated loss: which classes are drawn, what LVIS knows of an image, and what the criterion leaves out."""
+"""Federated loss: random selection of classes, LVIS information per image, and the classes the criterion ignores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLASSES, QUERIES, LAYERS = 8, 5, 2
 
 
 def target(*labels: int, negatives: list[int] | None = None, not_exhaustive: list[int] | None = None) -> Target:
-    """Objects of these classes, and what LVIS says of the image."""
+    """A target with objects of these classes and the LVIS information of the image."""
     boxes = torch.tensor([[0.3 + 0.1 * index, 0.4, 0.2, 0.3] for index in range(len(labels))]).reshape(-1, 4)
     lists = [None if ids is None else torch.tensor(ids, dtype=torch.long) for ids in (negatives, not_exhaustive)]
     return Target(
@@ -28,10 +28,10 @@ def indices(mask: Tensor) -> list[int]:
     return torch.nonzero(mask).flatten().tolist()
 
 
-# --- the choice -------------------------------------------------------------------------------------------------------
+# --- selection --------------------------------------------------------------------------------------------------------
 
 
-def test_the_classes_of_the_batch_count_and_others_up_to_the_number() -> None:
+def test_the_classes_of_the_batch_count_and_others_up_to_the_minimum() -> None:
     torch.manual_seed(0)
     choose = FederatedClasses(image_counts=[5] * CLASSES, number=4)
     for _ in range(20):
@@ -40,18 +40,20 @@ def test_the_classes_of_the_batch_count_and_others_up_to_the_number() -> None:
         assert counted.sum(1).tolist() == [4, 4, 4]
         assert counted[:, [1, 6]].all()
         assert (counted == counted[0]).all()
-    assert indices(choose([target(0, 1, 2, 3, 4, 5)])[0]) == [0, 1, 2, 3, 4, 5], "more than the number: all of them"
+    assert indices(choose([target(0, 1, 2, 3, 4, 5)])[0]) == [0, 1, 2, 3, 4, 5], (
+        "all classes of the batch, even if they are more"
+    )
     assert FederatedClasses(image_counts=[5] * CLASSES, number=50)([target(1)]).all()
 
 
-def test_classes_are_drawn_by_the_square_root_of_their_images() -> None:
-    """With one place beside class 0 the chances are those of the weights; 0 images mean never."""
+def test_classes_are_drawn_by_the_square_root_of_their_image_counts() -> None:
+    """One class is drawn besides class 0, in proportion to the weights; never a class without images."""
     torch.manual_seed(0)
     images = torch.tensor([1000.0, 16.0, 4.0, 1.0, 0.0])
     choose = FederatedClasses(image_counts=images, number=2)
     draws = 6000
     drawn = torch.stack([choose([target(0)])[0] for _ in range(draws)]).float().mean(0)
-    # four standard deviations of a mean of 6000 are at most 0.026
+    # four standard deviations of a mean over 6000 draws are at most 0.026
     torch.testing.assert_close(drawn, torch.tensor([1.0, 4 / 7, 2 / 7, 1 / 7, 0.0]), atol=0.026, rtol=0)
 
 
@@ -64,7 +66,7 @@ def test_two_draws_are_without_replacement() -> None:
     assert both == pytest.approx(2 / 4 * 1 / 2 + 1 / 4 * 2 / 3, abs=0.032)
 
 
-def test_a_seed_repeats_the_choice() -> None:
+def test_a_seed_repeats_the_selection() -> None:
     choose = FederatedClasses(image_counts=[5] * 100, number=10)
     torch.manual_seed(3)
     first = choose([target(1)])
@@ -74,7 +76,7 @@ def test_a_seed_repeats_the_choice() -> None:
     assert not torch.equal(first, other)
 
 
-def test_what_is_known_of_an_image_holds_for_that_image() -> None:
+def test_lvis_information_applies_to_its_own_image_only() -> None:
     choose = FederatedClasses(image_counts=[0] * CLASSES, number=4)  # nothing is drawn
     counted = choose([target(1, 2, negatives=[5, 7], not_exhaustive=[2]), target(3), target(negatives=[])])
     assert [indices(row) for row in counted] == [[1, 3, 5, 7], [1, 2, 3], [1, 2, 3]]
@@ -96,7 +98,7 @@ def predictions(seed: int = 0, *, images: int = 2) -> Predictions:
 
 
 class Fixed(FederatedClasses):
-    """Counts what it is told, the same for all images."""
+    """A fixed selection of classes, the same for all images."""
 
     def __init__(self, *classes: int) -> None:
         self.classes = list(classes)
@@ -137,7 +139,7 @@ def test_all_classes_counted_is_the_plain_loss_bit_for_bit() -> None:
     assert torch.equal(criterion(everything)(predictions(), targets).total, criterion()(predictions(), targets).total)
 
 
-def test_groups_of_queries_leave_out_the_same_but_class_agnostic_ones_nothing() -> None:
+def test_query_groups_ignore_the_same_classes_but_class_agnostic_groups_ignore_none() -> None:
     targets = [target(1), target(4)]
     pairs = (torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([0, 1]))
     gradients = {}
@@ -155,7 +157,7 @@ def test_groups_of_queries_leave_out_the_same_but_class_agnostic_ones_nothing() 
     assert torch.equal(gradients["denoising", False], gradients["denoising", True] * kept)
 
 
-def test_copies_of_label_augmentation_change_nothing_about_the_choice() -> None:
+def test_copies_of_label_augmentation_do_not_change_the_selection() -> None:
     repeated = criterion(Fixed(1), repeat_label=2)
     targets = repeated.prepare([target(1, 2, negatives=[3]), target()])
     assert len(targets[0]) == 4

@@ -1,8 +1,9 @@
-"""Matcher against brute force, label augmentation, normalisers, guards."""
+"""Matcher against brute force, label augmentation, normalisers, warnings."""
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def target(n: int, seed: int = 0) -> Target:
 
 
 def matcher(classes: ClassLoss | None = None, *, two_stage: bool = False) -> HungarianMatcher:
-    """By the published weights."""
+    """A matcher with the published weights."""
     terms = [
         ClassTerm(classes=classes or Softmax(), weight=1.0, cost_weight=1.0),
         L1Term(weight=5.0, cost_weight=5.0),
@@ -59,7 +60,7 @@ def criterion(queries: int = 6) -> Criterion:
 @given(
     st.integers(1, 5), st.integers(0, 5), st.integers(0, 5), st.sampled_from([Softmax(), Focal()]), st.integers(0, 999)
 )
-def test_matching_costs_no_more_than_any_other(queries: int, n1: int, n2: int, classes: ClassLoss, seed: int) -> None:
+def test_matching_has_the_lowest_total_cost(queries: int, n1: int, n2: int, classes: ClassLoss, seed: int) -> None:
     out = predictions(2, 2, queries, 3, seed)
     problem = Problem.of(out, [target(n1, seed), target(n2, seed + 1)])
     matches = matcher(classes)(problem)
@@ -94,11 +95,11 @@ def test_repeat(n: int, times: int) -> None:
     assert len(repeated) == n * times == LabelAugmentation(repeat=times).length(n, 5)
     assert torch.equal(repeated.labels, original.labels.repeat(times))
     assert int(repeated.is_copy.sum()) == n * (times - 1)
-    assert len(original) == n  # never changed in place
+    assert len(original) == n  # not changed in place
 
 
 @given(st.integers(0, 30), st.floats(0.05, 1.0), st.integers(1, 40))
-def test_ratio_reaches_exactly_its_share(n: int, ratio: float, queries: int) -> None:
+def test_ratio_repeats_up_to_the_exact_number(n: int, ratio: float, queries: int) -> None:
     (repeated,) = LabelAugmentation(ratio=ratio)([target(n)], queries)
     wanted = int(ratio * queries)
     assert len(repeated) == (wanted if 0 < n < wanted else n)
@@ -106,7 +107,7 @@ def test_ratio_reaches_exactly_its_share(n: int, ratio: float, queries: int) -> 
     assert not counts or max(counts) - min(counts) <= 1
 
 
-def test_two_stage_gives_originals_the_first_choice() -> None:
+def test_two_stage_matches_originals_first() -> None:
     out = predictions(1, 1, 6, 3)
     augmentation = LabelAugmentation(repeat=2)
     (repeated,) = augmentation([target(3)], 6)
@@ -118,7 +119,7 @@ def test_two_stage_gives_originals_the_first_choice() -> None:
 
 
 def test_normalisers_add_up_over_micro_batches() -> None:
-    """Two accumulated micro-batches give the loss of the whole batch, also when one of them has no object."""
+    """Two accumulated micro-batches give the loss of the whole batch, even if one of them has no objects."""
     out = predictions(3, 2, 6, 3)
     targets = [target(4), target(0)]
     loss = criterion()
@@ -131,10 +132,11 @@ def test_normalisers_add_up_over_micro_batches() -> None:
     torch.testing.assert_close(parts[0] + parts[1], whole)
 
 
-def test_count_knows_the_class_weight_before_matching() -> None:
+def test_the_class_normaliser_is_known_before_matching() -> None:
     loss = criterion()
     counts = loss.count([target(4), target(9), target(0)])
-    assert counts == Normalisers(objects=13, originals=13, matched=4 + 6, unmatched=2 + 0 + 6, images=3)
+    expected = Normalisers(objects=13, originals=13, matched=4 + 6, unmatched=2 + 0 + 6, images=3)
+    assert counts == replace(expected, things=13, original_things=13)
     assert Softmax(no_object_weight=0.1).normaliser(counts) == pytest.approx((4 + 6) + 0.1 * (2 + 0 + 6))
     assert Focal().normaliser(counts) == 13
 

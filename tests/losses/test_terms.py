@@ -1,4 +1,4 @@
-"""Terms: something new that queries predict is one class; what it reads, costs and loses is taken from there."""
+"""Terms: a new kind of prediction is one class that defines its inputs, cost and loss."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLASSES, QUERIES, LAYERS, SIZE = 3, 4, 2, 4
 
 
 class Masks:
-    """A view of masks that are there already (B, N, h, w), those of the last layer."""
+    """A view of dense masks (B, N, h, w) of the last layer."""
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
@@ -38,7 +38,7 @@ class Masks:
 
 
 class MaskTerm(Term):
-    """Binary cross entropy of the last layer's masks; no other file knows of it."""
+    """Binary cross entropy of the masks of the last layer, defined only in this test."""
 
     name = "loss_mask"
 
@@ -70,7 +70,7 @@ def criterion() -> Criterion:
 
 
 def predictions(dtype: torch.dtype = torch.float32) -> Predictions:
-    """Queries that differ in nothing but their masks: query i has row i; with a group that has none."""
+    """Queries that differ only in their masks (query i covers row i), and a group without masks."""
     logits = torch.zeros(LAYERS, 2, QUERIES, CLASSES, dtype=dtype).requires_grad_()
     boxes = torch.full((LAYERS, 2, QUERIES, 4), 0.5, dtype=dtype).requires_grad_()
     masks = torch.full((2, QUERIES, SIZE, SIZE), -3.0, dtype=dtype)
@@ -81,7 +81,7 @@ def predictions(dtype: torch.dtype = torch.float32) -> Predictions:
 
 
 def target(*rows: int) -> Target:
-    """An object for each row of pixels, all with the same box."""
+    """One object per row of pixels, all with the same box."""
     masks = torch.zeros(len(rows), SIZE, SIZE, dtype=torch.bool)
     for index, row in enumerate(rows):
         masks[index, row] = True
@@ -90,7 +90,7 @@ def target(*rows: int) -> Target:
 
 
 def test_a_new_term_matches_and_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the one cost matrix, and only in groups that have what it reads."""
+    """It is part of the common cost matrix, and only groups with its inputs use it."""
     copies = []
     original = Tensor.cpu
     monkeypatch.setattr(Tensor, "cpu", lambda tensor: copies.append(tensor.shape) or original(tensor))
@@ -110,7 +110,7 @@ def test_a_new_term_matches_and_is_learned(monkeypatch: pytest.MonkeyPatch) -> N
     assert gradient.flatten(2).abs().sum(2).bool().tolist() == [[False, True, False, True], [False, False, True, False]]
 
 
-def test_the_anchor_is_a_zero_of_everything_that_any_term_reads() -> None:
+def test_the_anchor_is_a_zero_that_depends_on_the_inputs_of_all_terms() -> None:
     out = predictions()
     cells = torch.randn(2, 9).requires_grad_()
     out.heatmaps["salience"] = Heatmap(cells, lambda targets: torch.zeros(len(targets), 9))
@@ -137,7 +137,7 @@ def test_a_batch_without_objects() -> None:
     assert out.masks.dense().grad is not None
 
 
-def test_losses_of_half_precision_are_those_of_the_same_numbers_in_float32() -> None:
+def test_half_precision_inputs_give_the_same_losses_as_in_float32() -> None:
     generator = torch.Generator().manual_seed(0)
     half, single = predictions(torch.bfloat16), predictions()
     with torch.no_grad():
@@ -153,7 +153,7 @@ def test_losses_of_half_precision_are_those_of_the_same_numbers_in_float32() -> 
     assert all(torch.equal(value, second.terms[name]) for name, value in first.terms.items())
 
 
-def test_terms_are_told_apart_by_name_and_some_have_a_cost() -> None:
+def test_terms_need_unique_names_and_at_least_one_cost() -> None:
     loss = criterion()
     with pytest.raises(ValueError, match="a name of its own, got loss_bbox, loss_bbox"):
         Criterion(
@@ -173,7 +173,7 @@ def test_terms_are_told_apart_by_name_and_some_have_a_cost() -> None:
         HungarianMatcher(terms=[OnlyLoss(weight=1.0, cost_weight=1.0)])(problem)
 
 
-def test_normalisers_add_divide_and_travel_as_one_tensor() -> None:
+def test_normalisers_add_divide_and_convert_to_a_tensor() -> None:
     loss = criterion()
     targets = [target(1, 2), target(), target(0, 1, 2, 3, 0)]
     whole = loss.count(targets)
@@ -183,7 +183,7 @@ def test_normalisers_add_divide_and_travel_as_one_tensor() -> None:
     assert whole.tensor().dtype == torch.float64
 
 
-def test_a_group_is_divided_by_the_objects_that_it_is_given() -> None:
+def test_the_losses_of_a_group_are_divided_by_its_own_objects() -> None:
     counts = Normalisers(objects=8, originals=4, matched=8, unmatched=2, images=2)
     out = predictions()
     assert counts.of_group(out).objects == 8

@@ -1,4 +1,4 @@
-"""pycocotools as the oracle: the same 12 numbers and per-class arrays, None where undefined."""
+"""pycocotools as the oracle: the same 12 numbers, overall and per class, None if undefined."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pycocotools_score(
         gt.createIndex()
         if results:
             dt = gt.loadRes(copy.deepcopy(results))
-        else:  # loadRes of pycocotools cannot take an empty list
+        else:  # loadRes of pycocotools does not accept an empty list
             dt = COCO()
             dt.dataset = {**ground_truth, "annotations": []}
             dt.createIndex()

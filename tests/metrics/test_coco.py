@@ -85,12 +85,12 @@ def test_agrees_with_the_numbers_published_for_coco_val_2014(shared: Path, iou_t
         assert_same(score.per_class[names[category_id]]["AP"], value)
 
 
-# --- pycocotools as the oracle on made-up sets ------------------------------------------------------------------------
+# --- pycocotools as the oracle on generated sets ----------------------------------------------------------------------
 
 
 @st.composite
 def evaluation_sets(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Ground truth with crowd boxes and forced areas; results with tied scores, near copies and plain wrong boxes."""
+    """Ground truth with crowd boxes and given areas; results with tied scores, near duplicates and wrong boxes."""
     image_ids = draw(st.lists(st.integers(0, 30), min_size=1, max_size=3, unique=True))
     category_ids = draw(st.lists(st.integers(0, 12), min_size=1, max_size=3, unique=True))
     step = draw(st.sampled_from([1, 5, 10]))  # a coarse grid makes exact overlaps and ties common
@@ -142,7 +142,7 @@ def test_boxes_agree_with_pycocotools(case: tuple[dict[str, Any], list[dict[str,
 
 
 def mask_of(box: list[float]) -> dict[str, Any]:
-    """A mask that is an L inside the box, as a compressed run-length code."""
+    """An L-shaped mask inside the box, as a compressed run-length encoding."""
     x, y, w, h = (int(value) for value in box)
     mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8, order="F")
     mask[y : y + h, x : x + w] = 1
@@ -171,7 +171,7 @@ def test_masks_agree_with_pycocotools(case: tuple[dict[str, Any], list[dict[str,
             assert_same(score.per_class[f"class{category_id}"][name], value)
 
 
-def test_only_the_hundred_best_of_an_image_and_class_count() -> None:
+def test_only_the_100_best_detections_per_image_and_class_count() -> None:
     truth = ground_truth((1, 1, BOX))
     wrong = [result(1, 1, [60.0, 50.0, 10.0, 10.0], 0.9) for _ in range(100)]
     hit = result(1, 1, BOX, 0.1)
@@ -181,10 +181,10 @@ def test_only_the_hundred_best_of_an_image_and_class_count() -> None:
         assert_same(score.metrics["AP"], pycocotools_score(truth, results)[0]["AP"])
 
 
-# --- nothing there ----------------------------------------------------------------------------------------------------
+# --- empty input ------------------------------------------------------------------------------------------------------
 
 
-def test_no_results_score_zero_where_there_is_ground_truth_and_null_elsewhere() -> None:
+def test_no_results_score_zero_with_ground_truth_and_none_without() -> None:
     score = score_coco(ground_truth((1, 1, BOX)), [])
     assert score.metrics["AP"] == score.metrics["AR100"] == score.metrics["APs"] == 0.0
     assert score.metrics["APm"] is None
@@ -205,7 +205,7 @@ def test_no_images_and_no_categories() -> None:
     assert score.per_class == {}
 
 
-def test_images_without_boxes_still_collect_false_positives() -> None:
+def test_detections_on_images_without_boxes_are_false_positives() -> None:
     truth = ground_truth((1, 1, BOX), images=3)
     clean = score_coco(truth, [result(1, 1, BOX, 0.5)])
     noisy = score_coco(truth, [result(1, 1, BOX, 0.5), result(3, 1, BOX, 0.9)])
@@ -213,7 +213,7 @@ def test_images_without_boxes_still_collect_false_positives() -> None:
     assert noisy.metrics["AP"] == pytest.approx(0.5)
 
 
-# --- files as they are ------------------------------------------------------------------------------------------------
+# --- real files -------------------------------------------------------------------------------------------------------
 
 
 def test_annotations_without_id_iscrowd_and_area_are_completed() -> None:
@@ -239,13 +239,13 @@ def test_missing_area_of_a_mask_is_measured_on_the_mask() -> None:
 
 
 def test_an_annotation_id_of_zero_counts_like_any_other() -> None:
-    """pycocotools takes a match with id 0 for no match, a known trap of files that number from 0."""
+    """pycocotools takes a match with id 0 for no match, a known problem with files that number from 0."""
     truth = ground_truth((1, 1, BOX))
     truth["annotations"][0]["id"] = 0
     assert score_coco(truth, [result(1, 1, BOX)]).metrics["AP"] == pytest.approx(1.0)
 
 
-def test_duplicate_annotation_ids_and_text_image_ids_are_fine() -> None:
+def test_duplicate_annotation_ids_and_string_image_ids_are_accepted() -> None:
     truth = ground_truth((1, 1, BOX), (2, 2, BOX))
     for row in truth["annotations"]:
         row["id"] = 7
@@ -256,8 +256,8 @@ def test_duplicate_annotation_ids_and_text_image_ids_are_fine() -> None:
     assert score_coco(truth, rows).metrics["AP"] == pytest.approx(1.0)
 
 
-def test_box_area_does_not_stand_for_mask_area_when_a_result_has_both() -> None:
-    """As Detectron2 does; pycocotools alone would sort the detection by the area of its box."""
+def test_mask_area_is_used_when_a_result_has_a_box_and_a_mask() -> None:
+    """Like Detectron2; pycocotools itself would use the area of the box."""
     box = [10.0, 10.0, 36.0, 36.0]
     truth = ground_truth((1, 1, box))
     truth["annotations"][0].update(segmentation=mask_of(box), area=972.0)
@@ -266,7 +266,7 @@ def test_box_area_does_not_stand_for_mask_area_when_a_result_has_both() -> None:
     assert score_coco(truth, both, iou_type="segm") == score_coco(truth, mask_only, iou_type="segm")
 
 
-def test_classes_of_one_name_stay_apart() -> None:
+def test_classes_with_the_same_name_stay_separate() -> None:
     truth = ground_truth((1, 1, BOX))
     truth["categories"] = [{"id": 1, "name": "cell"}, {"id": 2, "name": "cell"}, {"id": 3}]
     assert list(score_coco(truth, []).per_class) == ["cell (id 1)", "cell (id 2)", "3"]
@@ -289,7 +289,7 @@ def test_predictions_json_is_matched_by_file_and_class_name() -> None:
         score_coco(truth, predictions)
 
 
-def test_results_of_unknown_classes_are_left_out_with_a_warning() -> None:
+def test_results_of_unknown_classes_are_ignored_with_a_warning() -> None:
     truth = ground_truth((1, 1, BOX))
     with pytest.warns(UserWarning, match=r"category ids 91 \(1 rows\)"):
         score = score_coco(truth, [result(1, 1, BOX), result(1, 91, BOX)])
@@ -298,7 +298,7 @@ def test_results_of_unknown_classes_are_left_out_with_a_warning() -> None:
         score_coco(truth, [result(1, 91, BOX)])
 
 
-# --- input that cannot be used ----------------------------------------------------------------------------------------
+# --- invalid input ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

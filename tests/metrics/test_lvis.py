@@ -1,4 +1,4 @@
-"""LVIS scores: the recorded numbers of lvis-api, the federated rules by hand, and pycocotools on rewritten problems."""
+"""LVIS scores: recorded numbers of lvis-api, hand-made cases of the rules, and pycocotools on equivalent COCO data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def lvis_truth(
     not_exhaustive: dict[int, list[int]] | None = None,
     frequencies: str = "rcf",
 ) -> dict[str, Any]:
-    """Two images, as many classes as frequencies, boxes (image id, category id, bbox), lists of classes by image id."""
+    """Two images, one class per frequency, boxes (image id, category id, bbox), class lists by image id."""
     truth = ground_truth(*boxes, classes=len(frequencies))
     for image in truth["images"]:
         image["neg_category_ids"] = (negative or {}).get(image["id"], [])
@@ -61,7 +61,7 @@ def test_agrees_with_lvis_api_on_a_hundred_images_of_lvis_val(shared: Path, iou_
         assert score.metrics[name] == pytest.approx(value, abs=1e-9)
 
 
-# --- the rules, by hand -----------------------------------------------------------------------------------------------
+# --- hand-made cases --------------------------------------------------------------------------------------------------
 
 
 def test_perfect_results_score_one() -> None:
@@ -76,12 +76,12 @@ def test_perfect_results_score_one() -> None:
 @pytest.mark.parametrize(
     ("settings", "ap"),
     [
-        ({}, 1.0),  # nobody looked for class 3 in image 2
-        ({"negative": {2: [3]}}, 0.5),  # verified: none there
-        ({"negative": {1: [3]}}, 1.0),  # of the other image
+        ({}, 1.0),  # image 2 was not annotated for class 3
+        ({"negative": {2: [3]}}, 0.5),  # class 3 is verified to be absent
+        ({"negative": {1: [3]}}, 1.0),  # verified in the other image
     ],
 )
-def test_a_false_positive_counts_only_where_the_class_was_looked_for(settings: Any, ap: float) -> None:
+def test_a_false_positive_counts_only_in_images_annotated_for_its_class(settings: Any, ap: float) -> None:
     truth = lvis_truth((1, 3, BOX), **settings)
     score = score_lvis(truth, [result(1, 3, BOX, 0.5), result(2, 3, BOX, 0.9)])
     assert score.metrics["APf"] == score.per_class["class3"]["AP"] == pytest.approx(ap)
@@ -89,13 +89,13 @@ def test_a_false_positive_counts_only_where_the_class_was_looked_for(settings: A
 
 
 @pytest.mark.parametrize(("listed", "ap"), [({}, 0.5), ({1: [3]}, 1.0), ({2: [3]}, 0.5)])
-def test_unmatched_detections_of_a_not_exhaustive_class_are_left_out(listed: Any, ap: float) -> None:
+def test_unmatched_detections_of_a_not_exhaustive_class_are_ignored(listed: Any, ap: float) -> None:
     truth = lvis_truth((1, 3, BOX), not_exhaustive=listed)
     score = score_lvis(truth, [result(1, 3, BOX, 0.5), result(1, 3, OTHER, 0.9)])
     assert score.metrics["APf"] == pytest.approx(ap)
 
 
-def test_the_limit_of_detections_is_over_all_classes_of_an_image() -> None:
+def test_the_detection_limit_per_image_is_over_all_classes() -> None:
     truth = lvis_truth((1, 1, BOX), negative={1: [2]})
     noise = [result(1, 2, OTHER, 0.9) for _ in range(300)]
     for results, ap in (([*noise[1:], result(1, 1, BOX, 0.1)], 1.0), ([*noise, result(1, 1, BOX, 0.1)], 0.0)):
@@ -124,7 +124,7 @@ def test_images_without_file_name_are_matched_by_their_url() -> None:
 
 @st.composite
 def lvis_sets(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """LVIS annotations of two images and three classes, and results with ties, near copies and wrong boxes."""
+    """LVIS annotations of two images and three classes; results with ties, near duplicates and wrong boxes."""
     corner, size = st.integers(0, 5).map(lambda n: 10.0 * n), st.sampled_from([10.0, 20.0, 35.0])
     box = st.tuples(corner, corner, size, size)
     placed = st.tuples(st.sampled_from([1, 2]), st.sampled_from([1, 2, 3]), box.map(list))
@@ -143,10 +143,10 @@ def lvis_sets(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def as_coco(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A COCO problem of the same score.
+    """COCO data with the same score.
 
-    Detections of classes that were not looked for are removed. A crowd region over the whole image takes up unmatched
-    detections of a class that is not exhaustive: any box inside it overlaps it by 1.
+    Detections of classes that an image was not annotated for are removed. A crowd region over the whole image absorbs
+    unmatched detections of a class that is not exhaustive, since any box inside it has overlap 1.
     """
     truth = copy.deepcopy(truth)
     looked_for = {(row["image_id"], row["category_id"]) for row in truth["annotations"]}
@@ -160,7 +160,7 @@ def as_coco(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[dict[
 
 
 @given(lvis_sets())
-def test_agrees_with_pycocotools_on_the_problem_rewritten(case: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+def test_agrees_with_pycocotools_on_equivalent_coco_data(case: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
     truth, results = case
     score = score_lvis(truth, results)
     totals, per_class = pycocotools_score(*as_coco(truth, results))
@@ -177,7 +177,7 @@ def test_agrees_with_pycocotools_on_the_problem_rewritten(case: tuple[dict[str, 
         assert_same(score.metrics[f"AP{letter}"], sum(defined) / len(defined) if defined else None)
 
 
-# --- files as they are ------------------------------------------------------------------------------------------------
+# --- real files -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_agrees_with_pycocotools_on_the_problem_rewritten(case: tuple[dict[str, 
         ("categories", "frequency", "rare", r"category id 1: frequency is 'rare'"),
     ],
 )
-def test_annotations_that_are_no_lvis_are_named(tmp_path: Path, rows: str, key: str, value: Any, message: str) -> None:
+def test_annotations_that_are_not_lvis_are_named(tmp_path: Path, rows: str, key: str, value: Any, message: str) -> None:
     truth = lvis_truth((1, 1, BOX))
     truth[rows][0][key] = value
     path = tmp_path / "truth.json"

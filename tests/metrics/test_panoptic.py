@@ -261,7 +261,7 @@ def test_two_processes_score_like_one(tmp_path: Path, sides: tuple[list[Side], l
     for metric, numbers in ((ranks[0], (4, 1, 2)), (ranks[1], (5, 6, 3, 4)), (one, range(1, 7))):
         for number in numbers:
             metric.update(number, as_map(found[number - 1]))
-    states: list[Any] = [metric.kept for metric in ranks]
+    states: list[Any] = [metric.extracts for metric in ranks]
     for metric in ranks:
         metric.merge(lambda state: states)
     assert [metric.compute() for metric in ranks] == [one.compute()] * 2

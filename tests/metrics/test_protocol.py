@@ -1,4 +1,4 @@
-"""What every protocol promises: images count once, images never given do not count, ranks come together."""
+"""Rules of every protocol: an image counts once, images without a result do not count, ranks are merged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCORES = {CocoMetric: score_coco, LvisMetric: score_lvis}
 
 
 def ground_truth(seed: int = 0) -> dict[str, Any]:
-    """Six images with objects of three classes, with what LVIS adds."""
+    """Six images with objects of three classes, with the keys of LVIS."""
     random = np.random.default_rng(seed)
     annotations = []
     for image_id in IMAGES:
@@ -39,7 +39,7 @@ def ground_truth(seed: int = 0) -> dict[str, Any]:
 
 
 def detections(truth: dict[str, Any], image_id: int, *, noise: float = 8.0, seed: int = 1) -> Detections:
-    """The objects of an image, moved about, one of them taken for another class."""
+    """The objects of an image with shifted boxes, one of them with a wrong class."""
     random = np.random.default_rng(seed + image_id)
     rows = [row for row in truth["annotations"] if row["image_id"] == image_id]
     boxes = np.array([row["bbox"] for row in rows]) + random.uniform(0, noise, (len(rows), 4))
@@ -63,7 +63,7 @@ def kind(request: pytest.FixtureRequest) -> type[CocoMetric] | type[LvisMetric]:
 
 
 def scored(kind: type[InstanceMetric], truth: dict[str, Any], image_ids: list[int]) -> Score:
-    """The score of the detections in some images, of ground truth that has no others."""
+    """The score of the detections in some images, on ground truth with only these images."""
     only = {
         **truth,
         "images": [row for row in truth["images"] if row["id"] in image_ids],
@@ -73,7 +73,7 @@ def scored(kind: type[InstanceMetric], truth: dict[str, Any], image_ids: list[in
     return SCORES[kind](only, rows)
 
 
-def test_one_detections_survives_to_coco_and_the_score(kind: type[CocoMetric] | type[LvisMetric]) -> None:
+def test_detections_have_the_same_score_through_to_coco_and_a_metric(kind: type[CocoMetric] | type[LvisMetric]) -> None:
     truth = ground_truth()
     truth["annotations"] = [row for row in truth["annotations"] if row["image_id"] == 3]
     found = detections(truth, 3, noise=0.0)
@@ -86,9 +86,7 @@ def test_one_detections_survives_to_coco_and_the_score(kind: type[CocoMetric] | 
 
 
 @pytest.mark.parametrize("count", range(len(IMAGES) + 1))
-def test_images_never_given_count_neither_as_found_nor_as_missed(
-    kind: type[CocoMetric] | type[LvisMetric], count: int
-) -> None:
+def test_images_without_a_result_do_not_count(kind: type[CocoMetric] | type[LvisMetric], count: int) -> None:
     truth = ground_truth()
     metric = kind(truth)
     for image_id in IMAGES[:count]:
@@ -110,21 +108,21 @@ def test_an_image_counts_once(kind: type[CocoMetric] | type[LvisMetric]) -> None
     assert metric.compute() == scored(kind, truth, IMAGES[1:2])
 
 
-def test_ranks_come_together(kind: type[CocoMetric] | type[LvisMetric]) -> None:
-    """Two ranks share the images and both have the third, which the second saw otherwise."""
+def test_ranks_are_merged(kind: type[CocoMetric] | type[LvisMetric]) -> None:
+    """Two ranks share the images; both have the third image, with different results."""
     truth = ground_truth()
     ranks = [kind(truth), kind(truth)]
     for metric, image_ids, noise in zip(ranks, (IMAGES[:3], IMAGES[2:]), (8.0, 0.0), strict=True):
         for image_id in image_ids:
             metric.update(image_id, detections(truth, image_id, noise=noise if image_id == IMAGES[2] else 8.0))
-    states: list[Any] = [metric.kept for metric in ranks]
+    states: list[Any] = [metric.extracts for metric in ranks]
     for metric in ranks:
         metric.merge(lambda state: states)
     assert [metric.compute() for metric in ranks] == [scored(kind, truth, IMAGES)] * 2
 
 
-def test_one_table_names_every_protocol() -> None:
-    assert set(PROTOCOLS) == set(get_args(ScoreProtocol)), "every data set can be scored"
+def test_all_protocols_are_registered() -> None:
+    assert set(PROTOCOLS) == set(get_args(ScoreProtocol)), "every data set has a protocol"
     for name, kind in PROTOCOLS.items():
         assert issubclass(kind, Metric)
         assert kind.protocol == name
@@ -136,7 +134,7 @@ def test_one_table_names_every_protocol() -> None:
 
 
 class Annotated:
-    """The least that a metric wants of a data set."""
+    """The minimal data set that a metric needs."""
 
     def __init__(self, protocol: str) -> None:
         self.protocol = protocol

@@ -156,7 +156,7 @@ def test_two_processes_score_like_one() -> None:
     for metric, numbers in ((ranks[0], (4, 1, 2)), (ranks[1], (5, 0, 3, 4)), (one[0], range(6))):
         for number in numbers:
             metric.update(number, as_map(maps[number][1]))
-    states: list[Any] = [metric.kept for metric in ranks]
+    states: list[Any] = [metric.extracts for metric in ranks]
     for metric in ranks:
         metric.merge(lambda state: states)
     assert [metric.compute() for metric in ranks] == [one[0].compute()] * 2

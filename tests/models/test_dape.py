@@ -1,4 +1,4 @@
-"""What must hold for harmonised sampling and low-rank relation, whatever the weights (spec dape.md)."""
+"""Properties of harmonised sampling and low-rank relation that hold for any weights (spec dape.md)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TINY: dict[str, Any] = {
 
 
 def tokens(*shapes: tuple[int, int], padded: int = 0, batch: int = 2) -> CodedTokens:
-    """Random content on levels of these shapes; the last ``padded`` columns of the first level are padding."""
+    """Return random tokens on levels of these shapes; the last ``padded`` columns of the first level are padding."""
     number = sum(height * width for height, width in shapes)
     mask = torch.zeros(batch, number, dtype=torch.bool)
     height, width = shapes[0]
@@ -64,14 +64,14 @@ def tokens(*shapes: tuple[int, int], padded: int = 0, batch: int = 2) -> CodedTo
 
 
 def attention(levels: int = 1, points: int = 1) -> CoSamplingAttn:
-    """Attention whose samples lie on the reference point."""
+    """Build attention that samples at the reference point."""
     attn = CoSamplingAttn(dim=DIM, num_heads=HEADS, num_levels=levels, num_points=points)
     torch.nn.init.zeros_(attn.sampling_offsets.bias)
     return attn
 
 
 def centre(memory: CodedTokens, index: int) -> Tensor:
-    """A token's centre on the map of the first level (B, 1, 1, 2)."""
+    """Return the centre of a token on the map of the first level (B, 1, 1, 2)."""
     height, width = memory.shapes[0]
     point = torch.tensor([(index % width + 0.5) / width, (index // width + 0.5) / height])
     return point.expand(len(memory.content), 1, 1, 2)
@@ -85,7 +85,7 @@ def test_one_point_on_a_cell_returns_its_code() -> None:
         torch.testing.assert_close(code, memory.code[:, index : index + 1])
 
 
-def test_content_and_code_are_read_at_the_same_points_with_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_content_and_code_are_sampled_at_the_same_points_with_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     operator = deformable.ms_deform_attn
     monkeypatch.setattr(deformable, "ms_deform_attn", lambda *args: calls.append(args) or operator(*args))
@@ -102,7 +102,7 @@ def test_content_and_code_are_read_at_the_same_points_with_the_same_weights(monk
     assert call[0].shape[-1] == (DIM + RANK) // HEADS
     alone = plain(query, reference, memory)
     torch.testing.assert_close(content, alone)
-    assert all(torch.equal(a, b) for a, b in zip(calls[0][2:], calls[1][2:], strict=True))  # the places and weights
+    assert all(torch.equal(a, b) for a, b in zip(calls[0][2:], calls[1][2:], strict=True))  # locations and weights
 
 
 def test_without_offsets_a_token_keeps_its_own_code() -> None:
@@ -114,11 +114,11 @@ def test_without_offsets_a_token_keeps_its_own_code() -> None:
     torch.nn.init.zeros_(layer.self_attn.sampling_offsets.bias)
     plain = {field.name: getattr(memory, field.name) for field in fields(Tokens)}
     out = HarmonizedEncoder([layer], code)(Tokens(**plain))
-    torch.testing.assert_close(out.code, code.start(memory))
-    torch.testing.assert_close(out.position, code(code.start(memory)) + memory.level_embed)
+    torch.testing.assert_close(out.code, code.of_cells(memory))
+    torch.testing.assert_close(out.position, code(code.of_cells(memory)) + memory.level_embed)
 
 
-def test_padding_and_outside_give_nothing() -> None:
+def test_padding_and_points_outside_contribute_nothing() -> None:
     torch.manual_seed(0)
     memory = tokens((4, 6), padded=3)
     attn = attention()
@@ -131,7 +131,7 @@ def test_padding_and_outside_give_nothing() -> None:
 
 
 def scene(counts: tuple[int, ...] = (2, 0)) -> list[Target]:
-    """Targets with so many random boxes."""
+    """Return one target per count, with that number of random boxes."""
     generator = torch.Generator().manual_seed(1)
     return [
         Target(
@@ -143,7 +143,7 @@ def scene(counts: tuple[int, ...] = (2, 0)) -> list[Target]:
 
 
 def run(model: Any, seed: int = 0) -> tuple[Tensor, list[Tensor]]:
-    """Loss and gradients of one step."""
+    """Return loss and gradients of one step."""
     torch.manual_seed(seed)
     images = torch.randn(2, 3, 64, 96)
     out = model.train()(images, None, scene())
@@ -152,7 +152,7 @@ def run(model: Any, seed: int = 0) -> tuple[Tensor, list[Tensor]]:
     return total.detach(), [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
 
 
-def test_with_everything_standard_it_is_relation_detr_to_the_last_bit() -> None:
+def test_with_standard_options_it_is_relation_detr_to_the_last_bit() -> None:
     parent = create_model("relation_detr_r50", **TINY)
     model = create_model("dape_r50", **TINY, sampling="standard", relation="full")
     model.load_state_dict(parent.state_dict())
@@ -161,7 +161,7 @@ def test_with_everything_standard_it_is_relation_detr_to_the_last_bit() -> None:
     assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
 
 
-def test_codes_change_what_is_detected_and_learn() -> None:
+def test_codes_are_trained() -> None:
     torch.manual_seed(0)
     model = create_model("dape_r50", **TINY)
     run(model)
@@ -177,7 +177,7 @@ def boxes(number: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("rank", [2, 16])
-def test_low_rank_attention_is_attention_under_the_matrix(rank: int) -> None:
+def test_low_rank_attention_equals_attention_with_the_matrix_as_bias(rank: int) -> None:
     torch.manual_seed(0)
     relation = LowRankRelation(num_heads=HEADS, rank=rank)
     torch.nn.init.normal_(relation.target_proj.weight)
@@ -193,13 +193,13 @@ def test_low_rank_attention_is_attention_under_the_matrix(rank: int) -> None:
         torch.testing.assert_close(relation.bias(source, target, mask).attend(q, k, v, 0.0), expected)
 
 
-def test_low_rank_relation_starts_as_none() -> None:
+def test_low_rank_relation_starts_at_zero() -> None:
     relation = LowRankRelation(num_heads=HEADS, rank=4)
     assert not relation(boxes(5), boxes(5, 1)).any()
 
 
-def test_rows_of_a_full_relation_change_nothing() -> None:
-    """Attended a few rows at a time: the same to rounding, and nothing of size N² kept."""
+def test_full_relation_in_steps_of_rows_is_the_same() -> None:
+    """A few rows at a time: equal up to rounding, and nothing of size N² is kept."""
     torch.manual_seed(0)
     relation = PositionRelation(num_heads=HEADS)
     q, k, v = (tensor.requires_grad_() for tensor in torch.randn(3, 2, HEADS, 50, 8))
@@ -214,7 +214,7 @@ def test_rows_of_a_full_relation_change_nothing() -> None:
         gradients = torch.autograd.grad(out.square().sum(), (q, k, v, *relation.parameters()))
         results.append((out, gradients, sum(size for size in kept if size >= 2 * 50 * 50)))
     (whole, expected, much), (parts, found, little) = results
-    # products of other shapes are summed in another order: some roundings of 6e-8, of the largest entry
+    # products of other shapes are summed in another order: a few rounding errors of 6e-8 of the largest entry
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6 * float(whole.detach().abs().max()))
     assert much > 0
     assert little == 0
@@ -222,7 +222,7 @@ def test_rows_of_a_full_relation_change_nothing() -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()))
 
 
-SWITCHES = {
+OPTIONS = {
     "sampling": ("standard", "harmonized"),
     "relation": ("none", "full", "low_rank"),
     "query_content": ("static", "sampled", "static+sampled"),
@@ -230,11 +230,11 @@ SWITCHES = {
 }
 
 
-COMBINATIONS = [dict(zip(SWITCHES, chosen, strict=True)) for chosen in itertools.product(*SWITCHES.values())]
+COMBINATIONS = [dict(zip(OPTIONS, chosen, strict=True)) for chosen in itertools.product(*OPTIONS.values())]
 
 
 def train(model: Any, *, steps: int, bf16: bool) -> None:
-    """A few steps on random images; losses stay finite and every parameter takes part."""
+    """Train on random images; losses stay finite and every parameter has a gradient."""
     criterion, optimizer = build_criterion(model.config), torch.optim.AdamW(model.parameters(), 1e-4)
     for _ in range(steps):
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):

@@ -1,4 +1,4 @@
-"""The switches of DINO that no recording covers."""
+"""Options of DINO without a golden recording."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every registered model. A new name is taken up by itself: small here, in full size by `test-all`."""
+"""Tests of every registered model. New names are included automatically: small here, in full size in `test-all`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from tests.models.tester import (
     QUERIES,
     Case,
     Tools,
+    add_noise_to_weights,
     images,
     objects,
     representatives,
-    roughen,
     step,
     train_without_batch_statistics,
 )
@@ -34,7 +34,7 @@ from tests.small import small_model
 
 
 def _case(name: str, *marks: pytest.MarkDecorator, full: bool = False) -> Any:
-    """All tests of one model go to one worker, which makes it once."""
+    """Mark a case so that all tests of one model run on one worker, which builds the model once."""
     return pytest.param(
         (name, full), id=f"{name}-full" if full else name, marks=[pytest.mark.xdist_group(name), *marks]
     )
@@ -48,35 +48,35 @@ def _of(cases: list[Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", cases, indirect=True, scope="module")
 
 
-def _at_once(names: set[str]) -> list[Any]:
-    """What costs seconds: these names by `make test`, the others by `make test-all`."""
+def _quick_only_for(names: set[str]) -> list[Any]:
+    """Return cases for slower tests: these names in `make test`, all other names in `make test-all`."""
     return [_case(name) if name in names else _case(name, pytest.mark.slow) for name in list_models()]
 
 
 every_model = _of(SMALL)
 every_model_in_both_sizes = _of(SMALL + FULL)
-every_family = _of(_at_once(representatives()))
-# Tracing takes 5 to 60 s each. Swin's windows for sides that are not known did not come to an end within ten minutes.
+every_family = _of(_quick_only_for(representatives()))
+# Tracing takes 5 to 60 s per model. Swin with unknown sides did not finish within ten minutes.
 _TRACED = {DEFAULT_MODEL, "de_detr_r50", "deformable_detr_r50"}
-quickly_exported = _of([case for case in _at_once(_TRACED) if "swin" not in str(case.id)])
-the_default = _of(_at_once({DEFAULT_MODEL}))
+quickly_exported = _of([case for case in _quick_only_for(_TRACED) if "swin" not in str(case.id)])
+the_default = _of(_quick_only_for({DEFAULT_MODEL}))
 
 
 @pytest.fixture(scope="module")
 def case(request: pytest.FixtureRequest) -> Case:
-    """One model after the other, each with all its tests, so that they share it and what it computed."""
+    """One case for all tests of a model, so that they share the model and its outputs."""
     name, full = request.param
     return Case(name, full=full)
 
 
 def assert_same(found: Predictions, wanted: Predictions) -> None:
-    """The same up to float32: sums of some hundred terms in other orders through all layers move logits by 1e-6."""
+    """Compare up to float32 rounding: other orders of summation change logits by about 1e-6."""
     torch.testing.assert_close(found.logits, wanted.logits, atol=1e-4, rtol=0)
     torch.testing.assert_close(found.boxes, wanted.boxes, atol=1e-5, rtol=0)
 
 
 def assert_identical(found: Predictions, wanted: Predictions) -> None:
-    """The same operations on the same shapes."""
+    """Compare exactly, for the same operations on the same shapes."""
     assert torch.equal(found.logits, wanted.logits)
     assert torch.equal(found.boxes, wanted.boxes)
 
@@ -85,7 +85,7 @@ def assert_identical(found: Predictions, wanted: Predictions) -> None:
 
 
 @every_model_in_both_sizes
-def test_forward_gives_what_the_contract_says(case: Case) -> None:
+def test_forward_returns_the_documented_shapes(case: Case) -> None:
     out = case.evaluated
     layers, batch, queries, classes = out.logits.shape
     assert out.boxes.shape == (layers, batch, queries, 4)
@@ -111,24 +111,24 @@ def test_losses_are_finite_and_every_group_has_its_own(case: Case) -> None:
     assert wanted | {f"loss_{name}" for name in out.heatmaps} <= found.terms.keys()
 
 
-# Parameters that take part but may have a gradient of zero, and why.
+# Parameters that are used but can have a gradient of zero, and the reason.
 IDLE = {
-    r"decoder\.layers\.0\.self_attn\.(query_content|key_content|value)\.weight": "contents start at zero (Conditional "
-    "DETR projects them apart from positions), so in the first layer there is nothing to project",
-    r"neck\..+\.se_module\.conv_mask\.(weight|bias)": "softmax over cells: a constant is lost, one cell has all",
+    r"decoder\.layers\.0\.self_attn\.(query_content|key_content|value)\.weight": "content starts at zero "
+    "and Conditional DETR projects it separately from positions, so the first layer projects zeros",
+    r"neck\..+\.se_module\.conv_mask\.(weight|bias)": "softmax over cells: a constant cancels, one cell has weight 1",
 }
-IDLE_WHERE_SMALL = {
-    r"neck\..+\.se_module\.se_module\..+": "behind a ReLU of hidden_dim / 16 units without bias: all 4 may be off"
+IDLE_IF_SMALL = {
+    r"neck\..+\.se_module\.se_module\..+": "after a ReLU of hidden_dim / 16 units without bias: all 4 can be off"
 }
 
 
 @every_model_in_both_sizes
 def test_training_reaches_every_parameter(case: Case) -> None:
-    """What takes no part, as Deformable DETR++'s published relation, is not trainable."""
+    """Unused parameters, as of the relation of Deformable DETR++, are not trainable."""
     gradients = case.trained.gradients
     assert not [name for name, value in gradients.items() if value is None]
     assert not [name for name, value in gradients.items() if not value.isfinite().all()]
-    expected = IDLE if case.full else IDLE | IDLE_WHERE_SMALL
+    expected = IDLE if case.full else IDLE | IDLE_IF_SMALL
     idle = [name for name, value in gradients.items() if not value.any()]
     assert not [name for name in idle if not any(re.fullmatch(pattern, name) for pattern in expected)]
 
@@ -141,14 +141,14 @@ def test_every_trainable_parameter_is_in_one_group(case: Case) -> None:
 
 @every_model
 def test_training_and_evaluation_predict_the_same(case: Case) -> None:
-    """Without dropout, and with Salience-DETR's batch norm as in evaluation, which differs in training by design."""
+    """Without dropout, and with batch norm in evaluation mode."""
     assert_same(case.trained.out, case.evaluated)
 
 
 @every_model
 def test_targets_do_not_change_the_matching_queries(case: Case) -> None:
     with torch.no_grad():
-        assert_identical(case.model(*case.images, case.targets), case.evaluated)  # nothing is added in evaluation
+        assert_identical(case.model(*case.images, case.targets), case.evaluated)  # targets are ignored in evaluation
         model = case.copy()
         train_without_batch_statistics(model)
         assert_same(case.trained.out, model(*case.images))
@@ -165,7 +165,7 @@ def test_masked_padding_makes_an_image_independent_of_its_batch(case: Case) -> N
     except ValueError as error:
         assert re.match("mask_backbone_padding: .* averages or attends over the whole canvas", str(error))  # noqa: PT017  # either
         return
-    roughen(model)
+    add_noise_to_weights(model)
     padded, mask = images(*sizes)
     with torch.no_grad():
         together = model(padded, mask)
@@ -178,7 +178,7 @@ def test_masked_padding_makes_an_image_independent_of_its_batch(case: Case) -> N
 @every_model
 @pytest.mark.parametrize("counts", [(0, 0), (0, 30)], ids=["none", "none and more than queries"])
 def test_any_number_of_objects_trains(case: Case, counts: tuple[int, int]) -> None:
-    """Also without any object every parameter is in the graph, as training on several devices needs."""
+    """Even without objects every parameter is in the graph, as distributed training requires."""
     model = case.copy()
     train_without_batch_statistics(model)
     crowded = max(counts) > QUERIES
@@ -190,7 +190,7 @@ def test_any_number_of_objects_trains(case: Case, counts: tuple[int, int]) -> No
 
 
 @every_model
-def test_images_of_any_shape_train_and_are_searched(case: Case) -> None:
+def test_images_of_any_shape_train_and_predict(case: Case) -> None:
     sizes = ((12, 120), (120, 12), (40, 40))
     model, batch = case.copy().train(), images(*sizes)
     assert step(model, batch, objects(1, 5, 0)).losses.total.isfinite()
@@ -229,20 +229,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.filterwarnings("ignore:an image has 30 objects")
 @pytest.mark.parametrize("option", OPTIONS)
 def test_label_augmentation_and_nms_work(case: Case, option: str) -> None:
-    """They change no weight, so that the outputs are those of the model without them."""
+    """They do not affect the weights, so one model serves all options."""
     tools = case.with_options(**OPTIONS[option])
     for count in (0, 1, 30):  # nothing, one object, more than there are queries
-        prepared = tools.criterion.prepare(objects(count, 1))
+        prepared = tools.criterion.prepare(case.objects(count, 1))
         assert tools.criterion(case.evaluated, prepared).total.isfinite()
         wanted = {"repeat": 2 * count, "two_stage": 2 * count, "ratio": max(count, QUERIES // 2 * bool(count))}
         if option in wanted:
             assert len(prepared[0]) == wanted[option]
-    most = QUERIES * CLASSES if case.focal else QUERIES  # a focal query may stand for several classes
+    maximum = QUERIES * CLASSES if case.focal else QUERIES  # with focal loss, a query can have several classes
     for found in tools.detections(case.evaluated, [(48, 64), (64, 48)]):
-        assert len(found) <= most
+        assert len(found) <= maximum
         assert (found.scores[:-1] >= found.scores[1:]).all()
         if option in ("plain", "soft_nms"):  # nothing is removed
-            assert len(found) == most
+            assert len(found) == maximum
 
 
 def _steps_in_bfloat16(case: Case, number: int) -> None:
@@ -284,7 +284,7 @@ def test_saved_and_loaded_it_is_the_same(case: Case, tmp_path: Path) -> None:
 
 
 @every_model
-def test_official_names_go_out_and_come_back(case: Case) -> None:
+def test_official_names_round_trip(case: Case) -> None:
     official = detrkit.to_official(case.model)
     other = case.copy()
     with torch.no_grad():
@@ -306,7 +306,7 @@ def test_copied_and_pickled_it_is_the_same(case: Case) -> None:
 
 
 class Tuple(nn.Module):
-    """A detector as exporters want it: tensors in, a tuple of tensors out."""
+    """A detector for export: tensors in, a tuple of tensors out."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -320,16 +320,18 @@ class Tuple(nn.Module):
 
 @quickly_exported
 def test_exported_it_takes_batches_of_any_size(case: Case) -> None:
-    """Larger than the coarsest stride: to the tracer a level of one cell is another program. One image of each batch
-    fills the canvas, which Salience-DETR's exported filter takes for granted. ConvNeXt's maps are cut where a side is
-    no multiple of 32, which makes it another program: it gets multiples only."""
+    """Sizes are larger than the coarsest stride, since a level of one cell is traced as another program.
+
+    One image of each batch fills the canvas, as Salience-DETR's exported filter assumes. ConvNeXt's maps are cropped if
+    a side is not a multiple of 32, which is also traced as another program: its sizes are multiples.
+    """
     size = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}
     shapes = {"images": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}, "padding_mask": size}
     with torch.no_grad():
-        whole = "convnext" in case.name
-        example = images((96, 128) if whole else (70, 96), (64, 81), (50, 60))
+        multiples_of_32 = "convnext" in case.name
+        example = images((96, 128) if multiples_of_32 else (70, 96), (64, 81), (50, 60))
         program = export(Tuple(case.model), example, dynamic_shapes=shapes).module()
-        odd = () if whole else (((65, 97), (33, 40), (60, 60), (64, 64)), ((70, 130),))
+        odd = () if multiples_of_32 else (((65, 97), (33, 40), (60, 60), (64, 64)), ((70, 130),))
         for sizes in (((96, 128), (80, 64)), ((128, 96), (33, 40)), *odd):
             batch = images(*sizes)
             assert_same(Predictions(*program(*batch)), case.model(*batch))

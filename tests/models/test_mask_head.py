@@ -1,8 +1,9 @@
-"""A mask head is one more module on the decoded states: it fits every detector and trains without an edit elsewhere."""
+"""A mask head is one more module on the decoded states: it works with every detector without other changes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detrkit.losses import Matched, Term, build_criterion
-from detrkit.models import entry, list_models, model_config
+from detrkit.models import Architecture, DetectorConfig, entry, list_models, model_config
+from detrkit.models.config import option_names
 from detrkit.nn.backbone import FeatureMap
 from detrkit.nn.tokens import Tokens
 from detrkit.structures import QueryGroup, Target
@@ -21,7 +23,7 @@ SIZE, DIM = 64, 64
 
 
 class Masks:
-    """Products of queries (B, N, C) and pixels (B, C, h, w), made when they are asked for."""
+    """Products of queries (B, N, C) and pixels (B, C, h, w), computed on demand."""
 
     def __init__(self, queries: Tensor, pixels: Tensor) -> None:
         self.queries, self.pixels = queries, pixels
@@ -34,7 +36,7 @@ class Masks:
 
 
 class StubMaskHead(nn.Module):
-    """Pixels from a backbone map and the finest level of the memory; queries through a linear map."""
+    """Pixel features from a backbone map and the finest level of the memory; a linear map of the queries."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ class StubMaskTerm(Term):
         return F.pad(loss[None] / divisor, (matched.problem.layers - 1, 0))
 
 
-# One name of each family; others differ from these in sizes and backbones.
+# One name per family; the other names differ in size and backbone.
 NAMES = {entry(name).family: name for name in reversed(list_models("*_lite0"))} | {"dino++": "dino_pp_r50"}
 
 
@@ -94,8 +96,42 @@ def test_a_mask_head_of_a_few_lines_trains_on_every_family(name: str) -> None:
         losses.append(float(found_losses.terms["loss_mask"]))
     assert losses[1] < losses[0]
     denoised = out.groups.get("denoising")
-    assert denoised is None or denoised.masks is not None  # every decoded set has its part of the view
+    assert denoised is None or denoised.masks is not None  # every set of queries has its masks
     with torch.no_grad():
         masks_of = model.eval()(torch.randn(1, 3, SIZE, SIZE)).masks
     assert masks_of is not None
     assert masks_of.dense().shape[:2] == (1, out.logits.shape[2])
+
+
+def with_finer_map(config: DetectorConfig[Architecture]) -> DetectorConfig[Architecture]:
+    """The same, of an architecture whose mask head reads one finer map than the detector."""
+    given = config.architecture
+    kind = type("WithFinerMap", (type(given),), {"finer_maps": 1})
+    return replace(config, architecture=kind(**{name: getattr(given, name) for name in option_names(type(given))}))
+
+
+@pytest.mark.parametrize("name", sorted(NAMES.values()))
+def test_a_finer_map_for_a_mask_head_changes_nothing_in_the_detector(name: str) -> None:
+    """The same random numbers, the same weights, the same boxes to the bit."""
+    config, found = model_config(name, **small_options(name)), entry(name)
+    torch.manual_seed(0)
+    plain = found.build(config).eval()
+    seen: list[FeatureMap] = []
+
+    class Head(nn.Module):
+        def forward(self, hidden: Tensor, memory: Tokens, maps: Sequence[FeatureMap]) -> None:
+            seen.extend(maps)
+
+    torch.manual_seed(0)
+    finer = found.build(with_finer_map(config), mask_head=Head()).eval()
+    weights, others = plain.state_dict(), finer.state_dict()
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(value, others[key]) for key, value in weights.items())
+    assert [p.requires_grad for p in plain.parameters()] == [p.requires_grad for p in finer.parameters()]
+    image = torch.randn(2, 3, 70, 96)
+    with torch.no_grad():
+        wanted, out = plain(image), finer(image)
+    assert torch.equal(wanted.logits, out.logits)
+    assert torch.equal(wanted.boxes, out.boxes)
+    strides = plain.get_submodule("backbone").strides
+    assert [level.stride for level in seen] == [strides[0] // 2, *strides]

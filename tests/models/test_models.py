@@ -1,4 +1,4 @@
-"""DETR and DE-DETR: their options, published sizes, and errors. What holds for every model: test_every_model.py."""
+"""Options, published sizes and errors of DETR and DE-DETR. Tests of every model are in test_every_model.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detrkit.inference.postprocess import postprocess
+from detrkit.inference.answers import postprocess
 from detrkit.losses import build_criterion
 from detrkit.models import Detector, create_model, model_config
 from detrkit.structures import Predictions, Target, pad_images
@@ -50,7 +50,7 @@ def test_excluded_pairs_say_why() -> None:
 @pytest.mark.parametrize("levels", [1, 4])
 def test_masked_padding_of_more_and_fewer_levels_than_published(levels: int) -> None:
     model = small("de_detr_lite0", num_feature_levels=levels, mask_backbone_padding=True).eval()
-    sharpen(model)
+    spread_boxes(model)
     sizes = ((75, 99), (96, 130), (64, 64))
     padded, mask = images(*sizes)
     with torch.no_grad():
@@ -61,8 +61,8 @@ def test_masked_padding_of_more_and_fewer_levels_than_published(levels: int) -> 
             torch.testing.assert_close(together.logits[:, index], alone.logits[:, 0], atol=1e-4, rtol=0)
 
 
-def sharpen(model: Detector) -> None:
-    """Boxes that differ and reach across the borders, so that sampling meets the padding."""
+def spread_boxes(model: Detector) -> None:
+    """Make boxes differ and cross the borders, so that sampling reaches the padding."""
     generator = torch.Generator().manual_seed(3)
     heads = [module for name, module in model.named_modules() if name.startswith("bbox_embed") and "layers.2" in name]
     for head in heads:
@@ -70,9 +70,9 @@ def sharpen(model: Detector) -> None:
 
 
 def test_official_padding_leaks_a_little() -> None:
-    """The published behaviour, kept as the default of published models: padding changes the borders slightly."""
+    """The published behaviour, and the default of published models: padding changes the borders slightly."""
     model = small("de_detr_r50", backbone="resnet18").eval()
-    sharpen(model)
+    spread_boxes(model)
     padded, mask = images((75, 99), (96, 130))
     with torch.no_grad():
         difference = model(padded, mask).boxes[:, 0] - model(padded[:1, :, :75, :99]).boxes[:, 0]
@@ -118,19 +118,19 @@ def test_options_of_de_detr_combine(options: dict[str, Any]) -> None:
     assert len(found) == (36 if focal(model) else 12)
 
 
-def test_the_walk_ends_at_detr() -> None:
-    """Without sampling, refinement, levels and initial points DE-DETR is DETR: the same weights, the same boxes."""
-    walked = small(
+def test_de_detr_without_its_changes_is_detr() -> None:
+    """Without sampling, refinement, levels and initial points, equal weights give the boxes of DETR (table 1)."""
+    reduced = small(
         "de_detr_r50", num_feature_levels=1, sparse_sampling=False, refine_boxes=False, reference_dim=0
     ).eval()
     detr = small("detr_r50").eval()
     renamed = {
         key.replace("input_proj.0.conv.", "input_proj.").replace("embed.0.", "embed."): value
-        for key, value in walked.state_dict().items()
+        for key, value in reduced.state_dict().items()
     }
     detr.load_state_dict(renamed)
     canvas, mask = images((70, 96), (64, 81))
-    torch.testing.assert_close(walked(canvas, mask).boxes, detr(canvas, mask).boxes, atol=1e-6, rtol=0)
+    torch.testing.assert_close(reduced(canvas, mask).boxes, detr(canvas, mask).boxes, atol=1e-6, rtol=0)
     with pytest.raises(ValueError, match="num_feature_levels must be 1, got 3"):
         small("de_detr_r50", sparse_sampling=False)
 
@@ -141,14 +141,14 @@ def test_dc5_samples_at_its_own_stride() -> None:
     assert strides == [8, 16, 16]
 
 
-def test_what_the_conditional_family_does_not_have() -> None:
+def test_unsupported_options_of_the_conditional_family() -> None:
     with pytest.raises(ValueError, match="post-norm layers only"):
         small("conditional_detr_r50", pre_norm=True)
     with pytest.raises(ValueError, match="reference_dim must be 2"):
         small("de_conditional_detr_r50", reference_dim=4)
 
 
-def test_errors_name_the_nearest() -> None:
+def test_errors_name_the_nearest_option() -> None:
     with pytest.raises(ValueError, match="Did you mean 'dela_detr_lite0'"):
         create_model("dela_detr_lit0")
     with pytest.raises(TypeError, match=r"no option 'num_querys'.*Did you mean 'num_queries'"):

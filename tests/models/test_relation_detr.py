@@ -1,4 +1,4 @@
-"""Relation-DETR: the one-to-many branch, the fused memory, and what a step costs the host."""
+"""Relation-DETR: the one-to-many branch, the fused memory, and copies to the host per step."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def predictions(model: Any, *counts: int) -> Any:
     return model(torch.randn(len(counts), 3, 64, 96), None, targets(*counts))
 
 
-def test_one_to_many_queries_do_not_touch_the_others() -> None:
-    """Same weights and noise with and without the branch: the matching and denoising queries give the same."""
+def test_one_to_many_queries_do_not_affect_the_other_queries() -> None:
+    """Same weights and noise with and without the branch: matching and denoising queries predict the same."""
     model = build()
     other = build(one_to_many_queries=0)
     other.load_state_dict(model.state_dict(), strict=False)
@@ -85,7 +85,7 @@ def test_memory_is_fused_from_all_layers() -> None:
 
 
 def test_all_assignments_of_a_step_cost_one_copy_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers, encoder and one-to-many branch: 2 * (layers + 1) assignments, one transfer of costs."""
+    """Layers, encoder and one-to-many branch: 2 * (layers + 1) assignments, one copy of the costs."""
     model = build()
     out, objects, criterion = predictions(model, 2, 1), targets(2, 1), build_criterion(model.config)
     copies = []
@@ -97,12 +97,12 @@ def test_all_assignments_of_a_step_cost_one_copy_to_the_host(monkeypatch: pytest
     assert sum(int(matches.layer.max()) + 1 for matches in found) == 2 * (3 + 1)
 
 
-def test_layers_are_matched_one_by_one_where_there_are_many_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_are_matched_one_by_one_if_there_are_many_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build()
     out, objects, criterion = predictions(model, 4, 1), targets(4, 1), build_criterion(model.config)
     problem = Problem.of(out, objects)
     whole = criterion.matcher.cost(problem)
-    monkeypatch.setattr("detrkit.losses.matcher.MOST_PAIRS", 1)
+    monkeypatch.setattr("detrkit.losses.matcher.MAX_PAIRS", 1)
     torch.testing.assert_close(criterion.matcher.cost(problem), whole)
 
 
@@ -123,7 +123,7 @@ def test_wrong_values_are_named(option: str, value: Any) -> None:
 
 
 def test_starting_values_are_the_published_ones() -> None:
-    """Spec A.12: boxes start at their reference, classes at 1 %, contents from a normal distribution."""
+    """Spec A.12: boxes start at their reference, classes at 1 %, learned content from a normal distribution."""
     model = build(num_queries=200, relation="none")
     assert model.tgt_embed.weight.detach().std() == pytest.approx(1, abs=0.05)
     for head in (*model.bbox_embed, model.enc_bbox_embed, model.one_to_many_bbox_embed):
@@ -143,7 +143,7 @@ def test_plain_denoising_marks_every_query() -> None:
 
 
 def test_one_decoder_layer_trains_every_parameter() -> None:
-    """Nothing comes before it: neither relation nor scale has a layer to act in."""
+    """Relation and query scale start in the second layer, so a single layer has neither."""
     model = build(decoder_layers=1)
     build_criterion(model.config)(predictions(model, 2, 1), targets(2, 1)).total.backward()
     idle = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]

@@ -1,5 +1,6 @@
-"""DAB-, DN- and Deformable DETR++ against a second implementation, written from the repository's formulas over its own
-tensor names (spec A.8 to A.13): no recording of these three exists. Encoder and sampling are those of recorded models.
+"""DAB-, DN- and Deformable DETR++ against a second implementation, which follows the formulas and tensor names of the
+repository (spec A.8 to A.13), since there is no recording of these three. Encoder and sampling are covered by other
+recordings.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ HEADS, DIM, LEVELS, POINTS, LAYERS = SMALL["num_heads"], SMALL["hidden_dim"], 4,
 
 
 class Official:
-    """Functions of a state dict under official names."""
+    """Layers on a state dict with official names."""
 
     def __init__(self, state: dict[str, Tensor]) -> None:
         self.state = {name.removeprefix("transformer."): value for name, value in state.items()}
@@ -88,7 +89,7 @@ def logit(x: Tensor) -> Tensor:
 
 
 def proposals(net: Official, memory: Tokens) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, class logits and boxes of all tokens."""
+    """Return features, class logits and boxes of all tokens."""
     centres = memory.centres()
     cells = memory.sizes
     side = torch.cat([torch.full((n,), 0.05 * 2**level) for level, n in enumerate(cells)])
@@ -103,12 +104,12 @@ def proposals(net: Official, memory: Tokens) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def taken(values: Tensor, index: Tensor) -> Tensor:
+def select_rows(values: Tensor, index: Tensor) -> Tensor:
     return torch.stack([row[chosen] for row, chosen in zip(values, index, strict=True)])
 
 
 def expected(name: str, net: Official, memory: Tokens, noise: Any) -> tuple[Tensor, Tensor]:
-    """Logits and boxes of all decoder layers, denoising queries first."""
+    """Return logits and boxes of all decoder layers, denoising queries first."""
     batch, number = len(memory.content), SMALL["num_queries"]
     if name.startswith("dn_"):
         x = torch.cat((net.state["tgt_embed.weight"], torch.zeros(number, 1)), 1).expand(batch, -1, -1)
@@ -117,7 +118,7 @@ def expected(name: str, net: Official, memory: Tokens, noise: Any) -> tuple[Tens
         features, logits, all_boxes = proposals(net, memory)
         score = logits.max(-1)[0] if name.startswith("dab_") else logits[..., 0]
         index = score.topk(number, dim=1)[1]
-        boxes, x = taken(all_boxes, index).detach(), taken(features, index).detach()
+        boxes, x = select_rows(all_boxes, index).detach(), select_rows(features, index).detach()
     static = ""
     if name.startswith("deformable_"):
         embedded = sine(boxes, DIM // 2, 2 * math.pi)
@@ -149,7 +150,7 @@ def expected(name: str, net: Official, memory: Tokens, noise: Any) -> tuple[Tens
 
 
 def build(name: str) -> Any:
-    """A small model in which no tensor is at a value that hides a mistake, and its official names."""
+    """Build a small model with noise on all parameters, so that no initial value hides a mistake."""
     torch.manual_seed(0)
     model = create_model(name, **{**SMALL, "decoder_layers": LAYERS, "dropout": 0.0}, num_feature_levels=LEVELS)
     with torch.no_grad():
@@ -160,8 +161,8 @@ def build(name: str) -> Any:
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", NAMES)
-def test_decoder_is_the_repositorys(name: str, training: bool) -> None:
-    """Outputs of all layers and, through them, the gradient of every tensor, so that it is cut where it should be."""
+def test_decoder_agrees_with_the_repository(name: str, training: bool) -> None:
+    """Compare the outputs of all layers and the gradients of all tensors, which also tests where gradients are cut."""
     model = build(name)
     model.train(training)
     generator = torch.Generator().manual_seed(1)
@@ -208,8 +209,8 @@ def test_decoder_is_the_repositorys(name: str, training: bool) -> None:
     assert compared > 80
 
 
-def test_what_the_encoder_is_trained_on() -> None:
-    """The chosen proposals with their labels; of Deformable DETR++ all tokens, every label 0 (its two-stage rule)."""
+def test_proposals_in_the_loss_of_the_encoder() -> None:
+    """The selected proposals with their labels; for Deformable DETR++ all tokens, with every label 0."""
     images = torch.randn(1, 3, 64, 64)
     tokens = 64 + 16 + 4 + 1
     for name, number, agnostic in ((NAMES[0], SMALL["num_queries"], False), (NAMES[2], tokens, True)):
@@ -232,7 +233,7 @@ def test_the_published_sizes() -> None:
     assert (config.denoising_groups, config.denoising_label_noise, config.denoising_box_noise) == (5, 0.2, 0.4)
 
 
-def test_relation_that_takes_no_part_is_not_trained() -> None:
+def test_the_unused_relation_is_not_trained() -> None:
     model = build("deformable_detr_pp_r50")
     assert not any(parameter.requires_grad for parameter in model.decoder.relation.parameters())
 
@@ -252,7 +253,7 @@ def test_excluded_combinations_say_why(name: str, options: dict[str, Any], messa
 
 
 @pytest.mark.parametrize(
-    ("selection", "denoising"),  # those that no published model has
+    ("selection", "denoising"),  # combinations that no published model has
     [
         ("mixed", "plain"),
         ("mixed", "none"),
@@ -262,7 +263,7 @@ def test_excluded_combinations_say_why(name: str, options: dict[str, Any], messa
         ("static", "none"),
     ],
 )
-def test_switches_of_dino_combine(selection: str, denoising: str) -> None:
+def test_options_of_dino_combine(selection: str, denoising: str) -> None:
     torch.manual_seed(0)
     options = {"query_selection": selection, "denoising": denoising, "two_stage": selection != "static"}
     model = create_model("dino_lite0", **SMALL, **options).train()

@@ -1,4 +1,4 @@
-"""Salience-DETR piece by piece, and the inputs that its official code stops at."""
+"""The parts of Salience-DETR, and inputs on which its official code fails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from detrkit.nn.position import LearnedPosition
 from detrkit.nn.salience.encoder import SalienceFilter
 from detrkit.nn.salience.grid_suppression import suppress_neighbours
 from detrkit.nn.salience.plux_pyramid import PluXPyramid
-from detrkit.nn.salience.salience import SalienceGoal, upsample_corners
+from detrkit.nn.salience.salience import SalienceTarget, upsample_corners
 from detrkit.nn.tokens import Tokens
 from detrkit.structures import Predictions, Target, pad_images
 from detrkit.weights.official.keydiff import compare
@@ -33,7 +33,7 @@ def small(**overrides: Any) -> Any:
 
 
 def grid(*shapes: tuple[int, int], padding: Tensor | None = None, batch: int = 1) -> Tokens:
-    """Tokens of these levels without content; padding (B, S)."""
+    """Return tokens of these levels with zero content; padding (B, S)."""
     count = sum(height * width for height, width in shapes)
     mask = torch.zeros(batch, count, dtype=torch.bool) if padding is None else padding
     cells = torch.tensor([[width, height] for height, width in shapes]).float().expand(batch, -1, -1)
@@ -48,34 +48,38 @@ def objects(*boxes: tuple[float, ...]) -> Target:
 # ----------------------------------------------------------------------------------------------------- salience
 
 
-def goal(level: int, targets: list[Target], *points: tuple[float, float]) -> Tensor:
-    """What the salience of cells at these points (in pixels of a 200 x 100 image) of a level should be."""
+def salience_target(level: int, targets: list[Target], *points: tuple[float, float]) -> Tensor:
+    """Return the salience target of cells of a level at points in pixels of a 200 x 100 image."""
     limits = [(-1.0, 64.0), (64.0, 128.0), (128.0, 256.0), (256.0, torch.inf)][level]
     cells = torch.tensor(points)
-    return SalienceGoal(cells, torch.tensor(limits).expand(len(cells), -1), torch.tensor([[200.0, 100.0]]))(targets)[0]
+    make_target = SalienceTarget(cells, torch.tensor(limits).expand(len(cells), -1), torch.tensor([[200.0, 100.0]]))
+    return make_target(targets)[0]
 
 
 def test_salience_falls_from_the_centre_of_an_object_to_its_border() -> None:
     (target,) = [objects((0.5, 0.5, 0.5, 0.8))]  # x 50 to 150, y 10 to 90
-    found = goal(1, [target], (100, 50), (75, 50), (100, 30), (51, 11), (40, 50), (100, 5))
+    found = salience_target(1, [target], (100, 50), (75, 50), (100, 30), (51, 11), (40, 50), (100, 5))
     wanted = [1, 1 - 0.5 * 0.5, 1 - 0.5 * 0.5, 1 - 0.5 * (0.98**2 + 0.975**2) ** 0.5, 0, 0]
-    # at the centre the farthest side is 50 pixels away, which the finest level answers for
+    # at the centre the farthest side is 50 pixels away, so the object belongs to the finest level
     wanted[0] = wanted[2] = 0
     torch.testing.assert_close(found, torch.tensor(wanted))
-    assert goal(0, [target], (100, 50)).tolist() == [1]
+    assert salience_target(0, [target], (100, 50)).tolist() == [1]
 
 
 def test_overlapping_objects_give_the_highest_salience_if_one_fits_the_level() -> None:
     both = [objects((0.5, 0.5, 0.1, 0.2), (0.45, 0.5, 0.9, 1.0))]  # the second reaches 100 pixels to the left
-    assert goal(0, both, (100, 50)).tolist() == pytest.approx([1])  # of the first, which fits
-    assert goal(1, both, (100, 50)).tolist() == pytest.approx([1])  # of the first too, although the second fits
-    assert goal(1, [objects((0.45, 0.5, 0.9, 1.0))], (100, 50)).tolist() == pytest.approx([1 - 0.5 * 20 / 180])
-    assert goal(2, both, (100, 50)).tolist() == [0]
+    assert salience_target(0, both, (100, 50)).tolist() == pytest.approx([1])  # from the first, which fits
+    # the second object fits, but the first has the higher salience
+    assert salience_target(1, both, (100, 50)).tolist() == pytest.approx([1])
+    assert salience_target(1, [objects((0.45, 0.5, 0.9, 1.0))], (100, 50)).tolist() == pytest.approx(
+        [1 - 0.5 * 20 / 180]
+    )
+    assert salience_target(2, both, (100, 50)).tolist() == [0]
 
 
 def test_images_without_objects_and_empty_boxes_have_no_salience() -> None:
-    assert goal(0, [objects()], (100, 50), (3, 3)).tolist() == [0, 0]
-    assert goal(0, [objects((0.5, 0.5, 0.0, 0.0))], (100, 50)).tolist() == [0]
+    assert salience_target(0, [objects()], (100, 50), (3, 3)).tolist() == [0, 0]
+    assert salience_target(0, [objects((0.5, 0.5, 0.0, 0.0))], (100, 50)).tolist() == [0]
 
 
 def test_guidance_is_bilinear_with_corners_on_corners() -> None:
@@ -94,7 +98,7 @@ def test_guidance_is_bilinear_with_corners_on_corners() -> None:
 # ------------------------------------------------------------------------------------------------------- filter
 
 
-def test_filter_keeps_a_share_of_each_level_and_of_that_a_share_for_each_layer() -> None:
+def test_filter_keeps_a_share_per_level_and_a_share_of_these_per_layer() -> None:
     tokens, scores = grid((4, 5), (2, 3)), torch.randperm(26)[None] / 26
     chosen = SalienceFilter(levels=(0.5, 1.0), layers=(1.0, 0.5), mask_padding=False)(scores, tokens)
     fine = scores[0, :20].topk(10).indices
@@ -120,31 +124,31 @@ def test_smaller_images_of_a_batch_keep_fewer(mask_padding: bool) -> None:
     assert second.seen.sum(1).tolist() == ([4, 2] if mask_padding else [4, 4])
 
 
-def test_a_single_token_is_always_left() -> None:
+def test_at_least_one_token_is_kept() -> None:
     chosen = SalienceFilter(levels=(0.4,), layers=(1.0, 0.2), mask_padding=False)(torch.rand(1, 1), grid((1, 1)))
     assert [focus.index.tolist() for focus in chosen] == [[[0]], [[0]]]
 
 
-# --------------------------------------------------------------------------- what stops the official implementation
+# ------------------------------------------------------------------------ failures of the official implementation
 
 
-def test_neighbours_come_behind_all_others_but_none_is_lost() -> None:
-    """The official code stops where fewer tokens survive than there are queries."""
+def test_suppressed_neighbours_come_last_but_none_is_lost() -> None:
+    """The official code fails if fewer tokens survive than there are queries."""
     scores = torch.tensor([[9.0, 8, 7, 6, 5, 4, 3, 2, 1]])  # 3 x 3: a chessboard survives
     candidates = scores.argsort(dim=1, descending=True)
     ordered = suppress_neighbours(scores, candidates, grid((3, 3)))
     assert ordered.tolist() == [[0, 2, 4, 6, 8, 1, 3, 5, 7]]
-    apart = suppress_neighbours(scores, candidates, grid((3, 1), (3, 1), (3, 1)))  # levels do not meet
-    assert apart.tolist() == [[0, 2, 3, 5, 6, 8, 1, 4, 7]]
+    separate = suppress_neighbours(scores, candidates, grid((3, 1), (3, 1), (3, 1)))  # no neighbours across levels
+    assert separate.tolist() == [[0, 2, 3, 5, 6, 8, 1, 4, 7]]
 
 
-def test_images_of_a_batch_are_suppressed_apart() -> None:
+def test_images_of_a_batch_are_suppressed_separately() -> None:
     scores = torch.tensor([[4.0, 3, 2, 1], [1.0, 2, 3, 4]])
     ordered = suppress_neighbours(scores, scores.argsort(dim=1, descending=True), grid((1, 4), batch=2))
     assert ordered.tolist() == [[0, 2, 1, 3], [3, 1, 2, 0]]
 
 
-def test_as_many_queries_as_asked_where_tokens_suffice() -> None:
+def test_the_number_of_queries_is_met_if_there_are_enough_tokens() -> None:
     model = small(num_queries=60, suppression_candidates=1).eval()
     images, mask = pad_images([torch.randn(3, 64, 64)])  # 64 + 16 + 4 + 1 tokens, of 60 candidates some survive
     with torch.no_grad():
@@ -166,8 +170,8 @@ def test_maps_larger_than_the_background_table_stretch_it() -> None:
         assert torch.isfinite(model(torch.randn(1, 3, 64, 96)).boxes).all()
 
 
-def test_one_cell_a_level_trains() -> None:
-    """Batch norm has no variance of one value a channel."""
+def test_one_cell_per_level_trains() -> None:
+    """Batch norm has no variance of one value per channel."""
     torch.manual_seed(0)
     pyramid = PluXPyramid(dim=32, num_levels=2).train()
     out = pyramid([torch.randn(1, 32, 1, 1), torch.randn(1, 32, 1, 1)])
@@ -182,7 +186,7 @@ def test_one_cell_a_level_trains() -> None:
 def test_the_memory_of_an_image_does_not_depend_on_its_batch() -> None:
     model = small(mask_backbone_padding=True).eval()
     with torch.no_grad():
-        model.salience.layer2[4].weight.mul_(100)  # no near ties in what is chosen
+        model.salience.layer2[4].weight.mul_(100)  # no near ties in the selection
         sizes = ((75, 99), (96, 130), (64, 64))
         images, mask = pad_images([torch.randn(3, *size) for size in sizes])
         together = memory_of(model, images, mask)

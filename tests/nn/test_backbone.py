@@ -1,4 +1,4 @@
-"""Every family of backbones: shapes, masks, freezing, training, and that padding can be kept out."""
+"""Every family of backbones: shapes, masks, freezing, training, and exclusion of padding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from detrkit.losses import build_criterion
 from detrkit.models import create_model
 from detrkit.nn.backbone import Backbone
-from detrkit.nn.backbone.padding import Recomputed
+from detrkit.nn.backbone.padding import CheckpointedBlocks
 from detrkit.structures import Target, pad_images
 from tests.nn.tiny_backbones import TINY
 from tests.small import SMALL
@@ -33,7 +33,7 @@ def no_padding(images: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (67, 131), (33, 200)])
-def test_maps_have_a_cell_for_every_stride_pixels(family: str, height: int, width: int) -> None:
+def test_maps_have_one_cell_per_stride_pixels(family: str, height: int, width: int) -> None:
     network = backbone(family, num_levels=4)
     images = torch.randn(2, 3, height, width)
     mask = no_padding(images)
@@ -58,7 +58,7 @@ def test_levels_are_the_deepest(family: str) -> None:
     images = torch.randn(1, 3, 64, 64)
     strides = {levels: backbone(family, num_levels=levels).strides for levels in (1, 3)}
     assert strides == {1: [32], 3: [8, 16, 32]}
-    if family != "vit":  # whose pyramid is new for every choice
+    if family != "vit":  # its pyramid depends on the levels
         all_levels = backbone(family, num_levels=4)
         few = backbone(family, num_levels=2)
         few.load_state_dict(all_levels.state_dict())
@@ -68,7 +68,7 @@ def test_levels_are_the_deepest(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", PATCHED)
-def test_frozen_stages_are_stem_stage_and_the_step_behind_it(family: str) -> None:
+def test_frozen_stages_are_stem_first_stage_and_patch_merging(family: str) -> None:
     network = backbone(family, frozen_stride=4)
     stage = "stages" if family == "convnext" else "layers"
     frozen = {name.removeprefix("body.model.") for name, p in network.named_parameters() if not p.requires_grad}
@@ -93,12 +93,12 @@ def test_nothing_or_all_can_be_frozen(family: str) -> None:
     assert kept == ({"norms", "pyramid"} if family == "vit" else {"norms"})
 
 
-def test_a_frozen_transformer_needs_its_stride() -> None:
-    """Blocks of a plain network have one stride, 16: the usual 4 freezes nothing of it."""
+def test_frozen_stride_4_freezes_nothing_of_a_plain_transformer() -> None:
+    """All its blocks have stride 16."""
     assert all(parameter.requires_grad for parameter in backbone("vit", frozen_stride=4).parameters())
 
 
-def test_batch_norm_is_frozen_and_stays_as_it_is() -> None:
+def test_batch_norm_is_frozen_and_does_not_change() -> None:
     network = backbone("resnet").train()
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
     network(torch.randn(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.bool))
@@ -126,12 +126,12 @@ def test_level_norm_normalises_the_channels_of_every_cell(family: str) -> None:
 
 
 @pytest.mark.parametrize("name", [TINY["resnet"], "test_resnet", TINY["swin"], TINY["convnext"]])
-def test_padding_can_be_kept_out(name: str) -> None:
-    """An image gives the same features alone and in a padded batch; timm's "test_resnet" has average pooling too."""
+def test_padding_can_be_excluded(name: str) -> None:
+    """An image has the same features alone and in a padded batch; timm's "test_resnet" also has average pooling."""
     torch.manual_seed(0)
     network, leaking = (Backbone(name=name, num_levels=3, mask_padding=masked).eval() for masked in (True, False))
     for name, parameter in network.named_parameters():
-        if name.endswith("gamma"):  # layer scale starts so small that nothing would show
+        if name.endswith("gamma"):  # layer scale starts too small to show an effect
             parameter.data.fill_(0.5)
     leaking.load_state_dict(network.state_dict())
     image = torch.randn(1, 3, 75, 90)
@@ -153,7 +153,7 @@ def test_padding_can_be_kept_out(name: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["focalnet", "vit"])
-def test_padding_cannot_be_kept_out_of_everything(family: str) -> None:
+def test_some_families_cannot_exclude_padding(family: str) -> None:
     with pytest.raises(ValueError, match=r"mask_backbone_padding: .*set it to False"):
         backbone(family, mask_padding=True)
 
@@ -198,7 +198,7 @@ def test_checkpointing_changes_no_gradient(family: str, masked: bool) -> None:
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
 
 
-def test_channels_last_networks_of_timm_work_too() -> None:
+def test_channels_last_networks_of_timm_work() -> None:
     network = Backbone(name="mambaout_femto", num_levels=2, frozen_stride=0).eval()
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
@@ -217,7 +217,7 @@ def test_channels_last_networks_of_timm_work_too() -> None:
         ({"name": "vit_base_patch14_dinov2"}, "patches of 14 pixels; a feature pyramid needs a power of two"),
     ],
 )
-def test_what_cannot_be_built_is_named(options: dict[str, object], message: str) -> None:
+def test_errors_name_what_cannot_be_built(options: dict[str, object], message: str) -> None:
     with torch.device("meta"), pytest.raises(ValueError, match=message):
         Backbone(**options)
 
@@ -253,8 +253,8 @@ def test_a_detector_learns_with_every_family(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_copies_are_networks_of_their_own(family: str) -> None:
-    """As averaging of weights (EMA) and worker processes need it."""
+def test_copies_are_independent(family: str) -> None:
+    """Averaging of weights (EMA) and worker processes need this."""
     network = backbone(family, mask_padding=family not in ("focalnet", "vit"))
     images = torch.randn(1, 3, 64, 64)
     for copied in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
@@ -269,8 +269,8 @@ def test_copies_are_networks_of_their_own(family: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "test_resnet"])
-def test_recomputed_stages_keep_padding_out_and_give_the_same_gradients(name: str) -> None:
-    """The backward pass runs every stage again, under the padding of the forward pass."""
+def test_checkpointed_stages_exclude_padding_and_have_the_same_gradients(name: str) -> None:
+    """The backward pass runs every stage again, with the padding of the forward pass."""
     images, mask = pad_images([torch.randn(3, 96, 128), torch.randn(3, 96, 90)])
     gradients = []
     for checkpointing in (False, True):
@@ -282,11 +282,11 @@ def test_recomputed_stages_keep_padding_out_and_give_the_same_gradients(name: st
     for plain, recomputed in zip(*gradients, strict=True):
         assert plain is not None
         torch.testing.assert_close(plain, recomputed)
-    stages = [module for module in backbone.modules() if isinstance(module, Recomputed)]
+    stages = [module for module in backbone.modules() if isinstance(module, CheckpointedBlocks)]
     assert sum(len(stage) for stage in stages) >= 4
 
 
-def test_a_padded_backbone_is_one_graph_and_leaves_threads_alone() -> None:
+def test_a_padded_backbone_is_one_graph_and_thread_safe() -> None:
     backbone = Backbone(name="test_resnet", num_levels=3, mask_padding=True).eval()
     images, mask = pad_images([torch.randn(3, 96, 128), torch.randn(3, 64, 90)])
 
@@ -296,7 +296,7 @@ def test_a_padded_backbone_is_one_graph_and_leaves_threads_alone() -> None:
     with torch.no_grad():
         expected = run(images, mask)
         compiled = torch.compile(run, backend="eager", fullgraph=True)(images, mask)
-        with ThreadPoolExecutor(4) as pool:  # images of unlike padding at the same time
+        with ThreadPoolExecutor(4) as pool:  # images with different padding at the same time
             jobs = [pool.submit(run, images[: 1 + i % 2], mask[: 1 + i % 2]) for i in range(16)]
         single = run(images[:1], mask[:1])
     for found, wanted in zip(compiled, expected, strict=True):

@@ -18,18 +18,18 @@ def model(family: str, **options: object) -> Detector:
 
 
 def rates(detector: Detector, **values: object) -> dict[str, float]:
-    """Parameter name -> learning rate; a parameter that is in two groups or none fails here."""
+    """Return learning rates by parameter name; fails if a parameter is in two groups or none."""
     section = OptimizerSection.model_validate({"lr": 1.0, "lr_backbone": 0.1, **values})
     groups = parameter_groups(detector, section)
-    held = [(id(parameter), group.lr) for group in groups for parameter in group.parameters]
-    by_id = dict(held)
-    assert len(by_id) == len(held)
+    grouped = [(id(parameter), group.lr) for group in groups for parameter in group.parameters]
+    by_id = dict(grouped)
+    assert len(by_id) == len(grouped)
     found = {name: by_id.pop(id(p)) for name, p in detector.named_parameters() if p.requires_grad}
     assert not by_id
     return found
 
 
-# a parameter of the backbone -> layers between its layer and the last
+# parameter of the backbone -> number of layers from its layer to the last
 STEPS = {
     "swin": {
         "patch_embed.proj.weight": 8,
@@ -61,7 +61,7 @@ def test_rates_fall_from_the_last_layer_to_the_first(family: str) -> None:
     assert len({rate for name, rate in found.items() if name.startswith(prefix)}) == max(STEPS[family].values()) + 1
 
 
-def test_large_networks_have_a_layer_a_block() -> None:
+def test_large_networks_have_one_layer_per_block() -> None:
     with torch.device("meta"):
         swin = create_model("dino_swin_l_4scale")
     found = rates(swin, layer_decay=0.9)

@@ -1,4 +1,4 @@
-"""ImageNet weights of backbones from files: timm's names, the authors' names, and files of something else."""
+"""ImageNet weights of backbones from files: timm's names, the authors' names, and files of other networks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def network(name: str, **options: object) -> nn.Module:
 
 
 def loaded(name: str, source: Path, **options: object) -> dict[str, Tensor]:
-    """The tensors of the network inside a detector, under timm's names."""
+    """Return the tensors of the network inside a detector, under timm's names."""
     torch.manual_seed(2)
     model = create_model("dino_r50_4scale", **{**SMALL, "backbone": name}, pretrained_backbone=source, **options)
     return {
@@ -42,7 +42,7 @@ def test_files_with_the_names_of_timm(family: str, ending: str, tmp_path: Path) 
     assert all(torch.equal(value, state[key]) for key, value in own.items())
 
 
-def test_another_head_is_no_matter(tmp_path: Path) -> None:
+def test_another_head_is_ignored(tmp_path: Path) -> None:
     state = network(TINY["convnext"], num_classes=7).state_dict()
     torch.save({"model": state}, tmp_path / "weights.pth")
     own = loaded(TINY["convnext"], tmp_path / "weights.pth")
@@ -51,7 +51,7 @@ def test_another_head_is_no_matter(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["swin", "focalnet"])
 def test_files_with_the_names_of_the_authors(family: str, tmp_path: Path) -> None:
-    """timm knows their names; so do we, for detectors."""
+    """timm can rename them; official checkpoints of detectors use the same names."""
     model = "dino_r50_4scale" if family == "swin" else "dino_pp_r50"
     torch.manual_seed(1)
     detector = create_model(model, **{**SMALL, "backbone": TINY[family]})
@@ -65,7 +65,7 @@ def test_files_with_the_names_of_the_authors(family: str, tmp_path: Path) -> Non
     assert all(torch.equal(value, expected[key]) for key, value in own.items())
 
 
-def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
+def test_files_of_other_networks_are_rejected(tmp_path: Path) -> None:
     torch.save(network(TINY["convnext"]).state_dict(), tmp_path / "weights.pth")
     with pytest.raises(CheckpointError, match=r"weights\.pth: these are not the weights of timm's 'swin_tiny_for_"):
         loaded(TINY["swin"], tmp_path / "weights.pth")

@@ -1,4 +1,4 @@
-"""Denoising queries: how many, which belongs to what, who sees whom."""
+"""Denoising queries: their number, objects, noise and visibility in self-attention."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ def generator(**options: Any) -> ContrastiveDenoising:
 
 
 @pytest.mark.parametrize(
-    ("most", "groups", "slots"), [(1, 100, 200), (5, 20, 200), (33, 3, 198), (34, 2, 136), (51, 1, 102), (150, 1, 300)]
+    ("max_objects", "groups", "slots"),
+    [(1, 100, 200), (5, 20, 200), (33, 3, 198), (34, 2, 136), (51, 1, 102), (150, 1, 300)],
 )
-def test_number_of_queries_is_the_published_one(most: int, groups: int, slots: int) -> None:
-    queries = generator()([target(most), target(min(most, 2), seed=1)])
+def test_number_of_queries_is_the_published_one(max_objects: int, groups: int, slots: int) -> None:
+    queries = generator()([target(max_objects), target(min(max_objects, 2), seed=1)])
     assert queries is not None
     assert (queries.normaliser, queries.number) == (groups, slots)
     assert bias_of(queries, 7).shape[-2:] == (slots + 7, slots + 7)
@@ -48,7 +49,7 @@ def test_without_noise_positives_are_the_objects() -> None:
     image, query, index = queries.pairs
     boxes = torch.cat([item.boxes for item in targets])[index]
     labels = torch.cat([item.labels for item in targets])[index]
-    torch.testing.assert_close(queries.start[image, query], boxes, atol=2e-3, rtol=0)
+    torch.testing.assert_close(queries.required_reference[image, query], boxes, atol=2e-3, rtol=0)
     torch.testing.assert_close(queries.content[image, query], make.label_encoder(labels))
     assert len(index) == queries.normaliser * 5
     assert sorted(set(image.tolist())) == [0, 2]
@@ -57,25 +58,25 @@ def test_without_noise_positives_are_the_objects() -> None:
 def test_negatives_are_farther_than_positives() -> None:
     queries = generator(box_noise=0.4)([target(10)])
     assert queries is not None
-    corners = cxcywh_to_xyxy(queries.start[0]).view(-1, 2, 10, 4)
+    corners = cxcywh_to_xyxy(queries.required_reference[0]).view(-1, 2, 10, 4)
     half = target(10).boxes[:, 2:].repeat(1, 2) / 2
     moved = (corners - cxcywh_to_xyxy(target(10).boxes)).abs() / half / 0.4
     assert moved[:, 0].max() <= 1.0 + 1e-2
     assert moved[:, 1].min() >= 1.0 - 1e-2
 
 
-def test_who_sees_whom() -> None:
+def test_visibility_of_groups_and_matching_queries() -> None:
     queries = generator()([target(20), target(1)])
     assert queries is not None
     assert queries.normaliser == 5
     blocked = (bias_of(queries, 3) == -torch.inf)[0, 0]
     assert blocked[-3:, :-3].all()  # matching queries see no denoising query
-    assert not blocked[:, -3:].any()  # all see the matching ones
+    assert not blocked[:, -3:].any()  # all queries see the matching ones
     inside = torch.block_diag(*[torch.ones(40, 40)] * 5).bool()
     assert torch.equal(blocked[:-3, :-3], ~inside)
 
 
-def test_unused_slots_may_be_left_out() -> None:
+def test_unused_slots_can_be_masked() -> None:
     queries = generator(mask_unused=True)([target(20), target(1)])
     assert queries is not None
     assert queries.ignored is not None
@@ -86,10 +87,10 @@ def test_unused_slots_may_be_left_out() -> None:
     row = blocked[1, 0][0]
     seen = (~row[:-3]).nonzero().flatten()
     assert set(seen.tolist()) == {0, 20}  # the one object, positive and negative
-    assert (~blocked).any(-1).all()  # no row without anything to see: softmax would be NaN
+    assert (~blocked).any(-1).all()  # no row is entirely blocked: softmax would be NaN
 
 
-def test_crowded_images_may_be_capped() -> None:
+def test_queries_of_crowded_images_can_be_limited() -> None:
     targets = [target(150), target(3, seed=2)]
     queries = generator(max_queries=60)(targets)
     assert queries is not None
@@ -109,7 +110,7 @@ def test_without_objects_there_are_no_queries_but_the_same_graph() -> None:
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
 
 
-def test_label_augmentation_repeats_the_matched_objects_only() -> None:
+def test_label_augmentation_repeats_matched_objects_only() -> None:
     model = create_model("dino_lite0", **SMALL, repeat_label=2).train()
     criterion = build_criterion(model.config)
     targets = [target(3)]
@@ -144,7 +145,7 @@ def plain(**options: Any) -> Denoising:
 
 
 def test_plain_groups_are_a_fixed_number() -> None:
-    """DN-DETR: five groups of the largest image's objects, every one a positive."""
+    """DN-DETR: five groups with one slot per object of the largest image, all of them positives."""
     queries = plain()([target(3), target(1, seed=1), target(0)])
     assert queries is not None
     assert (queries.normaliser, queries.number) == (5, 15)
@@ -174,21 +175,21 @@ def test_plain_noise_moves_centre_and_size() -> None:
     centre, size = item.boxes[:, :2], item.boxes[:, 2:]
     step = signs[0, :2] * 0.5 * 0.4
     moved = torch.cat((centre + step * size / 2, size * (1 + step)), dim=1)
-    torch.testing.assert_close(queries.start[0], moved.repeat(5, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(queries.required_reference[0], moved.repeat(5, 1), atol=1e-5, rtol=0)
     torch.testing.assert_close(queries.content[0], make.label_encoder(torch.tensor([4, 1] * 5)))
 
 
-def test_the_indicator_tells_denoising_queries() -> None:
+def test_the_indicator_separates_denoising_and_matching_queries() -> None:
     make = plain(indicator=True)
     assert make.label_encoder.weight.shape == (5, 7)
     queries = make([target(3), target(1, seed=1)])
     assert queries is not None
     assert (queries.content[0, :, -1] == 1).all()
     assert queries.content[1, :, -1].tolist() == [1.0, 0.0, 0.0] * 5, "slots without an object stay empty"
-    assert make.marked(torch.ones(2, 7), 0.0)[:, -1].tolist() == [0.0, 0.0]
+    assert make.with_indicator(torch.ones(2, 7), 0.0)[:, -1].tolist() == [0.0, 0.0]
 
 
-def test_plain_denoising_may_be_capped() -> None:
+def test_queries_of_plain_denoising_can_be_limited() -> None:
     queries = plain(max_queries=50)([target(30), target(3, seed=2)])
     assert queries is not None
     assert queries.content.shape[1] == 50

@@ -1,4 +1,4 @@
-"""The simple feature pyramid: any power of two as stride, each level from the same map."""
+"""The simple feature pyramid: any power of two as stride, all levels from the same map."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 from detrkit.nn.backbone.feature_pyramid import SimpleFeaturePyramid
 
 
-def test_levels_have_the_strides_asked_for() -> None:
+def test_levels_have_the_requested_strides() -> None:
     pyramid = SimpleFeaturePyramid(in_channels=48, stride=16, strides=(4, 8, 16, 32, 64), dim=32)
     levels = pyramid(torch.randn(2, 48, 8, 12))
     assert [tuple(level.shape) for level in levels] == [
@@ -41,5 +41,5 @@ def test_every_cell_of_the_map_reaches_every_level() -> None:
     for level in pyramid(x):
         (gradient,) = torch.autograd.grad(level.square().sum(), x, retain_graph=True)
         reached = gradient.abs().sum((0, 1)) > 0
-        # pooling takes one of four cells for each channel
+        # pooling selects one of four cells per channel
         assert reached.all()

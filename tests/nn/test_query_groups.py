@@ -1,4 +1,4 @@
-"""Group DETR: groups see each other nowhere, are matched apart, and vanish at inference."""
+"""Group DETR: groups do not see each other, are matched separately, and exist in training only."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def parts(out: Predictions) -> list[Predictions]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_each_group_is_a_model_of_its_own(name: str) -> None:
-    """Training with three groups = three models that share everything but the queries; the losses are averaged."""
+    """Three groups are three models that share everything except the queries; the losses are averaged."""
     model = grouped(name).train()
     images = torch.randn(2, 3, 64, 80)
     out = model(images)
@@ -70,6 +70,6 @@ def test_every_group_learns() -> None:
     assert (model.query_embed.weight.grad.view(3, 12, -1).abs().amax((1, 2)) > 0).all()
 
 
-def test_groups_must_be_there() -> None:
+def test_at_least_one_group_is_required() -> None:
     with pytest.raises(ValueError, match="groups must be at least 1"):
         grouped("detr_r50", groups=0)

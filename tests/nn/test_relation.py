@@ -29,7 +29,7 @@ def test_relation_and_its_gradients(case: Case) -> None:
     for name, parameter in relation.named_parameters():
         assert parameter.grad is not None
         expected = case.tensors[f"grad.{name.replace('proj', 'proj.0')}"]
-        # sums of 442 products with features that may each differ by the tolerance: in proportion to the largest sum
+        # sums of 442 products of features, each within the tolerance: in proportion to the largest sum
         case.match(f"grad.{name}", parameter.grad, expected, atol=case.tolerance() * float(expected.abs().max()))
 
 

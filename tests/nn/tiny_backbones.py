@@ -1,4 +1,4 @@
-"""One tiny network of every family, registered in timm, so that tests run in fractions of a second."""
+"""One tiny network per family, registered in timm, so that tests run in fractions of a second."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def convnext_tiny_for_tests(pretrained: bool = False, **options: Any) -> nn.Modu
 
 @register_model
 def focalnet_tiny_for_tests_fl4(pretrained: bool = False, **options: Any) -> nn.Module:
-    """With everything that the large one has."""
+    """With all options of the large one."""
     sizes = {"embed_dim": 16, "depths": (2, 1, 1, 1), "focal_levels": (4, 4, 4, 4)}
     kind = {"use_post_norm": True, "use_overlap_down": True, "layerscale_value": 1e-4}
     return focalnet._create_focalnet("focalnet_tiny_for_tests_fl4", pretrained, **sizes, **kind, **options)
@@ -38,7 +38,7 @@ def focalnet_tiny_for_tests_fl4(pretrained: bool = False, **options: Any) -> nn.
 
 @register_model
 def vit_tiny_for_tests_dinov3(pretrained: bool = False, **options: Any) -> nn.Module:
-    """As timm's DINOv3 networks, narrower and shallower."""
+    """A narrower and shallower version of timm's DINOv3 networks."""
     sizes = {"patch_size": 16, "embed_dim": 48, "depth": 2, "num_heads": 3, "qkv_bias": False, "init_values": 1e-5}
     rope = {"rope_type": "dinov3", "rope_temperature": 100, "rope_rotate_half": True, "use_rot_pos_emb": True}
     rest = {"use_abs_pos_emb": False, "num_reg_tokens": 4, "use_fc_norm": False}

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention: against the recording, against a loop in double precision, as an operator."""
+"""Multi-scale deformable attention: against recorded values, against a loop in double precision, as an operator."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, 
 
 
 def by_loop(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-    """The definition, one sample and one corner after the other."""
+    """The definition as a loop over samples and corners."""
     batch, _, heads, dim = value.shape
     out = torch.zeros(batch, locations.shape[1], heads, dim, dtype=torch.float64)
     for index in torch.cartesian_prod(*(torch.arange(n) for n in weights.shape)).tolist():
@@ -58,17 +58,17 @@ def test_values_and_gradients_equal_the_recording(shared: Path, golden_count: di
     out.backward(case.tensors["core.grad_output"])
     for name, tensor in zip(names, (value, locations, weights), strict=True):
         assert tensor.grad is not None
-        expected = case.tensors[f"core.grad_{name}"]  # sums that reach 35: the tolerance also in proportion
+        expected = case.tensors[f"core.grad_{name}"]  # sums up to 35, hence also a relative tolerance
         case.match(f"core.grad_{name}", tensor.grad, expected, atol=case.tolerance(), rtol=case.tolerance())
 
 
 def test_is_a_proper_operator() -> None:
-    """torch's own checks: schema, fake shapes, autograd registration, ahead-of-time autograd."""
+    """The checks of torch: schema, fake shapes, autograd registration, ahead-of-time autograd."""
     value, shapes, locations, weights = inputs()
     arguments = (value.requires_grad_(), shapes, locations.requires_grad_(), weights.requires_grad_())
     torch.library.opcheck(torch.ops.detrkit.ms_deform_attn.default, arguments)
-    apart = value.detach().transpose(0, 1).contiguous().transpose(0, 1)  # other strides, which gradients do not have
-    backward = (torch.randn(2, 6, 12), apart, *(tensor.detach() for tensor in arguments[1:]))
+    strided = value.detach().transpose(0, 1).contiguous().transpose(0, 1)  # not the strides of the gradients
+    backward = (torch.randn(2, 6, 12), strided, *(tensor.detach() for tensor in arguments[1:]))
     torch.library.opcheck(
         torch.ops.detrkit.ms_deform_attn_backward.default, backward, test_utils=("test_schema", "test_faketensor")
     )
@@ -106,14 +106,14 @@ def test_half_precision_values_with_exact_locations(dtype: torch.dtype) -> None:
     torch.testing.assert_close(out.float(), expected, atol=3e-2, rtol=1e-2)
 
 
-def test_wild_locations_give_zeros_not_crashes() -> None:
+def test_extreme_locations_give_zeros_and_do_not_crash() -> None:
     value, shapes, locations, weights = inputs()
-    for wild in (-1e9, 1e9):
-        out = ms_deform_attn(value, shapes, torch.full_like(locations, wild), weights)
+    for location in (-1e9, 1e9):
+        out = ms_deform_attn(value, shapes, torch.full_like(locations, location), weights)
         assert not out.any()
 
 
-def test_shapes_that_contradict_each_other_are_named() -> None:
+def test_inconsistent_shapes_are_named() -> None:
     value, shapes, locations, weights = inputs()
     with pytest.raises(ValueError, match=r"41 tokens, the spatial shapes \[\[5, 7\], \[3, 3\]\] need 44"):
         ms_deform_attn(value, torch.tensor([[5, 7], [3, 3]]), locations, weights)
@@ -132,7 +132,7 @@ def test_every_device_has_an_implementation() -> None:
 
 @pytest.mark.parametrize("spread", [0.3, 3.0])
 def test_the_cpu_implementation_equals_the_reference(spread: float) -> None:
-    """Values and gradients, most samples inside of the levels or most of them outside."""
+    """Values and gradients, with most samples inside the levels or most outside."""
     value, _, locations, weights = inputs()
     locations = (locations - 0.5) * spread + 0.5
     found = BACKENDS["cpu"].forward(value, SHAPES, locations, weights)
@@ -145,7 +145,7 @@ def test_the_cpu_implementation_equals_the_reference(spread: float) -> None:
 
 
 def test_on_the_border_of_a_level() -> None:
-    """Samples on the last cell's centre, between it and the outside, and where nothing is left."""
+    """Samples at the centre of the last cell, between it and the border, and outside."""
     value, shapes = torch.ones(1, 4, 1, 1), torch.tensor([[2, 2]])
     at = torch.tensor([-0.25, 0.0, 0.25, 0.75, 1.0, 1.25])
     locations = torch.stack((at, torch.full_like(at, 0.5)), dim=-1).view(1, -1, 1, 1, 1, 2)
@@ -153,7 +153,7 @@ def test_on_the_border_of_a_level() -> None:
     assert out.flatten().tolist() == [0, 0.5, 1, 1, 0.5, 0]
 
 
-def test_locations_that_are_not_numbers_give_no_numbers_in_their_place_only() -> None:
+def test_nan_locations_give_nan_only_in_their_own_outputs() -> None:
     value, shapes, locations, weights = inputs()
     locations[0, 0, 0, 0, 0, 0] = math.nan
     leaves = [tensor.requires_grad_() for tensor in (value, locations, weights)]

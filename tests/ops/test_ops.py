@@ -30,7 +30,7 @@ def test_giou_equals_torchvision_and_is_symmetric(
     assert ((ours >= -1 - 1e-9) & (ours <= 1 + 1e-9)).all()
 
 
-def test_degenerate_boxes_do_not_make_nan() -> None:
+def test_degenerate_boxes_do_not_give_nan() -> None:
     point = torch.tensor([0.5, 0.5, 0.5, 0.5], requires_grad=True)
     value = generalized_iou(point, torch.tensor([0.5, 0.5, 0.5, 0.5]))
     value.backward()
@@ -39,7 +39,7 @@ def test_degenerate_boxes_do_not_make_nan() -> None:
 
 
 @given(st.floats(-0.5, 1.5))
-def test_inverse_sigmoid_inverts_where_it_can(value: float) -> None:
+def test_inverse_sigmoid_inverts_unclamped_values(value: float) -> None:
     x = torch.tensor(value, dtype=torch.float64)
     torch.testing.assert_close(inverse_sigmoid(x).sigmoid(), x.clamp(1e-5, 1 - 1e-5), atol=2e-5, rtol=0)
 
@@ -59,7 +59,7 @@ def test_roi_align_equals_torchvision(h: int, w: int, bins: int, ratio: int, ali
         torch.randn(2, 5, h, w, generator=generator),
         torch.randn(2, 5, -(-h // 2), -(-w // 2), generator=generator),
     ]
-    # Boxes that also reach far outside the maps.
+    # Some boxes reach far outside the maps.
     corner = (torch.rand(2, 3, 2, generator=generator) * 1.6 - 0.3) * torch.tensor([8 * w, 8 * h])
     size = torch.rand(2, 3, 2, generator=generator) * torch.tensor([8 * w, 8 * h])
     boxes = torch.cat((corner, corner + size), dim=-1)
@@ -89,7 +89,7 @@ def test_roi_align_equals_torchvision(h: int, w: int, bins: int, ratio: int, ali
     torch.testing.assert_close(tokens.grad, gradient, atol=1e-4, rtol=1e-4)
 
 
-def test_roi_align_with_valid_sizes_is_that_of_the_cropped_map() -> None:
+def test_roi_align_with_valid_sizes_equals_that_of_the_cropped_map() -> None:
     generator = torch.Generator().manual_seed(0)
     canvas = torch.randn(2, 4, 9, 11, generator=generator)
     boxes = torch.rand(2, 6, 4, generator=generator).mul(70)
@@ -108,8 +108,8 @@ def test_roi_align_with_valid_sizes_is_that_of_the_cropped_map() -> None:
     assert not torch.allclose(pooled, plain)
 
 
-def test_roi_align_of_boxes_that_are_not_numbers() -> None:
-    """They give no numbers in their own place; training then skips the step."""
+def test_roi_align_of_nan_boxes() -> None:
+    """They give NaN only in their own outputs; training then skips the step."""
     boxes = torch.tensor([[[4.0, 4.0, 30.0, 30.0], [float("nan"), 4.0, 30.0, 30.0]]])
     pooled = roi_align_bags(boxes, shapes=[(6, 6)], strides=[8], resolution=2).pool(torch.ones(1, 36, 3))
     assert pooled[0, 0].isfinite().all()

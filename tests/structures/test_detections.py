@@ -30,17 +30,17 @@ def test_relabelled_detections_are_written_with_the_other_ids(found: Detections)
     assert [row["bbox"] for row in rows] == [[0, 1, 2, 2], [8, 9, 2, 2], [12, 13, 2, 2]]
     assert other.masks is not None
     assert [mask.sum() for mask in other.masks] == [1, 1, 1]
-    assert found.names == ["cat", "unicorn", "dog", "cat"], "the original stays"
+    assert found.names == ["cat", "unicorn", "dog", "cat"], "the original is unchanged"
 
 
-def test_no_detection_of_a_class_of_the_other_set(found: Detections) -> None:
+def test_no_class_of_the_detections_is_in_the_other_set(found: Detections) -> None:
     other = found.relabel([None] * 3, DATA)
     assert len(other) == 0
     assert other.to_coco() == []
     assert (other.image_id, other.image_size) == (7, (20, 30))
 
 
-def test_an_image_id_is_needed_to_write(found: Detections) -> None:
+def test_to_coco_needs_an_image_id(found: Detections) -> None:
     assert {row["image_id"] for row in found.to_coco()} == {7}
     assert {row["image_id"] for row in found.to_coco(5)} == {5}
     found.image_id = None

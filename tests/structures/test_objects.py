@@ -1,4 +1,4 @@
-"""A per-object field is one line: whatever selects, repeats, joins or moves objects carries it."""
+"""A new per-object field is one line: selection, repetition, concatenation and transfer include it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from torch import Tensor
 
 from detrkit.losses import LabelAugmentation, Problem
 from detrkit.nn.denoising import Denoising
+from detrkit.nn.masks import EmbeddedMasks
 from detrkit.structures import Batch, Objects, QueryGroup, Target
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weighed(Target):
-    """A target whose objects have a weight: the one line that a new field is."""
+    """A target with one more field per object, a weight."""
 
     weights: Tensor | None = None
 
@@ -28,11 +29,11 @@ def weighed(n: int, **facts: Any) -> Weighed:
 
 
 def agree(target: Target, numbers: list[int]) -> bool:
-    """Whether every field of the objects has the rows of these objects."""
+    """Whether every field has the rows of these objects."""
     assert isinstance(target, Weighed)
     assert target.masks is not None
     assert target.weights is not None
-    whole = weighed(target.masks.shape[1])  # as many rows as the masks of each have
+    whole = weighed(target.masks.shape[1])  # one mask row per object
     assert whole.masks is not None
     return (
         torch.equal(target.boxes, whole.boxes[numbers])
@@ -41,7 +42,7 @@ def agree(target: Target, numbers: list[int]) -> bool:
     )
 
 
-def test_selecting_takes_every_field_of_the_objects_and_keeps_the_image() -> None:
+def test_selection_includes_every_object_field_and_keeps_image_fields() -> None:
     facts = {"image_id": 7, "original_size": (3, 4), "negatives": torch.tensor([5, 6, 7, 8])}
     target = weighed(4, **facts)
     for index, numbers in (
@@ -63,7 +64,7 @@ def test_selecting_takes_every_field_of_the_objects_and_keeps_the_image() -> Non
         target[4]
 
 
-def test_label_augmentation_and_query_groups_carry_every_field() -> None:
+def test_label_augmentation_and_query_groups_include_every_field() -> None:
     target = weighed(3)
     (repeated,) = LabelAugmentation(repeat=2)([target], 5)
     assert agree(repeated, [0, 1, 2, 0, 1, 2])
@@ -72,13 +73,17 @@ def test_label_augmentation_and_query_groups_carry_every_field() -> None:
     backwards = LabelAugmentation(ratio=0.5, random_order=lambda n: torch.arange(n).flip(0))
     (drawn,) = backwards([target], 10)
     assert agree(drawn, [0, 1, 2, 2, 1])
-    group = QueryGroup(torch.zeros(1, 1, 9, 1), torch.zeros(1, 1, 9, 4), repeat=3, class_agnostic=True)
+    masks = EmbeddedMasks(torch.zeros(1, 1, 9, 2), torch.zeros(1, 2, 4, 4))
+    group = QueryGroup(torch.zeros(1, 1, 9, 1), torch.zeros(1, 1, 9, 4), masks=masks, repeat=3, class_agnostic=True)
     (own,) = Problem.of(group, [drawn]).targets
     assert agree(own, [0, 1, 2] * 3)
     assert not own.labels.any()
+    (boxes_only,) = Problem.of(replace(group, masks=None), [drawn]).targets
+    assert boxes_only.masks is None, "masks that nothing is compared with are not repeated"
+    assert len(boxes_only) == 9
 
 
-def test_concatenating() -> None:
+def test_concatenation() -> None:
     first, second = weighed(2), weighed(2)[[1]]
     both = Weighed.cat([first, second])
     assert agree(both, [0, 1, 1])
@@ -92,7 +97,7 @@ def test_concatenating() -> None:
         Objects.cat([])
 
 
-def test_moving_takes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_to_and_pin_memory_include_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
     target = weighed(2, negatives=torch.tensor([1]), image_id=3)
     moved = target.to("meta")
     assert {name for name, value in vars(moved).items() if isinstance(value, Tensor) and value.is_meta} == {
@@ -112,7 +117,7 @@ def test_moving_takes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {target.weights.data_ptr(), batch.images.data_ptr()} < set(pinned)
 
 
-def test_denoising_takes_targets_with_more_fields() -> None:
+def test_denoising_accepts_targets_with_more_fields() -> None:
     torch.manual_seed(0)
     denoising = Denoising(num_classes=3, dim=8, label_rows=3, number=2)
     queries = denoising([weighed(3), weighed(1)])

@@ -1,4 +1,4 @@
-"""A detector of a few hundred parameters, pictures of coloured squares, and runs over them in milliseconds a step."""
+"""A detector of a few hundred parameters, images of coloured squares, and runs with a few milliseconds per step."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ class TinyDetector(Detector):
         return out
 
     def _fixed_group(self, out: Predictions, targets: list[Target]) -> QueryGroup:
-        """The same predictions, query i belonging to object i: like denoising queries, absent without objects.
+        """The same predictions with query i matched to object i; like denoising queries, absent without objects.
 
-        Images without objects are ignored, so that how a batch is split into micro-batches does not matter.
+        Images without objects are ignored, so that the split into micro-batches does not matter.
         """
         pairs, start = [], 0
         for image, target in enumerate(targets):
@@ -83,7 +83,7 @@ class TinyDetector(Detector):
 
 
 def make_images(folder: Path, boxes_per_image: Sequence[int]) -> DetectionDataset:
-    """One picture for each number: that many squares, alternately red and blue, on grey noise."""
+    """One image per number: that many squares, alternately red and blue, on grey noise."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     records = []
@@ -109,7 +109,7 @@ def make_images(folder: Path, boxes_per_image: Sequence[int]) -> DetectionDatase
 
 
 class Scripted(Metric[Detections]):
-    """A protocol that calls a function instead of looking at what it is told."""
+    """A metric that calls a function and ignores the detections."""
 
     protocol, headline, class_columns = "coco", ("AP", "AP50"), ("AP",)
 
@@ -141,7 +141,7 @@ def make_task(
     num_queries: int = 5,
     metric: Metric[Detections] | None = None,
 ) -> Task:
-    """The tiny model and its pictures; metric: instead of COCO AP."""
+    """The tiny model and its images; ``metric`` replaces COCO AP."""
     data = make_images(folder / "images", boxes_per_image)
     mean = (0.5, 0.5, 0.5)
     transform = TrainTransform(short_sides=(SIZE,), max_side=SIZE, crop=False, flip=0.5, mean=mean, std=mean)
@@ -161,14 +161,14 @@ def score(ap: float | None) -> Score:
 
 
 def scores(*values: float | None) -> Callable[[], Score]:
-    """What the evaluations of a run answer: these APs one after the other, then the last for ever."""
+    """Results for the evaluations of a run: these APs in order, then always the last."""
     waiting: Iterator[float | None] = iter(values)
     last = values[-1]
     return lambda: score(next(waiting, last))
 
 
 def make_recipe(folder: Path, **overrides: Any) -> Recipe:
-    """A recipe of six epochs at batch 2 into ``folder/run``."""
+    """A recipe of six epochs with batch size 2 in ``folder/run``."""
     settings = {
         "training": {
             "epochs": 6,
@@ -193,9 +193,9 @@ def fake_task(
     evaluate: Callable[[], Score] | None = None,
     **settings: Any,
 ) -> Iterator[None]:
-    """Inside, ``train`` works on the tiny task whatever the recipe says about model and data.
+    """Context in which ``train`` uses the tiny task, whatever model and data the recipe has.
 
-    evaluate: what every evaluation answers.
+    ``evaluate`` gives the result of each evaluation.
     """
 
     def build(recipe: Recipe) -> Task:
@@ -207,7 +207,7 @@ def fake_task(
 
 
 def same_state(a: Any, b: Any, path: str = "") -> list[str]:
-    """Where two states differ, bit for bit; nothing is skipped but the output folder."""
+    """Paths at which two states differ, bit for bit, without the output folder."""
     if isinstance(a, Tensor):
         same = isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
         return [] if same else [path]

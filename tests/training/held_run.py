@@ -1,4 +1,4 @@
-"""Started in a process of its own to be interrupted: ``detrkit train`` on the tiny task, which waits in one step."""
+"""Program for a subprocess that is interrupted: ``detrkit train`` on the tiny task, which waits in one step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SETTINGS = {"ema": 0.9, "workers": 2, "epochs": 5, "checkpoint_every": 3, "evalu
 def main(folder: Path, steps: int, *arguments: str) -> int:
     """The exit code of ``detrkit train folder/recipe.yaml ARGUMENTS``.
 
-    After so many steps it writes the file ``held`` and goes on when there is a file ``go``.
+    After ``steps`` steps it writes the file ``held`` and waits for a file ``go``.
     """
     original = Trainer.train_step
 

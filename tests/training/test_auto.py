@@ -1,4 +1,4 @@
-"""Settings chosen from the data: what they are for which data, that the user's stand, and that the recipe repeats."""
+"""Recipes chosen from the data: the choices, the priority of the user's values, and the recipe file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from detrkit import weights
 from detrkit.config import Recipe, load_recipe
 from detrkit.errors import CheckpointError, DataError, RecipeError
-from detrkit.models import create_model, model_config
+from detrkit.models import create_model, entry, list_models, model_config
+from detrkit.models.presets import ALIASES
 from detrkit.structures import Categories, Category
 from detrkit.training import auto_recipe
 from detrkit.training.auto import rules
@@ -25,7 +26,7 @@ from tests.workplace import TINY_MODEL
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whatever this machine has: no GPU, nothing in the cache."""
+    """No GPU and an empty cache, on every machine."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("DETRKIT_CACHE", str(tmp_path / "cache"))
 
@@ -39,7 +40,7 @@ def make(
     names: tuple[str, ...] = ("cell",),
     splits: tuple[str, ...] = ("train", "val"),
 ) -> Path:
-    """COCO data whose images all have the same boxes (width, height), classes in turn; one file serves all of them."""
+    """COCO data whose images all have the same boxes (width, height), with alternating classes, and one image file."""
     boxes = [(80, 80)] * 5 if boxes is None else boxes
     write_image(root / "images" / "0.png", (8, 8))
     for split in splits:
@@ -50,13 +51,13 @@ def make(
             for k, box in enumerate(boxes)
         ]
         categories = [{"id": number, "name": name} for number, name in enumerate(names)]
-        content = {"images": rows, "annotations": annotations, "categories": categories}
-        dump(root / "annotations" / f"instances_{split}.json", content)
+        table = {"images": rows, "annotations": annotations, "categories": categories}
+        dump(root / "annotations" / f"instances_{split}.json", table)
     return root
 
 
 def line(recipe: Recipe, start: str) -> str:
-    """The comment that begins so."""
+    """The comment that begins with ``start``."""
     return next(comment.strip() for comment in recipe.comments if comment.strip().startswith(start))
 
 
@@ -82,14 +83,18 @@ def options(recipe: Recipe) -> dict[str, Any]:
         (4000, (None, 1500, 1500)),
     ],
 )
-def test_queries_follow_the_fullest_image(tmp_path: Path, objects: int, expected: tuple[int | None, int, int]) -> None:
+def test_queries_follow_the_most_crowded_image(
+    tmp_path: Path, objects: int, expected: tuple[int | None, int, int]
+) -> None:
     root = make(tmp_path / "data", images=2, boxes=[(40, 40)] * objects)
     recipe = auto_recipe(root, {"model.name": "dela_conditional_detr_lite0"}, quiet=True)
     chosen = options(recipe)
     assert (chosen["repeat_label"], chosen["num_queries"], chosen.get("top_k")) == expected
     assert f"up to {objects:,} objects per image" in line(recipe, "queries")
     assert any("find no more objects" in comment for comment in recipe.comments) == (objects > 1500)
-    build_model(load_recipe(recipe, {"model": {**TINY_MODEL, "pretrained_backbone": False}}), CELL)  # options agree
+    build_model(
+        load_recipe(recipe, {"model": {**TINY_MODEL, "pretrained_backbone": False}}), CELL
+    )  # options are consistent
 
 
 CELL = Categories([Category(0, "cell")])
@@ -102,23 +107,23 @@ def sides(size: rules.ImageSize) -> tuple[int, int, tuple[int, ...], int]:
 
 
 def test_image_size_follows_small_objects_and_long_images() -> None:
-    usual = {"shorter": 480.0, "aspect": 4 / 3, "most": 480}
+    usual = {"shorter": 480.0, "aspect": 4 / 3, "max_side": 480}
     own = rules.choose_image_size(LITE, small=0.2, **usual)
-    assert sides(own) == (320, 533, (288, 320, 352), 640), "large objects: the model's own sizes, untouched"
-    assert own.held_back == ""
+    assert sides(own) == (320, 533, (288, 320, 352), 640), "large objects: the model's own sizes"
+    assert own.limited_by == ""
     small = rules.choose_image_size(LITE, small=0.06, **usual)
     assert sides(small) == (416, 693, (368, 416, 464), 832)
     assert small.short_side * 0.06 >= rules.SMALL_PIXELS
     tiny = rules.choose_image_size(LITE, small=0.01, **usual)
-    assert (tiny.short_side, tiny.held_back) == (480, "the 480 px that time allows")
-    enlarged = rules.choose_image_size(LITE, small=0.01, shorter=200, aspect=1, most=480)
-    assert (enlarged.short_side, enlarged.held_back) == (384, "2 times their own size")
-    long = rules.choose_image_size(LITE, small=0.2, shorter=200, aspect=3.0, most=480)
+    assert (tiny.short_side, tiny.limited_by) == (480, "the 480 px that time allows")
+    enlarged = rules.choose_image_size(LITE, small=0.01, shorter=200, aspect=1, max_side=480)
+    assert (enlarged.short_side, enlarged.limited_by) == (384, "2 times their own size")
+    long = rules.choose_image_size(LITE, small=0.2, shorter=200, aspect=3.0, max_side=480)
     assert (long.short_side, long.max_side) == (320, 960)
-    longer = rules.choose_image_size(LITE, small=0.02, shorter=500, aspect=50, most=480)
+    longer = rules.choose_image_size(LITE, small=0.02, shorter=500, aspect=50, max_side=480)
     assert longer.max_side == 4 * longer.short_side
     assert longer.short_side * longer.max_side <= 480 * 800
-    published = rules.choose_image_size(R50, small=0.01, shorter=480, aspect=4 / 3, most=800)
+    published = rules.choose_image_size(R50, small=0.01, shorter=480, aspect=4 / 3, max_side=800)
     assert sides(published) == (800, 1333, R50.train_short_sides, 1333)
 
 
@@ -135,7 +140,7 @@ def test_lengths_and_averages() -> None:
 # ------------------------------------------------------------------------------------------------- the whole recipe
 
 
-def test_few_images_get_whole_epochs_and_enough_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_few_images_are_repeated_and_get_enough_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = auto_recipe(make(tmp_path / "data", images=10))
     assert recipe.model.name == "dape_lite0"
     assert (recipe.model.pretrained_backbone, recipe.model.backbone_weights) == (True, "package")
@@ -159,12 +164,12 @@ def test_the_recipe_file_gives_the_same_recipe(tmp_path: Path) -> None:
     assert load_recipe(path).to_dict() == recipe.to_dict()
 
 
-def test_what_the_user_gives_stands_and_the_rest_follows(tmp_path: Path) -> None:
+def test_given_values_win_and_other_choices_follow(tmp_path: Path) -> None:
     root = make(tmp_path / "data", boxes=[(80, 80)] * 40)
     given = ["model.name=dela_conditional_detr_lite0", "model.num_queries=60", "epochs=9", "lr=1e-3"]
     recipe = auto_recipe(root, given, batch_size=2, model={"top_k": 30})
     assert (options(recipe)["num_queries"], options(recipe)["top_k"]) == (60, 30)
-    assert options(recipe)["repeat_label"] is None, "80 copies would not find 60 queries"
+    assert options(recipe)["repeat_label"] is None, "80 copies exceed 60 queries"
     assert (recipe.training.epochs, recipe.training.iterations) == (9, None)
     assert (recipe.training.batch_size, recipe.training.accumulate) == (2, 2)
     assert recipe.training.ema == pytest.approx(1 - 5 / (9 * 50), abs=1e-4)
@@ -177,7 +182,7 @@ def test_what_the_user_gives_stands_and_the_rest_follows(tmp_path: Path) -> None
     assert full.model.backbone_weights is None
 
 
-def test_repeating_by_hand_does_not_count_twice(tmp_path: Path) -> None:
+def test_a_given_repeat_is_not_counted_twice(tmp_path: Path) -> None:
     recipe = auto_recipe(make(tmp_path / "data", images=40), ["data.repeat=7"], quiet=True)
     assert recipe.data.repeat == 7
     assert "training images 40 " in recipe.comments[0]
@@ -201,7 +206,7 @@ def test_image_size_crops_and_flips_follow_the_data(tmp_path: Path) -> None:
     assert "'arrow_left' has a side" in line(sided, "horizontal flip off")
 
 
-def test_a_rare_class_of_small_objects_counts_a_stray_one_does_not(tmp_path: Path) -> None:
+def test_rare_classes_decide_the_image_size_but_single_boxes_do_not(tmp_path: Path) -> None:
     names = ("cell", "dot")
     rare = auto_recipe(make(tmp_path / "rare", boxes=[(80, 80), (26, 26)] * 3, names=names), quiet=True)
     assert "'dot'" in line(rare, "shorter side of images")
@@ -211,17 +216,17 @@ def test_a_rare_class_of_small_objects_counts_a_stray_one_does_not(tmp_path: Pat
     assert "'a'" in line(stray, "shorter side of images 320")
 
 
-def test_crowds_are_taken_in_halves(tmp_path: Path) -> None:
+def test_batches_of_crowded_images_are_halved(tmp_path: Path) -> None:
     recipe = auto_recipe(make(tmp_path / "data", images=1, boxes=[(8, 8)] * 700), quiet=True)
     assert (recipe.training.batch_size, recipe.training.accumulate) == (2, 2)
     assert any("COCO's AP counts 100 detections" in comment for comment in recipe.comments)
 
 
-def test_remarks(tmp_path: Path) -> None:
+def test_notes(tmp_path: Path) -> None:
     root = make(tmp_path / "data", boxes=[(80, 80)], names=("cell", "ghost"))
-    remarks = [comment for comment in auto_recipe(root, quiet=True).comments if "note:" in comment]
-    assert "no training image has a box of ghost" in remarks[0]
-    assert "files listed twice, 0.png first" in remarks[1]
+    notes = [comment for comment in auto_recipe(root, quiet=True).comments if "note:" in comment]
+    assert "no training image has a box of ghost" in notes[0]
+    assert "files listed twice, 0.png first" in notes[1]
 
 
 def test_no_validation_images(tmp_path: Path) -> None:
@@ -243,7 +248,7 @@ def test_a_file_of_training_images_in_a_folder_of_no_known_layout(tmp_path: Path
         auto_recipe(root)
 
 
-def test_wrong_words(tmp_path: Path) -> None:
+def test_wrong_keys_and_values(tmp_path: Path) -> None:
     root = make(tmp_path / "data")
     with pytest.raises(RecipeError, match=r"unknown key\. Did you mean 'epochs'"):
         auto_recipe(root, ["epoch=3"])
@@ -268,12 +273,12 @@ def test_every_format(tmp_path: Path, layout: str) -> None:
 
 
 def pull(name: str) -> None:
-    """As if it had been pulled; only training reads it."""
+    """Create an empty file in place of a pulled checkpoint; only training would read it."""
     pulled_path(name).parent.mkdir(parents=True, exist_ok=True)
     pulled_path(name).write_bytes(b"")
 
 
-def test_a_published_detector_that_is_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_published_detector_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make(tmp_path / "data")
     gpu = {"training.device": "auto"}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -294,7 +299,9 @@ def test_a_published_detector_that_is_at_hand(tmp_path: Path, monkeypatch: pytes
     pull("relation_detr_r50_coco_12ep")
     other = auto_recipe(root, {**gpu, "model.name": "relation_detr_r50"}, quiet=True)
     assert other.model.init == "relation_detr_r50_coco_12ep"
-    assert auto_recipe(root, gpu, quiet=True).model.name == "de_detr_r50", "unnamed, only data-efficient families count"
+    assert auto_recipe(root, gpu, quiet=True).model.name == "de_detr_r50", (
+        "without a name, only data-efficient families are used"
+    )
     assert auto_recipe(root, {**gpu, "model.name": "detr_r50", "model.init": None}, quiet=True).model.init is None
 
     monkeypatch.setattr("detrkit.training.auto.recipe._gpu_memory", lambda: 11.0)
@@ -306,7 +313,7 @@ def test_a_published_detector_that_is_at_hand(tmp_path: Path, monkeypatch: pytes
     assert "de_detr_r50_coco_50ep is at hand for --model de_detr_r50" in line(on_cpu, "model")
 
 
-def test_a_checkpoint_of_ones_own_says_its_model(tmp_path: Path) -> None:
+def test_an_own_checkpoint_determines_the_model(tmp_path: Path) -> None:
     model = create_model("de_detr_lite0", num_classes=2, num_queries=60, **TINY_MODEL)
     path = weights.save(model, tmp_path / "mine.safetensors")
     recipe = auto_recipe(make(tmp_path / "data"), {"model.init": str(path)}, quiet=True)
@@ -323,7 +330,7 @@ def test_a_checkpoint_of_ones_own_says_its_model(tmp_path: Path) -> None:
     ("option", "taken"),
     [
         ({"num_queries": 150, "dropout": 0.0, "nms": 0.7}, True),
-        ({"backbone": "resnet50.tv_in1k"}, True),  # what it has anyway
+        ({"backbone": "resnet50.tv_in1k"}, True),  # the registered value
         ({"backbone": "resnet18.a1_in1k"}, False),
         ({"encoder_layers": 5}, False),
         ({"pretrained_backbone": True}, False),
@@ -331,13 +338,13 @@ def test_a_checkpoint_of_ones_own_says_its_model(tmp_path: Path) -> None:
         ({"backbone_weights": "mine.pth"}, False),
     ],
 )
-def test_a_published_detector_is_left_where_options_ask_for_other_weights(
+def test_a_published_detector_is_not_used_with_options_that_do_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: dict[str, Any], taken: bool
 ) -> None:
     pull("detr_r50")
     root = make(tmp_path / "data")
     recipe = auto_recipe(root, {"model.name": "detr_r50"}, model=option, quiet=True)
-    assert recipe.model.init == ("detr_r50" if taken else None), "an explicit model starts from it without a GPU too"
+    assert recipe.model.init == ("detr_r50" if taken else None), "a named model starts from it without a GPU too"
     note = [comment for comment in recipe.comments if "detr_r50 is at hand, but model." in comment]
     assert bool(note) != taken
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -346,7 +353,7 @@ def test_a_published_detector_is_left_where_options_ask_for_other_weights(
     assert chosen.model.name == ("detr_r50" if taken else "dape_lite0")
 
 
-def test_sampling_of_deformable_detr_learns_slower(tmp_path: Path) -> None:
+def test_sampling_of_deformable_detr_learns_more_slowly(tmp_path: Path) -> None:
     root = make(tmp_path / "data")
 
     def rate(name: str, *overrides: str) -> float | None:
@@ -356,3 +363,11 @@ def test_sampling_of_deformable_detr_learns_slower(tmp_path: Path) -> None:
     assert rate("deformable_detr_r50", "lr=5e-4") == pytest.approx(5e-5)
     assert rate("deformable_detr_r50", "lr_sampling=3e-4") == 3e-4
     assert rate("detr_r50") is None
+
+
+def test_registry_facts_agree_with_the_names() -> None:
+    """Laptop sizes have ``_lite`` in their names; models named after Deformable DETR train their sampling slowly."""
+    names = [*list_models(), *ALIASES]
+    for name in [*names, *(f"{name}_q50" for name in list_models())]:
+        assert entry(name).laptop == ("_lite" in name), name
+        assert entry(name).slow_sampling == name.startswith("deformable_detr"), name

@@ -1,4 +1,4 @@
-"""Odd and broken data through the real command line: it trains, and finds the right class ids, or says why not."""
+"""Unusual and damaged data through the real command line: a run with the right class ids, or a clear error."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def coco(
     classes: dict[int, str] = CLASSES,
     size: dict[str, tuple[int, int]] | None = None,
 ) -> Path:
-    """A COCO folder of pictures of noise; without ``val`` both splits are the same."""
+    """A COCO folder with images of noise; without ``val`` both splits are equal."""
     for split, images in (("train", train), ("val", train if val is None else val)):
         rows, annotations = [], []
         for number, (name, boxes) in enumerate(images.items(), start=1):
@@ -59,8 +59,8 @@ def coco(
             for category, *bbox in boxes:
                 one = {"id": len(annotations) + 1, "image_id": number, "category_id": category, "bbox": bbox}
                 annotations.append(one)
-        content = {"images": rows, "annotations": annotations, "categories": categories(classes)}
-        dump(root / "annotations" / f"instances_{split}.json", content)
+        table = {"images": rows, "annotations": annotations, "categories": categories(classes)}
+        dump(root / "annotations" / f"instances_{split}.json", table)
     return root
 
 
@@ -74,14 +74,14 @@ def train(root: Path, *words: str) -> int:
 
 
 def predictions(root: Path) -> dict[str, Any]:
-    """What ``detrkit predict`` writes with the run's weights on the first training image."""
+    """Output of ``detrkit predict`` with the weights of the run on the first training image."""
     folder = root.parent / "run"
     weights = next(path for path in (folder / "best", folder / "last") if path.is_dir()) / "model.safetensors"
     image = next(path for path in sorted(root.rglob("*.*")) if path.suffix in (".png", ".jpg"))
     out = root.parent / "found"
     assert run(["predict", str(image), "--model", str(weights), "--threshold", "0", "--out", str(out)]) == 0
-    content: dict[str, Any] = json.loads((out / "predictions.json").read_text(encoding="utf-8"))
-    return content
+    found: dict[str, Any] = json.loads((out / "predictions.json").read_text(encoding="utf-8"))
+    return found
 
 
 def evaluations(root: Path) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ def evaluations(root: Path) -> list[dict[str, Any]]:
 
 
 def refused(capsys: pytest.CaptureFixture[str]) -> str:
-    """The error: one line and nothing after it."""
+    """The only line on stderr, an error."""
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("settings", "  "))]
     assert len(lines) == 1, lines
     assert lines[0].startswith("detrkit: error: ")
@@ -110,7 +110,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> str:
     ],
     ids=["from 0", "gaps, huge, unused", "negative", "one class", "unicode"],
 )
-def test_category_ids_come_back(tmp_path: Path, classes: dict[int, str]) -> None:
+def test_category_ids_are_kept(tmp_path: Path, classes: dict[int, str]) -> None:
     first, last = min(classes), max(classes)
     root = coco(tmp_path / "data", {"a.png": [(first, *RED[0][1:])], "b.png": [(last, *BLUE[0][1:])]}, classes=classes)
     assert train(root) == 0
@@ -128,9 +128,9 @@ def test_category_ids_come_back(tmp_path: Path, classes: dict[int, str]) -> None
 def test_category_ids_of_other_formats(tmp_path: Path, layout: str, ids: list[int]) -> None:
     root = TREES[layout](tmp_path / "data")
     assert train(root) == 0
-    content = predictions(root)
-    assert [row["id"] for row in content["categories"]] == ids
-    assert [row["name"] for row in content["categories"]] == ["bolt", "nut"]
+    found = predictions(root)
+    assert [row["id"] for row in found["categories"]] == ids
+    assert [row["name"] for row in found["categories"]] == ["bolt", "nut"]
 
 
 def test_a_class_without_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,8 +143,8 @@ def test_a_class_without_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_validation_has_classes_that_training_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = coco(tmp_path / "data", {"a.png": RED}, {"b.png": [(7, 1, 1, 9, 9)]}, classes={0: "red", 7: "green"})
     file = root / "annotations" / "instances_train.json"
-    content = json.loads(file.read_text(encoding="utf-8"))
-    dump(file, {**content, "categories": content["categories"][:1]})
+    table = json.loads(file.read_text(encoding="utf-8"))
+    dump(file, {**table, "categories": table["categories"][:1]})
     assert train(root) == 2
     assert "validation images have boxes of green, which the training annotations do not list" in refused(capsys)
 
@@ -163,7 +163,7 @@ def test_one_image_and_no_validation(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert train(root, "training.iterations=3", "data.repeat=4", "training.batch_size=4") == 0
     captured = capsys.readouterr()
     assert "no validation images, so AP is not measured" in captured.err
-    assert "1 images 4 times an epoch" in captured.err
+    assert "1 images 4 times per epoch" in captured.err
     assert "not evaluated" in captured.out
     assert predictions(root)["annotations"]
 
@@ -171,8 +171,8 @@ def test_one_image_and_no_validation(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_thousand_objects_on_one_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     boxes: Boxes = [(k % 2, k % 40, k // 40, 4, 5) for k in range(1000)]
     root = coco(tmp_path / "data", {"a.png": boxes})
-    named = "model.name=dela_conditional_detr_lite0"
-    assert train(root, "training.evaluate_every=0", "model.decoder_layers=1", named) == 0
+    model = ["--model", "dela_conditional_detr_lite0", "model.decoder_layers=1"]  # a model with label repeat and NMS
+    assert train(root, *model, "training.evaluate_every=0") == 0
     captured = capsys.readouterr().err
     assert "queries 1,500: up to 1,000 objects per image" in captured
     assert "label repeat off" in captured
@@ -181,7 +181,7 @@ def test_a_thousand_objects_on_one_image(tmp_path: Path, capsys: pytest.CaptureF
     assert len(predictions(root)["annotations"]) == 1500
 
 
-def test_fewer_queries_than_objects_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fewer_queries_than_objects_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = coco(tmp_path / "data", {"a.png": [(0, k, 0, 9, 9) for k in range(30)]})
     assert train(root, "model.num_queries=20", "training.evaluate_every=0") == 0
     assert "note: 20 queries find no more objects than that; an image has 30" in capsys.readouterr().err
@@ -196,11 +196,11 @@ EMPTY: dict[str, Callable[[Path], Path]] = {
 
 
 def strip(root: Path) -> None:
-    """Take every box out of a data set, whatever its format."""
+    """Remove all boxes from a data set of any format."""
     for path in root.rglob("*.json"):
         dump(path, {**json.loads(path.read_text(encoding="utf-8")), "annotations": []})
     for path in root.rglob("*.xml"):
-        text = path.read_text(encoding="utf-8")  # VOC names its classes in the objects alone: they become difficult
+        text = path.read_text(encoding="utf-8")  # VOC names its classes only in objects: they become difficult
         path.write_text(text.replace("<difficult>0", "<difficult>1"), encoding="utf-8")
     shutil.rmtree(root / "labels", ignore_errors=True)
 
@@ -245,10 +245,10 @@ def test_every_image_but_one_is_empty(tmp_path: Path, capsys: pytest.CaptureFixt
     assert losses
 
 
-# ---------------------------------------------------------------------------------------------------- odd pictures
+# --------------------------------------------------------------------------------------------------- unusual images
 
 
-def test_a_pixel_and_long_pictures(tmp_path: Path) -> None:
+def test_images_of_one_pixel_and_long_images(tmp_path: Path) -> None:
     size = {"pixel.png": (1, 1), "long.png": (4000, 10), "tall.png": (10, 4000)}
     images: dict[str, Boxes] = {
         "pixel.png": [(0, 0, 0, 1, 1)],
@@ -261,11 +261,11 @@ def test_a_pixel_and_long_pictures(tmp_path: Path) -> None:
     out = tmp_path / "found"
     weights = str(tmp_path / "run" / "best" / "model.safetensors")
     assert run(["predict", str(root / "train"), "--model", weights, "--threshold", "0", "--out", str(out)]) == 0
-    content = json.loads((out / "predictions.json").read_text(encoding="utf-8"))
-    assert {(row["width"], row["height"]) for row in content["images"]} == {SIZE, *size.values()}
-    shown = {row["id"]: (row["width"], row["height"]) for row in content["images"]}
-    for row in content["annotations"]:
-        (x, y, w, h), (width, height) = row["bbox"], shown[row["image_id"]]
+    found = json.loads((out / "predictions.json").read_text(encoding="utf-8"))
+    assert {(row["width"], row["height"]) for row in found["images"]} == {SIZE, *size.values()}
+    sizes = {row["id"]: (row["width"], row["height"]) for row in found["images"]}
+    for row in found["annotations"]:
+        (x, y, w, h), (width, height) = row["bbox"], sizes[row["image_id"]]
         assert min(x, y, w, h) >= 0
         assert x + w <= width + 1e-3
         assert y + h <= height + 1e-3
@@ -280,9 +280,9 @@ def test_file_names_with_spaces_and_other_scripts(tmp_path: Path) -> None:
 def test_a_file_listed_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = coco(tmp_path / "data", {"a.png": RED, "b.png": BLUE})
     for file in (root / "annotations").iterdir():
-        content = json.loads(file.read_text(encoding="utf-8"))
-        content["images"][1]["file_name"] = "a.png"
-        dump(file, content)
+        table = json.loads(file.read_text(encoding="utf-8"))
+        table["images"][1]["file_name"] = "a.png"
+        dump(file, table)
     assert train(root) == 0
     assert "files listed twice, a.png first" in capsys.readouterr().err
     assert evaluations(root)[0]["AP"] is not None
@@ -291,7 +291,7 @@ def test_a_file_listed_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 # --------------------------------------------------------------------------------------------------------- bad boxes
 
 
-def test_boxes_outside_are_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_boxes_outside_are_left_out_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outside: Boxes = [(1, 200, 10, 20, 20), (0, -20, -20, 10, 10), (1, 40, 20, 500, 500)]  # the last is clamped
     root = coco(tmp_path / "data", {"a.png": RED, "b.png": outside})
     assert train(root) == 0

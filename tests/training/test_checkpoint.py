@@ -44,14 +44,14 @@ def test_save_and_load(tmp_path: Path) -> None:
 
 
 class Killed(BaseException):
-    """Stands for kill -9: nothing of the saving code runs after it."""
+    """Stands for kill -9: no code that saves runs after it."""
 
 
 CALLS = ("rename", "replace", "fsync", "open")
 
 
 def record(monkeypatch: pytest.MonkeyPatch, stop_at: int) -> list[str]:
-    """Every call to the file system from ``os`` counts; the one numbered ``stop_at`` kills instead."""
+    """Record the file system calls of ``os``; call number ``stop_at`` raises :class:`Killed` instead."""
     calls: list[str] = []
     for name in CALLS:
         original = getattr(os, name)
@@ -88,7 +88,7 @@ def test_killed_between_any_two_writes(tmp_path: Path, monkeypatch: pytest.Monke
             outcomes.append((state, weights))
         else:
             assert first
-        save(folder, 3)  # whatever a killed process left behind does not disturb the next one
+        save(folder, 3)  # files left by a killed process do not disturb the next one
         assert saved(folder) == (3, 3)
         assert sorted(path.name for path in folder.iterdir()) == ["last"]
     else:
@@ -119,13 +119,13 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, 
     assert saved(tmp_path) == (3, 3)
 
 
-def test_other_failures_say_why(tmp_path: Path) -> None:
+def test_other_errors_give_the_reason(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"could not be written: .*Permission denied") as caught:
         save_last(tmp_path, {}, lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
     assert caught.value.exit_code == 1
 
 
-def test_torch_reports_a_full_disk_as_it_is() -> None:
+def test_errors_of_torch_on_a_full_disk_are_recognised() -> None:
     if not Path("/dev/full").is_char_device():
         pytest.skip("no /dev/full here")
     with pytest.raises(OSError, match="No space left") as caught, open("/dev/full", "wb") as file:
@@ -147,15 +147,15 @@ def test_best(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"]
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
-def test_damaged_state(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("data", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
+def test_damaged_state(tmp_path: Path, data: bytes) -> None:
     save(tmp_path, 1)
-    (tmp_path / "last" / "state.pt").write_bytes(content)
+    (tmp_path / "last" / "state.pt").write_bytes(data)
     with pytest.raises(CheckpointError, match=r"state\.pt: not a state that can be resumed"):
         load_state(tmp_path)
 
 
-def test_state_of_something_else(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_state(tmp_path: Path) -> None:
     save(tmp_path, 1)
     torch.save({"model": torch.zeros(1)}, tmp_path / "last" / "state.pt")
     with pytest.raises(CheckpointError, match="this version of detrkit"):

@@ -1,4 +1,4 @@
-"""Two processes over gloo: most steps leave one without boxes, resuming is exact, and the result is that of one."""
+"""Two processes over gloo, in most steps one without boxes: exact resume, and the same result as one process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that two processes filled."""
+    """The folder with the runs of two processes."""
     folder = tmp_path_factory.mktemp("two")
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -39,7 +39,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_processes_equal_one_that_accumulates(runs: Path, tmp_path: Path) -> None:
-    """The same images a step, normalised by the boxes of both processes: the same weights but for rounding."""
+    """The same images per step, normalised by the boxes of both processes: equal weights except for rounding."""
     with fake_task(tmp_path, BOXES, dropout=0.0):
         train(make_recipe(tmp_path, **STEPS, accumulate=2))
     one, two = last_state(tmp_path / "run"), last_state(runs / "plain" / "run")

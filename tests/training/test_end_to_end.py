@@ -39,7 +39,7 @@ CLASSES = [{"id": 3, "name": "bright"}, {"id": 11, "name": "dark"}]
 
 
 def make_coco(root: Path) -> Path:
-    """Six pictures of three shapes; the fourth has no object."""
+    """Six images of three shapes; the fourth has no object."""
     random = np.random.default_rng(0)
     for split, count in (("train", 6), ("val", 2)):
         (root / f"{split}2017").mkdir(parents=True)
@@ -65,8 +65,8 @@ def make_coco(root: Path) -> Path:
             Image.fromarray(pixels).save(root / f"{split}2017" / name)
             images.append({"id": index + 1, "file_name": name, "width": width, "height": height})
         (root / "annotations").mkdir(exist_ok=True)
-        content = {"images": images, "annotations": annotations, "categories": CLASSES}
-        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content), encoding="utf-8")
+        table = {"images": images, "annotations": annotations, "categories": CLASSES}
+        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(table), encoding="utf-8")
     return root
 
 
@@ -129,19 +129,19 @@ def test_training_and_evaluation_see_the_sizes_of_the_recipe(coco: Path, tmp_pat
     with mock.patch.object(DEDETR, "detect", detect):
         result = train(settings)
     assert shorter == {True: {40, 56}, False: {48}}
-    assert max(map(abs, means)) < 0.5, "normalised as the model says"
+    assert max(map(abs, means)) < 0.5, "normalised as in the model configuration"
     config = detrkit.load(result.best).config
     assert (config.train_short_sides, config.eval_short_side) == ((40, 56), 48)
 
 
-def test_classes_that_only_the_validation_data_have(coco: Path, tmp_path: Path) -> None:
+def test_classes_only_in_the_validation_data(coco: Path, tmp_path: Path) -> None:
     root = tmp_path / "odd"
     shutil.copytree(coco, root)
     file = root / "annotations" / "instances_val2017.json"
-    content = json.loads(file.read_text(encoding="utf-8"))
-    content["categories"].append({"id": 12, "name": "striped"})
-    content["annotations"][0]["category_id"] = 12
-    file.write_text(json.dumps(content), encoding="utf-8")
+    table = json.loads(file.read_text(encoding="utf-8"))
+    table["categories"].append({"id": 12, "name": "striped"})
+    table["annotations"][0]["category_id"] = 12
+    file.write_text(json.dumps(table), encoding="utf-8")
     with pytest.raises(DataError, match=r"boxes of striped, .* \(they list bright, dark\)"):
         train(recipe(root, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
@@ -158,7 +158,7 @@ def test_no_validation_images(coco: Path, tmp_path: Path) -> None:
 
 
 def broken_copy(coco: Path, root: Path, name: str) -> Path:
-    """The data set with one damaged training image; returns that image."""
+    """Copy the data set and damage one training image; returns its path."""
     shutil.copytree(coco, root)
     image = root / "train2017" / name
     image.write_bytes(image.read_bytes()[:600])
@@ -166,7 +166,7 @@ def broken_copy(coco: Path, root: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_image_stops_the_run_and_loses_nothing(coco: Path, tmp_path: Path, workers: int) -> None:
+def test_a_damaged_image_stops_the_run_without_loss(coco: Path, tmp_path: Path, workers: int) -> None:
     settings = {"workers": workers, "evaluate_every": 0, "epochs": 1, "batch_size": 1}
     whole = train(recipe(coco, tmp_path / "whole", **settings)).folder
     image = broken_copy(coco, tmp_path / "odd", "4.png")
@@ -184,17 +184,17 @@ def test_a_damaged_image_stops_the_run_and_loses_nothing(coco: Path, tmp_path: P
     assert same_state(wanted["optimizer"], got["optimizer"]) == []
 
 
-def test_what_loading_left_out_is_counted_in_log_and_console(
+def test_skipped_annotations_are_counted_in_log_and_console(
     coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "odd"
     shutil.copytree(coco, root)
     for split, count in (("train", 2), ("val", 1)):
         file = root / "annotations" / f"instances_{split}2017.json"
-        content = json.loads(file.read_text(encoding="utf-8"))
-        for row in content["annotations"][:count]:
+        table = json.loads(file.read_text(encoding="utf-8"))
+        for row in table["annotations"][:count]:
             row["bbox"][2] = 0
-        file.write_text(json.dumps(content), encoding="utf-8")
+        file.write_text(json.dumps(table), encoding="utf-8")
     settings = recipe(root, tmp_path / "run", epochs=1, evaluate_every=1)
     settings["data"] = settings["data"] | {"on_error": "skip"}
     train(settings)
@@ -219,7 +219,7 @@ def test_damaged_images_are_skipped_and_counted_on_request(coco: Path, tmp_path:
 
 
 def test_it_learns(coco: Path, tmp_path: Path) -> None:
-    """Twenty steps on six pictures bring the loss down by a good part."""
+    """Twenty steps on six images reduce the loss clearly."""
     train(recipe(coco, tmp_path / "run", iterations=20, epochs=None, batch_size=6, evaluate_every=0))
     rows = [row for row in read_log(tmp_path / "run" / "log.jsonl") if row["event"] == "train"]
     losses = [row["loss"] for row in rows]
@@ -228,7 +228,7 @@ def test_it_learns(coco: Path, tmp_path: Path) -> None:
     assert all(np.isfinite(losses))
 
 
-def test_frozen_parts_stay_as_they_are(coco: Path, tmp_path: Path) -> None:
+def test_frozen_parts_do_not_change(coco: Path, tmp_path: Path) -> None:
     train(recipe(coco, tmp_path / "run", epochs=1, evaluate_every=0, ema=None) | {"optimizer": {"lr_backbone": 0}})
     torch.manual_seed(0)
     first = last_state(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Starting from a checkpoint: same classes, other classes, another family, official files."""
+"""Initial weights from a checkpoint: same classes, other classes, another family, official files."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def differing(a: Detector, b: Detector) -> set[str]:
     }
 
 
-def test_the_same_number_of_classes_takes_everything(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_number_of_classes_loads_everything(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = build("de_detr_lite0", classes("bird", "fish"), saved)
     assert differing(model, weights.load(saved)) == set()
     assert model.categories == classes("bird", "fish")
     assert capsys.readouterr().err == ""
 
 
-def test_other_classes_start_a_new_head_and_say_so(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_classes_start_a_new_head_with_a_remark(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = build("de_detr_lite0", classes("a", "b", "c"), saved)
     changed = differing(model, weights.load(saved))
     assert changed
@@ -65,8 +65,8 @@ def test_label_augmentation_may_be_added(saved: Path) -> None:
 
 
 def test_another_family(saved: Path) -> None:
-    fits_not = r"start\.safetensors: weights do not fit model 'detr_lite0': \d+ missing .*holds a 'de_detr_lite0'"
-    with pytest.raises(CheckpointError, match=fits_not) as e:
+    message = r"start\.safetensors: weights do not fit model 'detr_lite0': \d+ missing .*holds a 'de_detr_lite0'"
+    with pytest.raises(CheckpointError, match=message) as e:
         build("detr_lite0", classes("cat", "dog"), saved)
     assert e.value.exit_code == 2
 
@@ -86,7 +86,7 @@ def test_shapes_that_differ_elsewhere(saved: Path) -> None:
         build("de_detr_lite0", classes("cat", "dog"), saved, ffn_dim=64)
 
 
-def test_a_run_folder_an_address_or_a_name(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_folder_a_url_or_a_name(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DETRKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     folder = tmp_path / "run" / "best"
@@ -140,7 +140,7 @@ def test_models_that_cannot_be_built(name: str, options: dict[str, object], mess
         build(name, classes("cat", "dog"), None, **options)
 
 
-def test_image_sizes_of_the_recipe_travel_with_the_model() -> None:
+def test_image_sizes_of_the_recipe_are_part_of_the_model_configuration() -> None:
     sizes = {"short_sides": [64, 96], "max_side": 128, "eval_short_side": 80, "eval_max_side": 100}
     section = {"name": "de_detr_lite0", "pretrained_backbone": False} | SMALL
     config = build_model(load_recipe({"model": section, "data": sizes}), classes("cat")).config
@@ -148,7 +148,7 @@ def test_image_sizes_of_the_recipe_travel_with_the_model() -> None:
     assert (config.eval_short_side, config.eval_max_side) == (80, 100)
 
 
-def test_missing_backbone_weights_say_what_helps(tmp_path: Path) -> None:
+def test_missing_backbone_weights_are_named(tmp_path: Path) -> None:
     section = {"name": "de_detr_lite0", "backbone_weights": str(tmp_path / "none.pth")} | SMALL
     with pytest.raises(CheckpointError, match=r"none\.pth: backbone weights not found"):
         build_model(load_recipe({"model": section}), classes("cat"))

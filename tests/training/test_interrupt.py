@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and kill -9: what is left resumes to exactly the uninterrupted run."""
+"""Ctrl-C, SIGTERM and kill -9: the resumed run equals the uninterrupted run exactly."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The final state of a run that nobody touched."""
+    """The final state of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     with fake_task(folder):
         train(make_recipe(folder, **SETTINGS))
@@ -35,7 +35,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def held(folder: Path, steps: int, *arguments: str) -> subprocess.Popen[str]:
-    """``detrkit train`` in a process group of its own, as a terminal starts it, waiting in the step after these."""
+    """Start ``detrkit train`` in its own process group, as a terminal does; it waits after ``steps`` steps."""
     (folder / "held").unlink(missing_ok=True)
     (folder / "go").unlink(missing_ok=True)
     (folder / "recipe.yaml").write_text(make_recipe(folder, **SETTINGS).to_yaml(), encoding="utf-8")
@@ -57,7 +57,7 @@ def held(folder: Path, steps: int, *arguments: str) -> subprocess.Popen[str]:
 
 
 def test_ctrl_c_then_kill_then_resume(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
-    """Ctrl-C to the whole process group, loader workers too; then kill -9; then on to the end."""
+    """Ctrl-C for the whole process group with loader workers, then kill -9, then a resume to the end."""
     process = held(tmp_path, 2)
     os.killpg(process.pid, signal.SIGINT)
     (tmp_path / "go").touch()
@@ -67,14 +67,14 @@ def test_ctrl_c_then_kill_then_resume(tmp_path: Path, uninterrupted: dict[str, A
     assert "Traceback" not in errors
     stopped = last_state(tmp_path / "run")["position"]
     rows = [row["step"] for row in read_log(tmp_path / "run" / "log.jsonl") if row["event"] == "train"]
-    assert stopped["step"] == rows[-1] == 3, "the step under way is finished and kept"
+    assert stopped["step"] == rows[-1] == 3, "the current step is finished and saved"
 
     process = held(tmp_path, 11, "--resume")
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     killed = last_state(tmp_path / "run")["position"]
-    assert stopped["step"] < killed["step"] < 11, "the last one kept on the way"
+    assert stopped["step"] < killed["step"] < 11, "the last checkpoint before the kill"
 
     with fake_task(tmp_path):
         train(tmp_path / "run", resume=True)
@@ -82,7 +82,7 @@ def test_ctrl_c_then_kill_then_resume(tmp_path: Path, uninterrupted: dict[str, A
 
 
 def signal_in_step(step: int, signum: int) -> Any:
-    """Sends this process a signal during one optimizer step."""
+    """Send a signal to this process during one optimizer step."""
     original = Trainer.forward_backward
 
     def forward_backward(self: Trainer, group: list[Any]) -> Any:
@@ -144,17 +144,17 @@ def test_during_an_evaluation_nothing_is_lost(tmp_path: Path) -> None:
 
 @pytest.fixture
 def clock() -> Iterator[list[float]]:
-    """The time that the handler sees."""
+    """The time for the signal handler."""
     now = [100.0]
     with mock.patch("detrkit.training.interrupt.time.monotonic", side_effect=lambda: now[0]):
         yield now
 
 
-def test_a_second_ctrl_c_stops_at_once_but_a_launchers_echo_does_not(clock: list[float]) -> None:
+def test_a_second_ctrl_c_stops_at_once_but_a_forwarded_one_does_not(clock: list[float]) -> None:
     with Interrupt() as interrupt:
         assert not interrupt.requested
         os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)  # the launcher passes the same one on
+        os.kill(os.getpid(), signal.SIGINT)  # the launcher forwards the same signal
         os.kill(os.getpid(), signal.SIGTERM)
         assert interrupt.requested
         assert interrupt.signum == signal.SIGINT
@@ -163,8 +163,8 @@ def test_a_second_ctrl_c_stops_at_once_but_a_launchers_echo_does_not(clock: list
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_request_before_an_immediate_part_is_honoured() -> None:
+def test_a_signal_before_an_immediate_part_stops_there() -> None:
     with Interrupt() as interrupt:
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(Interrupted), interrupt.immediate():
-            pytest.fail("went in")
+            pytest.fail("not stopped")

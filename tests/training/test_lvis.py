@@ -1,4 +1,4 @@
-"""Training and evaluation on LVIS: its recipe parts, repeat factor sampling, federated loss, resumed exactly."""
+"""Training and evaluation on LVIS: recipe parts, repeat factor sampling, federated loss, exact resume."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ MODEL = TINY_MODEL | {
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """LVIS in miniature, of whose training images nobody knows what is absent."""
+    """A tiny LVIS data set without negative classes for its training images."""
     root = lvis_tree(tmp_path / "data" / "lvis")
-    content = lvis("train")
-    for image in content["images"]:
+    table = lvis("train")
+    for image in table["images"]:
         image["neg_category_ids"] = []
-    dump(root / "annotations" / "lvis_v1_train.json", content)
+    dump(root / "annotations" / "lvis_v1_train.json", table)
     return root
 
 
 def recipe(root: Path, output: Path, **training: Any) -> dict[str, Any]:
-    """Both keys of the long tail; at this threshold the class that one of three images has comes 1.6 times as often."""
+    """Both long-tail keys; at this threshold the class in one of three images is sampled 1.6 times as often."""
     return {
         "model": MODEL,
         "data": {"root": str(root), "crop": False, "sampling": "repeat_factor", "sampling_threshold": 0.9},
@@ -60,8 +60,8 @@ def test_a_run_resumes_exactly_and_is_scored_by_lvis(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = train(recipe(root, tmp_path / "whole"))
-    # factors 1.64, 1 and 1.16: 3.8 images an epoch
-    assert "3 images (4 an epoch, those of rare classes several times), 8 optimizer steps" in capsys.readouterr().err
+    # factors 1.64, 1 and 1.16: 3.8 images per epoch
+    assert "3 images (4 per epoch, those of rare classes several times), 8 optimizer steps" in capsys.readouterr().err
     original = Trainer.train_step
 
     def train_step(self: Trainer, group: list[Any]) -> None:
@@ -98,7 +98,7 @@ def test_both_keys_change_the_run(root: Path, tmp_path: Path) -> None:
 
 
 def test_the_federated_loss_counts_images_of_each_class_once(root: Path, tmp_path: Path) -> None:
-    """Bolts are in one training image, nuts in two; that images are repeated does not change it."""
+    """Bolts are in one training image, nuts in two; repeated images do not change this."""
     criterion = build_task(load_recipe(recipe(root, tmp_path / "run"))).criterion
     assert criterion.federated is not None
     empty = [Target(labels=torch.zeros(0, dtype=torch.long), boxes=torch.zeros(0, 4))]
@@ -119,9 +119,9 @@ def test_federated_loss_needs_sigmoid_classification(root: Path, tmp_path: Path)
 
 
 def test_annotations_without_frequency_stop_before_the_first_step(root: Path, tmp_path: Path) -> None:
-    content = lvis("val")
-    del content["categories"][0]["frequency"]
-    dump(root / "annotations" / "lvis_v1_val.json", content)
+    table = lvis("val")
+    del table["categories"][0]["frequency"]
+    dump(root / "annotations" / "lvis_v1_val.json", table)
     with pytest.raises(DataError, match=r"lvis_v1_val\.json: category id 4: frequency is None"):
         train(recipe(root, tmp_path / "run"))
     assert not (tmp_path / "run").exists()

@@ -22,12 +22,12 @@ def section(**values: object) -> OptimizerSection:
     return OptimizerSection.model_validate(values)
 
 
-def test_groups_hold_every_trainable_parameter_once_with_its_rate() -> None:
+def test_groups_have_every_trainable_parameter_once_with_its_rate() -> None:
     model = TinyDetector()
     groups = {group.name: group for group in parameter_groups(model, section(lr=1e-3, lr_backbone=1e-4))}
     assert {name: group.lr for name, group in groups.items()} == {"backbone": 1e-4, "default": 1e-3}
-    held = [id(parameter) for group in groups.values() for parameter in group.parameters]
-    assert sorted(held) == sorted(id(parameter) for parameter in model.parameters())
+    found = [id(parameter) for group in groups.values() for parameter in group.parameters]
+    assert sorted(found) == sorted(id(parameter) for parameter in model.parameters())
     assert {id(parameter) for parameter in groups["backbone"].parameters} == {
         id(parameter) for parameter in model.backbone.parameters()
     }
@@ -83,7 +83,7 @@ def test_adamw_decays_everything_and_follows_the_factor() -> None:
 
 
 def test_no_decay_by_official_names() -> None:
-    """The groups of the Relation-DETR repository (spec D): what it calls norm or bias has no decay, all else has."""
+    """The groups of the Relation-DETR repository: names with norm or bias have no decay, all others have."""
     with torch.device("meta"):
         model = create_model("relation_detr_r50")
     settings = section(lr_sampling=1e-5, no_decay=["norm", "bias"])
@@ -103,15 +103,15 @@ def test_no_decay_by_official_names() -> None:
     assert ("sampling", 1e-5, 1e-4) in rates
 
 
-def test_no_decay_by_official_names_has_the_repositorys_quirks() -> None:
-    """Norms that do not say so in their names are decayed, as are the embeddings (spec D)."""
+def test_no_decay_by_official_names_has_the_quirks_of_the_repository() -> None:
+    """Norms without "norm" in their official names are decayed, and embeddings too."""
     decayed = decayed_names("relation_detr_r50", ["norm", "bias"])
     quirks = {f"input_proj.{level}.norm.weight" for level in range(4)} | {"encoder.memory_fusion.3.weight"}
     embeddings = {"level_embed", "tgt_embed.weight", "one_to_many_embed.weight"}
     assert quirks | embeddings <= decayed
     assert not any(name.endswith("bias") for name in decayed)
     assert sum(".norm.weight" in name for name in decayed - quirks) == 0
-    # the norms and scales of ConvNeXt's blocks, by torchvision's names "0", "2" and "layer_scale"
+    # norms and scales of ConvNeXt blocks, which torchvision names "0", "2" and "layer_scale"
     convnext = decayed_names("relation_detr_r50", ["norm", "bias"], backbone="convnext_tiny.fb_in1k")
     blocks = {name for name in convnext if re.search(r"blocks\.\d+\.(norm\.weight|gamma)$", name)}
     assert len(blocks) == 2 * (3 + 9 + 3)  # the first stage is frozen
@@ -121,7 +121,7 @@ def test_no_decay_by_official_names_has_the_repositorys_quirks() -> None:
     ("name", "backbone"),
     [("dape_r50", None), ("salience_detr_r50", None), ("relation_detr_r50", "swin_tiny_patch4_window7_224.ms_in1k")],
 )
-def test_typed_decay_leaves_matrices_and_kernels(name: str, backbone: str | None) -> None:
+def test_typed_decay_is_for_matrices_and_kernels(name: str, backbone: str | None) -> None:
     options = {} if backbone is None else {"backbone": backbone}
     decayed = decayed_names(name, "typed", **options)
     with torch.device("meta"):
@@ -135,7 +135,7 @@ def test_typed_decay_leaves_matrices_and_kernels(name: str, backbone: str | None
 
 
 def decayed_names(name: str, no_decay: object, **options: Any) -> set[str]:
-    """Our names of the trained parameters of a model that have weight decay."""
+    """Our names of the trainable parameters with weight decay."""
     with torch.device("meta"):
         model = create_model(name, **options)
     names = {id(parameter): key for key, parameter in model.named_parameters()}
@@ -143,7 +143,7 @@ def decayed_names(name: str, no_decay: object, **options: Any) -> set[str]:
     return {names[id(parameter)] for group in groups if group.decayed for parameter in group.parameters}
 
 
-def test_a_wrong_no_decay_says_what_is_possible() -> None:
+def test_a_wrong_no_decay_names_the_valid_value() -> None:
     with pytest.raises(ValueError, match="typed"):
         section(no_decay="norm")
 
@@ -163,7 +163,7 @@ def test_ema_follows_the_recurrence() -> None:
     assert math.isclose(average, 28, abs_tol=0.1)
 
 
-def test_ema_copies_integers_and_leaves_the_frozen_alone() -> None:
+def test_ema_copies_integers_and_keeps_frozen_tensors() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     model[0].weight.requires_grad_(False)
     ema = EMA(model, decay=0.9)

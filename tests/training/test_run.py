@@ -27,18 +27,18 @@ from detrkit.weights import read_info
 from tests.training.fakes import CATEGORIES, fake_task, last_state, make_recipe, make_task, scores
 
 
-def contents(folder: Path) -> list[str]:
+def file_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_run_folder_contents(tmp_path: Path) -> None:
+def test_files_of_a_run_folder(tmp_path: Path) -> None:
     with fake_task(tmp_path, evaluate=scores(0.1, 0.3, 0.2)):
         result = train(make_recipe(tmp_path))
     folder = tmp_path / "run"
     assert result.folder == folder
-    assert contents(folder) == ["best", "last", "log.jsonl", "recipe.yaml"]
-    assert contents(folder / "last") == ["model.safetensors", "state.pt"]
-    assert contents(folder / "best") == ["model.safetensors"]
+    assert file_names(folder) == ["best", "last", "log.jsonl", "recipe.yaml"]
+    assert file_names(folder / "last") == ["model.safetensors", "state.pt"]
+    assert file_names(folder / "best") == ["model.safetensors"]
     recipe = load_recipe(folder)
     assert recipe.training.epochs == 6
     info = read_info(result.best)
@@ -65,19 +65,19 @@ def test_run_folder_contents(tmp_path: Path) -> None:
 
 
 def test_a_second_process_in_the_folder(tmp_path: Path) -> None:
-    """Two runs on one state would mix their logs and take each other's half-written checkpoints away."""
+    """Two runs in one folder would mix their logs and delete each other's half-written checkpoints."""
     recipe = make_recipe(tmp_path, epochs=1, evaluate_every=0)
     with fake_task(tmp_path):
         train(recipe)
         files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
         lock = FileLock(tmp_path / "run" / ".lock")
         with lock:
-            for way in ({"resume": True}, {"overwrite": True}):
+            for options in ({"resume": True}, {"overwrite": True}):
                 with pytest.raises(RunError, match=r"run: another process trains there; .*training\.output"):
-                    train(recipe, **way)
+                    train(recipe, **options)
             assert {path: path.read_bytes() for path in files} == files
         train(recipe, overwrite=True)
-    assert contents(tmp_path / "run") == ["last", "log.jsonl", "recipe.yaml"]
+    assert file_names(tmp_path / "run") == ["last", "log.jsonl", "recipe.yaml"]
 
 
 def test_another_run_in_the_folder(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_another_run_in_the_folder(tmp_path: Path) -> None:
         (tmp_path / "run" / "notes.txt").write_text("mine", encoding="utf-8")
         train(make_recipe(tmp_path, epochs=2, evaluate_every=0), overwrite=True)
     assert [row["event"] for row in read_log(tmp_path / "run" / "log.jsonl")].count("start") == 1
-    assert contents(tmp_path / "run") == ["last", "log.jsonl", "notes.txt", "recipe.yaml"]
+    assert file_names(tmp_path / "run") == ["last", "log.jsonl", "notes.txt", "recipe.yaml"]
     assert load_recipe(tmp_path / "run").training.epochs == 2
 
 
@@ -191,7 +191,7 @@ def test_seeds_give_mean_and_deviation(tmp_path: Path, capsys: pytest.CaptureFix
         result = train(make_recipe(tmp_path, seeds=[0, 1, 5], evaluate_every=6))
     folder = tmp_path / "run"
     assert result.folder == folder
-    assert contents(folder) == ["seed0", "seed1", "seed5", "seeds.json"]
+    assert file_names(folder) == ["seed0", "seed1", "seed5", "seeds.json"]
     assert result.best == folder / "seed5" / "best" / "model.safetensors"
     assert result.metrics["mean"]["AP"] == pytest.approx(0.3)
     assert result.metrics["std"]["AP"] == pytest.approx(0.2645751)  # n - 1
@@ -245,7 +245,7 @@ def test_defaults_follow_the_data() -> None:
     assert again.flat() == small.flat()
 
 
-def test_batches_are_padded_as_the_model_wants(tmp_path: Path) -> None:
+def test_batches_are_padded_to_the_size_divisor(tmp_path: Path) -> None:
     recipe, task = make_recipe(tmp_path), make_task(tmp_path, (1, 2, 1))
     for divisor, side in ((1, 32), (24, 48)):
         task.model.config = task.model.config.replace(size_divisor=divisor)
@@ -263,7 +263,7 @@ def test_batches_are_padded_as_the_model_wants(tmp_path: Path) -> None:
 
 
 def test_a_run_of_version_0_1_is_resumed_with_its_best(tmp_path: Path) -> None:
-    """Its state named the number that chose the best weights: {"AP", "epoch", "metrics"}."""
+    """Its state has the value of the deciding metric: {"AP", "epoch", "metrics"}."""
     settings = {"schedule": {"kind": "step", "drop": [5]}, "evaluate_every": 1}
     with fake_task(tmp_path, evaluate=scores(0.3, 0.1)):
         first = train(make_recipe(tmp_path, epochs=2, **settings))
@@ -287,7 +287,7 @@ def test_iterations_end_within_an_epoch(tmp_path: Path) -> None:
 
 
 def test_accumulation_counts_optimizer_steps(tmp_path: Path) -> None:
-    """Four batches an epoch, three at a time: two steps, the second with what is left."""
+    """Four batches per epoch, three per step: two steps, the second with the remaining batch."""
     with fake_task(tmp_path):
         train(make_recipe(tmp_path, accumulate=3, epochs=2, evaluate_every=0))
     rows = [row for row in read_log(tmp_path / "run" / "log.jsonl") if row["event"] == "train"]
@@ -315,7 +315,7 @@ def test_more_objects_than_queries_warns_once_and_trains(tmp_path: Path) -> None
     assert all(row["loss"] > 0 for row in rows)
 
 
-def test_devices_and_precisions_that_are_not_there(tmp_path: Path) -> None:
+def test_devices_and_precisions_that_are_not_available(tmp_path: Path) -> None:
     with fake_task(tmp_path):
         if not torch.cuda.is_available():
             with pytest.raises(RecipeError, match=r"training\.device = cuda:1: there is no"):
@@ -325,10 +325,10 @@ def test_devices_and_precisions_that_are_not_there(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_launcher_that_starts_one_process_only_is_pointed_out(
+def test_a_launcher_that_starts_only_one_process_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """``accelerate launch --cpu --num_processes 2`` leaves just these variables behind."""
+    """``accelerate launch --cpu --num_processes 2`` sets just these variables."""
     for name, value in (("ACCELERATE_MIXED_PRECISION", "no"), ("MASTER_ADDR", "127.0.0.1")):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("WORLD_SIZE", raising=False)

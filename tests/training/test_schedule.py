@@ -23,7 +23,7 @@ def test_step_drops_where_an_epoch_begins() -> None:
 
 
 def test_step_equals_torch() -> None:
-    """The published schedule: StepLR stepped once an epoch."""
+    """The published schedule: StepLR with one step per epoch."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     reference = torch.optim.lr_scheduler.StepLR(optimizer, 4)
     schedule = build_schedule(section(drop=4), steps_per_epoch=3, total_steps=18)

@@ -1,4 +1,4 @@
-"""The loop: accumulation, exact resume, what happens to losses that are not finite."""
+"""The training loop: accumulation, exact resume, losses that are not finite."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.training.fakes import fake_task, last_state, make_recipe, make_task, 
 
 
 class Idle:
-    """In place of the signal handler."""
+    """Replaces the signal handler."""
 
     requested = False
     signum = 0
@@ -58,8 +58,8 @@ def gradients(trainer: Trainer, group: list[Batch]) -> list[torch.Tensor]:
     return result
 
 
-def test_accumulated_gradient_is_that_of_the_whole_batch(tmp_path: Path) -> None:
-    """Micro-batches of 1 + 3 and 2 + 2 images, one of them without boxes, give the gradient of all 4 together."""
+def test_accumulated_gradient_equals_that_of_the_whole_batch(tmp_path: Path) -> None:
+    """Micro-batches of 1 + 3 and 2 + 2 images, one of them without boxes, give the gradient of all 4 images."""
     trainer = make_trainer(tmp_path, clip_norm=None)
     samples = [trainer.task.train_data[index] for index in range(4)]
     whole = gradients(trainer, [collate(samples)])
@@ -110,7 +110,7 @@ def test_random_states_round_trip(tmp_path: Path) -> None:
 
 
 def crash_after(step: int) -> Any:
-    """The process 'dies' after this optimizer step: nothing is saved on the way out."""
+    """The process 'dies' after this optimizer step and saves nothing."""
     original = Trainer.train_step
 
     def train_step(self: Trainer, group: list[Batch]) -> None:
@@ -124,8 +124,8 @@ def crash_after(step: int) -> Any:
 @pytest.mark.parametrize(
     ("crash", "restart", "workers"),
     [
-        (9, 8, 0),  # first step of the third epoch; goes on from the epoch boundary
-        (7, 6, 2),  # goes on from the middle of the second epoch, two workers
+        (9, 8, 0),  # first step of the third epoch; resumed from the end of the second epoch
+        (7, 6, 2),  # resumed within the second epoch, two workers
         (11, 10, 2),
         (3, 2, 0),
     ],
@@ -143,7 +143,7 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
         with crash_after(crash), pytest.raises(SystemExit):
             train(recipe)
         assert last_state(broken / "run")["position"]["step"] == restart
-        torch.manual_seed(1234)  # whatever state the new process starts in
+        torch.manual_seed(1234)  # the new process may start in any state
         np.random.seed(99)
         result = train(recipe, resume=True)
     assert same_state(last_state(whole / "run"), last_state(broken / "run")) == []
@@ -174,11 +174,13 @@ def test_resume_needs_what_it_restores(tmp_path: Path) -> None:
     with fake_task(tmp_path):
         train(make_recipe(tmp_path, **settings))
         wanted = last_state(tmp_path / "run")["model"]
-        for lost in ("rng", "position"):
+        for missing in ("rng", "position"):
             original = Trainer.load_state
 
-            def forgetful(self: Trainer, state: dict[str, Any], _lost: str = lost, _original: Any = original) -> None:
-                if _lost == "rng":
+            def forgetful(
+                self: Trainer, state: dict[str, Any], _missing: str = missing, _original: Any = original
+            ) -> None:
+                if _missing == "rng":
                     state["rng"][0] = rng_state()
                 else:
                     state["position"]["batch"] = 0
@@ -192,8 +194,8 @@ def test_resume_needs_what_it_restores(tmp_path: Path) -> None:
             assert same_state(wanted, last_state(tmp_path / "run")["model"]) != []
 
 
-def test_evaluation_leaves_the_training_alone(tmp_path: Path) -> None:
-    """How often is evaluated, and that an evaluation draws random numbers, changes no weight."""
+def test_evaluation_does_not_influence_the_training(tmp_path: Path) -> None:
+    """The number of evaluations, and random numbers drawn in them, change no weight."""
 
     def noisy() -> Score:
         torch.rand(5)
@@ -242,7 +244,7 @@ def test_loss_falls(tmp_path: Path) -> None:
 
 
 class Spoiled:
-    """The real criterion, but its losses are not finite in some calls."""
+    """The real criterion, whose losses are not finite in some calls."""
 
     def __init__(self, criterion: Criterion, bad: set[int], value: float = math.nan) -> None:
         self.criterion, self.bad, self.value, self.calls = criterion, bad, value, 0
@@ -284,7 +286,7 @@ def test_too_many_in_a_row_end_the_run(tmp_path: Path) -> None:
     with spoiled_task(tmp_path, {4, 5, 6}), pytest.raises(RunError, match=pattern) as caught:
         train(make_recipe(tmp_path, epochs=4, evaluate_every=0))
     assert caught.value.exit_code == 1
-    assert last_state(tmp_path / "run")["position"]["step"] == 4  # the last epoch boundary stands
+    assert last_state(tmp_path / "run")["position"]["step"] == 4  # the checkpoint of the last complete epoch is kept
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_too(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Started on every process by a launcher: runs on the tiny task, into the folder given as the argument.
+"""Program for a launcher of two processes: runs on the tiny task, in subfolders of the given folder.
 
-``plain``: dropout 0, most steps leave a process without boxes · ``whole`` and ``broken``: dropout and EMA; the second
-dies after step 5 and is resumed.
+``plain`` has dropout 0, and in most steps one process has no boxes. ``whole`` and ``broken`` have dropout and EMA; the
+second ends after step 5 and is resumed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A file server on this machine, and a cache of its own for what comes from it."""
+"""A local file server and an empty download cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A web server on this machine whose answers can be made to go wrong."""
+"""A local web server that sends faulty responses on request."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Served:
-    """One file: its content, validator, whether ranges work, and what goes wrong.
+    """One file on the server, and the faults of its responses."""
 
-    cuts: for each request in turn, after how many bytes of the answer the connection closes (None: never) · length:
-    what Content-Length says instead of the truth · unsaid: there is none · status, kind: of the answer · gate: the
-    answer waits for it.
-    """
-
-    content: bytes
+    data: bytes
     etag: str | None = '"one"'
     ranges: bool = True
+    """Whether Range requests work."""
     cuts: list[int | None] = field(default_factory=list)
+    """For each request in turn, the number of bytes after which the connection closes (None: never)."""
     length: int | None = None
-    unsaid: bool = False
+    """A wrong Content-Length."""
+    no_length: bool = False
+    """Send no Content-Length."""
     status: int = 200
-    kind: str = "application/octet-stream"
+    content_type: str = "application/octet-stream"
     gate: threading.Event | None = None
+    """The response waits for this event."""
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``files`` by path; ``asked`` lists (path, Range header) of every request."""
+    """Serves ``files`` by path; ``requests`` lists (path, Range header) of every request."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, Served] = {}
-        self.asked: list[tuple[str, str | None]] = []
+        self.requests: list[tuple[str, str | None]] = []
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/{path}"
@@ -44,7 +44,7 @@ class Server(ThreadingHTTPServer):
     @property
     def ranges(self) -> list[str | None]:
         """The Range headers in order."""
-        return [asked for _, asked in self.asked]
+        return [requested for _, requested in self.requests]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -53,19 +53,19 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
 
-    def do_GET(self) -> None:  # http.server calls it so
-        asked = self.headers.get("Range")
-        self.server.asked.append((self.path, asked))
+    def do_GET(self) -> None:  # the name is fixed by http.server
+        requested = self.headers.get("Range")
+        self.server.requests.append((self.path, requested))
         served = self.server.files.get(self.path.lstrip("/").partition("?")[0])
         if served is None:
             self.send_error(404)
             return
         if served.gate is not None:
             served.gate.wait()
-        whole, start, status = served.content, 0, served.status
+        whole, start, status = served.data, 0, served.status
         known = self.headers.get("If-Range")
-        if asked and served.ranges and known in (None, served.etag):
-            start, status = int(re.sub(r"bytes=(\d+)-", r"\1", asked)), 206
+        if requested and served.ranges and known in (None, served.etag):
+            start, status = int(re.sub(r"bytes=(\d+)-", r"\1", requested)), 206
             if start >= len(whole):
                 self.send_response(416)
                 self.send_header("Content-Range", f"bytes */{len(whole)}")
@@ -73,8 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return
         body = whole[start:]
         self.send_response(status)
-        self.send_header("Content-Type", served.kind)
-        if not served.unsaid:
+        self.send_header("Content-Type", served.content_type)
+        if not served.no_length:
             self.send_header("Content-Length", str(len(body) if served.length is None else served.length))
         if served.etag:
             self.send_header("ETag", served.etag)
@@ -89,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving() -> Iterator[Server]:
-    """A server that runs while the block does."""
+    """A server that runs inside the ``with`` block."""
     server = Server()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

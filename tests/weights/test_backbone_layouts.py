@@ -1,7 +1,7 @@
-"""Official layouts of backbones: names, shapes, types of the published files, and the same numbers as their networks.
+"""Official layouts of backbones: names, shapes and types of the published files, and the outputs of the networks.
 
-torchvision has the Swin and ConvNeXt that the Relation-DETR repository builds. FocalNet is written down here once more,
-from its paper and the tensors of the files.
+torchvision has the Swin and ConvNeXt of the Relation-DETR repository. FocalNet is implemented here a second time, from
+its paper and the tensors of the files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LARGE = {
         "num_feature_levels": 5,
     },
 }
-SIZES = [(224, 224), (64, 96), (128, 288), (256, 320)]  # whole windows of 7, fewer cells than one, and neither
+SIZES = [(224, 224), (64, 96), (128, 288), (256, 320)]  # whole windows of 7, less than one window, and neither
 
 
 def table(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -47,8 +47,8 @@ def table(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 def relation(family: str, **options: object) -> Detector:
     """A small model in the layout of the Relation-DETR repository."""
     torch.manual_seed(0)
-    chosen = {"backbone": TINY[family], "backbone_levels": 4, "frozen_stride": 0}
-    return create_model("dino_pp_r50", **{**SMALL, **chosen, **options}).eval()
+    backbone = {"backbone": TINY[family], "backbone_levels": 4, "frozen_stride": 0}
+    return create_model("dino_pp_r50", **{**SMALL, **backbone, **options}).eval()
 
 
 def backbone_part(state: dict[str, Tensor], prefix: str = "backbone.") -> dict[str, Tensor]:
@@ -56,25 +56,25 @@ def backbone_part(state: dict[str, Tensor], prefix: str = "backbone.") -> dict[s
 
 
 def load_backbone(model: Detector, tensors: dict[str, Tensor]) -> None:
-    """Official tensors of the backbone, and the model's own for the rest."""
+    """Load official tensors of the backbone; all other tensors stay."""
     load_official(model, to_official(model) | tensors)
 
 
-def maps(model: Detector, images: Tensor) -> list[Tensor]:
+def feature_maps(model: Detector, images: Tensor) -> list[Tensor]:
     with torch.no_grad():
         levels = model.get_submodule("backbone")(images, torch.zeros_like(images[:, 0], dtype=torch.bool))
     return [level.tensor for level in levels]
 
 
-def spread(network: nn.Module) -> None:
-    """Weights of a size that shows in the output, layer scale and biases too."""
+def randomise(network: nn.Module) -> None:
+    """Random weights large enough to influence the output, including layer scale and biases."""
     generator = torch.Generator().manual_seed(1)
     for parameter in network.parameters():
         parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_names_shapes_and_types_are_those_of_the_published_files(shared: Path, name: str) -> None:
+def test_names_shapes_and_types_equal_the_published_files(shared: Path, name: str) -> None:
     with torch.device("meta"):
         model = create_model("dino_pp_r50", **LARGE[name])
     ours = {key: value for key, value in to_official(model).items() if key.startswith("backbone.")}
@@ -87,7 +87,7 @@ def test_names_shapes_and_types_are_those_of_the_published_files(shared: Path, n
 def test_round_trip(family: str) -> None:
     model = relation(family, backbone_norm=family == "focalnet")
     other = relation(family, backbone_norm=family == "focalnet")
-    spread(other)
+    randomise(other)
     official = to_official(model)
     report = load_official(other, official)
     assert report.loaded == len(model.state_dict())
@@ -98,9 +98,9 @@ def test_round_trip(family: str) -> None:
     assert all(value.shape == back[key].shape for key, value in official.items())
 
 
-def test_swin_gives_the_maps_of_torchvision() -> None:
+def test_swin_equals_torchvision() -> None:
     published = SwinTransformer([4, 4], 16, [2, 2, 2, 2], [1, 2, 2, 4], [7, 7], stochastic_depth_prob=0.0).eval()
-    spread(published)
+    randomise(published)
     model = relation("swin")
     tensors = {f"backbone.0.{key}": value for key, value in backbone_part(published.state_dict(), "").items()}
     tensors = {key: value for key, value in tensors.items() if ".features." in key}
@@ -113,13 +113,13 @@ def test_swin_gives_the_maps_of_torchvision() -> None:
             with torch.no_grad():
                 x = part(x)
             expected += [x.permute(0, 3, 1, 2)] if index % 2 else []
-        for ours, theirs in zip(maps(model, images), expected, strict=True):
+        for ours, theirs in zip(feature_maps(model, images), expected, strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     index = to_official(model)["backbone.0.features.1.0.attn.relative_position_index"]
     assert torch.equal(index, published.state_dict()["features.1.0.attn.relative_position_index"])
 
 
-def test_convnext_gives_the_maps_of_torchvision() -> None:
+def test_convnext_equals_torchvision() -> None:
     settings = [
         CNBlockConfig(16, 24, 2),
         CNBlockConfig(24, 32, 1),
@@ -127,7 +127,7 @@ def test_convnext_gives_the_maps_of_torchvision() -> None:
         CNBlockConfig(48, None, 1),
     ]
     published = ConvNeXt(settings, stochastic_depth_prob=0.0).eval()
-    spread(published)
+    randomise(published)
     model = relation("convnext")
     tensors = {f"backbone.{key}": value for key, value in published.state_dict().items() if key.startswith("features.")}
     assert tensors.keys() == {key for key in to_official(model) if key.startswith("backbone.")}
@@ -140,12 +140,12 @@ def test_convnext_gives_the_maps_of_torchvision() -> None:
             with torch.no_grad():
                 x = part(x)
             expected += [x] if index % 2 else []
-        for ours, theirs in zip(maps(model, images), expected, strict=True):
+        for ours, theirs in zip(feature_maps(model, images), expected, strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
 def focalnet(state: dict[str, Tensor], images: Tensor, depths: tuple[int, ...]) -> list[Tensor]:
-    """FocalNet ("Focal Modulation Networks", eq. 3 to 6) with convolutional embedding, norms behind, layer scale."""
+    """FocalNet ("Focal Modulation Networks", eq. 3 to 6) with convolutional embedding, post-norm and layer scale."""
 
     def norm(x: Tensor, name: str) -> Tensor:  # (B, H, W, C)
         return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-5)
@@ -183,20 +183,20 @@ def focalnet(state: dict[str, Tensor], images: Tensor, depths: tuple[int, ...]) 
     return outputs
 
 
-def test_focalnet_gives_the_maps_of_the_published_network() -> None:
+def test_focalnet_equals_the_published_network() -> None:
     model = relation("focalnet", backbone_norm=True)
-    spread(model)
+    randomise(model)
     state = backbone_part(to_official(model))
     assert state["0.layers.0.blocks.0.modulation.f.weight"].dim() == 2
     for size in [(64, 96), (96, 160)]:
         images = torch.randn(2, 3, *size)
         expected = focalnet(state, images, depths=(2, 1, 1, 1))
-        for ours, theirs in zip(maps(model, images), expected, strict=True):
+        for ours, theirs in zip(feature_maps(model, images), expected, strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_dino_names_swin_as_its_authors_do() -> None:
-    """Merging stands at the end of a stage, norms are called by the stage, the index is a square."""
+def test_swin_of_dino_has_the_names_of_its_authors() -> None:
+    """Patch merging is at the end of a stage, norms are numbered by stage, the position index is square."""
     model = create_model("dino_r50_4scale", **{**SMALL, "backbone": TINY["swin"]}, backbone_norm=True, frozen_stride=0)
     state = backbone_part(to_official(model), "backbone.0.")
     assert {"norm1.weight", "norm3.bias", "patch_embed.proj.weight", "layers.2.downsample.reduction.weight"} <= set(
@@ -210,7 +210,7 @@ def test_dino_names_swin_as_its_authors_do() -> None:
     assert load_official(model, to_official(model)).loaded == len(model.state_dict())
 
 
-def test_another_window_is_refused() -> None:
+def test_another_window_size_is_refused() -> None:
     model = relation("swin")
     state = to_official(model)
     key = "backbone.0.features.1.0.attn.relative_position_bias_table"

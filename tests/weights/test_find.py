@@ -1,4 +1,4 @@
-"""Which weight file is meant by a path, a folder, an address or a name."""
+"""Weight files found by path, folder, URL or name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_file_of_that_name_comes_first(assets: Path) -> None:
     assert find_checkpoint("dela_detr_lite0") == Path("dela_detr_lite0")
 
 
-def test_unknown_name_lists_those_that_exist(assets: Path) -> None:
+def test_the_message_for_an_unknown_name_lists_known_names(assets: Path) -> None:
     for name in ("dela_detr_lite", "detr_r5"):
         with pytest.raises(CheckpointError, match=rf"called '{name}' in the package \(it has: dela_detr_lite0\)"):
             find_checkpoint(name)
@@ -66,8 +66,6 @@ def test_published_names_need_a_pull(assets: Path, tmp_path: Path) -> None:
     by_hand = r"by hand from https://drive\.google.*'detrkit weights pull de_detr_r50_coco_50ep --from FILE'"
     with pytest.raises(CheckpointError, match=by_hand):
         find_checkpoint("de_detr_r50_coco_50ep")
-    with pytest.raises(CheckpointError, match="masks are not supported yet"):
-        find_checkpoint("detr_r50_panoptic")
     path = pulled_path("detr_r50")
     path.parent.mkdir(parents=True)
     path.write_bytes(b"x")
@@ -75,14 +73,14 @@ def test_published_names_need_a_pull(assets: Path, tmp_path: Path) -> None:
     assert path.is_relative_to(tmp_path / "cache")
 
 
-def test_an_address_is_downloaded_once(assets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_url_is_downloaded_once(assets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with serving() as server:
         server.files["best.safetensors"] = Served(b"weights")
         path = find_checkpoint(server.url("best.safetensors"))
         assert path.read_bytes() == b"weights"
         assert find_checkpoint(server.url("best.safetensors")) == path
-        assert len(server.asked) == 1
+        assert len(server.requests) == 1
         with pytest.raises(CheckpointError, match="HTTP 404"):
             find_checkpoint(server.url("none.pth"))
 

@@ -1,4 +1,4 @@
-"""The tensors of published checkpoints, by name, shape and type: what ``to_official`` writes."""
+"""``to_official`` writes the names, shapes and types of the published checkpoints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import detrkit
-from detrkit.weights.official.recognise import match, on_meta
+from detrkit.weights.official.recognise import on_meta, recognise
 
 LAYOUTS = {
     "dino_pp_r50": "dino_pp_resnet50_800_1333",
@@ -28,18 +28,18 @@ def read_layout(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_official_layout_is_the_recorded_one(name: str, shared: Path) -> None:
+def test_official_layout_equals_the_recorded_one(name: str, shared: Path) -> None:
     official = detrkit.to_official(on_meta(name))
     written = {key: (tuple(value.shape), str(value.dtype)) for key, value in official.items()}
     assert written == read_layout(shared / "spec" / "keys" / f"{LAYOUTS[name]}.tsv")
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_sizes_are_read_off(name: str) -> None:
-    """Names of the Relation-DETR repository tell classes, queries and layers as those of others do."""
+def test_sizes_are_inferred(name: str) -> None:
+    """Classes, queries and layers are inferred from the names of the Relation-DETR repository too."""
     small = {"num_classes": 5, "decoder_layers": 3, "encoder_layers": 2, "hidden_dim": 128, "num_heads": 4}
     model = on_meta(name, **small, ffn_dim=64, num_feature_levels=5)
-    found = match(detrkit.to_official(model))
+    found = recognise(detrkit.to_official(model))
     assert (found.name, found.fits) == (name, True)
     config = on_meta(found.name, **found.options).config
     assert config == model.config

@@ -65,7 +65,7 @@ def test_a_failed_save_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_files_that_are_no_checkpoints_are_named(tmp_path: Path) -> None:
+def test_errors_name_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such checkpoint file"):
         detrkit.load(tmp_path / "absent.safetensors")
     broken = tmp_path / "broken.safetensors"
@@ -91,7 +91,7 @@ def test_files_that_are_no_checkpoints_are_named(tmp_path: Path) -> None:
         ("de_conditional_detr_r50", {"refine_boxes": False}),
     ],
 )
-def test_official_names_go_out_and_come_back(name: str, overrides: dict[str, Any]) -> None:
+def test_official_names_are_written_and_read(name: str, overrides: dict[str, Any]) -> None:
     model = small(name, **overrides)
     official = detrkit.to_official(model)
     other = small(name, seed=1, **overrides)
@@ -128,10 +128,10 @@ def test_files_that_would_run_code_are_refused(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("content", [b"garbage" * 30, b"PK\x03\x04 cut off"])
-def test_damaged_files_are_called_so(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("data", [b"garbage" * 30, b"PK\x03\x04 cut off"])
+def test_damaged_files_are_reported(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "damaged.pth"
-    path.write_bytes(content)
+    path.write_bytes(data)
     with pytest.raises(CheckpointError, match=r"damaged\.pth: .*\(it is damaged or no checkpoint\)"):
         detrkit.load_official(small(), path)
 
@@ -146,7 +146,7 @@ def test_aliases_must_agree() -> None:
     detrkit.load_official(small(), state)  # one of the names is enough
 
 
-def test_problems_are_listed_with_what_helps() -> None:
+def test_errors_list_keys_and_give_advice() -> None:
     state = detrkit.to_official(small())
     del state["query_embed.weight"]
     state["surprise"] = torch.zeros(1)
@@ -165,7 +165,7 @@ TINY: dict[str, Any] = {"backbone": "test_resnet", "hidden_dim": 32, "num_heads"
 @pytest.mark.parametrize("ours", [False, True], ids=["official", "ours"])
 @pytest.mark.parametrize(("classes", "queries"), [(5, 20), (2, 5), (3, 20), (5, 12)])
 @pytest.mark.parametrize("name", HEADS)
-def test_head_surgery_keeps_what_fits(name: str, classes: int, queries: int, ours: bool, tmp_path: Path) -> None:
+def test_partial_loading_keeps_what_fits(name: str, classes: int, queries: int, ours: bool, tmp_path: Path) -> None:
     """More or fewer classes and queries than the model's 3 and 12; softmax and focal, shared and per-layer heads."""
     source = small(name, num_classes=classes, num_queries=queries, **TINY)
     given: Any = detrkit.save(source, tmp_path / "m.safetensors") if ours else detrkit.to_official(source)
@@ -192,7 +192,7 @@ def test_head_surgery_keeps_what_fits(name: str, classes: int, queries: int, our
     assert len(report.remarks()) == (classes != 3) + (queries != 12)
 
 
-def test_surgery_says_what_it_did() -> None:
+def test_remarks_of_partial_loading() -> None:
     model = small("conditional_detr_r50")
     report = detrkit.load_official(
         model, detrkit.to_official(small("conditional_detr_r50", num_classes=7, num_queries=4)), new_head=True
@@ -208,7 +208,7 @@ GROUPED: dict[str, Any] = {**TINY, "decoder_layers": 1, "groups": 3}
 
 @pytest.mark.parametrize("form", ["names", "official", "ours"])
 @pytest.mark.parametrize("queries", [4, 20])
-def test_surgery_within_groups_of_queries(queries: int, form: str, tmp_path: Path) -> None:
+def test_partial_loading_within_query_groups(queries: int, form: str, tmp_path: Path) -> None:
     source = small("group_conditional_detr_r50", num_queries=queries, **GROUPED)
     given: Any = detrkit.to_official(source)
     if form == "official":
@@ -217,7 +217,7 @@ def test_surgery_within_groups_of_queries(queries: int, form: str, tmp_path: Pat
     elif form == "ours":
         given = detrkit.save(source, tmp_path / "x.safetensors")
     model = small("group_conditional_detr_r50", seed=1, **GROUPED)
-    theirs, before = (each.state_dict()["query_embed.weight"].clone().view(3, -1, 32) for each in (source, model))
+    theirs, before = (one.state_dict()["query_embed.weight"].clone().view(3, -1, 32) for one in (source, model))
     report = detrkit.load_official(model, given, new_head=True)
     after = model.state_dict()["query_embed.weight"].view(3, 12, 32)
     both = min(queries, 12)
@@ -229,7 +229,7 @@ def test_surgery_within_groups_of_queries(queries: int, form: str, tmp_path: Pat
     assert report.remarks() == [f"{queries} queries in the file, 12 here: {end}"]
 
 
-def test_surgery_between_numbers_of_groups(tmp_path: Path) -> None:
+def test_partial_loading_between_numbers_of_groups(tmp_path: Path) -> None:
     plain = {**GROUPED, "groups": 1}
     grouped = small("group_conditional_detr_r50", num_queries=6, **GROUPED)
     path = detrkit.save(grouped, tmp_path / "x.safetensors")
@@ -237,28 +237,28 @@ def test_surgery_between_numbers_of_groups(tmp_path: Path) -> None:
     before = model.state_dict()["query_embed.weight"].clone()
     report = detrkit.load_official(model, path, new_head=True)
     after = model.state_dict()["query_embed.weight"]
-    assert torch.equal(after[:6], grouped.state_dict()["query_embed.weight"][:6]), "the group that infers"
-    assert torch.equal(after[6:], before[6:]), "and none of another group"
+    assert torch.equal(after[:6], grouped.state_dict()["query_embed.weight"][:6]), "the group used for inference"
+    assert torch.equal(after[6:], before[6:]), "and no other group"
     assert report.remarks() == [
         "6 queries in the file, 12 here: 6 are taken over, 6 start new",
         "3 groups of queries in the file, 1 here: 1 are taken over",
     ]
     source = small("conditional_detr_r50", num_queries=10, **plain)
     report = detrkit.load_official(grouped, detrkit.to_official(source), new_head=True)
-    assert report.groups == (1, 3), "10 are no 3 groups"
+    assert report.groups == (1, 3), "10 is not divisible by 3"
     assert torch.equal(grouped.state_dict()["query_embed.weight"][:6], source.state_dict()["query_embed.weight"][:6])
 
 
-def test_surgery_is_for_heads_only() -> None:
+def test_partial_loading_is_for_heads_and_queries_only() -> None:
     model = small()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     wider = detrkit.to_official(small(ffn_dim=96, num_classes=5))
     with pytest.raises(CheckpointError, match=r"mismatched \(.*linear1.* \(96,\) instead of \(64,\)"):
         detrkit.load_official(model, wider, new_head=True)
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), "left as it was"
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), "unchanged"
 
 
-def test_our_own_files_are_read_by_our_names(tmp_path: Path) -> None:
+def test_our_own_files_are_read_under_our_names(tmp_path: Path) -> None:
     source = small("dela_detr_r50", **TINY)
     model = small(seed=1, **TINY)
     detrkit.load_official(model, detrkit.weights.save(source, tmp_path / "half.safetensors", half=True))
@@ -269,7 +269,7 @@ def test_our_own_files_are_read_by_our_names(tmp_path: Path) -> None:
         detrkit.load_official(model, path)
 
 
-def test_shared_heads_stand_under_every_layer() -> None:
+def test_shared_heads_have_one_name_per_layer() -> None:
     model = small("de_detr_r50_single_scale")
     names = official_names(model)["bbox_embed.0.layers.0.weight"]
     assert names[:2] == ["bbox_embed.0.layers.0.weight", "bbox_embed.1.layers.0.weight"]

@@ -1,4 +1,4 @@
-"""What the commands share in what they print: consoles, progress, tables of numbers."""
+"""Output shared by the commands: consoles, progress bars, tables of metrics."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ __all__ = ["local_checkpoint", "print_json", "print_score", "progress_bar", "std
 
 
 def stdout() -> Console:
-    """For results."""
+    """Console for results."""
     return Console(highlight=False)
 
 
 def stderr() -> Console:
-    """For all that is not a result: progress, warnings, remarks."""
+    """Console for everything else: progress, warnings, remarks."""
     return Console(stderr=True, highlight=False)
 
 
 def print_json(value: object) -> None:
-    """One JSON value on stdout."""
+    """Print one JSON value on stdout."""
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 class Bar:
-    """A running progress bar; :meth:`update` fits evaluation's progress callback."""
+    """A running progress bar; :meth:`update` can be used as a progress callback."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
 
     def update(self, done: int, total: int | None = None) -> None:
-        """Sets how much is done, of how much."""
+        """Set the completed amount and the total."""
         self._progress.update(self._task, completed=done, total=total)
 
 
 @contextmanager
 def progress_bar(description: str, total: int | None = None, *, in_bytes: bool = False) -> Iterator[Bar]:
-    """A bar with count (or megabytes) and time left on stderr; where stderr is no terminal it stays silent."""
+    """A bar with count (or megabytes) and time left on stderr; silent where stderr is not a terminal."""
     console = stderr()
     columns = (
         TextColumn("{task.description}"),
@@ -71,7 +71,7 @@ def progress_bar(description: str, total: int | None = None, *, in_bytes: bool =
 
 
 def local_checkpoint(path_or_name: str) -> str | Path:
-    """The checkpoint that is meant; one behind a URL is downloaded with progress."""
+    """The path or name of a checkpoint; a URL is downloaded first, with a progress bar."""
     from detrkit.weights.published.download import fetch, is_url
 
     if not is_url(path_or_name):
@@ -87,7 +87,7 @@ def _shown(value: float | int | None) -> str:
 
 
 def print_score(score: ScoreJson, *, title: str, console: Console | None = None) -> None:
-    """The overall numbers, and below those that the protocol shows of every class, the best class first."""
+    """Print the overall metrics, then the metrics per class, the best class first."""
     from detrkit.metrics import PROTOCOLS
 
     console = console or stdout()

@@ -1,4 +1,4 @@
-"""``detrkit data check|stats|convert|sample|split|view``: look at a data set, mend it, cut it."""
+"""``detrkit data check|stats|convert|sample|split|view``: inspect, convert and split data sets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-# Below the folder that conversions write to: a COCO data set.
+# File of a converted split in the output folder, as in a COCO data set.
 _COCO_FILE = "annotations/instances_{}.json"
 _PANOPTIC_FILE = "annotations/panoptic_{}.json"
 
@@ -58,13 +58,13 @@ FormatOption = Annotated[
     str, typer.Option("--format", help="auto, coco, coco_panoptic, lvis, roboflow, yolo, voc, cityscapes or masks.")
 ]
 TaskOption = Annotated[
-    _Task | None, typer.Option(help="What it is used for, which decides between files side by side, and on masks.")
+    _Task | None, typer.Option(help="Task of the data: it decides between files side by side, and about masks.")
 ]
-Annotations = Annotated[Path | None, typer.Option(help="A COCO file, where the layout is not a usual one.")]
-Images = Annotated[Path | None, typer.Option(help="Its image folder.")]
+Annotations = Annotated[Path | None, typer.Option(help="A COCO file, for a folder without a known layout.")]
+Images = Annotated[Path | None, typer.Option(help="Image folder of that file.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
-Seed = Annotated[int, typer.Option(help="Chooses the images.")]
-OnErrorOption = Annotated[_OnError, typer.Option(help="What bad boxes and images do: raise, or skip and count.")]
+Seed = Annotated[int, typer.Option(help="Random seed for the choice of images.")]
+OnErrorOption = Annotated[_OnError, typer.Option(help="For bad boxes and images: raise, or skip and count them.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -78,15 +78,15 @@ def check_command(
     quick: Annotated[bool, typer.Option("--quick", help="Read image headers only, and draw no masks.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Find what would spoil a training. Exit code 0: nothing but warnings, 1: errors, 2: unusable."""
+    """Check a data set for problems before training. Exit code 0: at most warnings, 1: errors, 2: unusable."""
     from dataclasses import asdict
 
     from detrkit.cli.console import print_json, progress_bar
-    from detrkit.data.doctor import check as examine
+    from detrkit.data.doctor import check as check_sources
 
     sources = _sources(folder, format, annotations, images, None, task)
     with progress_bar("reading images") as bar:
-        report = examine(sources, quick=quick, progress=bar.update)
+        report = check_sources(sources, quick=quick, progress=bar.update)
     if json:
         print_json({"failed": report.failed, "findings": [asdict(finding) for finding in report.findings]})
     else:
@@ -104,7 +104,7 @@ def stats_command(
     task: TaskOption = None,
     json: JsonFlag = False,
 ) -> None:
-    """Count classes, boxes per image, box and image sizes. What training would skip is left out and counted."""
+    """Show classes, boxes per image, box and image sizes. Unusable boxes and images are only counted."""
     from detrkit.cli.console import print_json
     from detrkit.data.formats import usual_task
     from detrkit.data.open import load_source
@@ -131,16 +131,19 @@ def convert_data_command(
         str, typer.Option("--from", help="A format, as --format of other commands takes it, or cityscapes-gtfine.")
     ] = "auto",
     split: Annotated[_Split | None, typer.Option(help="Only this split.")] = None,
-    groups: Annotated[_Groups, typer.Option(help="cityscapes-gtfine: what groups become.")] = _Groups.crowd,
+    groups: Annotated[
+        _Groups, typer.Option(help="cityscapes-gtfine: how to convert groups of objects.")
+    ] = _Groups.crowd,
     on_error: OnErrorOption = _OnError.stop,
     force: Force = False,
 ) -> None:
     """Write annotations as COCO JSON, or with --to coco_panoptic as COCO panoptic (JSON and PNG files).
 
     Masks are kept; those in PNG files become RLE segmentations.
-    A .json file keeps file names as they are; a folder gets annotations/instances_SPLIT.json with names relative to
-    it, so that it is a COCO data set without copies of the images. Where there is a gtFine folder of Cityscapes
-    (--from cityscapes-gtfine), its *_instanceIds.png become cityscapes_SPLIT_cocostyle.json.
+
+    In a .json file, image file names stay unchanged. In a folder, annotations/instances_SPLIT.json is written with file
+    names relative to the folder: a COCO data set without copies of the images. For a gtFine folder of Cityscapes
+    (--from cityscapes-gtfine), *_instanceIds.png are converted to cityscapes_SPLIT_cocostyle.json.
     """
     from detrkit.cli.console import progress_bar
     from detrkit.data.convert import to_coco, usable_part, write_panoptic
@@ -153,8 +156,8 @@ def convert_data_command(
         outputs = _outputs(out, list(files), split, "cityscapes_{}_cocostyle.json", force)
         for name, path in outputs.items():
             with progress_bar(name) as bar:
-                content = convert_gtfine(files[name], groups=groups.value, progress=bar.update)
-            _write(path, content, force)
+                coco = convert_gtfine(files[name], groups=groups.value, progress=bar.update)
+            _write(path, coco, force)
         return
     panoptic = to == _Target.coco_panoptic
     sources = _sources(folder, source_format, None, None, None, _Task.pan if panoptic else None)
@@ -178,16 +181,16 @@ def convert_data_command(
 @app.command("sample")
 def sample_command(
     folder: Folder,
-    out: Annotated[Path, typer.Option(help="A .json file, or a folder, which gets the other splits whole.")],
-    rate: Annotated[float | None, typer.Option(help="Part of the images, such as 0.01.")] = None,
+    out: Annotated[Path, typer.Option(help="A .json file, or a folder, which also gets the other splits in full.")],
+    rate: Annotated[float | None, typer.Option(help="Fraction of the images, such as 0.01.")] = None,
     count: Annotated[int | None, typer.Option(help="Number of images, instead of a rate.")] = None,
     seed: Seed = 0,
-    split: Annotated[_Split, typer.Option(help="The split to take from.")] = _Split.train,
+    split: Annotated[_Split, typer.Option(help="The split to sample from.")] = _Split.train,
     format: FormatOption = "auto",
     annotations: Annotations = None,
     force: Force = False,
 ) -> None:
-    """Write a subset of a split. Subsets of one seed nest: 10 % lies inside 25 %. The file notes seed and rate."""
+    """Write a subset of a split, with seed and rate noted in the file. Subsets with the same seed are nested."""
     from detrkit.data.convert import to_coco
     from detrkit.data.formats import read_source
     from detrkit.data.subsets import sample_table
@@ -208,21 +211,21 @@ def sample_command(
 def split_command(
     folder: Folder,
     out: Annotated[Path, typer.Option(help="A folder for annotations/instances_{train,val}.json.")],
-    val: Annotated[float, typer.Option(help="Part of the images that becomes val.")] = 0.2,
+    val: Annotated[float, typer.Option(help="Fraction of the images for val.")] = 0.2,
     seed: Seed = 0,
     format: FormatOption = "auto",
     annotations: Annotations = None,
     images: Images = None,
     force: Force = False,
 ) -> None:
-    """Make train and val from a train split alone; the images stay where they are."""
+    """Split a train split into train and val; the images stay where they are."""
     from detrkit.data.convert import split_table, to_coco
     from detrkit.data.formats import find_sources, read_source
 
     paths = _outputs(out, ["train", "val"], None, _COCO_FILE, force)
     source = _sources(folder, format, annotations, images, _Split.train)["train"]
     if annotations is None and "val" in find_sources(folder, format=format):
-        _note(f"{folder} has a val split already, which stays as it is: only its train split is cut in two")
+        _note(f"{folder} has a val split already, which stays as it is: only its train split is divided")
     for name, table in split_table(read_source(source), val=val, seed=seed).items():
         _write(paths[name], to_coco(table, relative_to=out), force)
 
@@ -289,7 +292,7 @@ def _sources(
     split: _Split | None,
     task: _Task | None = None,
 ) -> dict[str, Source]:
-    """The splits to work on: the one asked for, or all there are."""
+    """The selected split, or all splits."""
     from detrkit.data.formats import find_source, find_sources
 
     used_for = task or "det"
@@ -300,7 +303,7 @@ def _sources(
 
 
 def _outputs(out: Path, present: list[str], split: _Split | None, pattern: str, force: bool) -> dict[str, Path]:
-    """Where each split is written; refused before any work when a file is there already."""
+    """Output path of each split; raises before any work where a file exists already."""
     from detrkit.errors import DataError
     from detrkit.files import refuse_existing
 
@@ -323,15 +326,15 @@ def _no_split(split: str, present: Iterable[str]) -> Exception:
     return DataError(f"there is no {split} split, only {' and '.join(present)}")
 
 
-def _write(path: Path, content: Row, force: bool) -> None:
+def _write(path: Path, table: Row, force: bool) -> None:
     from detrkit.files import write_json
 
-    write_json(path, content, force=force)
-    _note(f"wrote {path}: {len(content['images'])} images, {len(content['annotations'])} annotations")
+    write_json(path, table, force=force)
+    _note(f"wrote {path}: {len(table['images'])} images, {len(table['annotations'])} annotations")
 
 
 def _note(text: str) -> None:
-    """A line for people, on stderr: stdout is for results."""
+    """Print a line on stderr; stdout is for results."""
     typer.echo(text, err=True)
 
 

@@ -1,4 +1,4 @@
-"""``detrkit demo``: the embedded model on the labelled images that come with it; no network, no data needed."""
+"""``detrkit demo``: the embedded model on the labelled images of the package; needs neither network nor data."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["demo_command"]
 
 RECIPE = "recipes/dape/blood_cells/dape_lite0.yaml"
-_COUNTED = 0.5  # least score of an object that is counted and drawn
+_COUNTED = 0.5  # minimum score of objects that are counted and drawn
 
 
 def demo_command(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where pictures and JSON go.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for pictures and JSON.")] = Path("demo"),
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
 ) -> None:
     """Count blood cells with the embedded model: AP on labelled images, pictures, JSON. No download."""
@@ -33,20 +33,20 @@ def demo_command(
     from detrkit.weights.find import ASSETS
 
     images = ASSETS / "blood_cells"
-    truth = json.loads((images / "annotations.json").read_bytes())
+    ground_truth = json.loads((images / "annotations.json").read_bytes())
     console = stdout()
     console.soft_wrap = True
 
     predictor = Predictor(DEFAULT_MODEL, device=device, threshold=0.0)
     size = sum(parameter.numel() for parameter in predictor.model.parameters()) / 1e6
-    count = len(truth["images"])
+    count = len(ground_truth["images"])
     console.print(f"{DEFAULT_MODEL}: {size:.1f} million parameters, {count} blood smears it was not trained on")
 
     folder = PredictionFolder(out, predictor.categories)
     results: list[ResultRow] = []
     start = time.perf_counter()
     with progress_bar("predicting", total=count) as bar:
-        for number, row in enumerate(truth["images"], start=1):
+        for number, row in enumerate(ground_truth["images"], start=1):
             picture = read_image(images / "images" / row["file_name"])
             detections = predictor.predict(picture)
             results += detections.to_coco(row["id"])
@@ -55,9 +55,9 @@ def demo_command(
     seconds = time.perf_counter() - start
     folder.write()
 
-    score = score_coco(truth, results)
-    labelled = Counter(row["category_id"] for row in truth["annotations"])
-    names = {row["id"]: row["name"] for row in truth["categories"]}
+    score = score_coco(ground_truth, results)
+    labelled = Counter(row["category_id"] for row in ground_truth["annotations"])
+    names = {row["id"]: row["name"] for row in ground_truth["categories"]}
     counts = folder.counts()
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""``detrkit env``: versions and devices, for bug reports and to see what a run will use."""
+"""``detrkit env``: versions and devices, for bug reports and for checking what a run will use."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def env_command(as_json: Annotated[bool, typer.Option("--json", help="Print a JS
     """Show versions, devices and folders."""
     from detrkit.cli.console import print_json, stdout
 
-    facts = environment()
+    values = environment()
     if as_json:
-        print_json(facts)
+        print_json(values)
         return
     from rich.table import Table
 
-    table = Table("what", "here", show_header=False, box=None, pad_edge=False)
-    for name, value in facts.items():
+    table = Table("name", "value", show_header=False, box=None, pad_edge=False)
+    for name, value in values.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {item}" for key, item in value.items())
         elif isinstance(value, list):
@@ -38,7 +38,7 @@ def env_command(as_json: Annotated[bool, typer.Option("--json", help="Print a JS
 
 
 def environment() -> dict[str, object]:
-    """Facts about this installation and machine."""
+    """Versions, devices and folders of this installation."""
     import torch
 
     from detrkit.inference.device import resolve_device

@@ -1,4 +1,4 @@
-"""``detrkit eval``: the score of a checkpoint on a recipe's validation data or on a data folder."""
+"""``detrkit eval``: evaluate a checkpoint on the validation data of a recipe or on a data folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["eval_command"]
 
 
 class Precision(StrEnum):
-    """Number format of the forward pass."""
+    """Floating-point format of the forward pass."""
 
     fp32 = "fp32"
     bf16 = "bf16"
@@ -23,7 +23,7 @@ class Precision(StrEnum):
 
 
 class Split(StrEnum):
-    """Which part of the data."""
+    """Split of the data."""
 
     train = "train"
     val = "val"
@@ -33,7 +33,7 @@ class Split(StrEnum):
 def eval_command(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="Recipe (file or name) and overrides of it."),
+        typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="Recipe (file or name) and overrides."),
     ] = None,
     data: Annotated[
         Path | None, typer.Option("--data", metavar="DIR", help="Data folder, instead of a recipe.")
@@ -46,14 +46,16 @@ def eval_command(
             help="Our .safetensors, a run folder, an official .pth, a URL, or a name: embedded or pulled weights.",
         ),
     ] = None,
-    split: Annotated[Split, typer.Option("--split", help="Which part of the data.")] = Split.val,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at once; 1 is exact.")] = 1,
+    split: Annotated[Split, typer.Option("--split", help="Split of the data.")] = Split.val,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per batch; 1 is exact.")] = 1,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that read images.")] = 2,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    precision: Annotated[Precision, typer.Option("--precision", help="Of the forward pass.")] = Precision.fp32,
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Precision of the forward pass.")
+    ] = Precision.fp32,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Evaluate a checkpoint: AP and AR of boxes, overall and for each class; those of LVIS on LVIS, else COCO's."""
+    """Evaluate a checkpoint: box AP and AR, overall and per class, by the LVIS protocol on LVIS, else by COCO's."""
     overrides = [argument for argument in arguments or [] if "=" in argument]
     recipes = [argument for argument in arguments or [] if "=" not in argument]
     if len(recipes) > 1:
@@ -82,7 +84,7 @@ def eval_command(
             progress=bar.update,
         )
     if os.environ.get("RANK", "0") != "0":
-        return  # under accelerate launch the first process speaks for all
+        return  # under accelerate launch only the first process prints
     if as_json:
         print_json(score)
     else:

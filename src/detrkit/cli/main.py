@@ -1,4 +1,4 @@
-"""The ``detrkit`` command: registers the commands, and turns errors into one line and an exit code.
+"""The ``detrkit`` command: registers the subcommands and turns errors into one line and an exit code.
 
 Exit codes: 0 done, 1 failed at run time, 2 unusable arguments or input, 130 after Ctrl-C.
 """
@@ -65,12 +65,12 @@ def root(
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command line and leaves the process with its exit code."""
+    """Run the command line and exit with its exit code."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs the command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     words = list(arguments)
     own = words[: words.index("--")] if "--" in words else words
     debug = "--debug" in own
@@ -82,36 +82,36 @@ def run(arguments: Sequence[str]) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt as stop:
-        _complain(str(stop) or "interrupted", debug=False)
+        _print_error(str(stop) or "interrupted", debug=False)
         return int(getattr(stop, "exit_code", 130))
-    except BrokenPipeError:  # the reader of our output went away, as in `detrkit models | head -1`
+    except BrokenPipeError:  # the reader of our output has ended, as in `detrkit models | head -1`
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except DetrkitError as error:
-        _complain(str(error), debug=debug)
+        _print_error(str(error), debug=debug)
         return error.exit_code
     except Exception as error:
-        if hasattr(error, "format_message"):  # of click, which some versions of typer carry a copy of
-            return _complain_about_usage(error, debug=debug)
+        if hasattr(error, "format_message"):  # an error of click, or of the copy of click in some versions of typer
+            return _print_usage_error(error, debug=debug)
         hint = "" if debug else " (rerun with --debug for the traceback)"
-        _complain(f"{type(error).__name__}: {error}{hint}", debug=debug)
+        _print_error(f"{type(error).__name__}: {error}{hint}", debug=debug)
         return 1
 
 
-def _complain_about_usage(error: Any, *, debug: bool) -> int:
-    """Words that fit no command or option: one line that names the command whose help tells more."""
+def _print_usage_error(error: Any, *, debug: bool) -> int:
+    """Print a usage error in one line that names the command with ``--help``; returns the exit code."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "detrkit"
     message = error.format_message().replace("Value error, ", "")
-    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help, where typer has not printed it already
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help text, which typer has already printed
         message = "a command is missing"
-    _complain(f"{message.rstrip('.')} (see {command} --help)", debug=debug)
+    _print_error(f"{message.rstrip('.')} (see {command} --help)", debug=debug)
     return 2
 
 
-def _complain(message: str, *, debug: bool) -> None:
-    """One line on stderr; with ``--debug`` the traceback before it."""
+def _print_error(message: str, *, debug: bool) -> None:
+    """Print an error in one line on stderr, after its traceback with ``--debug``."""
     if debug:
         traceback.print_exc()
     print(f"detrkit: error: {' '.join(message.splitlines())}", file=sys.stderr)
@@ -119,18 +119,18 @@ def _complain(message: str, *, debug: bool) -> None:
 
 @contextlib.contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Warnings of detrkit itself are one line without file and line number."""
-    shown, package = warnings.formatwarning, str(Path(__file__).resolve().parents[1])
+    """Format warnings of detrkit as one line without file name and line number."""
+    original, package = warnings.formatwarning, str(Path(__file__).resolve().parents[1])
 
     def one_line(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
         if str(Path(filename).resolve()).startswith(package):
             return f"detrkit: warning: {' '.join(str(message).splitlines())}\n"
-        return shown(message, category, filename, lineno, line)
+        return original(message, category, filename, lineno, line)
 
     warnings.formatwarning = one_line
     try:
         yield
     finally:
-        warnings.formatwarning = shown
+        warnings.formatwarning = original

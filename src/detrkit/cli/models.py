@@ -1,4 +1,4 @@
-"""``detrkit models``: what can be created, and which come trained."""
+"""``detrkit models``: list the registered models and their embedded weights."""
 
 from __future__ import annotations
 

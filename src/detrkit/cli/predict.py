@@ -1,4 +1,4 @@
-"""``detrkit predict``: objects in images and folders, as COCO JSON and pictures."""
+"""``detrkit predict``: detect objects in images and folders; writes COCO JSON and pictures."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 __all__ = ["PredictCommand", "predict_command", "predict_images"]
 
-_DEFAULT_NMS = "0.7"  # DEFAULT_NMS of the predictor, which is not imported for --help
+_DEFAULT_NMS = "0.7"  # DEFAULT_NMS of the predictor; importing it would load torch for --help
 
 
 class OnError(StrEnum):
-    """What an unreadable image does."""
+    """Policy for unreadable images."""
 
     skip = "skip"
     stop = "raise"
 
 
 class PredictCommand(TyperCommand):
-    """Lets ``--nms`` stand alone: typer has no option whose value may be left out."""
+    """Allow ``--nms`` without a value: typer has no options with an optional value."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         words: list[str] = []
@@ -60,19 +60,21 @@ def predict_command(
             help="Trained model's name, checkpoint, run folder or URL; default embedded.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write.")] = Path("predictions"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder.")] = Path("predictions"),
     threshold: Annotated[
-        float, typer.Option("--threshold", min=0, max=1, help="Least score; 0 keeps all top-k.")
+        float, typer.Option("--threshold", min=0, max=1, help="Minimum score; 0 keeps all top-k.")
     ] = 0.3,
     nms: Annotated[
         float | None,
-        typer.Option("--nms", min=0, max=1, metavar="[IOU]", help=f"Class-wise NMS, alone: at IoU {_DEFAULT_NMS}."),
+        typer.Option(
+            "--nms", min=0, max=1, metavar="[IOU]", help=f"Class-wise NMS; without a value, at IoU {_DEFAULT_NMS}."
+        ),
     ] = None,
     nms_decay: Annotated[
         float | None,
-        typer.Option("--nms-decay", min=0, max=1, help="Soft NMS: suppressed scores times this, e.g. 0.01."),
+        typer.Option("--nms-decay", min=0, max=1, help="Soft NMS: factor on suppressed scores, e.g. 0.01."),
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.")] = 1,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per batch.")] = 1,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     images: Annotated[bool, typer.Option("--images/--no-images", help="Draw annotated pictures.")] = True,
     on_error: Annotated[OnError, typer.Option("--on-error", help="Unreadable images: skip or stop.")] = OnError.skip,
@@ -118,7 +120,7 @@ def predict_command(
 def predict_images(
     predictor: Predictor, found: list[ImageInput], folder: PredictionFolder, *, threshold: float, skip: bool
 ) -> None:
-    """Predicts images in batches, with progress, into a folder.
+    """Predict images in batches, with a progress bar, and write the results into a folder.
 
     Raises:
         DataError: an image cannot be read and ``skip`` is off.
@@ -126,23 +128,23 @@ def predict_images(
     from detrkit.cli.console import progress_bar
     from detrkit.inference.sources import open_image
 
-    waiting: list[tuple[ImageInput, Image.Image]] = []
+    batch: list[tuple[ImageInput, Image.Image]] = []
 
     def flush() -> None:
         for (item, picture), detections in zip(
-            waiting, predictor.predict([picture for _, picture in waiting], threshold), strict=True
+            batch, predictor.predict([picture for _, picture in batch], threshold), strict=True
         ):
             folder.add(item.file_name, detections, picture)
-        waiting.clear()
+        batch.clear()
 
     with progress_bar("predicting", total=len(found)) as bar:
         for number, item in enumerate(found, start=1):
             try:
-                waiting.append((item, open_image(item.source)))
+                batch.append((item, open_image(item.source)))
             except DataError as error:
                 if not skip:
                     raise
                 folder.skip(item.file_name, str(error))
-            if len(waiting) == predictor.batch_size or number == len(found):
+            if len(batch) == predictor.batch_size or number == len(found):
                 flush()
                 bar.update(number)

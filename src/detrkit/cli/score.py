@@ -1,4 +1,4 @@
-"""``detrkit score``: numbers of a results file, no model needed."""
+"""``detrkit score``: score a results file; no model needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ app = typer.Typer(help="Score a results file against ground truth; no model need
 
 
 class IouType(StrEnum):
-    """What overlap is measured on."""
+    """Overlap of boxes or of masks."""
 
     bbox = "bbox"
     segm = "segm"
@@ -39,7 +39,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 
 @app.command("coco")
 def coco_command(gt: GroundTruth, results: Results, iou: Iou = IouType.bbox, as_json: AsJson = False) -> None:
-    """COCO AP and AR: 12 numbers, and the same for each class."""
+    """COCO AP and AR: 12 metrics, overall and per class."""
     from detrkit.metrics import score_coco
 
     _show(score_coco(gt, results, iou_type=iou.value), f"COCO {iou.value}: {results} against {gt}", as_json)

@@ -1,4 +1,4 @@
-"""``detrkit train``: a recipe, or a data folder whose recipe is chosen from the data, with ``key=value`` overrides."""
+"""``detrkit train``: train a recipe, or a recipe chosen from a data folder, with ``key=value`` overrides."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def train_command(
 ) -> None:
     """Train a model; writes last/, best/model.safetensors, recipe.yaml and log.jsonl into the run folder.
 
-    With --data and without a recipe the settings are chosen from the data: model, queries, image size, augmentation,
-    50 epochs or at least 3000 optimizer steps. Each choice is printed with its reason and stands in recipe.yaml;
-    --model and overrides win. Nothing is downloaded, except ImageNet weights for an explicitly chosen model whose
-    backbone no package carries, and a model.init URL. --resume without --output finds the run on this data in runs/.
+    With --data and without a recipe, the settings are chosen from the data: model, queries, image size, augmentation,
+    50 epochs or at least 3000 optimizer steps. Each choice is printed with its reason and written to recipe.yaml;
+    --model and overrides win. Nothing is downloaded, except ImageNet weights of a model that you name and whose
+    backbone is in no package, and a model.init URL. --resume without --output finds the run on this data in runs/.
 
-    The learning rate belongs to a total batch = batch_size x accumulate x processes: with optimizer.lr_batch_size=B it
-    is multiplied by sqrt(total batch / B), otherwise it is used as it stands.
+    The total batch is batch_size x accumulate x processes: with optimizer.lr_batch_size=B the learning rate is
+    multiplied by sqrt(total batch / B), otherwise it is used unchanged.
 
     Several processes: accelerate launch --num_processes N -m detrkit train ...
     """
@@ -68,7 +68,7 @@ def train_command(
         given["logging.wandb"] = True
     more = [] if seeds is None else [f"training.seeds=[{seeds}]"]
 
-    with read_once():  # choosing a recipe and training read the same files
+    with read_once():  # the choice of the recipe and the training read the same files
         if recipes:
             recipe = load_recipe(load_recipe(recipes[0], given), [*more, *overrides])
         else:
@@ -86,21 +86,21 @@ def train_command(
 
 
 def _from_data(data: str, given: dict[str, Any], overrides: list[str], *, resume: bool) -> Recipe:
-    """The recipe chosen from the data; a run to be resumed keeps the one that was chosen when it began."""
+    """The recipe chosen from the data; with ``resume``, the recipe of the existing run."""
     from detrkit.config import load_recipe
     from detrkit.training import auto_recipe
     from detrkit.training.auto.draft import flat
     from detrkit.training.folder import find_run
 
-    begun = find_run({**flat(given), **flat(overrides)}) if resume else None
-    if begun is None:
+    existing = find_run({**flat(given), **flat(overrides)}) if resume else None
+    if existing is None:
         return auto_recipe(data, overrides, **given)
-    folder, recipe = begun
+    folder, recipe = existing
     return load_recipe(load_recipe(recipe, {"training.output": str(folder), **given}), overrides)
 
 
 def _report(result: RunResult) -> None:
-    """The last lines: the best score, where the weights are, and what to do with them."""
+    """Print the best score, the path of the weights and the next command."""
     from accelerate.state import PartialState
 
     from detrkit.training.progress import format_metrics

@@ -1,4 +1,4 @@
-"""``detrkit weights list|pull|convert|inspect``: the published checkpoints, and what is in a checkpoint file."""
+"""``detrkit weights list|pull|convert|inspect``: published checkpoints, and the contents of checkpoint files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["app"]
 
 _GROUPS_SHOWN = 24
 
-app = typer.Typer(no_args_is_help=True, help="Published checkpoints: list, fetch, convert, look into.")
+app = typer.Typer(no_args_is_help=True, help="Checkpoints: list, pull, convert, inspect.")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 File = Annotated[
@@ -26,7 +26,7 @@ File = Annotated[
 
 @app.command("list")
 def list_command(as_json: JsonFlag = False) -> None:
-    """The published checkpoints: model, data, AP as published, size, how to get them."""
+    """List the published checkpoints: model, data, published AP, size, how to get them."""
     from detrkit.cli.console import print_json, stdout
     from detrkit.weights import CATALOGUE, pulled_path
 
@@ -39,19 +39,16 @@ def list_command(as_json: JsonFlag = False) -> None:
     table.columns[0].no_wrap = True
     for item in CATALOGUE.values():
         how = "pull" if item.address else "by hand"
-        if item.model is None:
-            how = "no"
-        elif pulled_path(item.name).is_file():
+        if pulled_path(item.name).is_file():
             how = "here"
         ap = "-" if item.ap is None else f"{item.ap:.1f}"
         table.add_row(item.name, item.data, str(item.epochs or "-"), ap, str(item.mib or "-"), how)
     stdout().print(table)
-    stdout().print("AP of boxes as published. 'detrkit weights pull NAME' fetches a file, or says where it is.")
-    stdout().print("no: it has a mask head, and masks are not supported yet.")
+    stdout().print("AP of boxes as published. 'detrkit weights pull NAME' downloads a file, or shows where to get it.")
 
 
 def _row(item: OfficialFile) -> dict[str, object]:
-    """One file of the catalogue for JSON."""
+    """A catalogue entry as JSON values."""
     from dataclasses import asdict
 
     from detrkit.weights import pulled_path
@@ -61,16 +58,16 @@ def _row(item: OfficialFile) -> dict[str, object]:
 
 @app.command("pull")
 def pull_command(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="As 'detrkit weights list' has it.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of 'detrkit weights list'.", show_default=False)],
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="FILE|URL", help="The file you downloaded by hand, or another address of it."),
+        typer.Option("--from", metavar="FILE|URL", help="The file you downloaded by hand, or another URL of it."),
     ] = None,
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="FILE", help="Write our .safetensors here, not into the cache.")
+        Path | None, typer.Option("--to", metavar="FILE", help="Write the .safetensors here, not into the cache.")
     ] = None,
 ) -> None:
-    """Fetch a published checkpoint, check it and keep it as one of ours. An interrupted download goes on."""
+    """Download a published checkpoint, check it and convert it to our format. Interrupted downloads are resumed."""
     from detrkit.cli.console import progress_bar, stdout
     from detrkit.weights import pull
 
@@ -97,32 +94,36 @@ def convert_weights_command(
     file: File,
     options: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Fields of the model that the file does not show."),
+        typer.Argument(metavar="[KEY=VALUE]...", help="Model options that the file does not show."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="The model; without it, read off the tensors.")
+        str | None, typer.Option("--model", metavar="NAME", help="The model; without it, inferred from the tensors.")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="Where to write; beside FILE, or here if that is a name or URL."),
+        typer.Option(
+            "--out", metavar="FILE", help="Output file; default: beside FILE, or here if FILE is a name or URL."
+        ),
     ] = None,
     classes: Annotated[
         str | None,
         typer.Option(
-            "--classes", metavar="FILE|coco|cityscapes|N", help="Class names: one per line, or a COCO file; N numbers."
+            "--classes",
+            metavar="FILE|coco|coco_panoptic|cityscapes|N",
+            help="Class names: one per line, or a COCO file; N: numbered.",
         ),
     ] = None,
-    official: Annotated[bool, typer.Option("--official", help="From ours to an official .pth.")] = False,
+    official: Annotated[bool, typer.Option("--official", help="Convert one of ours to an official .pth.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Turn an official checkpoint into one of ours, or (--official) one of ours into an official .pth."""
+    """Convert an official checkpoint into one of ours, or (--official) one of ours into an official .pth."""
     from detrkit.cli.console import local_checkpoint, stdout
     from detrkit.weights.find import find_checkpoint
     from detrkit.weights.ours import is_ours
     from detrkit.weights.published.download import file_name, is_url
 
     path = find_checkpoint(local_checkpoint(file))
-    # beside a file of the user's own; never into the package or the cache
+    # beside a file of the user, never into the package or the cache
     beside = path if Path(file).exists() else Path(file_name(file) if is_url(file) else path.name)
     target = out or beside.with_suffix(".pth" if official else ".safetensors")
     if is_ours(path) != official:
@@ -172,7 +173,7 @@ def _to_ours(path: Path, target: Path, name: str | None, classes: str | None, op
 
 @app.command("inspect")
 def inspect_command(file: File, as_json: JsonFlag = False) -> None:
-    """What is in a checkpoint: ours, official, or how it differs from the nearest model. No code from it is run."""
+    """Show the contents of a checkpoint, or its difference from the nearest model. No code from the file is run."""
     from detrkit.cli.console import local_checkpoint, print_json
     from detrkit.weights import inspect_checkpoint
     from detrkit.weights.find import find_checkpoint
@@ -194,7 +195,7 @@ def _print_inspection(found: Inspection) -> None:
     console = stdout()
     console.print(f"{found.path}: {kinds[found.kind]}", markup=False, soft_wrap=True)
     table = Table(show_header=False, box=None)
-    for name, value in _facts(found):
+    for name, value in _summary(found):
         table.add_row(f"  {name}", escape(value))
     console.print(table)
     if found.difference:
@@ -207,8 +208,8 @@ def _print_inspection(found: Inspection) -> None:
             console.print(f"and {len(found.difference) - len(shown)} more groups (--json has them all)")
 
 
-def _facts(found: Inspection) -> list[tuple[str, str]]:
-    """The lines of the report: name and value."""
+def _summary(found: Inspection) -> list[tuple[str, str]]:
+    """Rows of the printed table: name and value."""
     config = found.config
     known = found.kind != "unknown"
     rows = [("size", f"{found.size / 1e6:.1f} MB, {found.tensors} tensors")]
@@ -235,21 +236,21 @@ def _facts(found: Inspection) -> list[tuple[str, str]]:
         rows.append(("configuration", ", ".join(f"{key}={value}" for key, value in config.items()) + note))
     if found.parts:
         rows.append(("holds", ", ".join(found.parts)))
-    for name, content in (("arguments", found.arguments), ("recipe", found.recipe), ("extra", found.extra)):
-        if content:
-            rows.append((name, _yaml(content)))
+    for name, values in (("arguments", found.arguments), ("recipe", found.recipe), ("extra", found.extra)):
+        if values:
+            rows.append((name, _yaml(values)))
     return rows
 
 
-def _yaml(content: object) -> str:
-    """As YAML, without what is null."""
+def _yaml(data: object) -> str:
+    """Format as YAML, without null values."""
     import yaml
 
     def plain(value: object) -> object:
         if isinstance(value, dict):
-            return {str(key): plain(each) for key, each in value.items() if each is not None}
+            return {str(key): plain(item) for key, item in value.items() if item is not None}
         if isinstance(value, list | tuple):
-            return [plain(each) for each in value]
+            return [plain(item) for item in value]
         return value if isinstance(value, str | int | float) else str(value)
 
-    return str(yaml.safe_dump(plain(content), sort_keys=False)).rstrip()
+    return str(yaml.safe_dump(plain(data), sort_keys=False)).rstrip()

@@ -175,11 +175,11 @@ class TrainingSection(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of the forward pass; weights stay float32."""
     clip_norm: Positive | None = 0.1
-    """Gradients of all parameters together are cut to this norm; null: never."""
+    """Maximum norm of the gradient of all parameters (clipping); null: no clipping."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Evaluate and keep averaged weights (exponential moving average) with this decay; null: the last weights."""
     federated_classes: Count | None = None
-    """Federated loss (LVIS): a query without object is a negative of this many classes, those of the batch and sampled
+    """Federated loss (LVIS): an unmatched query is a negative for this many classes, those of the batch and sampled
     others, instead of all. Needs ``classification: focal``."""
     evaluate_every: CountOrZero | None = None
     """Epochs between evaluations; 0: never. null: each epoch, but at least 100 optimizer steps apart. The last epoch is
@@ -206,16 +206,17 @@ class OptimizerSection(Section):
     lr: Positive = 1e-4
     """Learning rate."""
     lr_backbone: NonNegative = 1e-5
-    """Learning rate of the backbone; 0 leaves it as it starts."""
+    """Learning rate of the backbone; 0 freezes it."""
     lr_sampling: NonNegative | None = None
     """Learning rate of sampling offsets and reference points in Deformable DETR and its relatives; null: as ``lr``."""
     layer_decay: Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=1)] | None = None
-    """The last layer of the backbone has ``lr_backbone``, each one before it this times the rate of the next."""
+    """Layer-wise decay: the last layer of the backbone has ``lr_backbone``, each earlier one the rate of the next layer
+    times this; null: no decay."""
     weight_decay: NonNegative = 1e-4
     """Of AdamW."""
     no_decay: Literal["typed"] | list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     """Parameters without weight decay: those whose name in the official repository contains one of these words, or
-    ``typed``: all norms, biases, embeddings and scales."""
+    ``typed``: all norms, biases, embeddings and scales, chosen by the type of their module."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Of AdamW."""
     lr_batch_size: Count | None = None

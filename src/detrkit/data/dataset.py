@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from detrkit.data.annotations import rules_of
 from detrkit.data.coco_json import Row
 from detrkit.data.ground_truth import annotation_rows, image_row, panoptic_truth, semantic_map
 from detrkit.data.images import read_image
@@ -139,6 +141,11 @@ class DetectionDataset(Dataset[Sample]):
         """File names of the images that could not be read up to now (``on_error="skip"``)."""
         bad = torch.nonzero(self._unreadable).flatten().tolist()
         return list(dict.fromkeys(self.records[index].file_name for index in bad))
+
+    @property
+    def iou_type(self) -> Literal["bbox", "segm"]:
+        """Whether its objects are matched by boxes or by masks."""
+        return "segm" if rules_of(self.task).masks else "bbox"
 
     def coco_ground_truth(self) -> Row:
         """The ground truth as COCO JSON with the category ids of the file; crowd regions have ``iscrowd`` 1.

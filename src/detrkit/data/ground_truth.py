@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from detrkit.data.annotations import Segments
 from detrkit.data.coco_json import Row
-from detrkit.data.frames import Frame
+from detrkit.data.geometry import Geometry
 from detrkit.data.packed_masks import Rle, unpack
 from detrkit.data.rasterise import draw_mask, rle_of
 from detrkit.data.records import ImageRecord
@@ -145,7 +145,7 @@ def _painted(
         sorting = np.argsort(known)
         place = np.minimum(np.searchsorted(known[sorting], values), len(known) - 1)
         return np.where(known[sorting][place] == values, colors[sorting][place], background)
-    frame = Frame.whole((record.width, record.height))
+    geometry = Geometry.whole((record.width, record.height))
     for position in order.tolist():
-        canvas[draw_mask(masks, position, frame)] = colors[position]
+        canvas[draw_mask(masks, position, geometry)] = colors[position]
     return canvas

@@ -2,7 +2,7 @@
 
 A transform takes an RGB image, its record and a task, and returns a ``Sample``. Boxes of detection are moved with the
 image, operation by operation, as in the official code. Masks are drawn at the end, where the operations have moved them
-to (:mod:`detrkit.data.frames`), and their boxes are tight around them. Randomness comes from torch's global generator,
+to (:mod:`detrkit.data.geometry`), and their boxes are tight around them. Randomness comes from torch's global generator,
 which ``DetectionDataset`` seeds for every sample.
 """
 

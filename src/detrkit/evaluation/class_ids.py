@@ -1,11 +1,12 @@
-"""Which class of the data set each class of a model is."""
+"""Mapping from the classes of a model to the classes of a data set."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from detrkit.data import DetectionDataset
 from detrkit.errors import DataError
+from detrkit.inference.answers import Answer
 from detrkit.models import Detector
 from detrkit.structures import Categories, Category, Detections
 
@@ -14,31 +15,33 @@ __all__ = ["ClassMap", "match_classes"]
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMap:
-    """From the classes of a model to those of a data set.
+    """Mapping from the labels of a model to the labels of a data set.
 
     Attributes:
-        model: the model's classes in label order; slots without a name are not classes.
-        data: the data set's.
-        labels: for each label of the model the label in the data set, or None where the data set lacks the class.
+        model: classes of the model in label order; slots without a name are unused.
+        data: classes of the data set in label order.
+        labels: label in the data set for each label of the model; None if the data set does not have the class.
     """
 
     model: Categories
     data: Categories
     labels: tuple[int | None, ...]
 
-    def in_data(self, detections: Detections) -> Detections:
-        """Detections of the model as the data set's classes; of classes that it lacks there are none."""
-        return detections.relabel(self.labels, self.data)
+    def in_data(self, answer: Answer, *, image_id: int) -> Answer:
+        """An answer with labels of the data set, without the classes that it does not have."""
+        if isinstance(answer, Detections):
+            return replace(answer.relabel(self.labels, self.data), image_id=image_id)
+        return answer.relabel(self.labels, self.data)
 
 
 def match_classes(model: Detector, dataset: DetectionDataset) -> ClassMap:
-    """Matches classes by id and name, else by name alone.
+    """Match classes by id and name, else by name only.
 
-    A model without class names takes those of the data set: label k is its k-th class, or, with more labels than
-    classes, the class with id k (official COCO models).
+    For a model without class names, label k is the k-th class of the data set. If the model has more labels than the
+    data set has classes, label k is the class with id k (official COCO models).
 
     Raises:
-        DataError: a class that has boxes in the data set is unknown to the model.
+        DataError: the data set has boxes of a class that the model does not have.
     """
     data, count = dataset.categories, model.config.architecture.num_classes
     if model.categories is not None:
@@ -58,10 +61,10 @@ def match_classes(model: Detector, dataset: DetectionDataset) -> ClassMap:
 def _by_name(own: Categories, dataset: DetectionDataset) -> ClassMap:
     data = dataset.categories
     exact = {category: label for label, category in enumerate(data)}
-    named: dict[str | None, int] = {
+    by_name: dict[str | None, int] = {
         category.name: label for label, category in enumerate(data) if category.name is not None
     }
-    labels = tuple(exact.get(category, named.get(category.name)) for category in own)
+    labels = tuple(exact.get(category, by_name.get(category.name)) for category in own)
     used = {int(label) for record in dataset.records for label in record.labels}
     missing = [str(data[label].name or data[label].id) for label in sorted(used - set(labels))]
     if missing:

@@ -1,4 +1,4 @@
-"""``detrkit.evaluate``: a checkpoint and data in, the numbers of ``detrkit score`` out."""
+"""``detrkit.evaluate``: the numbers of ``detrkit score`` for a checkpoint and data."""
 
 from __future__ import annotations
 
@@ -40,39 +40,40 @@ def evaluate(
     split: str = "val",
     progress: Progress | None = None,
 ) -> ScoreJson:
-    """Score of a checkpoint on the validation images of a data folder or recipe: LVIS AP on LVIS, else COCO AP.
+    """Score a checkpoint on the validation images of a data folder or recipe: LVIS AP for LVIS data, else COCO AP.
 
-    Under ``accelerate launch`` the processes share the images and all get the score.
+    Under ``accelerate launch`` the processes share the images, and every process gets the score.
 
     Args:
         checkpoint: our ``.safetensors``, a run folder, a URL, the name of embedded or pulled weights, a model in
-            memory, or an official ``.pth`` (its model is the recipe's, or read off its tensors; its labels are category
-            ids of the data).
+            memory, or an official ``.pth``. The model of a ``.pth`` is that of the recipe or is recognised from its
+            tensors; its labels are category ids of the data.
         data: a data folder, a recipe (file, name, mapping) or a loaded data set.
-        overrides: ``section.key=value`` of the recipe; with a data folder those of ``data`` and ``model`` apply, e.g.
-            ``model.nms=0.7``.
+        overrides: ``section.key=value`` settings of the recipe; with a data folder, settings of ``data`` and ``model``
+            apply, e.g. ``model.nms=0.7``.
         batch_size: 1 is exact, see ``evaluate_model``.
-        workers: processes that read images.
+        workers: number of processes that read images.
         device: ``"auto"`` or a torch device.
-        precision: of the forward pass.
+        precision: precision of the forward pass.
         split: train, val or test.
-        progress: called with (images done, images in all).
+        progress: called with (images done, total images).
 
     Returns:
-        ``{"protocol": "coco", "iou_type": "bbox", "metrics": {…}, "per_class": {name: {…}}}``, fractions or None; the
-        protocol is "lvis" on LVIS.
+        ``{"protocol": "coco", "iou_type": "bbox", "metrics": {…}, "per_class": {name: {…}}}`` with fractions or None;
+        for LVIS data the protocol is "lvis".
 
     Raises:
-        DataError, RecipeError, CheckpointError: what cannot be used; the message names it.
+        DataError, RecipeError, CheckpointError: the data, recipe or checkpoint cannot be used; the message names it.
     """
     chosen = resolve_device(device)
-    if isinstance(data, DetectionDataset):
-        recipe, dataset = None, data
-    else:
-        recipe = _recipe(data, overrides)
-        dataset = _dataset(recipe, split)
+    recipe = None if isinstance(data, DetectionDataset) else _recipe(data, overrides)
     model = _model(checkpoint, recipe)
-    config = _settings(checkpoint, model, recipe)
+    config = _evaluation_config(checkpoint, model, recipe)
+    if isinstance(data, DetectionDataset):
+        dataset = data
+    else:
+        assert recipe is not None
+        dataset = _dataset(recipe, split, config.architecture.task)
     accelerator = _accelerator(chosen)
     score = evaluate_model(
         model.to(chosen if accelerator is None else accelerator.device),
@@ -88,7 +89,7 @@ def evaluate(
 
 
 def _accelerator(device: torch.device) -> Accelerator | None:
-    """The processes of ``accelerate launch``, where there are several."""
+    """An accelerator if ``accelerate launch`` started several processes, else None."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return None
     from accelerate import Accelerator
@@ -99,13 +100,13 @@ def _accelerator(device: torch.device) -> Accelerator | None:
 def _recipe(
     data: str | Path | Mapping[str, object] | Recipe, overrides: Sequence[str] | Mapping[str, object]
 ) -> Recipe:
-    """The recipe that is meant; a data folder becomes the ``data.root`` of the default one."""
+    """Load a recipe; a data folder becomes ``data.root`` of the default recipe."""
     if isinstance(data, str | Path) and Path(data).is_dir() and not (Path(data) / "recipe.yaml").is_file():
         return load_recipe({"data": {"root": str(data)}}, overrides)
     return load_recipe(data, overrides)
 
 
-def _dataset(recipe: Recipe, split: str) -> DetectionDataset:
+def _dataset(recipe: Recipe, split: str, task: str) -> DetectionDataset:
     files = recipe.data.train if split == "train" else recipe.data.val
     return load_dataset(
         recipe.data.root,
@@ -114,6 +115,7 @@ def _dataset(recipe: Recipe, split: str) -> DetectionDataset:
         annotations=files.annotations,
         images=files.images,
         on_error=recipe.data.on_error,
+        task=task,
     )
 
 
@@ -133,12 +135,12 @@ def _model(checkpoint: str | Path | Detector, recipe: Recipe | None) -> Detector
     return opened.model
 
 
-def _settings(
+def _evaluation_config(
     checkpoint: str | Path | Detector, model: Detector, recipe: Recipe | None
 ) -> DetectorConfig[Architecture]:
-    """The model's configuration with the recipe's image sizes and, of a checkpoint, its post-processing.
+    """The model's configuration with the image sizes of the recipe and, for a checkpoint, its post-processing.
 
-    The model itself, which may be the caller's, stays as it is.
+    The model itself is not changed, since it may belong to the caller.
     """
     if recipe is None:
         return model.config

@@ -1,23 +1,22 @@
-"""A model and a data set: all top-k detections of every image, and their score."""
+"""Evaluation of a model on a data set: top-k detections of every image, and their score."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
 from detrkit.data import DetectionDataset, build_loader
 from detrkit.evaluation.class_ids import ClassMap, match_classes
+from detrkit.inference.answers import Answer, Frame, answer
 from detrkit.inference.device import Precision, autocast, resolve_device
-from detrkit.inference.postprocess import postprocess
 from detrkit.inference.preprocess import eval_transform
 from detrkit.metrics import Metric, Score, metric_for
 from detrkit.models import Architecture, Detector, DetectorConfig
-from detrkit.structures import Batch, Detections
+from detrkit.structures import Batch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Progress", "evaluate_model", "predict_dataset"]
 
 Progress = Callable[[int, int], None]
-"""Called with (images done, images in all) of this process."""
+"""Called with (images done, total images) of this process."""
 
 T = TypeVar("T")
 
@@ -34,7 +33,7 @@ def evaluate_model(
     model: nn.Module,
     dataset: DetectionDataset,
     *,
-    metric: Metric[Detections] | None = None,
+    metric: Metric[Any] | None = None,
     config: DetectorConfig[Architecture] | None = None,
     batch_size: int = 1,
     workers: int = 0,
@@ -43,28 +42,27 @@ def evaluate_model(
     precision: Precision = "fp32",
     accelerator: Accelerator | None = None,
 ) -> Score:
-    """Score of a model on a data set, by the data set's protocol.
+    """Score a model on a data set with the data set's protocol.
 
-    On several processes each gets the score of the whole set. Every part of the model is afterwards in the mode
-    (training or evaluation) it was in. Images that could not be read (``on_error="skip"``) count neither as found nor
-    as missed.
+    With several processes, every process gets the score of the whole data set. Afterwards all modules are in their
+    previous mode (training or evaluation). Objects of unreadable images (``on_error="skip"``) do not count as missed.
 
     Args:
-        model: a ``Detector``, or one that the accelerator wrapped.
-        dataset: its own transform is not used.
-        metric: the data set's, where several evaluations share it (its ground truth is prepared once); it is left
-            empty. None: one for this call.
-        config: how images are prepared and predictions post-processed, instead of the model's own.
-        batch_size: 1 is exact; larger batches pad images, which moves the official models' scores by about 1e-3.
-        workers: processes that read images.
-        device: where the model is; None: where its parameters are.
-        progress: told after every batch.
-        precision: of the forward pass.
+        model: a ``Detector``, or a ``Detector`` wrapped by the accelerator.
+        dataset: the data set; its own transform is not used.
+        metric: metric of the data set, so that several evaluations share its prepared ground truth; it is reset after
+            the call. None: a new metric.
+        config: settings of image preparation and post-processing; None: those of the model.
+        batch_size: 1 is exact; larger batches pad images, which changes the scores of official models by about 1e-3.
+        workers: number of processes that read images.
+        device: device of the inputs; None: the device of the model's parameters.
+        progress: called after every batch.
+        precision: precision of the forward pass.
         accelerator: its processes share the images.
 
     Raises:
-        DataError: an image cannot be read, or the data set has classes that the model does not know.
-        TypeError: not one of our models.
+        DataError: an image cannot be read, or the data set has classes that the model does not have.
+        TypeError: the model is not a detrkit model.
     """
     metric = metric_for(dataset) if metric is None else metric
     found = predict_dataset(
@@ -86,7 +84,7 @@ def evaluate_model(
             metric.merge(_gather)
         return metric.compute()
     finally:
-        metric.reset()  # results of a large set are large: not kept through the next epoch of training
+        metric.reset()  # free the memory before the next epoch of training
 
 
 def predict_dataset(
@@ -100,10 +98,10 @@ def predict_dataset(
     progress: Progress | None = None,
     precision: Precision = "fp32",
     accelerator: Accelerator | None = None,
-) -> Generator[tuple[int, Detections], None, None]:
-    """(image id, its detections as classes of the data set) of every image of this process.
+) -> Generator[tuple[int, Answer], None, None]:
+    """Yield (image id, detections with labels of the data set) for every image of this process.
 
-    Arguments as in :func:`evaluate_model`. An image comes twice where it took the place of an unreadable one.
+    Arguments as in :func:`evaluate_model`. An image that replaces an unreadable one is yielded twice.
     """
     detector = _unwrapped(model, accelerator)
     config = detector.config if config is None else config
@@ -117,29 +115,35 @@ def predict_dataset(
     done, total = 0, sum(map(len, batches))
     with _evaluating(detector):
         for batch in loader:
-            yield from _detect_batch(detector, batch.to(target), config, classes, precision)
+            yield from _answer_batch(detector, batch.to(target), config, classes, precision, dataset.task)
             done += len(batch)
             if progress is not None:
                 progress(done, total)
 
 
 @torch.no_grad()
-def _detect_batch(
-    model: Detector, batch: Batch, config: DetectorConfig[Architecture], classes: ClassMap, precision: Precision
-) -> list[tuple[int, Detections]]:
+def _answer_batch(
+    model: Detector,
+    batch: Batch,
+    config: DetectorConfig[Architecture],
+    classes: ClassMap,
+    precision: Precision,
+    task: str,
+) -> list[tuple[int, Answer]]:
     with autocast(batch.images.device, precision):
         predictions = model(batch.images, batch.padding_mask)
-    sizes = [target.original_size for target in batch.targets]
-    found = postprocess(predictions, sizes, config=config, categories=classes.model)
+    height, width = batch.images.shape[-2:]
+    frames = [Frame((height, width), target.size, target.original_size) for target in batch.targets]
+    found = answer(predictions, frames, config=config, categories=classes.model, task=task)
     return [
-        (target.image_id, replace(classes.in_data(detections), image_id=target.image_id))
-        for target, detections in zip(batch.targets, found, strict=True)
+        (target.image_id, classes.in_data(one, image_id=target.image_id))
+        for target, one in zip(batch.targets, found, strict=True)
     ]
 
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; afterwards each of its modules is in the mode that it was in."""
+    """Put the model into evaluation mode; restore the mode of every module afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -150,7 +154,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _gather(state: T) -> list[T]:
-    """What every process has, in the order of their ranks."""
+    """The states of all processes in the order of their ranks."""
     from accelerate.utils import gather_object
 
     states: list[T] = gather_object([state])
@@ -158,7 +162,7 @@ def _gather(state: T) -> list[T]:
 
 
 def _batches(aspect_ratios: Sequence[float], batch_size: int) -> list[list[int]]:
-    """Every index once; images of like shape share a batch, so that little is padded."""
+    """Batches with every index once; images of similar shape share a batch, which keeps padding small."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     order = list(range(len(aspect_ratios)))

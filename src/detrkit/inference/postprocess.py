@@ -1,23 +1,18 @@
-"""From predictions to detections: scores and classes, top-k, NMS variants, boxes in pixels."""
+"""From predictions to the objects of an image: scores and classes, top-k, NMS variants."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from detrkit.losses.classes import ClassLoss, build_classes
+from detrkit.losses.classes import ClassLoss
 from detrkit.ops.boxes import cxcywh_to_xyxy
-from detrkit.structures import Categories, Category, Detections, Predictions
+from detrkit.structures import Categories, Category
 
-if TYPE_CHECKING:
-    from detrkit.models.config import Architecture, DetectorConfig
-
-__all__ = ["Selected", "postprocess", "select"]
+__all__ = ["Selected", "default_categories", "select"]
 
 # Minimum number of candidates before NMS with sigmoid classification (pre_nms of DE-CondDETR).
 PRE_NMS_TOP_K = 2000
@@ -93,47 +88,6 @@ def select(
     return found if top_k is None else Selected(*(value[:top_k] for value in found))
 
 
-def postprocess(
-    predictions: Predictions,
-    original_sizes: Sequence[tuple[int, int]],
-    *,
-    config: DetectorConfig[Architecture],
-    categories: Categories | None = None,
-) -> list[Detections]:
-    """Detections of every image of a batch, highest score first, in pixels of the original image and clipped to it.
-
-    Args:
-        predictions: (L, B, Q, …); only the last layer is used.
-        original_sizes: (height, width) of each upright original image.
-        config: the classification, top_k and NMS.
-        categories: classes in label order; classes without a name are never returned.
-    """
-    if categories is None:
-        categories = Categories(Category(label, str(label)) for label in range(config.architecture.num_classes))
-    unnamed = [category.name is None for category in categories]
-    class_mask = ~torch.tensor(unnamed, device=predictions.logits.device) if any(unnamed) else None
-    classes = build_classes(config)
-    results = []
-    for image, (height, width) in enumerate(original_sizes):
-        found = select(
-            predictions.logits[-1, image].detach(),
-            predictions.boxes[-1, image].detach(),
-            classes=classes,
-            top_k=config.postprocess.top_k,
-            nms=config.postprocess.nms,
-            nms_decay=config.postprocess.nms_decay,
-            class_mask=class_mask,
-        )
-        scale = found.boxes.new_tensor([width, height, width, height])
-        boxes = (found.boxes * scale).clamp(min=0).minimum(scale)
-        order = found.scores.argsort(descending=True, stable=True)
-        results.append(
-            Detections(
-                boxes=boxes[order].cpu().numpy().astype(np.float32),
-                scores=found.scores[order].cpu().numpy().astype(np.float32),
-                labels=found.labels[order].cpu().numpy().astype(np.int64),
-                categories=categories,
-                image_size=(height, width),
-            )
-        )
-    return results
+def default_categories(num_classes: int) -> Categories:
+    """Numbered classes, for a model that has no names of its own."""
+    return Categories(Category(label, str(label)) for label in range(num_classes))

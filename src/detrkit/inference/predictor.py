@@ -13,8 +13,8 @@ from PIL import Image
 
 from detrkit.data.images import ImageSource
 from detrkit.data.records import ImageRecord
+from detrkit.inference.answers import postprocess
 from detrkit.inference.device import Precision, autocast, resolve_device
-from detrkit.inference.postprocess import postprocess
 from detrkit.inference.preprocess import eval_transform
 from detrkit.inference.sources import open_image
 from detrkit.models import Detector
@@ -22,7 +22,7 @@ from detrkit.models.presets import DEFAULT_MODEL
 from detrkit.structures import Categories, Category, Detections, pad_images
 from detrkit.weights import open_checkpoint
 from detrkit.weights.find import find_checkpoint
-from detrkit.weights.official.class_names import COCO_CATEGORIES
+from detrkit.weights.official.class_names import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES
 from detrkit.weights.published.download import is_url
 
 __all__ = ["DEFAULT_NMS", "Predictor"]
@@ -130,9 +130,10 @@ class Predictor:
 
 
 def _default_categories(num_classes: int) -> Categories:
-    """Classes of a model without class names: those of official COCO models if there are 91, else numbered ones."""
-    if num_classes == len(COCO_CATEGORIES):
-        return COCO_CATEGORIES
+    """Classes of a model without class names: those of official COCO models if 91 or 250, else numbered ones."""
+    for official in (COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES):
+        if num_classes == len(official):
+            return official
     return Categories(Category(label, f"class {label}") for label in range(num_classes))
 
 

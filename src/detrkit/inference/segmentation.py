@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from detrkit.losses.classes import ClassLoss
 from detrkit.structures import MaskView
 
-__all__ = ["ImageMasks", "PanopticRules", "Segments", "instance_masks", "panoptic_segments", "semantic_labels"]
+__all__ = ["FoundSegments", "ImageMasks", "PanopticRules", "instance_masks", "panoptic_segments", "semantic_labels"]
 
 _PIXELS_AT_ONCE = 2**25  # of masks in float32 that exist at a time: 128 MiB
 
@@ -41,8 +41,11 @@ class ImageMasks:
 
     def resize(self, maps: Tensor) -> Tensor:
         """Maps (n, h, w) of the canvas at any scale -> (n, H, W) of the original: bilinear, padding cut off."""
-        on_canvas = _resized(maps, self.canvas)
-        return _resized(on_canvas[:, : self.valid[0], : self.valid[1]], self.original)
+        return _resized(self.valid_part(maps), self.original)
+
+    def valid_part(self, maps: Tensor) -> Tensor:
+        """Maps (n, h, w) of the canvas at any scale -> (n, *valid) of the image as the model saw it."""
+        return _resized(maps, self.canvas)[:, : self.valid[0], : self.valid[1]]
 
     def logits(self, queries: Tensor) -> Tensor:
         """Logits (n, h, w) of the masks of some queries, at 1/4."""
@@ -78,10 +81,12 @@ def instance_masks(masks: ImageMasks, queries: Tensor) -> Iterator[tuple[slice, 
 
 def semantic_labels(
     masks: ImageMasks, class_logits: Tensor, *, classes: ClassLoss, scores: Callable[[Tensor], None] | None = None
-) -> Tensor:
-    """(H, W) int64: the class with the highest sum over the queries of class score times mask probability.
+) -> tuple[Tensor, Tensor]:
+    """Class of every pixel (H, W) int64, and how certain it is (H, W) in [0, 1].
 
-    Classes are summed at 1/4 and resized a few at a time.
+    The class is the one with the highest sum over the queries of class weight times mask probability. The certainty is
+    the highest product of class score and mask probability of any query. Both are computed at 1/4 and resized, classes
+    a few at a time.
 
     Args:
         masks: of the image.
@@ -89,9 +94,11 @@ def semantic_labels(
         classes: what these mean.
         scores: shown the resized sums (n, H, W) of the classes, in order, for those who need more than the label.
     """
-    share = classes.sharpened(class_logits.float())
-    everyone = torch.arange(len(share), device=share.device)
-    sums = torch.einsum("qk,qhw->khw", share, masks.logits(everyone).sigmoid())
+    logits = class_logits.float()
+    share, (raw, _) = classes.sharpened(logits), classes.ranked(logits)
+    p = masks.logits(torch.arange(len(share), device=share.device)).sigmoid()
+    sums = torch.einsum("qk,qhw->khw", share, p)
+    certainty = masks.resize((raw[:, None, None] * p).amax(0)[None])[0]
     best = torch.full(masks.original, -torch.inf, device=share.device)
     labels = torch.zeros(masks.original, dtype=torch.long, device=share.device)
     step = max(1, _PIXELS_AT_ONCE // best.numel())
@@ -103,7 +110,7 @@ def semantic_labels(
         better = value > best
         labels = torch.where(better, label + start, labels)
         best = torch.where(better, value, best)
-    return labels
+    return labels, certainty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +127,7 @@ class PanopticRules:
 
 
 @dataclass(frozen=True)
-class Segments:
+class FoundSegments:
     """Segments of an image that do not overlap.
 
     Attributes:
@@ -136,7 +143,7 @@ class Segments:
 
 def panoptic_segments(
     masks: ImageMasks, class_logits: Tensor, *, classes: ClassLoss, is_thing: Tensor, rules: PanopticRules
-) -> Segments:
+) -> FoundSegments:
     """Every pixel to the query that claims it most, then what is left of each query's mask (Mask2Former, section 3).
 
     Args:
@@ -175,7 +182,7 @@ def _segments(
     scores: list[float],
     is_thing: list[bool],
     overlap: float,
-) -> Segments:
+) -> FoundSegments:
     """Numbers the queries that keep enough of their mask; those of one stuff class get one number."""
     count = len(sizes)
     won = torch.bincount(winner[winner >= 0], minlength=count).tolist()
@@ -198,4 +205,4 @@ def _segments(
             stuff[label] = number[query]
     numbers = torch.tensor(number, dtype=torch.int32, device=winner.device)
     ids = torch.where(inside, numbers[winner], numbers[-1])
-    return Segments(ids, [label for label, _ in found], [score for _, score in found])
+    return FoundSegments(ids, [label for label, _ in found], [score for _, score in found])

@@ -1,29 +1,35 @@
-"""From a model's configuration to its criterion: the one place of this room that reads configurations."""
+"""Build a criterion from a model's configuration. Apart from ``build_classes``, no other loss code reads one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from detrkit.losses.classes import Decides, Teaches, build_classes
+from detrkit.losses.classes import ClassArchitecture, ClassObjective, build_classes
 from detrkit.losses.criterion import Criterion
+from detrkit.losses.dense_masks import DenseDiceTerm, FocalMaskTerm
 from detrkit.losses.federated import FederatedClasses
 from detrkit.losses.label_augmentation import LabelAugmentation
+from detrkit.losses.mask_terms import DiceTerm, MaskTerm
 from detrkit.losses.matcher import HungarianMatcher
+from detrkit.losses.points import MaskPoints
 from detrkit.losses.terms import ClassTerm, GIoUTerm, L1Term, Term
 
 __all__ = ["CriterionOptions", "build_criterion", "build_terms"]
 
 
-class Asks(Decides, Protocol):
-    """The part of an architecture that says how many queries there are."""
+class ArchitectureOptions(ClassArchitecture, Protocol):
+    """The fields of an architecture that a criterion reads."""
+
+    @property
+    def task(self) -> str: ...
 
     @property
     def num_queries(self) -> int: ...
 
 
-class Weighs(Teaches, Protocol):
-    """An objective; ``detrkit.models.config`` has the meaning."""
+class ObjectiveOptions(ClassObjective, Protocol):
+    """The fields of an objective that a criterion reads; ``detrkit.models.config`` documents them."""
 
     @property
     def cost_class(self) -> float: ...
@@ -53,38 +59,83 @@ class Weighs(Teaches, Protocol):
     def two_stage_match(self) -> bool: ...
 
 
+@runtime_checkable
+class PointMaskOptions(Protocol):
+    """An objective with masks that are compared at points; :mod:`detrkit.models.mask_branch` documents the fields."""
+
+    @property
+    def cost_mask(self) -> float: ...
+
+    @property
+    def cost_dice(self) -> float: ...
+
+    @property
+    def loss_mask(self) -> float: ...
+
+    @property
+    def loss_dice(self) -> float: ...
+
+    @property
+    def mask_points(self) -> int: ...
+
+    @property
+    def stuff_box(self) -> str: ...
+
+
+@runtime_checkable
+class DenseMaskOptions(Protocol):
+    """An objective that has masks too; :mod:`detrkit.models.detr_panoptic` has the meaning."""
+
+    @property
+    def loss_mask(self) -> float: ...
+
+    @property
+    def loss_dice(self) -> float: ...
+
+
 class CriterionOptions(Protocol):
-    """What a model's configuration says about its criterion."""
+    """The parts of a model's configuration that a criterion reads."""
 
     @property
-    def architecture(self) -> Asks: ...
+    def architecture(self) -> ArchitectureOptions: ...
 
     @property
-    def objective(self) -> Weighs: ...
+    def objective(self) -> ObjectiveOptions: ...
 
 
 def build_terms(config: CriterionOptions) -> list[Term]:
-    """Class, L1 and GIoU with the weights of a configuration."""
-    weights = config.objective
+    """Class, L1 and GIoU terms, and those of masks for a task with masks, with the weights of a configuration."""
+    weights, masked = config.objective, config.architecture.task != "det"
+    masks: list[Term] = []
+    things_only = False
+    if masked and isinstance(weights, PointMaskOptions):
+        points, things_only = MaskPoints(number=weights.mask_points), weights.stuff_box == "ignore"
+        masks = [
+            MaskTerm(points=points, weight=weights.loss_mask, cost_weight=weights.cost_mask),
+            DiceTerm(points=points, weight=weights.loss_dice, cost_weight=weights.cost_dice),
+        ]
+    elif masked and isinstance(weights, DenseMaskOptions) and (weights.loss_mask or weights.loss_dice):
+        masks = [FocalMaskTerm(weight=weights.loss_mask), DenseDiceTerm(weight=weights.loss_dice)]
     return [
         ClassTerm(classes=build_classes(config), weight=weights.loss_class, cost_weight=weights.cost_class),
-        L1Term(weight=weights.loss_bbox, cost_weight=weights.cost_bbox),
-        GIoUTerm(weight=weights.loss_giou, cost_weight=weights.cost_giou),
+        L1Term(weight=weights.loss_bbox, cost_weight=weights.cost_bbox, things_only=things_only),
+        GIoUTerm(weight=weights.loss_giou, cost_weight=weights.cost_giou, things_only=things_only),
+        *masks,
     ]
 
 
 def build_criterion(
     config: CriterionOptions, *, federated: FederatedClasses | None = None, extra_terms: Sequence[Term] = ()
 ) -> Criterion:
-    """The criterion that a model configuration asks for.
+    """The criterion for a model configuration.
 
     Args:
-        config: of the model.
-        federated: chooses the classes that count; classes must be decided one by one.
-        extra_terms: of what the model predicts besides classes and boxes.
+        config: configuration of the model.
+        federated: selects the classes of the federated loss; needs a classification with one sigmoid per class.
+        extra_terms: terms for predictions other than classes and boxes.
 
     Raises:
-        ValueError: federated with classes that exclude each other, where none can be left out.
+        ValueError: ``federated`` with softmax classification, which cannot leave out single classes.
     """
     architecture, objective = config.architecture, config.objective
     if federated is not None and build_classes(config).exclusive:

@@ -23,17 +23,17 @@ __all__ = ["Criterion"]
 
 
 class Criterion:
-    """Matches the queries of every group, then sums the losses of all terms, groups and layers.
+    """Matching of every query group, then the sum of the losses over terms, groups and layers.
 
     Args:
-        terms: what queries predict, in the order of the log.
-        matcher: matches by the costs of the same terms.
-        num_queries: matching queries of an image.
-        label_augmentation: repeats objects before they are matched.
-        federated: chooses the classes that count in a batch, for data not searched for all classes.
+        terms: terms of the loss, in the order of the log.
+        matcher: matcher built from the same terms.
+        num_queries: matching queries per image.
+        label_augmentation: repeats objects before matching.
+        federated: selects the classes of the loss per batch, for data not annotated for all classes.
 
     Raises:
-        ValueError: two terms have one name.
+        ValueError: two terms have the same name.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Criterion:
         self._warned = False
 
     def prepare(self, targets: list[Target]) -> list[Target]:
-        """Label augmentation: what training matches against. Evaluation losses use the targets as they are."""
+        """Targets with label augmentation, for training. Evaluation losses use the targets as they are."""
         crowded = max((len(target) for target in targets), default=0)
         if crowded > self.num_queries and not self._warned:
             self._warned = True
@@ -68,7 +68,7 @@ class Criterion:
         return self.label_augmentation(targets, self.num_queries)
 
     def count(self, targets: list[Target]) -> Normalisers:
-        """Normalisers of prepared targets, to be added up over the micro-batches and processes of a step."""
+        """Normalisers of prepared targets; add them up over the micro-batches and processes of a step."""
         return Normalisers.count(targets, num_queries=self.num_queries)
 
     def __call__(
@@ -77,20 +77,20 @@ class Criterion:
         """Losses of prepared targets.
 
         Args:
-            predictions: all layers, (L, B, Q, …), groups of queries and heatmaps with losses of their own.
+            predictions: all layers, (L, B, Q, …), with their query groups and heatmaps.
             targets: from :meth:`prepare`.
-            counts: normalisers of the whole batch divided by the number of processes; None = this batch alone.
+            counts: normalisers of the whole batch divided by the number of processes; None: those of this batch.
         """
         counts = self.count(targets) if counts is None else counts
         main = Problem.of(predictions, targets)
         groups = {name: Problem.of(group, targets) for name, group in predictions.groups.items()}
-        matches, of_groups = self._match(main, groups)
+        matches, group_matches = self._match(main, groups)
         counted = None if self.federated is None else self.federated(targets)
         total, terms = self._losses(Matched(main, matches, counted), counts)
         terms |= by_layer_name({"cardinality_error": cardinality_error(main)})
         terms["class_error"] = class_error(main, matches)
         for name, problem in groups.items():
-            matched = Matched(problem, of_groups[name], None if problem.group.class_agnostic else counted)
+            matched = Matched(problem, group_matches[name], None if problem.group.class_agnostic else counted)
             loss, values = self._losses(matched, counts)
             total = total + loss
             terms |= {f"{term}_{name}": value for term, value in values.items()}
@@ -98,12 +98,13 @@ class Criterion:
             loss = heatmap_loss(heatmap, targets)
             total = total + heatmap.weight * loss * (len(targets) / counts.images)  # a mean over micro-batches
             terms[f"loss_{name}"] = loss.detach()
-        return LossOutput(total, terms, matches, of_groups)
+        return LossOutput(total, terms, matches, group_matches)
 
     def anchor(self, predictions: Predictions) -> Tensor:
-        """Zero that depends on all that the losses read.
+        """A zero that depends on every tensor that the losses read.
 
-        Added to the loss, a process without objects has a gradient for every parameter too, as DDP needs it.
+        DDP needs a gradient for every parameter on every process. Adding this zero to the loss provides it where a
+        process has no objects.
         """
         read = [heatmap.logits for heatmap in predictions.heatmaps.values()]
         for group in (predictions, *predictions.groups.values()):
@@ -111,7 +112,7 @@ class Criterion:
         return torch.stack([(tensor.float() * 0).sum() for tensor in read]).sum()
 
     def _match(self, main: Problem, groups: dict[str, Problem]) -> tuple[Matches, dict[str, Matches]]:
-        """All that is to be matched at once; denoising queries have their objects already."""
+        """Match all groups in one call; the pairs of denoising groups are fixed."""
         fixed = {
             name: Matches.fixed(problem.group.pairs, layers=problem.layers)
             for name, problem in groups.items()
@@ -122,7 +123,7 @@ class Criterion:
         return matches, dict(zip(free, others, strict=True)) | fixed
 
     def _losses(self, matched: Matched, counts: Normalisers) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted sum over all terms and layers of one group, and the unweighted values by name."""
+        """Weighted sum over terms and layers of one group, and the unweighted values by name."""
         group = matched.problem.group
         counts = counts.of_group(group)
         terms = [term for term in self.terms if term.reads(group)]

@@ -1,10 +1,10 @@
-"""Federated loss, for data that were searched for a part of their classes image by image (Zhou et al., "Probabilistic
+"""Federated loss, for data where each image is annotated for some of the classes only (Zhou et al., "Probabilistic
 two-stage detection", 2021).
 
-A query that found no object is a negative of every class, but of most classes nobody knows whether the image has them.
-So only some classes count: those that the batch has, and a sample of the others. Where LVIS says more of an image, that
-holds (not in the paper): classes verified to be absent count always, and classes of which not every object is annotated
-count for matched queries only, as in its evaluation.
+An unmatched query is a negative for every class. In federated data it is unknown for most classes whether the image
+shows them, so the loss uses only the classes present in the batch and a random sample of the others. Two additions that
+are not in the paper use what LVIS records per image: a class verified to be absent always counts, and a class that is
+not exhaustively annotated counts for matched queries only, as in the LVIS evaluation.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ __all__ = ["FederatedClasses", "leave_out"]
 
 
 class FederatedClasses:
-    """Chooses the classes whose absence counts, anew for every batch.
+    """Random selection of the classes whose negatives count, drawn anew for every batch.
 
-    image_counts (K,): how many training images have each class · number: how many classes count, at least: those of the
-    batch, then others without replacement, drawn in proportion to image_counts ** power.
+    Args:
+        image_counts: (K,) number of training images per class.
+        number: minimum number of classes: those in the batch first, then others drawn without replacement.
+        power: other classes are drawn in proportion to ``image_counts ** power``.
     """
 
     def __init__(self, *, image_counts: Tensor | Sequence[float], number: int = 50, power: float = 0.5) -> None:
@@ -32,10 +34,10 @@ class FederatedClasses:
         self._number = min(number, len(self._weights))
 
     def __call__(self, targets: list[Target]) -> Tensor:
-        """(B, K) bool: the classes that an unmatched query of each image is a negative of."""
+        """(B, K) bool: classes for which the unmatched queries of an image are negatives."""
         present = torch.cat([target.labels for target in targets])
-        # The first to arrive of exponential clocks with these rates are a draw without replacement; no count has to
-        # come back from the device.
+        # The smallest of exponential variables with these rates are a weighted draw without replacement. No count has
+        # to be copied back from the device.
         arrival = (torch.empty(len(self._weights)).exponential_() / self._weights).to(present.device)
         arrival[present] = -1.0
         chosen = torch.zeros_like(arrival, dtype=torch.bool)
@@ -52,7 +54,7 @@ class FederatedClasses:
 
 
 def leave_out(loss: Tensor, counted: Tensor, matched: Matched) -> Tensor:
-    """The class losses (L, B, Q, K), zero where a class does not count (B, K), but for the class of a matched query."""
+    """Zero the class losses (L, B, Q, K) of classes that do not count (B, K), except the class of a matched query."""
     kept = counted[None, :, None].repeat(loss.shape[0], 1, loss.shape[2], 1)
-    kept[(*matched.place, matched.problem.labels[matched.matches.target])] = True
+    kept[(*matched.query_index, matched.problem.labels[matched.matches.target])] = True
     return loss.masked_fill(~kept, 0.0)

@@ -1,4 +1,4 @@
-"""Label augmentation of DELA-DETR (Wang et al., ECCV 2022, section 3.4): several queries for every object."""
+"""Label augmentation of DELA-DETR (Wang et al., ECCV 2022, section 3.4): several queries per object."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ def _random_order(n: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelAugmentation:
-    """Repeats the boxes of a target before matching; targets are never changed in place.
-
-    repeat: every box is given ``repeat`` times, in the order g1..gn, g1..gn (published: 2) · ratio: boxes are repeated
-    until int(ratio · Q) of them stand there: whole rounds, then distinct random ones; images that already have as
-    many stay as they are · random_order: permutation of n, replaceable for reproducing recorded runs.
-    """
+    """Repetition of the objects of a target before matching; targets are never changed in place."""
 
     repeat: int | None = None
+    """Every object is repeated this many times, in the order g1..gn, g1..gn (published: 2)."""
+
     ratio: float | None = None
+    """Number of objects after repetition as a share of the queries, int(ratio · Q): all objects in turn, as often as
+    they fit, then distinct random ones. Images with at least as many objects stay unchanged."""
+
     random_order: Callable[[int], Tensor] = _random_order
+    """Permutation of n; replace it to reproduce recorded runs."""
 
     def length(self, boxes: int, num_queries: int) -> int:
-        """How many boxes an image with ``boxes`` boxes has after augmentation."""
+        """Number of boxes after augmentation of an image that has ``boxes`` boxes."""
         if self.repeat is not None:
             return boxes * self.repeat
         if self.ratio is not None:
@@ -40,7 +41,7 @@ class LabelAugmentation:
         return boxes
 
     def __call__(self, targets: list[Target], num_queries: int) -> list[Target]:
-        """New targets with ``is_copy`` marking what was repeated."""
+        """New targets, with ``is_copy`` True for the repeated objects."""
         if self.repeat is None and self.ratio is None:
             return targets
         return [self._repeat(target, self.length(len(target), num_queries)) for target in targets]

@@ -1,4 +1,4 @@
-"""Bipartite matching of queries and objects (DETR, section 3.1) for all layers and images at once."""
+"""Bipartite matching of queries and objects (DETR, section 3.1), for all layers and images at once."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from detrkit.structures import Target
 
 __all__ = ["HungarianMatcher"]
 
-# What a query costs a copy when an original already has it (two-stage matching).
+# Cost of a query for copies when it is already matched to an original (two-stage matching).
 TAKEN = 1e6
-# Stands in for NaN and infinity, so that one bad prediction cannot stop a run.
+# Replaces NaN and infinity, so that one bad prediction cannot stop a run.
 NOT_FINITE = 1e8
-# Pairs of query and object whose costs are made at once; beyond that, layers go one after the other.
-MOST_PAIRS = 8_000_000
+# Maximum number of query-object pairs per cost computation; more are computed in several groups of layers.
+MAX_PAIRS = 8_000_000
 
 
 def _assign(cost: np.ndarray, copies: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Queries and targets of one problem: cost (Q, n). With ``copies`` (n,) bool, originals choose first.
+    """Matched query and target indices for a cost matrix (Q, n). With ``copies`` (n,) bool, originals go first.
 
-    Where originals and copies are more than queries, some queries get a copy on top of their original, as published.
+    With more originals and copies than queries, some queries are matched to an original and a copy, as published.
     """
     if copies is None or not copies.any():
         query, target = linear_sum_assignment(cost)
@@ -42,11 +42,11 @@ def _assign(cost: np.ndarray, copies: np.ndarray | None) -> tuple[np.ndarray, np
 
 
 class HungarianMatcher:
-    """One-to-one matching by the weighted cost of terms.
+    """One-to-one matching by the weighted sum of the costs of terms.
 
     Args:
-        terms: those with a ``cost_weight`` are summed (published: class 1, L1 5, GIoU 2; focal classes 2, 5, 2).
-        two_stage: originals are matched before their copies.
+        terms: only terms with a ``cost_weight`` are used (published: class 1, L1 5, GIoU 2; with focal loss 2, 5, 2).
+        two_stage: match originals before their copies.
 
     Raises:
         ValueError: no term has a cost.
@@ -60,10 +60,10 @@ class HungarianMatcher:
         self._warned = False
 
     def cost(self, problem: Problem) -> Tensor:
-        """(L, G, Q): what each object of the batch costs each query of its own image."""
+        """Cost of every object of the batch with every query of its image: (L, G, Q)."""
         pairs = problem.group.logits.shape[2] * len(problem.labels)
-        at_once = max(1, MOST_PAIRS // max(1, pairs))
-        parts = [slice(start, start + at_once) for start in range(0, problem.layers, at_once)]
+        step = max(1, MAX_PAIRS // max(1, pairs))
+        parts = [slice(start, start + step) for start in range(0, problem.layers, step)]
         return torch.cat([self._cost(Candidates(problem, layers)) for layers in parts])
 
     def _cost(self, candidates: Candidates) -> Tensor:
@@ -71,12 +71,12 @@ class HungarianMatcher:
         return reduce(torch.add, (term.cost_weight * term.cost(candidates) for term in terms))
 
     def __call__(self, problem: Problem) -> Matches:
-        """Matches every layer on its own; at most min(Q, objects) pairs per image."""
+        """Match every layer separately; at most min(Q, objects) pairs per image."""
         return self.match([problem])[0]
 
     @torch.no_grad()
     def match(self, problems: Sequence[Problem]) -> list[Matches]:
-        """Matches of several problems; their costs go to the host in one copy."""
+        """Match several problems, with one device-to-host copy of all costs."""
         costs = [self.cost(problem) if len(problem.labels) else None for problem in problems]
         flat = [cost.flatten() for cost in costs if cost is not None]
         host = self._finite(torch.cat(flat).cpu().numpy()) if flat else np.zeros(0)
@@ -102,7 +102,7 @@ class HungarianMatcher:
         return np.where(finite, cost, NOT_FINITE)
 
     def _solve(self, cost: np.ndarray, targets: list[Target]) -> np.ndarray:
-        """(4, L·M) rows layer, image, query, target from costs (L, G, Q)."""
+        """Rows layer, image, query, target (4, L·M) from costs (L, G, Q)."""
         copies = [self._copies(target) for target in targets]
         rows: list[np.ndarray] = []
         for layer, of_layer in enumerate(cost):

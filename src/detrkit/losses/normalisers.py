@@ -1,4 +1,4 @@
-"""What losses are divided by: counts of ground truth that add up over micro-batches and processes."""
+"""Divisors of the losses: counts of ground truth that add up over micro-batches and processes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ __all__ = ["Normalisers"]
 
 @dataclass(frozen=True)
 class Normalisers:
-    """Counts of a batch. Summed over all of a step and divided by the number of processes (DDP averages gradients) they
-    make the gradient that of the whole batch, however it is split.
+    """Counts of a batch.
+
+    Sum them over all micro-batches and processes of a step, then divide by the number of processes (DDP averages
+    gradients): the gradient is then that of the whole batch, however it was split.
 
     Attributes:
-        objects: with the copies of label augmentation.
-        originals: without them.
-        matched: matching queries that get an object. An image with n objects has min(n, Q), whatever the matching, so
-            no prediction is needed to know.
-        unmatched: the other matching queries.
-        images: of the batch.
+        objects: number of objects, including the copies of label augmentation.
+        originals: number of objects without copies.
+        matched: number of matched queries. An image with n objects always has min(n, Q), so it is known before
+            matching.
+        unmatched: number of the other matching queries.
+        images: number of images.
+        things: number of objects that are things, such as cars, and not stuff, such as sky; with copies.
+        original_things: the same without copies.
     """
 
     objects: float = 0.0
@@ -32,10 +36,12 @@ class Normalisers:
     matched: float = 0.0
     unmatched: float = 0.0
     images: float = 0.0
+    things: float = 0.0
+    original_things: float = 0.0
 
     @classmethod
     def count(cls, targets: Sequence[Target], *, num_queries: int) -> Normalisers:
-        """Of prepared targets."""
+        """Counts of prepared targets."""
         matched = sum(min(len(target), num_queries) for target in targets)
         return cls(
             objects=sum(len(target) for target in targets),
@@ -43,18 +49,20 @@ class Normalisers:
             matched=matched,
             unmatched=len(targets) * num_queries - matched,
             images=len(targets),
+            things=sum(_things(target) for target in targets),
+            original_things=sum(_things(target.originals()) for target in targets),
         )
 
     def __add__(self, other: Normalisers) -> Normalisers:
-        """Of both."""
-        return Normalisers(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+        """Sum of two counts."""
+        return Normalisers(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     def __truediv__(self, processes: float) -> Normalisers:
-        """The share of each of several processes."""
+        """Counts divided by the number of processes."""
         return Normalisers(*(value / processes for value in astuple(self)))
 
     def tensor(self) -> Tensor:
-        """(5,) float64, to be summed over processes."""
+        """The counts as (7,) float64, to be summed over processes."""
         return torch.tensor(astuple(self), dtype=torch.float64)
 
     @classmethod
@@ -63,6 +71,12 @@ class Normalisers:
         return cls(*values.tolist())
 
     def of_group(self, group: QueryGroup) -> Normalisers:
-        """With ``objects`` as this group is given them, never below 1, as in the official criteria."""
-        objects = self.originals if group.takes_originals else self.objects
-        return replace(self, objects=max(objects * group.repeat, 1.0))
+        """Counts with the ``objects`` and ``things`` of this group, at least 1 as in the official criteria."""
+        objects, things = self.objects, self.things
+        if group.takes_originals:
+            objects, things = self.originals, self.original_things
+        return replace(self, objects=max(objects * group.repeat, 1.0), things=max(things * group.repeat, 1.0))
+
+
+def _things(target: Target) -> int:
+    return len(target) if target.is_thing is None else int(target.is_thing.sum())

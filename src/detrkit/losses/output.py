@@ -1,4 +1,4 @@
-"""What a criterion gives back, and the names of its numbers."""
+"""The result of a criterion, and the names of its values in the log."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ __all__ = ["LossOutput", "by_layer_name"]
 
 @dataclass(frozen=True)
 class LossOutput:
-    """What a batch costs.
-
-    Attributes:
-        total: what is minimised, weighted over all layers.
-        terms: detached scalars for the log, unweighted: ``loss_class``, ``loss_bbox``, ``loss_giou`` for the last
-            layer, ``…_0`` onward for the layers before it, ``cardinality_error`` likewise, ``class_error`` (per cent of
-            matched queries with a wrong class, last layer). Losses of a query group end in its name; that of a heatmap
-            is ``loss_`` and its name.
-        matches: of the matching queries.
-        groups: the matches of each group.
-    """
+    """The losses of a batch."""
 
     total: Tensor
+    """The weighted sum over all terms and layers, which training minimises."""
+
     terms: dict[str, Tensor]
+    """Detached, unweighted scalars for the log.
+
+    ``loss_class``, ``loss_bbox``, ``loss_giou`` and ``cardinality_error`` are those of the last layer; ``…_0`` onward
+    are those of the layers before it. ``class_error`` is the percentage of matched queries with a wrong class in the
+    last layer. Losses of a query group end in its name; the loss of a heatmap is ``loss_`` and its name.
+    """
+
     matches: Matches
+    """Matches of the matching queries."""
+
     groups: dict[str, Matches] = field(default_factory=dict)
+    """Matches of each query group."""
 
 
 def by_layer_name(terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Values (L,) of a term -> one entry per layer, the last without a number, and last layer first."""
+    """Values (L,) of each term -> one entry per layer, last layer first; the name of the last layer has no number."""
     return {
         name if layer == len(value) - 1 else f"{name}_{layer}": value[layer]
         for name, value in terms.items()

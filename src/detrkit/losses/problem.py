@@ -1,4 +1,4 @@
-"""One group of queries, the objects that it is to find, and which query has which: what every term looks at.
+"""A query group, its objects, and the matched pairs: the input of every term.
 
 L layers, B images, Q queries per image, G objects in the whole batch, M matched pairs per layer.
 """
@@ -24,9 +24,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Matches:
-    """Matched pairs of all layers, layer-major: four index vectors of one length L·M.
+    """Matched pairs of all layers, layer-major: four index vectors of the same length L·M.
 
-    ``target`` counts through the objects of the batch.
+    ``target`` indexes the objects of the whole batch.
     """
 
     layer: Tensor
@@ -42,21 +42,21 @@ class Matches:
         return cls(layer, image, query, target)
 
     def pairs(self, layer: int, image: int, offset: int = 0) -> Tensor:
-        """(2, n) query and target index of one layer and image; ``offset`` = targets of the images before."""
+        """(2, n) query and target indices of one layer and image; ``offset``: number of objects in earlier images."""
         chosen = (self.layer == layer) & (self.image == image)
         return torch.stack((self.query[chosen], self.target[chosen] - offset))
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A query group and its objects, those of all images one after the other.
+    """The matching problem of a query group: its queries, and the objects of all images in one list.
 
     Attributes:
         group: the queries.
-        targets: their objects, image by image.
+        targets: their objects per image.
         labels: (G,).
         boxes: (G, 4) cxcywh.
-        image: (G,) the image that each object is in.
+        image: (G,) index of the image of each object.
     """
 
     group: QueryGroup
@@ -67,9 +67,9 @@ class Problem:
 
     @classmethod
     def of(cls, group: QueryGroup, targets: list[Target]) -> Problem:
-        """Gives a group the objects that it wants: without copies, repeated, or all of one class."""
+        """Build the problem of a group, with its objects repeated or reduced to one class as the group requires."""
         if group.masks is None:
-            targets = [replace(target, masks=None) for target in targets]  # not to be repeated for nothing
+            targets = [replace(target, masks=None) for target in targets]  # do not repeat masks that nothing reads
         if group.takes_originals:
             targets = LabelAugmentation(repeat=group.repeat)([target.originals() for target in targets], 0)
         if group.class_agnostic:
@@ -83,19 +83,28 @@ class Problem:
             image=torch.arange(len(targets)).repeat_interleave(counts).to(group.logits.device),
         )
 
+    @cached_property
+    def is_thing(self) -> Tensor:
+        """(G,) bool, False for stuff."""
+        parts = [
+            torch.ones_like(target.labels, dtype=torch.bool) if target.is_thing is None else target.is_thing
+            for target in self.targets
+        ]
+        return torch.cat(parts)
+
     @property
     def layers(self) -> int:
-        """How many layers the group has."""
+        """Number of layers."""
         return len(self.group.logits)
 
 
 class _Shared:
-    """Remembers what several terms need, so that it is computed once."""
+    """Cache of values that several terms need."""
 
     _results: dict[object, object]
 
     def once(self, key: object, make: Callable[[], T]) -> T:
-        """What ``make`` returns, made when it is first asked for under ``key``."""
+        """Result of ``make()``, computed at the first call with this key."""
         if key not in self._results:
             self._results[key] = make()
         return cast(T, self._results[key])
@@ -103,7 +112,7 @@ class _Shared:
 
 @dataclass(frozen=True)
 class Candidates(_Shared):
-    """Every object with every query of its own image, in some of the layers: what a matcher chooses from."""
+    """All pairs of an object and a query of its image, in some of the layers: the input of a matching cost."""
 
     problem: Problem
     layers: slice
@@ -116,28 +125,28 @@ class Candidates(_Shared):
 
     @property
     def logits(self) -> Tensor:
-        """(L', B, Q, C) float32 of all queries."""
+        """(L', B, Q, C) float32 logits of all queries."""
         return self.problem.group.logits[self.layers].float()
 
     @cached_property
     def boxes(self) -> Tensor:
-        """(L', G, Q, 4) float32 cxcywh, predicted for each object's image."""
+        """(L', G, Q, 4) float32 cxcywh predicted in the image of each object."""
         return self.problem.group.boxes[self.layers].float()[:, self.problem.image]
 
     @property
-    def goal(self) -> Tensor:
+    def target_boxes(self) -> Tensor:
         """(1, G, 1, 4) cxcywh of the objects."""
         return self.problem.boxes[None, :, None]
 
 
 @dataclass(frozen=True)
 class Matched(_Shared):
-    """A problem with its solution: what a loss is made of.
+    """A matching problem with its solution: the input of a loss.
 
     Attributes:
         problem: queries and objects.
-        matches: which query has which object, in every layer.
-        counted: (B, K) bool, the classes that an unmatched query of each image is a negative of; None: all.
+        matches: matched pairs of every layer.
+        counted: (B, K) bool, classes for which the unmatched queries of an image are negatives; None: all.
     """
 
     problem: Problem
@@ -146,29 +155,29 @@ class Matched(_Shared):
     _results: dict[object, object] = field(default_factory=dict, repr=False)
 
     @property
-    def place(self) -> tuple[Tensor, Tensor, Tensor]:
+    def query_index(self) -> tuple[Tensor, Tensor, Tensor]:
         """Index of the matched queries in (L, B, Q, …)."""
         return self.matches.layer, self.matches.image, self.matches.query
 
     @cached_property
     def logits(self) -> Tensor:
-        """(L, B, Q, C) float32 of all queries."""
+        """(L, B, Q, C) float32 logits of all queries."""
         return self.problem.group.logits.float()
 
-    def labelled(self, nothing: int) -> Tensor:
-        """(L, B, Q) the class of the object that each query has, ``nothing`` where it has none."""
+    def class_targets(self, no_object: int) -> Tensor:
+        """(L, B, Q) class of the object matched to each query, ``no_object`` for unmatched queries."""
         labels = self.problem.labels
-        labelled = torch.full(self.logits.shape[:3], nothing, dtype=torch.long, device=self.logits.device)
-        labelled[self.place] = labels[self.matches.target]
-        return labelled
+        targets = torch.full(self.logits.shape[:3], no_object, dtype=torch.long, device=self.logits.device)
+        targets[self.query_index] = labels[self.matches.target]
+        return targets
 
     @cached_property
     def boxes(self) -> Tensor:
         """(L·M, 4) float32 cxcywh of the matched queries."""
-        return self.problem.group.boxes.float()[self.place]
+        return self.problem.group.boxes.float()[self.query_index]
 
     @cached_property
-    def goal(self) -> Tensor:
+    def target_boxes(self) -> Tensor:
         """(L·M, 4) cxcywh of their objects."""
         return self.problem.boxes[self.matches.target]
 
@@ -178,10 +187,10 @@ class Matched(_Shared):
         return cxcywh_to_xyxy(self.boxes)
 
     @cached_property
-    def goal_corners(self) -> Tensor:
-        """``goal`` as xyxy."""
-        return cxcywh_to_xyxy(self.goal)
+    def target_corners(self) -> Tensor:
+        """``target_boxes`` as xyxy."""
+        return cxcywh_to_xyxy(self.target_boxes)
 
     def per_layer(self, values: Tensor) -> Tensor:
-        """Values (L·M,) of the matched pairs, summed within each layer: (L,)."""
+        """Sum of values (L·M,) of the matched pairs in each layer: (L,)."""
         return values.view(self.problem.layers, -1).sum(1)

@@ -1,7 +1,7 @@
-"""The terms of set prediction: each says what a query costs an object, and what is learned once they are matched.
+"""Terms of set prediction: each defines a matching cost and the loss of the matched pairs.
 
-Matcher and criterion take the same list, so what is minimised and what is matched by cannot drift apart, and something
-new that queries predict is one class here and one entry in the list.
+Matcher and criterion take the same list, so costs and losses cannot drift apart. A new kind of prediction needs one new
+class and one entry in the list.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from detrkit.losses.problem import Candidates, Matched
 from detrkit.ops.boxes import cxcywh_to_xyxy, generalized_iou
 from detrkit.structures import QueryGroup
 
-__all__ = ["ClassTerm", "GIoUTerm", "L1Term", "Term"]
+__all__ = ["BoxTerm", "ClassTerm", "GIoUTerm", "L1Term", "Term"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Term(ABC):
-    """One thing that queries predict of their object.
+    """Cost and loss of one kind of prediction.
 
     Attributes:
-        name: of the loss in the log.
-        weight: of the loss.
-        cost_weight: of the cost; 0: the term has no part in the matching, and its cost is never asked for.
+        name: name of the loss in the log.
+        weight: weight of the loss.
+        cost_weight: weight of the cost; with 0 the matcher ignores the term and its cost is never computed.
     """
 
     name: ClassVar[str]
@@ -40,30 +40,33 @@ class Term(ABC):
     def reads(self, group: QueryGroup) -> tuple[Tensor, ...]:
         """The tensors of a group that the loss depends on.
 
-        A group that has none of them is passed over, in the matching and in the loss. A process without objects adds
-        a zero that depends on all of them, so that every parameter has a gradient there too.
+        A group without them is skipped in matching and loss. A process without objects adds a zero that depends on all
+        of them, so that every parameter has a gradient on every process.
         """
 
     def cost(self, candidates: Candidates) -> Tensor:
-        """(L', G, Q) float32: what each object costs each query of its image, low where they fit.
+        """Cost of every object with every query of its image, lower for a better match: (L', G, Q) float32.
 
         Raises:
-            NotImplementedError: the term has none; its ``cost_weight`` must stay 0.
+            NotImplementedError: the term has no cost; its ``cost_weight`` must stay 0.
         """
         raise NotImplementedError(f"{type(self).__name__} has no cost: leave its cost_weight at 0")
 
     @abstractmethod
     def loss(self, matched: Matched, divisor: float) -> Tensor:
-        """(L,) float32: the sum over each layer, divided by ``divisor``, which is the group's :meth:`normaliser`."""
+        """Sum over each layer, divided by ``divisor``, the group's :meth:`normaliser`: (L,) float32.
+
+        A term of the last layer alone returns (1,).
+        """
 
     def normaliser(self, counts: Normalisers) -> float:
-        """Which of the counts the loss is divided by."""
+        """The count that the loss is divided by."""
         return counts.objects
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassTerm(Term):
-    """The class; the only term in which queries without an object take part."""
+    """Class of the object; the only term with a loss for unmatched queries."""
 
     name: ClassVar[str] = "loss_class"
     classes: ClassLoss
@@ -73,11 +76,11 @@ class ClassTerm(Term):
         return (group.logits,)
 
     def cost(self, candidates: Candidates) -> Tensor:
-        """Of the object's own class."""
+        """Cost of the object's own class."""
         return self.classes.cost(candidates)
 
     def loss(self, matched: Matched, divisor: float) -> Tensor:
-        """Of all queries but those that the group ignores, and all classes but those that do not count."""
+        """Loss of all queries and classes, without ignored queries and classes that do not count."""
         loss = self.classes.loss(matched)
         ignored = matched.problem.group.ignored
         if ignored is not None:
@@ -88,43 +91,72 @@ class ClassTerm(Term):
         return loss.mean(2).sum((1, 2)) / divisor * loss.shape[2]
 
     def normaliser(self, counts: Normalisers) -> float:
-        """As the class loss has it."""
+        """The divisor of the class loss."""
         return self.classes.normaliser(counts)
 
 
 @dataclass(frozen=True, kw_only=True)
-class L1Term(Term):
-    """Absolute differences of centre and size."""
+class BoxTerm(Term, ABC):
+    """A term of boxes."""
 
-    name: ClassVar[str] = "loss_bbox"
+    things_only: bool = False
+    """Whether boxes of stuff are left out (MaskDINO): their cost is 0, which shifts all queries alike and so leaves the
+    assignment to the other terms."""
 
     def reads(self, group: QueryGroup) -> tuple[Tensor, ...]:
         """The boxes."""
         return (group.boxes,)
 
     def cost(self, candidates: Candidates) -> Tensor:
-        """Their sum over the four numbers."""
-        return (candidates.boxes - candidates.goal).abs().sum(-1)
+        """Cost of the boxes of every pair."""
+        cost = self.of_pairs(candidates.boxes, candidates.target_boxes)
+        return cost * candidates.problem.is_thing[:, None] if self.things_only else cost
 
     def loss(self, matched: Matched, divisor: float) -> Tensor:
-        """Of the matched queries."""
-        return matched.per_layer((matched.boxes - matched.goal).abs().sum(-1)) / divisor
+        """Loss of the boxes of the matched pairs."""
+        loss = self.of_matches(matched)
+        if self.things_only:
+            loss = loss * matched.problem.is_thing[matched.matches.target]
+        return matched.per_layer(loss) / divisor
+
+    def normaliser(self, counts: Normalisers) -> float:
+        """Number of objects that have a box."""
+        return counts.things if self.things_only else counts.objects
+
+    @abstractmethod
+    def of_pairs(self, boxes: Tensor, target_boxes: Tensor) -> Tensor:
+        """Costs (L', G, Q) of boxes cxcywh (L', G, Q, 4) and (1, G, 1, 4)."""
+
+    @abstractmethod
+    def of_matches(self, matched: Matched) -> Tensor:
+        """Losses (L·M,) of the matched pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GIoUTerm(Term):
+class L1Term(BoxTerm):
+    """L1 distance of boxes (cxcywh)."""
+
+    name: ClassVar[str] = "loss_bbox"
+
+    def of_pairs(self, boxes: Tensor, target_boxes: Tensor) -> Tensor:
+        """Sum of the absolute differences of the four coordinates."""
+        return (boxes - target_boxes).abs().sum(-1)
+
+    def of_matches(self, matched: Matched) -> Tensor:
+        """L1 distance."""
+        return (matched.boxes - matched.target_boxes).abs().sum(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GIoUTerm(BoxTerm):
     """Generalised IoU of the boxes."""
 
     name: ClassVar[str] = "loss_giou"
 
-    def reads(self, group: QueryGroup) -> tuple[Tensor, ...]:
-        """The boxes."""
-        return (group.boxes,)
+    def of_pairs(self, boxes: Tensor, target_boxes: Tensor) -> Tensor:
+        """Negative GIoU."""
+        return -generalized_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(target_boxes))
 
-    def cost(self, candidates: Candidates) -> Tensor:
-        """GIoU, negative."""
-        return -generalized_iou(cxcywh_to_xyxy(candidates.boxes), cxcywh_to_xyxy(candidates.goal))
-
-    def loss(self, matched: Matched, divisor: float) -> Tensor:
-        """1 - GIoU of the matched queries."""
-        return matched.per_layer(1 - generalized_iou(matched.corners, matched.goal_corners)) / divisor
+    def of_matches(self, matched: Matched) -> Tensor:
+        """1 - GIoU."""
+        return 1 - generalized_iou(matched.corners, matched.target_corners)

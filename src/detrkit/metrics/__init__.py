@@ -1,4 +1,4 @@
-"""Evaluation protocols: ground truth and what was found in, named numbers out. Knows no model."""
+"""Evaluation protocols: from ground truth and predictions to named numbers. They do not depend on models."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ __all__ = [
 PROTOCOLS: dict[str, type[Metric[Any]]] = {
     metric.protocol: metric for metric in (CocoMetric, LvisMetric, PanopticMetric, SemanticMetric)
 }
-"""Every protocol by its name; a new one is a file and an entry here."""
+"""All protocols by name; a new one needs a file and an entry here."""
 
 
 def metric_for(data: AnnotatedData) -> Metric[Any]:
-    """The metric that a data set is scored by, its ground truth prepared.
+    """The metric of a data set's protocol, with its ground truth prepared.
 
     Raises:
-        DataError: the data set lacks what its protocol needs.
+        DataError: the data set lacks information that its protocol needs.
     """
     return PROTOCOLS[data.protocol].of(data)

@@ -1,4 +1,4 @@
-"""COCO average precision and recall of boxes and masks as pycocotools counts them (cocodataset.org/#detection-eval)."""
+"""COCO average precision and recall of boxes and masks, as in pycocotools (cocodataset.org/#detection-eval)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from detrkit.metrics.instances import (
     IOU75,
     Curves,
     InstanceMetric,
-    IouType,
     check_iou_type,
     mean_defined,
 )
-from detrkit.metrics.protocol import AnnotatedData
+from detrkit.metrics.protocol import AnnotatedData, IouType
 from detrkit.metrics.score import Score
 
 __all__ = ["METRICS", "CocoMetric", "score_coco"]
 
 _MAX_DETECTIONS = {"1": 0, "10": 1, "100": 2}
-"""At most so many detections per image and class: positions on the last axis."""
+"""Maximum number of detections per image and class -> position on the last axis."""
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -33,13 +32,12 @@ class CocoMetric(InstanceMetric):
     """COCO AP and AR.
 
     Args:
-        ground_truth: COCO annotations as a file or its content.
-        iou_type: overlap of ``"bbox"`` or of ``"segm"`` masks.
-        class_agnostic: objects may match objects of any class (pycocotools ``useCats=0``); there is then no per-class
-            table.
+        ground_truth: COCO annotations as a file or a mapping.
+        iou_type: IoU of boxes (``"bbox"``) or of masks (``"segm"``).
+        class_agnostic: match objects of any class (pycocotools ``useCats=0``); there is then no per-class table.
 
     Raises:
-        DataError: the file is missing or is not what it should be; the message names the file and the row.
+        DataError: the file is missing or invalid; the message names the file and the row.
     """
 
     protocol = "coco"
@@ -59,11 +57,11 @@ class CocoMetric(InstanceMetric):
 
     @classmethod
     def of(cls, data: AnnotatedData) -> Self:
-        """COCO AP of boxes on these data."""
-        return cls(data.coco_ground_truth())
+        """COCO AP of boxes for a data set, or of masks if it has them."""
+        return cls(data.coco_ground_truth(), iou_type=data.iou_type)
 
     def score(self, rows: list[Row], *, image_ids: Iterable[int] | None = None) -> Score:
-        """The 12 COCO numbers, overall and for each class."""
+        """The 12 COCO numbers, overall and per class."""
         curves = self.curves(rows, image_ids, class_agnostic=self.class_agnostic)
         names = [] if self.class_agnostic else self.truth.class_names
         return Score(
@@ -82,24 +80,26 @@ def score_coco(
     iou_type: IouType = "bbox",
     class_agnostic: bool = False,
 ) -> Score:
-    """COCO AP and AR of a results list against ground truth, overall and for each class.
+    """COCO AP and AR of a results list against ground truth, overall and per class.
 
-    ground_truth: COCO annotations as a file or its content. results: the COCO results list, or a JSON object with
-    ``images`` and ``annotations`` such as the ``predictions.json`` of ``detrkit predict``, whose images are matched by
-    file name. iou_type: overlap of ``"bbox"`` or of ``"segm"`` masks. class_agnostic: boxes may match boxes of any
-    class (pycocotools ``useCats=0``); there is then no per-class table.
+    Results of a class that the ground truth does not list are ignored with a warning; pycocotools ignores them too.
 
-    Results of a class that the ground truth does not list are left out with a warning, as in pycocotools.
+    Args:
+        ground_truth: COCO annotations as a file or a mapping.
+        results: a COCO results list, or a JSON object with ``images`` and ``annotations`` such as the
+            ``predictions.json`` of ``detrkit predict``, whose images are matched by file name; as a file or in memory.
+        iou_type: IoU of boxes (``"bbox"``) or of masks (``"segm"``).
+        class_agnostic: match objects of any class (pycocotools ``useCats=0``); there is then no per-class table.
 
     Raises:
-        DataError: a file is missing or is not what it should be; the message names the file and the row.
+        DataError: a file is missing or invalid; the message names the file and the row.
     """
     metric = CocoMetric(ground_truth, iou_type=iou_type, class_agnostic=class_agnostic)
     return metric.score(read_results(results, metric.truth, iou_type=iou_type))
 
 
 def _summary(curves: Curves) -> dict[str, float | None]:
-    """The 12 COCO numbers over the classes in the curves."""
+    """The 12 COCO numbers, averaged over the classes of the curves."""
     precision, recall = curves
     numbers: dict[str, float | None] = {
         "AP": mean_defined(precision[:, :, :, 0, 2]),

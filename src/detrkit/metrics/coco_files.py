@@ -1,7 +1,7 @@
-"""COCO ground truth and results as people really have them, brought into the one strict form that evaluators take.
+"""Reading COCO ground truth and results from real files into the strict form that evaluators need.
 
-Files differ in what they leave out (annotation ids, ``iscrowd``, ``area``) and in how they number. What can be filled
-in without guessing is filled in; the rest is an error that names the file and the row.
+Files differ in missing keys (annotation ids, ``iscrowd``, ``area``) and in their numbering. Values that follow without
+guessing are filled in; everything else is an error that names the file and the row.
 """
 
 from __future__ import annotations
@@ -28,18 +28,23 @@ __all__ = ["GroundTruth", "read_ground_truth", "read_results", "rows_by_id", "un
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Cleaned COCO ground truth.
-
-    dataset: COCO JSON with images numbered 1.. in the order of their original ids, categories 0..K-1 in the order of
-    theirs, annotations 1.. · image_numbers, category_numbers: original id to these numbers · class_names in category
-    order, made unique · source: what to call the ground truth in messages.
-    """
+    """Cleaned COCO ground truth."""
 
     dataset: Row
+    """COCO JSON with images numbered from 1 and categories from 0, both in the order of their original ids, and
+    annotations numbered from 1."""
+
     image_numbers: dict[Hashable, int]
+    """Original image id -> number in ``dataset``."""
+
     category_numbers: dict[Hashable, int]
+    """Original category id -> number in ``dataset``."""
+
     class_names: list[str]
+    """Unique names in category order."""
+
     source: str
+    """Name of the ground truth in messages."""
 
     def image(self, number: int) -> Row:
         """The image with this number."""
@@ -48,17 +53,17 @@ class GroundTruth:
 
 
 def read_ground_truth(source: object, *, iou_type: str, name: str | None = None) -> GroundTruth:
-    """Ground truth from a COCO annotation file or its content, which messages call ``name``.
+    """Read ground truth from a COCO annotation file or from its JSON value; messages call it ``name``.
 
     Filled in: annotation ids, ``iscrowd`` 0, and for boxes ``area`` = width times height. With ``"segm"`` a missing
-    ``area`` stays missing, for the evaluator to measure on the mask.
+    ``area`` stays missing: the evaluator measures it on the mask.
 
     Raises:
-        DataError: no such file, not COCO annotations, or a row that cannot be used.
+        DataError: no such file, not COCO annotations, or an invalid row.
     """
-    content, own_name = read_json(source, "ground truth")
-    name = name or own_name
-    image_rows, annotation_rows, category_rows = annotation_lists(content, name)
+    data, default_name = read_json(source, "ground truth")
+    name = name or default_name
+    image_rows, annotation_rows, category_rows = annotation_lists(data, name)
     images_by_id = rows_by_id(image_rows, f"{name}: images")
     categories_by_id = rows_by_id(category_rows, f"{name}: categories")
     image_numbers = {key: number for number, key in enumerate(_in_order(images_by_id), start=1)}
@@ -81,7 +86,7 @@ def read_ground_truth(source: object, *, iou_type: str, name: str | None = None)
         image, category = _image_and_category(row, truth, where)
         if category is None:
             raise DataError(f"{where}: category_id {row.get('category_id')!r} is not among the categories of the file")
-        # Ids are given anew: pycocotools (and what follows it) takes an object with id 0 for "no match".
+        # Annotations get new ids: pycocotools and its successors take an object with id 0 for "no match".
         clean: Row = {"id": index + 1, "image_id": image, "category_id": category}
         clean["iscrowd"] = int(is_crowd(row))
         if iou_type == "segm":
@@ -98,27 +103,27 @@ def read_ground_truth(source: object, *, iou_type: str, name: str | None = None)
 
 
 def read_results(source: object, truth: GroundTruth, *, iou_type: str) -> list[Row]:
-    """Results rows in the numbering of ``truth``; rows of classes it does not list are left out with a warning.
+    """Read result rows in the numbering of ``truth``; rows of classes it does not list are ignored with a warning.
 
     Raises:
-        DataError: no such file, not COCO results, or a row that cannot be used (unknown image, score not a number, …).
+        DataError: no such file, not COCO results, or an invalid row (unknown image, score not a number, …).
     """
-    content, name = read_json(source, "results")
-    if isinstance(content, Mapping):
-        content = _rows_of_predictions(content, truth, name)
-    if not isinstance(content, Sequence) or isinstance(content, str):
+    data, name = read_json(source, "results")
+    if isinstance(data, Mapping):
+        data = _rows_of_predictions(data, truth, name)
+    if not isinstance(data, Sequence) or isinstance(data, str):
         raise DataError(f"{name}: COCO results are a JSON list of {{image_id, category_id, bbox, score}}")
     rows = []
     unknown: dict[Hashable, int] = {}
-    for index, row in enumerate(content):
+    for index, row in enumerate(data):
         where = f"{name}: row {index}"
         image, category = _image_and_category(row, truth, where)
         if "score" not in row:
             raise DataError(f"{where}: no score; is this a ground-truth file?")
         clean: Row = {"image_id": image, "category_id": category}
         clean["score"] = finite_number(row["score"], f"{where}: score")
-        # Only what the overlap is measured on: with both in a row pycocotools would take the area of the box for that
-        # of the mask, and so sort small and large objects differently.
+        # Only the key that the IoU needs: with both in a row, pycocotools takes the area of the box instead of the mask
+        # and sorts objects into other size ranges.
         if iou_type == "segm":
             clean["segmentation"] = _segmentation(row, truth.image(image), where)
         else:
@@ -136,10 +141,10 @@ def read_results(source: object, truth: GroundTruth, *, iou_type: str) -> list[R
     return rows
 
 
-def _rows_of_predictions(content: Json, truth: GroundTruth, name: str) -> list[Row]:
-    """Rows of a ``predictions.json``: images are matched by file name and classes by name, since ids are its own."""
+def _rows_of_predictions(predictions: Json, truth: GroundTruth, name: str) -> list[Row]:
+    """Rows of a ``predictions.json``; images are matched by file name and classes by name, since ids may differ."""
     for key in ("images", "annotations"):
-        if not isinstance(content.get(key), Sequence):
+        if not isinstance(predictions.get(key), Sequence):
             raise DataError(f"{name}: results are a list, or an object with images and annotations; no '{key}' here")
     originals = list(truth.image_numbers)
     by_file = {row["file_name"]: originals[row["id"] - 1] for row in truth.dataset["images"]}
@@ -147,7 +152,7 @@ def _rows_of_predictions(content: Json, truth: GroundTruth, name: str) -> list[R
     for file_name, key in by_file.items():
         by_base.setdefault(PurePosixPath(file_name).name, []).append(key)
     image_ids: dict[Hashable, Hashable] = {}
-    for row in content["images"]:
+    for row in predictions["images"]:
         file_name = str(row.get("file_name", ""))
         candidates = [by_file[file_name]] if file_name in by_file else by_base.get(PurePosixPath(file_name).name, [])
         if len(candidates) != 1:
@@ -156,9 +161,9 @@ def _rows_of_predictions(content: Json, truth: GroundTruth, name: str) -> list[R
         image_ids[row["id"]] = candidates[0]
 
     ids_by_name = dict(zip(truth.class_names, truth.category_numbers, strict=True))
-    category_ids = {row["id"]: ids_by_name.get(row.get("name"), row["id"]) for row in content.get("categories", [])}
+    category_ids = {row["id"]: ids_by_name.get(row.get("name"), row["id"]) for row in predictions.get("categories", [])}
     rows = []
-    for index, row in enumerate(content["annotations"]):
+    for index, row in enumerate(predictions["annotations"]):
         if not isinstance(row, Mapping) or row.get("image_id") not in image_ids:
             raise DataError(f"{name}: annotations[{index}] names no image of the file")
         category_id = category_ids.get(row.get("category_id"), row.get("category_id"))
@@ -179,12 +184,12 @@ def rows_by_id(rows: Sequence[object], where: str) -> dict[Hashable, Json]:
 
 
 def _in_order(ids: Iterable[Hashable]) -> list[Hashable]:
-    """Ids sorted; numbers before texts where a file mixes them."""
+    """Sorted ids; numbers come before strings if a file mixes them."""
     return sorted(ids, key=lambda key: (isinstance(key, str), key))
 
 
 def unique_names(categories: list[tuple[Hashable, object]]) -> list[str]:
-    """One name per class: its own, its id where it has none, and the id added where two share a name."""
+    """One name per class: its name, or its id if it has none; the id is added if two classes share a name."""
     names = [str(key) if name is None else str(name) for key, name in categories]
     return [
         f"{name} (id {key})" if names.count(name) > 1 else name
@@ -193,7 +198,7 @@ def unique_names(categories: list[tuple[Hashable, object]]) -> list[str]:
 
 
 def _image_and_category(row: object, truth: GroundTruth, where: str) -> tuple[int, int | None]:
-    """Image and category number of a row; the category is None where the ground truth does not list it."""
+    """Image and category number of a row; the category is None if the ground truth does not list it."""
     if not isinstance(row, dict | Mapping):
         raise DataError(f"{where} is not an object but {type(row).__name__}")
     for key in ("image_id", "category_id"):
@@ -216,7 +221,7 @@ def _box(row: Json, where: str) -> list[float]:
 
 
 def _segmentation(row: Json, image: Json, where: str) -> object:
-    """Polygons or a run-length code of the size of the image."""
+    """Polygons, or a run-length encoding with the size of the image."""
     value = row.get("segmentation")
     if not value:
         raise DataError(f"{where}: no segmentation, which masks are scored on (boxes: iou type bbox)")

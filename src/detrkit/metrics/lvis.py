@@ -1,11 +1,11 @@
 """LVIS average precision of boxes and masks (Gupta et al., LVIS, section 4).
 
-LVIS annotates each image for a part of its 1203 classes: those that occur (``annotations``) and those verified to be
-absent (``neg_category_ids``). A detection of any other class is neither right nor wrong and is left out. Where a class
-occurs but not every object of it is annotated (``not_exhaustive_category_ids``), detections that match nothing are left
-out too. Of an image the 300 best detections over all classes count.
+LVIS annotates each image for some of its 1203 classes: classes that occur (``annotations``) and classes verified to be
+absent (``neg_category_ids``). Detections of other classes are ignored, as they are neither right nor wrong. If a class
+is not exhaustively annotated in an image (``not_exhaustive_category_ids``), its unmatched detections are ignored too.
+The 300 best detections per image over all classes count.
 
-The numbers are those of lvis-api and bear its names.
+Numbers and names are those of lvis-api.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from detrkit.metrics.instances import (
     IOU75,
     Curves,
     InstanceMetric,
-    IouType,
     check_iou_type,
     mean_defined,
 )
-from detrkit.metrics.protocol import AnnotatedData
+from detrkit.metrics.protocol import AnnotatedData, IouType
 from detrkit.metrics.score import Score
 from detrkit.structures import FREQUENCIES, NEGATIVES, NOT_EXHAUSTIVE
 
@@ -38,12 +37,12 @@ class LvisMetric(InstanceMetric):
     """LVIS AP and AR.
 
     Args:
-        ground_truth: LVIS annotations as a file or its content.
-        iou_type: overlap of ``"bbox"`` or of ``"segm"`` masks.
-        max_detections: how many detections of an image count, best first.
+        ground_truth: LVIS annotations as a file or a mapping.
+        iou_type: IoU of boxes (``"bbox"``) or of masks (``"segm"``).
+        max_detections: number of detections per image that count, best first.
 
     Raises:
-        DataError: the file is missing or is not what it should be; the message names the file and the row.
+        DataError: the file is missing or invalid; the message names the file and the row.
     """
 
     protocol = "lvis"
@@ -60,19 +59,19 @@ class LvisMetric(InstanceMetric):
         check_iou_type(iou_type)
         if max_detections < 1:
             raise ValueError(f"max_detections must be at least 1, not {max_detections}")
-        content, name = read_json(ground_truth, "ground truth")
-        truth = read_ground_truth(content, iou_type=iou_type, name=name)
-        self._frequencies = _add_lvis(truth, content)
+        data, name = read_json(ground_truth, "ground truth")
+        truth = read_ground_truth(data, iou_type=iou_type, name=name)
+        self._frequencies = _add_lvis(truth, data)
         super().__init__(truth, iou_type=iou_type)
         self.max_detections = max_detections
 
     @classmethod
     def of(cls, data: AnnotatedData) -> Self:
-        """LVIS AP of boxes on these data."""
-        return cls(data.coco_ground_truth())
+        """LVIS AP of boxes for a data set, or of masks if it has them."""
+        return cls(data.coco_ground_truth(), iou_type=data.iou_type)
 
     def score(self, rows: list[Row], *, image_ids: Iterable[int] | None = None) -> Score:
-        """The LVIS numbers, overall and for each class."""
+        """The LVIS numbers, overall and per class."""
         curves = self.curves(rows, image_ids, lvis_detections=self.max_detections)
         by_frequency: dict[str, float | None] = {}
         for letter in FREQUENCIES:
@@ -97,23 +96,28 @@ def score_lvis(
     iou_type: IouType = "bbox",
     max_detections: int = 300,
 ) -> Score:
-    """LVIS AP and AR of a results list against LVIS annotations, overall and for each class.
+    """LVIS AP and AR of a results list against LVIS annotations, overall and per class.
 
-    Arguments as for ``score_coco``; every image needs ``neg_category_ids`` and ``not_exhaustive_category_ids``, every
-    category ``frequency``. max_detections: how many detections of an image count, best first.
+    Args:
+        ground_truth: LVIS annotations as a file or a mapping. Every image needs ``neg_category_ids`` and
+            ``not_exhaustive_category_ids``, every category ``frequency``.
+        results: as for ``score_coco``.
+        iou_type: as for ``score_coco``.
+        max_detections: number of detections per image that count, best first.
 
-    metrics: ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``, ``APr``, ``APc``, ``APf`` (rare, common and frequent
-    classes), ``AR@300``, ``ARs@300``, ``ARm@300``, ``ARl@300``.
+    Returns:
+        A score with ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``, ``APr``, ``APc``, ``APf`` (rare, common and
+        frequent classes), ``AR@300``, ``ARs@300``, ``ARm@300`` and ``ARl@300``.
 
     Raises:
-        DataError: a file is missing or is not what it should be; the message names the file and the row.
+        DataError: a file is missing or invalid; the message names the file and the row.
     """
     metric = LvisMetric(ground_truth, iou_type=iou_type, max_detections=max_detections)
     return metric.score(read_results(results, metric.truth, iou_type=iou_type))
 
 
 def _precisions(curves: Curves) -> dict[str, float | None]:
-    """The APs over the classes in the curves."""
+    """The AP numbers, averaged over the classes of the curves."""
     precision = curves.precision[..., 0]
     numbers = {
         "AP": mean_defined(precision[..., 0]),
@@ -124,14 +128,14 @@ def _precisions(curves: Curves) -> dict[str, float | None]:
 
 
 def _recalls(curves: Curves, limit: int) -> dict[str, float | None]:
-    """The ARs over the classes in the curves."""
+    """The AR numbers, averaged over the classes of the curves."""
     recall = curves.recall[..., 0]
     return {f"AR{size}@{limit}": mean_defined(recall[..., area]) for size, area in AREAS.items()}
 
 
-def _add_lvis(truth: GroundTruth, content: object) -> list[str]:
-    """Gives the images of ``truth`` their lists of classes; returns the frequency of every class."""
-    images, _, categories = annotation_lists(content, truth.source)
+def _add_lvis(truth: GroundTruth, data: object) -> list[str]:
+    """Add the LVIS class lists to the images of ``truth``; return the frequency of every class."""
+    images, _, categories = annotation_lists(data, truth.source)
     for problem in lvis_problems(images, categories):
         raise DataError(f"{truth.source}: {problem} (plain COCO annotations: detrkit score coco)")
     numbers = truth.category_numbers

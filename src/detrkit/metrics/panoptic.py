@@ -23,7 +23,7 @@ from detrkit.metrics.panoptic_files import (
     read_panoptic_results,
     read_panoptic_truth,
 )
-from detrkit.metrics.protocol import AnnotatedData, PerImage
+from detrkit.metrics.protocol import AnnotatedData, PerImageMetric
 from detrkit.metrics.score import Numbers, NumbersJson, Score
 from detrkit.metrics.side_by_side import in_threads
 from detrkit.structures import Categories, PanopticMap
@@ -69,7 +69,7 @@ class PanopticScore(Score):
         }
 
 
-class PanopticMetric(PerImage[PanopticMap, FloatArray]):
+class PanopticMetric(PerImageMetric[PanopticMap, FloatArray]):
     """Panoptic quality, segmentation quality and recognition quality.
 
     Of each image it keeps the counts of the classes that occur there. Ground truth is read when its image is met.
@@ -101,7 +101,7 @@ class PanopticMetric(PerImage[PanopticMap, FloatArray]):
         content, images = data.panoptic_ground_truth()
         return cls(content, images=images)
 
-    def keep(self, image_id: int, found: PanopticMap) -> FloatArray:
+    def extract(self, image_id: int, found: PanopticMap) -> FloatArray:
         """Its counts, a row for each class that occurs: label, then sum of IoUs, matches, false and missed segments.
 
         Raises:
@@ -117,7 +117,7 @@ class PanopticMetric(PerImage[PanopticMap, FloatArray]):
 
     def compute(self) -> PanopticScore:
         """The score of all that it was told since the last reset."""
-        return self.score(self.kept[image_id] for image_id in sorted(self.kept))
+        return self.score(self.extracts[image_id] for image_id in sorted(self.extracts))
 
     def score(self, counts: Iterable[FloatArray]) -> PanopticScore:
         """The score of the counts of images."""

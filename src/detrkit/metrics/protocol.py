@@ -1,48 +1,55 @@
-"""What an evaluation protocol is: told what was found in one image after the other, asked for the score at the end."""
+"""The interface of an evaluation protocol: it takes one result per image and computes the score at the end."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Generic, Protocol, Self, TypeVar
+from typing import ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 from detrkit.metrics.score import Score
 
-__all__ = ["AnnotatedData", "Gather", "Metric", "PerImage"]
+__all__ = ["AnnotatedData", "Gather", "IouType", "Metric", "PerImageMetric"]
 
-Found = TypeVar("Found", contravariant=True)
-Kept = TypeVar("Kept")
+IouType = Literal["bbox", "segm"]
+"""What objects are matched by: boxes or masks."""
+
+Result = TypeVar("Result", contravariant=True)
+Extract = TypeVar("Extract")
 State = TypeVar("State")
 
 
 class AnnotatedData(Protocol):
-    """What a metric takes from a data set."""
+    """The part of a data set that a metric reads."""
 
     @property
     def protocol(self) -> str:
-        """How results on its images are scored: a key of ``detrkit.metrics.PROTOCOLS``."""
+        """Name of the evaluation protocol: a key of ``detrkit.metrics.PROTOCOLS``."""
+
+    @property
+    def iou_type(self) -> IouType:
+        """Whether objects are matched by boxes or by masks."""
 
     def coco_ground_truth(self) -> Mapping[str, object]:
-        """The content of a COCO annotation file, with the data set's own ids."""
+        """COCO annotations as a mapping, with the ids of the data set."""
 
 
 class Gather(Protocol):
-    """Exchanges a state between processes."""
+    """Exchange of a state between processes."""
 
     def __call__(self, state: State, /) -> list[State]:
-        """The states of all processes, in the order of their ranks; every process has to call it."""
+        """The states of all processes in the order of their ranks; every process must call it."""
 
 
-class Metric(ABC, Generic[Found]):
-    """One protocol on one data set, whose ground truth is prepared once.
+class Metric(ABC, Generic[Result]):
+    """A protocol with the prepared ground truth of one data set.
 
-    ``Found`` is what a model says of an image, such as ``Detections``. Images of which nothing was ever said count
-    neither as found nor as missed, and an image counts once, however often and by however many processes it was met.
+    ``Result`` is the prediction for one image, such as ``Detections``. Objects of images without a result do not count
+    as missed. Every image counts once, even if several updates or processes have a result for it.
 
     Attributes:
-        protocol: its name.
-        headline: the few numbers that a summary shows; the first of them chooses the best weights of a run.
-        class_columns: the numbers that a table of classes shows, the one that orders it first.
+        protocol: name of the protocol.
+        headline: the numbers of a summary; the first one selects the best weights of a run.
+        class_columns: the columns of a table of classes; the table is sorted by the first one.
     """
 
     protocol: ClassVar[str]
@@ -52,53 +59,53 @@ class Metric(ABC, Generic[Found]):
     @classmethod
     @abstractmethod
     def of(cls, data: AnnotatedData) -> Self:
-        """The protocol on these data.
+        """The metric for a data set.
 
         Raises:
-            DataError: the data do not have what the protocol needs.
+            DataError: the data set lacks information that the protocol needs.
         """
 
     @property
     def primary(self) -> str:
-        """The number that chooses the best weights of a run."""
+        """Name of the number that selects the best weights of a run."""
         return self.headline[0]
 
     @abstractmethod
-    def update(self, image_id: int, found: Found) -> None:
-        """Takes what was found in an image."""
+    def update(self, image_id: int, result: Result) -> None:
+        """Add the result of one image."""
 
     @abstractmethod
     def merge(self, gather: Gather) -> None:
-        """Takes what the metrics of all other processes were told; every process calls it."""
+        """Add the results of all other processes; every process must call it."""
 
     @abstractmethod
     def reset(self) -> None:
-        """Forgets what it was told; the ground truth stays prepared."""
+        """Remove all results; the ground truth stays prepared."""
 
     @abstractmethod
     def compute(self) -> Score:
-        """The score of all that it was told since the last reset."""
+        """The score of all results since the last reset."""
 
 
-class PerImage(Metric[Found], Generic[Found, Kept]):
-    """A metric that keeps something of each image, by which it also knows what it has met."""
+class PerImageMetric(Metric[Result], Generic[Result, Extract]):
+    """A metric that stores an extract of every result by image id."""
 
     def __init__(self) -> None:
-        self.kept: dict[int, Kept] = {}
+        self.extracts: dict[int, Extract] = {}
 
     @abstractmethod
-    def keep(self, image_id: int, found: Found) -> Kept:
-        """What the score needs of an image; it travels between processes, so it should be small."""
+    def extract(self, image_id: int, result: Result) -> Extract:
+        """The part of a result that the score needs; it is sent between processes, so it should be small."""
 
-    def update(self, image_id: int, found: Found) -> None:
-        if image_id not in self.kept:
-            self.kept[image_id] = self.keep(image_id, found)
+    def update(self, image_id: int, result: Result) -> None:
+        if image_id not in self.extracts:
+            self.extracts[image_id] = self.extract(image_id, result)
 
     def merge(self, gather: Gather) -> None:
-        merged: dict[int, Kept] = {}
-        for kept in reversed(gather(self.kept)):  # the lowest rank that met an image counts
-            merged |= kept
-        self.kept = dict(sorted(merged.items()))
+        merged: dict[int, Extract] = {}
+        for extracts in reversed(gather(self.extracts)):  # the lowest rank with a result for an image counts
+            merged |= extracts
+        self.extracts = dict(sorted(merged.items()))
 
     def reset(self) -> None:
-        self.kept = {}
+        self.extracts = {}

@@ -1,4 +1,4 @@
-"""The result of an evaluation: named numbers together with the protocol that defines them."""
+"""The result of an evaluation: named numbers with their protocol."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypedDict
 __all__ = ["Numbers", "NumbersJson", "Score", "ScoreJson"]
 
 Numbers = Mapping[str, float | None]
-"""Name to fraction in [0, 1]; None where the protocol leaves it undefined (no ground truth of that kind)."""
+"""Name -> fraction in [0, 1]; None if the number is undefined (no ground truth)."""
 
 NumbersJson = dict[str, float | None] | dict[str, dict[str, float | None]]
 """The same in JSON; one such object for each group of classes where a protocol has groups (things, stuff)."""
@@ -29,11 +29,11 @@ class Score:
     """Numbers of one evaluation.
 
     Attributes:
-        protocol: what defines them, such as ``"coco"``.
+        protocol: name of the protocol, such as ``"coco"``.
         iou_type: ``"bbox"`` or ``"segm"`` (masks).
-        metrics: over all classes.
-        per_class: the same for each class, by its name.
-        headline: names of the few numbers that a summary shows; the first of them chooses the best weights of a run.
+        metrics: numbers over all classes.
+        per_class: the same numbers for each class, by class name.
+        headline: names of the numbers of a summary; the first one selects the best weights of a run.
     """
 
     protocol: str
@@ -44,12 +44,12 @@ class Score:
 
     @property
     def primary(self) -> str:
-        """Name of the number that chooses the best weights of a run."""
+        """Name of the number that selects the best weights of a run."""
         return self.headline[0]
 
     @property
     def value(self) -> float | None:
-        """That number."""
+        """Value of the primary number."""
         return self.metrics.get(self.primary)
 
     def metrics_json(self) -> NumbersJson:

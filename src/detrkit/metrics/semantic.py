@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from detrkit.errors import DataError
 from detrkit.metrics.coco_files import unique_names
-from detrkit.metrics.protocol import AnnotatedData, PerImage
+from detrkit.metrics.protocol import AnnotatedData, PerImageMetric
 from detrkit.metrics.score import Numbers, Score
 from detrkit.metrics.semantic_files import class_values, matching_files
 from detrkit.metrics.side_by_side import in_threads
@@ -37,7 +37,7 @@ class SemanticData(AnnotatedData, Protocol):
         """The classes, and what gives the map of an image."""
 
 
-class SemanticMetric(PerImage[SemanticMap, Counts]):
+class SemanticMetric(PerImageMetric[SemanticMap, Counts]):
     """Mean IoU (mIoU), IoU weighted by frequency (fwIoU), mean accuracy (mAcc) and accuracy of all pixels (aAcc).
 
     Of each image it keeps the entries of its confusion matrix that are not 0. Ground truth is read when its image is
@@ -63,7 +63,7 @@ class SemanticMetric(PerImage[SemanticMap, Counts]):
             raise DataError("the data have no class maps: give a folder of PNG masks and their classes")
         return cls(*data.semantic_ground_truth())
 
-    def keep(self, image_id: int, found: SemanticMap) -> Counts:
+    def extract(self, image_id: int, found: SemanticMap) -> Counts:
         """(N, 2): a place in the confusion matrix and the number of its pixels.
 
         Raises:
@@ -76,7 +76,7 @@ class SemanticMetric(PerImage[SemanticMap, Counts]):
 
     def compute(self) -> Score:
         """The score of all that it was told since the last reset."""
-        return _score(self.kept.values(), self.categories)
+        return _score(self.extracts.values(), self.categories)
 
 
 def score_semantic(

@@ -1,4 +1,4 @@
-"""Models by name. A name stands for a family and what differs from the family's published default."""
+"""Models by name. Each name is a family with settings that differ from its published default."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import timm
 from detrkit.errors import did_you_mean
 from detrkit.models.config import Architecture, DetectorConfig
 from detrkit.models.detector import Detector
+from detrkit.models.mask_branch import MASK_SETTINGS
 from detrkit.models.presets import ALIASES, REGISTRY, Entry
 from detrkit.nn.backbone.imagenet import load_backbone_weights
 
@@ -28,12 +29,12 @@ __all__ = [
 
 
 def list_models(filter: str = "*") -> list[str]:
-    """Names of registered models that match a shell pattern, sorted."""
+    """Return the names of registered models that match a shell pattern, sorted."""
     return sorted(fnmatch.filter(REGISTRY, filter))
 
 
 def entry(name: str) -> Entry:
-    """What the registry knows of a name (a trailing ``_q50`` style query count is understood).
+    """Return the registry entry of a name; a trailing query count such as ``_q50`` is accepted.
 
     Raises:
         ValueError: no such model; the message names the nearest.
@@ -48,18 +49,18 @@ def entry(name: str) -> Entry:
     raise ValueError(f"there is no model '{name}'.{did_you_mean(name, REGISTRY)}")
 
 
-def _without_pointless(settings: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, object]:
-    """A preset's label augmentation and NMS without what an override makes pointless."""
-    dropped = set()
+def _without_disabled(settings: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings of a preset without the label augmentation or NMS decay that an override disables."""
+    disabled = set()
     if overrides.get("repeat_ratio") is not None:
-        dropped.add("repeat_label")
+        disabled.add("repeat_label")
     if "nms" in overrides and overrides["nms"] is None:
-        dropped.add("nms_decay")
-    return {key: value for key, value in settings.items() if key not in dropped}
+        disabled.add("nms_decay")
+    return {key: value for key, value in settings.items() if key not in disabled}
 
 
 def model_config(name: str, **overrides: object) -> DetectorConfig[Architecture]:
-    """The configuration of a registered model with overrides; ``None`` in the normalisation is filled from timm.
+    """Return the configuration of a registered model with overrides; missing normalisation is filled in from timm.
 
     Raises:
         TypeError: an override that the model does not have; the message names the nearest.
@@ -71,7 +72,13 @@ def model_config(name: str, **overrides: object) -> DetectorConfig[Architecture]
         if key not in valid:
             raise TypeError(f"model '{name}' has no option '{key}'.{did_you_mean(key, valid)}")
     _, architecture, options = found.resolve(overrides)
-    settings = {**_without_pointless(found.settings, options), **options}
+    task = str(options.get("task", found.settings.get("task", "det")))
+    if task != "det" and found.mask_branch is None and found.settings.get("task") != task:
+        raise ValueError(
+            f"model '{name}' has no mask branch: task must be '{found.settings.get('task', 'det')}', got '{task}'; "
+            "Deformable DETR, DINO, Relation-DETR, DAPE and Salience-DETR have one"
+        )
+    settings = {**_without_disabled(found.settings, options), **MASK_SETTINGS.get(task, {}), **options}
     config = DetectorConfig.from_flat(architecture, settings, objective=found.objective)
     given = config.input
     if given.image_mean is None or given.image_std is None:
@@ -93,12 +100,12 @@ def create_model(
     pretrained_backbone: bool | str | Path = False,
     **overrides: object,
 ) -> Detector:
-    """Builds a registered model; without overrides the official full-size configuration.
+    """Build a registered model; without overrides the official full-size configuration.
 
     Args:
         name: see :func:`list_models`.
-        num_classes: classes without no-object.
-        num_queries: object queries.
+        num_classes: number of classes, without no-object.
+        num_queries: number of object queries.
         one_to_many_queries: only for models with a one-to-many branch.
         backbone: timm name.
         pretrained_backbone: True loads ImageNet weights (an installed weight package, else download), a path loads
@@ -108,7 +115,7 @@ def create_model(
     Raises:
         TypeError: an override that the model does not have; the message names the nearest.
         ValueError: unknown model or backbone, or a value out of range.
-        CheckpointError: backbone weights cannot be had.
+        CheckpointError: the backbone weights cannot be found or downloaded.
     """
     named = {
         "num_classes": num_classes,
@@ -119,7 +126,8 @@ def create_model(
     overrides = {**{key: value for key, value in named.items() if value is not None}, **overrides}
     config, found = model_config(name, **overrides), entry(name)
     build, _, _ = found.resolve(overrides)
-    model = build(config)
+    branch = found.mask_branch if config.architecture.task != "det" else None
+    model = build(config) if branch is None else build(config, mask_head=branch(config.architecture))
     model.name = ALIASES.get(name, name)
     if pretrained_backbone:
         body = model.get_submodule("backbone.body")

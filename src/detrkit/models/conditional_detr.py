@@ -1,10 +1,10 @@
 """Conditional DETR: "Conditional DETR for Fast Training Convergence" (Meng et al., ICCV 2021, arXiv 2108.06152), and
 DE-Conditional-DETR, its data-efficient form (Wang et al., ECCV 2022).
 
-What changes against DETR: a query's position in cross-attention is the sine embedding of a **reference point**, scaled
-by what its content asks for (:func:`conditional_position`); content and position are compared separately
-(:mod:`detrkit.nn.conditional_attention`); classes are sigmoid focal. DE-Conditional-DETR is DE-DETR with these layers;
-its reference follows the refined boxes.
+What changes against DETR: the position of a query in cross-attention is the sine embedding of a **reference point**,
+scaled by a function of its content (:func:`conditional_position`); content and position are compared separately
+(:mod:`detrkit.nn.conditional_attention`); classes are trained with sigmoid focal loss. DE-Conditional-DETR is DE-DETR
+with these layers; its reference follows the refined boxes.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ class ConditionalDecoderLayer(FeedForwardLayer):
     ) -> Tensor:
         """content, position and sine (B, Q, C), projected keys and values -> content (B, Q, C)."""
         content = self.residual(content, self.norm1, lambda x: within_blocks(self.self_attn, blocks, x, position))
-        read = self.multihead_attn.attend
-        content = self.residual(content, self.norm2, lambda x: read(x, position, sine, keys, mask))
+        cross_attend = self.multihead_attn.attend
+        content = self.residual(content, self.norm2, lambda x: cross_attend(x, position, sine, keys, mask))
         return self.residual(content, self.norm3, self.feed_forward)
 
 
 def conditional_layers(architecture: DETRArchitecture) -> list[ConditionalDecoderLayer]:
-    """The decoder layers of an architecture.
+    """Build the decoder layers of an architecture.
 
     Raises:
-        ValueError: it asks for pre-norm layers.
+        ValueError: the architecture has pre-norm layers.
     """
     if architecture.pre_norm:
         raise ValueError("the Conditional DETR family has post-norm layers only: pre_norm must be False")
@@ -78,7 +78,7 @@ def conditional_layers(architecture: DETRArchitecture) -> list[ConditionalDecode
 
 
 def conditional_position(content: Tensor, reference: Tensor, scale: nn.Module | None) -> Tensor:
-    """The conditional spatial query of a layer (paper, eq. 7): sine of the centre times a learned scale.
+    """Conditional spatial query of a layer (paper, eq. 7): sine embedding of the centre times a learned scale.
 
     content (B, Q, C), reference logits (B, Q, 2 or 4) -> (B, Q, C); scale: None in the first layer.
     """
@@ -89,7 +89,7 @@ def conditional_position(content: Tensor, reference: Tensor, scale: nn.Module | 
 
 
 class ConditionalDecoder(Decoder):
-    """DETR's decoder with conditional layers, the scale of their position and the head of the reference points."""
+    """DETR's decoder with conditional layers, reference points, and positions scaled by content."""
 
     def __init__(self, layers: Sequence[nn.Module], *, dim: int) -> None:
         super().__init__(layers, dim=dim)
@@ -99,10 +99,10 @@ class ConditionalDecoder(Decoder):
     def forward(
         self, queries: Sequence[Queries], memory: Tokens, class_embed: nn.Module, bbox_embed: nn.Module
     ) -> Decoded:
-        """As DETR's; boxes are relative to the reference points."""
+        """Decode as DETR does; boxes are relative to the reference points."""
         blocks = attention_blocks(queries)
-        content = joined([one.content for one in queries])
-        position = joined([one.place for one in queries])
+        content = joined([query_set.content for query_set in queries])
+        position = joined([query_set.required_position for query_set in queries])
         reference = self.ref_point_head(position).float()
         hidden = []
         for index, layer in enumerate(self.layers):
@@ -118,9 +118,9 @@ class ConditionalDecoder(Decoder):
 
 
 class SparseConditionalDecoder(SparseDecoder):
-    """DE-DETR's decoder with conditional layers, which start from points of their own making."""
+    """DE-DETR's decoder with conditional layers; it predicts its own reference points."""
 
-    starts_queries = True
+    predicts_references = True
 
     def __init__(self, layers: Sequence[nn.Module], *, architecture: DEDETRArchitecture) -> None:
         super().__init__(layers, architecture=architecture)
@@ -128,12 +128,12 @@ class SparseConditionalDecoder(SparseDecoder):
         self.query_scale = MLP(dim, dim, dim, num_layers=2)
         self.ref_point_head = MLP(dim, dim, 2, num_layers=2)
 
-    def initial(self, queries: Sequence[Queries]) -> Tensor:
-        """Where queries start: logits of points (B, Q, 2)."""
-        points: Tensor = self.ref_point_head(joined([one.place for one in queries]))
+    def initial_reference(self, queries: Sequence[Queries]) -> Tensor:
+        """Predict reference points (B, Q, 2), as logits."""
+        points: Tensor = self.ref_point_head(joined([query_set.required_position for query_set in queries]))
         return points.float()
 
-    def read(
+    def run_layer(
         self,
         index: int,
         content: Tensor,
@@ -143,14 +143,14 @@ class SparseConditionalDecoder(SparseDecoder):
         mask: Tensor | None,
         blocks: Sequence[Block],
     ) -> Tensor:
-        """One conditional layer, whose position follows the refined boxes."""
+        """Run a conditional layer; its position follows the refined boxes."""
         sine = conditional_position(content, reference, self.query_scale if index else None)
         output: Tensor = self.layers[index](content, position, sine, keys, mask, blocks)
         return output
 
 
 def build_conditional_detr(config: DetectorConfig[DETRArchitecture], *, mask_head: MaskHead | None = None) -> DETR:
-    """Conditional DETR of a configuration, randomly initialised: DETR with the conditional decoder."""
+    """Build Conditional DETR from a configuration, randomly initialised: DETR with the conditional decoder."""
     architecture = config.architecture
     backbone, encoder = build_backbone(architecture, num_levels=1), build_encoder(architecture)
     decoder = ConditionalDecoder(conditional_layers(architecture), dim=architecture.hidden_dim)
@@ -173,10 +173,10 @@ def build_conditional_detr(config: DetectorConfig[DETRArchitecture], *, mask_hea
 def build_de_conditional_detr(
     config: DetectorConfig[DEDETRArchitecture], *, mask_head: MaskHead | None = None
 ) -> DEDETR:
-    """DE-Conditional-DETR of a configuration, randomly initialised: DE-DETR with the conditional decoder.
+    """Build DE-Conditional-DETR from a configuration, randomly initialised: DE-DETR with the conditional decoder.
 
     Raises:
-        ValueError: queries shall not start from points.
+        ValueError: ``reference_dim`` is not 2.
     """
     architecture = config.architecture
     if architecture.reference_dim != 2:

@@ -1,6 +1,6 @@
-"""What decides a detector, in four parts: architecture, input, objective, post-processing.
+"""Configuration of a detector in four parts: architecture, input, objective, post-processing.
 
-Recipes, checkpoints and ``create_model`` write them as one flat set of keys: every key belongs to exactly one part.
+Recipes, checkpoints and ``create_model`` use one flat set of keys: every key belongs to exactly one part.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ DETR_SHORT_SIDES = tuple(range(480, 801, 32))
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What every detector is made of; each paper's architecture extends this."""
+    """Options that every architecture has; each paper extends this class."""
 
+    task: Literal["det", "inst", "sem", "pan"] = "det"
+    """Detection, or instance, semantic or panoptic segmentation, for which the model has a mask branch."""
     num_classes: int = 91
     """Classes without no-object. Official COCO models keep 91 slots: label = raw COCO id."""
     num_queries: int = 100
@@ -65,11 +67,12 @@ class Architecture:
     """Dropout of the transformer."""
 
     def __post_init__(self) -> None:
-        """Checks what can be checked without building.
+        """Check the values that can be checked without building the model.
 
         Raises:
             ValueError: a value is out of range; the message names the field.
         """
+        check_choices(self, {"task": ("det", "inst", "sem", "pan")})
         if self.classification not in ("softmax", "focal"):
             raise ValueError(f"classification must be 'softmax' or 'focal', got {self.classification!r}")
         for name in ("num_classes", "num_queries"):
@@ -86,13 +89,18 @@ class Architecture:
 
     @property
     def class_slots(self) -> int:
-        """Logits per query: one per class, and for softmax classification no-object as the last."""
+        """Number of logits per query: one per class, plus no-object as the last for softmax classification."""
         return self.num_classes + (self.classification == "softmax")
+
+    @property
+    def finer_maps(self) -> int:
+        """How many maps finer than those of the detector its mask head reads; the backbone returns them too."""
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """How images reach the model. Sizes in pixels."""
+    """Normalisation, resizing and padding of images. Sizes in pixels."""
 
     image_mean: tuple[float, float, float] | None = None
     """Subtracted from RGB in [0, 1]; None: what the backbone was trained with."""
@@ -112,7 +120,7 @@ class Input:
     """Batches are padded to multiples of this."""
 
     def __post_init__(self) -> None:
-        """Checks values; raises ValueError naming the field."""
+        """Check values; raise ValueError naming the field."""
         if self.size_divisor < 1:
             raise ValueError(f"size_divisor must be at least 1, got {self.size_divisor}")
         if self.eval_resize not in ("round", "float32_truncate"):
@@ -121,7 +129,7 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What training minimises."""
+    """Losses, matching costs and label augmentation."""
 
     class_loss: Literal["focal", "varifocal"] = "focal"
     """Of ``focal`` classification: ``focal``, or ``varifocal``, which learns the IoU of the matched box."""
@@ -149,7 +157,7 @@ class Objective:
     """Originals are matched first, their copies with the queries that are left."""
 
     def __post_init__(self) -> None:
-        """Checks values; raises ValueError naming the field, or both where two exclude each other."""
+        """Check values; raise ValueError naming the field, or both fields if two exclude each other."""
         if self.class_loss not in ("focal", "varifocal"):
             raise ValueError(f"class_loss must be 'focal' or 'varifocal', got {self.class_loss!r}")
         if self.repeat_label is not None and self.repeat_ratio is not None:
@@ -164,7 +172,7 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class Postprocessing:
-    """What becomes of the predictions of an image."""
+    """Steps from the predictions of an image to its detections."""
 
     top_k: int = 100
     """Detections kept per image."""
@@ -172,9 +180,15 @@ class Postprocessing:
     """IoU threshold of class-wise non-maximum suppression; None: no suppression."""
     nms_decay: float | None = None
     """Factor on the score of suppressed detections, which then stay (published: 0.01); None: they are removed."""
+    mask_quality: bool = True
+    """Multiply the score of an instance by the mean probability of the pixels of its mask (Mask2Former, MaskDINO)."""
+    panoptic_threshold: float = 0.25
+    """Class score that a query needs to become a panoptic segment."""
+    panoptic_overlap: float = 0.8
+    """Share of the pixels of its mask that a query must win against the others to become a panoptic segment."""
 
     def __post_init__(self) -> None:
-        """Checks values; raises ValueError naming the field."""
+        """Check values; raise ValueError naming the field."""
         if self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
         if self.nms is not None and not 0 <= self.nms <= 1:
@@ -188,7 +202,7 @@ A = TypeVar("A", bound=Architecture, covariant=True)
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig(Generic[A]):
-    """The four parts. Every key of theirs can also be read from here: ``config.nms`` is ``config.postprocess.nms``."""
+    """The four parts. Their keys can also be read from here: ``config.nms`` is ``config.postprocess.nms``."""
 
     architecture: A
     input: Input = field(default_factory=Input)
@@ -196,7 +210,7 @@ class DetectorConfig(Generic[A]):
     postprocess: Postprocessing = field(default_factory=Postprocessing)
 
     def __post_init__(self) -> None:
-        """Checks what concerns two parts; raises ValueError naming both."""
+        """Check values that depend on two parts; raise ValueError naming both keys."""
         if self.objective.class_loss == "varifocal" and self.architecture.classification != "focal":
             raise ValueError(
                 f"class_loss='varifocal' needs classification='focal', got {self.architecture.classification!r}"
@@ -206,7 +220,7 @@ class DetectorConfig(Generic[A]):
     def from_flat(
         cls, architecture: type[A], options: Mapping[str, object], *, objective: type[Objective] = Objective
     ) -> Self:
-        """Sorts flat keys into the parts; lists become tuples.
+        """Build the parts from flat keys; lists become tuples.
 
         Raises:
             TypeError: a key that no part has.
@@ -214,21 +228,21 @@ class DetectorConfig(Generic[A]):
         """
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
         config = cls(
-            architecture=_take(architecture, values),
-            input=_take(Input, values),
-            objective=_take(objective, values),
-            postprocess=_take(Postprocessing, values),
+            architecture=_pop_part(architecture, values),
+            input=_pop_part(Input, values),
+            objective=_pop_part(objective, values),
+            postprocess=_pop_part(Postprocessing, values),
         )
         if values:
             raise TypeError(f"no part of the configuration has {', '.join(map(repr, values))}")
         return config
 
     def flat(self) -> dict[str, object]:
-        """All keys of all parts, as recipes and checkpoints have them."""
+        """Return the keys of all parts as one dict, as in recipes and checkpoints."""
         return {key: getattr(part, key) for part in self._parts() for key in option_names(type(part))}
 
     def replace(self, **options: object) -> Self:
-        """The same with other values of flat keys.
+        """Return a copy with new values for flat keys.
 
         Raises:
             TypeError: a key that no part has.
@@ -246,10 +260,10 @@ class DetectorConfig(Generic[A]):
     def _parts(self) -> Iterator[Architecture | Input | Objective | Postprocessing]:
         yield from vars(self).values()
 
-    if not TYPE_CHECKING:  # our own code names the part, so that a reader sees which rooms depend on what
+    if not TYPE_CHECKING:  # our own code names the part, so that dependencies stay visible
 
         def __getattr__(self, name):
-            """A flat key of one of the parts."""
+            """Look up a flat key in the parts."""
             for part in vars(self).values():
                 if name in option_names(type(part)):
                     return getattr(part, name)
@@ -259,19 +273,19 @@ class DetectorConfig(Generic[A]):
 P = TypeVar("P")
 
 
-def _take(part: Callable[..., P], values: dict[str, object]) -> P:
-    """A part with its values, which are taken out."""
+def _pop_part(part: Callable[..., P], values: dict[str, object]) -> P:
+    """Build a part from its keys and remove them from ``values``."""
     assert isinstance(part, type)
     return part(**{key: values.pop(key) for key in option_names(part) if key in values})
 
 
 def option_names(part: type) -> tuple[str, ...]:
-    """The keys of one part, in order."""
+    """Return the keys of one part, in order."""
     return tuple(entry.name for entry in fields(part))
 
 
 def check_choices(part: object, choices: Mapping[str, tuple[str, ...]]) -> None:
-    """Raises ValueError where a field has none of its values, naming it and them."""
+    """Raise ValueError if a field has an unknown value; the message lists the known ones."""
     for name, known in choices.items():
         if getattr(part, name) not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(part, name)!r}")

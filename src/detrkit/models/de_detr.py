@@ -3,7 +3,7 @@
 What changes against DETR:
 
 1. **Sparse feature sampling** (eq. 3): from the second decoder layer on, a query attends only to the K x K features
-   that RoIAlign takes from its box of the layer before (:meth:`SparseDecoder.sampled`).
+   that RoIAlign takes from its box of the layer before (:meth:`SparseDecoder.sample_keys`).
 2. **Multi-scale** (eq. 4): sampling makes it affordable to read every backbone level; only the stride-32 level goes
    through the encoder (:meth:`DEDETR.encode`).
 3. **Boxes relative to an initial point**, refined layer by layer (:meth:`SparseDecoder.forward`).
@@ -44,18 +44,18 @@ __all__ = ["DEDETR", "DEDETRArchitecture", "SparseDecoder", "build_de_detr"]
 class DEDETRArchitecture(DETRArchitecture):
     """Architecture of DE-DETR.
 
-    With ``sparse_sampling``, ``refine_boxes`` and ``reference_dim`` the paper walks from a region-based detector to
-    DETR (Table 1).
+    ``sparse_sampling``, ``refine_boxes`` and ``reference_dim`` are the paper's steps from a region-based detector to
+    DETR (table 1).
 
     Attributes:
-        sparse_sampling: off, every layer attends to the whole memory as in DETR.
-        num_feature_levels: 1 (stride 32 only), 3 (strides 8, 16, 32) or 4 (and 64).
-        roi_resolution: K, so that a query sees levels · K² keys.
+        sparse_sampling: sample keys from boxes; off: attend to the whole memory as in DETR.
+        num_feature_levels: 1 (stride 32), 3 (strides 8, 16, 32) or 4 (strides 8 to 64).
+        roi_resolution: K; a query attends to levels · K² keys.
         roi_sampling_ratio: samples per side of a bin.
         roi_aligned: half-pixel aligned RoIAlign, as published.
-        refine_boxes: every layer refines the box of the one before, with heads of its own; off: shared heads, every box
+        refine_boxes: every layer refines the box of the layer before and has its own heads; off: shared heads, boxes
             relative to the initial point.
-        reference_dim: 2 (initial centre), 4 (initial box) or 0 (none: boxes come from the query alone, as in DETR).
+        reference_dim: 2 (initial centre), 4 (initial box) or 0 (none: boxes depend on the query alone, as in DETR).
     """
 
     sparse_sampling: bool = True
@@ -67,7 +67,7 @@ class DEDETRArchitecture(DETRArchitecture):
     reference_dim: int = 2
 
     def __post_init__(self) -> None:
-        """Checks values; raises ValueError naming the field."""
+        """Check values; raise ValueError naming the field."""
         super().__post_init__()
         if self.num_feature_levels not in (1, 3, 4):
             raise ValueError(f"num_feature_levels must be 1, 3 or 4, got {self.num_feature_levels}")
@@ -84,23 +84,22 @@ class DEDETRArchitecture(DETRArchitecture):
 
 @dataclass(frozen=True)
 class LevelTokens(Tokens):
-    """Tokens of several levels of which one went through the encoder.
-
-    Attributes:
-        strides: pixels per cell of every level.
-        encoded: the same cells of the encoded level alone.
-        sizes_px: (B, 2) int64 height and width of the valid area in pixels.
-    """
+    """Tokens of several levels, one of which went through the encoder."""
 
     strides: tuple[int, ...] = field(kw_only=True)
+    """Pixels per cell, one number per level."""
+
     encoded: Tokens = field(kw_only=True)
+    """The tokens of the encoded level alone."""
+
     sizes_px: Tensor = field(kw_only=True)
+    """(B, 2) int64, height and width of the valid area in pixels."""
 
 
 class SparseDecoder(Decoder):
-    """DETR's layers, each of which but the first reads features sampled from the boxes of the layer before."""
+    """DETR's layers; all but the first attend to features sampled from the boxes of the layer before."""
 
-    starts_queries = False  # the detector says where queries start
+    predicts_references = False  # the detector predicts them
 
     def __init__(self, layers: Sequence[nn.Module], *, architecture: DEDETRArchitecture) -> None:
         super().__init__(layers, dim=architecture.hidden_dim)
@@ -109,21 +108,21 @@ class SparseDecoder(Decoder):
     def forward(
         self, queries: Sequence[Queries], memory: Tokens, class_embed: nn.Module, bbox_embed: nn.Module
     ) -> Decoded:
-        """As DETR's; heads are lists, one per layer or one for all, and references logits of points or boxes."""
+        """Decode as DETR does; there is one head per layer or one for all, and references are logits."""
         assert isinstance(memory, LevelTokens)
         assert isinstance(class_embed, nn.ModuleList)
         assert isinstance(bbox_embed, nn.ModuleList)
         blocks = attention_blocks(queries)
-        content = joined([one.content for one in queries])
-        position = joined([one.place for one in queries])
-        initial = reference = self.initial(queries)
+        content = joined([query_set.content for query_set in queries])
+        position = joined([query_set.required_position for query_set in queries])
+        initial = reference = self.initial_reference(queries)
         refined = self.architecture.refine_boxes
         hidden: list[Tensor] = []
         logits: list[Tensor] = []
         boxes: list[Tensor] = []
         for index, layer in enumerate(self.layers):
-            keys, mask = self.sampled(layer, memory, boxes)
-            content = self.read(index, content, position, reference, keys, mask, blocks)
+            keys, mask = self.sample_keys(layer, memory, boxes)
+            content = self.run_layer(index, content, position, reference, keys, mask, blocks)
             hidden.append(self.norm(content))
             head = index if refined else 0
             logits.append(class_embed[head](hidden[-1]))
@@ -134,15 +133,17 @@ class SparseDecoder(Decoder):
             reference = inverse_sigmoid(boxes[-1].detach()) if refined else initial
         return Decoded(tuple(queries), torch.stack(hidden), torch.stack(logits), torch.stack(boxes))
 
-    def initial(self, queries: Sequence[Queries]) -> Tensor:
-        """Where queries start: logits of points (B, Q, 2), of boxes (B, Q, 4), or nothing (B, Q, 0)."""
-        if any(one.reference is None for one in queries):
-            position = joined([one.place for one in queries])
+    def initial_reference(self, queries: Sequence[Queries]) -> Tensor:
+        """Return initial points (B, Q, 2) or boxes (B, Q, 4) as logits, or an empty tensor (B, Q, 0)."""
+        if any(query_set.reference is None for query_set in queries):
+            position = joined([query_set.required_position for query_set in queries])
             return position.new_zeros(*position.shape[:2], 0)
-        return joined([one.start for one in queries])
+        return joined([query_set.required_reference for query_set in queries])
 
-    def sampled(self, layer: nn.Module, memory: LevelTokens, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Projected keys and values for a layer, with a padding mask where they are the whole encoded level."""
+    def sample_keys(
+        self, layer: nn.Module, memory: LevelTokens, boxes: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return projected keys and values for a layer, with a padding mask if they are the whole encoded level."""
         attention = layer.get_submodule("multihead_attn")
         assert isinstance(attention, ProjectsMemory)
         if not boxes or not self.architecture.sparse_sampling:
@@ -161,7 +162,7 @@ class SparseDecoder(Decoder):
         # RoIAlign is linear: project the maps once, then pool keys and values together.
         return bags.pool(attention.project_memory(memory.content, memory.position)), None
 
-    def read(
+    def run_layer(
         self,
         index: int,
         content: Tensor,
@@ -171,7 +172,7 @@ class SparseDecoder(Decoder):
         mask: Tensor | None,
         blocks: Sequence[Block],
     ) -> Tensor:
-        """One layer: content and position (B, Q, C), reference logits, projected keys and values -> content."""
+        """Run one layer: content and position (B, Q, C), reference logits, projected keys and values -> content."""
         layer = self.layers[index]
         assert isinstance(layer, DecoderLayer)
         attend = layer.multihead_attn.attend
@@ -180,7 +181,7 @@ class SparseDecoder(Decoder):
 
 
 class DEDETR(Detector):
-    """DE-DETR with backbone, encoder and decoder passed in; :func:`build_de_detr` makes the published ones."""
+    """DE-DETR with backbone, encoder and decoder passed in; :func:`build_de_detr` builds the published ones."""
 
     config: DetectorConfig[DEDETRArchitecture]
 
@@ -200,7 +201,8 @@ class DEDETR(Detector):
         self.backbone = backbone
         self.position = position
         self.input_proj = nn.ModuleList(
-            LevelProjection(in_channels=channels, dim=dim, group_norm=levels > 1) for channels in backbone.channels
+            LevelProjection(in_channels=channels, dim=dim, group_norm=levels > 1)
+            for channels in backbone.channels[architecture.finer_maps :]
         )
         if levels == 4:
             self.input_proj.append(LevelProjection(in_channels=backbone.channels[-1], dim=dim, stride=2))
@@ -208,7 +210,7 @@ class DEDETR(Detector):
         self.decoder = decoder
         self.query_embed = nn.Embedding(architecture.groups * architecture.num_queries, dim)
         self.ref_point_head: MLP | None = None
-        if architecture.reference_dim and not decoder.starts_queries:
+        if architecture.reference_dim and not decoder.predicts_references:
             self.ref_point_head = MLP(dim, dim, architecture.reference_dim, num_layers=2)
         heads = architecture.decoder_layers if architecture.refine_boxes else 1
         self.class_embed = nn.ModuleList(nn.Linear(dim, architecture.class_slots) for _ in range(heads))
@@ -216,7 +218,7 @@ class DEDETR(Detector):
         self._initialise_heads()
 
     def _initialise_heads(self) -> None:
-        """Class prior 0.01; boxes start as points of side sigmoid(-2); heads of all layers start alike."""
+        """Set class prior 0.01 and box sides sigmoid(-2); the heads of all layers get equal weights."""
         first_class, first_box = self.class_embed[0], self.bbox_embed[0]
         last = first_box.get_submodule("layers.2")
         nn.init.constant_(first_class.get_parameter("bias"), -math.log(99))
@@ -228,18 +230,21 @@ class DEDETR(Detector):
         nn.init.constant_(last.get_parameter("bias")[2:], -2.0)
 
     def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
-        """Encoder on stride 32; first decoder layer global, the others on features sampled from their boxes."""
+        """Encode stride 32; the first decoder layer attends globally, further ones to features sampled from boxes."""
         maps = self.backbone(images, padding_mask)
         memory = self.encode(maps, padding_mask)
         number = self.config.architecture.num_queries
         queries = query_groups(self.query_embed, number, images.shape[0], training=self.training)
         if self.ref_point_head is not None:
-            queries = [replace(one, reference=self.ref_point_head(one.place).float()) for one in queries]
+            queries = [
+                replace(query_set, reference=self.ref_point_head(query_set.required_position).float())
+                for query_set in queries
+            ]
         decoded = self.decoder(queries, memory, self.class_embed, self.bbox_embed)
         return self.predictions(decoded, memory, maps)
 
     def encode(self, maps: Sequence[FeatureMap], padding_mask: Tensor) -> LevelTokens:
-        """All levels; the one of stride 32, or the only one, went through the encoder."""
+        """Return the tokens of all levels after encoding the level of stride 32, or the only level."""
         levels = self._project(maps, padding_mask)
         parts = [flatten_levels([level], self.position) for level in levels]
         top = min(2, len(levels) - 1)
@@ -257,8 +262,11 @@ class DEDETR(Detector):
         )
 
     def _project(self, maps: Sequence[FeatureMap], padding_mask: Tensor) -> list[FeatureMap]:
-        sources = maps if len(self.input_proj) == len(maps) else [*maps, maps[-1]]
-        mask_padding = self.config.architecture.mask_backbone_padding
+        architecture = self.config.architecture
+        sources = maps[architecture.finer_maps :]
+        if len(sources) < len(self.input_proj):
+            sources = [*sources, maps[-1]]
+        mask_padding = architecture.mask_backbone_padding
         return [
             projection(level, padding_mask, mask_padding=mask_padding)
             for projection, level in zip(self.input_proj, sources, strict=True)
@@ -266,7 +274,7 @@ class DEDETR(Detector):
 
 
 def build_de_detr(config: DetectorConfig[DEDETRArchitecture], *, mask_head: MaskHead | None = None) -> DEDETR:
-    """DE-DETR of a configuration, randomly initialised."""
+    """Build DE-DETR from a configuration, randomly initialised."""
     architecture = config.architecture
     backbone = build_backbone(architecture, num_levels=min(architecture.num_feature_levels, 3))
     encoder = build_encoder(architecture)

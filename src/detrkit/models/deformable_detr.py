@@ -2,10 +2,10 @@
 
 What changes against DETR:
 
-1. Attention reads a few sampled points around a reference instead of every token (section 4.1,
-   :mod:`detrkit.nn.deformable`), which makes several levels affordable in encoder and decoder.
-2. Boxes are relative to the reference and may be refined layer by layer ("+ refine", :class:`DeformableDecoder`).
-3. Queries may start from proposals of the encoder ("++ two-stage", section 4.2, :meth:`DeformableDETR.queries`).
+1. Attention samples a few points around a reference instead of every token (section 4.1,
+   :mod:`detrkit.nn.deformable`), so that encoder and decoder can afford several levels.
+2. Boxes are relative to the reference and can be refined layer by layer ("+ refine", :class:`DeformableDecoder`).
+3. Queries can start from encoder proposals ("++ two-stage", section 4.2, :meth:`DeformableDETR.queries`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from detrkit.nn.deformable import (
 from detrkit.nn.heads import MLP
 from detrkit.nn.position import SinePosition, sine_boxes
 from detrkit.nn.projection import LevelProjection, project_levels
-from detrkit.nn.proposals import Proposals, anchors, propose
+from detrkit.nn.proposals import Proposals, anchors, best_tokens
 from detrkit.nn.queries import Decoded, Queries, attention_blocks
 from detrkit.nn.tokens import Tokens, flatten_levels, joined, on_levels
 from detrkit.ops.boxes import inverse_sigmoid
@@ -45,9 +45,9 @@ __all__ = ["DeformableDETR", "DeformableDecoder", "build_deformable_detr"]
 
 
 class DeformableDecoder(nn.Module):
-    """Layers that read around references; heads belong to the detector.
+    """Layers with deformable attention around references; heads belong to the detector.
 
-    eps: of the inverse sigmoid of references.
+    eps: lower bound inside the inverse sigmoid of references.
     """
 
     def __init__(self, layers: Sequence[DeformableDecoderLayer], *, refine_boxes: bool, eps: float = 1e-5) -> None:
@@ -58,11 +58,11 @@ class DeformableDecoder(nn.Module):
     def forward(
         self, queries: Sequence[Queries], memory: Tokens, class_embed: nn.ModuleList, bbox_embed: nn.ModuleList
     ) -> Decoded:
-        """Sets of queries with positions and references in [0, 1] -> what all layers made of them."""
+        """Decode sets of queries with positions and references in [0, 1]."""
         blocks = attention_blocks(queries)
-        content = joined([one.content for one in queries])
-        position = joined([one.place for one in queries])
-        reference = joined([one.start for one in queries])
+        content = joined([query_set.content for query_set in queries])
+        position = joined([query_set.required_position for query_set in queries])
+        reference = joined([query_set.required_reference for query_set in queries])
         hidden: list[Tensor] = []
         logits: list[Tensor] = []
         boxes: list[Tensor] = []
@@ -73,29 +73,30 @@ class DeformableDecoder(nn.Module):
             logits.append(class_embed[head](content))
             offset = bbox_embed[head](content).float()
             # A point moves only the centre; sizes then come from the offset alone.
-            start = nn.functional.pad(inverse_sigmoid(reference, self.eps), (0, 4 - reference.shape[-1]))
-            boxes.append((offset + start).sigmoid())
+            reference_logits = inverse_sigmoid(reference, self.eps)
+            reference_logits = nn.functional.pad(reference_logits, (0, 4 - reference.shape[-1]))
+            boxes.append((offset + reference_logits).sigmoid())
             if self.refine_boxes:
                 reference = boxes[-1].detach()
         return Decoded(tuple(queries), torch.stack(hidden), torch.stack(logits), torch.stack(boxes))
 
 
 class DeformableDETR(Detector):
-    """Deformable DETR with modules passed in; :func:`build_deformable_detr` makes the published ones.
+    """Deformable DETR with modules passed in; :func:`build_deformable_detr` builds the published ones.
 
-    start: the modules that queries start from, and those of descendants, by the names that are declared in the class.
+    query_modules: modules that make queries, and further modules of subclasses, by the names declared in the class.
     """
 
     config: DetectorConfig[DeformableArchitecture]
 
-    # of two-stage detectors
+    # with two_stage
     enc_output: nn.Linear
     enc_output_norm: nn.LayerNorm
     enc_class_embed: nn.Linear
     enc_bbox_embed: MLP
     pos_trans: nn.Linear
     pos_trans_norm: nn.LayerNorm
-    # of others
+    # without two_stage
     query_embed: nn.Embedding
     reference_points: nn.Linear
 
@@ -109,7 +110,7 @@ class DeformableDETR(Detector):
         level_embed: Tensor,
         encoder: nn.Module,
         decoder: nn.Module,
-        start: Mapping[str, nn.Module],
+        query_modules: Mapping[str, nn.Module],
         class_embed: nn.ModuleList,
         bbox_embed: nn.ModuleList,
         mask_head: MaskHead | None = None,
@@ -121,13 +122,13 @@ class DeformableDETR(Detector):
         self.level_embed = nn.Parameter(level_embed)
         self.encoder = encoder
         self.decoder = decoder
-        for name, module in start.items():
+        for name, module in query_modules.items():
             self.add_module(name, module)
         self.class_embed = class_embed
         self.bbox_embed = bbox_embed
 
     def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
-        """Encoder over all levels; queries from embeddings or proposals; decoder around their references."""
+        """Encode all levels; take queries from embeddings or proposals; decode around their references."""
         maps = self.backbone(images, padding_mask)
         memory: Tokens = self.encoder(self.tokens(maps, padding_mask))
         queries, proposals = self.queries(memory)
@@ -135,7 +136,7 @@ class DeformableDETR(Detector):
         return self.predictions(decoded, memory, maps, proposals)
 
     def tokens(self, maps: Sequence[FeatureMap], padding_mask: Tensor) -> Tokens:
-        """The cells of all levels, projected to the width of the transformer."""
+        """Project the feature maps to the width of the transformer and flatten them to tokens."""
         architecture = self.config.architecture
         maps = maps[-architecture.backbone_levels :]
         mask_padding = architecture.mask_backbone_padding
@@ -143,7 +144,7 @@ class DeformableDETR(Detector):
         return flatten_levels(levels, self.position, self.level_embed)
 
     def queries(self, memory: Tokens) -> tuple[Queries, dict[str, QueryGroup]]:
-        """The queries, and the proposals they come from as predictions."""
+        """Return the queries, and the encoder proposals as predictions."""
         if not self.config.architecture.two_stage:
             batch = memory.content.shape[0]
             position, content = self.query_embed.weight.expand(batch, -1, -1).chunk(2, dim=-1)
@@ -157,32 +158,32 @@ class DeformableDETR(Detector):
         return Queries(content=content, position=position, reference=reference), {"encoder": encoder}
 
     def candidates(self, memory: Tokens) -> tuple[Tensor, Tensor]:
-        """Features (B, S, C) of the tokens that can propose, and the anchors (B, S, 4), as logits, they start from."""
-        start, usable = anchors(memory)
-        return self.features(memory.content, usable), start
+        """Return the features (B, S, C) of all tokens and their anchors (B, S, 4), as logits."""
+        anchor, usable = anchors(memory)
+        return self.features(memory.content, usable), anchor
 
     def features(self, content: Tensor, usable: Tensor) -> Tensor:
-        """What the heads of proposals read of tokens (B, S, C); of those that are not usable (B, S) nothing."""
+        """Project content (B, S, C) for the proposal heads, with zeros for tokens that are not usable (B, S)."""
         features: Tensor = self.enc_output_norm(self.enc_output(content * usable[..., None]))
         return features
 
     def best(self, proposals: Proposals, memory: Tokens, number: int) -> Tensor:
-        """Tokens (B, Q) of the ``number`` best proposals, which become queries."""
+        """Return the tokens (B, Q) of the ``number`` best proposals, which become queries."""
         architecture = self.config.architecture
         logits = proposals.logits
         scores = logits[..., 0] if architecture.proposal_class_agnostic else logits.amax(-1)
-        # one image must not change with the padding that the rest of a batch brings
+        # the result for an image must not depend on how much padding its batch adds
         excluded = memory.padding_mask if architecture.mask_backbone_padding else None
-        return propose(scores, number, excluded)
+        return best_tokens(scores, number, excluded)
 
     def from_boxes(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
-        """Content and position (B, Q, C) of queries from the sine embedding (B, Q, 2C) of their boxes."""
+        """Make content and position (B, Q, C) of queries from the sine embedding (B, Q, 2C) of their boxes."""
         position, content = self.pos_trans_norm(self.pos_trans(embedded)).chunk(2, dim=-1)
         return content, position
 
 
-def _start(architecture: DeformableArchitecture) -> dict[str, nn.Module]:
-    """What queries start from: proposals and a map of their boxes, or learned embeddings and points."""
+def _query_modules(architecture: DeformableArchitecture) -> dict[str, nn.Module]:
+    """Build the modules that make queries: proposal heads and box projection, or learned embeddings and points."""
     dim = architecture.hidden_dim
     if architecture.two_stage:
         heads = proposal_heads(architecture)
@@ -199,14 +200,21 @@ def _start(architecture: DeformableArchitecture) -> dict[str, nn.Module]:
 def build_deformable_detr(
     config: DetectorConfig[DeformableArchitecture], *, mask_head: MaskHead | None = None
 ) -> DeformableDETR:
-    """Deformable DETR of a configuration, randomly initialised."""
+    """Build Deformable DETR from a configuration, randomly initialised."""
     architecture = config.architecture
     decoder = DeformableDecoder(deformable_decoder_layers(architecture), refine_boxes=architecture.refine_boxes)
     trunk = build_trunk(architecture)
     encoder = DeformableEncoder(encoder_layers(architecture))
     neck = build_neck(architecture, trunk["backbone"])
-    start = _start(architecture)
-    heads = build_heads(architecture, start)
+    query_modules = _query_modules(architecture)
+    heads = build_heads(architecture, query_modules)
     return DeformableDETR(
-        config=config, **trunk, **neck, encoder=encoder, decoder=decoder, start=start, **heads, mask_head=mask_head
+        config=config,
+        **trunk,
+        **neck,
+        encoder=encoder,
+        decoder=decoder,
+        query_modules=query_modules,
+        **heads,
+        mask_head=mask_head,
     )

@@ -1,8 +1,8 @@
 """Deformable DETR++ of the Relation-DETR repository (Hou et al., ECCV 2024).
 
-Two-stage Deformable DETR in which content and position of a query are made from its box, each by a linear map and a
-norm of its own. The repository means to bias self-attention by the position relation too, computes it and passes it on
-to nothing. The parameters are here for the sake of its files: they take no part and are not trained.
+Two-stage Deformable DETR in which content and position of a query are made from its box, each by its own linear map
+and norm. The repository also computes a position relation to bias self-attention, but never uses the result. The
+relation's parameters exist only so that its checkpoints load: they have no effect and are not trained.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["DeformableDETRPP", "DeformableDETRPPArchitecture", "build_deformable
 
 @dataclass(frozen=True, kw_only=True)
 class DeformableDETRPPArchitecture(DeformableArchitecture):
-    """Architecture of Deformable DETR++: always two-stage."""
+    """Architecture of Deformable DETR++; it is always two-stage."""
 
     ffn_dim: int = 2048
     dropout: float = 0.0
@@ -43,14 +43,14 @@ class DeformableDETRPPArchitecture(DeformableArchitecture):
     backbone: str = "resnet50.tv2_in1k"
 
     def __post_init__(self) -> None:
-        """Checks values; raises ValueError naming the field."""
+        """Check values; raise ValueError naming the field."""
         super().__post_init__()
         if not self.two_stage:
             raise ValueError("Deformable DETR++ starts from the proposals of its encoder: two_stage must be True")
 
 
 class _Decoder(DeformableDecoder):
-    """Deformable DETR's, with what makes content from a box, and the relation that nothing reads."""
+    """Deformable DETR's decoder with a content head and the unused relation."""
 
     def __init__(
         self, layers: Sequence[DeformableDecoderLayer], *, ref_point_head: nn.Module, relation: nn.Module
@@ -61,19 +61,19 @@ class _Decoder(DeformableDecoder):
 
 
 class DeformableDETRPP(DeformableDETR):
-    """Deformable DETR++ with modules passed in; :func:`build_deformable_detr_pp` makes the published one."""
+    """Deformable DETR++ with modules passed in; :func:`build_deformable_detr_pp` builds the published one."""
 
     decoder: _Decoder
 
     def from_boxes(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
-        """Content and position (B, Q, C) of queries from the sine embedding (B, Q, 2C) of their boxes."""
+        """Make content and position (B, Q, C) of queries from the sine embedding (B, Q, 2C) of their boxes."""
         return self.pos_trans_norm(self.pos_trans(embedded)), self.decoder.ref_point_head(embedded)
 
 
 def build_deformable_detr_pp(
     config: DetectorConfig[DeformableDETRPPArchitecture], *, mask_head: MaskHead | None = None
 ) -> DeformableDETRPP:
-    """Deformable DETR++ of a configuration, randomly initialised as in the repository."""
+    """Build Deformable DETR++ from a configuration, randomly initialised as in the repository."""
     architecture = config.architecture
     dim = architecture.hidden_dim
     layers = deformable_decoder_layers(architecture)
@@ -86,10 +86,17 @@ def build_deformable_detr_pp(
         nn.init.xavier_uniform_(linear.weight)
     relation = PositionRelation(num_heads=architecture.num_heads).requires_grad_(False)
     decoder = _Decoder(layers, ref_point_head=nn.Sequential(head, nn.LayerNorm(dim)), relation=relation)
-    start = {**proposals, "pos_trans": pos_trans, "pos_trans_norm": nn.LayerNorm(dim)}
-    heads = build_heads(architecture, start)
+    query_modules = {**proposals, "pos_trans": pos_trans, "pos_trans_norm": nn.LayerNorm(dim)}
+    heads = build_heads(architecture, query_modules)
     model = DeformableDETRPP(
-        config=config, **trunk, **neck, encoder=encoder, decoder=decoder, start=start, **heads, mask_head=mask_head
+        config=config,
+        **trunk,
+        **neck,
+        encoder=encoder,
+        decoder=decoder,
+        query_modules=query_modules,
+        **heads,
+        mask_head=mask_head,
     )
     xavier_heads_(model)
     return model

@@ -1,7 +1,6 @@
-"""What Deformable DETR and all that descend from it are made of: layers, heads, trunk and neck of an architecture,
-randomly initialised.
+"""Builders shared by Deformable DETR and its descendants: layers, heads, trunk and neck, randomly initialised.
 
-Every builder draws them in the order in which they always were drawn: a seed keeps giving the same weights.
+Models must call them in a fixed order, so that a seed always gives the same weights.
 """
 
 from __future__ import annotations
@@ -45,15 +44,15 @@ class DeformableArchitecture(Architecture):
     """Architecture of Deformable DETR.
 
     Attributes:
-        num_feature_levels: levels that attention reads, of which the finest ``backbone_levels`` come from the backbone
-            and each further one from a convolution of stride 2.
-        num_points: samples per head and level.
-        refine_boxes: every layer refines the box of the one before, with heads of its own.
-        two_stage: queries start from the best proposals of the encoder (needs refine_boxes).
-        proposal_class_agnostic: the published rule for them, which ranks proposals by the logit of class 0 and trains
-            them with every label set to 0; off: the highest logit of any class, and real labels.
-        position_offset, position_temperature: of the sine encoding.
-        projection_bias: of the convolutions that bring the levels to ``hidden_dim``.
+        num_feature_levels: number of levels of the memory. The finest ``backbone_levels`` come from the backbone, each
+            further one from a convolution of stride 2.
+        num_points: sampling points per head and level.
+        refine_boxes: every layer refines the box of the layer before and has its own heads.
+        two_stage: queries start from the best encoder proposals (needs refine_boxes).
+        proposal_class_agnostic: rank proposals by the logit of class 0 and train them with every label set to 0, as
+            published; off: rank by the highest logit of any class and train with the real labels.
+        position_offset, position_temperature: parameters of the sine encoding.
+        projection_bias: bias in the convolutions that project the levels to ``hidden_dim``.
     """
 
     ffn_dim: int = 1024
@@ -68,7 +67,7 @@ class DeformableArchitecture(Architecture):
     projection_bias: bool = True
 
     def __post_init__(self) -> None:
-        """Checks values; raises ValueError naming the field."""
+        """Check values; raise ValueError naming the field."""
         super().__post_init__()
         if not 1 <= self.backbone_levels <= min(4, self.num_feature_levels):
             raise ValueError(
@@ -79,13 +78,18 @@ class DeformableArchitecture(Architecture):
             raise ValueError("two_stage refines the proposals: it needs refine_boxes=True")
         if self.two_stage and self.classification != "focal":
             raise ValueError(
-                "two_stage ranks proposals by the logits of classes, so there must be no no-object among them: "
+                "two_stage ranks proposals by their class logits, which must not include no-object: "
                 f"classification must be 'focal', got {self.classification!r}"
             )
 
+    @property
+    def finer_maps(self) -> int:
+        """The map at 1/4, which the mask branch reads, where it is none of the detector's own levels."""
+        return int(self.task != "det" and self.backbone_levels < 4)
+
 
 class LayerOptions(TypedDict):
-    """What encoder and decoder layers are made of."""
+    """Constructor arguments of encoder and decoder layers."""
 
     dim: int
     num_heads: int
@@ -96,7 +100,7 @@ class LayerOptions(TypedDict):
 
 
 def layer_options(architecture: DeformableArchitecture) -> LayerOptions:
-    """What encoder and decoder layers of an architecture are made of."""
+    """Return the constructor arguments of the layers of an architecture."""
     return {
         "dim": architecture.hidden_dim,
         "num_heads": architecture.num_heads,
@@ -108,7 +112,7 @@ def layer_options(architecture: DeformableArchitecture) -> LayerOptions:
 
 
 def encoder_layers(architecture: DeformableArchitecture) -> list[DeformableEncoderLayer]:
-    """The encoder's layers, randomly initialised."""
+    """Build the layers of the encoder."""
     options = layer_options(architecture)
     layers = [DeformableEncoderLayer(**options) for _ in range(architecture.encoder_layers)]
     deformable_xavier_(nn.ModuleList(layers))
@@ -116,7 +120,7 @@ def encoder_layers(architecture: DeformableArchitecture) -> list[DeformableEncod
 
 
 def deformable_decoder_layers(architecture: DeformableArchitecture) -> list[DeformableDecoderLayer]:
-    """The decoder's layers, randomly initialised."""
+    """Build the layers of the decoder."""
     options = layer_options(architecture)
     layers = [DeformableDecoderLayer(**options) for _ in range(architecture.decoder_layers)]
     deformable_xavier_(nn.ModuleList(layers))
@@ -124,7 +128,7 @@ def deformable_decoder_layers(architecture: DeformableArchitecture) -> list[Defo
 
 
 def box_head(dim: int) -> MLP:
-    """MLP whose last layer starts at zero: boxes start at their reference."""
+    """Build an MLP whose last layer is zero: boxes start at their reference."""
     head = MLP(dim, dim, 4, num_layers=3)
     last = head.get_submodule("layers.2")
     nn.init.zeros_(last.get_parameter("weight"))
@@ -133,35 +137,35 @@ def box_head(dim: int) -> MLP:
 
 
 def class_head(architecture: Architecture) -> nn.Linear:
-    """Linear with the prior probability 0.01 for every class."""
+    """Build a linear layer with prior probability 0.01 for every class."""
     head = nn.Linear(architecture.hidden_dim, architecture.class_slots)
     nn.init.constant_(head.bias, -math.log(99))
     return head
 
 
 class Trunk(TypedDict):
-    """What comes before the transformer, see :class:`detrkit.models.deformable_detr.DeformableDETR`."""
+    """Modules before the neck, arguments of :class:`detrkit.models.deformable_detr.DeformableDETR`."""
 
     backbone: Backbone
     position: SinePosition
 
 
 class Neck(TypedDict):
-    """What makes tokens of the maps of the backbone, see :class:`detrkit.models.deformable_detr.DeformableDETR`."""
+    """Projections of backbone maps to tokens, arguments of :class:`detrkit.models.deformable_detr.DeformableDETR`."""
 
     input_proj: list[LevelProjection]
     level_embed: Tensor
 
 
 class Heads(TypedDict):
-    """What reads the states of the queries, see :class:`detrkit.models.deformable_detr.DeformableDETR`."""
+    """Prediction heads of the queries, arguments of :class:`detrkit.models.deformable_detr.DeformableDETR`."""
 
     class_embed: nn.ModuleList
     bbox_embed: nn.ModuleList
 
 
 def build_trunk(architecture: DeformableArchitecture, position: type[SinePosition] = SinePosition) -> Trunk:
-    """Backbone and position encoding; the backbone randomly initialised."""
+    """Build backbone and position encoding."""
     encoding = position(
         dim=architecture.hidden_dim,
         offset=architecture.position_offset,
@@ -171,7 +175,10 @@ def build_trunk(architecture: DeformableArchitecture, position: type[SinePositio
 
 
 def build_neck(architecture: DeformableArchitecture, backbone: Backbone) -> Neck:
-    """1x1 for every backbone level; stride 2 from the raw last one, then from the projection before."""
+    """Build a 1x1 convolution per backbone level; further levels have stride 2.
+
+    The first further level reads the last backbone map, each other one reads the level before.
+    """
     dim, bias = architecture.hidden_dim, architecture.projection_bias
     channels = backbone.channels[-architecture.backbone_levels :]
     projections = [LevelProjection(in_channels=width, dim=dim, bias=bias) for width in channels]
@@ -186,7 +193,7 @@ def build_neck(architecture: DeformableArchitecture, backbone: Backbone) -> Neck
 
 
 def proposal_heads(architecture: DeformableArchitecture) -> dict[str, nn.Module]:
-    """The heads with which every token of the memory proposes a box."""
+    """Build the heads that predict a proposal for every token of the memory."""
     dim = architecture.hidden_dim
     enc_output = nn.Linear(dim, dim)
     nn.init.xavier_uniform_(enc_output.weight)
@@ -198,9 +205,11 @@ def proposal_heads(architecture: DeformableArchitecture) -> dict[str, nn.Module]
     }
 
 
-def build_heads(architecture: DeformableArchitecture, start: Mapping[str, nn.Module]) -> Heads:
-    """One class and one box head for all layers, or with refinement one of each per layer; those of proposals start
-    as they do."""
+def build_heads(architecture: DeformableArchitecture, query_modules: Mapping[str, nn.Module]) -> Heads:
+    """Build one class and one box head for all layers or, with box refinement, one of each per layer.
+
+    Proposal heads in ``query_modules`` get the same initial weights.
+    """
     count = architecture.decoder_layers if architecture.refine_boxes else 1
     class_embed = nn.ModuleList(class_head(architecture) for _ in range(count))
     bbox_embed = nn.ModuleList(box_head(architecture.hidden_dim) for _ in range(count))
@@ -208,8 +217,8 @@ def build_heads(architecture: DeformableArchitecture, start: Mapping[str, nn.Mod
         for head in heads[1:]:
             head.load_state_dict(heads[0].state_dict())
     if architecture.two_stage:
-        start["enc_class_embed"].load_state_dict(class_embed[0].state_dict())
-        start["enc_bbox_embed"].load_state_dict(bbox_embed[0].state_dict())
+        query_modules["enc_class_embed"].load_state_dict(class_embed[0].state_dict())
+        query_modules["enc_bbox_embed"].load_state_dict(bbox_embed[0].state_dict())
     else:
         nn.init.constant_(bbox_embed[0].get_parameter("layers.2.bias")[2:], -2.0)
     return {"class_embed": class_embed, "bbox_embed": bbox_embed}

@@ -1,4 +1,4 @@
-"""What every detector has in common besides its forward pass."""
+"""Base class of all detectors: input checks, predictions, parameter groups."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["Detector", "MaskHead", "build_backbone"]
 
 
 class MaskHead(Protocol):
-    """A module that makes masks of all decoded queries; it fits every detector."""
+    """A module that predicts a mask for every decoded query; it fits every detector."""
 
     def __call__(self, hidden: Tensor, memory: Tokens, maps: Sequence[FeatureMap]) -> MaskView:
-        """Decoded states (L, B, N, C), the encoder's memory and the maps of the backbone -> masks of the N queries."""
+        """Decoded states (L, B, N, C), memory of the encoder and maps of the backbone -> masks of the N queries."""
         ...
 
 
 class Detector(nn.Module, ABC):
-    """Base of all models: knows its registry name, its configuration and, once trained, its classes."""
+    """Base of all models, with registry name, configuration and, once trained, class names."""
 
     name: str = ""
     categories: Categories | None = None
@@ -41,12 +41,12 @@ class Detector(nn.Module, ABC):
     def forward(
         self, images: Tensor, padding_mask: Tensor | None = None, targets: list[Target] | None = None
     ) -> Predictions:
-        """Detects objects.
+        """Detect objects.
 
         Args:
             images: (B, 3, H, W) float32 RGB, already normalised, padded at the right and bottom.
             padding_mask: (B, H, W) bool, True = padding; None = no padding.
-            targets: only models with denoising or one-to-many queries read them, in training.
+            targets: used in training only, by models with denoising or one-to-many queries.
         """
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be (B, 3, H, W), got {tuple(images.shape)}")
@@ -61,7 +61,7 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
-        """The paper's forward pass; shapes as in :meth:`forward`."""
+        """Run the paper's forward pass; shapes as in :meth:`forward`."""
 
     def predictions(
         self,
@@ -70,15 +70,15 @@ class Detector(nn.Module, ABC):
         maps: Sequence[FeatureMap],
         proposals: Mapping[str, QueryGroup] | None = None,
     ) -> Predictions:
-        """What the model returns of its decoded queries: masks where it has a head for them, groups in training."""
+        """Return predictions from decoded queries: with masks if there is a mask head, with groups in training."""
         if self.mask_head is not None:
             decoded = replace(decoded, masks=self.mask_head(decoded.hidden, memory, maps))
         return decoded.predictions((proposals or {}) if self.training else {})
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Trainable parameters by learning-rate group, each in exactly one.
+        """Return trainable parameters by learning-rate group; each parameter is in exactly one group.
 
-        "backbone", "default", and where a model has any "sampling": what places sampling and reference points.
+        The groups are "backbone", "default" and, for models that predict sampling or reference points, "sampling".
         """
         groups: dict[str, list[nn.Parameter]] = {"backbone": [], "default": [], "sampling": []}
         for name, parameter in self.named_parameters():
@@ -91,10 +91,14 @@ class Detector(nn.Module, ABC):
 
 
 def build_backbone(architecture: Architecture, num_levels: int) -> Backbone:
-    """The backbone an architecture asks for, with ``num_levels`` levels."""
+    """Build the backbone of an architecture.
+
+    It returns the ``num_levels`` deepest levels, which the detector reads, and before them the finer maps that only
+    the mask head of the architecture reads.
+    """
     return Backbone(
         name=architecture.backbone,
-        num_levels=num_levels,
+        num_levels=num_levels + architecture.finer_maps,
         dilation=architecture.dilation,
         frozen_batch_norm=architecture.frozen_batch_norm,
         frozen_stride=architecture.frozen_stride,

@@ -1,8 +1,8 @@
 """DETR: "End-to-End Object Detection with Transformers" (Carion et al., ECCV 2020, arXiv 2005.12872).
 
 An image becomes one feature map; an encoder mixes its tokens; a fixed set of learned queries reads the memory through
-a decoder; every query predicts one box or "no object". A bipartite matching (:mod:`detrkit.losses.matcher`) says in
-training which query answers for which object, so nothing needs anchors or NMS.
+a decoder; every query predicts one box or "no object". In training, bipartite matching
+(:mod:`detrkit.losses.matcher`) assigns objects to queries, so neither anchors nor NMS are needed.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class DETRArchitecture(Architecture):
 
     Attributes:
         position_embedding: "sine" or "learned".
-        pre_norm: norms before instead of after the sub-blocks.
-        groups: query groups in training (Group DETR, :func:`detrkit.nn.queries.query_groups`).
+        pre_norm: layer norm before instead of after the sub-blocks.
+        groups: number of query groups in training (Group DETR, :func:`detrkit.nn.queries.query_groups`).
     """
 
     position_embedding: Literal["sine", "learned"] = "sine"
@@ -42,7 +42,7 @@ class DETRArchitecture(Architecture):
     groups: int = 1
 
     def __post_init__(self) -> None:
-        """Checks values; raises ValueError naming the field."""
+        """Check values; raise ValueError naming the field."""
         super().__post_init__()
         if self.position_embedding not in ("sine", "learned"):
             raise ValueError(f"position_embedding must be 'sine' or 'learned', got {self.position_embedding!r}")
@@ -51,7 +51,7 @@ class DETRArchitecture(Architecture):
 
 
 def build_position(architecture: DETRArchitecture) -> SinePosition | LearnedPosition:
-    """The position encoding an architecture asks for."""
+    """Build the position encoding of an architecture."""
     encodings: dict[str, type[SinePosition] | type[LearnedPosition]] = {
         "sine": SinePosition,
         "learned": LearnedPosition,
@@ -60,7 +60,7 @@ def build_position(architecture: DETRArchitecture) -> SinePosition | LearnedPosi
 
 
 def decoder_layers(architecture: DETRArchitecture) -> list[DecoderLayer]:
-    """The decoder layers an architecture asks for."""
+    """Build the decoder layers of an architecture."""
     return [
         DecoderLayer(
             dim=architecture.hidden_dim,
@@ -74,7 +74,7 @@ def decoder_layers(architecture: DETRArchitecture) -> list[DecoderLayer]:
 
 
 def build_encoder(architecture: DETRArchitecture) -> Encoder:
-    """The transformer encoder an architecture asks for."""
+    """Build the transformer encoder of an architecture."""
     encoder = Encoder(
         num_layers=architecture.encoder_layers,
         dim=architecture.hidden_dim,
@@ -88,7 +88,7 @@ def build_encoder(architecture: DETRArchitecture) -> Encoder:
 
 
 class Decoder(nn.Module):
-    """Layers in which queries attend to each other and to the whole memory, and the norm that the heads see."""
+    """Layers in which queries attend to each other and to the whole memory; a final norm before the heads."""
 
     def __init__(self, layers: Sequence[nn.Module], *, dim: int) -> None:
         super().__init__()
@@ -98,18 +98,18 @@ class Decoder(nn.Module):
     def forward(
         self, queries: Sequence[Queries], memory: Tokens, class_embed: nn.Module, bbox_embed: nn.Module
     ) -> Decoded:
-        """Sets of queries with positions -> what all layers made of them, boxes from their states alone."""
+        """Decode sets of queries with positions; boxes are predicted from the states alone."""
         blocks = attention_blocks(queries)
-        content = joined([one.content for one in queries])
-        position = joined([one.place for one in queries])
+        content = joined([query_set.content for query_set in queries])
+        position = joined([query_set.required_position for query_set in queries])
         hidden = []
         for layer in self.layers:
             assert isinstance(layer, DecoderLayer)
-            read = layer.multihead_attn
+            cross_attn = layer.multihead_attn
             content = layer(
                 content,
                 position,
-                lambda x, read=read: read(
+                lambda x, cross_attn=cross_attn: cross_attn(
                     x + position, memory.content + memory.position, memory.content, memory.padding_mask
                 ),
                 blocks,
@@ -120,7 +120,7 @@ class Decoder(nn.Module):
 
 
 class DETR(Detector):
-    """DETR with backbone, encoder and decoder passed in; :func:`build_detr` makes the published ones."""
+    """DETR with backbone, encoder and decoder passed in; :func:`build_detr` builds the published ones."""
 
     config: DetectorConfig[DETRArchitecture]
 
@@ -147,11 +147,12 @@ class DETR(Detector):
         self.bbox_embed = MLP(dim, dim, 4, num_layers=3)
 
     def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
-        """Backbone, encoder, decoder, heads."""
+        """Run backbone, encoder, decoder and heads."""
         maps = self.backbone(images, padding_mask)
         c5 = replace(maps[-1], tensor=self.input_proj(maps[-1].tensor))
         tokens = flatten_levels([c5], self.position)
-        memory = replace(tokens, content=self.encoder(tokens.content, tokens.position, tokens.padding_mask))
+        encoded = self.encoder(tokens.content, tokens.position, tokens.padding_mask)
+        memory = replace(tokens, content=encoded, projected=tokens.content)
         number = self.config.architecture.num_queries
         queries = query_groups(self.query_embed, number, images.shape[0], training=self.training)
         decoded = self.decoder(queries, memory, self.class_embed, self.bbox_embed)
@@ -159,7 +160,7 @@ class DETR(Detector):
 
 
 def build_detr(config: DetectorConfig[DETRArchitecture], *, mask_head: MaskHead | None = None) -> DETR:
-    """DETR of a configuration, randomly initialised."""
+    """Build DETR from a configuration, randomly initialised."""
     architecture = config.architecture
     backbone, encoder = build_backbone(architecture, num_levels=1), build_encoder(architecture)
     decoder = Decoder(decoder_layers(architecture), dim=architecture.hidden_dim)

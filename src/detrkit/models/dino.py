@@ -4,7 +4,7 @@ What changes against two-stage Deformable DETR:
 
 1. **Mixed query selection** (section 3.4): proposals give the boxes, learned embeddings the content
    (:meth:`DINO.select`).
-2. **Contrastive denoising** (section 3.3): noised objects as further queries in training
+2. **Contrastive denoising** (section 3.3): in training, ground truth with noise gives denoising queries
    (:mod:`detrkit.nn.denoising`).
 3. **Look forward twice** (section 3.5): the loss of a layer also trains the box of the layer before
    (:class:`Refinement`).
@@ -44,23 +44,23 @@ from detrkit.structures import Predictions, QueryGroup, Target
 
 __all__ = ["DINO", "DINOArchitecture", "DINODecoder", "Refinement", "build_dino"]
 
-EPS = 1e-3  # of DINO's inverse sigmoid
+EPS = 1e-3  # lower bound inside DINO's inverse sigmoid
 
 
 @dataclass(frozen=True, kw_only=True)
 class DINOArchitecture(DeformableArchitecture):
-    """Architecture of DINO and of its ablations (figure 5, table 4).
+    """Architecture of DINO and its ablations (figure 5, table 4).
 
     Attributes:
-        query_selection: where queries come from: "mixed": boxes from proposals, learned content; "pure": both from
-            proposals; "static": both learned, and two_stage off.
-        look_forward_twice: off, a layer's loss trains its own box only, and heads read the queries without a norm.
+        query_selection: "mixed": boxes from proposals, learned content; "pure": both from proposals; "static": both
+            learned, and two_stage off.
+        look_forward_twice: see :class:`Refinement`; off, there is also no norm before the heads.
         shared_heads: one class and one box head for all decoder layers, as published.
         denoising: "contrastive", "plain" (DN-DETR, Li et al., CVPR 2022) or "none".
         denoising_queries, denoising_groups, denoising_label_noise, denoising_box_noise, denoising_mask_unused,
-            denoising_max_queries: see :mod:`detrkit.nn.denoising`; contrastive with 0 queries, or plain with 0 groups,
-            makes none but keeps the label table.
-        denoising_extra_label: the table has one row more than classes, which nothing uses, as published.
+            denoising_max_queries: see :mod:`detrkit.nn.denoising`; with 0 queries (contrastive) or groups (plain) only
+            the label table remains.
+        denoising_extra_label: add an unused row to the label table, as published.
     """
 
     ffn_dim: int = 2048
@@ -83,7 +83,7 @@ class DINOArchitecture(DeformableArchitecture):
     denoising_max_queries: int | None = None
 
     def __post_init__(self) -> None:
-        """Checks values; raises ValueError naming the field."""
+        """Check values; raise ValueError naming the field."""
         super().__post_init__()
         choices = {"query_selection": ("mixed", "pure", "static"), "denoising": ("contrastive", "plain", "none")}
         check_choices(self, choices)
@@ -97,12 +97,12 @@ class DINOArchitecture(DeformableArchitecture):
 
     @property
     def indicator(self) -> bool:
-        """Whether the last channel of a content tells matching from denoising queries (DN-DETR)."""
+        """Whether the last channel of the content separates matching and denoising queries (DN-DETR)."""
         return self.denoising == "plain" and self.query_selection != "pure"
 
 
 def position_head(in_dim: int, dim: int) -> MLP:
-    """MLP of two layers with Xavier weights."""
+    """Build an MLP of two layers with Xavier weights."""
     head = MLP(in_dim, dim, dim, num_layers=2)
     for layer in head.layers:
         nn.init.xavier_uniform_(layer.get_parameter("weight"))
@@ -110,47 +110,58 @@ def position_head(in_dim: int, dim: int) -> MLP:
 
 
 class DecoderParts(TypedDict):
-    """What a decoder is made of beside its layers, see :class:`DINODecoder`."""
+    """Arguments of :class:`DINODecoder` besides its layers."""
 
     norm: nn.Module
     ref_point_head: nn.Module
-    twice: bool
-    valid_places: bool
+    look_forward_twice: bool
+    positions_in_valid_area: bool
 
 
 def decoder_parts(architecture: DINOArchitecture) -> DecoderParts:
-    """What the decoder of an architecture is made of beside its layers, randomly initialised."""
+    """Build the arguments of :class:`DINODecoder` besides its layers, randomly initialised."""
     dim = architecture.hidden_dim
     return {
         "norm": nn.LayerNorm(dim) if architecture.look_forward_twice else nn.Identity(),
         "ref_point_head": position_head(2 * dim, dim),
-        "twice": architecture.look_forward_twice,
-        "valid_places": architecture.mask_backbone_padding,
+        "look_forward_twice": architecture.look_forward_twice,
+        "positions_in_valid_area": architecture.mask_backbone_padding,
     }
 
 
 class Refinement:
     """Boxes of one pass through the decoder, refined layer by layer.
 
-    Look forward twice: what a layer adds to its box also reaches the loss of the layer after it, since that starts
-    from the sum with its gradient. Off: every layer starts from a box without gradient.
+    With look forward twice, the loss of a layer also trains the offset that the layer before predicted. Without it,
+    every layer starts from a box without gradient.
 
-    reference: (B, N, 4) boxes in [0, 1] · norm: in front of the heads · class_embed, bbox_embed: one head per layer, or
-    one for all.
+    Args:
+        reference: initial boxes (B, N, 4) in [0, 1].
+        norm: applied before the heads.
+        class_embed, bbox_embed: one head per layer, or one for all.
+        look_forward_twice: see above.
     """
 
     def __init__(
-        self, reference: Tensor, norm: nn.Module, class_embed: nn.ModuleList, bbox_embed: nn.ModuleList, *, twice: bool
+        self,
+        reference: Tensor,
+        norm: nn.Module,
+        class_embed: nn.ModuleList,
+        bbox_embed: nn.ModuleList,
+        *,
+        look_forward_twice: bool,
     ) -> None:
-        self.norm, self.class_embed, self.bbox_embed, self.twice = norm, class_embed, bbox_embed, twice
+        self.norm, self.class_embed, self.bbox_embed = norm, class_embed, bbox_embed
+        self.look_forward_twice = look_forward_twice
         self.boxes = [reference]
         self.hidden: list[Tensor] = []
         self.logits: list[Tensor] = []
-        self.base = reference  # keeps its gradient, so that this layer's loss trains the step before
+        # the base keeps its gradient, so that the loss of this layer trains the offset of the layer before
+        self.base = reference
         self.reference = reference.detach()
 
     def step(self, content: Tensor, *, last: bool) -> None:
-        """Takes what a layer made of the queries (B, N, C)."""
+        """Apply the heads to the output (B, N, C) of a layer and refine the boxes."""
         head = min(len(self.hidden), len(self.class_embed) - 1)
         hidden = self.norm(content)
         self.hidden.append(hidden)
@@ -159,24 +170,28 @@ class Refinement:
         self.boxes.append((box_head(hidden).float() + inverse_sigmoid(self.base, EPS)).sigmoid())
         if last:
             return
-        if self.twice:
+        if self.look_forward_twice:
             self.base = (box_head(content).float() + inverse_sigmoid(self.reference, EPS)).sigmoid()
         else:
             self.base = self.boxes[-1].detach()
         self.reference = self.base.detach()
 
     def decoded(self, queries: Sequence[Queries]) -> Decoded:
-        """What all layers made of the queries."""
+        """Return the outputs of all layers."""
         boxes = torch.stack(self.boxes[1:])
         return Decoded(tuple(queries), torch.stack(self.hidden), torch.stack(self.logits), boxes)
 
 
 class DINODecoder(nn.Module):
-    """Deformable decoder layers whose positions are made from boxes, anew in every layer.
+    """Deformable decoder layers; every layer makes the positions of the queries from their current boxes.
 
-    norm: in front of the heads · ref_point_head: from the sine embedding of a box to a position · twice: look forward
-    twice · valid_places: positions are made from boxes of the valid area; published: of the padded map, which follows
-    what else is in the batch.
+    Args:
+        layers: the decoder layers.
+        norm: applied before the heads.
+        ref_point_head: maps the sine embedding of a box to a position.
+        look_forward_twice: see :class:`Refinement`.
+        positions_in_valid_area: make positions from boxes in units of the valid area. Published: in units of the padded
+            map, so that they depend on the other images of the batch.
     """
 
     def __init__(
@@ -185,43 +200,49 @@ class DINODecoder(nn.Module):
         *,
         norm: nn.Module,
         ref_point_head: nn.Module,
-        twice: bool,
-        valid_places: bool,
+        look_forward_twice: bool,
+        positions_in_valid_area: bool,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = norm
         self.ref_point_head = ref_point_head
-        self.twice, self.valid_places = twice, valid_places
+        self.look_forward_twice = look_forward_twice
+        self.positions_in_valid_area = positions_in_valid_area
 
     def forward(
         self, queries: Sequence[Queries], memory: Tokens, class_embed: nn.ModuleList, bbox_embed: nn.ModuleList
     ) -> Decoded:
-        """Sets of queries with start boxes -> what all layers made of them."""
+        """Decode sets of queries with initial boxes."""
         blocks = attention_blocks(queries)
-        content = joined([one.content for one in queries])
-        start = joined([one.start for one in queries])
-        refined = Refinement(start, self.norm, class_embed, bbox_embed, twice=self.twice)
+        content = joined([query_set.content for query_set in queries])
+        reference = joined([query_set.required_reference for query_set in queries])
+        refined = Refinement(reference, self.norm, class_embed, bbox_embed, look_forward_twice=self.look_forward_twice)
         for index, layer in enumerate(self.layers):
             boxes = on_levels(refined.reference, memory)
-            position = self.position(refined.reference if self.valid_places else boxes[:, :, 0], content, index)
+            position = self.position(
+                refined.reference if self.positions_in_valid_area else boxes[:, :, 0], content, index
+            )
             content = layer(content, position, boxes, memory, self.attention(blocks, refined.boxes))
             refined.step(content, last=index + 1 == len(self.layers))
         return refined.decoded(queries)
 
     def position(self, boxes: Tensor, content: Tensor, layer: int) -> Tensor:
-        """Position encoding (B, N, C) of boxes (B, N, 4) in a layer."""
+        """Return the position encoding (B, N, C) of boxes (B, N, 4) in a layer."""
         embedded = sine_boxes(boxes, content.shape[-1] // 2, order=(1, 0, 2, 3))
         position: Tensor = self.ref_point_head(embedded.to(content.dtype))
         return position
 
     def attention(self, blocks: Sequence[Block], boxes: Sequence[Tensor]) -> Sequence[Block]:
-        """The blocks of self-attention in the next layer, given the boxes (B, N, 4) at the start and of all before."""
+        """Return the self-attention blocks of the next layer.
+
+        boxes: (B, N, 4), the initial ones and those of all layers so far; unused here.
+        """
         return blocks
 
 
 class DINO(DeformableDETR):
-    """DINO with modules passed in; :func:`build_dino` makes the published ones."""
+    """DINO with modules passed in; :func:`build_dino` builds the published ones."""
 
     config: DetectorConfig[DINOArchitecture]
     denoising: Denoising
@@ -229,37 +250,37 @@ class DINO(DeformableDETR):
     refpoint_embed: nn.Embedding
 
     def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
-        """Encoder; queries from its proposals and, in training, from noised objects; decoder."""
+        """Encode; take queries from proposals and, in training, from objects with noise; decode."""
         maps = self.backbone(images, padding_mask)
         memory: Tokens = self.encoder(self.tokens(maps, padding_mask))
         queries, proposals = self.queries(memory)
-        decoded = self.decode([*self.noised(targets), queries], memory)
+        decoded = self.decode([*self.denoising_sets(targets), queries], memory)
         return self.predictions(decoded, memory, maps, proposals)
 
-    def noised(self, targets: list[Target] | None) -> list[Queries]:
-        """The denoising queries, where there are any: in training, of images with objects."""
+    def denoising_sets(self, targets: list[Target] | None) -> list[Queries]:
+        """Return the denoising queries as a list of one set; empty in evaluation and for batches without objects."""
         if not self.training or targets is None or self.config.architecture.denoising == "none":
             return []
         queries = self.denoising(targets)
         return [] if queries is None else [queries]
 
     def decode(self, queries: Sequence[Queries], memory: Tokens) -> Decoded:
-        """What the decoder makes of all queries."""
+        """Decode all sets of queries."""
         decoded: Decoded = self.decoder(queries, memory, self.class_embed, self.bbox_embed)
         if self.training and self.config.architecture.denoising != "none":
-            # a batch without objects still reaches the label table (all processes must have the same graph)
+            # a batch without objects uses the label embedding too, since all processes must have the same graph
             return replace(decoded, logits=decoded.logits + 0.0 * self.denoising.label_encoder.weight.sum())
         return decoded
 
     def queries(self, memory: Tokens) -> tuple[Queries, dict[str, QueryGroup]]:
-        """The matching queries, and the proposals they come from as predictions."""
+        """Return the matching queries, and their encoder proposals as predictions."""
         selection = self.config.architecture.query_selection
         if selection == "static":
             batch, reference = memory.content.shape[0], self.refpoint_embed.weight.float().sigmoid()
-            content = self.content(self.tgt_embed, batch)
+            content = self.learned_content(self.tgt_embed, batch)
             return Queries(content=content, reference=reference.expand(batch, -1, -1)), {}
-        features, start = self.candidates(memory)
-        proposals = Proposals.of(features, start, self.enc_class_embed, self.enc_bbox_embed)
+        features, anchor = self.candidates(memory)
+        proposals = Proposals.of(features, anchor, self.enc_class_embed, self.enc_bbox_embed)
         if selection == "mixed":
             queries, encoder = self.select(proposals, memory, self.tgt_embed)
             return queries, {"encoder": encoder}
@@ -277,27 +298,27 @@ class DINO(DeformableDETR):
         name: str = MATCHING,
         repeat: int = 1,
     ) -> tuple[Queries, QueryGroup]:
-        """Mixed query selection: learned contents on the boxes of the best proposals; and these as predictions.
+        """Select queries ("mixed"): learned content with the best proposal boxes; also return these as predictions.
 
-        repeat: how often each object is given to both in matching.
+        repeat: number of copies of each object in the matching of both.
         """
         best = self.best(proposals, memory, learned.num_embeddings)
         chosen = proposals.take(best)
-        content = self.content(learned, *best.shape)
+        content = self.learned_content(learned, *best.shape)
         queries = Queries(name=name, content=content, reference=chosen.reference(), repeat=repeat)
         agnostic = self.config.architecture.proposal_class_agnostic
         return queries, chosen.group(class_agnostic=agnostic, repeat=repeat)
 
-    def content(self, learned: nn.Embedding, batch: int, number: int | None = None) -> Tensor:
-        """The first ``number`` learned contents (B, Q, C), marked as matching queries where there is an indicator."""
+    def learned_content(self, learned: nn.Embedding, batch: int, number: int | None = None) -> Tensor:
+        """Return the first ``number`` learned contents (B, Q, C), with the indicator of matching queries if any."""
         content = learned.weight[:number]
         if self.config.architecture.indicator:
-            content = self.denoising.marked(content, 0.0)
+            content = self.denoising.with_indicator(content, 0.0)
         return content.expand(batch, -1, -1)
 
 
 def build_denoising(architecture: DINOArchitecture) -> Denoising:
-    """What makes denoising queries."""
+    """Build the module that makes denoising queries."""
     options: DenoisingOptions = {
         "num_classes": architecture.num_classes,
         "dim": architecture.hidden_dim,
@@ -313,58 +334,66 @@ def build_denoising(architecture: DINOArchitecture) -> Denoising:
 
 
 def _random_boxes(number: int) -> nn.Embedding:
-    """Learned start boxes, as logits."""
+    """Build learned anchor boxes, kept as logits (inverse sigmoid)."""
     boxes = nn.Embedding(number, 4)
     with torch.no_grad():
         boxes.weight.copy_(inverse_sigmoid(torch.rand_like(boxes.weight)).clamp(-3, 3))
     return boxes
 
 
-def dino_start(architecture: DINOArchitecture) -> dict[str, nn.Module]:
-    """What queries start from: heads of proposals, and :func:`dino_queries`."""
+def dino_query_modules(architecture: DINOArchitecture) -> dict[str, nn.Module]:
+    """Build the proposal heads and :func:`learned_query_modules`."""
     proposals = proposal_heads(architecture) if architecture.two_stage else {}
-    return {**proposals, **dino_queries(architecture)}
+    return {**proposals, **learned_query_modules(architecture)}
 
 
-def xavier_start(architecture: DINOArchitecture) -> dict[str, nn.Module]:
-    """The same, with learned contents as DINO draws them."""
-    start = dino_start(architecture)
+def xavier_query_modules(architecture: DINOArchitecture) -> dict[str, nn.Module]:
+    """Build :func:`dino_query_modules`, with the learned content initialised as in DINO."""
+    query_modules = dino_query_modules(architecture)
     if architecture.query_selection == "mixed":
-        nn.init.xavier_uniform_(start["tgt_embed"].get_parameter("weight"))
-    return start
+        nn.init.xavier_uniform_(query_modules["tgt_embed"].get_parameter("weight"))
+    return query_modules
 
 
-def dino_queries(architecture: DINOArchitecture) -> dict[str, nn.Module]:
-    """What makes queries: noised objects, learned contents and boxes."""
-    start: dict[str, nn.Module] = {}
+def learned_query_modules(architecture: DINOArchitecture) -> dict[str, nn.Module]:
+    """Build the modules for denoising queries, learned content and learned boxes."""
+    query_modules: dict[str, nn.Module] = {}
     if architecture.denoising != "none":
-        start["denoising"] = build_denoising(architecture)
+        query_modules["denoising"] = build_denoising(architecture)
     if architecture.query_selection != "pure":
-        start["tgt_embed"] = nn.Embedding(architecture.num_queries, architecture.hidden_dim - architecture.indicator)
+        channels = architecture.hidden_dim - architecture.indicator
+        query_modules["tgt_embed"] = nn.Embedding(architecture.num_queries, channels)
     if architecture.query_selection == "static":
-        start["refpoint_embed"] = _random_boxes(architecture.num_queries)
-        nn.init.zeros_(start["tgt_embed"].get_parameter("weight"))
-    return start
+        query_modules["refpoint_embed"] = _random_boxes(architecture.num_queries)
+        nn.init.zeros_(query_modules["tgt_embed"].get_parameter("weight"))
+    return query_modules
 
 
-def dino_heads(architecture: DINOArchitecture, start: Mapping[str, nn.Module]) -> Heads:
-    """One class and one box head per decoder layer, or one of each for all."""
-    heads = build_heads(architecture, start)
+def dino_heads(architecture: DINOArchitecture, query_modules: Mapping[str, nn.Module]) -> Heads:
+    """Build one class and one box head per decoder layer, or one of each for all layers."""
+    heads = build_heads(architecture, query_modules)
     if architecture.shared_heads:
         return {"class_embed": heads["class_embed"][:1], "bbox_embed": heads["bbox_embed"][:1]}
     return heads
 
 
 def build_dino(config: DetectorConfig[DINOArchitecture], *, mask_head: MaskHead | None = None) -> DINO:
-    """DINO of a configuration, randomly initialised."""
+    """Build DINO from a configuration, randomly initialised."""
     architecture = config.architecture
     layers = deformable_decoder_layers(architecture)
     trunk = build_trunk(architecture)
     encoder = DeformableEncoder(encoder_layers(architecture))
     neck = build_neck(architecture, trunk["backbone"])
-    start = xavier_start(architecture)
+    query_modules = xavier_query_modules(architecture)
     decoder = DINODecoder(layers, **decoder_parts(architecture))
-    heads = dino_heads(architecture, start)
+    heads = dino_heads(architecture, query_modules)
     return DINO(
-        config=config, **trunk, **neck, encoder=encoder, decoder=decoder, start=start, **heads, mask_head=mask_head
+        config=config,
+        **trunk,
+        **neck,
+        encoder=encoder,
+        decoder=decoder,
+        query_modules=query_modules,
+        **heads,
+        mask_head=mask_head,
     )

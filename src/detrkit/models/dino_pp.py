@@ -1,13 +1,13 @@
 """DINO with the position relation of Relation-DETR, and the "++" detectors of its repository (Hou et al., ECCV 2024).
 
-DINO++ adds the relation to DINO. DAB-Deformable-DETR++ and DN-Deformable-DETR++ are what is left of it without some of
-DINO's ideas; their content also scales positions, as in DAB-DETR:
+DINO++ adds the relation to DINO. DAB-Deformable-DETR++ and DN-Deformable-DETR++ are DINO++ without some of DINO's
+ideas; their content also scales positions, as in DAB-DETR:
 
 =====  =================  =================  ==========================================  ============
-++ of  content            start boxes        denoising                                   look forward
+++ of  content            initial boxes      denoising                                   look forward
 =====  =================  =================  ==========================================  ============
 DINO   learned            proposals          contrastive                                 twice
-DAB    tokens' features   proposals          none                                        once
+DAB    token features     proposals          none                                        once
 DN     learned            learned            plain (DN-DETR, Li et al., CVPR 2022)        once
 =====  =================  =================  ==========================================  ============
 """
@@ -22,7 +22,7 @@ from torch import nn
 from detrkit.models.config import DetectorConfig
 from detrkit.models.deformable_parts import build_neck, build_trunk, deformable_decoder_layers, encoder_layers
 from detrkit.models.detector import MaskHead
-from detrkit.models.dino import DINO, DINOArchitecture, dino_heads, dino_start, xavier_start
+from detrkit.models.dino import DINO, DINOArchitecture, dino_heads, dino_query_modules, xavier_query_modules
 from detrkit.models.relation_detr import (
     RelationDecoder,
     RelationOptions,
@@ -32,22 +32,22 @@ from detrkit.models.relation_detr import (
 )
 from detrkit.nn.deformable import DeformableEncoder
 
-__all__ = ["DINOPPArchitecture", "RelatedDINOArchitecture", "build_dino_pp", "build_related_dino"]
+__all__ = ["DINOPPArchitecture", "DINOWithRelationArchitecture", "build_dino_pp", "build_dino_with_relation"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelatedDINOArchitecture(RelationOptions, DINOArchitecture):
+class DINOWithRelationArchitecture(RelationOptions, DINOArchitecture):
     """Architecture of DINO with a relation."""
 
     def __post_init__(self) -> None:
-        """Checks values; raises ValueError naming the field."""
+        """Check values; raise ValueError naming the field."""
         super().__post_init__()
         check_relation(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DINOPPArchitecture(RelatedDINOArchitecture):
-    """Architecture of DINO++: heads of their own for every layer, another position encoding and neck."""
+class DINOPPArchitecture(DINOWithRelationArchitecture):
+    """Architecture of DINO++: one pair of heads per layer, another position encoding and neck."""
 
     backbone: str = "resnet50.tv2_in1k"
     shared_heads: bool = False
@@ -58,21 +58,23 @@ class DINOPPArchitecture(RelatedDINOArchitecture):
     relation: str = "full"
 
 
-def build_related_dino(config: DetectorConfig[RelatedDINOArchitecture], *, mask_head: MaskHead | None = None) -> DINO:
-    """DINO with a relation of a configuration, randomly initialised as DINO."""
-    return _build(config, xavier_start, mask_head)
+def build_dino_with_relation(
+    config: DetectorConfig[DINOWithRelationArchitecture], *, mask_head: MaskHead | None = None
+) -> DINO:
+    """Build DINO with a relation from a configuration, randomly initialised as DINO."""
+    return _build(config, xavier_query_modules, mask_head)
 
 
 def build_dino_pp(config: DetectorConfig[DINOPPArchitecture], *, mask_head: MaskHead | None = None) -> DINO:
-    """DINO++ of a configuration, randomly initialised as in the repository."""
-    model = _build(config, dino_start, mask_head)
+    """Build DINO++ from a configuration, randomly initialised as in the repository."""
+    model = _build(config, dino_query_modules, mask_head)
     xavier_heads_(model)
     return model
 
 
 def _build(
-    config: DetectorConfig[RelatedDINOArchitecture],
-    build_start: Callable[[DINOArchitecture], dict[str, nn.Module]],
+    config: DetectorConfig[DINOWithRelationArchitecture],
+    build_query_modules: Callable[[DINOArchitecture], dict[str, nn.Module]],
     mask_head: MaskHead | None,
 ) -> DINO:
     architecture = config.architecture
@@ -80,9 +82,16 @@ def _build(
     trunk = build_trunk(architecture)
     encoder = DeformableEncoder(encoder_layers(architecture))
     neck = build_neck(architecture, trunk["backbone"])
-    start = build_start(architecture)
+    query_modules = build_query_modules(architecture)
     decoder = RelationDecoder(layers, **relation_parts(architecture, architecture))
-    heads = dino_heads(architecture, start)
+    heads = dino_heads(architecture, query_modules)
     return DINO(
-        config=config, **trunk, **neck, encoder=encoder, decoder=decoder, start=start, **heads, mask_head=mask_head
+        config=config,
+        **trunk,
+        **neck,
+        encoder=encoder,
+        decoder=decoder,
+        query_modules=query_modules,
+        **heads,
+        mask_head=mask_head,
     )

@@ -1,4 +1,4 @@
-"""Laptop sizes ``*_lite0`` of every family: one table for width, depth, queries and image size."""
+"""Laptop sizes (``*_lite0``) of all families: one table of width, depth, number of queries and image size."""
 
 from __future__ import annotations
 

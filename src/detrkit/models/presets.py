@@ -1,4 +1,4 @@
-"""Every registered model: a name, what makes it, and what it sets differently from its family's published default."""
+"""The registered models: name, builder, and the settings that differ from the published default of the family."""
 
 from __future__ import annotations
 
@@ -12,59 +12,79 @@ from detrkit.models.de_detr import DEDETRArchitecture, build_de_detr
 from detrkit.models.deformable_detr import build_deformable_detr
 from detrkit.models.deformable_detr_pp import DeformableDETRPPArchitecture, build_deformable_detr_pp
 from detrkit.models.deformable_parts import DeformableArchitecture
-from detrkit.models.detector import Detector
+from detrkit.models.detector import Detector, MaskHead
 from detrkit.models.detr import DETRArchitecture, build_detr
+from detrkit.models.detr_panoptic import DETRPanopticArchitecture, DETRPanopticObjective, build_detr_panoptic
 from detrkit.models.dino import DINOArchitecture, build_dino
-from detrkit.models.dino_pp import DINOPPArchitecture, RelatedDINOArchitecture, build_dino_pp, build_related_dino
+from detrkit.models.dino_pp import (
+    DINOPPArchitecture,
+    DINOWithRelationArchitecture,
+    build_dino_pp,
+    build_dino_with_relation,
+)
 from detrkit.models.lite import LITE
+from detrkit.models.mask_branch import MaskObjective, build_mask_branch
 from detrkit.models.relation_detr import RelationArchitecture, build_relation_detr
 from detrkit.models.salience_detr import (
-    RelatedSalienceArchitecture,
     SalienceArchitecture,
     SalienceObjective,
-    build_related_salience_detr,
+    SalienceWithRelationArchitecture,
     build_salience_detr,
+    build_salience_detr_with_relation,
 )
 
 __all__ = ["ALIASES", "REGISTRY", "Builder", "Entry"]
 
 Builder = Callable[..., Detector]
-"""Makes a model of a configuration with its own architecture; ``mask_head`` gives it one."""
+"""Builds a model from a configuration of its architecture, with an optional ``mask_head`` if it has none itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One registered model: its family and what it sets differently.
-
-    Attributes:
-        build, architecture: what makes the model, and of what.
-        family: whose layout its official files have.
-        settings: flat keys that differ from the defaults of the four parts of the configuration.
-        summary: one line for lists.
-        objective: what it minimises.
-        related: what makes the model, and of what, where an option that only this architecture has is given another
-            value than its default: a relation.
-    """
+    """One registered model: its builder, family and settings."""
 
     build: Builder
+    """Builds the model."""
+
     architecture: type[Architecture]
+    """Type of its architecture."""
+
     family: str
+    """Family of the layout of its official checkpoints."""
+
     settings: Mapping[str, object]
+    """Flat keys that differ from the defaults of the four parts of the configuration."""
+
     summary: str
+    """One line for lists of models."""
+
     objective: type[Objective] = Objective
-    related: tuple[Builder, type[Architecture]] | None = None
+    """Type of its objective."""
+
+    with_relation: tuple[Builder, type[Architecture]] | None = None
+    """Builder and architecture used instead if an option that only this architecture has, such as a relation, differs
+    from its default."""
+    mask_branch: Callable[..., MaskHead] | None = None
+    """Builds the mask branch of an architecture, for tasks with masks; None: the model has no such tasks."""
+    slow_sampling: bool = False
+    """Whether sampling offsets and reference points learn at a lower rate, as in Deformable DETR."""
+
+    @property
+    def laptop(self) -> bool:
+        """Whether the model has a laptop size: the backbone of a row of ``models/lite.py``."""
+        return self.settings.get("backbone") in {size["backbone"] for size in LITE.values()}
 
     def options(self) -> set[str]:
-        """Every flat key that the model takes."""
-        _, architecture = self.related or (self.build, self.architecture)
+        """Return the flat keys that the model accepts."""
+        _, architecture = self.with_relation or (self.build, self.architecture)
         parts = (self.architecture, architecture, Input, self.objective, Postprocessing)
         return {name for part in parts for name in option_names(part)}
 
     def resolve(self, options: Mapping[str, object]) -> tuple[Builder, type[Architecture], dict[str, object]]:
-        """What makes the model with these options, of what, and the options without those that ask for no relation."""
-        if self.related is None:
+        """Return builder, architecture and options; without a relation, the options of the relation are removed."""
+        if self.with_relation is None:
             return self.build, self.architecture, dict(options)
-        build, architecture = self.related
+        build, architecture = self.with_relation
         own = set(option_names(self.architecture))
         neutral = {entry.name: entry.default for entry in fields(architecture) if entry.name not in own}
         if any(options.get(key, value) != value for key, value in neutral.items()):
@@ -72,7 +92,7 @@ class Entry:
         return self.build, self.architecture, {key: value for key, value in options.items() if key not in neutral}
 
 
-# DELA = DE-DETR + every label twice in training + soft NMS at inference.
+# DELA = DE-DETR + every label twice in training + soft NMS in inference.
 _LABEL_AUGMENTATION = {"repeat_label": 2, "nms": 0.7, "nms_decay": 0.01}
 
 
@@ -83,6 +103,17 @@ def _detr(summary: str, **settings: object) -> Entry:
         family="detr",
         settings=settings,
         summary=summary,
+    )
+
+
+def _detr_panoptic(summary: str, **settings: object) -> Entry:
+    return Entry(
+        build=build_detr_panoptic,
+        architecture=DETRPanopticArchitecture,
+        family="detr_panoptic",
+        settings=settings,
+        summary=summary,
+        objective=DETRPanopticObjective,
     )
 
 
@@ -98,7 +129,7 @@ def _de_detr(summary: str, **settings: object) -> Entry:
 
 # Sigmoid focal classification without no-object, 300 queries.
 _CONDITIONAL = {"num_queries": 300, "classification": "focal", "cost_class": 2.0, "loss_class": 2.0}
-# DE-CondDETR removes what NMS suppresses.
+# DE-CondDETR uses hard NMS: suppressed detections are removed.
 _HARD_LABEL_AUGMENTATION = {"repeat_label": 2, "nms": 0.7}
 
 
@@ -122,10 +153,10 @@ def _de_conditional(summary: str, **settings: object) -> Entry:
     )
 
 
-# Sigmoid focal classification, 300 queries; DINO weighs the class loss less.
+# Sigmoid focal classification, 300 queries; DINO has a lower weight of the class loss.
 _DEFORMABLE = {"num_queries": 300, "classification": "focal", "cost_class": 2.0, "loss_class": 2.0}
 _DINO = {**_DEFORMABLE, "num_queries": 900, "loss_class": 1.0, "top_k": 300}
-# How the Relation-DETR repository resizes and pads.
+# Resizing and padding of the Relation-DETR repository.
 _REPOSITORY = {"eval_resize": "float32_truncate", "size_divisor": 32}
 _RELATION = {**_DINO, **_REPOSITORY, "class_loss": "varifocal"}
 _TWO_STAGE = {"refine_boxes": True, "two_stage": True}
@@ -156,6 +187,9 @@ def _deformable(summary: str, **settings: object) -> Entry:
         family="deformable_detr",
         settings={**_DEFORMABLE, **settings},
         summary=summary,
+        objective=MaskObjective,
+        mask_branch=build_mask_branch,
+        slow_sampling=True,
     )
 
 
@@ -166,7 +200,9 @@ def _dino(summary: str, **settings: object) -> Entry:
         family="dino",
         settings={**_DINO, **settings},
         summary=summary,
-        related=(build_related_dino, RelatedDINOArchitecture),
+        objective=MaskObjective,
+        mask_branch=build_mask_branch,
+        with_relation=(build_dino_with_relation, DINOWithRelationArchitecture),
     )
 
 
@@ -177,6 +213,8 @@ def _dino_pp(summary: str, **settings: object) -> Entry:
         family="dino",
         settings={**_DINO, **_REPOSITORY, **settings},
         summary=summary,
+        objective=MaskObjective,
+        mask_branch=build_mask_branch,
     )
 
 
@@ -187,10 +225,12 @@ def _relation(summary: str, **settings: object) -> Entry:
         family="relation_detr",
         settings={**_RELATION, **settings},
         summary=summary,
+        objective=MaskObjective,
+        mask_branch=build_mask_branch,
     )
 
 
-# Its large backbones, each as its configuration trains it.
+# Large backbones of Relation-DETR, as in its configurations.
 _RELATION_SWIN_L = {"backbone": "swin_large_patch4_window7_224.ms_in22k", "drop_path": 0.2}
 _RELATION_CONVNEXT_L = {"backbone": "convnext_large.fb_in1k", "drop_path": 0.5}
 _FOCALNET_L = {"backbone": "focalnet_large_fl4.ms_in22k", "backbone_norm": True, "drop_path": 0.5}
@@ -204,6 +244,8 @@ def _dape(summary: str, **settings: object) -> Entry:
         family="dape",
         settings={**_RELATION, **settings},
         summary=summary,
+        objective=MaskObjective,
+        mask_branch=build_mask_branch,
     )
 
 
@@ -215,10 +257,13 @@ def _salience(summary: str, **settings: object) -> Entry:
         settings={**_DINO, **_REPOSITORY, **settings},
         summary=summary,
         objective=SalienceObjective,
-        related=(build_related_salience_detr, RelatedSalienceArchitecture),
+        mask_branch=build_mask_branch,
+        with_relation=(build_salience_detr_with_relation, SalienceWithRelationArchitecture),
     )
 
 
+# Maps of 80 x 80 cells need fewer points than those of 256 x 256.
+_LITE = {**LITE["lite0"], "mask_points": 3136}
 _R101 = {"backbone": "resnet101.tv_in1k"}
 # Pre-trained at 384 pixels with windows of 12; nothing frozen, a norm on every level.
 _SWIN_L = {
@@ -231,13 +276,16 @@ _SWIN_L = {
 _SINGLE_SCALE = {"num_feature_levels": 1, "reference_dim": 4, "refine_boxes": False, "roi_resolution": 7}
 
 DEFAULT_MODEL = "dape_lite0"
-"""What is trained and predicted with where nobody names a model: its trained weights come with the package."""
+"""Model of training and prediction if none is given; its trained weights come with the package."""
 
 REGISTRY: dict[str, Entry] = {
     "detr_r50": _detr("DETR, ResNet-50"),
     "detr_r50_dc5": _detr("DETR, ResNet-50 with stride 16", dilation=True),
     "detr_r101": _detr("DETR, ResNet-101", **_R101),
     "detr_r101_dc5": _detr("DETR, ResNet-101 with stride 16", **_R101, dilation=True),
+    "detr_r50_panoptic": _detr_panoptic("DETR with a mask head, ResNet-50"),
+    "detr_r50_dc5_panoptic": _detr_panoptic("DETR with a mask head, ResNet-50 with stride 16", dilation=True),
+    "detr_r101_panoptic": _detr_panoptic("DETR with a mask head, ResNet-101", **_R101),
     "la_detr_r50": _detr("DETR with label augmentation", **_LABEL_AUGMENTATION),
     "detr_lite0": _detr("DETR, laptop size", **LITE["lite0"]),
     "de_detr_r50": _de_detr("DE-DETR, ResNet-50"),
@@ -265,9 +313,7 @@ REGISTRY: dict[str, Entry] = {
     "deformable_detr_r50_single_scale_dc5": _deformable(
         "Deformable DETR on one level of stride 16", **_ONE_LEVEL, dilation=True
     ),
-    "deformable_detr_lite0": _deformable(
-        "Deformable DETR ++ two-stage, laptop size", **{**_TWO_STAGE, **LITE["lite0"]}
-    ),
+    "deformable_detr_lite0": _deformable("Deformable DETR ++ two-stage, laptop size", **{**_TWO_STAGE, **_LITE}),
     "dino_r50_4scale": _dino("DINO, ResNet-50, 4 levels"),
     "dino_r50_5scale": _dino("DINO, ResNet-50, 5 levels", num_feature_levels=5, backbone_levels=4),
     "dino_swin_l_4scale": _dino("DINO, Swin-L, 4 levels", **_SWIN_L),
@@ -285,30 +331,31 @@ REGISTRY: dict[str, Entry] = {
         family="deformable_detr_pp",
         settings={**_DEFORMABLE, **_REPOSITORY, "loss_class": 1.0, "top_k": 300},
         summary="Deformable DETR ++ two-stage, of the same repository",
+        slow_sampling=True,
     ),
-    "dino_lite0": _dino("DINO, laptop size", **LITE["lite0"]),
+    "dino_lite0": _dino("DINO, laptop size", **_LITE),
     "relation_detr_r50": _relation("Relation-DETR, ResNet-50"),
     "relation_detr_swin_l": _relation("Relation-DETR, Swin-L", **_RELATION_SWIN_L),
     "relation_detr_convnext_l": _relation("Relation-DETR, ConvNeXt-L", **_RELATION_CONVNEXT_L),
     "relation_detr_focalnet_l": _relation("Relation-DETR, FocalNet-L, 5 levels", **_RELATION_FOCALNET_L),
     "dape_r50": _dape("DAPE, rank 16: a reconstruction from the published description"),
     "dape_r50_rank64": _dape("DAPE, rank 64 (reconstruction)", relation_rank=64, code_rank=64),
+    "mask_dape_r50": _dape("Mask-DAPE, rank 16 (reconstruction); `task`: inst, sem or pan", task="inst"),
     "dape_r50_rank128": _dape("DAPE, rank 128 (reconstruction)", relation_rank=128, code_rank=128),
-    "dape_lite0": _dape(
-        "DAPE, laptop size (reconstruction): the embedded default", **LITE["lite0"], one_to_many_queries=150
-    ),
-    "relation_detr_lite0": _relation("Relation-DETR, laptop size", **LITE["lite0"], one_to_many_queries=150),
+    "dape_lite0": _dape("DAPE, laptop size (reconstruction): the embedded default", **_LITE, one_to_many_queries=150),
+    "mask_dape_lite0": _dape("Mask-DAPE, laptop size (reconstruction)", **_LITE, one_to_many_queries=150, task="inst"),
+    "relation_detr_lite0": _relation("Relation-DETR, laptop size", **_LITE, one_to_many_queries=150),
     "salience_detr_r50": _salience("Salience-DETR, ResNet-50"),
-    # published under this name although there are four levels, of strides 4 to 32
+    # published under this name, although it has four levels, of strides 4 to 32
     "salience_detr_r50_5scale": _salience(
         "Salience-DETR, ResNet-50, four levels from stride 4", backbone_levels=4, background_entries=500
     ),
     "salience_detr_swin_l": _salience("Salience-DETR, Swin-L", **_RELATION_SWIN_L),
     "salience_detr_convnext_l": _salience("Salience-DETR, ConvNeXt-L", **_RELATION_CONVNEXT_L),
     "salience_detr_focalnet_l": _salience("Salience-DETR, FocalNet-L", **_FOCALNET_L),
-    "salience_detr_lite0": _salience("Salience-DETR, laptop size", **LITE["lite0"]),
+    "salience_detr_lite0": _salience("Salience-DETR, laptop size", **_LITE),
     "de_detr_lite0": _de_detr("DE-DETR, laptop size", **LITE["lite0"]),
     "dela_detr_lite0": _de_detr("DELA-DETR, laptop size", **LITE["lite0"], **_LABEL_AUGMENTATION),
 }
-# The DE-DETRs repository carries DETR as its baseline branch; it is the same model.
+# The DETR branch of the DE-DETRs repository is the same model.
 ALIASES = {"dedetrs_branch_detr_r50": "detr_r50"}

@@ -3,13 +3,14 @@
 
 What changes against DINO:
 
-1. **Position relation** (section 4.1): from the second decoder layer on self-attention is biased by how the boxes of
-   the layers before lie to each other (:meth:`RelationDecoder.attention`), recomputed row by row so that nothing of
-   size N² is kept (:mod:`detrkit.nn.relation`).
-2. **Contrastive relation pipeline** (section 4.2): in training further queries, without relation, are matched one to
-   many (:meth:`RelationDETR.one_to_many`); they keep supervision dense where relation makes the others exclusive.
+1. **Position relation** (section 4.1): from the second decoder layer on, self-attention is biased by the relative
+   positions of the boxes of the two layers before (:meth:`RelationDecoder.attention`). The bias is recomputed row by
+   row, so that nothing of size N² is kept (:mod:`detrkit.nn.relation`).
+2. **Contrastive relation pipeline** (section 4.2): in training, further queries without relation are matched one to
+   many (:meth:`RelationDETR.one_to_many`). They keep supervision dense, while the relation suppresses duplicates
+   among the matching queries.
 3. The content of a query scales its position (:meth:`RelationDecoder.position`); the memory is a fusion of all encoder
-   layers (:class:`detrkit.nn.deformable.MemoryFusion`); classification learns the IoU of the box (varifocal loss).
+   layers (:class:`detrkit.nn.deformable.MemoryFusion`); class scores learn the IoU of the box (varifocal loss).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from detrkit.models.dino import (
     DINODecoder,
     decoder_parts,
     dino_heads,
-    dino_start,
+    dino_query_modules,
     position_head,
 )
 from detrkit.nn.deformable import DeformableDecoderLayer, DeformableEncoder, MemoryFusion
@@ -52,11 +53,11 @@ __all__ = ["RelationArchitecture", "RelationDETR", "RelationDecoder", "RelationO
 
 @dataclass(frozen=True, kw_only=True)
 class RelationOptions:
-    """The relation of any detector with DINO's decoder.
+    """Options of the relation, for any detector with DINO's decoder.
 
     Attributes:
         relation: "full", "low_rank" (DAPE) or "none".
-        relation_rank: of a low-rank relation, per head.
+        relation_rank: rank of the low-rank relation, per head.
         query_scale: from the second layer on, the content of a query scales its position.
     """
 
@@ -70,9 +71,9 @@ class RelationArchitecture(RelationOptions, DINOArchitecture):
     """Architecture of Relation-DETR.
 
     Attributes:
-        memory_fusion: the memory mixes the outputs of all encoder layers, else it is the last.
-        one_to_many_queries: queries of the one-to-many branch, 0 for none.
-        one_to_many_repeat: how often each object is given to them.
+        memory_fusion: the memory is a mix of the outputs of all encoder layers; off: the output of the last.
+        one_to_many_queries: number of queries of the one-to-many branch; 0: no branch.
+        one_to_many_repeat: number of copies of each object in that branch.
     """
 
     backbone: str = "resnet50.tv2_in1k"
@@ -88,7 +89,7 @@ class RelationArchitecture(RelationOptions, DINOArchitecture):
     one_to_many_repeat: int = 6
 
     def __post_init__(self) -> None:
-        """Checks values; raises ValueError naming the field."""
+        """Check values; raise ValueError naming the field."""
         super().__post_init__()
         check_relation(self)
         if self.query_selection != "mixed":
@@ -100,12 +101,12 @@ class RelationArchitecture(RelationOptions, DINOArchitecture):
 
 
 def check_relation(options: RelationOptions) -> None:
-    """Raises ValueError where the relation is none of those that exist."""
+    """Raise ValueError if the relation is unknown."""
     check_choices(options, {"relation": ("none", "full", "low_rank")})
 
 
 class RelationDecoder(DINODecoder):
-    """DINO's decoder with a position relation, and positions that content scales; either may be None."""
+    """DINO's decoder with a position relation and with positions scaled by content; each can be None."""
 
     def __init__(
         self,
@@ -115,42 +116,50 @@ class RelationDecoder(DINODecoder):
         relation: PositionRelation | LowRankRelation | None,
         norm: nn.Module,
         ref_point_head: nn.Module,
-        twice: bool,
-        valid_places: bool,
+        look_forward_twice: bool,
+        positions_in_valid_area: bool,
     ) -> None:
-        super().__init__(layers, norm=norm, ref_point_head=ref_point_head, twice=twice, valid_places=valid_places)
+        super().__init__(
+            layers,
+            norm=norm,
+            ref_point_head=ref_point_head,
+            look_forward_twice=look_forward_twice,
+            positions_in_valid_area=positions_in_valid_area,
+        )
         self.query_scale = query_scale
         self.relation = relation
 
     def attention(self, blocks: Sequence[Block], boxes: Sequence[Tensor]) -> Sequence[Block]:
-        """The matching queries, and what they share a block with, attend under the relation of the boxes (B, N, 4) of
-        the last two layers: of the earlier ones to the later."""
+        """Return the blocks, with the relation as bias for the block of the matching and denoising queries.
+
+        The relation is that of the boxes (B, N, 4) of the last two layers, from the earlier to the later ones.
+        """
         if self.relation is None or len(boxes) < 2:
             return blocks
-        related, start = list(blocks), 0
+        biased, start = list(blocks), 0
         for index, block in enumerate(blocks):
             part = slice(start, start + block.size)
             if MATCHING in block.names:
                 bias = self.relation.bias(boxes[-2][:, part], boxes[-1][:, part], block.blocked)
-                related[index] = replace(block, relation=bias)
+                biased[index] = replace(block, relation=bias)
             start += block.size
-        return related
+        return biased
 
     def position(self, boxes: Tensor, content: Tensor, layer: int) -> Tensor:
-        """Position encoding (B, N, C) of boxes (B, N, 4), from the second layer on scaled by the content."""
+        """Return the position encoding (B, N, C) of boxes (B, N, 4), scaled by content from the second layer on."""
         position = super().position(boxes, content, layer)
         return position * self.query_scale(content) if layer and self.query_scale is not None else position
 
 
 class RelationParts(DecoderParts):
-    """What a decoder is made of beside its layers, see :class:`RelationDecoder`."""
+    """Arguments of :class:`RelationDecoder` besides its layers."""
 
     query_scale: MLP | None
     relation: PositionRelation | LowRankRelation | None
 
 
 def relation_parts(options: RelationOptions, architecture: DINOArchitecture) -> RelationParts:
-    """What the decoder is made of beside its layers, randomly initialised; in one layer nothing can be related."""
+    """Build the arguments of :class:`RelationDecoder` besides its layers; a single layer has no relation."""
     parts, dim, heads = decoder_parts(architecture), architecture.hidden_dim, architecture.num_heads
     several = architecture.decoder_layers > 1
     scale = position_head(dim, dim) if options.query_scale and several else None
@@ -163,15 +172,17 @@ def relation_parts(options: RelationOptions, architecture: DINOArchitecture) -> 
 
 
 def build_fusion(architecture: RelationArchitecture) -> MemoryFusion | None:
-    """What mixes the outputs of all encoder layers, where that is asked for."""
+    """Build the fusion of all encoder layers, if the architecture has one."""
     if not architecture.memory_fusion:
         return None
     return MemoryFusion(dim=architecture.hidden_dim, inputs=architecture.encoder_layers + 1)
 
 
 def xavier_heads_(model: nn.Module) -> None:
-    """How the Relation-DETR repository starts its models: Xavier-uniform weights and zero biases for the layers of
-    every MLP; the last one of box heads stays at zero."""
+    """Initialise every MLP as in the Relation-DETR repository: Xavier-uniform weights and zero biases.
+
+    The last layer of box heads stays at zero.
+    """
     for name, module in model.named_modules():
         if isinstance(module, MLP):
             for layer in module.layers:
@@ -182,7 +193,7 @@ def xavier_heads_(model: nn.Module) -> None:
 
 
 class RelationDETR(DINO):
-    """Relation-DETR with modules passed in; :func:`build_relation_detr` makes the published ones."""
+    """Relation-DETR with modules passed in; :func:`build_relation_detr` builds the published ones."""
 
     config: DetectorConfig[RelationArchitecture]
     one_to_many_embed: nn.Embedding
@@ -190,29 +201,30 @@ class RelationDETR(DINO):
     one_to_many_bbox_embed: MLP
 
     def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
-        """Encoder; queries from its proposals; in training noised objects and the one-to-many queries too."""
+        """Encode; take queries from proposals; add denoising and one-to-many queries in training; decode."""
         maps = self.backbone(images, padding_mask)
         memory: Tokens = self.encoder(self.tokens(maps, padding_mask))
-        features, start = self.candidates(memory)
-        proposals = Proposals.of(features, start, self.enc_class_embed, self.enc_bbox_embed)
+        features, anchor = self.candidates(memory)
+        proposals = Proposals.of(features, anchor, self.enc_class_embed, self.enc_bbox_embed)
         queries, encoder = self.select(proposals, memory, self.tgt_embed)
-        sets, groups = [*self.noised(targets), queries], {"encoder": encoder}
+        sets, groups = [*self.denoising_sets(targets), queries], {"encoder": encoder}
         if self.training and self.config.architecture.one_to_many_queries:
-            more, groups["one_to_many_encoder"] = self.one_to_many(features, start, memory)
-            sets.append(more)
-        # one pass of the decoder for all: values are projected once, only self-attention is separate
+            one_to_many, groups["one_to_many_encoder"] = self.one_to_many(features, anchor, memory)
+            sets.append(one_to_many)
+        # one pass of the decoder for all sets: values are projected once, only self-attention is separate
         return self.predictions(self.decode(sets, memory), memory, maps, groups)
 
-    def one_to_many(self, features: Tensor, start: Tensor, memory: Tokens) -> tuple[Queries, QueryGroup]:
-        """The one-to-many queries and the proposals they come from, by heads of their own."""
+    def one_to_many(self, features: Tensor, anchor: Tensor, memory: Tokens) -> tuple[Queries, QueryGroup]:
+        """Return the one-to-many queries and their proposals, which have their own heads."""
         heads = self.one_to_many_class_embed, self.one_to_many_bbox_embed
         repeat = self.config.architecture.one_to_many_repeat
-        proposals = Proposals.of(features, start, *heads)
-        return self.select(proposals, memory, self.one_to_many_embed, name="one_to_many", repeat=repeat)
+        proposals = Proposals.of(features, anchor, *heads)
+        queries, encoder = self.select(proposals, memory, self.one_to_many_embed, name="one_to_many", repeat=repeat)
+        return replace(queries, masked=False), encoder  # every mask would be learned ``repeat`` times
 
 
-def relation_start(architecture: RelationArchitecture) -> dict[str, nn.Module]:
-    """What the one-to-many queries start from."""
+def one_to_many_modules(architecture: RelationArchitecture) -> dict[str, nn.Module]:
+    """Build the modules of the one-to-many branch: learned content and proposal heads."""
     if not architecture.one_to_many_queries:
         return {}
     embed = nn.Embedding(architecture.one_to_many_queries, architecture.hidden_dim - architecture.indicator)
@@ -226,18 +238,25 @@ def relation_start(architecture: RelationArchitecture) -> dict[str, nn.Module]:
 def build_relation_detr(
     config: DetectorConfig[RelationArchitecture], *, mask_head: MaskHead | None = None
 ) -> RelationDETR:
-    """Relation-DETR of a configuration, randomly initialised as in the repository."""
+    """Build Relation-DETR from a configuration, randomly initialised as in the repository."""
     architecture = config.architecture
     layers = deformable_decoder_layers(architecture)
     trunk = build_trunk(architecture)
     encoder = DeformableEncoder(encoder_layers(architecture), build_fusion(architecture))
     neck = build_neck(architecture, trunk["backbone"])
-    start = dino_start(architecture)
+    query_modules = dino_query_modules(architecture)
     decoder = RelationDecoder(layers, **relation_parts(architecture, architecture))
-    start |= relation_start(architecture)
-    heads = dino_heads(architecture, start)
+    query_modules |= one_to_many_modules(architecture)
+    heads = dino_heads(architecture, query_modules)
     model = RelationDETR(
-        config=config, **trunk, **neck, encoder=encoder, decoder=decoder, start=start, **heads, mask_head=mask_head
+        config=config,
+        **trunk,
+        **neck,
+        encoder=encoder,
+        decoder=decoder,
+        query_modules=query_modules,
+        **heads,
+        mask_head=mask_head,
     )
     xavier_heads_(model)
     return model

@@ -3,14 +3,14 @@
 
 What changes against DINO:
 
-1. **Hierarchical salience** (:meth:`SalienceDETR.score`, :mod:`detrkit.nn.salience.salience`): how much of an object
-   a token shows is predicted from the coarsest level down, supervised independently of scale.
-2. **Salience filtering** (:meth:`SalienceDETR.refine`, :mod:`detrkit.nn.salience.encoder`): the encoder refines a share
-   of each level's tokens, of these fewer in every layer; the best attend to each other first. The others get a
-   **background embedding**.
+1. **Hierarchical salience** (:meth:`SalienceDETR.score`, :mod:`detrkit.nn.salience.salience`): how well a token shows
+   an object is predicted from the coarsest level down, with scale-independent supervision.
+2. **Salience filtering** (:meth:`SalienceDETR.refine`, :mod:`detrkit.nn.salience.encoder`): the encoder refines the
+   most salient tokens of each level, fewer in every layer; the best attend to each other first. All other tokens get
+   a **background embedding**.
 3. **Cross-level token fusion** (:mod:`detrkit.nn.salience.plux_pyramid`): a convolutional pyramid over the memory.
-4. **Redundancy removal** (:meth:`SalienceDETR.best`, :mod:`detrkit.nn.salience.grid_suppression`): of neighbouring
-   tokens one becomes a query.
+4. **Redundancy removal** (:meth:`SalienceDETR.best`, :mod:`detrkit.nn.salience.grid_suppression`): only one of several
+   neighbouring tokens becomes a query.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from detrkit.models.config import DetectorConfig, Objective
+from detrkit.models.config import DetectorConfig
 from detrkit.models.deformable_parts import (
     build_neck,
     build_trunk,
@@ -31,32 +31,33 @@ from detrkit.models.deformable_parts import (
     proposal_heads,
 )
 from detrkit.models.detector import MaskHead
-from detrkit.models.dino import DINO, DINOArchitecture, DINODecoder, decoder_parts, dino_heads, dino_queries
+from detrkit.models.dino import DINO, DINOArchitecture, DINODecoder, decoder_parts, dino_heads, learned_query_modules
+from detrkit.models.mask_branch import MaskObjective
 from detrkit.models.relation_detr import RelationDecoder, RelationOptions, check_relation, relation_parts, xavier_heads_
 from detrkit.nn.backbone.padding import valid_sizes
 from detrkit.nn.deformable import DeformableDecoderLayer, deformable_xavier_
 from detrkit.nn.position import LearnedPosition, StoredSinePosition
-from detrkit.nn.proposals import Proposals, anchors, propose
+from detrkit.nn.proposals import Proposals, anchors, best_tokens
 from detrkit.nn.salience.encoder import SalienceEncoder, SalienceEncoderLayer, SalienceFilter
 from detrkit.nn.salience.grid_suppression import suppress_neighbours
 from detrkit.nn.salience.plux_pyramid import PluXPyramid
-from detrkit.nn.salience.salience import SalienceGoal, SaliencePredictor
+from detrkit.nn.salience.salience import SaliencePredictor, SalienceTarget
 from detrkit.nn.tokens import Tokens, to_tokens
 from detrkit.structures import Heatmap, Predictions, Target
 
 __all__ = [
-    "RelatedSalienceArchitecture",
     "SalienceArchitecture",
     "SalienceDETR",
     "SalienceObjective",
-    "build_related_salience_detr",
+    "SalienceWithRelationArchitecture",
     "build_salience_detr",
+    "build_salience_detr_with_relation",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SalienceObjective(Objective):
-    """What Salience-DETR minimises.
+class SalienceObjective(MaskObjective):
+    """Objective of Salience-DETR.
 
     Attributes:
         loss_salience: weight of the salience loss.
@@ -71,15 +72,15 @@ class SalienceArchitecture(DINOArchitecture):
     """Architecture of Salience-DETR.
 
     Attributes:
-        level_filter_ratio: share of each level's tokens that the encoder refines, finest level first; further levels
-            have the last.
-        layer_filter_ratio: share of those that each layer refines; another number of layers stretches the schedule.
-        attending_tokens: how many attend to each other in front of each layer.
-        background_entries: rows and columns of the background embedding; larger maps stretch it.
-        salience_reach: objects belong to the finest level where their farthest side is up to so many pixels from a
-            cell; every level doubles that.
-        suppression_candidates: proposals among which neighbours are suppressed, as a multiple of the queries.
-        suppression_threshold: IoU of the 2x2 cells around them.
+        level_filter_ratio: share of tokens per level that the encoder refines, finest level first; further levels use
+            the last value.
+        layer_filter_ratio: share of these tokens per encoder layer; stretched to the number of layers.
+        attending_tokens: number of tokens that attend to each other before each layer.
+        background_entries: rows and columns of the background embedding, which is stretched for larger maps.
+        salience_reach: maximum distance in pixels from a cell of the finest level to the farthest side of an object of
+            that level; it doubles with every level.
+        suppression_candidates: number of proposals before suppression of neighbours, as a multiple of the queries.
+        suppression_threshold: IoU threshold of the 2x2 cells around the tokens.
     """
 
     backbone: str = "resnet50.tv2_in1k"
@@ -97,7 +98,7 @@ class SalienceArchitecture(DINOArchitecture):
     suppression_threshold: float = 0.3
 
     def __post_init__(self) -> None:
-        """Checks values; raises ValueError naming the field."""
+        """Check values; raise ValueError naming the field."""
         super().__post_init__()
         if not self.two_stage:
             raise ValueError("Salience-DETR starts from the proposals of its encoder: two_stage must be True")
@@ -117,19 +118,19 @@ class SalienceArchitecture(DINOArchitecture):
 
     @property
     def level_ratios(self) -> tuple[float, ...]:
-        """The shares of as many levels as there are."""
+        """Return one share per level."""
         given = self.level_filter_ratio
         return tuple(given[min(level, len(given) - 1)] for level in range(self.num_feature_levels))
 
     @property
     def layer_ratios(self) -> tuple[float, ...]:
-        """The schedule of as many layers as the encoder has."""
+        """Return one share per encoder layer."""
         given, layers = self.layer_filter_ratio, self.encoder_layers
         return tuple(given[round(index * (len(given) - 1) / max(layers - 1, 1))] for index in range(layers))
 
 
 class SalienceDETR(DINO):
-    """Salience-DETR with modules passed in; :func:`build_salience_detr` makes the published ones."""
+    """Salience-DETR with modules passed in; :func:`build_salience_detr` builds the published ones."""
 
     config: DetectorConfig[SalienceArchitecture]
     salience: SaliencePredictor
@@ -137,46 +138,46 @@ class SalienceDETR(DINO):
     neck: PluXPyramid
 
     def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
-        """DINO on the refined memory; in training salience is a prediction too."""
+        """Run DINO on the refined memory; in training, salience is also a prediction."""
         maps = self.backbone(images, padding_mask)
         tokens = self.tokens(maps, padding_mask)
         salience = self.score(tokens)
         memory = self.refine(tokens, salience)
         queries, proposals = self.queries(memory)
-        decoded = self.decode([*self.noised(targets), queries], memory)
+        decoded = self.decode([*self.denoising_sets(targets), queries], memory)
         out = self.predictions(decoded, memory, maps, proposals)
         if self.training:
             objective = self.config.objective
             assert isinstance(objective, SalienceObjective)
-            goal = self._goal(tokens, valid_sizes(padding_mask))
-            out.heatmaps["salience"] = Heatmap(salience, goal, objective.loss_salience)
+            target = self._salience_target(tokens, valid_sizes(padding_mask))
+            out.heatmaps["salience"] = Heatmap(salience, target, objective.loss_salience)
         return out
 
     def score(self, tokens: Tokens) -> Tensor:
-        """Salience logits (B, S)."""
+        """Return salience logits (B, S)."""
         _, usable = anchors(tokens)
         features = self.features(tokens.content + tokens.position, usable)
         return self.salience(features, tokens, mask_padding=self.config.architecture.mask_backbone_padding)
 
     def refine(self, tokens: Tokens, salience: Tensor) -> Tokens:
-        """The memory of tokens with these salience logits (B, S)."""
+        """Encode and fuse tokens with these salience logits (B, S) into the memory."""
         memory: Tokens = self.encoder(tokens, salience, self.filter(salience, tokens), self.enc_class_embed)
         masks = memory.padding_maps() if self.config.architecture.mask_backbone_padding else None
         fused = [to_tokens(level) for level in self.neck(memory.maps(), masks)]
         return replace(memory, content=torch.cat(fused, dim=1))
 
     def best(self, proposals: Proposals, memory: Tokens, number: int) -> Tensor:
-        """Tokens (B, Q) whose proposals become queries: no neighbours while others are left."""
+        """Return the tokens (B, Q) whose proposals become queries; suppressed neighbours come last."""
         scores = proposals.logits.amax(-1)
         if self.config.architecture.mask_backbone_padding:
             scores = scores.masked_fill(memory.padding_mask, -torch.inf)
         architecture = self.config.architecture
-        candidates = propose(scores, architecture.suppression_candidates * number)
+        candidates = best_tokens(scores, architecture.suppression_candidates * number)
         ordered = suppress_neighbours(scores, candidates, memory, threshold=architecture.suppression_threshold)
         return ordered[:, :number]
 
-    def _goal(self, tokens: Tokens, sizes: Tensor) -> SalienceGoal:
-        """What salience should be, for images whose valid area has these heights and widths (B, 2) in pixels."""
+    def _salience_target(self, tokens: Tokens, sizes: Tensor) -> SalienceTarget:
+        """Return the salience target of images with valid heights and widths (B, 2) in pixels."""
         reach = [self.config.architecture.salience_reach * 2**level for level in range(len(tokens.shapes) - 1)]
         bounds = (-1.0, *reach, torch.inf)
         level = tokens.levels()
@@ -184,21 +185,21 @@ class SalienceDETR(DINO):
         cells = torch.tensor([(width, height) for height, width in tokens.shapes])
         strides = torch.tensor(self.backbone.strides[-self.config.architecture.backbone_levels :])
         extent = cells[: len(strides)] * strides[:, None]
-        # published: the cells of a level that the backbone does not give divide the extent of its last among them
+        # published: a level below the backbone's spreads its cells over the extent of the backbone's last level
         extra = extent[-1:].expand(len(cells) - len(extent), -1)
         pitch = torch.cat((extent, extra)) / cells
         centres = tokens.centres()[0] * tokens.valid_cells[0, level.to(tokens.valid_cells.device)]
-        return SalienceGoal(
+        return SalienceTarget(
             centres=centres * pitch[level].to(centres), limits=limits.to(centres), sizes=sizes.flip(-1).to(centres)
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelatedSalienceArchitecture(RelationOptions, SalienceArchitecture):
+class SalienceWithRelationArchitecture(RelationOptions, SalienceArchitecture):
     """Architecture of Salience-DETR with a relation."""
 
     def __post_init__(self) -> None:
-        """Checks values; raises ValueError naming the field."""
+        """Check values; raise ValueError naming the field."""
         super().__post_init__()
         check_relation(self)
 
@@ -206,17 +207,17 @@ class RelatedSalienceArchitecture(RelationOptions, SalienceArchitecture):
 def build_salience_detr(
     config: DetectorConfig[SalienceArchitecture], *, mask_head: MaskHead | None = None
 ) -> SalienceDETR:
-    """Salience-DETR of a configuration, randomly initialised as in the repository."""
+    """Build Salience-DETR from a configuration, randomly initialised as in the repository."""
     architecture = config.architecture
     return _build(config, lambda layers: DINODecoder(layers, **decoder_parts(architecture)), mask_head)
 
 
-def build_related_salience_detr(
-    config: DetectorConfig[RelatedSalienceArchitecture], *, mask_head: MaskHead | None = None
+def build_salience_detr_with_relation(
+    config: DetectorConfig[SalienceWithRelationArchitecture], *, mask_head: MaskHead | None = None
 ) -> SalienceDETR:
-    """Salience-DETR with a relation of a configuration, randomly initialised."""
-    parts = config.architecture
-    return _build(config, lambda layers: RelationDecoder(layers, **relation_parts(parts, parts)), mask_head)
+    """Build Salience-DETR with a relation from a configuration, randomly initialised."""
+    options = config.architecture
+    return _build(config, lambda layers: RelationDecoder(layers, **relation_parts(options, options)), mask_head)
 
 
 def _build(
@@ -230,18 +231,25 @@ def _build(
     encoder = salience_encoder(architecture)
     neck = build_neck(architecture, trunk["backbone"])
     proposals = proposal_heads(architecture)
-    start = {**proposals, **salience_modules(architecture), **dino_queries(architecture)}
+    query_modules = {**proposals, **salience_modules(architecture), **learned_query_modules(architecture)}
     decoder = build_decoder(layers)
-    heads = dino_heads(architecture, start)
+    heads = dino_heads(architecture, query_modules)
     model = SalienceDETR(
-        config=config, **trunk, **neck, encoder=encoder, decoder=decoder, start=start, **heads, mask_head=mask_head
+        config=config,
+        **trunk,
+        **neck,
+        encoder=encoder,
+        decoder=decoder,
+        query_modules=query_modules,
+        **heads,
+        mask_head=mask_head,
     )
     xavier_heads_(model)
     return model
 
 
 def salience_encoder(architecture: SalienceArchitecture) -> SalienceEncoder:
-    """The salience-filtered encoder."""
+    """Build the encoder with salience filtering."""
     options, attending = layer_options(architecture), architecture.attending_tokens
     layers = [SalienceEncoderLayer(**options, attending=attending) for _ in range(architecture.encoder_layers)]
     for layer in layers:
@@ -251,12 +259,12 @@ def salience_encoder(architecture: SalienceArchitecture) -> SalienceEncoder:
 
 
 def salience_modules(architecture: SalienceArchitecture) -> dict[str, nn.Module]:
-    """What scores, filters and fuses the tokens."""
+    """Build the modules that score, filter and fuse the tokens."""
     dim, levels = architecture.hidden_dim, architecture.num_feature_levels
     salience = SaliencePredictor(dim=dim, num_levels=levels)
-    choice = SalienceFilter(
+    token_filter = SalienceFilter(
         levels=architecture.level_ratios,
         layers=architecture.layer_ratios,
         mask_padding=architecture.mask_backbone_padding,
     )
-    return {"salience": salience, "filter": choice, "neck": PluXPyramid(dim=dim, num_levels=levels)}
+    return {"salience": salience, "filter": token_filter, "neck": PluXPyramid(dim=dim, num_levels=levels)}

@@ -12,10 +12,10 @@ __all__ = ["AttentionBias", "MultiheadAttention", "ProjectsMemory", "attend_head
 
 
 class AttentionBias(Protocol):
-    """A bias that is never there as a whole: it carries out the attention under it."""
+    """A bias that is never stored as a matrix: it computes the attention itself."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-        """q, k, v (B, heads, N, d) -> (B, heads, N, d)."""
+        """Attend with this bias: q, k, v (B, heads, N, d) -> (B, heads, N, d)."""
         ...
 
 
@@ -24,7 +24,7 @@ class ProjectsMemory(Protocol):
     """Cross-attention that projects tokens before they are pooled."""
 
     def project_memory(self, content: Tensor, position: Tensor) -> Tensor:
-        """Keys and values of tokens (B, S, C) side by side, without their biases."""
+        """Return keys and values of tokens (B, S, C), concatenated, without their biases."""
         ...
 
 
@@ -36,14 +36,16 @@ def attend_heads(
     dropout: float,
     bias: Tensor | AttentionBias | None = None,
 ) -> Tensor:
-    """Attention of q (B, Q, heads, d) over k and v: (B, S, heads, d) for all queries, with padding mask (B, S) or a
-    bias, or (B, Q, S, heads, d) for each query its own. Returns (B, Q, heads · d of v).
+    """Attend with q (B, Q, heads, d) to k and v; returns (B, Q, heads · d of v).
+
+    k and v are either (B, S, heads, d), shared by all queries, with a padding mask (B, S) or a bias; or
+    (B, Q, S, heads, d), separate for each query.
     """
     batch, queries = q.shape[:2]
     if k.dim() == 4:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return biased_attention(q, k, v, key_padding_mask, bias, dropout).transpose(1, 2).flatten(2)
-    # One batch of B·Q problems with a single query and S keys each.
+    # A batch of B·Q problems with one query and S keys each.
     mixed = F.scaled_dot_product_attention(
         q.flatten(0, 1).unsqueeze(2),
         k.flatten(0, 1).transpose(1, 2),
@@ -61,7 +63,7 @@ def biased_attention(
     bias: Tensor | AttentionBias | None,
     dropout: float,
 ) -> Tensor:
-    """q (B, heads, N, d) over k and v (B, heads, S, d), under a bias or, without one, a padding mask (B, S)."""
+    """Attend with q (B, heads, N, d) to k and v (B, heads, S, d), with a bias or else a padding mask (B, S)."""
     if bias is None or isinstance(bias, Tensor):
         mask = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]
         mask = mask if bias is None else bias.to(q.dtype)
@@ -94,7 +96,7 @@ class MultiheadAttention(nn.Module):
     ) -> Tensor:
         """query (B, N, C), key and value (B, S, C), mask (B, S) bool True = padding -> (B, N, C).
 
-        bias: instead of a mask, added to the logits: broadcastable to (B, heads, N, S), or what attends under it.
+        bias: replaces the mask; a tensor broadcastable to (B, heads, N, S), added to the logits, or an AttentionBias.
         """
         wq, wk, wv = self.in_proj_weight.chunk(3)
         bq, bk, bv = self.in_proj_bias.chunk(3)
@@ -106,18 +108,18 @@ class MultiheadAttention(nn.Module):
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def project_memory(self, content: Tensor, position: Tensor) -> Tensor:
-        """Keys and values of tokens (B, S, C), **without** their biases: (B, S, 2C).
+        """Return keys and values (B, S, 2C) of tokens (B, S, C), **without** their biases.
 
-        What is pooled later must be linear in the tokens; a bias would vanish where RoIAlign reads outside the map.
+        Pooling needs a linear function of the tokens: a bias would vanish where RoIAlign reads outside the map.
         """
         _, wk, wv = self.in_proj_weight.chunk(3)
         return torch.cat((F.linear(content + position, wk), F.linear(content, wv)), dim=-1)
 
     def attend(self, query: Tensor, keys_values: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        """query (B, Q, C) reads projected tokens -> (B, Q, C).
+        """Attend with query (B, Q, C) to projected tokens -> (B, Q, C).
 
         keys_values: from :meth:`project_memory`, either (B, S, 2C), one memory for all queries of an image, with
-        padding mask (B, S) bool True = padding; or pooled to (B, Q, S, 2C), S keys of its own for each query.
+        padding mask (B, S) bool True = padding; or pooled to (B, Q, S, 2C), S separate keys per query.
         """
         dim = query.shape[-1]
         bq, bkv = self.in_proj_bias.split([dim, 2 * dim])

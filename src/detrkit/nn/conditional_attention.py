@@ -1,4 +1,4 @@
-"""Attention of Conditional DETR: content and position have projections of their own (paper, section 3.3)."""
+"""Attention of Conditional DETR: content and position have separate projections (paper, section 3.3)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["ConditionalCrossAttention", "ConditionalSelfAttention"]
 
 
 class _Attention(nn.Module):
-    """Heads, dropout and the output projection."""
+    """Base class with heads, dropout and the output projection."""
 
     def __init__(self, *, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -41,16 +41,16 @@ class ConditionalSelfAttention(_Attention):
         self.value = nn.Linear(dim, dim)
 
     def forward(self, content: Tensor, queries: Tensor, bias: Tensor | AttentionBias | None = None) -> Tensor:
-        """content and queries (B, Q, C) -> (B, Q, C); bias: as of :class:`detrkit.nn.attention.MultiheadAttention`."""
+        """content and queries (B, Q, C) -> (B, Q, C); bias: as in :class:`detrkit.nn.attention.MultiheadAttention`."""
         q = self.query_content(content) + self.query_position(queries)
         k = self.key_content(content) + self.key_position(queries)
         return self._mix(self._heads(q), self._heads(k), self._heads(self.value(content)), bias=bias)
 
 
 class ConditionalCrossAttention(_Attention):
-    """Cross-attention whose logits are content · content + position · position: both are concatenated in every head.
+    """Cross-attention with logits content · content + position · position, concatenated in every head.
 
-    first: the first decoder layer, whose content also sees the query embedding and the key position.
+    first: whether this is the first decoder layer, which adds the query embedding and the key position to the content.
     """
 
     def __init__(self, *, dim: int, num_heads: int, dropout: float, first: bool) -> None:
@@ -63,7 +63,7 @@ class ConditionalCrossAttention(_Attention):
         self.value = nn.Linear(dim, dim)
 
     def project_memory(self, content: Tensor, position: Tensor) -> Tensor:
-        """Content keys, position keys and values of tokens (B, S, C), without their biases: (B, S, 3C)."""
+        """Return content keys, position keys and values (B, S, 3C) of tokens (B, S, C), without their biases."""
         linear = nn.functional.linear
         return torch.cat(
             (
@@ -77,9 +77,9 @@ class ConditionalCrossAttention(_Attention):
     def attend(
         self, content: Tensor, queries: Tensor, sine: Tensor, projected: Tensor, key_padding_mask: Tensor | None = None
     ) -> Tensor:
-        """content, queries and the conditional sine embedding (B, Q, C) read projected tokens -> (B, Q, C).
+        """Attend with content, queries and the conditional sine embedding (B, Q, C) to projected tokens -> (B, Q, C).
 
-        projected: (B, S, 3C) with padding mask (B, S), or (B, Q, S, 3C), keys of its own for each query.
+        projected: (B, S, 3C) with padding mask (B, S), or (B, Q, S, 3C), separate keys per query.
         """
         bias = torch.cat((self.key_content.bias, self.key_position.bias, self.value.bias))
         key_content, key_position, value = (projected + bias).chunk(3, dim=-1)

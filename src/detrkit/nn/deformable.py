@@ -43,7 +43,7 @@ class MSDeformAttn(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Head m looks in direction 2πm/heads, point p lies p + 1 steps away; all samples weigh the same."""
+        """Initialise: head m samples in direction 2πm/heads, point p at distance p + 1, all with equal weight."""
         angle = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         direction = torch.stack((angle.cos(), angle.sin()), dim=-1)
         direction = direction / direction.abs().amax(-1, keepdim=True)
@@ -58,16 +58,16 @@ class MSDeformAttn(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, query: Tensor, reference: Tensor, tokens: Tokens) -> Tensor:
-        """query (B, Q, C) reads around reference points (B, Q, L, 2) or within boxes (B, Q, L, 4) -> (B, Q, C)."""
+        """Sample for query (B, Q, C) around points (B, Q, L, 2) or within boxes (B, Q, L, 4) -> (B, Q, C)."""
         output: Tensor = self.output_proj(self.sample(self.values(tokens), query, reference, tokens))
         return output
 
     def values(self, tokens: Tokens) -> Tensor:
-        """What is sampled, (B, S, heads, C / heads)."""
+        """Return the values to sample from, (B, S, heads, C / heads)."""
         return self.value_proj(tokens.content).unflatten(-1, (self.num_heads, -1))
 
     def sample(self, values: Tensor, query: Tensor, reference: Tensor, tokens: Tokens) -> Tensor:
-        """Values (B, S, heads, D) at the points that the query asks for, in its weights -> (B, Q, heads · D)."""
+        """Sample values (B, S, heads, D) with the offsets and weights of the query -> (B, Q, heads · D)."""
         values = values.masked_fill(tokens.padding_mask[..., None, None], 0.0)
         levels_points = (self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).float().unflatten(-1, (*levels_points, 2))
@@ -81,13 +81,13 @@ class MSDeformAttn(nn.Module):
 
 
 class AttentionFactory(Protocol):
-    """What makes the deformable attention of a layer: :class:`MSDeformAttn` or a paper's own."""
+    """Builds the deformable attention of a layer: :class:`MSDeformAttn` or a subclass."""
 
     def __call__(self, *, dim: int, num_heads: int, num_levels: int, num_points: int) -> MSDeformAttn: ...
 
 
 def deformable_xavier_(module: nn.Module) -> None:
-    """Xavier-uniform for every parameter of two or more dimensions, the sampling grids as they were."""
+    """Initialise every parameter of two or more dimensions Xavier-uniform, but keep the sampling grids."""
     xavier_(module)
     for part in module.modules():
         if isinstance(part, MSDeformAttn):
@@ -114,21 +114,23 @@ class DeformableEncoderLayer(FeedForwardLayer):
         self.norm2 = nn.LayerNorm(dim)
 
     def forward(self, tokens: Tokens, reference: Tensor) -> Tokens:
-        """Tokens with their own centres (B, S, L, 2) as reference -> the same with mixed content."""
-        return replace(tokens, content=self.mixed(tokens, self.self_attn(*self.reads(tokens, reference))))
+        """Tokens with their own centres (B, S, L, 2) as reference -> tokens with new content."""
+        return replace(
+            tokens, content=self.add_sampled(tokens, self.self_attn(*self.attention_inputs(tokens, reference)))
+        )
 
-    def reads(self, tokens: Tokens, reference: Tensor) -> tuple[Tensor, Tensor, Tokens]:
-        """Query, reference and tokens of self-attention."""
+    def attention_inputs(self, tokens: Tokens, reference: Tensor) -> tuple[Tensor, Tensor, Tokens]:
+        """Return query, reference and tokens of self-attention."""
         return tokens.content + tokens.position, reference, tokens
 
-    def mixed(self, tokens: Tokens, sampled: Tensor) -> Tensor:
-        """The content (B, S, C) after what was sampled came in."""
+    def add_sampled(self, tokens: Tokens, sampled: Tensor) -> Tensor:
+        """Add the sampled features and apply the feed-forward block -> content (B, S, C)."""
         content = self.residual(tokens.content, self.norm1, lambda _: sampled)
         return self.residual(content, self.norm2, self.feed_forward)
 
 
 class MemoryFusion(nn.Sequential):
-    """The tokens before and after every encoder layer, side by side, mixed into one memory (Relation-DETR)."""
+    """Fuses the tokens before and after every encoder layer into one memory (Relation-DETR)."""
 
     def __init__(self, *, dim: int, inputs: int) -> None:
         super().__init__(nn.Linear(inputs * dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.LayerNorm(dim))
@@ -142,7 +144,7 @@ class MemoryFusion(nn.Sequential):
 
 
 class DeformableEncoder(nn.Module):
-    """A stack of deformable encoder layers; its output is the last layer's, or a fusion of all where one is given."""
+    """A stack of deformable encoder layers, with an optional fusion of the outputs of all layers."""
 
     def __init__(self, layers: Sequence[DeformableEncoderLayer], memory_fusion: MemoryFusion | None = None) -> None:
         super().__init__()
@@ -150,7 +152,7 @@ class DeformableEncoder(nn.Module):
         self.memory_fusion = memory_fusion
 
     def forward(self, tokens: Tokens) -> Tokens:
-        """tokens -> memory: the same with mixed content."""
+        """tokens -> memory: tokens with new content."""
         reference = on_levels(tokens.centres(), tokens)
         contents = [tokens.content]
         for layer in self.layers:
@@ -159,9 +161,9 @@ class DeformableEncoder(nn.Module):
         return tokens if self.memory_fusion is None else replace(tokens, content=self.memory_fusion(contents))
 
     def step(self, layer: nn.Module, tokens: Tokens, reference: Tensor) -> Tokens:
-        """What the next layer reads."""
-        mixed: Tokens = layer(tokens, reference)
-        return mixed
+        """Run one layer and return the tokens for the next."""
+        output: Tokens = layer(tokens, reference)
+        return output
 
 
 class DeformableDecoderLayer(FeedForwardLayer):
@@ -190,23 +192,23 @@ class DeformableDecoderLayer(FeedForwardLayer):
     ) -> Tensor:
         """content and position (B, Q, C), reference (B, Q, L, 2 or 4), memory -> content (B, Q, C).
 
-        blocks: which queries attend to each other, and under which bias.
+        blocks: which queries attend to each other, and with which bias.
         """
-        content = self.attended(content, position, blocks)
-        return self.mixed(content, self.cross_attn(content + position, reference, memory))
+        content = self.self_attend(content, position, blocks)
+        return self.add_sampled(content, self.cross_attn(content + position, reference, memory))
 
-    def attended(self, content: Tensor, position: Tensor, blocks: Sequence[Block]) -> Tensor:
-        """The content after self-attention."""
+    def self_attend(self, content: Tensor, position: Tensor, blocks: Sequence[Block]) -> Tensor:
+        """Apply self-attention within the blocks -> content (B, Q, C)."""
         sizes = [block.size for block in blocks]
 
         def attend(content: Tensor) -> Tensor:
-            # one block is split too: it decides in which order gradients add up, and so the last bits of a training
+            # a single block is split too: this fixes the order in which gradients are summed, hence the last bits
             parts = zip(content.split(sizes, dim=1), position.split(sizes, dim=1), blocks, strict=True)
             return torch.cat([self.self_attn(x + p, x + p, x, bias=block.bias) for x, p, block in parts], dim=1)
 
         return self.residual(content, self.norm2, attend)
 
-    def mixed(self, content: Tensor, sampled: Tensor) -> Tensor:
-        """The content after what was sampled from the memory came in."""
+    def add_sampled(self, content: Tensor, sampled: Tensor) -> Tensor:
+        """Add the features sampled from the memory and apply the feed-forward block -> content (B, Q, C)."""
         content = self.residual(content, self.norm1, lambda _: sampled)
         return self.residual(content, self.norm3, self.feed_forward)

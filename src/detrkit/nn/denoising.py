@@ -1,8 +1,8 @@
-"""Denoising queries, in training only: objects with noised labels and boxes, which the decoder must restore.
+"""Denoising queries, in training only: ground truth with noisy labels and boxes, which the decoder must denoise.
 
-Which query belongs to which object is known, so nothing is matched. DN-DETR (Li et al., CVPR 2022, section 4)
-gives every object several times, near where it is. DINO (Zhang et al., ICLR 2023, section 3.3) gives it nearby (a
-positive) and farther off (a negative, to be called background) by turns.
+The object of each query is known, so there is no matching. DN-DETR (Li et al., CVPR 2022, section 4) adds several
+copies of every object near its true box. DINO (Zhang et al., ICLR 2023, section 3.3) adds pairs: a positive near the
+true box and a negative farther away, which must be classified as background.
 """
 
 from __future__ import annotations
@@ -23,17 +23,23 @@ __all__ = ["ContrastiveDenoising", "Denoising", "DenoisingOptions", "Noise", "dr
 
 @dataclass(frozen=True)
 class Noise:
-    """Random draws for N entries: flip (N,) bool, labels (N,) int64 (used where flip), signs (N, 4) of -1 and 1,
-    magnitudes (N, 4) in [0, 1)."""
+    """Random draws for N copies of objects."""
 
     flip: Tensor
+    """(N,) bool, whether the label is replaced."""
+
     labels: Tensor
+    """(N,) int64, the replacement."""
+
     signs: Tensor
+    """(N, 4), -1 or 1."""
+
     magnitudes: Tensor
+    """(N, 4) in [0, 1)."""
 
 
 def draw_noise(entries: int, num_classes: int, flip_probability: float, device: torch.device) -> Noise:
-    """Fresh noise from torch's generator."""
+    """Draw noise from torch's generator."""
     return Noise(
         flip=torch.rand(entries, device=device) < flip_probability,
         labels=torch.randint(0, num_classes, (entries,), device=device),
@@ -43,7 +49,7 @@ def draw_noise(entries: int, num_classes: int, flip_probability: float, device: 
 
 
 class DenoisingOptions(TypedDict):
-    """What both kinds of denoising take, see :class:`Denoising`."""
+    """Arguments shared by both kinds of denoising, see :class:`Denoising`."""
 
     num_classes: int
     dim: int
@@ -55,21 +61,22 @@ class DenoisingOptions(TypedDict):
 
 
 class Denoising(nn.Module):
-    """Makes denoising queries as in DN-DETR.
+    """Denoising queries of DN-DETR.
 
     Args:
-        num_classes, dim: of the model. label_rows: rows of the label table (DINO: one more than classes).
-        number: how often every object is given, as groups that do not see each other; 0 makes no queries.
-        label_noise: probability that an entry's label is drawn anew.
-        box_noise: centres move by up to this times half a side, sides change by up to this times themselves.
-        indicator: the last channel tells denoising queries, 1, from matching ones, 0; the table has one less.
-        mask_unused: slots of images with fewer objects take no part in attention and loss; published: they do.
-        max_queries: an image with more objects than these suffice for is represented by as many as they do, chosen at
-            random; None as published: by all of them. The losses are still divided by all objects.
-        draw: makes the noise; replaceable to repeat recorded runs.
+        num_classes, dim: classes and width of the model.
+        label_rows: rows of the label table (DINO: one more than classes).
+        number: copies of every object, one per group; groups do not see each other. 0 makes no queries.
+        label_noise: probability that the label of a copy is replaced by a random one.
+        box_noise: maximum shift of a centre, in units of half a side, and maximum relative change of a side.
+        indicator: the last channel is 1 for denoising and 0 for matching queries; the label table has one channel less.
+        mask_unused: exclude the empty slots of images with fewer objects from attention and loss. Published: included.
+        max_queries: maximum number of queries per image. An image with too many objects uses a random choice of them;
+            the losses are still divided by the number of all objects. None (published): no maximum.
+        draw: makes the noise; can be replaced to repeat recorded runs.
     """
 
-    blocks = 1  # of slots in a group: an object stands once in each
+    copies_per_group = 1
 
     def __init__(
         self,
@@ -93,33 +100,34 @@ class Denoising(nn.Module):
         self.draw = draw
 
     def forward(self, targets: list[Target]) -> Queries | None:
-        """Queries for the objects of a batch; None where there are none.
+        """Make queries for the objects of a batch; None if it has no objects.
 
-        Of D slots per image those beyond its objects hold nothing. The queries see the matching ones: they are allowed
-        to, and it is how DINO was trained.
+        All images have the same number of slots; slots beyond the objects of an image are empty. The queries see the
+        matching queries, as in the training of the published DINO.
         """
         image, slot, objects, labels, boxes = self._objects(targets)
         if len(objects) == 0 or self.number == 0:
             return None
         device, batch = boxes.device, len(targets)
-        most = int(slot.max()) + 1  # slots are made on the CPU: no device synchronisation
-        groups = self._groups(most)
-        blocks = groups * self.blocks
-        block = torch.arange(blocks).repeat_interleave(len(objects))
-        image, slot, objects = (index.repeat(blocks) for index in (image, slot, objects))
-        labels, boxes = labels.repeat(blocks), boxes.repeat(blocks, 1)
-        positive = block % self.blocks == 0
+        max_objects = int(slot.max()) + 1  # slots are on the CPU: no device synchronisation
+        groups = self._groups(max_objects)
+        copies = groups * self.copies_per_group
+        copy = torch.arange(copies).repeat_interleave(len(objects))
+        image, slot, objects = (index.repeat(copies) for index in (image, slot, objects))
+        labels, boxes = labels.repeat(copies), boxes.repeat(copies, 1)
+        positive = copy % self.copies_per_group == 0
 
         noise = self.draw(len(labels), self.num_classes, self.label_noise, device)
         labels = torch.where(noise.flip, noise.labels, labels)
-        noised = self._noised(boxes, noise, positive.to(device))
+        noisy = self._add_noise(boxes, noise, positive.to(device))
 
-        query = block * most + slot
+        query = copy * max_objects + slot
         place = (image.to(device), query.to(device))
-        embedded = self.marked(self.label_encoder(labels), 1.0)
-        content = embedded.new_zeros(batch, blocks * most, embedded.shape[-1]).index_put(place, embedded)
-        logits = boxes.new_zeros(batch, blocks * most, 4).index_put(place, inverse_sigmoid(noised, eps=1e-3))
-        unused = torch.ones(batch, blocks * most, dtype=torch.bool, device=device).index_put(
+        slots = copies * max_objects
+        embedded = self.with_indicator(self.label_encoder(labels), 1.0)
+        content = embedded.new_zeros(batch, slots, embedded.shape[-1]).index_put(place, embedded)
+        logits = boxes.new_zeros(batch, slots, 4).index_put(place, inverse_sigmoid(noisy, eps=1e-3))
+        unused = torch.ones(batch, slots, dtype=torch.bool, device=device).index_put(
             place, torch.zeros((), dtype=torch.bool, device=device)
         )
         return Queries(
@@ -127,38 +135,38 @@ class Denoising(nn.Module):
             content=content,
             reference=logits.sigmoid(),
             sees=(MATCHING,),
-            blocked=self._blocked(groups, self.blocks * most, unused),
+            blocked=self._blocked(groups, self.copies_per_group * max_objects, unused),
             pairs=(image[positive].to(device), query[positive].to(device), objects[positive].to(device)),
             normaliser=float(groups),
             ignored=unused if self.mask_unused else None,
         )
 
-    def marked(self, content: Tensor, mark: float) -> Tensor:
-        """Content (…, C) with the indicator as its last channel, where there is one."""
-        return torch.cat((content, torch.full_like(content[..., :1], mark)), dim=-1) if self.indicator else content
+    def with_indicator(self, content: Tensor, value: float) -> Tensor:
+        """Append the indicator to content (…, C) as its last channel, if the model has one."""
+        return torch.cat((content, torch.full_like(content[..., :1], value)), dim=-1) if self.indicator else content
 
-    def _groups(self, most: int) -> int:
-        """How often each of up to ``most`` objects of an image is restored."""
+    def _groups(self, max_objects: int) -> int:
+        """Return the number of groups for images with up to ``max_objects`` objects."""
         return self.number
 
-    def _least_copies(self) -> int:
-        """How many queries an object takes at least."""
+    def _min_copies(self) -> int:
+        """Return the minimum number of queries per object."""
         return self.number
 
-    def _noised(self, boxes: Tensor, noise: Noise, positive: Tensor) -> Tensor:
-        """Boxes (N, 4) of which centre and size are moved."""
+    def _add_noise(self, boxes: Tensor, noise: Noise, positive: Tensor) -> Tensor:
+        """Change centre and size of boxes (N, 4)."""
         reach = boxes[:, 2:].repeat(1, 2) * boxes.new_tensor([0.5, 0.5, 1.0, 1.0])
         return (boxes + noise.signs * noise.magnitudes * reach * self.box_noise).clamp(0, 1)
 
     def _objects(self, targets: list[Target]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Image, slot and index in the batch (on the CPU), label and box of every object that is restored."""
+        """Return image, slot and index in the batch (on the CPU), label and box of every object used."""
         counts = [len(target) for target in targets]
-        most = None if self.max_queries is None else max(1, self.max_queries // max(1, self._least_copies()))
+        maximum = None if self.max_queries is None else max(1, self.max_queries // max(1, self._min_copies()))
         chosen, start = [], 0
         for count in counts:
             kept = torch.arange(count)
-            if most is not None and count > most:
-                kept = torch.randperm(count)[:most].sort().values
+            if maximum is not None and count > maximum:
+                kept = torch.randperm(count)[:maximum].sort().values
             chosen.append(kept + start)
             start += count
         objects = torch.cat(chosen)
@@ -170,37 +178,41 @@ class Denoising(nn.Module):
         return image, slot, objects, labels[index], boxes[index]
 
     def _blocked(self, groups: int, size: int, unused: Tensor) -> Tensor:
-        """(1 or B, 1, D, D): groups of ``size`` queries do not see each other, and where asked nobody unused slots."""
+        """Return (1 or B, 1, D, D): groups of ``size`` queries see only themselves, and no unused slots if masked."""
         group = torch.arange(groups, device=unused.device).repeat_interleave(size)
         blocked = (group[:, None] != group)[None, None]
         if self.mask_unused:
-            itself = torch.eye(groups * size, dtype=torch.bool, device=unused.device)
-            blocked = blocked | (unused[:, None, None] & ~itself)
+            diagonal = torch.eye(groups * size, dtype=torch.bool, device=unused.device)
+            blocked = blocked | (unused[:, None, None] & ~diagonal)
         return blocked
 
 
 class ContrastiveDenoising(Denoising):
-    """Makes denoising queries as in DINO: positives and negatives by turns, as many groups as there is room for.
+    """Denoising queries of DINO: a positive and a negative copy of every object in every group.
 
     Args as in :class:`Denoising`, but
-        number: objects restored in all: number // m groups of m objects, m the largest image's, at least one group.
-        label_noise: half of this is the probability that an entry's label is drawn anew.
-        box_noise: corners move by up to this times half a side; negatives by as much again.
+        number: total number of positives per image: there are number // m groups, at least one, where m is the largest
+            number of objects in an image.
+        label_noise: half of this is the probability that the label of a copy is replaced.
+        box_noise: maximum shift b of the corners of positives, in units of half a side; corners of negatives move by
+            b to 2 b.
     """
 
-    blocks = 2
+    copies_per_group = 2
 
     def __init__(self, *, number: int = 100, label_noise: float = 0.5, box_noise: float = 1.0, **options: Any) -> None:
         super().__init__(number=number, label_noise=0.5 * label_noise, box_noise=box_noise, **options)
 
-    def _groups(self, most: int) -> int:
-        groups = max(1, self.number // most)
-        return groups if self.max_queries is None else min(groups, max(1, self.max_queries // (self.blocks * most)))
+    def _groups(self, max_objects: int) -> int:
+        groups = max(1, self.number // max_objects)
+        if self.max_queries is None:
+            return groups
+        return min(groups, max(1, self.max_queries // (self.copies_per_group * max_objects)))
 
-    def _least_copies(self) -> int:
-        return self.blocks
+    def _min_copies(self) -> int:
+        return self.copies_per_group
 
-    def _noised(self, boxes: Tensor, noise: Noise, positive: Tensor) -> Tensor:
+    def _add_noise(self, boxes: Tensor, noise: Noise, positive: Tensor) -> Tensor:
         half = boxes[:, 2:].repeat(1, 2) / 2
         moved = noise.signs * (noise.magnitudes + ~positive[:, None]) * half * self.box_noise
         return xyxy_to_cxcywh((cxcywh_to_xyxy(boxes) + moved).clamp(0, 1))

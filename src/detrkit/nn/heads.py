@@ -1,4 +1,4 @@
-"""Small heads shared by detectors."""
+"""The MLP of prediction heads."""
 
 from __future__ import annotations
 

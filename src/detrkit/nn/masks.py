@@ -21,7 +21,7 @@ from detrkit.nn.heads import MLP
 from detrkit.nn.projection import MaskedGroupNorm
 from detrkit.nn.tokens import Tokens
 
-__all__ = ["EmbeddedMasks", "MaskHead", "PixelEmbedding", "sample_points"]
+__all__ = ["EmbeddedMasks", "MaskBranch", "PixelEmbedding", "sample_points"]
 
 Border = Literal["border", "zeros"]
 
@@ -130,7 +130,7 @@ class EmbeddedMasks:
         return self.queries[layer, image] @ sample_points(self.pixels[image, None], points[None], border=self.border)[0]
 
 
-class MaskHead(nn.Module):
+class MaskBranch(nn.Module):
     """Masks of all decoded queries, with modules passed in.
 
     Args:

@@ -12,24 +12,24 @@ __all__ = ["LearnedPosition", "SinePosition", "StoredSinePosition", "sine_boxes"
 
 
 def sine_divisors(features: int, temperature: float = 10000.0, device: torch.device | None = None) -> Tensor:
-    """What angles are divided by in each of so many channels; two channels in turn share one: (features,)."""
+    """Return the divisors (features,) of angles per channel; neighbouring sine and cosine channels share one."""
     index = torch.arange(features, dtype=torch.float32, device=device)
     return temperature ** (2 * torch.div(index, 2, rounding_mode="floor") / features)
 
 
 def sine_embedding(values: Tensor, features: int, temperature: float = 10000.0) -> Tensor:
-    """Interleaved sine and cosine of angles (…) -> (…, features)."""
+    """Embed angles (…) by interleaved sine and cosine -> (…, features)."""
     return interleaved_sine(values, sine_divisors(features, temperature, values.device))
 
 
 def interleaved_sine(values: Tensor, divisors: Tensor) -> Tensor:
-    """Sine and cosine in turn of angles (…) by divisors (features,) -> (…, features)."""
+    """Interleave sine and cosine of angles (…) over divisors (features,) -> (…, features)."""
     even, odd = values[..., None] / divisors[0::2], values[..., None] / divisors[1::2]
     return torch.stack((even.sin(), odd.cos()), dim=-1).flatten(-2)
 
 
 def sine_boxes(boxes: Tensor, features: int, *, order: tuple[int, ...] = (0, 1, 2, 3)) -> Tensor:
-    """Sine embedding of box coordinates in [0, 1] (…, 4), scaled to 2π, taken in ``order`` -> (…, 4 · features)."""
+    """Embed box coordinates in [0, 1] (…, 4), scaled to 2π and reordered -> (…, 4 · features)."""
     return sine_embedding(boxes[..., list(order)] * (2 * math.pi), features).flatten(-2)
 
 
@@ -56,12 +56,12 @@ class SinePosition(nn.Module):
         return torch.cat([interleaved_sine(axis, divisors) for axis in (y, x)], dim=-1)
 
     def divisors(self, device: torch.device) -> Tensor:
-        """What angles are divided by in each channel of an axis."""
+        """Return the divisors of one axis."""
         return sine_divisors(self.features, self.temperature, device)
 
 
 class StoredSinePosition(SinePosition):
-    """The same with the divisors as a buffer, because checkpoints of Salience-DETR have them."""
+    """Sine encoding with the divisors as a buffer, as in checkpoints of Salience-DETR."""
 
     dim_t: Tensor
 
@@ -70,15 +70,15 @@ class StoredSinePosition(SinePosition):
         self.register_buffer("dim_t", sine_divisors(dim // 2, temperature))
 
     def divisors(self, device: torch.device) -> Tensor:
-        """The buffer."""
+        """Return the buffer."""
         return self.dim_t
 
 
 class LearnedPosition(nn.Module):
     """Learned row and column tables. Channels: x (column) first, then y (row).
 
-    entries: rows and columns the tables know · stretch: a map with more of them reads between the entries, from the
-    first to the last; otherwise it is refused.
+    entries: rows and columns of the tables · stretch: interpolate the tables for larger maps, corners aligned; off:
+    larger maps are an error.
     """
 
     def __init__(self, *, dim: int, entries: int = 50, stretch: bool = False) -> None:
@@ -93,7 +93,7 @@ class LearnedPosition(nn.Module):
         """padding_mask (B, h, w) -> (B, h, w, dim).
 
         Raises:
-            ValueError: the map has more rows or columns than the tables have entries, and may not be stretched.
+            ValueError: the map has more rows or columns than the tables, and ``stretch`` is off.
         """
         batch, height, width = padding_mask.shape
         entries = self.row_embed.num_embeddings
@@ -102,13 +102,13 @@ class LearnedPosition(nn.Module):
                 f"learned positions know {entries} rows and columns, the feature map has {height} x {width}: "
                 "use smaller images or position_embedding='sine'"
             )
-        x = _first(self.col_embed.weight, width).expand(height, width, -1)
-        y = _first(self.row_embed.weight, height)[:, None].expand(height, width, -1)
+        x = _resized(self.col_embed.weight, width).expand(height, width, -1)
+        y = _resized(self.row_embed.weight, height)[:, None].expand(height, width, -1)
         return torch.cat((x, y), dim=-1).expand(batch, -1, -1, -1)
 
 
-def _first(table: Tensor, count: int) -> Tensor:
-    """The first ``count`` rows of a table (entries, C); where it has fewer, the whole table stretched to as many."""
+def _resized(table: Tensor, count: int) -> Tensor:
+    """Return the first ``count`` rows of a table (entries, C), or the table stretched to ``count`` rows."""
     if count <= len(table):
         return table[:count]
     return F.interpolate(table.T[None], size=count, mode="linear", align_corners=True)[0].T

@@ -13,7 +13,7 @@ __all__ = ["LevelProjection", "MaskedGroupNorm", "project_levels"]
 
 
 class MaskedGroupNorm(nn.GroupNorm):
-    """Group norm whose statistics leave padding out, so that an image is normalised alone and in a batch alike."""
+    """Group norm whose statistics exclude padding, so that the result for an image does not depend on its batch."""
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """x (B, C, h, w), padding_mask (B, h, w) bool or None (ordinary group norm) -> (B, C, h, w), 0 in padding."""
@@ -31,7 +31,7 @@ class MaskedGroupNorm(nn.GroupNorm):
 
 
 class LevelProjection(nn.Module):
-    """1x1 convolution (or 3x3 with stride 2 for an extra level), then group norm if asked."""
+    """1x1 convolution (or 3x3 with stride 2 for an extra level), with optional group norm."""
 
     def __init__(
         self, *, in_channels: int, dim: int, stride: int = 1, group_norm: bool = True, bias: bool = True
@@ -43,9 +43,9 @@ class LevelProjection(nn.Module):
         self.stride = stride
 
     def forward(self, level: FeatureMap, padding_mask: Tensor, *, mask_padding: bool = False) -> FeatureMap:
-        """Projects one level of images with padding_mask (B, H, W) in pixels.
+        """Project one level of images with padding_mask (B, H, W) in pixels.
 
-        With ``mask_padding`` the padding stays zero and out of the statistics.
+        With ``mask_padding`` the padding stays zero and is excluded from the statistics.
         """
         x = self.conv(level.tensor)
         stride = level.stride * self.stride
@@ -62,9 +62,9 @@ class LevelProjection(nn.Module):
 def project_levels(
     projections: Iterable[nn.Module], maps: Sequence[FeatureMap], padding_mask: Tensor, *, mask_padding: bool
 ) -> list[FeatureMap]:
-    """All levels from the maps of a backbone, of images with padding_mask (B, H, W) in pixels.
+    """Project backbone maps to all levels, for images with padding_mask (B, H, W) in pixels.
 
-    A projection more than there are maps reads the raw last map, further ones the level before.
+    The first extra projection reads the last backbone map, each further one reads the level before.
     """
     levels: list[FeatureMap] = []
     for index, projection in enumerate(projections):

@@ -1,4 +1,4 @@
-"""Two-stage queries (Deformable DETR, section 4.2): every token proposes a box, the best become queries."""
+"""Encoder proposals (Deformable DETR, section 4.2): every token predicts a box, the best become queries."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from torch import Tensor, nn
 from detrkit.nn.tokens import Tokens, gather_rows
 from detrkit.structures import QueryGroup
 
-__all__ = ["Proposals", "anchors", "propose"]
+__all__ = ["Proposals", "anchors", "best_tokens"]
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """What the encoder proposes for every token: logits (B, S, K), box logits (B, S, 4), undetached."""
+    """One proposal per token: class logits (B, S, K) and box logits (B, S, 4), with gradients."""
 
     logits: Tensor
     boxes: Tensor
 
     @classmethod
-    def of(cls, features: Tensor, start: Tensor, class_head: nn.Module, box_head: nn.Module) -> Proposals:
-        """What two heads make of features (B, S, C), boxes relative to anchors (B, S, 4) given as logits."""
+    def of(cls, features: Tensor, anchor: Tensor, class_head: nn.Module, box_head: nn.Module) -> Proposals:
+        """Apply two heads to features (B, S, C); boxes are relative to anchors (B, S, 4), given as logits."""
         logits: Tensor = class_head(features)
         offset: Tensor = box_head(features)
-        return cls(logits, offset.float() + start)
+        return cls(logits, offset.float() + anchor)
 
     def take(self, index: Tensor) -> Proposals:
-        """Those of the tokens (B, Q)."""
+        """Return the proposals of the tokens (B, Q)."""
         return Proposals(gather_rows(self.logits, index), gather_rows(self.boxes, index))
 
     def reference(self) -> Tensor:
-        """Boxes in [0, 1] (B, S, 4) without gradient, for queries to start from."""
+        """Return boxes in [0, 1] (B, S, 4) without gradient, as references of queries."""
         return self.boxes.detach().sigmoid()
 
     def group(self, *, class_agnostic: bool, repeat: int = 1) -> QueryGroup:
-        """The proposals as predictions with losses of their own."""
+        """Return the proposals as predictions with their own losses."""
         return QueryGroup(self.logits[None], self.boxes.sigmoid()[None], class_agnostic=class_agnostic, repeat=repeat)
 
 
 def anchors(tokens: Tokens) -> tuple[Tensor, Tensor]:
-    """One box per token, centred on it, of side 0.05 · 2^level: logits (B, S, 4), and which are usable (B, S) bool.
+    """Return one box per token, centred on it, with side 0.05 · 2^level: logits (B, S, 4), and usable (B, S) bool.
 
-    Padded tokens, and those whose centre or side is not within (0.01, 0.99), get +inf: the box 1, 1, 1, 1.
+    Tokens are not usable in padding or if centre or side is outside (0.01, 0.99); their logits are +inf.
     """
     centres = tokens.centres()
     side = (0.05 * 2.0 ** tokens.levels()).to(centres)[None, :, None].expand(centres.shape[0], -1, 2)
@@ -53,10 +53,10 @@ def anchors(tokens: Tokens) -> tuple[Tensor, Tensor]:
     return logits, usable
 
 
-def propose(scores: Tensor, number: int, padding_mask: Tensor | None = None) -> Tensor:
-    """The best tokens by scores (B, S): (B, min(number, S)), best first.
+def best_tokens(scores: Tensor, number: int, padding_mask: Tensor | None = None) -> Tensor:
+    """Return the tokens with the highest scores (B, S): (B, min(number, S)), best first.
 
-    padding_mask (B, S): tokens that come last whatever their score; None lets them compete, as published.
+    padding_mask (B, S): these tokens come last; None: padding competes, as published.
     """
     if padding_mask is not None:
         scores = scores.masked_fill(padding_mask, -torch.inf)

@@ -1,9 +1,9 @@
-"""What a decoder takes and gives: sets of queries in, their decoded states, logits and boxes out.
+"""Input and output of a decoder: sets of queries, and their decoded states, logits and boxes.
 
-Beside the queries that detect (:data:`MATCHING`) training decodes further sets in the same pass: noised objects
+Besides the matching queries (:data:`MATCHING`), training decodes further sets in the same pass: denoising queries
 (DN-DETR, DINO), one-to-many queries (Relation-DETR), more groups (Group DETR: Chen et al., ICCV 2023, arXiv
-2207.13085). They share every layer and differ in which queries they see in self-attention and in how they find their
-objects. Both are facts of the set, so that no decoder and no loss has to know where which of them stand.
+2207.13085). They share every layer. They differ in the queries that they see in self-attention and in the assignment
+of objects. Each set describes both, so that decoders and losses do not depend on the order of the sets.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from detrkit.structures import MaskView, Predictions, QueryGroup
 __all__ = ["MATCHING", "Block", "Decoded", "Queries", "attention_blocks", "query_groups", "within_blocks"]
 
 MATCHING = "matching"
-"""Name of the queries that detect, the only ones outside of training."""
+"""Name of the matching queries, which make the detections; the only set in evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +29,13 @@ class Queries:
     """One set of N queries.
 
     Attributes:
-        name: :data:`MATCHING`, or what the set is called among the groups of the predictions.
-        content: (B, N, C), what the queries hold before the first layer.
-        position: (B, N, C), a position embedding that all layers share; None where layers make it from boxes.
-        reference: (B, N, 4) start boxes or (B, N, 2) points in [0, 1] of the valid area; None where there are none.
-        sees: names of the other sets that these queries see in self-attention; they always see their own.
-        blocked: (1 or B, 1, N, N) bool, pairs of the set that must not see each other; None: all do.
+        name: :data:`MATCHING`, or the name of the set in ``groups`` of the predictions.
+        content: (B, N, C), query content before the first layer.
+        position: (B, N, C), position embedding shared by all layers; None if layers make positions from boxes.
+        reference: initial boxes (B, N, 4) or points (B, N, 2) in [0, 1] of the valid area, or None.
+        sees: names of the other sets that these queries attend to in self-attention, besides their own set.
+        blocked: (1 or B, 1, N, N) bool, True where a query (row) must not attend to another (column); None: nowhere.
+        masked: whether their masks are learned, if the model has a mask head.
         pairs, repeat, ignored, normaliser: see :class:`detrkit.structures.QueryGroup`.
     """
 
@@ -44,6 +45,7 @@ class Queries:
     reference: Tensor | None = None
     sees: tuple[str, ...] = ()
     blocked: Tensor | None = None
+    masked: bool = True
     pairs: tuple[Tensor, Tensor, Tensor] | None = None
     repeat: int = 1
     ignored: Tensor | None = None
@@ -51,18 +53,18 @@ class Queries:
 
     @property
     def number(self) -> int:
-        """N."""
+        """The number of queries, N."""
         return self.content.shape[1]
 
     @property
-    def place(self) -> Tensor:
-        """The position embedding, of queries that have one."""
+    def required_position(self) -> Tensor:
+        """The position embedding of a set that must have one."""
         assert self.position is not None
         return self.position
 
     @property
-    def start(self) -> Tensor:
-        """The reference, of queries that have one."""
+    def required_reference(self) -> Tensor:
+        """The reference of a set that must have one."""
         assert self.reference is not None
         return self.reference
 
@@ -72,10 +74,10 @@ class Block:
     """Neighbouring sets whose queries attend to each other.
 
     Attributes:
-        names: of the sets.
-        size: queries of all of them, n.
-        blocked: (1 or B, 1, n, n), 0, or -inf where a query (row) must not see another (column); None: all see all.
-        relation: what attends under a bias of its own, ``blocked`` included; None: under ``blocked`` alone.
+        names: names of the sets.
+        size: number of their queries, n.
+        blocked: (1 or B, 1, n, n), -inf where a query (row) must not see another (column), else 0; or None.
+        relation: a bias that includes ``blocked`` and replaces it; or None.
     """
 
     names: tuple[str, ...]
@@ -85,33 +87,38 @@ class Block:
 
     @property
     def bias(self) -> Tensor | AttentionBias | None:
-        """What self-attention adds to its logits."""
+        """The bias of self-attention."""
         return self.blocked if self.relation is None else self.relation
 
 
 def attention_blocks(queries: Sequence[Queries]) -> list[Block]:
-    """The blocks of self-attention: a set is in one with the sets before it where one of them sees the other.
+    """Group sets into blocks of self-attention: a set joins the block before it if one sees the other.
 
     Raises:
-        ValueError: two sets have one name, or sets that see each other do not stand side by side.
+        ValueError: two sets have the same name, or sets that see each other are not neighbours.
     """
-    names = [one.name for one in queries]
+    names = [query_set.name for query_set in queries]
     if len(set(names)) < len(names):
-        raise ValueError(f"every set of queries needs a name of its own, got {', '.join(names)}")
+        raise ValueError(f"every set of queries needs its own name, got {', '.join(names)}")
     together: list[list[Queries]] = []
-    for one in queries:
-        linked = together and any(one.name in other.sees or other.name in one.sees for other in together[-1])
+    for query_set in queries:
+        linked = together and any(
+            query_set.name in other.sees or other.name in query_set.sees for other in together[-1]
+        )
         if linked:
-            together[-1].append(one)
+            together[-1].append(query_set)
         else:
-            together.append([one])
+            together.append([query_set])
     for sets in together:
-        inside = {one.name for one in sets}
-        for one in sets:
-            if apart := set(one.sees) & (set(names) - inside):
-                raise ValueError(f"queries '{one.name}' see {', '.join(sorted(apart))}, which must stand beside them")
+        inside = {query_set.name for query_set in sets}
+        for query_set in sets:
+            if missing := set(query_set.sees) & (set(names) - inside):
+                raise ValueError(
+                    f"queries '{query_set.name}' see {', '.join(sorted(missing))}, which must be next to them"
+                )
     return [
-        Block(tuple(one.name for one in sets), sum(one.number for one in sets), _blocked(sets)) for sets in together
+        Block(tuple(query_set.name for query_set in sets), sum(query_set.number for query_set in sets), _blocked(sets))
+        for sets in together
     ]
 
 
@@ -119,24 +126,26 @@ def _blocked(sets: Sequence[Queries]) -> Tensor | None:
     if len(sets) == 1 and sets[0].blocked is None:
         return None
     device = sets[0].content.device
-    owner = torch.cat([torch.full((one.number,), index, device=device) for index, one in enumerate(sets)])
-    seen = torch.tensor([[one is other or other.name in one.sees for other in sets] for one in sets]).to(device)
+    owner = torch.cat([torch.full((query_set.number,), index, device=device) for index, query_set in enumerate(sets)])
+    seen = torch.tensor(
+        [[query_set is other or other.name in query_set.sees for other in sets] for query_set in sets]
+    ).to(device)
     blocked = ~seen[owner[:, None], owner][None, None]
     start = 0
-    for one in sets:
-        if one.blocked is not None:
-            rows = (start, len(owner) - start - one.number)
-            blocked = blocked | nn.functional.pad(one.blocked, rows + rows)
-        start += one.number
+    for query_set in sets:
+        if query_set.blocked is not None:
+            rows = (start, len(owner) - start - query_set.number)
+            blocked = blocked | nn.functional.pad(query_set.blocked, rows + rows)
+        start += query_set.number
     return torch.zeros(blocked.shape, device=device).masked_fill(blocked, -torch.inf)
 
 
 def within_blocks(attend: Callable[..., Tensor], blocks: Sequence[Block], *inputs: Tensor) -> Tensor:
-    """``attend(*inputs, bias=…)`` for the queries of each block alone: inputs (B, N, C) of all blocks -> (B, N, C)."""
+    """Call ``attend(*inputs, bias=…)`` within each block: inputs (B, N, C) of all blocks -> (B, N, C)."""
     first = blocks[0]
     if len(blocks) == 1:
         return attend(*inputs, bias=first.bias)
-    if all(block.bias is None and block.size == first.size for block in blocks):  # like Group DETR's: one batch of all
+    if all(block.bias is None and block.size == first.size for block in blocks):  # as in Group DETR: one batch
         batch, number = inputs[0].shape[:2]
         separate = (x.reshape(batch * len(blocks), first.size, x.shape[-1]) for x in inputs)
         return attend(*separate, bias=None).reshape(batch, number, -1)
@@ -145,10 +154,10 @@ def within_blocks(attend: Callable[..., Tensor], blocks: Sequence[Block], *input
 
 
 def query_groups(embedding: nn.Embedding, size: int, batch: int, *, training: bool) -> list[Queries]:
-    """Learned position embeddings as groups of ``size`` queries without content, the first as the matching ones.
+    """Split learned position embeddings into groups of ``size`` queries with zero content (Group DETR).
 
-    In training each group is matched with all objects on its own, so that an object teaches as many queries as there
-    are groups, and the losses of all groups are averaged; in evaluation only the first is there (Group DETR).
+    The first group has the matching queries. In training, each group is matched with all objects separately, and the
+    losses of all groups are averaged; in evaluation there is only the first.
     """
     groups = embedding.weight.split(size) if training else embedding.weight[:size].split(size)
     positions = [group.expand(batch, -1, -1) for group in groups]
@@ -168,14 +177,14 @@ G = TypeVar("G", bound=QueryGroup)
 
 @dataclass(frozen=True)
 class Decoded:
-    """What L decoder layers made of all N queries, first layer to last.
+    """Outputs of L decoder layers for all N queries, first layer to last.
 
     Attributes:
-        queries: the sets, in the order in which they stand side by side.
-        hidden: (L, B, N, C), the states that the heads read; a mask head is one more reader.
+        queries: the sets, in the order of their queries.
+        hidden: (L, B, N, C), input of the heads for classes, boxes and masks.
         logits: (L, B, N, K), K + 1 with no-object last for softmax classification.
         boxes: (L, B, N, 4) float32 cxcywh in [0, 1] of the valid area.
-        masks: of the same queries, where a mask head makes them, or None.
+        masks: masks of the same queries, or None without a mask head.
     """
 
     queries: tuple[Queries, ...]
@@ -185,37 +194,41 @@ class Decoded:
     masks: MaskView | None = None
 
     def group(self, name: str) -> Decoded:
-        """The part of one set.
+        """Return the part of one set.
 
         Raises:
-            KeyError: no set is called so.
+            KeyError: there is no set with this name.
         """
         start = 0
-        for one in self.queries:
-            if one.name == name:
-                part = slice(start, start + one.number)
-                masks = None if self.masks is None else self.masks[part]
+        for query_set in self.queries:
+            if query_set.name == name:
+                part = slice(start, start + query_set.number)
+                masks = None if self.masks is None or not query_set.masked else self.masks[part]
                 tensors = (self.hidden[:, :, part], self.logits[:, :, part], self.boxes[:, :, part])
-                return Decoded((one,), *tensors, masks)
-            start += one.number
-        raise KeyError(f"no queries '{name}'; there are {', '.join(one.name for one in self.queries)}")
+                return Decoded((query_set,), *tensors, masks)
+            start += query_set.number
+        raise KeyError(f"no queries '{name}'; there are {', '.join(query_set.name for query_set in self.queries)}")
 
     def predictions(self, proposals: Mapping[str, QueryGroup]) -> Predictions:
-        """The matching queries; ``groups`` are the sets before them, proposals of the encoder, and the sets after."""
-        groups = {one.name: self.group(one.name)._as(QueryGroup) for one in self.queries if one.name != MATCHING}
-        names = [one.name for one in self.queries]
+        """Return the matching queries; ``groups`` are the sets before them, the proposals, and the sets after them."""
+        groups = {
+            query_set.name: self.group(query_set.name)._to(QueryGroup)
+            for query_set in self.queries
+            if query_set.name != MATCHING
+        }
+        names = [query_set.name for query_set in self.queries]
         before = {name: groups.pop(name) for name in names[: names.index(MATCHING)]}
-        found = self.group(MATCHING)._as(Predictions)
+        found = self.group(MATCHING)._to(Predictions)
         return replace(found, groups={**before, **proposals, **groups})
 
-    def _as(self, kind: type[G]) -> G:
-        (one,) = self.queries
+    def _to(self, kind: type[G]) -> G:
+        (query_set,) = self.queries
         return kind(
             logits=self.logits,
             boxes=self.boxes,
             masks=self.masks,
-            pairs=one.pairs,
-            repeat=one.repeat,
-            ignored=one.ignored,
-            normaliser=one.normaliser,
+            pairs=query_set.pairs,
+            repeat=query_set.repeat,
+            ignored=query_set.ignored,
+            normaliser=query_set.normaliser,
         )

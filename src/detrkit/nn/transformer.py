@@ -14,14 +14,14 @@ __all__ = ["DecoderLayer", "Encoder", "EncoderLayer", "FeedForwardLayer", "xavie
 
 
 def xavier_(module: nn.Module) -> None:
-    """Xavier-uniform for every parameter of two or more dimensions, as DETR starts its transformer."""
+    """Initialise every parameter of two or more dimensions Xavier-uniform, as DETR's transformer."""
     for parameter in module.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)
 
 
 class FeedForwardLayer(nn.Module):
-    """Residual sub-blocks with the norm after (post-norm, published) or before (pre-norm)."""
+    """Base class of layers: residual sub-blocks with the norm after (post-norm, published) or before (pre-norm)."""
 
     def __init__(self, *, dim: int, ffn_dim: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
@@ -34,18 +34,18 @@ class FeedForwardLayer(nn.Module):
         return F.dropout(x, self.dropout, self.training)
 
     def residual(self, x: Tensor, norm: nn.Module, block: Callable[[Tensor], Tensor]) -> Tensor:
-        """x (B, N, C) plus what ``block`` makes of it, normalised on the side that ``pre_norm`` says."""
+        """Return x (B, N, C) plus the output of ``block``, normalised before or after the block."""
         if self.pre_norm:
             return x + self._drop(block(norm(x)))
         return norm(x + self._drop(block(x)))
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """Two linear layers with ReLU between them: (B, N, C) -> (B, N, C)."""
+        """Apply two linear layers with ReLU between them: (B, N, C) -> (B, N, C)."""
         return self.linear2(self._drop(F.relu(self.linear1(x))))
 
 
 class EncoderLayer(FeedForwardLayer):
-    """Self-attention over the image tokens, then a feed-forward block; positions enter at every layer."""
+    """Self-attention over the image tokens, then a feed-forward block; positions are added in every layer."""
 
     def __init__(self, *, dim: int, num_heads: int, ffn_dim: int, dropout: float, pre_norm: bool = False) -> None:
         super().__init__(dim=dim, ffn_dim=ffn_dim, dropout=dropout, pre_norm=pre_norm)
@@ -84,8 +84,8 @@ class Encoder(nn.Module):
 class DecoderLayer(FeedForwardLayer):
     """Self-attention among the queries, cross-attention to image features, feed-forward block.
 
-    What the queries attend to is passed in as a function, so that DETR (the whole memory) and DE-DETR (keys sampled
-    for each query) share the layer.
+    Cross-attention is passed in as a function, so that DETR (the whole memory) and DE-DETR (keys sampled per query)
+    share the layer.
     """
 
     def __init__(self, *, dim: int, num_heads: int, ffn_dim: int, dropout: float, pre_norm: bool = False) -> None:
@@ -101,11 +101,11 @@ class DecoderLayer(FeedForwardLayer):
     ) -> Tensor:
         """content and position (B, Q, C) of the queries -> content (B, Q, C).
 
-        cross_attend: maps the content to what it gathered (B, Q, C). blocks: which queries attend to each other.
+        cross_attend: maps content to the attended features (B, Q, C). blocks: which queries attend to each other.
         """
 
-        def attend(x: Tensor, place: Tensor, bias: object) -> Tensor:
-            attended: Tensor = self.self_attn(x + place, x + place, x, bias=bias)
+        def attend(x: Tensor, position: Tensor, bias: object) -> Tensor:
+            attended: Tensor = self.self_attn(x + position, x + position, x, bias=bias)
             return attended
 
         content = self.residual(content, self.norm1, lambda x: within_blocks(attend, blocks, x, position))

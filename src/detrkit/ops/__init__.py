@@ -1,3 +1,3 @@
-"""Kernels and arithmetic behind one function each; importing the package registers them as ``torch.ops.detrkit.*``."""
+"""Operators and box arithmetic; importing the package registers the operators as ``torch.ops.detrkit.*``."""
 
 import detrkit.ops.ms_deform_attn  # noqa: F401

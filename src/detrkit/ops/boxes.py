@@ -1,4 +1,4 @@
-"""Box arithmetic: conversions, generalised IoU, inverse sigmoid."""
+"""Box arithmetic: conversions, IoU, generalised IoU, inverse sigmoid."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ __all__ = ["cxcywh_to_xyxy", "generalized_iou", "inverse_sigmoid", "iou", "xyxy_
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """Boxes (…, 4) from centre and size to corners."""
+    """Convert boxes (…, 4) from centre and size to corners."""
     cx, cy, w, h = boxes.unbind(-1)
     return torch.stack((cx - 0.5 * w, cy - 0.5 * h, cx + 0.5 * w, cy + 0.5 * h), dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """Boxes (…, 4) from corners to centre and size."""
+    """Convert boxes (…, 4) from corners to centre and size."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1), dim=-1)
 
@@ -40,8 +40,8 @@ def iou(first: Tensor, second: Tensor) -> Tensor:
 def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
     """GIoU of xyxy boxes that broadcast against each other: (…, 4), (…, 4) -> (…).
 
-    Unlike the assertion in the official code, degenerate boxes only give a low value: two empty boxes at one point
-    have GIoU 0 instead of NaN.
+    The official code fails an assertion on degenerate boxes. Here they only give a low value: two empty boxes at the
+    same point have GIoU 0 instead of NaN.
     """
     eps = torch.finfo(first.dtype).tiny
     intersection, union = _overlap(first, second)
@@ -51,6 +51,6 @@ def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Logit of ``x`` in [0, 1], with both ``x`` and ``1 - x`` kept at or above ``eps``."""
+    """Logit of ``x`` in [0, 1], with ``x`` and ``1 - x`` clamped to at least ``eps``."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))

@@ -1,8 +1,8 @@
 """Multi-scale deformable attention (Zhu et al., ICLR 2021, eq. 3) as the operator ``detrkit::ms_deform_attn``.
 
-A query reads a few points of every level instead of all tokens: bilinear samples at ``locations``, summed with
-``weights``. The operator is registered with ``torch.library`` (shapes and gradient included), so torch.compile and
-torch.export see one node. Back ends are rows of :data:`BACKENDS`; :func:`active_backend` says which one a device uses.
+A query reads a few points per level instead of all tokens: bilinear samples at ``locations``, summed with ``weights``.
+The operator is registered with ``torch.library`` (shapes and gradient included), so torch.compile and torch.export see
+one node. Implementations are listed in :data:`BACKENDS`; :func:`active_backend` gives the one that a device uses.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Shapes = Sequence[Sequence[int]]
 
 
 def _maps_and_points(value: Tensor, shapes: Shapes, locations: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each level its maps (B·H, D, h, w) and sampling grid (B·H, Q, P, 2), in float32."""
+    """Maps (B·H, D, h, w) and sampling grid (B·H, Q, P, 2) of each level, in float32."""
     batch, _, heads, dim = value.shape
     grid = 2 * locations.float() - 1
     levels = value.float().split([height * width for height, width in shapes], dim=1)
@@ -34,7 +34,7 @@ def _maps_and_points(value: Tensor, shapes: Shapes, locations: Tensor) -> Iterat
 
 
 def reference(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """The definition in plain, differentiable torch; shapes as in :func:`ms_deform_attn`."""
+    """Reference implementation in plain, differentiable torch; shapes as in :func:`ms_deform_attn`."""
     batch, _, heads, dim = value.shape
     queries = locations.shape[1]
     samples = [
@@ -51,31 +51,31 @@ def reference_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value, locations and weights.
 
-    Samples are made again instead of kept: they are levels · points times as large as the output.
+    Samples are computed again instead of stored: together they are levels · points times as large as the output.
     """
     batch, _, heads, dim = value.shape
     queries = locations.shape[1]
     outer = gradient.float().transpose(1, 2).reshape(batch * heads, dim, queries, 1)
     share = weights.float().transpose(1, 2).flatten(0, 1)  # (B·H, Q, L, P)
-    of_value, of_locations, of_weights = [], [], []
+    grad_value, grad_locations, grad_weights = [], [], []
     for level, (maps, points) in enumerate(_maps_and_points(value, spatial_shapes, locations)):
         sampled = F.grid_sample(maps, points, mode="bilinear", padding_mode="zeros", align_corners=False)
-        of_weights.append((sampled * outer).sum(1))
-        of_maps, of_points = torch.ops.aten.grid_sampler_2d_backward(
+        grad_weights.append((sampled * outer).sum(1))
+        grad_maps, grad_points = torch.ops.aten.grid_sampler_2d_backward(
             outer * share[:, None, :, level], maps, points, 0, 0, False, [True, True]
         )
-        of_value.append(of_maps.unflatten(0, (batch, heads)).flatten(3).permute(0, 3, 1, 2))
-        of_locations.append(2 * of_points)
+        grad_value.append(grad_maps.unflatten(0, (batch, heads)).flatten(3).permute(0, 3, 1, 2))
+        grad_locations.append(2 * grad_points)
     return (
-        torch.cat(of_value, dim=1).to(value.dtype),
-        torch.stack(of_locations, dim=2).unflatten(0, (batch, heads)).transpose(1, 2).to(locations.dtype),
-        torch.stack(of_weights, dim=2).unflatten(0, (batch, heads)).transpose(1, 2).to(weights.dtype),
+        torch.cat(grad_value, dim=1).to(value.dtype),
+        torch.stack(grad_locations, dim=2).unflatten(0, (batch, heads)).transpose(1, 2).to(locations.dtype),
+        torch.stack(grad_weights, dim=2).unflatten(0, (batch, heads)).transpose(1, 2).to(weights.dtype),
     )
 
 
 @dataclass(frozen=True)
 class Backend:
-    """An implementation: the operator and its gradient."""
+    """An implementation of the operator and its gradient."""
 
     forward: Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
     backward: Callable[[Tensor, Tensor, Shapes, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -88,7 +88,7 @@ BACKENDS: dict[str, Backend] = {
 
 
 def active_backend(device_type: str) -> str:
-    """Name of the implementation that tensors on a device ("cpu", "cuda", "mps") use."""
+    """Name of the implementation for a device type ("cpu", "cuda", "mps")."""
     return device_type if device_type in BACKENDS else "reference"
 
 
@@ -114,8 +114,10 @@ def _backward(
     gradient: Tensor, value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     backend = BACKENDS[active_backend(value.device.type)]
-    of_value, of_locations, of_weights = backend.backward(gradient, value, _shapes(spatial_shapes), locations, weights)
-    return of_value.contiguous(), of_locations.contiguous(), of_weights.contiguous()
+    grad_value, grad_locations, grad_weights = backend.backward(
+        gradient, value, _shapes(spatial_shapes), locations, weights
+    )
+    return grad_value.contiguous(), grad_locations.contiguous(), grad_weights.contiguous()
 
 
 @_backward.register_fake
@@ -131,15 +133,17 @@ def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     value, spatial_shapes, locations, weights = ctx.saved_tensors
-    of_value, of_locations, of_weights = _backward(gradient.contiguous(), value, spatial_shapes, locations, weights)
-    return of_value, None, of_locations, of_weights
+    grad_value, grad_locations, grad_weights = _backward(
+        gradient.contiguous(), value, spatial_shapes, locations, weights
+    )
+    return grad_value, None, grad_locations, grad_weights
 
 
 _forward.register_autograd(_gradients, setup_context=_save)
 
 
 def _check(value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor) -> None:
-    """Raises ValueError where shapes contradict each other: the samples would come from the wrong place."""
+    """Raise ValueError if the shapes do not fit together: samples would be read from wrong places."""
     levels = spatial_shapes.shape[0]
     tokens = sum(height * width for height, width in _shapes(spatial_shapes))
     if value.shape[1] != tokens:
@@ -156,22 +160,23 @@ def _check(value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Te
 
 
 def ms_deform_attn(value: Tensor, spatial_shapes: Tensor | Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """Samples of several levels, weighted and summed.
+    """Multi-scale deformable attention: weighted sum of samples from several levels.
 
-    An exported program holds the definition in plain operators, which every runtime has and any image size fits.
+    Exported programs contain the reference implementation: every runtime has its operators, and it works for any image
+    size.
 
     Args:
-        value: (B, S, H, D), the tokens of all levels one after the other, in heads.
-        spatial_shapes: height and width of the levels: plain numbers, or (L, 2) int64, which on the CPU costs no device
-            synchronisation.
-        locations: (B, Q, H, L, P, 2) sampling points (x, y) in [0, 1]; outside of a level there are zeros.
-        weights: (B, Q, H, L, P).
+        value: (B, S, H, D) tokens of all levels one after the other, split into heads.
+        spatial_shapes: height and width of each level, as plain numbers or as an (L, 2) int64 tensor. A tensor on the
+            CPU needs no device synchronisation.
+        locations: (B, Q, H, L, P, 2) sampling points (x, y) in [0, 1]; samples outside a level are zero.
+        weights: (B, Q, H, L, P) attention weights.
 
     Returns:
-        (B, Q, H·D) in the type of ``value``; computed in float32.
+        (B, Q, H·D) in the dtype of ``value``; computed in float32.
 
     Raises:
-        ValueError: shapes that contradict each other.
+        ValueError: the shapes do not fit together.
     """
     if isinstance(spatial_shapes, Tensor):
         return _forward(value, spatial_shapes, locations, weights)

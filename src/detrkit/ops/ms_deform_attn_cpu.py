@@ -1,9 +1,10 @@
 """Multi-scale deformable attention on a CPU: every output row is one weighted bag of token rows.
 
-A head's output is a fixed linear combination of 4 · L · P token rows, the bilinear corners of its samples. Written as
-``embedding_bag`` it reads whole rows of D numbers and never makes the samples, which are L · P times the output. The
-gradient of the tokens is the transposed sum: samples sorted by the cell they start from, again as bags. Levels get a
-ring of zeros, so that corners outside need no branch. ``benchmarks/ms_deform_attn.py`` holds it against the reference.
+The output of a head is a fixed linear combination of 4 · L · P token rows, the bilinear corners of its samples. As an
+``embedding_bag`` it reads whole rows of D numbers and never stores the samples, which are L · P times as large as the
+output. The gradient of the tokens is the transposed sum: samples are sorted by their upper left cell and summed as bags
+again. Every level is padded with a border of zeros, so corners outside it need no branch.
+``benchmarks/ms_deform_attn.py`` compares it with the reference.
 """
 
 from __future__ import annotations
@@ -22,19 +23,25 @@ Shapes = Sequence[Sequence[int]]
 
 @dataclass(frozen=True)
 class Corners:
-    """The four token rows that every sample reads; tensors (B, Q, H, L, P).
-
-    start int32: row of the upper left corner in the padded table · shifts (4, H, L, P) int32: from there to the upper
-    left, upper right, lower left and lower right corner · x, y: the way from the upper left corner to the sample ·
-    moves_x, moves_y bool: the sample follows its location.
-    """
+    """The four token rows of every sample; tensors (B, Q, H, L, P) unless stated otherwise."""
 
     start: Tensor
+    """int32, row of the upper left corner in the padded table."""
+
     shifts: Tensor
+    """(4, H, L, P) int32, row offsets from there to the upper left, upper right, lower left and lower right corner."""
+
     x: Tensor
+    """Horizontal distance of the sample from the upper left corner, in cells."""
+
     y: Tensor
+    """Vertical distance of the sample from the upper left corner, in cells."""
+
     moves_x: Tensor
+    """bool, False where the location is clamped horizontally and has no gradient."""
+
     moves_y: Tensor
+    """bool, False where the location is clamped vertically and has no gradient."""
 
     def shares(self) -> list[Tensor]:
         """The bilinear weight of each corner."""
@@ -43,7 +50,7 @@ class Corners:
 
 
 def _levels(shapes: Shapes) -> Iterator[tuple[slice, slice, tuple[int, int]]]:
-    """For each level its tokens, its cells in the padded table, and its size."""
+    """Token range, cell range in the padded table, and size of each level."""
     token = cell = 0
     for height, width in shapes:
         tokens, cells = height * width, (height + 2) * (width + 2)
@@ -56,7 +63,7 @@ def _cells(shapes: Shapes) -> int:
 
 
 def _table(value: Tensor, shapes: Shapes) -> Tensor:
-    """value (B, S, H, D) -> rows (B·S'·H, D) in float32: every level within a ring of zeros."""
+    """Pad every level of value (B, S, H, D) with a border of zeros: rows (B·S'·H, D) in float32."""
     batch, _, heads, dim = value.shape
     table = value.new_zeros((batch, _cells(shapes), heads * dim), dtype=torch.float32)
     for tokens, cells, (height, width) in _levels(shapes):
@@ -66,12 +73,12 @@ def _table(value: Tensor, shapes: Shapes) -> Tensor:
 
 
 def _axis(at: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Locations along one axis -> padded cell int32, the way on from there, whether the sample moves."""
-    at = (at * 2 - 1).add_(1).mul_(size).sub_(1).div_(2)  # rounded as grid_sample does it, for parity
+    """Locations along one axis -> padded cell (int32), distance from it, and False where the location is clamped."""
+    at = (at * 2 - 1).add_(1).mul_(size).sub_(1).div_(2)  # rounded like grid_sample, for parity
     moves = (at >= -1) & (at < size)
     at = torch.minimum(at.clamp_(min=-1), size)
     low = torch.minimum(at.floor(), size - 1)
-    # A location that is not a number must not become a row: it reads the first one, and the way there stays NaN.
+    # NaN must not become a row index: it reads the first row, and the distance stays NaN.
     return low.nan_to_num(nan=-1.0).int().add_(1), at.sub_(low), moves
 
 
@@ -79,7 +86,7 @@ def _corners(locations: Tensor, shapes: Shapes) -> Corners:
     batch, _, heads, _, points = locations.shape[:5]
 
     def spread(numbers: Iterable[int]) -> Tensor:
-        """One number per level -> (H, L, P) int32, contiguous: long inner loops where it meets the locations."""
+        """Expand one number per level to (H, L, P) int32; contiguous memory makes the loops below faster."""
         return torch.tensor(list(numbers), dtype=torch.int32)[:, None].expand(heads, -1, points).contiguous()
 
     width, height = spread(width for _, width in shapes), spread(height for height, _ in shapes)
@@ -118,7 +125,7 @@ def backward(
     outer = gradient.float().reshape(-1, dim)
     samples = share.shape[3] * share.shape[4]
 
-    # What the outputs' gradient says to each token row that they read.
+    # Dot products of the output gradient with each token row that was read.
     bags = torch.arange(len(outer), dtype=torch.int32)
     starts, bag = bags * samples, bags[:, None].expand(-1, samples).flatten()
     table = _table(value, spatial_shapes)
@@ -128,12 +135,12 @@ def backward(
         ).view_as(share)
         for shift in corners.shifts
     ]
-    of_weights = sum((dot * amount for dot, amount in zip(dots, shares, strict=True)), torch.zeros_like(share))
+    grad_weights = sum((dot * amount for dot, amount in zip(dots, shares, strict=True)), torch.zeros_like(share))
     upper_left, upper_right, lower_left, lower_right = dots
     across, down = upper_right - upper_left, lower_left - upper_left
     twist = lower_right - lower_left - across
     size = torch.tensor(spatial_shapes, dtype=torch.float32)[:, None].flip(-1)
-    of_locations = torch.stack(
+    grad_locations = torch.stack(
         (
             (across + corners.y * twist).mul_(share).mul_(corners.moves_x),
             (down + corners.x * twist).mul_(share).mul_(corners.moves_y),
@@ -141,12 +148,12 @@ def backward(
         dim=-1,
     ).mul_(size)
 
-    # Samples in the order of the cells that they start from: one bag a cell and corner, of the outputs' gradients.
+    # Sort samples by their upper left cell: one bag of output gradients per cell and corner.
     order = torch.sort(corners.start.flatten(), stable=True)
     cells = torch.arange(batch * _cells(spatial_shapes) * heads, dtype=torch.int32)
     begin = torch.searchsorted(order.values, cells, out_int32=True)
     source = bag[order.indices]
-    of_value = torch.zeros_like(value, dtype=torch.float32)
+    grad_value = torch.zeros_like(value, dtype=torch.float32)
     for corner, amount in enumerate(shares):
         ordered = amount.mul_(share).flatten()[order.indices]
         summed = F.embedding_bag(source, outer, begin, per_sample_weights=ordered, mode="sum")
@@ -155,5 +162,5 @@ def backward(
         for tokens, level, (height, width) in _levels(spatial_shapes):
             maps = summed[:, level].unflatten(1, (height + 2, width + 2))
             maps = maps[:, 1 - low : 1 - low + height, 1 - right : 1 - right + width]
-            of_value[:, tokens] += maps.flatten(1, 2)
-    return of_value.to(value.dtype), of_locations.to(locations.dtype), of_weights.to(weights.dtype)
+            grad_value[:, tokens] += maps.flatten(1, 2)
+    return grad_value.to(value.dtype), grad_locations.to(locations.dtype), grad_weights.to(weights.dtype)

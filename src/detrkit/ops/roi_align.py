@@ -1,9 +1,9 @@
-"""RoIAlign on token maps of several levels in one call: every bin is a weighted bag of map cells.
+"""RoIAlign on tokens of several levels in one call: every bin is a weighted bag of map cells.
 
 RoIAlign (aligned, fixed sampling ratio) averages bilinear samples, so each output bin is a fixed linear combination of
-at most ``4 · ratio²`` cells. Written as ``embedding_bag`` over channel-last tokens it reads whole rows, pools all
-levels and images at once and needs no intermediate sample tensor; ``benchmarks/roi_align.py`` compares it with
-``torchvision.ops.roi_align``, which is its oracle in the tests.
+at most ``4 · ratio²`` cells. As an ``embedding_bag`` over channel-last tokens it reads whole rows, pools all levels and
+images at once and needs no intermediate tensor of samples. ``torchvision.ops.roi_align`` is its oracle in the tests;
+``benchmarks/roi_align.py`` compares their speed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["RoIBags", "roi_align_bags"]
 
 
 class RoIBags:
-    """Where each RoI bin reads: cell indices (N, 4·ratio²) into the flattened tokens, and their weights."""
+    """Cell indices (N, 4·ratio²) of each RoI bin into the flattened tokens, and their weights."""
 
     def __init__(self, index: Tensor, weight: Tensor, shape: tuple[int, int, int]) -> None:
         self.index = index
@@ -26,7 +26,7 @@ class RoIBags:
         self.shape = shape
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Pools tokens (B, S, C), the levels one after the other, to (B, Q, L·K², C)."""
+        """Pool tokens (B, S, C), levels one after the other, to (B, Q, L·K², C)."""
         channels = tokens.shape[-1]
         pooled = F.embedding_bag(
             self.index, tokens.reshape(-1, channels), per_sample_weights=self.weight.to(tokens.dtype), mode="sum"
@@ -37,15 +37,15 @@ class RoIBags:
 def _axis(start: Tensor, length: Tensor, cells: Tensor, bins: int, ratio: int) -> tuple[Tensor, Tensor]:
     """Cell pairs and weights along one axis: (B, Q, bins, 2·ratio) each.
 
-    ``start`` and ``length`` (B, Q) in cells, ``cells`` (B, 1, 1) how many cells of the axis exist in each image.
-    A sample outside [-1, cells] weighs nothing; between -1 and 0 and beyond the last cell it is clamped.
+    ``start`` and ``length`` (B, Q) are in cells; ``cells`` (B, 1, 1) is the number of valid cells in each image.
+    A sample outside [-1, cells] has weight 0; between -1 and 0 and beyond the last cell it is clamped.
     """
     samples = bins * ratio
     step = (torch.arange(samples, device=start.device, dtype=start.dtype) + 0.5) / samples
     at = start[..., None] + length[..., None] * step
     inside = ((at >= -1) & (at <= cells)).to(at.dtype) / ratio
     at = torch.minimum(at.clamp(min=0), cells - 1)
-    low = at.nan_to_num().floor()  # a box that is not a number must not become an index; its weights tell
+    low = at.nan_to_num().floor()  # NaN must not become an index; the weights stay NaN
     fraction = at - low
     pair = torch.stack((low, torch.minimum(low + 1, cells - 1)), dim=-1)
     weight = torch.stack(((1 - fraction) * inside, fraction * inside), dim=-1)
@@ -62,16 +62,17 @@ def roi_align_bags(
     aligned: bool = True,
     valid_size: Tensor | None = None,
 ) -> RoIBags:
-    """Bags for boxes (B, Q, 4) xyxy in pixels, pooled from every level.
+    """Bags for pooling boxes (B, Q, 4), xyxy in pixels, from every level.
 
     Args:
-        shapes: (height, width) in cells of each level, in the order of the tokens.
+        boxes: (B, Q, 4) xyxy in pixels.
+        shapes: (height, width) of each level in cells, in the order of the tokens.
         strides: pixels per cell, one per level.
-        resolution: K, bins along each side. Bins are level-major, then row-major: key = level·K² + row·K + column.
+        resolution: K, bins along each side. The order is level-major, then row-major: level·K² + row·K + column.
         sampling_ratio: samples along each side of a bin.
-        aligned: half-pixel shift of "ROIAlignV2"; the published models use True.
-        valid_size: (B, 2) height and width in pixels of each image's valid area. Given, the maps end there as if
-            every image came alone; None (published) lets boxes read the padding.
+        aligned: the half-pixel shift of "ROIAlignV2"; the published models use True.
+        valid_size: (B, 2) height and width of each image's valid area in pixels. The maps then end at its border, as
+            without padding. None (published): boxes read the padding too.
     """
     batch, queries = boxes.shape[:2]
     boxes = boxes.float()
@@ -93,7 +94,7 @@ def roi_align_bags(
             size = size.clamp(min=1)
         x, x_weight = _axis(corner[..., 0], size[..., 0], columns, resolution, sampling_ratio)
         y, y_weight = _axis(corner[..., 1], size[..., 1], rows, resolution, sampling_ratio)
-        # (B, Q, K, 1, r, 1) × (B, Q, 1, K, 1, r): every bin combines its row cells with its column cells.
+        # (B, Q, K, 1, r, 1) × (B, Q, 1, K, 1, r): every bin combines its rows with its columns.
         index = y[:, :, :, None, :, None] * width + x[:, :, None, :, None, :]
         weight = y_weight[:, :, :, None, :, None] * x_weight[:, :, None, :, None, :]
         indices.append((index + start).flatten(4).flatten(2, 3))

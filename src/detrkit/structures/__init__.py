@@ -1,6 +1,6 @@
-"""The nouns every room shares: categories, objects, batches, predictions, detections.
+"""Types shared by all packages: categories, objects, batches, predictions, detections.
 
-Each is loaded the first time it is asked for, since some need no torch.
+Each module is loaded on first use, since some do not need torch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from detrkit.structures.detections import Detections
     from detrkit.structures.objects import OF_IMAGE, Objects, Target
     from detrkit.structures.predictions import Heatmap, MaskView, Predictions, QueryGroup
+    from detrkit.structures.run_lengths import Masks
     from detrkit.structures.segment_maps import PanopticMap, Segment, SemanticMap
 
 _HOMES = {
@@ -21,6 +22,7 @@ _HOMES = {
     "categories": ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "Categories", "Category"],
     "detections": ["Detections"],
     "objects": ["OF_IMAGE", "Objects", "Target"],
+    "run_lengths": ["Masks"],
     "predictions": ["Heatmap", "MaskView", "Predictions", "QueryGroup"],
     "segment_maps": ["PanopticMap", "Segment", "SemanticMap"],
 }
@@ -37,6 +39,7 @@ __all__ = [
     "Detections",
     "Heatmap",
     "MaskView",
+    "Masks",
     "Objects",
     "PanopticMap",
     "Predictions",

@@ -1,4 +1,4 @@
-"""Images with their targets: one sample, and a batch padded to one canvas."""
+"""Images with their targets: a sample, and a batch padded to one canvas."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ class Sample:
 class Batch:
     """Images padded at the right and bottom to one canvas.
 
-    images (B, 3, H, W) float32 · padding_mask (B, H, W) bool, True = padding · targets, one per image.
+    Attributes:
+        images: (B, 3, H, W) float32.
+        padding_mask: (B, H, W) bool, True = padding.
+        targets: one per image.
     """
 
     images: Tensor
@@ -44,16 +47,17 @@ class Batch:
         )
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory, which a DataLoader asks for before copies to a GPU."""
+        """The same batch in page-locked memory; a DataLoader calls this before copies to a GPU."""
         targets = [target.pin_memory() for target in self.targets]
         return Batch(self.images.pin_memory(), self.padding_mask.pin_memory(), targets)
 
 
 def pad_images(images: Sequence[Tensor], size_divisor: int = 1) -> tuple[Tensor, Tensor]:
-    """Images (3, H_i, W_i) zero-padded at the right and bottom to one canvas.
+    """Pad images (3, H_i, W_i) with zeros at the right and bottom to one canvas.
 
-    Returns images (B, 3, H, W) and padding mask (B, H, W), True = padding; H and W are the batch maximum, rounded up
-    to a multiple of ``size_divisor`` (DETR: 1, so the exact maximum).
+    Returns:
+        Images (B, 3, H, W) and padding mask (B, H, W), True = padding. H and W are the largest in the batch, rounded up
+        to a multiple of ``size_divisor`` (DETR: 1, no rounding).
     """
     height = max(image.shape[-2] for image in images)
     width = max(image.shape[-1] for image in images)

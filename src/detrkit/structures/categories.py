@@ -1,4 +1,4 @@
-"""Classes: their ids, names and order, and what LVIS says of them."""
+"""Classes: ids, names and order, and the annotation keys of LVIS."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NotRequired, TypedDict
 
 __all__ = ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "Categories", "Category", "CategoryRow"]
 
-# What LVIS adds to COCO annotations (Gupta et al., LVIS, section 4).
+# Keys and values that LVIS adds to COCO annotations (Gupta et al., LVIS, section 4).
 NEGATIVES = "neg_category_ids"
-"""Of an image: the classes verified to be absent."""
+"""Key of an image: classes verified to be absent."""
 NOT_EXHAUSTIVE = "not_exhaustive_category_ids"
-"""Of an image: the classes of which not every object is annotated."""
+"""Key of an image: classes that are not exhaustively annotated."""
 FREQUENCIES = ("r", "c", "f")
 """Rare, common, frequent: classes in at most 10, at most 100, and more of the training images."""
 
@@ -22,10 +22,10 @@ class Category:
     """One class.
 
     Attributes:
-        id: in the data set's own numbering.
-        name: None for an unused slot.
+        id: its id in the data set.
+        name: its name; None: an unused slot.
         is_thing: whether its objects can be counted, such as cars; False for stuff, such as sky.
-        color: RGB, where the data set brings one.
+        color: RGB, if the data set has one.
     """
 
     id: int
@@ -35,7 +35,7 @@ class Category:
 
 
 class CategoryRow(TypedDict):
-    """A category as JSON has it; ``isthing`` is left out where it is 1, as files without stuff have it."""
+    """A category in JSON; ``isthing`` is left out where it is 1, as in files without stuff."""
 
     id: int
     name: str | None
@@ -46,7 +46,7 @@ class CategoryRow(TypedDict):
 class Categories(tuple[Category, ...]):
     """The classes of a data set or model in label order: label ``k`` is ``categories[k]``.
 
-    Labels are contiguous (0..K-1) inside; ``id`` keeps the number the user's files have.
+    Labels are contiguous (0..K-1); ``id`` is the number in the user's files.
     """
 
     __slots__ = ()
@@ -77,12 +77,12 @@ class Categories(tuple[Category, ...]):
 
     @property
     def ids(self) -> list[int]:
-        """The data set's own ids in label order."""
+        """Ids of the data set in label order."""
         return [category.id for category in self]
 
     @property
     def named(self) -> list[Category]:
-        """The classes that exist: slots without a name (gaps of COCO's 91 ids) left out."""
+        """The classes that have a name, without unused slots (gaps in COCO's 91 ids)."""
         return [category for category in self if category.name is not None]
 
 

@@ -1,16 +1,17 @@
-"""Objects found in one image, as a user gets them."""
+"""Detections in one image, the result of a prediction."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detrkit.structures.categories import Categories
+from detrkit.structures.run_lengths import Masks, RunLengths
 
 if TYPE_CHECKING:
     import supervision
@@ -26,21 +27,22 @@ class ResultRow(TypedDict):
     category_id: int
     bbox: list[float]
     score: float
+    segmentation: NotRequired[RunLengths]
 
 
 @dataclass(kw_only=True)
 class Detections:
-    """Objects found in one image, best first.
+    """Detections in one image, best first.
 
     Attributes:
-        boxes: float32 (N, 4) xyxy pixels of the upright original, clipped to it.
+        boxes: float32 (N, 4) xyxy in pixels of the upright original, clipped to the image.
         scores: float32 (N,), descending.
         labels: int64 (N,), 0..K-1.
-        categories: in label order; their ids are those that are written.
+        categories: classes in label order; their ids are written to files.
         image_size: (height, width) of the upright original.
-        masks: bool (N, H, W) or None.
-        image_id: where known.
-        path: where known.
+        masks: masks of the objects as run lengths, an array (N, H, W) to numpy; None: boxes only.
+        image_id: id of the image, or None.
+        path: file of the image, or None.
     """
 
     boxes: NDArray[np.float32]
@@ -48,16 +50,21 @@ class Detections:
     labels: NDArray[np.int64]
     categories: Categories
     image_size: tuple[int, int]
-    masks: NDArray[np.bool_] | None = None
+    masks: Masks | None = None
     image_id: int | None = None
     path: Path | None = None
+
+    def __post_init__(self) -> None:
+        given: object = self.masks
+        if isinstance(given, np.ndarray):  # bitmaps (N, H, W)
+            self.masks = Masks.of(given, self.image_size)
 
     def __len__(self) -> int:
         return len(self.scores)
 
     @property
     def category_ids(self) -> NDArray[np.int64]:
-        """(N,) the data set's own class ids."""
+        """(N,) class ids of the data set."""
         return np.asarray(self.categories.ids, dtype=np.int64)[self.labels]
 
     @property
@@ -71,20 +78,20 @@ class Detections:
         return replace(self, boxes=self.boxes[index], scores=self.scores[index], labels=self.labels[index], masks=masks)
 
     def relabel(self, labels: Sequence[int | None], categories: Categories) -> Detections:
-        """The same objects as classes of another set, in the same order.
+        """The same detections as classes of another set, in the same order.
 
         Args:
-            labels: for each label of ``self.categories`` the label in ``categories``; detections of None are left out.
+            labels: label in ``categories`` for each label of ``self.categories``; None leaves its detections out.
             categories: the other set.
         """
-        other = np.array([-1 if label is None else label for label in labels], dtype=np.int64)[self.labels]
-        return replace(self, labels=other, categories=categories).keep(other >= 0)
+        mapped = np.array([-1 if label is None else label for label in labels], dtype=np.int64)[self.labels]
+        return replace(self, labels=mapped, categories=categories).keep(mapped >= 0)
 
     def to_coco(self, image_id: int | None = None) -> list[ResultRow]:
         """COCO results rows: image_id, category_id (original id), bbox [x, y, w, h] in pixels, score.
 
         Raises:
-            ValueError: neither the detections nor the call say which image this is.
+            ValueError: neither the detections nor the call give an image id.
         """
         if image_id is None:
             image_id = self.image_id
@@ -101,6 +108,9 @@ class Detections:
                     "score": float(score),
                 }
             )
+        if self.masks is not None:
+            for row, segmentation in zip(rows, self.masks.to_coco(), strict=True):
+                row["segmentation"] = segmentation
         return rows
 
     def to_supervision(self) -> supervision.Detections:
@@ -115,14 +125,14 @@ class Detections:
             raise ImportError("to_supervision needs the package supervision: pip install supervision") from error
         return supervision.Detections(
             xyxy=self.boxes.copy(),
-            mask=self.masks,
+            mask=None if self.masks is None else np.asarray(self.masks),
             confidence=self.scores.copy(),
             class_id=self.labels.copy(),
             data={"class_name": np.asarray(self.names)},
         )
 
     def draw(self, image: Image.Image | NDArray[np.uint8] | str | Path | None = None) -> Image.Image:
-        """The image with boxes, names and scores drawn on it; by default the file the detections came from."""
+        """Draw boxes, names and scores on an image; default: the file that the detections come from."""
         from detrkit.drawing import draw_detections
 
         return draw_detections(self, image)

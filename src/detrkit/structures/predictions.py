@@ -1,4 +1,4 @@
-"""What a detector returns: decoded queries of every decoder layer."""
+"""The output of a detector: decoded queries of every decoder layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Heatmap", "MaskView", "Predictions", "QueryGroup"]
 
 
 class MaskView(Protocol):
-    """Masks of queries that are computed when they are asked for, L layers of N queries each."""
+    """Lazily computed masks of N queries in each of L layers."""
 
     @property
     def factors(self) -> tuple[Tensor, ...]:
@@ -22,7 +22,7 @@ class MaskView(Protocol):
         ...
 
     def __getitem__(self, queries: slice) -> MaskView:
-        """The same view of a part of the queries."""
+        """The same view for some of the queries."""
         ...
 
     def rows(self, layer: Tensor, image: Tensor, query: Tensor) -> Tensor:
@@ -34,24 +34,24 @@ class MaskView(Protocol):
         ...
 
     def dense(self) -> Tensor:
-        """Logits of the last layer's masks (B, N, H/4, W/4)."""
+        """Mask logits of the last layer (B, N, H/4, W/4)."""
         ...
 
 
 @dataclass
 class QueryGroup:
-    """Decoded queries of every decoder layer, first to last, and how they find their objects in training.
+    """Decoded queries of every decoder layer, first to last, and how they are matched in training.
 
     Attributes:
         logits: (L, B, N, C), C = K, or K + 1 with no-object last.
         boxes: (L, B, N, 4) cxcywh in [0, 1] of the valid area.
         masks: lazy masks of the same queries, or None.
-        pairs: (image, query, object) index vectors of one length where the assignment is fixed (denoising; objects are
-            counted through the batch); None where it is matched.
-        repeat: every object is given so many times to the matcher (one-to-many).
-        class_agnostic: every object is of class 0.
+        pairs: fixed matches as (image, query, object) index vectors, for denoising; ``object`` indexes the objects of
+            the whole batch. None: the matcher decides.
+        repeat: number of times that the matcher gets every object (one-to-many).
+        class_agnostic: all objects have class 0.
         ignored: (B, N) bool, queries without a loss, or None.
-        normaliser: the losses are divided by the number of objects times this.
+        normaliser: factor on the number of objects that the losses are divided by.
     """
 
     logits: Tensor
@@ -65,33 +65,33 @@ class QueryGroup:
 
     @property
     def takes_originals(self) -> bool:
-        """Whether it takes the objects as they are, not as label augmentation repeats them."""
+        """Whether the group is matched with the original objects, without copies of label augmentation."""
         return self.pairs is not None or self.repeat > 1
 
 
 @dataclass
 class Heatmap:
-    """A prediction for every cell of the image that only training has, learned with a sigmoid focal loss.
+    """A dense prediction of training, with one logit per cell and a sigmoid focal loss.
 
     Attributes:
-        logits: (B, S) of the cells.
-        goal: maps the targets to what the logits should be after a sigmoid, (B, S) in [0, 1].
-        weight: of the loss, which is divided by the number of cells with a goal above 0.
+        logits: (B, S).
+        make_target: maps the targets of a batch to the target of ``logits.sigmoid()``, (B, S) in [0, 1].
+        weight: weight of the loss, which is divided by the number of cells with a target above 0.
     """
 
     logits: Tensor
-    goal: Callable[[list[Target]], Tensor]
+    make_target: Callable[[list[Target]], Tensor]
     weight: float = 1.0
 
 
 @dataclass
 class Predictions(QueryGroup):
-    """The matching queries, the same in training and evaluation, and what only training has.
+    """The matching queries, the same in training and evaluation, and the additional outputs of training.
 
     Attributes:
-        groups: further queries with losses of their own: ``"encoder"``, ``"denoising"``, ``"one_to_many"``,
+        groups: further query groups with their own losses: ``"encoder"``, ``"denoising"``, ``"one_to_many"``,
             ``"one_to_many_encoder"``, ``"group1"``, ….
-        heatmaps: dense predictions with losses of their own, by name (``"salience"``).
+        heatmaps: dense predictions with their own losses, by name (``"salience"``).
     """
 
     groups: dict[str, QueryGroup] = field(default_factory=dict)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -118,6 +118,20 @@ class PanopticMap:
             )
         return rows
 
+    def relabel(self, labels: Sequence[int | None], categories: Categories) -> PanopticMap:
+        """The same segments as classes of another set.
+
+        Args:
+            labels: label in ``categories`` for each label of ``self.categories``; None leaves its segments out.
+            categories: the other set.
+        """
+        kept = [(segment, labels[segment.label]) for segment in self.segments]
+        segments = tuple(replace(segment, label=label) for segment, label in kept if label is not None)
+        ids = self.ids
+        if len(segments) < len(kept):
+            ids = np.where(np.isin(ids, [segment.id for segment in segments]), ids, 0)
+        return PanopticMap(ids, segments, categories, self.path)
+
     def to_image(self) -> Image.Image:
         """The map as a COCO panoptic picture: id = R + 256 G + 65536 B."""
         return Image.fromarray(ids_to_rgb(self.ids))
@@ -161,6 +175,16 @@ class SemanticMap:
     def none(self) -> int:
         """The value of pixels without a class."""
         return no_class(self.labels)
+
+    def relabel(self, labels: Sequence[int | None], categories: Categories) -> SemanticMap:
+        """The same map with the labels of another set of classes; arguments as :meth:`PanopticMap.relabel`."""
+        small = len(categories) < 256
+        none = 255 if small else 65535
+        table = np.full(self.none + 1, none)
+        for own, label in enumerate(labels):
+            table[own] = none if label is None else label
+        changed = table[self.labels]
+        return SemanticMap(changed.astype(np.uint8) if small else changed.astype(np.uint16), categories, self.path)
 
     def to_image(self) -> Image.Image:
         """The labels as a picture of one channel, 8 or 16 bits."""

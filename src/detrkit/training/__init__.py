@@ -1,4 +1,4 @@
-"""Training: one readable loop on accelerate, and what it needs (optimizer, schedule, EMA, checkpoints, loggers)."""
+"""Training: one readable loop on accelerate, with optimizer, schedule, EMA, checkpoints and loggers."""
 
 from __future__ import annotations
 

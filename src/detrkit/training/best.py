@@ -12,7 +12,7 @@ __all__ = ["Best", "BestState"]
 
 
 class BestState(TypedDict, total=False):
-    """What a checkpoint keeps of it."""
+    """:class:`Best` as it is stored in a checkpoint."""
 
     epoch: int | None
     metrics: dict[str, float | None]
@@ -24,9 +24,9 @@ class Best:
     """The best evaluation of a run so far.
 
     Attributes:
-        epoch: after which it was, counted from 1; None: there was none yet.
-        metrics: its numbers.
-        headline: names of the few numbers that a summary shows; the first of them chose it.
+        epoch: epoch of the evaluation, counted from 1; None before the first evaluation.
+        metrics: metric names -> values.
+        headline: names of the metrics for a summary; the first one decides which evaluation is best.
     """
 
     epoch: int | None = None
@@ -35,19 +35,19 @@ class Best:
 
     @property
     def value(self) -> float | None:
-        """The number that chose it; None where there is none, or where the data leave it undefined."""
+        """The deciding metric; None before the first evaluation, or where the data leave it undefined."""
         return self.metrics.get(self.headline[0]) if self.headline else None
 
     def beaten_by(self, score: Score) -> bool:
-        """Whether a later evaluation is better; while the number is undefined, the last weights are the best."""
+        """Whether a later evaluation is better; while the metric is undefined, the last weights are the best."""
         return self.value is None or (score.value is not None and score.value > self.value)
 
     def state(self) -> BestState:
-        """For a checkpoint."""
+        """The state for a checkpoint."""
         return {"epoch": self.epoch, "metrics": dict(self.metrics), "headline": list(self.headline)}
 
     @classmethod
     def from_state(cls, state: BestState) -> Self:
-        """From :meth:`state`, or from what version 0.1 kept: it had no headline, which were the first three numbers."""
+        """Restore :meth:`state`; the state of version 0.1 has no headline, its first three metrics are used."""
         metrics = state["metrics"]
         return cls(epoch=state["epoch"], metrics=metrics, headline=tuple(state.get("headline", list(metrics)[:3])))

@@ -1,9 +1,9 @@
 """Checkpoints of a run: ``last/`` (weights to use and state to resume from) and ``best/model.safetensors``.
 
-``last/state.pt`` is all that a resume reads; ``last/model.safetensors`` holds the weights that evaluation saw (the
-average when EMA is on). Both are written completely beside ``last/`` and synced before either takes its place by an
-atomic rename, so a process killed at any moment leaves files that load; killed between the two renames, the weights to
-use are one checkpoint ahead of the state, which a resume does not notice.
+A resumed run reads only ``last/state.pt``; ``last/model.safetensors`` holds the evaluated weights (the average when
+EMA is on). Both files are written completely beside ``last/`` and synced, then moved into place by atomic renames, so a
+process killed at any moment leaves files that load. Killed between the two renames, it leaves weights that are one
+checkpoint ahead of the state, which does not affect a resumed run.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ SaveModel = Callable[[Path], None]
 
 
 class RunState(TypedDict):
-    """Everything that a resumed run needs to equal an uninterrupted one: tensors, numbers, strings, lists, dicts."""
+    """The state from which a resumed run equals an uninterrupted one: tensors, numbers, strings, lists, dicts."""
 
     model: dict[str, Tensor]
     optimizer: dict[str, object]
     ema: EMAState | None
     scaler: dict[str, object] | None
     rng: list[dict[str, object]]
-    """Of each process; the loader's workers need none (see ``rng.py``)."""
+    """One per process; loader workers need none (see ``rng.py``)."""
     position: dict[str, int]
     best: BestState
     processes: int
@@ -52,7 +52,7 @@ def _is_disk_full(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        # safetensors and torch's archive writer report it as text only
+        # safetensors and torch's archive writer report a full disk only as text
         if any(sign in str(error) for sign in ("No space left", "os error 28", "disk quota")):
             return True
         error = error.__cause__ or error.__context__
@@ -60,7 +60,7 @@ def _is_disk_full(error: BaseException | None) -> bool:
 
 
 def saving_failed(error: Exception, path: Path) -> RunError:
-    """The error to raise when a file of a run could not be written."""
+    """The error for a file of a run that could not be written."""
     reason = "the disk is full" if _is_disk_full(error) else str(error)
     return RunError(
         f"{path} could not be written: {reason}; the previous checkpoint is intact: "
@@ -76,7 +76,7 @@ def _write_state(state: dict[str, object], path: Path) -> None:
 
 
 def save_last(folder: Path, state: RunState, save_model: SaveModel) -> None:
-    """Replace ``folder/last``; ``save_model(path)`` writes weights.
+    """Replace ``folder/last``; ``save_model(path)`` writes the weights.
 
     Raises:
         RunError: the files could not be written (disk full); the previous checkpoint is intact.
@@ -118,10 +118,10 @@ def save_best(folder: Path, save_model: SaveModel) -> Path:
 
 
 def load_state(folder: Path) -> RunState | None:
-    """The state in ``folder/last``, on the CPU, or None when there is none yet. Nothing is unpickled but plain data.
+    """Load the state in ``folder/last`` on the CPU; None where there is none yet. Only plain data are unpickled.
 
     Raises:
-        CheckpointError: the file is there and cannot be read, or was written by another version.
+        CheckpointError: the file cannot be read, or was written by another version.
     """
     path = folder / "last" / STATE
     if not path.is_file():
@@ -130,7 +130,7 @@ def load_state(folder: Path) -> RunState | None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"{path}: not a state that can be resumed, it is damaged ({type(error).__name__}); --overwrite starts anew"
+            f"{path}: not a state that can be resumed, it is damaged ({type(error).__name__}); --overwrite starts again"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a state that this version of detrkit can resume")

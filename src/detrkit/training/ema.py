@@ -12,21 +12,21 @@ __all__ = ["EMA", "EMAState"]
 
 
 class EMAState(TypedDict):
-    """What a checkpoint keeps of it."""
+    """:class:`EMA` as it is stored in a checkpoint."""
 
     model: dict[str, Tensor]
     updates: int
 
 
 class EMA:
-    """A copy of the model that follows its weights: average ← d · average + (1 - d) · weights after each step.
+    """Moving average of a model's weights: average ← d · average + (1 - d) · weights after each step.
 
-    d = min(decay, (1 + n) / (10 + n)) in update n, so that a short run is not held back by its initial weights.
-    Integer tensors are copied as they are.
+    d = min(decay, (1 + n) / (10 + n)) in update n, so that the initial weights soon lose their influence. Integer
+    tensors are copied.
 
     Args:
-        model: the model to follow (not wrapped for several processes or mixed precision).
-        decay: limit of d, e.g. 0.9997.
+        model: the model to average, not wrapped for distributed training or mixed precision.
+        decay: upper limit of d, e.g. 0.9997.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -36,19 +36,19 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the model's weights after an optimizer step."""
+        """Update the average after an optimizer step."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         source = model.state_dict()
         for name, average in self.module.state_dict().items():
             value = source[name].detach().to(average)
             if average.is_floating_point():
-                average.lerp_(value, 1 - decay)  # a frozen tensor equals its average, so it stays exactly as it is
+                average.lerp_(value, 1 - decay)  # a frozen tensor equals its average and stays exactly the same
             else:
                 average.copy_(value)
 
     def state_dict(self) -> EMAState:
-        """Averaged weights and the number of updates."""
+        """Averaged weights and number of updates."""
         return {"model": self.module.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: EMAState) -> None:

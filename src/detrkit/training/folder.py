@@ -1,4 +1,4 @@
-"""The folder of a run: where it is, whether it may be used, and whether a run can be resumed in it."""
+"""The folder of a run: its path, its lock, and the checks before a run starts or resumes in it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from detrkit.training.loggers import Logger, build_loggers
 
 __all__ = ["check_agreement", "find_run", "locked", "open_folder", "run_folder", "start_folder"]
 
-# A resumed run may differ in what does not change its numbers.
-_FREE = {"training.output", "training.workers", "training.device", "training.evaluate_every"}
-_FREE |= {"training.checkpoint_every", "training.seeds", "data.root"}
+# Keys that may differ in a resumed run, because they do not change its numbers.
+_CHANGEABLE = {"training.output", "training.workers", "training.device", "training.evaluate_every"}
+_CHANGEABLE |= {"training.checkpoint_every", "training.seeds", "data.root"}
 _LENGTH = {"training.epochs", "training.iterations"}
 _RUN_FILES = ("last", "last.new", "best", "log.jsonl", "recipe.yaml", "tensorboard", "wandb_id")
 
 
 def run_folder(recipe: Recipe) -> Path:
-    """Where the run is kept: ``training.output``, or ``runs/<recipe or model name>-<data name>``."""
+    """The folder of a run: ``training.output``, or ``runs/<recipe or model name>-<data name>``."""
     if recipe.training.output is not None:
         return Path(recipe.training.output)
     source = Path(recipe.source)
@@ -35,33 +35,36 @@ def run_folder(recipe: Recipe) -> Path:
     return Path("runs") / f"{name}-{Path(recipe.data.root).resolve().name}"
 
 
-def find_run(asked: Mapping[str, object]) -> tuple[Path, Path] | None:
-    """(run folder, its recipe file) of the run to continue; None: there is none yet.
+def find_run(given: Mapping[str, object]) -> tuple[Path, Path] | None:
+    """(run folder, its recipe file) of the run to resume; None where there is none.
 
-    Without ``training.output`` it is the one run below ``runs/`` on this data, and of this model where one is asked
-    for. The model is not chosen again: what is in the cache may have changed since.
+    Without ``training.output`` the run is searched below ``runs/``: the only one on this data, and of this model if
+    ``given`` has one. The model is not chosen again, because the cache may have changed since.
+
+    Args:
+        given: dotted recipe keys and values of the command line.
 
     Raises:
-        RecipeError: several runs may be meant, or it is one of several seeds and they are not named.
+        RecipeError: several runs match, or the run has several seeds and they are not given.
     """
-    root, output, seeds = Path(str(asked["data.root"])), asked.get("training.output"), asked.get("training.seeds")
-    beside = Path("runs").glob(f"*-{glob.escape(root.resolve().name)}")
+    root, output, seeds = Path(str(given["data.root"])), given.get("training.output"), given.get("training.seeds")
+    candidates = Path("runs").glob(f"*-{glob.escape(root.resolve().name)}")
     found: list[tuple[Path, Path]] = []
-    for folder in [Path(str(output))] if output else sorted(beside):
+    for folder in [Path(str(output))] if output else sorted(candidates):
         files = sorted(folder.glob("seed*/recipe.yaml"))
         if not seeds:
             files = [*folder.glob("recipe.yaml"), *files]
-        if files and (output or _same_run(files[0], root, asked.get("model.name"))):
+        if files and (output or _same_run(files[0], root, given.get("model.name"))):
             found.append((folder, files[0]))
     if not found:
         return None
     folder, file = found[0]
     if len(found) > 1:
         folders = ", ".join(str(folder) for folder, _ in found)
-        raise RecipeError(f"--resume: several runs use {root}: {folders}; --output DIR says which one goes on")
+        raise RecipeError(f"--resume: several runs use {root}: {folders}; --output DIR chooses one")
     if not seeds and file.parent != folder:
         names = ",".join(path.parent.name.removeprefix("seed") for path in sorted(folder.glob("seed*/recipe.yaml")))
-        raise RecipeError(f"--resume: {folder} holds a run for each seed; give them: --seeds {names}")
+        raise RecipeError(f"--resume: {folder} holds one run per seed; give them: --seeds {names}")
     return folder, file
 
 
@@ -71,18 +74,22 @@ def _same_run(file: Path, root: Path, model: object) -> bool:
 
 
 def open_folder(folder: Path, *, resume: bool, overwrite: bool) -> RunState | None:
-    """The state to continue from, or None for a new run. Looks only; changes nothing."""
+    """The state to resume from, or None for a new run. Changes nothing on disk.
+
+    Raises:
+        RecipeError: the folder cannot be used for this run.
+    """
     if folder.exists() and not folder.is_dir():
         raise RecipeError(f"{folder}: the output is a file, not a folder; choose another training.output")
     if resume:
         state = load_state(folder)
         if state is None and (folder / "best").exists():
-            raise RecipeError(f"{folder} has weights in best/ but no last/ to continue from; --overwrite starts anew")
+            raise RecipeError(f"{folder} has weights in best/ but no last/ to continue from; --overwrite starts again")
         return state
-    held = [name for name in _RUN_FILES if (folder / name).exists()]
-    if held and not overwrite:
+    found = [name for name in _RUN_FILES if (folder / name).exists()]
+    if found and not overwrite:
         raise RecipeError(
-            f"{folder} holds another run ({', '.join(held)}): continue it with --resume, delete it with --overwrite, "
+            f"{folder} holds another run ({', '.join(found)}): continue it with --resume, delete it with --overwrite, "
             "or choose another training.output"
         )
     return None
@@ -90,7 +97,11 @@ def open_folder(folder: Path, *, resume: bool, overwrite: bool) -> RunState | No
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes the folder and keeps a second process from training in it, which would mix logs and lose checkpoints."""
+    """Create the folder and lock it: a second process would mix the logs and lose checkpoints.
+
+    Raises:
+        RunError: another process holds the lock, or the folder cannot be created.
+    """
     path = folder / ".lock"
     lock = FileLock(path, timeout=0)
     try:
@@ -111,6 +122,11 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def start_folder(folder: Path, recipe: Recipe, *, overwrite: bool, resumed: bool) -> list[Logger]:
+    """Delete the files of an earlier run unless resumed, write ``recipe.yaml`` and open the loggers.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
     try:
         if not resumed:
             for name in _RUN_FILES:
@@ -129,20 +145,26 @@ def start_folder(folder: Path, recipe: Recipe, *, overwrite: bool, resumed: bool
 
 
 def _comments(path: Path) -> str:
-    """The comment lines a recipe file begins with."""
+    """The comment lines at the beginning of a recipe file."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
     return "".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
 
 
 def check_agreement(recipe: Recipe, state: RunState, folder: Path, *, processes: int, batches: int) -> None:
+    """Check that a run can be resumed with this recipe and data.
+
+    Raises:
+        RecipeError: a key or the number of processes differs.
+        DataError: the number of batches per epoch differs.
+    """
     old, new = load_recipe(state["recipe"]).flat(), recipe.flat()
-    free = set(_FREE) | {key for key in new if key.startswith("logging.")}
+    changeable = set(_CHANGEABLE) | {key for key in new if key.startswith("logging.")}
     if recipe.schedule.kind != "cosine":
-        free |= _LENGTH  # a step schedule's past does not depend on its end
+        changeable |= _LENGTH  # the rates of a step schedule do not depend on the length of the run
     differences = [
         f"{key}: {old.get(key)} there, {new.get(key)} here"
         for key in sorted(old.keys() | new.keys())
-        if key not in free and old.get(key) != new.get(key)
+        if key not in changeable and old.get(key) != new.get(key)
     ]
     if state["processes"] != processes:
         differences.append(f"processes: {state['processes']} there, {processes} here")

@@ -23,10 +23,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interrupt:
-    """While entered, the first SIGINT or SIGTERM only sets :attr:`requested`; Ctrl-C again later stops at once.
+    """Context in which the first SIGINT or SIGTERM only sets :attr:`requested`; a later Ctrl-C stops at once.
 
-    Launchers pass a Ctrl-C on that every process got from the terminal already, so a signal soon after the first is
-    the same one. Loader workers that are forked meanwhile inherit the handler: Ctrl-C in a terminal does not kill them.
+    Launchers forward a Ctrl-C that every process has already received from the terminal, so a second signal shortly
+    after the first is ignored. Forked loader workers inherit the handler, so Ctrl-C in a terminal does not kill them.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Interrupt:
 
     @property
     def requested(self) -> bool:
-        """A signal came."""
+        """Whether a signal was received."""
         return self.signum != 0
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
@@ -48,7 +48,7 @@ class Interrupt:
             self.signum, self._time = signum, time.monotonic()
 
     def __enter__(self) -> Interrupt:
-        if threading.current_thread() is threading.main_thread():  # others may not install handlers
+        if threading.current_thread() is threading.main_thread():  # other threads cannot install handlers
             for signum in (signal.SIGINT, signal.SIGTERM):
                 self._previous[signum] = signal.signal(signum, self._handle)
         return self
@@ -60,7 +60,7 @@ class Interrupt:
 
     @contextmanager
     def immediate(self) -> Iterator[None]:
-        """Inside, the first signal stops at once: the checkpoint is already written."""
+        """Context in which the first signal stops at once, because the checkpoint is already written."""
         self._immediate = True
         try:
             if self.requested:

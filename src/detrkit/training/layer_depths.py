@@ -1,4 +1,4 @@
-"""How deep each parameter of a backbone lies, as timm groups them: for learning rates that fall with the distance."""
+"""Layer index of each backbone parameter as timm groups them, for layer-wise learning rate decay."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["layer_depths"]
 
 
 def layer_depths(backbone: Backbone) -> dict[str, int]:
-    """Name of every parameter of network and level norms -> its layer: 0 the stem, the highest number the last.
+    """Name of every parameter of the network and the level norms -> layer index, from 0 for the stem.
 
-    The levels of a feature pyramid are no layers of the network and are left out.
+    The levels of a feature pyramid are not layers of the network and are left out.
 
     Raises:
-        ValueError: timm does not say what the layers of this network are.
+        ValueError: timm does not group the layers of this network.
     """
     network = whole_network(backbone.name.split(".")[0])
     if not hasattr(network, "group_matcher"):

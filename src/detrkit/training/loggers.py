@@ -1,4 +1,4 @@
-"""Where numbers of a run go: ``log.jsonl`` always, TensorBoard and Weights & Biases on request."""
+"""Loggers of a run: ``log.jsonl`` always, TensorBoard and Weights & Biases on request."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Row = Mapping[str, object]
 
 
 class Logger(Protocol):
-    """Takes rows: ``event`` (start, resume, train, eval, skip, data, end), ``step``, ``epoch``, ``time``, numbers."""
+    """Logs rows: ``event`` (start, resume, train, eval, skip, data, end), ``step``, ``epoch``, ``time``, numbers."""
 
     def log(self, row: Row) -> None:
-        """Keep one row."""
+        """Log one row."""
 
     def close(self) -> None:
-        """Flush and end."""
+        """Flush and close."""
 
 
 def _plain(value: object) -> object:
-    """JSON has no NaN: not-finite numbers become null."""
+    """Replace NaN and infinity, which JSON does not have, by null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -37,13 +37,13 @@ def _plain(value: object) -> object:
 
 
 class JsonLines:
-    """One JSON object per line, appended and flushed row by row."""
+    """A file with one JSON object per line, flushed after each row."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if path.is_file() and (content := path.read_bytes()) and not content.endswith(b"\n"):
-            path.write_bytes(content[: content.rfind(b"\n") + 1])  # a line that a killed process left half-written
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
+        if path.is_file() and (data := path.read_bytes()) and not data.endswith(b"\n"):
+            path.write_bytes(data[: data.rfind(b"\n") + 1])  # a half-written line of a killed process
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open during the whole run)
 
     def log(self, row: Row) -> None:
         """Append the row."""
@@ -89,7 +89,7 @@ class TensorBoard:
 
 
 class WandB:
-    """Scalars and the recipe to Weights & Biases; a resumed run goes on under the id kept in ``<run>/wandb_id``.
+    """Scalars and the recipe to Weights & Biases; a resumed run keeps the id stored in ``<run>/wandb_id``.
 
     Raises:
         RunError: the package wandb is missing.
@@ -118,7 +118,7 @@ class WandB:
 
 
 def build_loggers(folder: Path, recipe: Recipe) -> list[Logger]:
-    """The loggers a recipe asks for, the JSONL file first."""
+    """The loggers of a recipe, the JSONL file first."""
     loggers: list[Logger] = [JsonLines(folder / "log.jsonl")]
     if recipe.logging.tensorboard:
         loggers.append(TensorBoard(folder))
@@ -128,9 +128,9 @@ def build_loggers(folder: Path, recipe: Recipe) -> list[Logger]:
 
 
 def read_log(path: Path) -> list[dict[str, object]]:
-    """The rows of a run's ``log.jsonl``, without those that a resume did again.
+    """The rows of ``log.jsonl``, with repeated steps only once.
 
-    Steps after the last checkpoint of a killed process are in the file twice; the later ones count.
+    Steps after the last checkpoint of a killed process are in the file twice; the later rows are kept.
     """
     rows: list[dict[str, object]] = []
     for line in path.read_text(encoding="utf-8").splitlines():

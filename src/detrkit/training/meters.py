@@ -14,7 +14,7 @@ __all__ = ["Meter"]
 
 
 class Meter:
-    """Sums on the device; the host sees them only when a row is asked for."""
+    """Sums of losses on the device; they are copied to the host only for a row."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
@@ -26,24 +26,24 @@ class Meter:
         self._start = time.monotonic()
 
     def add(self, terms: Mapping[str, Tensor], share: float) -> None:
-        """One micro-batch. Losses are normalised by the whole batch, so they add up; other terms are averaged."""
+        """Add one micro-batch. Losses are normalised by the whole batch and summed; other terms are averaged."""
         for name, value in terms.items():
             part = value.detach().float() * (1.0 if name.startswith("loss") else share)
             self._sums[name] = self._sums[name] + part if name in self._sums else part
 
     def step(self, loss: Tensor, images: int) -> None:
-        """End of an optimizer step with its total loss and the images this process used."""
+        """End an optimizer step, with its total loss and the number of images of this process."""
         self.add({"loss": loss}, 1.0)
         self._steps += 1
         self._images += images
 
     def pause(self, seconds: float) -> None:
-        """Leave out time that was not spent training."""
+        """Exclude time that was not spent on training."""
         self._start += seconds
 
     def row(self) -> dict[str, float]:
-        """Means per step since the last row, the same on every process; starts anew."""
-        # a process whose images had no objects has no denoising losses: all must exchange the same terms
+        """Means per step since the last row, the same on every process; resets the sums."""
+        # a process without objects has no denoising losses, but all processes must exchange the same terms
         names = sorted(set(gather_object(sorted(self._sums))))
         zero = torch.zeros_like(self._sums["loss"])
         values = torch.stack([self._sums.get(name, zero) for name in names]) / max(1, self._steps)

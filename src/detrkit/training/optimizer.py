@@ -1,4 +1,4 @@
-"""AdamW with one group a kind of parameter, and the rule that ties the learning rate to the total batch."""
+"""AdamW with parameter groups, and the rule that scales the learning rate with the total batch size."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ __all__ = ["ParameterGroup", "build_optimizer", "lr_factor", "parameter_groups",
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that share a learning rate: ``name`` is "backbone" (with ``layer_decay`` once per layer, the last
-    layer last), "sampling" or "default"."""
+    """Parameters that share a learning rate."""
 
     name: str
+    """"backbone" (with ``layer_decay`` one group per layer, the last layer last), "sampling" or "default"."""
     parameters: list[nn.Parameter]
     lr: float
     decayed: bool = True
+    """Whether weight decay applies."""
 
 
 def lr_factor(section: OptimizerSection, total_batch: int) -> float:
-    """What all learning rates are multiplied by.
+    """Factor on all learning rates.
 
     total batch = images per process and micro-batch × accumulated micro-batches × processes. Without ``lr_batch_size``
-    the rates are used as they stand; with it they are multiplied by f(total batch / lr_batch_size), f = square root
-    (the rule for Adam-like optimizers), linear or none.
+    the factor is 1; with it, f(total batch / lr_batch_size), where f is the square root (the rule for Adam-like
+    optimizers), linear or none.
     """
     if section.lr_batch_size is None or section.lr_scaling == "none":
         return 1.0
@@ -43,10 +44,10 @@ def lr_factor(section: OptimizerSection, total_batch: int) -> float:
 
 
 def parameter_groups(model: Detector, section: OptimizerSection, *, total_batch: int = 1) -> list[ParameterGroup]:
-    """The model's trainable parameters by learning rate; with ``lr_backbone`` 0 the backbone is frozen.
+    """Group the trainable parameters of a model by learning rate; ``lr_backbone`` 0 freezes the backbone.
 
     Raises:
-        RecipeError: nothing is left to train, or ``layer_decay`` is asked of a backbone without known layers.
+        RecipeError: no parameter is trainable, or ``layer_decay`` is set for a backbone without known layers.
     """
     factor = lr_factor(section, total_batch)
     groups = []
@@ -63,25 +64,25 @@ def parameter_groups(model: Detector, section: OptimizerSection, *, total_batch:
             groups.append(ParameterGroup(name, trainable, lr * factor))
     if not groups:
         raise RecipeError("nothing to train: no parameter of the model has a learning rate above 0")
-    return [part for group in groups for part in _by_decay(group, model, section.no_decay)]
+    return [part for group in groups for part in _split_by_decay(group, model, section.no_decay)]
 
 
-def _by_decay(group: ParameterGroup, model: Detector, exempt: list[str] | str) -> list[ParameterGroup]:
-    """A group in up to two: with weight decay and without."""
+def _split_by_decay(group: ParameterGroup, model: Detector, exempt: list[str] | str) -> list[ParameterGroup]:
+    """Split a group into parameters with and without weight decay; empty parts are left out."""
     if not exempt:
         return [group]
-    free = _free_by_type(model) if isinstance(exempt, str) else _free_by_name(model, exempt)
+    undecayed = _undecayed_by_type(model) if isinstance(exempt, str) else _undecayed_by_name(model, exempt)
     halves = (
-        replace(group, parameters=[p for p in group.parameters if (id(p) in free) != decayed], decayed=decayed)
+        replace(group, parameters=[p for p in group.parameters if (id(p) in undecayed) != decayed], decayed=decayed)
         for decayed in (True, False)
     )
     return [half for half in halves if half.parameters]
 
 
-def _free_by_name(model: Detector, exempt: list[str]) -> set[int]:
-    """Parameters whose official name contains one of ``exempt``, as the Relation-DETR repository groups them.
+def _undecayed_by_name(model: Detector, exempt: list[str]) -> set[int]:
+    """Ids of the parameters whose official name contains one of ``exempt``, as in the Relation-DETR repository.
 
-    That decays norms with other names: those of the neck, of the memory fusion, and of ConvNeXt's blocks.
+    Norms with other names are decayed: in the neck, in the memory fusion, and in the blocks of ConvNeXt.
     """
     official = official_names(model)
     return {
@@ -89,8 +90,8 @@ def _free_by_name(model: Detector, exempt: list[str]) -> set[int]:
     }
 
 
-def _free_by_type(model: Detector) -> set[int]:
-    """All parameters but matrices and kernels: weights of two or more dimensions that are no embedding's."""
+def _undecayed_by_type(model: Detector) -> set[int]:
+    """Ids of all parameters except matrices and kernels, i.e. weights of two or more dimensions outside embeddings."""
     return {
         id(parameter)
         for module in model.modules()
@@ -100,7 +101,7 @@ def _free_by_type(model: Detector) -> set[int]:
 
 
 def _layer_groups(model: Detector, trainable: list[nn.Parameter], lr: float, decay: float) -> list[ParameterGroup]:
-    """A group for every layer of the backbone: the last has ``lr``, each before it ``decay`` times the next one's."""
+    """One group per backbone layer: the last layer has rate ``lr``, each earlier layer ``decay`` times the next one."""
     backbone = model.get_submodule("backbone")
     try:
         depths = layer_depths(backbone) if isinstance(backbone, Backbone) else {}
@@ -117,8 +118,8 @@ def _layer_groups(model: Detector, trainable: list[nn.Parameter], lr: float, dec
 
 
 def build_optimizer(groups: list[ParameterGroup], section: OptimizerSection) -> torch.optim.AdamW:
-    """AdamW over the groups. Weight decay on everything but ``no_decay``: biases and norms included where that is
-    empty, as DETR and most that followed have it."""
+    """AdamW over the groups. With an empty ``no_decay``, weight decay applies to biases and norms too, as in DETR and
+    most later models."""
     return torch.optim.AdamW(
         [
             {
@@ -136,7 +137,7 @@ def build_optimizer(groups: list[ParameterGroup], section: OptimizerSection) -> 
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> dict[str, float]:
-    """Set every group to its initial rate × ``factor``; returns {group name: rate}, for layers that of the last."""
+    """Set every group to its initial rate × ``factor``; returns {group name: rate} (of the last backbone layer)."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
     return {group["name"]: group["lr"] for group in optimizer.param_groups}

@@ -1,4 +1,4 @@
-"""What the person at the terminal sees: a bar with time left, loss and best score; plain lines without a terminal."""
+"""Progress of a run on the terminal: a bar with time left, loss and best score; plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["TrainingProgress", "format_metric", "format_metrics"]
 
 
 def format_metric(value: float | None) -> str:
-    """Three decimals, or a dash for what is undefined."""
+    """Three decimals, or a dash for an undefined value."""
     return "-" if value is None else f"{value:.3f}"
 
 
 def format_metrics(metrics: Numbers, names: Iterable[str]) -> str:
-    """The numbers of these names, each after its name."""
+    """The named metrics as text, each name followed by its value."""
     return " ".join(f"{name} {format_metric(metrics.get(name))}" for name in names)
 
 
@@ -36,10 +36,10 @@ class TrainingProgress:
 
     Args:
         total: optimizer steps of the whole run.
-        done: steps done by the run this one continues.
-        best: its best evaluation.
-        enabled: False on every process but the main one.
-        name: what to call the run.
+        done: steps done before a resume.
+        best: best evaluation before a resume.
+        enabled: False on all processes except the main one.
+        name: name of the run.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class TrainingProgress:
             self._bar.stop()
 
     def step(self, step: int, epoch: int, loss: float) -> None:
-        """After each optimizer step."""
+        """Update after an optimizer step."""
         if self._bar is not None:
             numbers = f"epoch {epoch} loss {loss:.3f}"
             if self._best.value is not None:
@@ -81,25 +81,25 @@ class TrainingProgress:
             self._bar.update(self._task, completed=step, numbers=numbers)
 
     def line(self, step: int, epoch: int, numbers: Mapping[str, float]) -> None:
-        """At each log line; printed only where there is no bar."""
+        """Print a log line where there is no bar."""
         if self._bar is None:
             left = (time.monotonic() - self._start) / max(1, step - self._first) * (self._total - step)
-            self.say(
+            self.print(
                 f"epoch {epoch} step {step}/{self._total} loss {numbers['loss']:.4f} lr {numbers['lr']:.2e} "
                 f"{numbers['images_per_second']:.1f} images/s, {_duration(left)} left"
             )
 
     def evaluating(self, done: int, total: int) -> None:
-        """During an evaluation: images of this process."""
+        """Update during an evaluation: images of this process."""
         if self._bar is not None:
             self._bar.update(self._task, numbers=f"evaluating {done}/{total}")
 
     def evaluated(self, epoch: int, score: Score, best: Best) -> None:
-        """After each evaluation."""
+        """Print the result of an evaluation."""
         self._best = best
         numbers = format_metrics(score.metrics, score.headline)
-        self.say(f"epoch {epoch} evaluation: {numbers} (best {format_metrics(best.metrics, best.headline[:1])})")
+        self.print(f"epoch {epoch} evaluation: {numbers} (best {format_metrics(best.metrics, best.headline[:1])})")
 
-    def say(self, text: str) -> None:
-        """A line of text, above the bar."""
+    def print(self, text: str) -> None:
+        """Print a line of text above the bar."""
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)

@@ -1,7 +1,6 @@
-"""Random states of this process, to save, to restore and to protect.
+"""Save, restore and protect the random states of this process.
 
-Only the main process's generators matter: what a sample looks like depends on (seed, epoch, index) alone (see
-``detrkit.data.dataset``), so loader workers have no state worth keeping.
+Loader workers have no state to save: a sample depends only on (seed, epoch, index) (see ``detrkit.data.dataset``).
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ __all__ = ["preserved_rng", "restore_rng", "rng_state", "seed_everything"]
 
 
 def seed_everything(seed: int) -> None:
-    """Seed python, numpy and torch (all devices)."""
+    """Seed Python, NumPy and torch (all devices)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def rng_state() -> dict[str, object]:
-    """State of python's, numpy's and torch's generators as plain data (``torch.load(weights_only=True)`` reads it)."""
+    """States of the Python, NumPy and torch generators as plain data, for ``torch.load(weights_only=True)``."""
     version, internal, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
@@ -37,7 +36,7 @@ def rng_state() -> dict[str, object]:
 
 
 def restore_rng(state: dict[str, Any]) -> None:
-    """Put every generator back to :func:`rng_state`."""
+    """Restore all generators to a :func:`rng_state`."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
@@ -49,9 +48,9 @@ def restore_rng(state: dict[str, Any]) -> None:
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Whatever happens inside draws no random number from the training's point of view.
+    """Context that restores the random states at its end, so that the training does not see the draws inside.
 
-    Evaluation and the start of a loader's iterator (which draws a base seed) stand in it: a resumed run starts more
+    Used for evaluation and for starting a loader's iterator, which draws a base seed: a resumed run starts more
     iterators than an uninterrupted one.
     """
     state = rng_state()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import statistics
@@ -24,6 +23,7 @@ from detrkit.data import DetectionDataset
 from detrkit.data.once import read_once
 from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.errors import RecipeError
+from detrkit.files import write_json
 from detrkit.training.folder import check_agreement, locked, open_folder, run_folder, start_folder
 from detrkit.training.loggers import Logger
 from detrkit.training.progress import format_metric
@@ -39,10 +39,10 @@ class RunResult:
     """A finished run.
 
     Attributes:
-        folder: of the run; with several seeds the folder that holds ``seed0``, ``seed1``, ….
-        best: the best weights; with several seeds those of the best seed.
-        metrics: their numbers; with several seeds ``{"mean": {…}, "std": {…}, "seeds": {"0": {…}, …}}``.
-        headline: names of the few numbers that a summary shows; the first of them chose the best weights.
+        folder: folder of the run; with several seeds, the folder of ``seed0``, ``seed1``, ….
+        best: path of the best weights; with several seeds, of the best seed.
+        metrics: their metrics; with several seeds ``{"mean": {…}, "std": {…}, "seeds": {"0": {…}, …}}``.
+        headline: names of the metrics for a summary; the first one decides which weights are best.
     """
 
     folder: Path
@@ -63,9 +63,9 @@ def train(
 
     Args:
         recipe: a YAML file, a recipe's name, a run folder, or a mapping of sections.
-        resume: continue the run in the output folder where it stopped, exactly; starts it when there is none.
-        overwrite: delete a run that the output folder holds.
-        overrides: recipe keys, bare where only one section has them (``epochs=3``), else as
+        resume: continue the run in the output folder exactly where it stopped; start a new one where there is none.
+        overwrite: delete the run in the output folder.
+        overrides: recipe keys, without the section where only one section has the key (``epochs=3``), else as
             ``**{"training.epochs": 3}``; a mapping gives several keys of a section (``model={"num_queries": 50}``).
 
     Raises:
@@ -84,7 +84,7 @@ def train(
 def _accelerator(recipe: Recipe) -> Accelerator:
     section = recipe.training
     if AcceleratorState._shared_state and PartialState().num_processes == 1:
-        # accelerate keeps device and precision for the life of the process; another run may want others
+        # accelerate keeps device and precision until the process ends; another run may need different ones
         AcceleratorState._reset_state(reset_partial_state=True)
     cuda = torch.cuda.is_available()
     if section.device.startswith("cuda"):
@@ -99,7 +99,7 @@ def _accelerator(recipe: Recipe) -> Accelerator:
             "--multi_gpu (it works on CPUs too), or use torchrun --nproc_per_node N -m detrkit train …",
             file=sys.stderr,
         )
-    # without being told to use the CPU, accelerate takes each of several processes for a run of its own
+    # without cpu=True, accelerate treats each of several CPU processes as a run of its own
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
         accelerator = Accelerator(mixed_precision=precision, cpu=section.device == "cpu" or (several and not cuda))
@@ -121,14 +121,14 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
     recipe = resolve(recipe, batches_per_epoch=batches, folder=folder)
     if state is not None:
         check_agreement(recipe, state, folder, processes=accelerator.num_processes, batches=batches)
-    accelerator.wait_for_everyone()  # every process has looked into the folder before one writes to it
-    with contextlib.ExitStack() as held:
+    accelerator.wait_for_everyone()  # all processes have read the folder before one writes to it
+    with contextlib.ExitStack() as stack:
         loggers: list[Logger] = []
         if accelerator.is_main_process:
-            held.enter_context(locked(folder))
+            stack.enter_context(locked(folder))
             loggers = start_folder(folder, recipe, overwrite=overwrite, resumed=state is not None)
         for logger in loggers:
-            held.callback(logger.close)
+            stack.callback(logger.close)
         trainer = Trainer(
             recipe=recipe,
             task=task,
@@ -156,7 +156,7 @@ def _sampler(recipe: Recipe, data: DetectionDataset, accelerator: Accelerator) -
         batch_size=recipe.training.batch_size,
         seed=recipe.training.seed,
         shuffle=True,
-        drop_last=False,  # losses are normalised by what a batch holds, so a small last one does no harm
+        drop_last=False,  # losses are normalised per batch, so a small last batch does no harm
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
     )
@@ -172,28 +172,28 @@ def _announce(trainer: Trainer, folder: Path) -> None:
         left_out=len(notes["training"]),
         left_out_val=len(notes["validation"]),
     )
-    say = Console(stderr=True).print
+    console = Console(stderr=True)
     for part, lines in notes.items():
         if lines:
             text = f"{len(lines)} boxes or images left out of the {part} data, the first: {lines[0]}"
-            say(text, highlight=False, markup=False, soft_wrap=True)
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
     sizes = sum(parameter.numel() for parameter in trainer.parameters) / 1e6
     images = len({record.image_id for record in data.records})
-    times = f" {len(data) // images} times an epoch" if len(data) > images else ""
+    times = f" {len(data) // images} times per epoch" if len(data) > images else ""
     if data.chances is not None:
-        times = f" ({math.ceil(data.chances.sum())} an epoch, those of rare classes several times)"
-    say(
+        times = f" ({math.ceil(data.chances.sum())} per epoch, those of rare classes several times)"
+    console.print(
         f"{getattr(model, 'name', 'model')}: {sizes:.1f} M parameters to train, {images} images{times}, "
         f"{trainer.total_steps} optimizer steps -> {folder}",
         highlight=False,
         soft_wrap=True,
     )
     if trainer.step:
-        say(f"continuing after step {trainer.step}", highlight=False)
+        console.print(f"continuing after step {trainer.step}", highlight=False)
     short = SHORT_STEPS if trainer.recipe.model.init is None else SHORT_FINE_TUNING
     if trainer.total_steps < short:
         key = "epochs" if trainer.recipe.training.iterations is None else "iterations"
-        say(
+        console.print(
             f"warning: {trainer.total_steps} optimizer steps are too short for a detection transformer (usual outcome: "
             f"AP 0); {MINIMUM_STEPS} and more work: raise training.{key}",
             highlight=False,
@@ -221,28 +221,28 @@ def _train_seeds(recipe: Recipe, seeds: Sequence[int], *, resume: bool, overwrit
     mean, std = _mean_std([result.metrics for result in results.values()])
     metrics: _Seeds = {"mean": mean, "std": std, "seeds": {str(seed): one.metrics for seed, one in results.items()}}
     if PartialState().is_main_process:
-        (folder / "seeds.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "seeds.json", metrics, force=True)
         _print_seeds(metrics)
     best = max(results.values(), key=_quality)
     return RunResult(folder, best.best, dict(metrics), best.headline)
 
 
 def _quality(result: RunResult) -> float:
-    """What one seed is chosen by."""
+    """The value by which the best seed is chosen."""
     value: float | None = result.metrics.get(result.headline[0]) if result.headline else None
     return value or -math.inf
 
 
 def _mean_std(rows: list[dict[str, float | None]]) -> tuple[dict[str, float | None], dict[str, float | None]]:
-    """Mean and sample standard deviation (n - 1) of each metric; None where a run leaves it undefined."""
+    """Mean and sample standard deviation (n - 1) of each metric; None where it is undefined in one run."""
     mean: dict[str, float | None] = {}
     std: dict[str, float | None] = {}
     for name in rows[0]:
         values = [row.get(name) for row in rows]
         numbers = [value for value in values if value is not None]
-        whole = len(numbers) == len(values)
-        mean[name] = statistics.fmean(numbers) if whole else None
-        std[name] = (statistics.stdev(numbers) if len(numbers) > 1 else 0.0) if whole else None
+        defined = len(numbers) == len(values)
+        mean[name] = statistics.fmean(numbers) if defined else None
+        std[name] = (statistics.stdev(numbers) if len(numbers) > 1 else 0.0) if defined else None
     return mean, std
 
 

@@ -1,4 +1,4 @@
-"""The learning rate over time, as a pure function of the optimizer step: a resumed run needs no schedule state."""
+"""Learning rate schedules as pure functions of the optimizer step: a resumed run needs no schedule state."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["Schedule", "build_schedule"]
 class Schedule:
     """``schedule(step)`` is the factor on every group's learning rate in optimizer step ``step`` (0-based).
 
-    Linear warm-up over the first ``warmup`` steps, times: step and multistep: gamma per drop passed; cosine: from 1
-    after the warm-up to 0 at ``total_steps``; constant: 1. ``drop_steps``: the optimizer steps at which epochs begin.
+    The factor is a linear warm-up over the first ``warmup`` steps, multiplied by ``gamma`` at each of ``drop_steps``
+    (step and multistep), by a cosine from 1 after the warm-up to 0 at ``total_steps`` (cosine), or by 1 (constant).
     """
 
     kind: str
@@ -35,7 +35,7 @@ class Schedule:
 
 
 def build_schedule(section: ScheduleSection, *, steps_per_epoch: int, total_steps: int) -> Schedule:
-    """The schedule of a recipe: drops given in epochs become optimizer steps; none given = one at 80 % of the run."""
+    """Build the schedule of a recipe. Drops in epochs become optimizer steps; default: one drop at 80 %."""
     if section.drop is None:
         drops: tuple[int, ...] = (round(0.8 * total_steps / steps_per_epoch) * steps_per_epoch,)
     else:

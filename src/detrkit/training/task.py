@@ -1,4 +1,4 @@
-"""From a recipe to what a run needs: data sets, model, criterion. Everything that can be wrong is found out here."""
+"""Build data sets, model and criterion of a recipe; errors in the recipe and the data are found here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,31 +17,41 @@ from detrkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from detrkit.errors import CheckpointError, DataError, RecipeError
 from detrkit.losses import Criterion, FederatedClasses, build_classes, build_criterion
 from detrkit.metrics import Metric, metric_for
-from detrkit.models import Detector, create_model
+from detrkit.models import Detector, create_model, model_config
 from detrkit.models.config import Architecture, DetectorConfig
-from detrkit.structures import Categories, Detections
+from detrkit.structures import Categories
 from detrkit.weights import load_official
 from detrkit.weights.find import find_checkpoint
 
-__all__ = ["Task", "Validation", "build_model", "build_task", "load_split", "require_boxes", "resolve", "start_from"]
+__all__ = [
+    "Task",
+    "Validation",
+    "build_model",
+    "build_task",
+    "load_split",
+    "require_boxes",
+    "resolve",
+    "start_from",
+    "task_of",
+]
 
 MINIMUM_STEPS = 3000  # a detection transformer learns little in fewer optimizer steps
 SHORT_STEPS = 1500  # below this the usual outcome is AP 0
-SHORT_FINE_TUNING = 300  # the same for a model that starts from a detector; its new heads need some steps too
+SHORT_FINE_TUNING = 300  # the same for a model that starts from a trained detector; new heads need some steps too
 STEPS_BETWEEN_EVALUATIONS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What a run is scored on: the data, and their metric for all evaluations of the run."""
+    """Validation data and their metric, which is used for all evaluations of a run."""
 
     data: DetectionDataset
-    metric: Metric[Detections]
+    metric: Metric[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a run works on: the model with its classes, its criterion, the data (no validation: no evaluation)."""
+    """Model, criterion and data of a run; without validation data there is no evaluation."""
 
     model: Detector
     criterion: Criterion
@@ -48,8 +59,21 @@ class Task:
     validation: Validation | None
 
 
+def task_of(recipe: Recipe) -> str:
+    """The task of the model of a recipe: det, inst, sem or pan.
+
+    Raises:
+        RecipeError: unknown model or option.
+    """
+    section = recipe.model
+    try:
+        return model_config(section.name, **section.overrides).architecture.task
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{recipe.source}: model: {error}") from error
+
+
 def load_split(recipe: Recipe, split: str) -> DetectionDataset:
-    """The training or validation images of a recipe ("train", "val"), as its data section says.
+    """Load the training or validation images ("train", "val") of a recipe.
 
     Raises:
         DataError: images or annotations cannot be used.
@@ -67,13 +91,14 @@ def load_split(recipe: Recipe, split: str) -> DetectionDataset:
         sample_rate=data.sample_rate if train else None,
         sample_repeat=data.sample_repeat and train,
         sample_seed=data.sample_seed,
+        task=task_of(recipe),
         repeat=data.repeat if train else 1,
         repeat_threshold=data.sampling_threshold if train and data.sampling == "repeat_factor" else None,
     )
 
 
 def build_task(recipe: Recipe) -> Task:
-    """Data sets, model and criterion of a recipe.
+    """Build data sets, model and criterion of a recipe.
 
     Raises:
         DataError: images or annotations cannot be used.
@@ -120,7 +145,7 @@ def _validation_data(recipe: Recipe) -> DetectionDataset | None:
 
 
 def _federated(recipe: Recipe, config: DetectorConfig[Architecture], data: DetectionDataset) -> FederatedClasses | None:
-    """The choice of classes of the federated loss, where the recipe wants it."""
+    """The class sampling of the federated loss; None where the recipe does not use it."""
     number = recipe.training.federated_classes
     if number is None:
         return None
@@ -135,28 +160,32 @@ def _federated(recipe: Recipe, config: DetectorConfig[Architecture], data: Detec
 
 
 def require_boxes(train_data: DetectionDataset, root: str) -> None:
-    """Refuse training data without a single box.
+    """Check that the training data have at least one box.
 
     Raises:
-        DataError: there is nothing to learn.
+        DataError: no training image has a box.
     """
     if any(len(record.labels) for record in train_data.records):
         return
     crowd = sum(len(record.crowd_labels) for record in train_data.records)
-    but = f" ({crowd} crowd or difficult regions are not trained on)" if crowd else ""
-    left = (
+    crowd_note = f" ({crowd} crowd or difficult regions are not trained on)" if crowd else ""
+    errors_note = (
         f"; {len(train_data.load_errors)} left out, the first: {train_data.load_errors[0]}"
         if train_data.load_errors
         else ""
     )
     raise DataError(
-        f"{root}: none of the {len(train_data)} training images has a box{but}{left}: there is nothing to learn. Are "
-        f"the labels where the format wants them? 'detrkit data check {root}' looks"
+        f"{root}: none of the {len(train_data)} training images has a box{crowd_note}{errors_note}: there is nothing "
+        f"to learn. Are the labels where the format wants them? 'detrkit data check {root}' looks"
     )
 
 
 def _check_classes(train_data: DetectionDataset, val_data: DetectionDataset) -> None:
-    """Classes are matched by name, so ids may differ; a class that only the validation data have cannot be learned."""
+    """Check that every class of the validation data can be learned. Classes match by name, so ids may differ.
+
+    Raises:
+        DataError: only the validation data have a class.
+    """
     known = set(train_data.categories.names)
     used = {int(label) for record in val_data.records for label in record.labels}
     names = [val_data.categories[label].name for label in sorted(used)]
@@ -170,9 +199,9 @@ def _check_classes(train_data: DetectionDataset, val_data: DetectionDataset) -> 
 
 
 def build_model(recipe: Recipe, categories: Categories) -> Detector:
-    """The recipe's model for these classes, started from ImageNet weights or from ``model.init``.
+    """Build the model of a recipe for these classes, with ImageNet weights or the weights of ``model.init``.
 
-    Image sizes given under ``data`` become part of the model's configuration, so that its checkpoints carry them.
+    Image sizes in the ``data`` section become part of the model configuration, so that checkpoints contain them.
 
     Raises:
         RecipeError: unknown model or option (names the nearest), or another number of classes than the data have.
@@ -202,10 +231,10 @@ def build_model(recipe: Recipe, categories: Categories) -> Detector:
 
 
 def resolve(recipe: Recipe, *, batches_per_epoch: int, folder: Path) -> Recipe:
-    """The recipe with everything filled in that depends on the data: what ``<run>/recipe.yaml`` shows.
+    """Fill in the recipe values that depend on the data, as in ``<run>/recipe.yaml``.
 
-    ``epochs`` null: 50, or more so that there are 3000 optimizer steps. ``evaluate_every`` null: after each epoch, with
-    at least 100 steps between evaluations. ``drop`` null: after 80 % of the epochs.
+    Defaults: ``epochs`` 50, or more to reach 3000 optimizer steps; ``evaluate_every`` one epoch, or more to have at
+    least 100 steps between evaluations; ``drop`` after 80 % of the epochs.
     """
     steps = math.ceil(batches_per_epoch / recipe.training.accumulate)
     training: dict[str, object] = {"output": str(folder)}
@@ -229,13 +258,17 @@ def resolve(recipe: Recipe, *, batches_per_epoch: int, folder: Path) -> Recipe:
 
 
 def start_from(model: Detector, source: str | Path) -> None:
-    """Fill ``model`` from a checkpoint, ours or official: a file, a run folder, a URL, or a name that is known here.
+    """Load initial weights from a checkpoint, ours or official, into ``model``.
 
-    Where the file has another number of classes the class heads start new; of another number of queries as many as both
-    have are taken over. Lines on stderr say so.
+    Class heads keep their initial values where the number of classes differs; where the number of queries differs, the
+    first queries are copied. Lines on stderr say so.
+
+    Args:
+        model: the model, changed in place.
+        source: a file, a run folder, a URL, or the name of embedded or pulled weights.
 
     Raises:
-        CheckpointError: no such checkpoint, another family, or shapes that differ in more than that.
+        CheckpointError: no such checkpoint, another family, or other shapes that differ.
     """
     try:
         path = find_checkpoint(source)

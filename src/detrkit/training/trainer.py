@@ -1,4 +1,4 @@
-"""The training loop: read top to bottom what happens to a batch, and when a run is evaluated and saved."""
+"""The training loop, to be read from top to bottom: what happens to a batch, and when a run is evaluated and saved."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Trainer:
     """One run of a resolved recipe.
 
     Args:
-        recipe: with every value filled in (``detrkit.training.task.resolve``).
+        recipe: resolved recipe (``detrkit.training.task.resolve``).
         task: model, criterion, data sets.
-        sampler: the batches of an epoch for this process.
+        sampler: batches of this process per epoch.
         accelerator: device, precision and processes.
-        folder: where checkpoints go.
-        loggers: take rows on the main process.
-        state: what :func:`detrkit.training.checkpoint.load_state` gave, to continue a run exactly.
+        folder: folder of the checkpoints.
+        loggers: loggers of the main process; empty on other processes.
+        state: result of :func:`detrkit.training.checkpoint.load_state`, to resume a run exactly.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Trainer:
         self.accelerator, self.folder, self.loggers = accelerator, folder, loggers
         section = recipe.training
         self.accumulate = section.accumulate
-        self.batches = len(sampler)  # of one epoch, on each process
+        self.batches = len(sampler)  # per epoch and process
         self.loader = build_loader(
             task.train_data, sampler, workers=section.workers, size_divisor=task.model.config.input.size_divisor
         )
@@ -88,10 +88,10 @@ class Trainer:
         self.wrapped = accelerator.prepare_model(self.model)
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(groups, recipe.optimizer))
 
-        self.epoch = self.batch = self.step = 0  # batch: how many of this epoch's batches are used
+        self.epoch = self.batch = self.step = 0  # batch: number of batches used in this epoch
         self.skipped = 0  # consecutive steps without an update
         self.evaluated_step = -1
-        self.unreadable = 0  # training images that are known to be damaged
+        self.unreadable = 0  # number of damaged training images reported so far
         self.best = Best()
         self.meter = Meter(accelerator)
         seed_everything(1000 * section.seed + accelerator.process_index + 1)
@@ -104,7 +104,7 @@ class Trainer:
         """Train to the end; returns the best evaluation.
 
         Raises:
-            RunError: the loss stays not finite, or a checkpoint cannot be written.
+            RunError: the loss is not finite several times in a row, or a checkpoint cannot be written.
             Interrupted: Ctrl-C; ``last/`` is written.
         """
         every = self.recipe.training.evaluate_every or 0
@@ -122,7 +122,7 @@ class Trainer:
                 finished = self.step >= self.total_steps
                 due = every > 0 and (finished or (self.epoch + 1) % every == 0)
                 if due and self.task.validation is not None and self.evaluated_step != self.step:
-                    self.save()  # so that nothing is lost when the evaluation is interrupted
+                    self.save()  # nothing is lost if the evaluation is interrupted
                     with self.interrupt.immediate():
                         self.evaluate(self.task.validation)
                 if self.batch >= self.batches:
@@ -132,7 +132,7 @@ class Trainer:
                     return self.best
 
     def train_epoch(self) -> None:
-        """The rest of the current epoch."""
+        """Train the rest of the current epoch."""
         self.wrapped.train()
         for group in self.micro_batches():
             self.train_step(group)
@@ -143,7 +143,7 @@ class Trainer:
                 break
         skipped = self.task.train_data.skipped_images  # only with data.on_error = skip
         if len(skipped) > self.unreadable:
-            self.progress.say(f"{len(skipped)} training images cannot be read and are skipped: {', '.join(skipped)}")
+            self.progress.print(f"{len(skipped)} training images cannot be read and are skipped: {', '.join(skipped)}")
             self.log("data", skipped_images=skipped)
             self.unreadable = len(skipped)
 
@@ -157,7 +157,7 @@ class Trainer:
             while group := list(islice(batches, self.accumulate)):
                 yield group
         except DataError as error:
-            if self.accelerator.num_processes > 1:  # the others would wait for this one to save
+            if self.accelerator.num_processes > 1:  # other processes would wait for this one to save
                 raise
             self.save()
             raise DataError(f"{error}. Step {self.step} is saved: mend it, then continue with --resume") from error
@@ -192,8 +192,8 @@ class Trainer:
     def forward_backward(self, group: list[Batch]) -> tuple[float, float, bool]:
         """Gradients of the mean loss over the micro-batches of all processes: (loss, gradient norm, both finite?).
 
-        The losses' normalisers count the objects of the whole accumulated batch on all processes, so that how a batch
-        is split does not matter; DDP averages gradients, hence the division by the number of processes.
+        The losses' normalisers count the objects of the whole accumulated batch on all processes, so that the
+        split of a batch does not matter; DDP averages gradients, hence the division by the number of processes.
         """
         criterion, world = self.task.criterion, self.accelerator.num_processes
         targets = [criterion.prepare(batch.targets) for batch in group]
@@ -214,18 +214,22 @@ class Trainer:
             self.meter.add(losses.terms, share=1 / len(group))
         self.meter.step(total, images=sum(len(batch) for batch in group))
 
-        # one exchange a step: every process must take the same way
+        # one exchange per step: all processes must take the same decision
         flags = torch.stack([total, (~torch.isfinite(total)).float(), total.new_tensor(self.interrupt.requested)])
         loss, infinite, stop = self.accelerator.reduce(flags, reduction="sum").tolist()
         self.stop = stop > 0
         if infinite:
             return loss / world, math.nan, False
         norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.recipe.training.clip_norm or math.inf))
-        # in fp16 an overflow is usual: the gradient scaler skips the step and lowers its scale
+        # overflows are normal in fp16: the gradient scaler skips the step and lowers its scale
         return loss / world, norm, math.isfinite(norm) or self.recipe.training.precision == "fp16"
 
     def skip(self, group: list[Batch]) -> None:
-        """Count a step whose loss or gradient was not finite; too many in a row end the run."""
+        """Count a step with a loss or gradient that is not finite.
+
+        Raises:
+            RunError: too many such steps in a row.
+        """
         self.skipped += 1
         row = self.meter.row()
         terms = {key: value for key, value in row.items() if key.startswith("loss")}
@@ -241,16 +245,16 @@ class Trainer:
                 f"{text}; {self.skipped} steps in a row, giving up. Try a lower optimizer.lr, a longer schedule.warmup "
                 "or training.precision=fp32; last/ holds the checkpoint before"
             )
-        self.progress.say(f"{text}; step skipped")
+        self.progress.print(f"{text}; step skipped")
 
     # ------------------------------------------------------------------------------------ evaluation, log, state
 
     def evaluate(self, validation: Validation) -> None:
-        """Score the validation data; the averaged weights when EMA is on. The best score so far becomes ``best``."""
+        """Evaluate on the validation data, with the averaged weights when EMA is on; save the best weights so far."""
         start = time.monotonic()
         section = self.recipe.training
         model = self.model if self.ema is None else self.ema.module
-        # without masked padding the other images of a batch change a prediction a little: one at a time then
+        # without masked padding, other images in a batch change a prediction slightly: use batches of one
         batch_size = section.batch_size if self.task.model.config.architecture.mask_backbone_padding else 1
         with preserved_rng():
             score = evaluate_model(
@@ -278,7 +282,7 @@ class Trainer:
 
     @property
     def current_epoch(self) -> int:
-        """Counted from 1; between two epochs the one that ended."""
+        """The current epoch, counted from 1; between two epochs, the completed one."""
         return self.epoch + (self.batch > 0 or self.step == 0)
 
     def log(self, event: str, **numbers: object) -> None:
@@ -288,18 +292,18 @@ class Trainer:
             logger.log(row)
 
     def save_model(self, path: Path) -> None:
-        """Write the weights to use (averaged when EMA is on) with the recipe."""
+        """Write the evaluated weights (the average when EMA is on) with the recipe."""
         weights.save(self.model if self.ema is None else self.ema.module, path, recipe=self.recipe.to_dict())
 
     def save(self) -> None:
-        """Write ``last/``. Called by every process: each gives the state of its random generators."""
+        """Write ``last/``. All processes call this, because each has its own random states."""
         states = gather_object([rng_state()])
         if self.accelerator.is_main_process:
             checkpoint.save_last(self.folder, self.state(states), self.save_model)
         self.accelerator.wait_for_everyone()
 
     def state(self, rng: list[dict[str, object]]) -> RunState:
-        """Everything a resumed run needs to equal, on the same machine, an uninterrupted one bit for bit."""
+        """The state from which a resumed run equals, bit for bit on the same machine, an uninterrupted one."""
         scaler = self.accelerator.scaler
         return {
             "model": self.model.state_dict(),
@@ -315,7 +319,7 @@ class Trainer:
         }
 
     def load_state(self, state: RunState) -> None:
-        """Continue from :meth:`state`."""
+        """Restore :meth:`state`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None and state["ema"] is not None:

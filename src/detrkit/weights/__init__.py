@@ -1,4 +1,4 @@
-"""Checkpoints: our safetensors files, official state dicts to and from ours, and where the official ones are."""
+"""Checkpoints: our safetensors files, official state dicts (read and written), and the published checkpoint files."""
 
 from detrkit.weights.inspection import Inspection, inspect_checkpoint
 from detrkit.weights.official.load import OfficialLoadReport, load_official, to_official

@@ -1,4 +1,4 @@
-"""Finding weights: a file, a run folder, a URL, or a name: of weights in the package, or of published ones pulled."""
+"""Find a weight file by path, run folder, URL or name (of embedded weights or of a pulled published checkpoint)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ def embedded_names() -> list[str]:
 
 
 def find_checkpoint(path_or_name: str | Path) -> Path:
-    """The weight file that is meant: a file, a run folder (its best checkpoint), a URL (kept in the cache), the name of
-    embedded weights, or of a published checkpoint that has been pulled.
+    """Return the path of a weight file.
+
+    Args:
+        path_or_name: a file, a run folder (its best checkpoint), a URL (downloaded into the cache), the name of
+            embedded weights, or the name of a published checkpoint that has been pulled.
 
     Raises:
-        CheckpointError: nothing there; the message lists the names that exist or the files that were looked for.
+        CheckpointError: no such file or name; the message lists the existing names or the files that were tried.
     """
     text = str(path_or_name)
     if is_url(text):
@@ -34,8 +37,8 @@ def find_checkpoint(path_or_name: str | Path) -> Path:
         tried = [path / "best" / "model.safetensors", path / "model.safetensors", path / "last" / "model.safetensors"]
         found = next((candidate for candidate in tried if candidate.is_file()), None)
         if found is None:
-            looked = ", ".join(str(candidate.relative_to(path)) for candidate in tried)
-            raise CheckpointError(f"{path}: a folder without a checkpoint (looked for {looked})")
+            names = ", ".join(str(candidate.relative_to(path)) for candidate in tried)
+            raise CheckpointError(f"{path}: a folder without a checkpoint (looked for {names})")
         return found
     if path.is_file():
         return path

@@ -1,4 +1,4 @@
-"""What is in a checkpoint file: ours, official, or neither, and then how it differs from what is nearest."""
+"""Inspect a checkpoint file: one of ours, an official one, or an unknown one compared with the nearest model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from detrkit.models import entry
 from detrkit.structures.categories import CategoryRow
 from detrkit.weights.official.class_names import guess_categories
 from detrkit.weights.official.keydiff import KeyGroup
-from detrkit.weights.official.recognise import match, on_meta
+from detrkit.weights.official.recognise import on_meta, recognise
 from detrkit.weights.ours import is_ours, read_info
 from detrkit.weights.reading import read_contents
 
@@ -21,43 +21,51 @@ __all__ = ["Inspection", "inspect_checkpoint"]
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What a checkpoint file holds.
-
-    kind: "detrkit" (one of ours), "official" (fits a model of the registry) or "unknown" · model: the model, or the
-    nearest one · family · also: other models that the same tensors fit · parameters: of the model, where the file fits
-    · config: the model's configuration · categories: the classes, where known · parts: what a training checkpoint holds
-    besides the weights · arguments: its training arguments · recipe, extra: of one of ours · shared: tensors that agree
-    with the nearest model · difference: the others by kind and prefix.
-    """
+    """Contents of a checkpoint file."""
 
     path: str
     kind: str
+    """"detrkit" (one of ours), "official" (fits a registered model) or "unknown"."""
     size: int
+    """Bytes."""
     tensors: int
+    """Number of tensors."""
     model: str
+    """Registry name of the model, or of the nearest model."""
     family: str
     config: dict[str, object]
+    """Configuration of the model."""
     parameters: int | None = None
+    """Number of parameters; None where the file fits no model."""
     also: tuple[str, ...] = ()
+    """Other models with the same tensors."""
     assumed: tuple[str, ...] = ()
+    """Options that the file does not show."""
     categories: list[CategoryRow] | None = None
+    """The classes, where known."""
     parts: tuple[str, ...] = ()
+    """Keys of a training checkpoint: the weights and everything beside them."""
     arguments: dict[str, object] = field(default_factory=dict)
+    """Training arguments of an official checkpoint."""
     recipe: dict[str, object] | None = None
+    """Recipe of one of our checkpoints."""
     extra: dict[str, object] = field(default_factory=dict)
+    """Further metadata of one of our checkpoints."""
     shared: int = 0
+    """Number of tensors that agree with the nearest model."""
     difference: tuple[KeyGroup, ...] = ()
+    """Names that do not agree, grouped by kind and prefix."""
 
     def to_json(self) -> dict[str, object]:
-        """The same as what JSON can hold."""
+        """All fields as JSON values."""
         return {**asdict(self), "arguments": {key: _plain(value) for key, value in self.arguments.items()}}
 
 
 def inspect_checkpoint(path: str | Path) -> Inspection:
-    """Looks into a checkpoint file without running code from it.
+    """Inspect a checkpoint file without running code from it.
 
     Raises:
-        CheckpointError: no such file, unreadable, or one that would need to execute code to load.
+        CheckpointError: no such file, an unreadable file, or a file that would run code when loaded.
     """
     path = Path(path)
     return _ours(path) if is_ours(path) else _official(path)
@@ -86,7 +94,7 @@ def _ours(path: Path) -> Inspection:
 
 def _official(path: Path) -> Inspection:
     contents = read_contents(path)
-    found = match(contents.state, arguments=contents.arguments, file=path)
+    found = recognise(contents.state, arguments=contents.arguments, file=path)
     model = on_meta(found.name, **found.options)
     classes = model.config.architecture.num_classes
     categories = guess_categories(classes, contents.arguments, contents.state) if found.fits else None

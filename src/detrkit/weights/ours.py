@@ -1,4 +1,4 @@
-"""Our checkpoints: one safetensors file with the weights and, as JSON metadata, all that is needed to use them."""
+"""Our checkpoints: a safetensors file with the weights and, as JSON metadata, the model configuration and classes."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def save(
     extra: Mapping[str, object] | None = None,
     half: bool = False,
 ) -> Path:
-    """Writes a model to a ``.safetensors`` file, atomically: the file is there whole or not at all.
+    """Write a model to a ``.safetensors`` file atomically: the file is complete or does not appear.
 
     Args:
         model: a detrkit model.
-        path: file to write; parent folders are made.
-        recipe: resolved recipe that trained it.
-        extra: anything JSON can hold (metrics, step).
-        half: store floating-point weights as float16.
+        path: file to write; parent folders are created.
+        recipe: resolved recipe of the training run.
+        extra: further JSON values (metrics, step).
+        half: store floating-point weights in float16.
 
     Raises:
-        CheckpointError: the file cannot be written; a file that was there before is untouched.
+        CheckpointError: the file cannot be written; an earlier file is untouched.
     """
     if not isinstance(model, Detector):
         raise TypeError(f"save needs a detrkit model, got {type(model).__name__}")
@@ -81,7 +81,7 @@ def save(
 
 
 def is_ours(path: Path) -> bool:
-    """Whether this is one of our checkpoints, or a safetensors file too damaged to tell (:func:`load` says how)."""
+    """Whether a file is one of our checkpoints, or a damaged safetensors file (:func:`load` reports the damage)."""
     if not is_safetensors(path):
         return False
     try:
@@ -92,7 +92,7 @@ def is_ours(path: Path) -> bool:
 
 
 def read_info(path: str | Path) -> CheckpointInfo:
-    """Metadata of one of our checkpoints without its weights.
+    """Read the metadata of one of our checkpoints without its weights.
 
     Raises:
         CheckpointError: missing file, not safetensors, or not written by detrkit.
@@ -109,22 +109,22 @@ def read_info(path: str | Path) -> CheckpointInfo:
         raise CheckpointError(
             f"{path}: holds weights but no detrkit metadata; for official weights use detrkit.load_official"
         )
-    content = json.loads(metadata["detrkit"])
-    categories = content["categories"]
+    info = json.loads(metadata["detrkit"])
+    categories = info["categories"]
     return CheckpointInfo(
-        name=content["name"],
-        config=content["config"],
+        name=info["name"],
+        config=info["config"],
         categories=None if categories is None else Categories.from_json(categories),
-        recipe=content.get("recipe"),
-        extra=content.get("extra", {}),
+        recipe=info.get("recipe"),
+        extra=info.get("extra", {}),
     )
 
 
 def load(path: str | Path, *, device: torch.device | str = "cpu") -> Detector:
-    """Builds the model that :func:`save` wrote, in evaluation mode. Nothing is unpickled.
+    """Load a model written by :func:`save`, in evaluation mode. Nothing is unpickled.
 
     Raises:
-        CheckpointError: missing or damaged file, not one of ours, or made by a model this version does not know.
+        CheckpointError: the file is missing, damaged or not one of ours, or this version cannot build its model.
     """
     info = read_info(path)
     try:

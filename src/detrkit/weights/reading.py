@@ -1,4 +1,4 @@
-"""Opening checkpoint files of any origin without running code from them."""
+"""Read checkpoint files of any origin without running code from them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WRAPPERS = ("model", "state_dict", "ema_state_dict")
 
 @dataclass(frozen=True)
 class Contents:
-    """What a checkpoint file holds: its tensors by name, the training arguments if any, the names of all parts."""
+    """Contents of a checkpoint file: tensors by name, training arguments if any, and the names of all parts."""
 
     state: dict[str, Tensor]
     arguments: dict[str, object]
@@ -34,7 +34,7 @@ class Contents:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether this is a safetensors file, by its name or its first bytes (downloads may have any name)."""
+    """Whether a file is in safetensors format, by its name or its first bytes (downloads may have any name)."""
     if path.suffix == ".safetensors":
         return True
     try:
@@ -46,50 +46,50 @@ def is_safetensors(path: Path) -> bool:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a ``.pth`` or ``.safetensors`` file by name; raises as :func:`read_contents`."""
+    """The tensors of a ``.pth`` or ``.safetensors`` file by name. Raises as :func:`read_contents` does."""
     return read_contents(path).state
 
 
 def read_contents(path: str | Path) -> Contents:
-    """Reads a ``.pth`` or ``.safetensors`` file without running any code from it.
+    """Read a ``.pth`` or ``.safetensors`` file without running code from it.
 
     Training checkpoints ({"model": …, "args": argparse.Namespace}) are unwrapped; ``module.`` prefixes are dropped.
 
     Raises:
-        CheckpointError: no such file, not a checkpoint, or one that would need to execute code to load.
+        CheckpointError: no such file, not a checkpoint, or a file that would run code when loaded.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
-    content: object
+    data: object
     try:
         if is_safetensors(path):
-            content = load_file(path)
+            data = load_file(path)
         else:
             with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                data = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, EOFError, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({error}){fetch_again(path)}") from error
     except Exception as error:  # torch and pickle raise many types for damaged or unsafe files
         raise CheckpointError(f"{path}: cannot be loaded safely ({_reason(error)}){fetch_again(path)}") from error
-    whole = content if isinstance(content, Mapping) else {}
-    given = whole.get("args")
-    arguments = vars(given) if isinstance(given, argparse.Namespace) else given if isinstance(given, dict) else {}
-    wrapper = next((key for key in _WRAPPERS if isinstance(whole.get(key), Mapping)), "")
-    tensors = whole[wrapper] if wrapper else whole
+    parts = data if isinstance(data, Mapping) else {}
+    args = parts.get("args")
+    arguments = vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, dict) else {}
+    wrapper = next((key for key in _WRAPPERS if isinstance(parts.get(key), Mapping)), "")
+    tensors = parts[wrapper] if wrapper else parts
     state = {str(key).removeprefix("module."): value for key, value in tensors.items() if isinstance(value, Tensor)}
     if not state:
         raise CheckpointError(f"{path}: holds no state dict (a mapping from names to tensors){fetch_again(path)}")
-    return Contents(state, dict(arguments), tuple(map(str, whole)) if wrapper else ())
+    return Contents(state, dict(arguments), tuple(map(str, parts)) if wrapper else ())
 
 
 def _reason(error: Exception) -> str:
-    """What torch found, without its advice to load the file unsafely."""
+    """The cause of a loading error, without torch's advice to load the file unsafely."""
     text = " ".join(str(error).split())
     unsafe = re.search(r"GLOBAL (\S+)", text)
     if unsafe:
         return f"it holds a Python object, {unsafe[1]}, that only running its code would restore"
-    known = isinstance(error, pickle.UnpicklingError | RuntimeError)  # of the others, none means anything to a user
+    known = isinstance(error, pickle.UnpicklingError | RuntimeError)  # messages of other types do not help a user
     if not text or not known or "weights_only" in text or "PytorchStreamReader" in text:
         return "it is damaged or no checkpoint"
     return text[:200]

@@ -1,4 +1,4 @@
-"""Backbones: networks of timm that give feature maps of any image size, the padding kept out of them."""
+"""Backbones: timm networks that return feature maps for images of any size and can exclude padding."""
 
 from detrkit.nn.backbone.backbone import Backbone, FeatureMap, level_mask
 

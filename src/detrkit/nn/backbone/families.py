@@ -1,4 +1,4 @@
-"""What families of timm networks need so that they take images of any size and are the networks of the papers."""
+"""Options of timm networks, per family, so that they accept images of any size and match the papers."""
 
 from __future__ import annotations
 
@@ -11,32 +11,38 @@ __all__ = ["Family", "family_of"]
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """How networks whose name matches ``pattern`` are built.
-
-    options: for ``timm.create_model`` · divisor: sides are padded to a multiple of it, because the network would cut
-    off or refuse the rest · plain: all blocks have one stride, so that levels come from a feature pyramid · maskable:
-    padding can be kept out of it: it has no average and no attention over the whole map.
-    """
+    """A family of timm networks."""
 
     name: str
+    """Name of the family; several entries can share it."""
+
     pattern: str
+    """Regular expression that the names of its networks match."""
+
     options: Mapping[str, object] = field(default_factory=dict)
+    """Arguments of ``timm.create_model``."""
+
     divisor: int = 1
+    """Sides are padded to a multiple of this, because the network would otherwise crop or reject the image."""
+
     plain: bool = False
+    """All blocks have the same stride, so that the levels come from a feature pyramid."""
+
     maskable: bool = True
+    """Padding can be excluded: the network has no average and no attention over the whole map."""
 
 
-# Convolutional networks that round sizes up by themselves: ResNet, EfficientNet and what else timm has.
+# Convolutional networks that round sizes up by themselves: ResNet, EfficientNet and all others.
 _ANY = Family(name="any", pattern="")
 _FAMILIES = (
-    # The published Swin rounds up at every stage, once whole patches of 4 pixels are there.
+    # The published Swin rounds up at every stage, but needs whole patches of 4 pixels.
     Family(
         name="swin",
         pattern=r"swin_",
         options={"strict_img_size": False, "always_partition": True},
         divisor=4,
     ),
-    # Trained with the modulator divided by its levels (configs of the authors), which timm leaves out.
+    # The authors' configurations divide the modulator by the number of its levels; timm does so only on request.
     Family(
         name="focalnet",
         pattern=r"focalnet_\w+_fl4",
@@ -53,5 +59,5 @@ _FAMILIES = (
 
 
 def family_of(name: str) -> Family:
-    """The family of a timm name; most networks need nothing special."""
+    """Return the family of a timm network."""
     return next((family for family in _FAMILIES if re.match(family.pattern, name)), _ANY)

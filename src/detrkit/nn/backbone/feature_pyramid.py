@@ -1,4 +1,4 @@
-"""Levels for networks that have only one: "Exploring Plain Vision Transformer Backbones" (Li et al., ECCV 2022)."""
+"""Levels for networks with a single one: "Exploring Plain Vision Transformer Backbones" (Li et al., ECCV 2022)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["SimpleFeaturePyramid"]
 
 
 def _scaled(channels: int, factor: float) -> tuple[list[nn.Module], int]:
-    """Modules that enlarge (factor > 1, a power of two) or shrink a map, and the channels that come out."""
+    """Build modules that enlarge (factor > 1, a power of two) or shrink a map; also return the output channels."""
     modules: list[nn.Module] = []
     if factor < 1:
         modules.append(nn.MaxPool2d(round(1 / factor)))
@@ -25,11 +25,11 @@ def _scaled(channels: int, factor: float) -> tuple[list[nn.Module], int]:
 
 
 class SimpleFeaturePyramid(nn.Module):
-    """Every level from the last map of a plain vision transformer (section 3, simple feature pyramid).
+    """Builds every level from the last map of a plain vision transformer (section 3, simple feature pyramid).
 
     Args:
-        in_channels, stride: of that map; the stride is a power of two.
-        strides: of the levels wanted, powers of two, finest first.
+        in_channels, stride: channels and stride of that map; the stride is a power of two.
+        strides: strides of the levels, powers of two, finest first.
         dim: channels of every level.
     """
 
@@ -37,13 +37,13 @@ class SimpleFeaturePyramid(nn.Module):
         super().__init__()
         self.dim = dim
         self.levels = nn.ModuleList()
-        for wanted in strides:
-            modules, channels = _scaled(in_channels, stride / wanted)
+        for level_stride in strides:
+            modules, channels = _scaled(in_channels, stride / level_stride)
             for width, kernel in ((channels, 1), (dim, 3)):
                 modules.append(nn.Conv2d(width, dim, kernel, padding=kernel // 2, bias=False))
                 modules.append(LayerNorm2d(dim))
             self.levels.append(nn.Sequential(*modules))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """x (B, C, h, w) at ``stride`` -> one map (B, dim, h', w') a level."""
+        """x (B, C, h, w) at ``stride`` -> one map (B, dim, h', w') per level."""
         return [level(x) for level in self.levels]

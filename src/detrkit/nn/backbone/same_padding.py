@@ -1,4 +1,4 @@
-"""TensorFlow's "same" padding in whole numbers: timm divides sides as floats, which torch.export cannot follow."""
+"""TensorFlow's "same" padding in integer arithmetic: timm divides sides as floats, which torch.export cannot trace."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["SameConv2d"]
 
 
 class SameConv2d(Conv2dSame):
-    """timm's convolution whose output has ceil(side / stride) cells, with the same paddings from integer arithmetic."""
+    """timm's convolution with "same" padding, computed with integers; output sides are ceil(side / stride)."""
 
     @staticmethod
-    def take_over(network: nn.Module) -> None:
-        """Makes every such convolution inside ``network`` one of these; parameters stay what and where they are.
+    def convert_in(network: nn.Module) -> None:
+        """Convert such convolutions inside ``network`` in place; parameters and their names stay.
 
-        Kernels that do not reach from one step to the next, which no network here has, stay timm's.
+        Convolutions whose stride exceeds their kernel, which no network here has, are not converted.
         """
         for module in network.modules():
             if type(module) is Conv2dSame and all(_reach(module, axis) >= module.stride[axis] for axis in (0, 1)):
@@ -24,12 +24,13 @@ class SameConv2d(Conv2dSame):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C', ceil(h / stride), ceil(w / stride))."""
-        # a step of s cells covers s of the kernel's; of the last step as many lie inside as the side has over
-        above, left = (_reach(self, axis) - 1 - (x.shape[axis - 2] - 1) % self.stride[axis] for axis in (0, 1))
-        x = F.pad(x, (left // 2, left - left // 2, above // 2, above - above // 2))
+        # total padding: reach of the kernel minus the cells between the start of its last step and the end of the side
+        vertical, horizontal = (_reach(self, axis) - 1 - (x.shape[axis - 2] - 1) % self.stride[axis] for axis in (0, 1))
+        left, above = horizontal // 2, vertical // 2
+        x = F.pad(x, (left, horizontal - left, above, vertical - above))
         return F.conv2d(x, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
 
 
 def _reach(module: nn.Conv2d, axis: int) -> int:
-    """Cells from the first to the last that the kernel sees along an axis."""
+    """Return the extent of the kernel along an axis, in cells."""
     return module.dilation[axis] * (module.kernel_size[axis] - 1) + 1

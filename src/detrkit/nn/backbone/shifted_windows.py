@@ -1,7 +1,7 @@
 """Shifted-window attention on maps of any size, as published ("Swin Transformer", Liu et al., arXiv 2103.14030).
 
-timm's block gives other numbers where a side is no multiple of the window: it shifts first and pads then, while the
-published code pads first. On its training size both agree.
+timm's block gives other results if a side is not a multiple of the window: it shifts, then pads, while the published
+code pads, then shifts. Both agree at the training size.
 """
 
 from __future__ import annotations
@@ -11,41 +11,41 @@ from timm.models.swin_transformer import SwinTransformerBlock, window_partition,
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detrkit.nn.backbone.padding import padding_of
+from detrkit.nn.backbone.padding import current_padding_mask
 
 __all__ = ["ShiftedWindowBlock"]
 
-_BLOCKED = -100.0  # added to the logits of pairs that must not see each other
-_PADDING = 4  # the region of padding; shifted cells are in 1, 2 or 3, all others in 0
+_BLOCKED = -100.0  # added to the logits of pairs of cells that must not see each other
+_PADDING = 4  # region of padding; shifted cells are in regions 1, 2 or 3, all others in region 0
 
 
 class ShiftedWindowBlock(SwinTransformerBlock):
     """timm's Swin block with the published order: pad to whole windows, shift, attend within windows.
 
-    An axis that one window covers is not shifted (torchvision's rule; the authors always shift). Inside
-    :func:`detrkit.nn.backbone.padding.padded` padding and the cells that fill up the last windows are kept out of
-    attention, and every axis is shifted; otherwise, as published, they are zeros that are attended to.
+    An axis covered by one window is not shifted (torchvision's rule; the authors always shift). Inside
+    :func:`detrkit.nn.backbone.padding.use_padding`, padding and the cells that fill the last windows are excluded from
+    attention, and every axis is shifted; otherwise these cells are zeros that take part, as published.
     """
 
     @staticmethod
-    def take_over(network: nn.Module) -> None:
-        """Makes every Swin block inside ``network`` one of these; parameters stay what and where they are."""
+    def convert_in(network: nn.Module) -> None:
+        """Convert every Swin block inside ``network`` in place; parameters and their names stay."""
         for module in network.modules():
             if type(module) is SwinTransformerBlock:
                 module.__class__ = ShiftedWindowBlock
 
     def _attn(self, x: Tensor) -> Tensor:
-        """Window attention over x (B, h, w, C)."""
+        """Apply window attention to x (B, h, w, C)."""
         height, width = x.shape[1:3]
         window = self.window_size
         below, right = -height % window[0], -width % window[1]
         x = F.pad(x, (0, 0, 0, right, 0, below))
         size = (height + below, width + right)
-        padding = padding_of(height, width)
-        # in a padded batch it would depend on the other images whether one window covers an axis
-        alone = padding is None
+        padding = current_padding_mask(height, width)
+        # with padding, whether one window covers an axis would depend on the other images of the batch
+        can_skip = padding is None
         shift = [
-            0 if alone and side <= cells else step
+            0 if can_skip and side <= cells else step
             for side, cells, step in zip(size, window, self.shift_size, strict=True)
         ]
         regions = _regions(size, shift, padding, x.device)
@@ -56,7 +56,7 @@ class ShiftedWindowBlock(SwinTransformerBlock):
         return torch.roll(x, shift, dims=(1, 2))[:, :height, :width]
 
     def _mask(self, regions: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        """(windows of one or of all images, cells, cells): what is added to the logits."""
+        """Return the bias of the logits, (windows of one or all images, cells, cells)."""
         if regions is None:
             return None
         cells = window_partition(regions[..., None], self.window_size).flatten(1)
@@ -64,10 +64,10 @@ class ShiftedWindowBlock(SwinTransformerBlock):
 
 
 def _regions(size: tuple[int, int], shift: list[int], padding: Tensor | None, device: torch.device) -> Tensor | None:
-    """(1 or B, H, W): cells of the shifted map see only those of their own region. None: all see all."""
+    """Return regions (1 or B, H, W) of the shifted map: cells see only their own region. None: no restriction."""
     if not any(shift) and padding is None:
         return None
-    # what the shift brought from the other side is no neighbour
+    # cells that the shift brought from the other side are not neighbours
     rows, columns = (torch.arange(side, device=device) >= side - step for side, step in zip(size, shift, strict=True))
     regions = (2 * rows[:, None].int() + columns.int())[None]
     if padding is None:

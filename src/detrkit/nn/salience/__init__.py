@@ -1,1 +1,1 @@
-"""Blocks of Salience-DETR alone."""
+"""Blocks that only Salience-DETR uses."""

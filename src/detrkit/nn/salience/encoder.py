@@ -1,5 +1,7 @@
-"""The encoder of Salience-DETR ("hierarchical query filtering", "background embedding"):
-only salient tokens are refined, fewer in every layer; the others get a learned embedding at the end."""
+"""Encoder of Salience-DETR ("hierarchical query filtering", "background embedding").
+
+Only salient tokens are refined, fewer in every layer; all other tokens get a learned embedding at the end.
+"""
 
 from __future__ import annotations
 
@@ -22,28 +24,33 @@ __all__ = ["Focus", "SalienceEncoder", "SalienceEncoderLayer", "SalienceFilter"]
 class Focus:
     """The tokens that one encoder layer refines.
 
-    index (B, n): the most salient first · seen (B, n) bool: what takes part in the layer · kept (B, n) bool: what is
-    written back. Images of a batch share n; published, the surplus of a smaller image is seen but not kept.
+    All images of a batch have the same n. As published, the surplus tokens of a smaller image are attended to, but not
+    written back.
     """
 
     index: Tensor
+    """(B, n), the most salient first."""
+
     seen: Tensor
+    """(B, n) bool, the tokens that take part in the layer."""
+
     kept: Tensor
+    """(B, n) bool, the tokens that are written back."""
 
 
-def least_in_padding(scores: Tensor, padding_mask: Tensor) -> Tensor:
-    """Scores (B, n) with the lowest of all of them in padding (B, n)."""
+def lowest_in_padding(scores: Tensor, padding_mask: Tensor) -> Tensor:
+    """Replace scores (B, n) in padding (B, n) by the lowest score."""
     return torch.where(padding_mask, scores.min(), scores)
 
 
 class SalienceFilter(nn.Module):
-    """Chooses tokens by salience: a share of every level, of these a share for every layer. At least one each.
+    """Selects tokens by salience with two keep ratios, one per level and one per encoder layer.
 
-    The ratios are buffers because official checkpoints have them. mask_padding: an image's choice does not depend on
-    the others of its batch.
+    The ratios are buffers because official checkpoints contain them. mask_padding: the selection of an image does not
+    depend on the other images of its batch.
 
-    How many tokens a layer refines follows the largest image of the batch. An exported program cannot know that: it
-    refines as many as if an image filled the canvas, which is the same for a batch of one.
+    The number of tokens per layer follows the largest image of the batch. An exported program has no such number: it
+    refines as many tokens as for an image that fills the canvas, which is the same for a single image.
     """
 
     level_filter_ratio: Tensor
@@ -54,36 +61,39 @@ class SalienceFilter(nn.Module):
         self.register_buffer("level_filter_ratio", torch.tensor(levels))
         self.register_buffer("layer_filter_ratio", torch.tensor(layers))
         self.mask_padding = mask_padding
-        self.shares = tuple(levels), tuple(layers)
+        self.ratios = tuple(levels), tuple(layers)
 
     @torch.no_grad()
     def forward(self, salience: Tensor, tokens: Tokens) -> list[Focus]:
-        """salience (B, S) -> what each layer refines."""
-        wanted = (tokens.valid_cells.prod(-1) * self.level_filter_ratio).long().clamp(min=1)
+        """salience (B, S) -> the tokens in focus, per layer."""
+        per_image = (tokens.valid_cells.prod(-1) * self.level_filter_ratio).long().clamp(min=1)
         sizes, start, best, index = tokens.sizes, 0, [], []
         levels = zip(salience.split(sizes, dim=1), tokens.padding_mask.split(sizes, dim=1), strict=True)
         exporting = torch.compiler.is_exporting()
-        counts = _shares(sizes, self.shares[0]) if exporting else wanted.amax(0).tolist()
-        for level, (most, (scores, padding)) in enumerate(zip(counts, levels, strict=True)):
-            # published, padding ties with the lowest score of the level
-            lowest = scores.masked_fill(padding, -torch.inf) if self.mask_padding else least_in_padding(scores, padding)
-            found = lowest.topk(most, dim=1)
-            surplus = torch.arange(most, device=scores.device) >= wanted[:, level, None]
+        counts = _shares(sizes, self.ratios[0]) if exporting else per_image.amax(0).tolist()
+        for level, (count, (scores, padding)) in enumerate(zip(counts, levels, strict=True)):
+            # published: padding gets the lowest score of the level
+            if self.mask_padding:
+                scores = scores.masked_fill(padding, -torch.inf)
+            else:
+                scores = lowest_in_padding(scores, padding)
+            found = scores.topk(count, dim=1)
+            surplus = torch.arange(count, device=scores.device) >= per_image[:, level, None]
             best.append(found.values.masked_fill(surplus, -torch.inf) if self.mask_padding else found.values)
             index.append(found.indices + start)
             start += sizes[level]
         chosen = torch.cat(index, dim=1).gather(1, torch.cat(best, dim=1).argsort(dim=1, descending=True))
-        own = wanted.sum(1, keepdim=True)
+        own = per_image.sum(1, keepdim=True)
         number = chosen.shape[1]
         lengths = (number * self.layer_filter_ratio).long().clamp(min=1).tolist() if not exporting else None
-        lengths = lengths or _shares([number] * len(self.shares[1]), self.shares[1])
+        lengths = lengths or _shares([number] * len(self.ratios[1]), self.ratios[1])
         return [
             self._focus(chosen[:, :length], own, ratio)
             for length, ratio in zip(lengths, self.layer_filter_ratio, strict=True)
         ]
 
     def _focus(self, index: Tensor, own: Tensor, ratio: Tensor) -> Focus:
-        """What a layer makes of its tokens (B, n), where (B, 1) of all that were chosen are an image's own."""
+        """Build the focus of a layer from its tokens (B, n); own (B, 1): number of selected tokens per image."""
         rank = torch.arange(index.shape[1], device=index.device)
         if self.mask_padding:
             kept = rank < (own * ratio).long().clamp(min=1)
@@ -92,12 +102,12 @@ class SalienceFilter(nn.Module):
 
 
 def _shares(numbers: Sequence[int], ratios: Sequence[float]) -> list[int | torch.SymInt]:
-    """Shares of numbers, at least one each; the numbers may be those of a trace."""
+    """Return shares of numbers, at least one each; the numbers can be symbolic, in a trace."""
     return [torch.sym_max(torch.sym_int(number * ratio), 1) for number, ratio in zip(numbers, ratios, strict=True)]
 
 
 class SalienceEncoderLayer(FeedForwardLayer):
-    """The ``attending`` highest-ranked tokens attend to each other; then a deformable encoder layer for all of them."""
+    """Self-attention of the ``attending`` highest-ranked tokens, then a deformable encoder layer for all tokens."""
 
     def __init__(
         self,
@@ -121,24 +131,24 @@ class SalienceEncoderLayer(FeedForwardLayer):
     def forward(
         self, query: Tensor, position: Tensor, rank: Tensor, seen: Tensor, reference: Tensor, tokens: Tokens
     ) -> Tensor:
-        """query and position (B, n, C), rank and seen (B, n), reference (B, n, L, 2); reads tokens -> (B, n, C)."""
+        """query and position (B, n, C), rank and seen (B, n), reference (B, n, L, 2), all tokens -> (B, n, C)."""
         query = self._attend_best(query, position, rank.masked_fill(~seen, -torch.inf), seen)
         query = self.residual(query, self.norm1, lambda x: self.self_attn(x + position, reference, tokens))
         return self.residual(query, self.norm2, self.feed_forward)
 
     def _attend_best(self, query: Tensor, position: Tensor, rank: Tensor, seen: Tensor) -> Tensor:
         best = rank.topk(min(self.attending, rank.shape[1]), dim=1).indices
-        place, hidden = gather_rows(position, best), ~seen.gather(1, best)
+        best_position, unseen = gather_rows(position, best), ~seen.gather(1, best)
         refined = self.residual(
             gather_rows(query, best),
             self.attention_norm,
-            lambda x: self.pre_attention(x + place, x + place, x, hidden),
+            lambda x: self.pre_attention(x + best_position, x + best_position, x, unseen),
         )
         return query.scatter(1, best[..., None].expand_as(refined), refined.to(query.dtype))
 
 
 class SalienceEncoder(nn.Module):
-    """Refines the tokens in focus, layer by layer. All layers sample from the tokens as they came in, as published."""
+    """Refines the tokens in focus, layer by layer. All layers sample from the input tokens, as published."""
 
     def __init__(self, layers: Sequence[SalienceEncoderLayer], background_embedding: LearnedPosition) -> None:
         super().__init__()
@@ -148,22 +158,22 @@ class SalienceEncoder(nn.Module):
     def forward(
         self, tokens: Tokens, salience: Tensor, focuses: Sequence[Focus], classify: Callable[[Tensor], Tensor]
     ) -> Tokens:
-        """tokens with salience (B, S) -> memory; classify: (B, n, C) -> class logits, by which tokens are ranked."""
+        """tokens and salience (B, S) -> memory; classify: maps (B, n, C) to the class logits that rank tokens."""
         content = tokens.content
-        salience = least_in_padding(salience.detach(), tokens.padding_mask)
+        salience = lowest_in_padding(salience.detach(), tokens.padding_mask)
         reference = on_levels(tokens.centres(), tokens)
         for layer, focus in zip(self.layers, focuses, strict=True):
             query = gather_rows(content, focus.index)
             rank = classify(query).detach().amax(-1) * salience.gather(1, focus.index)
             points = gather_rows(reference.flatten(2), focus.index).unflatten(-1, reference.shape[2:])
-            place = gather_rows(tokens.position, focus.index)
-            refined = layer(query, place, rank, focus.seen, points, tokens)
+            position = gather_rows(tokens.position, focus.index)
+            refined = layer(query, position, rank, focus.seen, points, tokens)
             written = torch.where(focus.kept[..., None], refined.to(content.dtype), query)
             content = content.scatter(1, focus.index[..., None].expand_as(written), written)
         return replace(tokens, content=content + self._background(tokens, focuses[-1]))
 
     def _background(self, tokens: Tokens, last: Focus) -> Tensor:
-        """(B, S, C): the embedding of every token that the last layer left out."""
+        """Return the background embedding (B, S, C), zero for tokens in the last layer and in padding."""
         maps = [self.background_embedding(level).flatten(1, 2) for level in tokens.padding_maps()]
         embedded = torch.cat(maps, dim=1)
         covered = tokens.padding_mask.scatter(1, last.index, last.seen | tokens.padding_mask.gather(1, last.index))

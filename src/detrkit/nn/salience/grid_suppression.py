@@ -1,5 +1,4 @@
-"""Redundancy removal among proposals (Salience-DETR): non-maximum suppression of the
-tokens themselves, so that neighbours on the feature map do not become queries for one object."""
+"""Redundancy removal among proposals (Salience-DETR): non-maximum suppression of tokens on the feature map."""
 
 from __future__ import annotations
 
@@ -14,10 +13,10 @@ __all__ = ["suppress_neighbours"]
 
 @torch.no_grad()
 def suppress_neighbours(scores: Tensor, candidates: Tensor, tokens: Tokens, *, threshold: float = 0.3) -> Tensor:
-    """Reorders candidates (B, C), tokens by scores (B, S) best first: those suppressed stand behind all others.
+    """Move suppressed tokens to the end of candidates (B, C), tokens sorted by scores (B, S).
 
-    Every token is a box of 2 x 2 cells around it, within its level. The default threshold lets a token suppress its
-    four direct neighbours (IoU 1/3) but not the diagonal ones (1/7).
+    Every token is treated as the box of 2 x 2 cells around it, within its level. With the default threshold, a token
+    suppresses its four direct neighbours (IoU 1/3) but not the diagonal ones (1/7).
     """
     batch, count = candidates.shape
     extents = tokens.extents.to(candidates.device).long()
@@ -30,7 +29,9 @@ def suppress_neighbours(scores: Tensor, candidates: Tensor, tokens: Tokens, *, t
     image = torch.arange(batch, device=level.device)[:, None]
     values = scores.gather(1, candidates).flatten().float()
     group = (image * len(widths) + level).flatten()
-    if torch.compiler.is_exporting():  # the number of boxes, by which batched_nms chooses its way, is not known yet
+    if (
+        torch.compiler.is_exporting()
+    ):  # batched_nms chooses its algorithm by the number of boxes, which is not known yet
         kept = nms(boxes + group[:, None] * (widths.max() + 2), values, threshold)
     else:
         kept = batched_nms(boxes, values, group, threshold)

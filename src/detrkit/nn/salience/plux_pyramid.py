@@ -1,5 +1,7 @@
-"""Cross-level token fusion of Salience-DETR (RepVGGPluXNetwork): a path aggregation network, down the levels and
-up again, of blocks with a 3x3 and a 1x1 branch and a squeeze-and-excitation gate."""
+"""Cross-level token fusion of Salience-DETR (RepVGGPluXNetwork): a path aggregation network, top-down then bottom-up.
+
+Its blocks have a 3x3 and a 1x1 branch and a squeeze-and-excitation gate.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ __all__ = ["PluXPyramid"]
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that uses its running statistics where there is one value a channel, which has no variance."""
+    """Batch norm that uses running statistics if there is only one value per channel, which has no variance."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
@@ -33,8 +35,8 @@ class ConvNorm(nn.Sequential):
         super().__init__(conv, BatchNorm(dim), nn.SiLU() if activation else nn.Identity())
 
 
-def _blank(x: Tensor, padding: Tensor | None) -> Tensor:
-    """x (B, C, h, w) with zeros in padding (B, 1, h, w), if that is told."""
+def _zero_padding(x: Tensor, padding: Tensor | None) -> Tensor:
+    """Set x (B, C, h, w) to zero in padding (B, 1, h, w), if given."""
     return x if padding is None else x.masked_fill(padding, 0.0)
 
 
@@ -76,13 +78,13 @@ class PluXBlock(nn.Module):
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
-        mixed = F.silu(self.conv1(_blank(x, padding)) + self.conv2(x))
+        mixed = F.silu(self.conv1(_zero_padding(x, padding)) + self.conv2(x))
         fused: Tensor = self.se_module(mixed, padding) + x
         return fused
 
 
 class FusionBlock(nn.Module):
-    """Two levels side by side (2C channels) -> C: through a stack of blocks, and past it (cross-stage partial)."""
+    """Fuses two concatenated levels: a stack of blocks, and a path around it (cross-stage partial)."""
 
     def __init__(self, dim: int, groups: int, blocks: int) -> None:
         super().__init__()
@@ -100,8 +102,7 @@ class FusionBlock(nn.Module):
 
 
 class PluXPyramid(nn.Module):
-    """Fuses the levels of an encoder's memory from the coarsest to the finest and back. Modules count from the finest
-    level."""
+    """Fuses the levels of the memory from the coarsest to the finest and back; modules are ordered from the finest."""
 
     def __init__(self, *, dim: int, num_levels: int, groups: int = 4, blocks: int = 3) -> None:
         super().__init__()
@@ -114,8 +115,8 @@ class PluXPyramid(nn.Module):
     def forward(self, maps: Sequence[Tensor], padding_masks: Sequence[Tensor] | None = None) -> list[Tensor]:
         """maps (B, C, h, w), finest first -> as many fused maps.
 
-        padding_masks (B, h, w): kept out of convolutions and pooling, so that an image is alone as in a batch; None:
-        padding takes part, as published.
+        padding_masks (B, h, w): padding excluded from convolutions and pooling, so that the result for an image does
+        not depend on its batch; None: padding takes part, as published.
         """
         paddings = [None] * len(maps) if padding_masks is None else [mask[:, None] for mask in padding_masks]
         steps = list(zip(self.lateral_convs, self.layer_blocks, strict=True))
@@ -127,6 +128,6 @@ class PluXPyramid(nn.Module):
             down.insert(0, fuse(torch.cat((upsampled, maps[level]), dim=1), paddings[level]))
         up = down[:1]
         for level, (reduce, fuse) in enumerate(zip(self.downsample_blocks, self.pan_blocks, strict=True)):
-            reduced = reduce(_blank(up[-1], paddings[level]))
+            reduced = reduce(_zero_padding(up[-1], paddings[level]))
             up.append(fuse(torch.cat((reduced, down[level + 1]), dim=1), paddings[level + 1]))
         return up

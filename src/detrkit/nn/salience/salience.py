@@ -1,5 +1,8 @@
-"""Salience of image tokens (Salience-DETR, Hou et al., CVPR 2024): predicted from the
-coarsest level down, supervised by where a token lies in the objects around it, whatever their size."""
+"""Salience of image tokens (Salience-DETR, Hou et al., CVPR 2024).
+
+It is predicted from the coarsest level down. The target depends on the place of a token within the objects around it,
+not on their size.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,17 @@ from detrkit.nn.tokens import Tokens
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.structures import Target
 
-__all__ = ["SalienceGoal", "SaliencePredictor", "upsample_corners"]
+__all__ = ["SaliencePredictor", "SalienceTarget", "upsample_corners"]
 
 
-def upsample_corners(maps: Tensor, shape: tuple[int, int], cells: Tensor, wanted: Tensor) -> Tensor:
-    """Bilinear upsampling of maps (B, h, w) to shape, corner on corner, within the valid area of each image alone.
+def upsample_corners(maps: Tensor, shape: tuple[int, int], cells: Tensor, new_cells: Tensor) -> Tensor:
+    """Upsample the valid area of maps (B, h, w) to that of shape, bilinear with aligned corners.
 
-    cells, wanted (B, 2): columns and rows that are valid in ``maps`` and in the result; all of them is ordinary
-    bilinear upsampling with aligned corners.
+    cells, new_cells (B, 2): number of valid columns and rows in ``maps`` and in the result.
     """
     height, width = maps.shape[1:]
-    step = (cells - 1) / (wanted - 1).clamp(min=1)
-    # not one tensor of both numbers, which torch.export would take for constants
+    step = (cells - 1) / (new_cells - 1).clamp(min=1)
+    # not one tensor of both numbers, which torch.export would treat as constants
     span = [torch.full((), max(side - 1, 1), dtype=maps.dtype, device=maps.device) for side in (width, height)]
     columns, rows = (torch.arange(size, device=maps.device) for size in shape[::-1])
     x = (columns * step[:, :1] / span[0] * 2 - 1)[:, None].expand(-1, shape[0], -1)
@@ -34,10 +36,10 @@ def upsample_corners(maps: Tensor, shape: tuple[int, int], cells: Tensor, wanted
 
 
 class SaliencePredictor(nn.Module):
-    """Salience logits of all tokens, each level guided by the one above it.
+    """Predicts salience logits of all tokens; each level is guided by the next coarser one.
 
-    The upsampled salience of the coarser level scales a token's features (by ``alpha``, one per level). The norm that
-    follows takes most of that out again: with the published layers the guidance, and alpha's gradient, are tiny.
+    The upsampled salience of the coarser level scales the features of a token (by ``alpha``, one number per level). The
+    layer norm after it removes most of that scale: in the published layers, guidance and gradient of alpha are tiny.
     """
 
     def __init__(self, *, dim: int, num_levels: int) -> None:
@@ -53,7 +55,7 @@ class SaliencePredictor(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, features: Tensor, tokens: Tokens, *, mask_padding: bool) -> Tensor:
-        """features (B, S, C) of the tokens -> logits (B, S) float32; published: padding takes part."""
+        """features (B, S, C) of the tokens -> logits (B, S) float32; mask_padding: off as published."""
         sizes = tokens.sizes
         valid = (~tokens.padding_mask if mask_padding else torch.ones_like(tokens.padding_mask)).split(sizes, dim=1)
         cells = tokens.valid_cells
@@ -70,32 +72,35 @@ class SaliencePredictor(nn.Module):
         return torch.cat([scores.flatten(1) for scores in reversed(found)], dim=1)
 
     def _score(self, x: Tensor, valid: Tensor) -> Tensor:
-        """(B, n, C) -> (B, n): from a token's own features and their mean over the level."""
-        local, everywhere = self.layer1(x).chunk(2, dim=-1)
+        """Score (B, n, C) -> (B, n), from the features of a token and their mean over the level."""
+        local_part, global_part = self.layer1(x).chunk(2, dim=-1)
         weight = valid[..., None].to(x.dtype)
-        mean = (everywhere * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
-        return self.layer2(torch.cat((local, mean.expand_as(local)), dim=-1)).squeeze(-1).float()
+        mean = (global_part * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+        return self.layer2(torch.cat((local_part, mean.expand_as(local_part)), dim=-1)).squeeze(-1).float()
 
 
 @dataclass(frozen=True)
-class SalienceGoal:
-    """What the salience of every cell should be, given the objects ("scale-independent supervision").
+class SalienceTarget:
+    """Maps objects to the salience target of every cell ("scale-independent supervision").
 
-    1 at the centre of an object, less towards its border; 0 outside of all objects, and where no object around the cell
-    has the size of the cell's level. Where several objects overlap the highest value counts, whichever fits the level.
-
-    centres (S, 2): x and y of the cells in pixels · limits (S, 2): the distance to the farthest side of an object that
-    fits the level lies above the first and at most at the second, in pixels · sizes (B, 2): width and height of the
-    images' valid area in pixels.
+    The target is 1 at the centre of an object and lower towards its border. It is 0 outside all objects, and if no
+    object around the cell has the size of the cell's level. If several objects overlap, the highest value counts, also
+    from an object that does not fit the level.
     """
 
     centres: Tensor
+    """(S, 2), x and y of the cells in pixels."""
+
     limits: Tensor
+    """(S, 2) in pixels; an object fits the level if the distance from the cell to its farthest side is above the first
+    and at most the second number."""
+
     sizes: Tensor
+    """(B, 2), width and height of the valid area of the images in pixels."""
 
     @torch.no_grad()
     def __call__(self, targets: list[Target]) -> Tensor:
-        """Goals (B, S) in [0, 1]."""
+        """Return targets (B, S) in [0, 1]."""
         return torch.stack(
             [
                 self._of_image(cxcywh_to_xyxy(target.boxes) * size.repeat(2))

@@ -1,1 +1,1 @@
-"""Recipes that are chosen from the data."""
+"""Recipes chosen from the data."""

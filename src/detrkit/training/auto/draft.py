@@ -1,4 +1,4 @@
-"""A recipe in the making: what the user gave stands, everything else is settled with a reason."""
+"""A recipe under construction: values of the user have priority, all others are chosen with a reason."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from detrkit.config.schema import ModelSection, leaves
 
 __all__ = ["Draft", "flat"]
 
-_NO_OPTION = frozenset(ModelSection.model_fields)  # keys of the model section that are not options of a model
+_SECTION_KEYS = frozenset(ModelSection.model_fields)  # keys of the model section that are not model options
 
 
 def flat(overrides: Sequence[str] | Mapping[str, object]) -> dict[str, object]:
-    """Dotted key -> checked value of everything that is given.
+    """Overrides as dotted keys with checked values.
 
     Raises:
         RecipeError: unknown key or wrong value.
@@ -23,41 +23,45 @@ def flat(overrides: Sequence[str] | Mapping[str, object]) -> dict[str, object]:
 
 
 class Draft:
-    """given: what the user wants, by dotted key · lines: every choice with its reason."""
+    """A recipe under construction.
+
+    Args:
+        given: values of the user by dotted key.
+    """
 
     def __init__(self, given: Mapping[str, object]) -> None:
-        self.given: dict[str, Any] = dict(given)  # a recipe has checked their types
+        self.given: dict[str, Any] = dict(given)  # types are checked by :func:`flat`
         self.lines: list[str] = []
         self._chosen: dict[str, object] = {}
 
-    def say(self, line: str) -> None:
-        """A line of its own."""
+    def note(self, line: str) -> None:
+        """Add a line to the comments of the recipe."""
         self.lines.append(line)
 
-    def settle(self, key: str, value: Any) -> Any:
-        """The value of a key: the user's, else this one."""
+    def set_default(self, key: str, value: Any) -> Any:
+        """Set a key unless the user gave it; returns its value."""
         if key in self.given:
             return self.given[key]
         self._chosen[key] = value
         return value
 
-    def choose(self, what: str, key: str, value: Any, why: str) -> Any:
-        """Settles a key and says why."""
-        settled = self.settle(key, value)
-        self.say(f"  {what} {_shown(settled)}: {'yours' if key in self.given else why}")
-        return settled
+    def choose(self, label: str, key: str, value: Any, reason: str) -> Any:
+        """Set a key unless the user gave it, and note the reason; returns its value."""
+        chosen = self.set_default(key, value)
+        self.note(f"  {label} {_shown(chosen)}: {'yours' if key in self.given else reason}")
+        return chosen
 
     def model_options(self) -> dict[str, object]:
-        """The model's options so far, as ``create_model`` takes them."""
-        both = {**self._chosen, **self.given}
-        options = {key.removeprefix("model."): value for key, value in both.items() if key.startswith("model.")}
-        return {key: value for key, value in options.items() if key not in _NO_OPTION}
+        """The model options so far, for ``create_model``."""
+        values = {**self._chosen, **self.given}
+        options = {key.removeprefix("model."): value for key, value in values.items() if key.startswith("model.")}
+        return {key: value for key, value in options.items() if key not in _SECTION_KEYS}
 
     def recipe(self) -> Recipe:
-        """What was chosen and given, with the lines as comments.
+        """The recipe with all values, and the lines as comments.
 
         Raises:
-            RecipeError: the values given contradict each other.
+            RecipeError: given values contradict each other.
         """
         tree: dict[str, dict[str, object]] = {}
         for key, value in self._chosen.items():

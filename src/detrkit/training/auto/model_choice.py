@@ -1,4 +1,4 @@
-"""Which model own data are trained with, and where its weights start: a published detector where one is at hand."""
+"""Choose the model for a data set, and its initial weights: a published detector where one is in the cache."""
 
 from __future__ import annotations
 
@@ -15,25 +15,29 @@ from detrkit.weights.find import find_checkpoint
 
 __all__ = ["available_checkpoint", "choose_model"]
 
-# Which family learns most from few images (DE-DETR paper, Tables 2 and 3), best first; others where they are named.
+# Families that learn most from few images (DE-DETR paper, Tables 2 and 3), best first; others need to be named.
 FAMILIES = ("de_conditional_detr", "de_detr", "conditional_detr", "detr")
-# Options that make another network; under the others that all models share, a checkpoint keeps its meaning.
+# Options of the network; a published checkpoint fits whatever the other common options are.
 _SIZES = {"hidden_dim", "num_heads", "ffn_dim", "encoder_layers", "decoder_layers"}
-HARMLESS = COMMON_OPTIONS - {"backbone", "dilation", "backbone_norm"} - _SIZES
+_ANY_VALUE = COMMON_OPTIONS - {"backbone", "dilation", "backbone_norm"} - _SIZES
 
 
 def available_checkpoint(model: str | None = None, given: Mapping[str, object] | None = None) -> OfficialFile | None:
-    """The best published detector in the cache, of ``model`` or of any, that fits what the user gave; or None.
+    """The best published detector in the cache; None where there is none.
 
-    given: dotted keys and values; without it every checkpoint fits.
+    Args:
+        model: registry name; if None, any model of :data:`FAMILIES`.
+        given: dotted keys and values of the user that the checkpoint has to fit.
     """
-    here = (item for item in _by_worth() if (item.family in FAMILIES if model is None else item.model == model))
-    pulled = (item for item in here if pulled_path(item.name).is_file())
-    return next((item for item in pulled if _misfit(str(item.model), given or {}) is None), None)
+    wanted = (
+        item for item in _published_detectors() if (item.family in FAMILIES if model is None else item.model == model)
+    )
+    pulled = (item for item in wanted if pulled_path(item.name).is_file())
+    return next((item for item in pulled if _conflict(item.model, given or {}) is None), None)
 
 
 def choose_model(draft: Draft, *, gpu: bool) -> tuple[str, DetectorConfig[Architecture]]:
-    """Settles model and start; returns the model's name and configuration so far.
+    """Choose the model and its initial weights; returns its name and its configuration so far.
 
     Raises:
         RecipeError: unknown model or option, or a value out of range.
@@ -43,17 +47,17 @@ def choose_model(draft: Draft, *, gpu: bool) -> tuple[str, DetectorConfig[Archit
     if name is not None:
         draft.choose("model", "model.name", name, "")
     elif init is not None:
-        name = draft.choose("model", "model.name", _model_in(draft, init), f"what {init} holds")
+        name = draft.choose("model", "model.name", _model_of(draft, init), f"what {init} holds")
     else:
         name = _default_model(draft, gpu=gpu)
     found = None
     if "model.init" not in draft.given:
         found, unfit = available_checkpoint(name, draft.given), available_checkpoint(name)
         if found is None and unfit is not None:
-            draft.say(f"  note: {unfit.name} is at hand, but {_misfit(name, draft.given)} asks for other weights")
+            draft.note(f"  note: {unfit.name} is at hand, but {_conflict(name, draft.given)} asks for other weights")
     if found is not None:
-        why = f"a published detector (AP {found.ap} on {found.data}); heads start new where classes differ"
-        init = draft.choose("start", "model.init", found.name, why)
+        reason = f"a published detector (AP {found.ap} on {found.data}); heads start new where classes differ"
+        init = draft.choose("start", "model.init", found.name, reason)
     elif init is not None:
         draft.choose("start", "model.init", init, "")
     try:
@@ -61,47 +65,47 @@ def choose_model(draft: Draft, *, gpu: bool) -> tuple[str, DetectorConfig[Archit
     except (TypeError, ValueError) as error:
         raise RecipeError(f"model: {error}") from error
     if init is None:
-        # a download only where the user asks for one, or for a model whose weights no package carries
+        # download only if the user asks for it, or names a model whose weights are in no package
         packaged = config.architecture.backbone in PACKAGED_WEIGHTS and "model.pretrained_backbone" not in draft.given
         draft.choose("ImageNet weights of the backbone", "model.pretrained_backbone", True, "few images need them")
-        draft.settle("model.backbone_weights", "package" if packaged else None)
+        draft.set_default("model.backbone_weights", "package" if packaged else None)
     return name, config
 
 
-def _misfit(model: str, given: Mapping[str, object]) -> str | None:
-    """The first key that asks for other weights than a published checkpoint of this model has; None: it fits."""
+def _conflict(model: str, given: Mapping[str, object]) -> str | None:
+    """The first given key that a published checkpoint of this model does not fit; None where it fits."""
     registered = model_config(model).flat()
     for key, value in given.items():
         section, _, option = key.partition(".")
-        if section != "model" or option in ("name", "init") or option in HARMLESS:
+        if section != "model" or option in ("name", "init") or option in _ANY_VALUE:
             continue
-        same = tuple(value) if isinstance(value, list) else value
-        if option not in registered or registered[option] != same:
+        comparable = tuple(value) if isinstance(value, list) else value
+        if option not in registered or registered[option] != comparable:
             return key
     return None
 
 
-def _by_worth() -> list[OfficialFile]:
-    """Published checkpoints of registered models: by family, COCO before others, plain ResNet-50 first, highest AP."""
+def _published_detectors() -> list[OfficialFile]:
+    """Published checkpoints, ordered by family, then COCO first, ResNet-50 first, highest AP."""
     rank = {family: index for index, family in enumerate(FAMILIES)}
     return sorted(
-        (item for item in CATALOGUE.values() if item.model is not None),
+        CATALOGUE.values(),
         key=lambda item: (
-            rank.get(item.family or "", len(rank)),
+            rank.get(item.family, len(rank)),
             item.data != "COCO",
-            not str(item.model).endswith("_r50"),
+            not item.model.endswith("_r50"),
             -(item.ap or 0),
         ),
     )
 
 
-def _model_in(draft: Draft, init: str) -> str:
-    """The model that a checkpoint holds; where it differs from the registered one, so will the recipe."""
+def _model_of(draft: Draft, init: str) -> str:
+    """The model of a checkpoint; options that differ from the registered model are set in the draft."""
     model = open_checkpoint(find_checkpoint(init))
     registered = model_config(model.name).flat()
     for key, value in model.config.flat().items():
         if value != registered.get(key) and key != "num_classes":
-            draft.settle(f"model.{key}", list(value) if isinstance(value, tuple) else value)
+            draft.set_default(f"model.{key}", list(value) if isinstance(value, tuple) else value)
     return model.name
 
 
@@ -110,12 +114,12 @@ def _default_model(draft: Draft, *, gpu: bool) -> str:
     if gpu and found is not None:
         return str(draft.choose("model", "model.name", found.model, "a published detector of it is at hand"))
     if gpu and available_checkpoint() is not None:
-        why = "no published detector at hand fits the model options given"
+        reason = "no published detector at hand fits the model options given"
     elif gpu:
-        better = next(item for item in _by_worth() if item.address is not None)
-        why = f"no published detector is at hand; a better start: detrkit weights pull {better.name}"
+        better = next(item for item in _published_detectors() if item.address is not None)
+        reason = f"no published detector is at hand; a better start: detrkit weights pull {better.name}"
     else:
-        why = "there is no GPU, and full-size models take about ten times as long a step"
+        reason = "there is no GPU, and full-size models take about ten times as long per step"
         if found is not None:
-            why += f"; {found.name} is at hand for --model {found.model}"
-    return str(draft.choose("model", "model.name", DEFAULT_MODEL, why))
+            reason += f"; {found.name} is at hand for --model {found.model}"
+    return str(draft.choose("model", "model.name", DEFAULT_MODEL, reason))

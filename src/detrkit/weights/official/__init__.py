@@ -1,1 +1,1 @@
-"""Checkpoints of the published repositories: recognised, loaded into our models, written back."""
+"""Checkpoints of the published repositories: recognise them, load them into our models, write them back."""

@@ -1,7 +1,7 @@
-"""What official checkpoints call the tensors of backbones other than ResNets, as rules over our names.
+"""Names of Swin, ConvNeXt and FocalNet tensors in official checkpoints, as rules over our names.
 
-Ours are timm's. Published files follow torchvision (Swin, ConvNeXt of the Relation-DETR repository) or the networks'
-authors (FocalNet there, Swin of DINO).
+Our names are those of timm. Published files follow torchvision (Swin and ConvNeXt of the Relation-DETR repository) or
+the authors of the network (FocalNet of the Relation-DETR repository, Swin of DINO).
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ _STAGES = range(4)
 
 @dataclass(frozen=True)
 class BackboneLayout:
-    """Rules over our names, as in :class:`~detrkit.weights.official.keymaps.KeyMap`, and what names alone do not say.
-
-    dims: pattern over an official name -> how many dimensions the tensor has there; those at the end are split off
-    with size 1 or merged · constants: pattern over our names of buffers that only official files store.
-    """
+    """Names, numbers of dimensions and constants of a backbone in official files."""
 
     rules: Rules = ()
+    """Rules over our names, as in :class:`~detrkit.weights.official.keymaps.KeyMap`."""
     dims: tuple[tuple[str, int], ...] = ()
+    """Pattern over an official name -> number of dimensions there; dimensions of size 1 are added at the end, or the
+    last dimensions are flattened."""
     constants: str | None = None
+    """Pattern over our names of buffers that official files store and our state dict does not."""
 
     def constants_of(self, model: nn.Module) -> dict[str, Tensor]:
-        """Buffers under our names that our state dict leaves out and official files store."""
+        """Buffers that official files store and our state dict does not, under our names."""
         if self.constants is None:
             return {}
         return {name: value for name, value in model.named_buffers() if re.fullmatch(self.constants, name)}
 
-    def shaped(self, name: str, value: Tensor) -> Tensor:
-        """A tensor with the dimensions that it has under the official ``name``."""
+    def reshape(self, name: str, value: Tensor) -> Tensor:
+        """Reshape a tensor to the number of dimensions it has under the official ``name``."""
         dims = next((dims for pattern, dims in self.dims if re.fullmatch(pattern, name)), value.dim())
         if dims == value.dim():
-            return value  # itself, so that aliases stay one tensor
+            return value  # not a copy, so that aliases stay one tensor
         if dims < value.dim():
             return value.flatten(dims - 1)
         return value.reshape(*value.shape, *[1] * (dims - value.dim()))
@@ -50,7 +50,7 @@ class BackboneLayout:
 
 _INDEX = rf"{_OURS}.+\.relative_position_index"
 
-# torchvision numbers stem, stages and what is between them through.
+# torchvision numbers the stem, the stages and the downsampling layers consecutively.
 _TORCHVISION_SWIN = BackboneLayout(
     rules=(
         (rf"{_OURS}patch_embed\.proj\.(.+)", (r"backbone.0.features.0.0.\1",)),
@@ -92,27 +92,27 @@ _TORCHVISION_CONVNEXT = BackboneLayout(
     dims=((r".+\.layer_scale", 3),),
 )
 
-# The authors of Swin and of FocalNet place the step to the next stage at the end of a stage, timm at its start.
-_STEPS: Rules = tuple(
+# The authors of Swin and FocalNet place downsampling at the end of a stage, timm places it at the start of the next.
+_DOWNSAMPLING: Rules = tuple(
     (rf"{_OURS}layers\.{stage}\.downsample\.(.+)", (rf"backbone.0.layers.{stage - 1}.downsample.\1",))
     for stage in _STAGES[1:]
 )
 _FOCALNET = BackboneLayout(
     rules=(
         (rf"{_OURS}stem\.(.+)", (r"backbone.0.patch_embed.\1",)),
-        *_STEPS,
+        *_DOWNSAMPLING,
         (rf"{_OURS}(layers\.\d+\.blocks\.\d+)\.ls(\d)\.gamma", (r"backbone.0.\1.gamma_\2",)),
         (rf"{_OURS}(layers\.\d+\.blocks\.\d+\.norm\d)_post\.(.+)", (r"backbone.0.\1.\2",)),
         (rf"{_OURS}(layers\.\d+\.blocks\.\d+\.modulation)\.norm\.(.+)", (r"backbone.0.\1.ln.\2",)),
         (rf"{_OURS}(.+)", (r"backbone.0.\1",)),
         (r"backbone\.norms\.(\d)\.(.+)", (r"backbone.1.norm\1.\2",)),
     ),
-    # timm's 1x1 convolutions are linear layers there
+    # 1x1 convolutions of timm are linear layers in the published code
     dims=((r"backbone\.0\.layers\..+\.(f|proj|fc1|fc2)\.weight(?<!downsample\.proj\.weight)", 2),),
 )
 _SWIN = BackboneLayout(
     rules=(
-        *_STEPS,
+        *_DOWNSAMPLING,
         (rf"{_OURS}(.+)", (r"backbone.0.\1",)),
         (r"backbone\.norms\.(\d)\.(.+)", (r"backbone.0.norm\1.\2",)),
     ),

@@ -1,22 +1,22 @@
-"""The difference between the tensors a model wants and those a file has."""
+"""Difference between the tensors of a model and those of a file."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 __all__ = ["IGNORED", "KeyDiff", "KeyGroup", "Mismatch", "compare"]
 
-# Left behind by profilers and other frameworks, or constants of the architecture; they are no weights.
+# Not weights: leftovers of profilers and other frameworks, and constants of the architecture.
 IGNORED = ("_classes_", "total_params", "total_ops", "num_batches_tracked", "relative_position_index")
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A tensor of another shape: our key, its name in the file, the file's shape and ours."""
+    """A tensor whose shape differs: our key, its name in the file, the shape in the file and in the model."""
 
     key: str
     name: str
@@ -29,7 +29,7 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class KeyGroup:
-    """Names of one kind that share a prefix (numbers written ``*``): how many, and an example."""
+    """Names of one kind with a common prefix (``*`` for numbers): their count and an example."""
 
     kind: str
     prefix: str
@@ -39,7 +39,7 @@ class KeyGroup:
 
 @dataclass(frozen=True)
 class KeyDiff:
-    """Names that the file lacks, names that the model does not know, shapes that differ. False where all fits."""
+    """Names missing in the file, names unknown to the model, and shapes that differ. False where everything fits."""
 
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
@@ -51,13 +51,17 @@ class KeyDiff:
     def __len__(self) -> int:
         return len(self.missing) + len(self.unexpected) + len(self.mismatched)
 
-    def without(self, allowed: Iterable[Mismatch]) -> KeyDiff:
-        """The same without some of the mismatches."""
-        left = set(self.mismatched) - set(allowed)
-        return replace(self, mismatched=tuple(item for item in self.mismatched if item in left))
+    def without(self, allowed: Iterable[Mismatch], *, missing: Collection[str] = ()) -> KeyDiff:
+        """A copy without the allowed mismatches and missing names."""
+        remaining = set(self.mismatched) - set(allowed)
+        return replace(
+            self,
+            missing=tuple(name for name in self.missing if name not in missing),
+            mismatched=tuple(item for item in self.mismatched if item in remaining),
+        )
 
     def _kinds(self) -> list[tuple[str, list[str], list[str]]]:
-        """(kind, names, how each is shown) of what there is."""
+        """(kind, names, text for each name) for every kind that occurs."""
         shown = [str(item) for item in self.mismatched]
         kinds = [
             ("missing", list(self.missing), list(self.missing)),
@@ -75,7 +79,7 @@ class KeyDiff:
         return "; ".join(parts)
 
     def groups(self) -> list[KeyGroup]:
-        """The names by kind and prefix, the largest groups of each kind first."""
+        """Group the names by kind and prefix, the largest groups of each kind first."""
         groups = []
         for kind, names, shown in self._kinds():
             found: dict[str, list[str]] = {}
@@ -88,15 +92,17 @@ class KeyDiff:
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without the sizes 1 at its end."""
+    """A shape without trailing dimensions of size 1."""
     return _without_ones(shape[:-1]) if shape[-1:] == (1,) else shape
 
 
 def compare(names: Mapping[str, list[str]], own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> KeyDiff:
-    """What differs between a model's tensors and a file's.
+    """Compare the tensors of a model with those of a file by name and shape; trailing dimensions of size 1 are ignored.
 
-    names: our key -> its names in the file, any of which will do · own, given: tensors of model and file; only their
-    shapes are looked at, sizes 1 at their end aside.
+    Args:
+        names: our key -> accepted names in the file, one of which must be present.
+        own: tensors of the model.
+        given: tensors of the file.
     """
     unused = {name for name in given if not name.endswith(IGNORED)}
     missing: list[str] = []
@@ -109,6 +115,6 @@ def compare(names: Mapping[str, list[str]], own: Mapping[str, Tensor], given: Ma
                 missing.append(accepted[0])
             continue
         theirs, ours = tuple(given[present[0]].shape), tuple(own[key].shape)
-        if _without_ones(theirs) != _without_ones(ours):  # a 1x1 convolution and a linear layer are the same
+        if _without_ones(theirs) != _without_ones(ours):  # a 1x1 convolution equals a linear layer
             mismatched.append(Mismatch(key, present[0], theirs, ours))
     return KeyDiff(tuple(missing), tuple(sorted(unused)), tuple(mismatched))

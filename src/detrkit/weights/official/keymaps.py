@@ -1,4 +1,7 @@
-"""Official parameter names of each family, as rules over ours. One of our tensors may stand under several names."""
+"""Official parameter names of each family, as rules from our names to the official ones.
+
+This direction, because one of our tensors may have several official names (heads that layers share).
+"""
 
 from __future__ import annotations
 
@@ -13,28 +16,37 @@ from detrkit.models.detector import Detector
 from detrkit.nn.backbone import Backbone
 from detrkit.weights.official.backbone_layouts import AUTHORS_BACKBONES, RELATION_BACKBONES, BackboneLayout
 
-__all__ = ["KEYMAPS", "KeyMap", "backbone_layout", "keeps_class_names", "official_names"]
+__all__ = ["KEYMAPS", "KeyMap", "backbone_layout", "keeps_class_names", "official_names", "without_wrapper"]
 
 
 @dataclass(frozen=True)
 class KeyMap:
-    """Rules (pattern over our name, templates of the official names); the first that matches the whole name counts.
-
-    ``{layers}`` in a template stands for every decoder layer: heads that layers share stand there once for us and
-    once per layer in official files. ``{after}`` is the number after the last layer's. ``backbones``: what stands
-    before the rules for backbones of some families.
-    """
+    """Parameter names of one official layout."""
 
     rules: tuple[tuple[str, tuple[str, ...]], ...]
+    """(pattern over our name, templates of the official names); the first pattern that matches the whole name is used.
+    ``{layers}`` in a template is replaced by the index of every decoder layer: a head shared by all layers has one name
+    here and one per layer in official files. ``{after}`` is replaced by the number of decoder layers."""
     backbones: Mapping[str, BackboneLayout] = field(default_factory=lambda: AUTHORS_BACKBONES)
+    """Backbone family -> layout, whose rules are tried first."""
+    wrapper: str = ""
+    """Prefix of the names of the detector, where the official model wraps a detector."""
+    outside: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Rules for the parameters outside the wrapped detector; they are tried before all others."""
 
     @property
     def keeps_class_names(self) -> bool:
-        """Whether files of this layout hold the names of the classes: those of the Relation-DETR repository do."""
+        """Whether files of this layout hold class names, as those of the Relation-DETR repository do."""
         return self.backbones is RELATION_BACKBONES
 
     def official(self, key: str, layers: int, backbone: BackboneLayout) -> list[str]:
-        """Every official name of our tensor ``key``; the first is the one to write gradients and errors under."""
+        """All official names of our tensor ``key``; the first is used for gradients and error messages."""
+        for pattern, templates in self.outside:
+            if match := re.fullmatch(pattern, key):
+                return [match.expand(template) for template in templates]
+        return [self.wrapper + name for name in self._of_detector(key, layers, backbone)]
+
+    def _of_detector(self, key: str, layers: int, backbone: BackboneLayout) -> list[str]:
         for pattern, templates in (*backbone.rules, *self.rules):
             match = re.fullmatch(pattern, key)
             if match:
@@ -47,7 +59,7 @@ class KeyMap:
         return [key]
 
     def layout_of(self, backbone: nn.Module) -> BackboneLayout:
-        """What stands before the rules for this backbone; empty for ResNets and where there is nothing."""
+        """The layout of a backbone; empty for ResNets and other families without rules."""
         family = backbone.family.name if isinstance(backbone, Backbone) else ""
         return self.backbones.get(family, BackboneLayout())
 
@@ -56,6 +68,21 @@ _TRANSFORMER = (
     (r"backbone\.body\.(.+)", (r"backbone.0.body.\1",)),
     (r"position\.(.+)", (r"backbone.1.\1",)),
     (r"((?:en|de)coder\..+)", (r"transformer.\1",)),
+)
+
+# DETRsegm: the wrapped detector is its ``detr``; the parts of its mask head are numbered from 1.
+_DETR_MASKS = (
+    *((rf"mask_head\.{ours}\.(.+)", (rf"bbox_attention.{ours[0]}_linear.\1",)) for ours in ("queries", "keys")),
+    *(
+        (rf"mask_head\.{ours}\.{index}\.(.+)", (rf"mask_head.{theirs}{index + 1}.\1",))
+        for ours, theirs, count in (
+            (r"convolution\.layers", "lay", 5),
+            (r"convolution\.norms", "gn", 5),
+            ("adapters", "adapter", 3),
+        )
+        for index in range(count)
+    ),
+    (r"mask_head\.convolution\.out\.(.+)", (r"mask_head.out_lay.\1",)),
 )
 
 _DE_DETR = (
@@ -94,7 +121,7 @@ _DEFORMABLE = (
 _LEARNED_QUERIES = (r"((?:tgt|refpoint)_embed\..+)", (r"transformer.\1",))
 _SHARED_CLASS = (r"class_embed\.0\.(.+)", (r"class_embed.{layers}.\1",))
 
-# The Relation-DETR repository names everything its own way.
+# The Relation-DETR repository has names of its own.
 _RELATION_REPOSITORY = (
     (r"backbone\.body\.(.+)", (r"backbone.\1",)),
     (r"input_proj\.(\d+)\.conv\.(.+)", (r"neck.convs.\1.0.\2",)),
@@ -120,7 +147,7 @@ _SALIENCE = (
     (r"filter\.(.+)", (r"transformer.\1",)),
     (r"neck\.(.+)", (r"transformer.neck.\1",)),
     (r"(encoder\.layers\.\d+)\.attention_norm\.(.+)", (r"transformer.\1.pre_norm.\2",)),
-    # the encoder ranks tokens with the head of the proposals
+    # the encoder ranks tokens with the class head of the proposals
     (r"enc_class_embed\.(.+)", (r"transformer.encoder.enhance_mcsp.\1", r"transformer.encoder_class_head.\1")),
     *_RELATION_REPOSITORY,
 )
@@ -160,6 +187,7 @@ KEYMAPS: Mapping[str, KeyMap] = {
     "dape": KeyMap(_RELATION_REPOSITORY, RELATION_BACKBONES),
     "salience_detr": KeyMap(_SALIENCE, RELATION_BACKBONES),
     "detr": KeyMap(_TRANSFORMER),
+    "detr_panoptic": KeyMap(_TRANSFORMER, wrapper="detr.", outside=_DETR_MASKS),
     "conditional_detr": KeyMap((*_CONDITIONAL, *_TRANSFORMER)),
     "de_detr": KeyMap((*_DE_DETR, *_HEADS_OF_LAYERS)),
     "de_conditional_detr": KeyMap((*_CONDITIONAL, *_DE_DETR, *_HEADS_OF_LAYERS)),
@@ -182,7 +210,7 @@ KEYMAPS: Mapping[str, KeyMap] = {
 
 
 def _keymap(model: Detector) -> KeyMap:
-    """A family's layout for the switches that change it, or the one it has whatever the switches."""
+    """The layout of a model: that of its family and options, else that of its family."""
     family = entry(model.name).family
     variant = family
     options = model.config.flat()
@@ -198,17 +226,23 @@ def _keymap(model: Detector) -> KeyMap:
 
 
 def keeps_class_names(model: Detector) -> bool:
-    """Whether official files of a model hold the names of the classes."""
+    """Whether official files of a model hold class names."""
     return _keymap(model).keeps_class_names
 
 
 def backbone_layout(model: Detector) -> BackboneLayout:
-    """How the official repository of a model lays its backbone out."""
+    """The layout of a model's backbone in its official repository."""
     return _keymap(model).layout_of(model.get_submodule("backbone"))
 
 
+def without_wrapper(model: Detector, names: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Official names of a model, those of its detector as files of the detector alone have them."""
+    wrapper = _keymap(model).wrapper
+    return {key: [name.removeprefix(wrapper) for name in official] for key, official in names.items()}
+
+
 def official_names(model: Detector, keys: Iterable[str] | None = None) -> dict[str, list[str]]:
-    """Our key -> the official names of that tensor; ``keys``: all of the state dict if not given."""
+    """Our key -> the official names of that tensor, for ``keys`` or for the whole state dict."""
     keymap, backbone = _keymap(model), backbone_layout(model)
     layers = model.config.architecture.decoder_layers
     return {

@@ -1,4 +1,4 @@
-"""Official checkpoints of the published repositories, loaded into our models and written back name by name."""
+"""Load official checkpoints into our models, and write our models under official names."""
 
 from __future__ import annotations
 
@@ -13,35 +13,39 @@ from detrkit.errors import CheckpointError
 from detrkit.models.detector import Detector
 from detrkit.weights.official.class_names import CLASS_NAMES, decode_names, encode_names
 from detrkit.weights.official.keydiff import IGNORED, KeyDiff, Mismatch, compare
-from detrkit.weights.official.keymaps import backbone_layout, keeps_class_names, official_names
-from detrkit.weights.official.recognise import match
+from detrkit.weights.official.keymaps import backbone_layout, keeps_class_names, official_names, without_wrapper
+from detrkit.weights.official.recognise import recognise
 from detrkit.weights.ours import is_ours, read_info
 from detrkit.weights.reading import read_contents
 
 __all__ = ["OfficialLoadReport", "load_official", "official_names", "to_official"]
 
-# What another class or query count may change, and only on request.
+# Tensors whose number of rows depends on the number of classes or queries; ``new_head=True`` allows other numbers.
 _CLASS_HEADS = ("class_embed.", "enc_class_embed.", "one_to_many_class_embed.", "denoising.label_encoder.")
 _QUERIES = ("query_embed.", "tgt_embed.", "refpoint_embed.", "one_to_many_embed.")
+# What a file of a detector lacks for a model with masks; its absence, too, is allowed only on request.
+_MASK_HEAD = "mask_head."
 
 
 @dataclass
 class OfficialLoadReport:
-    """What :func:`load_official` did: tensors loaded, ignored leftovers, and what head surgery changed.
-
-    fresh: tensors that kept their fresh values, whole or (queries) in part · classes, queries: how many the file and
-    the model have, where that differs (queries: in a group) · groups: of queries, in the file and in the model.
-    """
+    """Result of :func:`load_official`."""
 
     loaded: int = 0
+    """Number of tensors loaded in full."""
     ignored: list[str] = field(default_factory=list)
+    """Names in the file that are not weights."""
     fresh: list[str] = field(default_factory=list)
+    """Tensors that kept their initial values, in full (class heads) or in part (queries)."""
     classes: tuple[int, int] | None = None
+    """Class outputs of the file and of the model, where the numbers differ."""
     queries: tuple[int, int] | None = None
+    """Queries per group of the file and of the model, where the numbers differ."""
     groups: tuple[int, int] = (1, 1)
+    """Query groups of the file and of the model."""
 
     def remarks(self) -> list[str]:
-        """What the surgery did, in words; empty where everything fitted."""
+        """Sentences about tensors that were not loaded in full; empty where everything fitted."""
         lines = []
         if self.classes is not None:
             count = sum(key.startswith(_CLASS_HEADS) for key in self.fresh)
@@ -50,70 +54,80 @@ class OfficialLoadReport:
                 f"{given} class outputs in the file, {wanted} here: {count} tensors of the class heads start new"
             )
         if self.queries is not None:
-            each = f" in each of {min(self.groups)} groups" if min(self.groups) > 1 else ""
-            lines.append(f"{_taken('queries', *self.queries)}{each}")
+            groups = f" in each of {min(self.groups)} groups" if min(self.groups) > 1 else ""
+            lines.append(f"{_count_remark('queries', *self.queries)}{groups}")
         if self.groups[0] != self.groups[1]:
-            lines.append(_taken("groups of queries", *self.groups))
+            lines.append(_count_remark("groups of queries", *self.groups))
+        if masks := sum(key.startswith(_MASK_HEAD) for key in self.fresh):
+            lines.append(f"the file has no mask head: {masks} tensors of the mask head start new")
         return lines
 
 
-def _taken(what: str, given: int, wanted: int) -> str:
+def _count_remark(what: str, given: int, wanted: int) -> str:
     new = f", {wanted - given} start new" if wanted > given else ""
     return f"{given} {what} in the file, {wanted} here: {min(given, wanted)} are taken over{new}"
 
 
 def _names(model: Detector, given: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """The names to look for: official ones, or our own where the file has those (one of our checkpoints)."""
+    """Our key -> accepted names in the file.
+
+    Of three layouts the one that the file has most names of: official names, official names of the detector alone where
+    the official model wraps one, our own names (one of our checkpoints).
+    """
     official = official_names(model)
-    if any(key in given for key, names in official.items() if key not in names):
-        return {key: [key] for key in official}
-    return official
+    layouts = [official, without_wrapper(model, official), {key: [key] for key in official}]
+    return max(layouts, key=lambda names: sum(any(name in given for name in accepted) for accepted in names.values()))
 
 
 def load_official(
     model: nn.Module, state_dict_or_path: Mapping[str, Tensor] | str | Path, *, new_head: bool = False
 ) -> OfficialLoadReport:
-    """Loads an official state dict, or one of our checkpoints, into one of our models.
+    """Load an official state dict, or one of our checkpoints, into one of our models.
 
     Aliases (several names of one tensor) are accepted and must be equal; leftovers of profilers are ignored. A model
-    without class names takes those that the file holds (files of the Relation-DETR repository do).
+    without class names takes the class names in the file (files of the Relation-DETR repository hold them).
 
     Args:
         model: from :func:`detrkit.create_model`.
         state_dict_or_path: names -> tensors, or a ``.pth`` / ``.safetensors`` file.
-        new_head: head surgery: where the number of classes differs, class heads keep their fresh values; where the
-            number of queries differs, as many query embeddings as both have are taken over, in each group where
-            there are groups (Group DETR). Everything else must fit.
+        new_head: allow another number of classes or queries, and a file without mask head. Class heads then keep their
+            initial values, and so does a mask head that the file lacks; of the query embeddings the first ones are
+            copied, as many as both have, per group in Group DETR. Everything else must fit.
 
     Raises:
-        CheckpointError: missing, unexpected or mismatched keys (all named), or aliases that differ. The model is as it
-            was before.
+        CheckpointError: missing, unexpected or mismatched keys (all named), or aliases that differ. The model is
+            unchanged.
     """
     if not isinstance(model, Detector):
         raise TypeError(f"load_official needs a detrkit model, got {type(model).__name__}")
     if isinstance(state_dict_or_path, Mapping):
-        path, where, given, told = None, "", dict(state_dict_or_path), None
+        path, where, given, file_groups = None, "", dict(state_dict_or_path), None
     else:
         path, where = Path(state_dict_or_path), f"{state_dict_or_path}: "
         contents = read_contents(path)
         given = contents.state
-        told = read_info(path).config.get("groups", 1) if is_ours(path) else contents.arguments.get("group_detr")
+        ours, arguments = is_ours(path), contents.arguments
+        file_groups = read_info(path).config.get("groups", 1) if ours else arguments.get("group_detr")
     own, names = model.state_dict(), _names(model, given)
     diff = compare(names, own, given)
-    surgery = {
+    resized = {
         item.key: item
         for item in diff.mismatched
         if item.key.startswith(_CLASS_HEADS + _QUERIES) and item.given[1:] == item.wanted[1:]
     }
-    if remaining := (diff.without(surgery.values()) if new_head else diff):
+    masks = [key for key in names if key.startswith(_MASK_HEAD)]
+    lacking = {names[key][0] for key in masks} if not any(names[key][0] in given for key in masks) else set()
+    if remaining := (diff.without(resized.values(), missing=lacking) if new_head else diff):
         problem = f"{where}weights do not fit model '{model.name}': {remaining.summary()}"
-        if len(surgery) == len(diff):
-            raise CheckpointError(f"{problem}; another class or query count: pass new_head=True to keep what fits")
+        if not diff.without(resized.values(), missing=lacking):
+            differs = ["another class or query count"] * bool(resized) + ["no mask head"] * bool(lacking)
+            raise CheckpointError(f"{problem}; {', '.join(differs)}: pass new_head=True to keep what fits")
         raise CheckpointError(problem + _advice(path, given, remaining))
     report = OfficialLoadReport(ignored=[key for key in given if key.endswith(IGNORED)])
+    report.fresh += masks if lacking else []
     for key, accepted in names.items():
         present = [name for name in accepted if name in given]
-        if not present:  # no weight: the model's own value stays
+        if not present:  # not a weight: the model keeps its own value
             continue
         value = given[present[0]]
         for alias in present[1:]:
@@ -121,11 +135,11 @@ def load_official(
                 raise CheckpointError(
                     f"{where}'{alias}' and '{present[0]}' must be the same tensor but differ in this file"
                 )
-        if key in surgery:
+        if key in resized:
             if key.startswith(_QUERIES):
                 groups = int(str(model.config.flat().get("groups", 1)))
-                report.groups = (_groups(len(value), told, groups), groups)
-            own[key] = _operate(surgery[key], own[key], value, report)
+                report.groups = (_group_count(len(value), file_groups, groups), groups)
+            own[key] = _load_partially(resized[key], own[key], value, report)
         else:
             own[key] = value.to(own[key].dtype).reshape(own[key].shape)
             report.loaded += 1
@@ -135,14 +149,14 @@ def load_official(
     return report
 
 
-def _operate(change: Mismatch, own: Tensor, given: Tensor, report: OfficialLoadReport) -> Tensor:
-    """The tensor that a model with other classes or queries starts from."""
+def _load_partially(change: Mismatch, own: Tensor, given: Tensor, report: OfficialLoadReport) -> Tensor:
+    """The initial tensor of a model with another number of classes or queries than the file; noted in ``report``."""
     report.fresh.append(change.key)
     if not change.key.startswith(_QUERIES):
-        if not change.key.startswith("denoising."):  # whose table may have a row more than there are classes
+        if not change.key.startswith("denoising."):  # the label table may have one row more than there are classes
             report.classes = (change.given[0], change.wanted[0])
         return own
-    # rows are group by group (Group DETR): what both have of groups, and of the queries in each
+    # rows are ordered by group (Group DETR): copy the groups and the queries per group that both have
     theirs, ours = (rows.unflatten(0, (groups, -1)) for rows, groups in zip((given, own), report.groups, strict=True))
     groups, queries = min(len(theirs), len(ours)), min(theirs.shape[1], ours.shape[1])
     if theirs.shape[1] != ours.shape[1] and not change.key.startswith("one_to_many"):
@@ -152,33 +166,33 @@ def _operate(change: Mismatch, own: Tensor, given: Tensor, report: OfficialLoadR
     return result.flatten(0, 1)
 
 
-def _groups(rows: int, told: object, ours: int) -> int:
-    """How many groups a file's queries are in: as it tells, else as in the model where that can be, else one."""
-    counts = (told, ours) if told is None else (told,)
+def _group_count(rows: int, in_file: object, in_model: int) -> int:
+    """Number of query groups of a file: as the file says, else as in the model if it divides ``rows``, else one."""
+    counts = (in_file, in_model) if in_file is None else (in_file,)
     return next((n for n in counts if isinstance(n, int) and n > 0 and rows % n == 0), 1)
 
 
 def _advice(path: Path | None, given: Mapping[str, Tensor], diff: KeyDiff) -> str:
-    """Which model the file is of, where whole tensors differ."""
+    """End of an error message: the model that the file belongs to, where tensors are missing or unexpected."""
     if not (diff.missing or diff.unexpected):
         return ""
     if path is not None and is_ours(path):
         return f"; the file holds a '{read_info(path).name}'"
-    nearest = match(given, file=path)
+    nearest = recognise(given, file=path)
     return f"; the file looks like '{nearest.name}'" if nearest.likely else "; the file is of no family known here"
 
 
 def to_official(model: nn.Module) -> dict[str, Tensor]:
-    """The model's weights under their official names, aliases included, so that official loaders accept them.
+    """The weights of a model under their official names, aliases included, so that official loaders accept them.
 
-    Where official files hold class names (those of the Relation-DETR repository do) and the model has any, they too.
+    Class names are included where official files hold them (those of the Relation-DETR repository do).
     """
     if not isinstance(model, Detector):
         raise TypeError(f"to_official needs a detrkit model, got {type(model).__name__}")
     layout = backbone_layout(model)
     state = model.state_dict() | layout.constants_of(model)
     names = official_names(model, state)
-    official = {name: layout.shaped(name, state[key]) for key in names for name in names[key]}
+    official = {name: layout.reshape(name, state[key]) for key in names for name in names[key]}
     if model.categories is not None and keeps_class_names(model):
         official[CLASS_NAMES] = encode_names(model.categories)
     return official

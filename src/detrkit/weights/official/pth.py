@@ -1,4 +1,4 @@
-"""Checkpoint files from one layout into the other: official ``.pth`` <-> our ``.safetensors``."""
+"""Convert checkpoint files: official ``.pth`` <-> our ``.safetensors``."""
 
 from __future__ import annotations
 
@@ -16,27 +16,26 @@ from detrkit.models.detector import Detector
 from detrkit.structures import Categories
 from detrkit.weights.official.class_names import CITYSCAPES_CATEGORIES, guess_categories
 from detrkit.weights.official.load import load_official, to_official
-from detrkit.weights.official.recognise import Match, match
+from detrkit.weights.official.recognise import Recognition, recognise
 from detrkit.weights.ours import is_ours, load
-from detrkit.weights.reading import Contents, read_contents
+from detrkit.weights.reading import read_contents
 
 __all__ = ["Opened", "open_checkpoint", "open_official", "save_official"]
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An official checkpoint as one of our models (with classes if the file names them), and how it was recognised.
-
-    categories: what its class slots probably are, None where nothing tells.
-    """
+    """An official checkpoint as one of our models."""
 
     model: Detector
-    match: Match
+    """The model, with classes where the file holds class names."""
+    recognition: Recognition
     categories: Categories | None
+    """The probable classes of the model; None where they are not known."""
 
     def remarks(self, *, classes: bool = True) -> list[str]:
-        """What was assumed because the file does not say it; ``classes``: of its class names too."""
-        found = self.match
+        """Assumptions about what the file does not show; ``classes``: include those about class names."""
+        found = self.recognition
         lines = []
         if found.also:
             lines.append(f"taken for '{found.name}'; the same tensors fit {', '.join(found.also)}")
@@ -49,20 +48,19 @@ class Opened:
 
 
 def open_official(path: str | Path, *, name: str | None = None, options: Mapping[str, object] | None = None) -> Opened:
-    """An official checkpoint as a model in evaluation mode; sizes, and the model where no name is given, are read off.
+    """Open an official checkpoint as a model in evaluation mode; its sizes are inferred from the tensors.
 
     Args:
         path: ``.pth`` or safetensors under official names.
-        name: registry name, where it is known.
-        options: fields of its configuration that the file does not show (``num_heads``, ``dilation``, ``nms``) or that
-            shall be others (``top_k``).
+        name: registry name of the model; if None, it is inferred too.
+        options: model options that the file does not show (``num_heads``, ``dilation``, ``nms``) or that you want to
+            change (``top_k``).
 
     Raises:
-        CheckpointError: unreadable, unsafe, or of no model that is known here; the message names what differs.
+        CheckpointError: the file is unreadable, unsafe, or fits no registered model; the message names what differs.
     """
     contents = read_contents(path)
-    _refuse_masks(path, contents)
-    found = match(contents.state, arguments=contents.arguments, name=name, options=options, file=path)
+    found = recognise(contents.state, arguments=contents.arguments, name=name, options=options, file=path)
     if name is None and not found.fits:
         what = f"nearest to '{found.name}', but {found.diff.summary()}" if found.likely else "of no family known here"
         raise CheckpointError(f"{path}: {what} ('detrkit weights inspect {path}' shows the difference)")
@@ -75,13 +73,8 @@ def open_official(path: str | Path, *, name: str | None = None, options: Mapping
     return Opened(model.eval(), found, categories)
 
 
-def _refuse_masks(path: str | Path, contents: Contents) -> None:
-    if any(name.startswith("mask_head.") for name in contents.state):
-        raise CheckpointError(f"{path}: a DETR with a mask head; masks are not supported yet")
-
-
 def open_checkpoint(path: str | Path) -> Detector:
-    """Any checkpoint as a model in evaluation mode, with its classes: ours, or an official one that is recognised.
+    """Open any checkpoint, ours or official, as a model in evaluation mode with its classes.
 
     Raises:
         CheckpointError: as :func:`open_official` and :func:`detrkit.weights.load`.
@@ -96,10 +89,10 @@ def open_checkpoint(path: str | Path) -> Detector:
 
 
 def save_official(model: Detector, path: str | Path) -> Path:
-    """Writes ``{"model": state dict}`` under official names, aliases included, so that the official code loads it.
+    """Write ``{"model": state dict}`` under official names, aliases included, so that the official code loads it.
 
     Raises:
-        CheckpointError: it cannot be written; a file that was there before is untouched.
+        CheckpointError: the file cannot be written; an earlier file is untouched.
     """
     path = Path(path)
     try:

@@ -1,7 +1,7 @@
-"""Which registered model a state dict under official names belongs to: read off its shapes, then compared key by key.
+"""Find the registered model that a state dict under official names belongs to.
 
-The registry decides, not a list of tricks: the models of the registry are built without memory (on torch's meta device)
-with the sizes that the file shows, the nearest first, and the one whose tensors are those of the file wins.
+Sizes and options are inferred from names and shapes. Registered models are then built with them, without memory (on
+torch's meta device), the nearest first, and the first model with exactly the tensors of the file is taken.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from detrkit.weights.official.keydiff import KeyDiff, compare
 from detrkit.weights.official.keymaps import KEYMAPS, official_names
 from detrkit.weights.published.catalogue import CATALOGUE
 
-__all__ = ["Match", "match", "on_meta"]
+__all__ = ["Recognition", "on_meta", "recognise"]
 
-# The repositories' training arguments that no shape shows -> our configuration.
+# Training arguments of the repositories that shapes do not show -> our options.
 _ARGUMENTS = {
     "nheads": "num_heads",
     "dilation": "dilation",
@@ -37,7 +37,7 @@ _ARGUMENTS = {
     "two_stage_match": "two_stage_match",
     "group_detr": "groups",
 }
-# What no tensor shows: models that differ in these alone cannot be told apart.
+# Options that tensors do not show: models that differ only in these have the same tensors.
 _INVISIBLE = COMMON_OPTIONS - {
     "num_classes",
     "num_queries",
@@ -50,108 +50,114 @@ _INVISIBLE = COMMON_OPTIONS - {
     "roi_aligned",
     "roi_resolution",
     "roi_sampling_ratio",
+    "freeze_detector",
 }
-_HEAD_DIM = 32  # of every published size
+_HEAD_DIM = 32  # in every published model
 
 
 @dataclass(frozen=True, kw_only=True)
-class Match:
-    """The registered model nearest to a state dict.
-
-    name, options: what ``create_model`` takes · diff: empty where every tensor fits · also: other registered models
-    with the same tensors, between which nothing in the file decides · shared: how many tensors agree · assumed: options
-    that nothing in the file tells.
-    """
+class Recognition:
+    """The registered model nearest to a state dict."""
 
     name: str
+    """Registry name."""
     options: dict[str, Any]
+    """Options for ``create_model``."""
     diff: KeyDiff
+    """Difference between model and file; empty where every tensor fits."""
     also: tuple[str, ...]
+    """Other registered models with the same tensors."""
     shared: int
+    """Number of tensors that agree."""
     assumed: tuple[str, ...]
+    """Options that the file does not show."""
 
     @property
     def fits(self) -> bool:
-        """Whether every tensor is there and has the right shape."""
+        """Whether every tensor is present and has the right shape."""
         return not self.diff
 
     @property
     def likely(self) -> bool:
-        """Whether the file is of this family at least: most of its tensors agree."""
+        """Whether the file at least belongs to this family: most tensors agree."""
         return self.shared > len(self.diff)
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A registered model with the sizes of a file.
-
-    kind: family and all settings that tensors show; candidates of one kind have the same tensors · rank: the least is
-    nearest: whether what the file shows is disregarded, settings that differ from the registry's, whether the query
-    count does.
-    """
+    """A registered model with the sizes of a file."""
 
     name: str
     backbone: str
     kind: tuple[object, ...]
+    """Family and all options that tensors show: candidates of one kind have the same tensors."""
     rank: tuple[bool, int, bool]
+    """(inferred options ignored, number of options that differ from the registry, query count differs); the smallest
+    rank is the nearest model."""
     options: dict[str, Any]
     assumed: tuple[str, ...]
 
 
 def on_meta(name: str, **options: Any) -> Detector:
-    """The model without memory for its weights: shapes only."""
+    """Build a model on the meta device: shapes only, no memory for weights."""
     with torch.device("meta"):
         return create_model(name, **options)
 
 
 @lru_cache(maxsize=64)
 def _layout(name: str, **options: Any) -> tuple[dict[str, list[str]], dict[str, Tensor]]:
-    """Official names and shapes of a model's tensors."""
+    """Official names of a model's tensors, and its state dict on the meta device."""
     model = on_meta(name, **options)
     return official_names(model), model.state_dict()
 
 
-def match(
+def recognise(
     state: Mapping[str, Tensor],
     *,
     arguments: Mapping[str, object] | None = None,
     name: str | None = None,
     options: Mapping[str, object] | None = None,
     file: str | Path | None = None,
-) -> Match:
-    """The registered model that a state dict under official names belongs to, or the nearest.
+) -> Recognition:
+    """Find the registered model that a state dict under official names belongs to, or the nearest model.
 
-    arguments: the training arguments in the file · name: the model, where it is known; only its sizes are read off ·
-    options: fields of its configuration that are known too · file: where the catalogue has a file of this name, it
-    decides between models with the same tensors.
+    Args:
+        state: official names -> tensors.
+        arguments: training arguments in the file.
+        name: registry name, where it is known; only sizes are inferred then.
+        options: known model options.
+        file: path of the file; if the catalogue lists its name, the catalogue decides between models with the same
+            tensors.
 
     Raises:
-        CheckpointError: ``name`` with these options cannot be built.
+        CheckpointError: ``name`` cannot be built with these options.
     """
-    chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in (options or {}).items()}
-    facts = _facts(state) | _training(arguments or {})
-    listed = _listed(file)
-    candidates = list(_candidates(name, facts, chosen))
-    order = _backbones(state, {candidate.backbone for candidate in candidates})
+    detector = {name.removeprefix("detr."): tensor for name, tensor in state.items()}  # DETR with masks wraps DETR
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in (options or {}).items()}
+    inferred = _options_from_tensors(detector) | _options_from_arguments(arguments or {})
+    listed = _models_in_catalogue(file)
+    candidates = list(_candidates(name, inferred, given))
+    order = _backbones(detector, {candidate.backbone for candidate in candidates})
     candidates = [candidate for candidate in candidates if candidate.backbone in order]
-    candidates.sort(key=lambda item: (item.name not in listed, order.index(item.backbone), item.rank))
+    # of models with the same tensors the plainest, which has the shortest name
+    candidates.sort(key=lambda item: (item.name not in listed, order.index(item.backbone), item.rank, len(item.name)))
     if not _is_detector(state):
-        candidates = candidates[:1]  # all are equally far
+        candidates = candidates[:1]  # all are equally distant
     kinds: dict[tuple[object, ...], list[_Candidate]] = {}
     for candidate in candidates:
         kinds.setdefault(candidate.kind, []).append(candidate)
-    best: Match | None = None
+    best: Recognition | None = None
     for first, *others in kinds.values():
         try:
             expected, own = _layout(first.name, **first.options)
         except (TypeError, ValueError) as error:
             if name is not None:
                 raise CheckpointError(f"model '{name}' cannot be built for this file: {error}") from error
-            continue  # the family refuses these sizes
+            continue  # the family does not allow these sizes
         diff = compare(expected, own, state)
         if best is None or len(diff) < len(best.diff):
             twins = [] if first.name in listed else [other.name for other in others if other.rank == first.rank]
-            best = Match(
+            best = Recognition(
                 name=first.name,
                 options=first.options,
                 diff=diff,
@@ -162,18 +168,18 @@ def match(
         if best.fits:
             break
     if best is None:
-        asked = f" and the options {', '.join(chosen)}" if chosen else ""
+        asked = f" and the options {', '.join(given)}" if given else ""
         raise CheckpointError(f"no {name or 'registered model'} can be built with the sizes in this file{asked}")
     return best
 
 
 def _is_detector(state: Mapping[str, Tensor]) -> bool:
-    """Whether any name reminds of a detection transformer."""
+    """Whether any name looks like a detection transformer."""
     return any(re.search(r"backbone|transformer|decoder|query|class_embed", name) for name in state)
 
 
 def _backbones(state: Mapping[str, Tensor], names: Collection[str]) -> list[str]:
-    """Those of these backbones that the file may hold, the likeliest first."""
+    """The backbones among ``names`` that the file may hold, the most likely first."""
     share, found = {}, {}
     for name in names:
         layouts = _backbone_names(name)
@@ -186,7 +192,7 @@ def _backbones(state: Mapping[str, Tensor], names: Collection[str]) -> list[str]
 
 @lru_cache(maxsize=64)
 def _backbone_names(name: str) -> list[frozenset[str]]:
-    """What each official repository calls the tensors of a backbone."""
+    """Names of the tensors of a backbone, in each official layout."""
     with torch.device("meta"):
         backbone = Backbone(name=name)
     keys = [f"backbone.{key}" for key in backbone.state_dict() if not key.endswith("num_batches_tracked")]
@@ -196,74 +202,82 @@ def _backbone_names(name: str) -> list[frozenset[str]]:
     ]
 
 
-def _listed(file: str | Path | None) -> set[str]:
-    """The models of the catalogue's files that are called so (downloads carry a prefix)."""
+def _models_in_catalogue(file: str | Path | None) -> set[str]:
+    """Models of the catalogue's files with this file name (downloads have a prefix)."""
     name = "" if file is None else Path(file).name
-    return {item.model for item in CATALOGUE.values() if item.model and item.file and name.endswith(item.file)}
+    return {item.model for item in CATALOGUE.values() if item.file and name.endswith(item.file)}
 
 
-def _candidates(name: str | None, facts: Mapping[str, Any], chosen: Mapping[str, Any]) -> Iterator[_Candidate]:
-    """The models that the file may be of: as the file shows, and, in case that misleads, as they are registered.
+def _candidates(name: str | None, inferred: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[_Candidate]:
+    """Models that the file may hold: each with the inferred options and, in case they mislead, as registered.
 
     Raises:
-        CheckpointError: the model that is named cannot be built with these options.
+        CheckpointError: the model ``name`` cannot be built with these options.
     """
-    for each in [name] if name is not None else list_models():
-        for disregard in (False, True):
+    for model in [name] if name is not None else list_models():
+        for as_registered in (False, True):
             try:
-                candidate = _candidate(each, facts, chosen, disregard)
+                candidate = _candidate(model, inferred, given, as_registered=as_registered)
             except (TypeError, ValueError) as error:
-                if name is not None and disregard:
+                if name is not None and as_registered:
                     raise CheckpointError(str(error)) from error
-                continue  # a model without one of these options, or one of which they are impossible
+                continue  # the model does not have one of these options, or does not allow its value
             if candidate is not None:
                 yield candidate
 
 
-def _candidate(name: str, facts: Mapping[str, Any], chosen: Mapping[str, Any], disregard: bool) -> _Candidate | None:
-    """A registered model with the sizes of the file; None where its queries cannot be the model's.
+def _candidate(
+    name: str, inferred: Mapping[str, Any], given: Mapping[str, Any], *, as_registered: bool
+) -> _Candidate | None:
+    """A registered model with the sizes of the file; None where the query rows cannot be split into its groups.
+
+    Args:
+        name: registry name.
+        inferred: options inferred from the file.
+        given: options that are known; they win.
+        as_registered: keep the registered options except the numbers of classes and queries.
 
     Raises:
         TypeError, ValueError: an option that the model does not have, or a value out of range.
     """
-    base = model_config(name, **chosen)
+    base = model_config(name, **given)
     registered = base.flat()
-    known = registered.keys() - set(chosen)
-    differing = {key: value for key, value in facts.items() if key in known and registered[key] != value}
-    options = {} if disregard else dict(differing)
+    known = registered.keys() - set(given)
+    differing = {key: value for key, value in inferred.items() if key in known and registered[key] != value}
+    options = {} if as_registered else dict(differing)
     assumed: tuple[str, ...] = ()
-    if "hidden_dim" in options and "num_heads" in known - set(facts):
+    if "hidden_dim" in options and "num_heads" in known - set(inferred):
         options["num_heads"], assumed = max(1, options["hidden_dim"] // _HEAD_DIM), ("num_heads",)
     sizes: dict[str, int] = {}
-    if "class_rows" in facts and "num_classes" in known:
-        sizes["num_classes"] = facts["class_rows"] - (base.architecture.class_slots - base.architecture.num_classes)
-    if "query_rows" in facts and "num_queries" in known:
+    if "class_rows" in inferred and "num_classes" in known:
+        sizes["num_classes"] = inferred["class_rows"] - (base.architecture.class_slots - base.architecture.num_classes)
+    if "query_rows" in inferred and "num_queries" in known:
         groups = options.get("groups", registered.get("groups", 1))
-        sizes["num_queries"], rest = divmod(facts["query_rows"], groups)
+        sizes["num_queries"], rest = divmod(inferred["query_rows"], groups)
         if rest:
             return None
     elif registered.get("two_stage") and "num_queries" in known:
-        # its queries are picked among the proposals of the encoder: no tensor has a row for each
-        told = facts.get("told_queries")
-        sizes["num_queries"] = base.architecture.num_queries if told is None else told
-        assumed += ("num_queries",) if told is None else ()
-    options = {**sizes, **options, **chosen}
+        # queries are selected among the proposals of the encoder: no tensor has one row per query
+        queries = inferred.get("queries_in_arguments")
+        sizes["num_queries"] = base.architecture.num_queries if queries is None else queries
+        assumed += ("num_queries",) if queries is None else ()
+    options = {**sizes, **options, **given}
     config = model_config(name, **options)
     shown = ((key, value) for key, value in config.flat().items() if key not in _INVISIBLE)
     kind = (entry(name).family, *shown)
-    rank = (disregard, len(differing), config.architecture.num_queries != base.architecture.num_queries)
+    rank = (as_registered, len(differing), config.architecture.num_queries != base.architecture.num_queries)
     return _Candidate(name, base.architecture.backbone, kind, rank, options, assumed)
 
 
-def _facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the names and shapes show of the configuration; a fact counts for the models that have such an option."""
-    facts: dict[str, Any] = {
+def _options_from_tensors(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Options inferred from names and shapes; models without an option ignore it."""
+    inferred: dict[str, Any] = {
         "pre_norm": "transformer.encoder.norm.weight" in state,
         "position_embedding": "learned" if "backbone.1.row_embed.weight" in state else "sine",
         "num_feature_levels": _count(state, r"(input_proj|neck\.convs)\.(\d+)\.0\.weight"),
         "encoder_layers": _count(state, r"transformer\.encoder\.layers\.(\d+)\.norm1\.weight"),
         "decoder_layers": _count(state, r"transformer\.decoder\.layers\.(\d+)\.norm1\.weight"),
-        # proposals are always refined; DINO does it with heads that all layers share
+        # models with proposals always refine boxes; DINO does so with one head shared by all layers
         "refine_boxes": "transformer.enc_output.weight" in state or not _shared_heads(state),
         "reference_dim": _rows(state, r"(transformer\.decoder\.)?ref_point_head\.layers\.1\.bias") or 0,
         "hidden_dim": _rows(state, r"transformer\.encoder\.layers\.0\.norm1\.weight"),
@@ -272,33 +286,33 @@ def _facts(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "query_rows": _rows(state, r"(query_embed|transformer\.tgt_embed)\.weight"),
         "one_to_many_queries": _rows(state, r"transformer\.hybrid_tgt_embed\.weight"),
     }
-    return {key: value for key, value in facts.items() if value is not None}
+    return {key: value for key, value in inferred.items() if value is not None}
 
 
-def _training(arguments: Mapping[str, object]) -> dict[str, object]:
-    """What the training arguments in a file say beyond the shapes."""
+def _options_from_arguments(arguments: Mapping[str, object]) -> dict[str, object]:
+    """Options in the training arguments of a file that shapes do not show."""
     plain = {key: value for key, value in arguments.items() if isinstance(value, int | float | None)}
-    facts: dict[str, object] = {ours: plain[theirs] for theirs, ours in _ARGUMENTS.items() if theirs in plain}
+    inferred: dict[str, object] = {ours: plain[theirs] for theirs, ours in _ARGUMENTS.items() if theirs in plain}
     if "nms" in plain:
-        facts["nms"] = plain.get("nms_thresh", 0.7) if plain["nms"] else None
-        facts["nms_decay"] = plain.get("nms_remove") if plain["nms"] else None
+        inferred["nms"] = plain.get("nms_thresh", 0.7) if plain["nms"] else None
+        inferred["nms_decay"] = plain.get("nms_remove") if plain["nms"] else None
     if isinstance(plain.get("num_queries"), int):
-        facts["told_queries"] = plain["num_queries"]  # counts only where no tensor shows it
-    return facts
+        inferred["queries_in_arguments"] = plain["num_queries"]  # used only where no tensor shows the number
+    return inferred
 
 
 def _rows(state: Mapping[str, Tensor], pattern: str) -> int | None:
-    """The first dimension of the first tensor of such a name."""
+    """Size of the first dimension of the first tensor whose name matches; None where there is none."""
     return next((len(tensor) for name, tensor in state.items() if re.fullmatch(pattern, name) and tensor.dim()), None)
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int | None:
-    """How many tensors there are of such a name; None where there is none."""
+    """Number of tensors whose names match; None where there is none."""
     return sum(re.fullmatch(pattern, name) is not None for name in state) or None
 
 
 def _shared_heads(state: Mapping[str, Tensor]) -> bool:
-    """Whether the heads of all decoder layers are one tensor under several names."""
+    """Whether all decoder layers share one head: equal tensors under several names."""
     layers: dict[str, list[Tensor]] = {}
     for name, tensor in state.items():
         head = re.fullmatch(r"((?:class|bbox)_embed)\.\d+\.(.+)", name)

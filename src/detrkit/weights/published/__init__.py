@@ -1,1 +1,1 @@
-"""Published checkpoint files: the catalogue, downloads, and checkpoints by name."""
+"""Published checkpoint files: the catalogue, downloads, and access by name."""

@@ -1,7 +1,7 @@
-"""The public checkpoint files of the published repositories: what they are, where they are, which model they are for.
+"""Catalogue of the public checkpoint files of the published repositories: address, model, data and published AP.
 
-Everything here stands in the repository that is named as the source: names, addresses and AP in its README (or in
-hubconf.py where an address stands only there), read in its last version. What is not published is None.
+All values are from the source repository, at its last version: names, addresses and AP from its README, and addresses
+from hubconf.py where the README has none. Unpublished values are None.
 """
 
 from __future__ import annotations
@@ -20,52 +20,56 @@ _GITHUB = "https://github.com"
 
 @dataclass(frozen=True, kw_only=True)
 class OfficialFile:
-    """One published file.
-
-    name: what ``detrkit weights pull`` calls it · model, options: what ``create_model`` takes; model None: no model
-    here can hold it · data: what it was trained on, which says its class slots · epochs, ap: as published, AP of boxes
-    on the validation set in percent · source: the repository · address: where the file is; None: by hand, from
-    ``page`` · file: its name · size: bytes · mib: megabytes (2^20) as the README rounds them · sha256: the hash or
-    how it begins · note: what else to know.
-    """
+    """One published file."""
 
     name: str
-    model: str | None
+    """Name for ``detrkit weights pull``."""
+    model: str
+    """Registry name of the model."""
     data: str
+    """Training data set; it determines the class slots."""
     epochs: int | None
+    """Training length as published."""
     ap: float | None
+    """Box AP on the validation set in percent, as published."""
     source: str
+    """URL of the repository."""
     options: Mapping[str, object] = field(default_factory=dict)
+    """Options for ``create_model``."""
     address: str | None = None
+    """URL of the file; None where it has to be downloaded by hand from ``page``."""
     page: str | None = None
+    """Web page of a file that has no direct URL."""
     file: str | None = None
+    """File name."""
     size: int | None = None
+    """Bytes."""
     mib: int | None = None
+    """Size in MiB as the README rounds it."""
     sha256: str | None = None
+    """SHA-256, or its first digits."""
     licence: str = "Apache-2.0"
     note: str = ""
 
     @property
-    def family(self) -> str | None:
-        """The family of the model, as ``detrkit models`` has it; None where no model here can hold the file."""
-        return None if self.model is None else entry(self.model).family
+    def family(self) -> str:
+        """The family of the model, as in ``detrkit models``."""
+        return entry(self.model).family
 
     @property
     def how_to_get(self) -> str:
-        """What a user has to do, as the end of a sentence."""
-        if self.model is None:
-            return f"{self.note}; the file: {self.address}"
+        """What a user has to do to get the file, as the end of a sentence."""
         if self.address is not None:
             return f"'detrkit weights pull {self.name}' fetches it"
         return f"download it by hand from {self.page}, then 'detrkit weights pull {self.name} --from FILE'"
 
 
-def _detr(name: str, file: str, ap: float, mib: int, *, model: str | None, **more: Any) -> OfficialFile:
-    """A file of the DETR zoo, whose names end in the first 8 digits of their SHA-256 (torch.hub's convention)."""
+def _detr(name: str, file: str, ap: float, mib: int, **more: Any) -> OfficialFile:
+    """A file of the DETR model zoo; file names end in the first 8 digits of the SHA-256 (convention of torch.hub)."""
     values: dict[str, Any] = {"data": "COCO", "epochs": 500, **more}
     return OfficialFile(
         name=name,
-        model=model,
+        model=name,
         file=file,
         address=f"https://dl.fbaipublicfiles.com/detr/{file}",
         sha256=file.removesuffix(".pth").rpartition("-")[2],
@@ -78,25 +82,29 @@ def _detr(name: str, file: str, ap: float, mib: int, *, model: str | None, **mor
 
 # facebookresearch/detr README.md: model zoo and panoptic models (commit b0eca4e). The hashes: its hubconf.py loads
 # every file with check_hash=True. Exact size of the first: openvinotoolkit/open_model_zoo, detr-resnet50/model.yml.
-_MASKS = {
-    "model": None,
-    "data": "COCO panoptic",
-    "epochs": None,
-    "note": "it has a mask head, and masks are not supported yet",
-}
+_MASKS = {"data": "COCO panoptic", "epochs": None}
 _DETR = (
-    _detr("detr_r50", "detr-r50-e632da11.pth", 42.0, 159, model="detr_r50", size=166_618_694),
-    _detr("detr_r50_dc5", "detr-r50-dc5-f0fb7ef5.pth", 43.3, 159, model="detr_r50_dc5"),
-    _detr("detr_r101", "detr-r101-2c7b67e5.pth", 43.5, 232, model="detr_r101"),
-    _detr("detr_r101_dc5", "detr-r101-dc5-a2e86def.pth", 44.9, 232, model="detr_r101_dc5"),
-    _detr("detr_r50_panoptic", "detr-r50-panoptic-00ce5173.pth", 38.8, 165, **_MASKS),
-    _detr("detr_r50_dc5_panoptic", "detr-r50-dc5-panoptic-da08f1b1.pth", 40.2, 165, **_MASKS),
-    _detr("detr_r101_panoptic", "detr-r101-panoptic-40021d53.pth", 40.1, 237, **_MASKS),
+    _detr("detr_r50", "detr-r50-e632da11.pth", 42.0, 159, size=166_618_694),
+    _detr("detr_r50_dc5", "detr-r50-dc5-f0fb7ef5.pth", 43.3, 159),
+    _detr("detr_r101", "detr-r101-2c7b67e5.pth", 43.5, 232),
+    _detr("detr_r101_dc5", "detr-r101-dc5-a2e86def.pth", 44.9, 232),
+    _detr("detr_r50_panoptic", "detr-r50-panoptic-00ce5173.pth", 38.8, 165, **_MASKS, note="AP of masks 31.1, PQ 43.4"),
+    _detr(
+        "detr_r50_dc5_panoptic",
+        "detr-r50-dc5-panoptic-da08f1b1.pth",
+        40.2,
+        165,
+        **_MASKS,
+        note="AP of masks 31.9, PQ 44.6",
+    ),
+    _detr(
+        "detr_r101_panoptic", "detr-r101-panoptic-40021d53.pth", 40.1, 237, **_MASKS, note="AP of masks 33.0, PQ 45.1"
+    ),
 )
 
 
 def _conditional(name: str, file: str, ap: float) -> OfficialFile:
-    """A file of the Conditional DETR zoo."""
+    """A file of the Conditional DETR model zoo."""
     return OfficialFile(
         name=name,
         model=name,
@@ -120,7 +128,7 @@ _CONDITIONAL = (
 
 
 def _by_hand(repository: str, model: str, data: str, epochs: int, ap: float, folder: str) -> OfficialFile:
-    """A file that the DE-DETR authors keep on Google Drive; called like its recipe."""
+    """A file of the DE-DETR authors on Google Drive; it has the name of its recipe."""
     return OfficialFile(
         name=f"{model}_{data.lower()}_{epochs}ep",
         model=model,
@@ -157,7 +165,7 @@ _DE_DETRS = tuple(
 
 
 def _drive(repository: str, model: str, epochs: int, ap: float, page: str, file: str | None = None) -> OfficialFile:
-    """A file on COCO that the authors keep on Google Drive; called like its recipe."""
+    """A COCO checkpoint on Google Drive; it has the name of its recipe."""
     return OfficialFile(
         name=f"{model}_coco_{epochs}ep",
         model=model,
@@ -170,7 +178,7 @@ def _drive(repository: str, model: str, epochs: int, ap: float, page: str, file:
     )
 
 
-# fundamentalvision/Deformable-DETR README.md (commit c968389): a file for every row.
+# fundamentalvision/Deformable-DETR README.md (commit c968389): one file per row.
 _DEFORMABLE = tuple(
     _drive("fundamentalvision/Deformable-DETR", f"deformable_detr_r50{kind}", 50, ap, f"file/d/{file}/view")
     for kind, ap, file in (
@@ -182,7 +190,7 @@ _DEFORMABLE = tuple(
     )
 )
 
-# IDEA-Research/DINO README.md (commit faa8520): one folder for all; it names one file.
+# IDEA-Research/DINO README.md (commit faa8520): one folder for all files; one file name is given.
 _DINO = tuple(
     _drive(
         "IDEA-Research/DINO",
@@ -210,7 +218,7 @@ _DINO = tuple(
 def _release(
     repository: str, model: str, file: str, ap: float | None, epochs: int, name: str, **more: Any
 ) -> OfficialFile:
-    """A release file (release/name.pth) of the Relation- and Salience-DETR repositories; called like its recipe."""
+    """A release file (release/name.pth) of Relation-DETR or Salience-DETR; it has the name of its recipe."""
     values: dict[str, Any] = {"data": "COCO", "note": "no hash is published", **more}
     return OfficialFile(
         name=name,
@@ -225,8 +233,8 @@ def _release(
 
 
 # xiuqhou/Relation-DETR README.md (commit 0c16451), "Model ZOO" and "Other DETR variants", and xiuqhou/Salience-DETR
-# README.md (commit 0812780), "Model Zoo". There is no file of Deformable-DETR++. How many classes the files of other
-# data sets have stands in themselves.
+# README.md (commit 0812780), "Model Zoo". There is no file of Deformable-DETR++. The number of classes of
+# other data sets is read from the file.
 _RELATION = (
     *(
         _release("Relation-DETR", model, f"v1.0.1/{config}_resnet50_800_1333_coco_1x.pth", ap, 12, model)
@@ -294,10 +302,10 @@ CATALOGUE: Mapping[str, OfficialFile] = {
 
 
 def find_official(name: str) -> OfficialFile:
-    """The published file of that name.
+    """The published file with this name.
 
     Raises:
-        CheckpointError: there is none; the message names the nearest.
+        CheckpointError: no such name; the message names the nearest.
     """
     if name not in CATALOGUE:
         raise CheckpointError(
@@ -308,5 +316,5 @@ def find_official(name: str) -> OfficialFile:
 
 
 def official_file_at(address: str) -> OfficialFile | None:
-    """The published file at that address, if it is one of the catalogue's."""
+    """The published file at this address; None where the catalogue has none."""
     return next((item for item in CATALOGUE.values() if item.address == address), None)

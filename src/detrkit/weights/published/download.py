@@ -1,7 +1,7 @@
-"""Downloads that go on where they broke off, and are checked before anybody sees the file.
+"""Resumable downloads; a file appears under its name only after its size and hash have been checked.
 
-The bytes so far are kept in ``FILE.part`` beside the target, with a note of what the server said they are part of. A
-lock lets one process at a time work on a file; the others find it finished.
+Received bytes are kept in ``FILE.part`` beside the target, with a note of the server's validator and total size. A
+lock lets only one process download a file; other processes wait and find it complete.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from detrkit.weights.published.catalogue import official_file_at
 __all__ = ["Progress", "cache_dir", "cached", "check_file", "download", "fetch", "fetch_again", "file_name", "is_url"]
 
 Progress = Callable[[int, int | None], None]
-"""Called with (bytes so far, bytes in all or None)."""
+"""Called with (bytes received, total bytes or None)."""
 
 _TIMEOUT = 60  # seconds without a byte
-_ATTEMPTS = 5  # connections in a row that broke off
+_ATTEMPTS = 5  # connections in a row that were interrupted
 _PAUSE = 1.0  # seconds between them
 _BLOCK = 1 << 20
 
@@ -44,31 +44,31 @@ def is_url(text: str) -> bool:
 
 
 def cache_dir() -> Path:
-    """Where downloads are kept: DETRKIT_CACHE, else detrkit in the user's cache folder."""
+    """Folder of the downloads: DETRKIT_CACHE, else detrkit in the user's cache folder."""
     if "DETRKIT_CACHE" in os.environ:
         return Path(os.environ["DETRKIT_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "detrkit"
 
 
 def file_name(url: str) -> str:
-    """What the file behind a URL is called."""
+    """The file name in a URL."""
     return unquote(PurePosixPath(urlsplit(url).path).name).replace("/", "_") or "checkpoint"
 
 
 def cached(url: str) -> Path:
-    """Where the file behind a URL is kept."""
+    """Path in the cache of the file behind a URL."""
     return cache_dir() / "checkpoints" / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{file_name(url)}"
 
 
 def fetch_again(path: Path) -> str:
-    """What helps against a bad file, to end a message that names it; empty for files of the user's own."""
+    """Advice for a bad file in the cache, to be appended to an error message; empty for other files."""
     if not path.resolve().is_relative_to(cache_dir().resolve()):
         return ""
     return "; it was downloaded into the cache: delete it and repeat the command"
 
 
 def fetch(url: str, progress: Progress | None = None) -> Path:
-    """The file behind a URL, downloaded once; files of the catalogue are checked. Arguments as :func:`download`."""
+    """Download the file behind a URL into the cache, once; files of the catalogue are checked. See :func:`download`."""
     known = official_file_at(url)
     sha256, size = (None, None) if known is None else (known.sha256, known.size)
     return download(url, cached(url), sha256=sha256, size=size, progress=progress)
@@ -77,22 +77,22 @@ def fetch(url: str, progress: Progress | None = None) -> Path:
 def download(
     url: str, target: Path, *, sha256: str | None = None, size: int | None = None, progress: Progress | None = None
 ) -> Path:
-    """Downloads to ``target`` unless that is there already, with the right size and hash; returns it.
+    """Download to ``target`` unless it exists already with the right size and hash; returns ``target``.
 
     Args:
         url: http or https.
-        target: the file; it appears whole and checked, or not at all.
-        sha256: how the file's SHA-256 begins, in hexadecimal.
-        size: its size in bytes.
-        progress: called on the way.
+        target: path of the file; it appears complete and checked, or not at all.
+        sha256: SHA-256 of the file in hexadecimal, or its first digits.
+        size: size in bytes.
+        progress: called during the download.
 
     Raises:
-        CheckpointError: it cannot be had, or is not the file that is meant. What was received is kept for the next
-            try, except where the hash is wrong.
+        CheckpointError: the download failed, or the file has another size or hash. Received bytes are kept for the next
+            attempt, except where the hash is wrong.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(target, url):
+        with _locked(target, url):
             if not _is_good(target, sha256=sha256, size=size):
                 part = _Part(target.with_name(f"{target.name}.part"))
                 _complete(url, part, sha256=sha256, size=size, progress=progress)
@@ -104,10 +104,10 @@ def download(
 
 
 def check_file(path: Path, *, sha256: str | None = None, size: int | None = None, name: str | None = None) -> str:
-    """The SHA-256 of a file, after its size and hash (or how it begins) have been found right.
+    """Check size and SHA-256 (or its first digits) of a file; returns the SHA-256.
 
     Raises:
-        CheckpointError: another size or another hash; the message shows both.
+        CheckpointError: the size or the hash differs; the message shows both values.
     """
     shown, actual = name or str(path), path.stat().st_size
     if size is not None and actual != size:
@@ -123,7 +123,7 @@ def check_file(path: Path, *, sha256: str | None = None, size: int | None = None
 
 
 def _is_good(path: Path, *, sha256: str | None, size: int | None) -> bool:
-    """Whether the file is there and, as far as anything is known of it, the one that is meant."""
+    """Whether the file exists and has the known size and hash."""
     if not path.is_file():
         return False
     if sha256 is None and size is None:
@@ -136,8 +136,8 @@ def _is_good(path: Path, *, sha256: str | None, size: int | None) -> bool:
 
 
 @contextlib.contextmanager
-def _alone(target: Path, url: str) -> Iterator[None]:
-    """Holds the lock of a target; says so where it has to wait. The lock goes with the process, however that ends."""
+def _locked(target: Path, url: str) -> Iterator[None]:
+    """Hold the lock of a target; warn if another process holds it. The lock ends with the process."""
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
         lock.acquire(timeout=0)
@@ -152,7 +152,7 @@ def _alone(target: Path, url: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Part:
-    """The bytes received so far, and the note: the server's validator of the file and its whole size."""
+    """The bytes received so far, and a note with the server's validator of the file and its total size."""
 
     path: Path
 
@@ -180,7 +180,7 @@ class _Part:
 
 
 def _complete(url: str, part: _Part, *, sha256: str | None, size: int | None, progress: Progress | None) -> None:
-    """Receives what is lacking and checks the whole."""
+    """Receive the missing bytes and check the complete file."""
     resumed = part.size > 0
     _receive(url, part, size, progress)
     try:
@@ -189,11 +189,11 @@ def _complete(url: str, part: _Part, *, sha256: str | None, size: int | None, pr
         part.clear()
         if not resumed:
             raise CheckpointError(f"{error}; it was removed") from error
-        _complete(url, part, sha256=sha256, size=size, progress=progress)  # perhaps the old part was of another file
+        _complete(url, part, sha256=sha256, size=size, progress=progress)  # the old part may belong to another file
 
 
 def _receive(url: str, part: _Part, size: int | None, progress: Progress | None) -> None:
-    """Connects until the file is whole; gives up where a connection brings nothing, or after too many of them."""
+    """Connect until the file is complete; give up after too many connections, or one that brings no bytes."""
     for attempt in range(1, _ATTEMPTS + 1):
         before = part.size
         try:
@@ -207,16 +207,16 @@ def _receive(url: str, part: _Part, size: int | None, progress: Progress | None)
         if broken is None:
             return
         if attempt == _ATTEMPTS or part.size <= before:
-            kept = f" ({part.size} bytes are kept: the same command goes on from there)" if part.size else ""
+            kept = f" ({part.size} bytes are kept: the same command resumes the download)" if part.size else ""
             raise CheckpointError(f"{url}: {broken}{kept}")
         time.sleep(_PAUSE)
 
 
 def _transfer(url: str, part: _Part, size: int | None, progress: Progress | None) -> str | None:
-    """One connection. Returns what broke it off, None when the file is whole."""
+    """One connection. Returns the reason for an interruption, None when the file is complete."""
     validator, known = part.read_note()
     if part.size and validator is None and known is None:
-        part.clear()  # nothing would tell whether the rest belongs to these bytes
+        part.clear()  # without a note, it is not known which file these bytes belong to
     have = part.size
     headers = {"User-Agent": "detrkit", "Accept-Encoding": "identity"}
     if have:
@@ -236,7 +236,7 @@ def _transfer(url: str, part: _Part, size: int | None, progress: Progress | None
         if have:
             start, total = _content_range(response)
             if response.status != 206 or start != have or (known is not None and total != known):
-                part.clear()  # the server sends all of it, or the file there is another one by now
+                part.clear()  # the server sends the whole file, or the file on the server has changed
                 if response.status == 206:
                     return _transfer(url, part, size, progress)
                 have = 0
@@ -246,7 +246,7 @@ def _transfer(url: str, part: _Part, size: int | None, progress: Progress | None
             total = int(length) if length else known if same else None
             if "text/html" in response.headers.get("Content-Type", ""):
                 raise CheckpointError(f"{url}: a web page, not a file; download it by hand and give its path")
-        total = total or size  # a server that does not say how much there is cuts a transfer without a sign
+        total = total or size  # without a length from the server, an interruption shows only by the known size
         _check_room(url, part, have, total, size)
         part.write_note(_validator(response), total)
         with part.path.open("ab") as file:
@@ -260,7 +260,7 @@ def _transfer(url: str, part: _Part, size: int | None, progress: Progress | None
 
 
 def _check_room(url: str, part: _Part, have: int, total: int | None, size: int | None) -> None:
-    """Before the bytes: whether it can be the file that is meant, and whether the disk has room for it."""
+    """Check, before receiving, that the size is the published one and that the disk has room."""
     if size is not None and total is not None and total != size:
         raise CheckpointError(f"{url}: the server has {total} bytes, but the published file has {size}")
     free = shutil.disk_usage(part.path.parent).free
@@ -272,7 +272,7 @@ def _check_room(url: str, part: _Part, have: int, total: int | None, size: int |
 
 
 def _content_range(response: http.client.HTTPResponse) -> tuple[int | None, int | None]:
-    """(first byte, size of the whole file) of a partial answer."""
+    """(first byte, total size) of a partial response."""
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
     if found is None:
         return None, None
@@ -280,7 +280,7 @@ def _content_range(response: http.client.HTTPResponse) -> tuple[int | None, int 
 
 
 def _validator(response: http.client.HTTPResponse) -> str | None:
-    """What identifies this version of the file; weak ETags do not promise equal bytes."""
+    """The identifier of this version of the file; weak ETags are not used, as they do not promise equal bytes."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified")
 

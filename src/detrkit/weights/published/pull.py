@@ -1,4 +1,4 @@
-"""A published checkpoint by name: downloaded (or taken from where you put it), checked, kept as one of ours."""
+"""Pull a published checkpoint by name: download it (or take a local file), check it, convert it to our format."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Pulled", "pull", "pulled_path"]
 
 @dataclass(frozen=True)
 class Pulled:
-    """A published checkpoint that is here: what it is, our file, the file it came from (None: it was here already)."""
+    """A pulled checkpoint: its catalogue entry, our file, and the official file (None if it was pulled before)."""
 
     item: OfficialFile
     path: Path
@@ -24,29 +24,27 @@ class Pulled:
 
 
 def pulled_path(name: str) -> Path:
-    """Where the converted checkpoint of that name is, or would be."""
+    """Path of the converted checkpoint with this name, whether or not it exists."""
     return cache_dir() / "checkpoints" / f"{name}.safetensors"
 
 
 def pull(
     name: str, *, source: str | Path | None = None, to: str | Path | None = None, progress: Progress | None = None
 ) -> Pulled:
-    """Makes a published checkpoint available as one of ours.
+    """Download a published checkpoint and convert it into one of ours.
 
     Args:
         name: see :data:`detrkit.weights.CATALOGUE`.
-        source: the file (or another address of it) instead of the published address: the only way for files that have
-            to be downloaded by hand.
-        to: where to write ours, instead of the cache.
-        progress: called with (bytes so far, bytes in all or None) of the download.
+        source: a local file or another URL, instead of the published address; required for files that have to be
+            downloaded by hand.
+        to: path of the converted file, instead of the cache.
+        progress: called with (bytes received, total bytes or None).
 
     Raises:
-        CheckpointError: no such name, no address, a download that fails, another file than the published one, or
-            weights that do not fit the model; the message says what helps.
+        CheckpointError: no such name, no address, a failed download, a file that is not the published one, or weights
+            that do not fit the model; the message says what to do.
     """
     item = find_official(name)
-    if item.model is None:
-        raise CheckpointError(f"'{name}': {item.how_to_get}")
     target = pulled_path(name) if to is None else Path(to)
     if source is None and _is_pulled(target, item.model):
         return Pulled(item, target, None)
@@ -59,7 +57,7 @@ def pull(
 
 
 def _is_pulled(path: Path, model: str) -> bool:
-    """Whether a good file is there; what cannot be read is made anew."""
+    """Whether the converted file exists and is readable; an unreadable one is written again."""
     try:
         return path.is_file() and read_info(path).name == model
     except CheckpointError:
@@ -67,7 +65,7 @@ def _is_pulled(path: Path, model: str) -> bool:
 
 
 def _obtain(item: OfficialFile, source: str | Path | None, progress: Progress | None) -> Path:
-    """The published file on this machine."""
+    """The published file on the local disk."""
     if source is None and item.address is None:
         raise CheckpointError(f"'{item.name}' has no address that a program can use: {item.how_to_get}")
     if source is None:

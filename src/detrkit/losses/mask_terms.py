@@ -21,10 +21,10 @@ __all__ = ["DiceTerm", "MaskTerm", "PointTerm", "dice_loss"]
 _ROWS_AT_ONCE = 32  # masks that are multiplied out at a time; the backward pass multiplies them out again
 
 
-def dice_loss(logits: Tensor, goal: Tensor) -> Tensor:
-    """1 - (2 Σ pt + 1) / (Σ p + Σ t + 1) over the points: logits and goals (M, P) -> (M,)."""
+def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """1 - (2 Σ pt + 1) / (Σ p + Σ t + 1) over the points: logits and targets (M, P) -> (M,)."""
     p = logits.sigmoid()
-    return 1 - (2 * (p * goal).sum(-1) + 1) / (p.sum(-1) + goal.sum(-1) + 1)
+    return 1 - (2 * (p * target).sum(-1) + 1) / (p.sum(-1) + target.sum(-1) + 1)
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class PointTerm(Term, ABC):
 
     def loss(self, matched: Matched, divisor: float) -> Tensor:
         """Of the matched masks."""
-        logits, goal = matched.once(self.points, lambda: _sampled(matched, self.points))
-        return matched.per_layer(self.between(logits, goal)) / divisor
+        logits, target = matched.once(self.points, lambda: _sampled(matched, self.points))
+        return matched.per_layer(self.between(logits, target)) / divisor
 
     @abstractmethod
-    def between(self, logits: Tensor, goal: Tensor) -> Tensor:
+    def between(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss (M,) of logits (M, P), given the samples of the masks of their objects (M, P) in [0, 1]."""
 
     def pairwise(self, candidates: Candidates) -> _Pairwise:
@@ -65,9 +65,9 @@ class MaskTerm(PointTerm):
 
     name: ClassVar[str] = "loss_mask"
 
-    def between(self, logits: Tensor, goal: Tensor) -> Tensor:
+    def between(self, logits: Tensor, target: Tensor) -> Tensor:
         """Mean cross entropy."""
-        return F.binary_cross_entropy_with_logits(logits, goal, reduction="none").mean(-1)
+        return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(-1)
 
     def cost(self, candidates: Candidates) -> Tensor:
         """The same of every pair."""
@@ -80,9 +80,9 @@ class DiceTerm(PointTerm):
 
     name: ClassVar[str] = "loss_dice"
 
-    def between(self, logits: Tensor, goal: Tensor) -> Tensor:
+    def between(self, logits: Tensor, target: Tensor) -> Tensor:
         """Dice."""
-        return dice_loss(logits, goal)
+        return dice_loss(logits, target)
 
     def cost(self, candidates: Candidates) -> Tensor:
         """The same of every pair."""
@@ -95,21 +95,21 @@ def _masks(group: QueryGroup) -> MaskView:
 
 
 def _sampled(matched: Matched, points: MaskPoints) -> tuple[Tensor, Tensor]:
-    """Logits and goals (L·M, P) of the matched masks, each at points of its own.
+    """Logits and targets (L·M, P) of the matched masks, each at points of its own.
 
     A few masks exist at a time: what stays for the backward pass are their samples and the factors.
     """
-    masks, (layer, image, query) = _masks(matched.problem.group), matched.place
-    logits, goals = [], []
+    masks, (layer, image, query) = _masks(matched.problem.group), matched.query_index
+    logits, targets = [], []
     for start in range(0, max(1, len(layer)), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         place = layer[part], image[part], query[part]
         with torch.no_grad():
             at = points.uncertain(masks.rows(*place).float())
-        sampled = checkpoint(_sample_rows, masks, place, at, points, use_reentrant=False)
+        sampled = checkpoint(_sample_rows, masks, place, at, points, use_reentrant=False, preserve_rng_state=False)
         logits.append(sampled)
-        goals.append(points.of_objects(matched.problem.targets, image[part], matched.matches.target[part], at))
-    return torch.cat(logits), torch.cat(goals)
+        targets.append(points.of_objects(matched.problem.targets, image[part], matched.matches.target[part], at))
+    return torch.cat(logits), torch.cat(targets)
 
 
 def _sample_rows(masks: MaskView, place: tuple[Tensor, Tensor, Tensor], at: Tensor, points: MaskPoints) -> Tensor:
@@ -124,16 +124,16 @@ def _pairwise(candidates: Candidates, points: MaskPoints) -> _Pairwise:
     pairs: list[tuple[Tensor, Tensor]] = []
     for image, target in enumerate(targets):
         assert target.masks is not None
-        goal = sample_masks(target.masks, at[image : image + 1], border=points.border)
-        layers = [_pairs(masks.of_image(image, layer, at[image]).float(), goal) for layer in candidates.numbers]
+        sampled = sample_masks(target.masks, at[image : image + 1], border=points.border)
+        layers = [_pairs(masks.of_image(image, layer, at[image]).float(), sampled) for layer in candidates.numbers]
         pairs.append((torch.stack([one for one, _ in layers]), torch.stack([other for _, other in layers])))
     cross_entropy, dice = (torch.cat(parts, dim=1) for parts in zip(*pairs, strict=True))
     return _Pairwise(cross_entropy, dice)
 
 
-def _pairs(logits: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropy and dice (n, Q) of logits (Q, P) with goals (n, P)."""
+def _pairs(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy and dice (n, Q) of logits (Q, P) with targets (n, P)."""
     p, number = logits.sigmoid(), logits.shape[-1]
-    cross_entropy = (F.softplus(logits).sum(-1) - goal @ logits.T) / number
-    dice = 1 - (2 * (goal @ p.T) + 1) / (goal.sum(-1, keepdim=True) + p.sum(-1) + 1)
+    cross_entropy = (F.softplus(logits).sum(-1) - target @ logits.T) / number
+    dice = 1 - (2 * (target @ p.T) + 1) / (target.sum(-1, keepdim=True) + p.sum(-1) + 1)
     return cross_entropy, dice

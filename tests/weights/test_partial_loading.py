@@ -1,4 +1,4 @@
-"""Head surgery of models with denoising and proposals: class heads of decoder and encoder, label table, queries."""
+"""Partial loading of models with denoising and proposals: class heads of decoder and encoder, label table, queries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from detrkit.weights import open_official, save_official
 from tests.small import SMALL
 
 TINY: dict[str, Any] = {**SMALL, "backbone": "test_resnet", "hidden_dim": 32, "num_heads": 1}
-# What holds a row for each query.
+# Tensors with one row per query.
 QUERIES: dict[str, set[str]] = {
     "dino_r50_4scale": {"tgt_embed.weight"},
     "dino_pp_r50": {"tgt_embed.weight"},
@@ -35,8 +35,8 @@ def tiny(name: str, seed: int = 0, **overrides: Any) -> Any:
 
 @pytest.mark.parametrize(("classes", "queries", "ours"), [(5, 20, False), (2, 5, True), (3, 20, True), (5, 12, False)])
 @pytest.mark.parametrize("name", QUERIES)
-def test_surgery_keeps_what_fits(name: str, classes: int, queries: int, ours: bool, tmp_path: Path) -> None:
-    """From more or fewer classes and queries to 3 and 12, and then a training step."""
+def test_everything_that_fits_is_loaded(name: str, classes: int, queries: int, ours: bool, tmp_path: Path) -> None:
+    """From more or fewer classes and queries to 3 and 12, followed by a training step."""
     source = tiny(name, num_classes=classes, num_queries=queries)
     given: Any = detrkit.save(source, tmp_path / "m.safetensors") if ours else detrkit.to_official(source)
     model = tiny(name, seed=1)
@@ -69,10 +69,10 @@ def test_surgery_keeps_what_fits(name: str, classes: int, queries: int, ours: bo
     assert torch.isfinite(loss)
 
 
-def test_surgery_says_what_it_did() -> None:
+def test_remarks_of_partial_loading() -> None:
     given = detrkit.to_official(tiny("dino_r50_4scale", num_classes=91, num_queries=20))
     report = detrkit.load_official(tiny("dino_r50_4scale"), given, new_head=True)
-    # class head of the decoder, of the encoder (weight and bias each), label table
+    # class heads of decoder and encoder (weight and bias of each), label table
     assert report.remarks() == [
         "91 class outputs in the file, 3 here: 5 tensors of the class heads start new",
         "20 queries in the file, 12 here: 12 are taken over",
@@ -80,8 +80,8 @@ def test_surgery_says_what_it_did() -> None:
 
 
 @pytest.mark.parametrize("name", ["dino_r50_4scale", "dino_pp_r50", "dn_deformable_detr_pp_r50"])
-def test_files_of_other_classes_convert_and_come_back(name: str, tmp_path: Path) -> None:
-    """The number of classes is read off, the label table with it; what is written is what was read."""
+def test_files_with_other_classes_convert_back_and_forth(name: str, tmp_path: Path) -> None:
+    """The number of classes and the size of the label table are inferred; saving gives the same tensors again."""
     source = tiny(name, num_classes=9, num_queries=20)
     torch.save({"model": detrkit.to_official(source)}, tmp_path / "x.pth")
     opened = open_official(tmp_path / "x.pth", name=name, options={"backbone": "test_resnet"})
@@ -95,7 +95,7 @@ def test_files_of_other_classes_convert_and_come_back(name: str, tmp_path: Path)
 
 
 def test_a_run_starts_from_another_number_of_classes(tmp_path: Path) -> None:
-    """``model.init`` of a recipe: weights are taken over, heads and label table start new."""
+    """``model.init`` of a recipe: weights are loaded, class heads and label table keep their initial values."""
     from detrkit.training.task import start_from
 
     source = tiny("dino_r50_4scale", num_classes=9)

@@ -1,4 +1,4 @@
-"""Which model an official state dict is of, and how an unknown one differs."""
+"""The model of an official state dict is recognised, and differences of an unknown one are shown."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from detrkit.errors import CheckpointError
 from detrkit.models import create_model, list_models
 from detrkit.weights import inspect_checkpoint
 from detrkit.weights.official.keydiff import IGNORED, compare
-from detrkit.weights.official.recognise import match, on_meta
+from detrkit.weights.official.recognise import on_meta, recognise
 from tests.small import SMALL
 
-pytestmark = pytest.mark.xdist_group("matching")  # one store of the layouts that were built
+pytestmark = pytest.mark.xdist_group("recognise")  # one cache of layouts
 
-# The same tensors as another model: nothing in a checkpoint shows label augmentation or a dilated backbone.
+# Models with the tensors of another one: a checkpoint shows neither label augmentation nor a dilated backbone.
 TWINS = {"la_": "", "dela_": "de_", "_dc5": ""}
 
 
 @pytest.mark.parametrize("name", list_models())
 def test_every_registered_model_is_recognised(name: str) -> None:
     model = on_meta(name)
-    found = match(detrkit.to_official(model))
+    found = recognise(detrkit.to_official(model))
     assert found.fits
-    # where both boxes and contents of queries come from proposals, no tensor tells the number
-    picked = getattr(model.config, "two_stage", False) and not hasattr(model, "tgt_embed")
-    assert found.assumed == (("num_queries",) if picked else ())
+    # where both boxes and contents of queries come from proposals, no tensor shows the number of queries
+    selected = getattr(model.config, "two_stage", False) and not hasattr(model, "tgt_embed")
+    assert found.assumed == (("num_queries",) if selected else ())
     if found.name != name:
         assert name in found.also
         assert any(mark in name and name.replace(mark, plain) == found.name for mark, plain in TWINS.items())
@@ -55,46 +55,48 @@ def small(name: str, **overrides: Any) -> dict[str, Any]:
         ("conditional_detr_lite0", {"num_classes": 9, "num_queries": 30}),
     ],
 )
-def test_sizes_and_switches_are_read_off(name: str, options: dict[str, Any]) -> None:
-    found = match(small(name, **options))
+def test_sizes_and_options_are_inferred(name: str, options: dict[str, Any]) -> None:
+    found = recognise(small(name, **options))
     assert (found.name, found.fits) == (name, True)
     config = on_meta(found.name, **found.options).config
     expected = {**SMALL, **options}
     del expected["num_heads"]
     assert {key: getattr(config, key) for key in expected} == expected
     assert found.assumed == ("num_heads",)
-    assert found.options["num_heads"] == 2, "32 channels a head, as every published model has"
+    assert found.options["num_heads"] == 2, "32 channels per head, as in every published model"
 
 
 def test_training_arguments_decide_what_shapes_do_not_show() -> None:
     state = detrkit.to_official(on_meta("detr_r50"))
     plain = {"dilation": False, "nheads": 8, "nms": False, "nms_thresh": 0.7, "nms_remove": 0.01, "repeat_label": None}
-    found = match(state, arguments=plain)
+    found = recognise(state, arguments=plain)
     assert (found.name, found.also) == ("detr_r50", ())
-    assert match(state, arguments={**plain, "dilation": True}).name == "detr_r50_dc5"
-    found = match(state, arguments={**plain, "nms": True, "repeat_label": 2})
+    assert recognise(state, arguments={**plain, "dilation": True}).name == "detr_r50_dc5"
+    found = recognise(state, arguments={**plain, "nms": True, "repeat_label": 2})
     assert (found.name, found.also) == ("la_detr_r50", ())
-    found = match(state, arguments={**plain, "nms": True, "nms_thresh": 0.6})
+    found = recognise(state, arguments={**plain, "nms": True, "nms_thresh": 0.6})
     assert found.options["nms"] == 0.6
     state = detrkit.to_official(on_meta("de_conditional_detr_r50"))
     hard = {"nms": True, "nms_thresh": 0.7, "repeat_label": 2, "pre_nms": 2000}
-    found = match(state, arguments=hard)
+    found = recognise(state, arguments=hard)
     assert (found.name, found.also) == ("dela_conditional_detr_r50", ())
-    assert match(detrkit.to_official(on_meta("de_detr_r50")), arguments={"pool_res": 7}).options["roi_resolution"] == 7
+    assert (
+        recognise(detrkit.to_official(on_meta("de_detr_r50")), arguments={"pool_res": 7}).options["roi_resolution"] == 7
+    )
 
 
 def test_queries_that_are_proposals() -> None:
-    """No tensor of a two-stage Deformable DETR has a row for each query; DINO's have."""
+    """No tensor of a two-stage Deformable DETR has one row per query; in DINO one has."""
     options = {"num_queries": 50, "num_classes": 3}
     state = detrkit.to_official(on_meta("deformable_detr_lite0", **options))
-    found = match(state)
+    found = recognise(state)
     assert (found.name, found.fits, found.assumed) == ("deformable_detr_lite0", True, ("num_queries",))
     assert found.options["num_queries"] == on_meta("deformable_detr_lite0").config.num_queries
-    found = match(state, arguments={"num_queries": 50})
+    found = recognise(state, arguments={"num_queries": 50})
     assert (found.name, found.options, found.assumed) == ("deformable_detr_lite0", options, ())
-    found = match(state, options={"num_queries": 20})
+    found = recognise(state, options={"num_queries": 20})
     assert (found.options["num_queries"], found.assumed) == (20, ())
-    found = match(detrkit.to_official(on_meta("dino_lite0", **options)), arguments={"num_queries": 20})
+    found = recognise(detrkit.to_official(on_meta("dino_lite0", **options)), arguments={"num_queries": 20})
     assert (found.name, found.options, found.assumed) == ("dino_lite0", options, ())
     assert found.fits
 
@@ -102,33 +104,33 @@ def test_queries_that_are_proposals() -> None:
 def test_the_name_of_a_published_file_decides() -> None:
     state = detrkit.to_official(on_meta("detr_r50"))
     for file, name in (("detr-r50-dc5-f0fb7ef5.pth", "detr_r50_dc5"), ("ab12-detr-r50-e632da11.pth", "detr_r50")):
-        found = match(state, file=Path("folder") / file)
+        found = recognise(state, file=Path("folder") / file)
         assert (found.name, found.also) == (name, ())
-    # but the tensors have the last word
-    assert match(state, file="detr-r101-2c7b67e5.pth").name == "detr_r50"
+    # but the tensors have priority
+    assert recognise(state, file="detr-r101-2c7b67e5.pth").name == "detr_r50"
 
 
-def test_a_name_that_is_given_is_kept() -> None:
+def test_a_given_name_is_kept() -> None:
     state = detrkit.to_official(on_meta("detr_r50", num_classes=5, num_queries=7))
-    found = match(state, name="la_detr_r50", options={"nms": 0.5})
+    found = recognise(state, name="la_detr_r50", options={"nms": 0.5})
     assert found.fits
     assert found.name == "la_detr_r50"
     assert found.options == {"num_classes": 5, "num_queries": 7, "nms": 0.5}
-    assert not match(state, name="de_detr_r50").fits
+    assert not recognise(state, name="de_detr_r50").fits
     for name, options, message in (
         ("detr_r51", {}, "no model 'detr_r51'"),
         ("detr_r50", {"roi_resolution": 7}, "no option 'roi_resolution'"),
         ("detr_r50", {"nms": 7}, "IoU threshold"),
     ):
         with pytest.raises(CheckpointError, match=message):
-            match(state, name=name, options=options)
+            recognise(state, name=name, options=options)
 
 
-def test_options_leave_the_models_that_have_them() -> None:
-    found = match(detrkit.to_official(on_meta("de_detr_r50")), options={"roi_resolution": 7})
+def test_options_exclude_models_without_them() -> None:
+    found = recognise(detrkit.to_official(on_meta("de_detr_r50")), options={"roi_resolution": 7})
     assert (found.name, found.options["roi_resolution"], found.fits) == ("de_detr_r50", 7, True)
     with pytest.raises(CheckpointError, match=r"no registered model can be built .* options no_such"):
-        match(detrkit.to_official(on_meta("de_detr_r50")), options={"no_such": 7})
+        recognise(detrkit.to_official(on_meta("de_detr_r50")), options={"no_such": 7})
 
 
 def test_differences_are_grouped() -> None:

@@ -1,0 +1,253 @@
+"""One forward pass, four answers: detections, instances, classes of pixels, panoptic segments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detrkit.errors import DataError
+from detrkit.inference.detr_segmentation import DETRPanopticRules, detr_instance_masks, detr_panoptic_segments
+from detrkit.inference.postprocess import Selected, default_categories, select
+from detrkit.inference.segmentation import (
+    ImageMasks,
+    PanopticRules,
+    instance_masks,
+    panoptic_segments,
+    semantic_labels,
+)
+from detrkit.losses.classes import ClassLoss, build_classes
+from detrkit.structures import Categories, Detections, Masks, PanopticMap, Predictions, Segment, SemanticMap
+from detrkit.structures.segment_maps import no_class
+
+if TYPE_CHECKING:
+    from detrkit.models.config import Architecture, DetectorConfig
+
+__all__ = ["ANSWERS", "Answer", "Frame", "answer", "check_task", "postprocess"]
+
+Answer = Detections | PanopticMap | SemanticMap
+
+ANSWERS = {"det": ("det",), "inst": ("inst", "det"), "sem": ("sem",), "pan": ("pan", "inst", "det", "sem")}
+"""The tasks that a model trained for a task answers, its own first."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Sizes (height, width) of one image of a batch, in pixels."""
+
+    canvas: tuple[int, int]
+    """The padded batch."""
+
+    valid: tuple[int, int]
+    """The image on the canvas."""
+
+    original: tuple[int, int]
+    """The upright file."""
+
+
+def check_task(config: DetectorConfig[Architecture], task: str | None) -> str:
+    """The task to answer; None is the model's own.
+
+    Raises:
+        DataError: the model does not answer it.
+    """
+    own = config.architecture.task
+    if task is None:
+        return own
+    if task not in ANSWERS[own]:
+        raise DataError(f"task '{task}': this model was made for '{own}' and answers {', '.join(ANSWERS[own])}")
+    return task
+
+
+@dataclass(frozen=True)
+class _Image:
+    """The predictions of one image: the last layer."""
+
+    logits: Tensor
+    boxes: Tensor
+    masks: ImageMasks | None
+    frame: Frame
+    config: DetectorConfig[Architecture]
+    classes: ClassLoss
+    categories: Categories
+    threshold: float | None
+
+    @property
+    def all_masks(self) -> ImageMasks:
+        """The masks of a model that has them."""
+        assert self.masks is not None
+        return self.masks
+
+    def class_mask(self, *, things: bool) -> Tensor | None:
+        """(K,) bool, the classes that may be returned; None: all."""
+        usable = [category.name is not None and (category.is_thing or not things) for category in self.categories]
+        return None if all(usable) else torch.tensor(usable, device=self.logits.device)
+
+
+def answer(
+    predictions: Predictions,
+    frames: Sequence[Frame],
+    *,
+    config: DetectorConfig[Architecture],
+    categories: Categories | None = None,
+    task: str | None = None,
+    threshold: float | None = None,
+) -> list[Answer]:
+    """Answer a task for every image of a batch.
+
+    Args:
+        predictions: (L, B, Q, …); only the last layer is read.
+        frames: sizes of the images.
+        config: configuration of the model.
+        categories: classes in label order; unnamed slots are never returned, stuff never as a detection.
+        task: "det", "inst", "sem" or "pan"; None: the model's own.
+        threshold: minimum score, inclusive, of detections, of segments, and of the class of a pixel. None: all
+            detections, segments by the configuration's threshold, and a class for every pixel.
+
+    Raises:
+        DataError: the model does not answer the task.
+    """
+    if categories is None:
+        categories = default_categories(config.architecture.num_classes)
+    reader = _READERS[check_task(config, task)]
+    classes = build_classes(config)
+    answers = []
+    for index, frame in enumerate(frames):
+        masks = predictions.masks
+        image = _Image(
+            logits=predictions.logits[-1, index].detach(),
+            boxes=predictions.boxes[-1, index].detach(),
+            masks=None if masks is None else ImageMasks(masks, index, frame.canvas, frame.valid, frame.original),
+            frame=frame,
+            config=config,
+            classes=classes,
+            categories=categories,
+            threshold=threshold,
+        )
+        answers.append(reader(image))
+    return answers
+
+
+def postprocess(
+    predictions: Predictions,
+    original_sizes: Sequence[tuple[int, int]],
+    *,
+    config: DetectorConfig[Architecture],
+    categories: Categories | None = None,
+) -> list[Detections]:
+    """Boxes of every image of a batch, highest score first, in pixels of the original image and clipped to it.
+
+    original_sizes: (height, width) of each upright original · others: see :func:`answer`.
+    """
+    frames = [Frame(size, size, size) for size in original_sizes]
+    found = answer(predictions, frames, config=config, categories=categories, task="det")
+    return [detections for detections in found if isinstance(detections, Detections)]
+
+
+def _selected(image: _Image) -> Selected:
+    """The best detections; those below the threshold are dropped, best first."""
+    options = image.config.postprocess
+    found = select(
+        image.logits,
+        image.boxes,
+        classes=image.classes,
+        top_k=options.top_k,
+        nms=options.nms,
+        nms_decay=options.nms_decay,
+        class_mask=image.class_mask(things=True),
+    )
+    if image.threshold is not None:
+        kept = found.scores >= np.float32(image.threshold)
+        found = Selected(*(value[kept] for value in found))
+    order = found.scores.argsort(descending=True, stable=True)
+    return Selected(*(value[order] for value in found))
+
+
+def _detections(image: _Image) -> Detections:
+    return _to_detections(image, _selected(image), None)
+
+
+def _to_detections(image: _Image, found: Selected, masks: Masks | None) -> Detections:
+    height, width = image.frame.original
+    scale = found.boxes.new_tensor([width, height, width, height])
+    boxes = (found.boxes * scale).clamp(min=0).minimum(scale)
+    return Detections(
+        boxes=boxes.cpu().numpy().astype(np.float32),
+        scores=found.scores.cpu().numpy().astype(np.float32),
+        labels=found.labels.cpu().numpy().astype(np.int64),
+        categories=image.categories,
+        image_size=image.frame.original,
+        masks=masks,
+    )
+
+
+def _instances(image: _Image) -> Detections:
+    """Detections with masks. A query may be several detections, of different classes; its mask is made once."""
+    found = _selected(image)
+    queries, place = found.queries.unique(return_inverse=True)
+    runs: list[bytes] = []
+    quality = torch.ones(len(queries), device=image.logits.device)
+    if image.classes.exclusive:  # DETR, whose scores are those of the class
+        for _, inside in detr_instance_masks(image.all_masks, queries):
+            runs += Masks.encode(inside.cpu().numpy())
+    else:
+        for part, inside, measured in instance_masks(image.all_masks, queries):
+            runs += Masks.encode(inside.cpu().numpy())
+            quality[part] = measured
+    if image.config.postprocess.mask_quality:
+        found = found._replace(scores=found.scores * quality[place])
+    masks = Masks([runs[index] for index in place.tolist()], image.frame.original)
+    detections = _to_detections(image, found, masks)
+    order = np.argsort(-detections.scores, kind="stable")
+    if image.threshold is not None:
+        order = order[detections.scores[order] >= np.float32(image.threshold)]
+    return detections.keep(order)
+
+
+def _panoptic(image: _Image) -> PanopticMap:
+    options = image.config.postprocess
+    is_thing = torch.tensor([category.is_thing for category in image.categories])
+    logits = _without(image.logits, image.class_mask(things=False))
+    if image.classes.exclusive:
+        detr = DETRPanopticRules() if image.threshold is None else DETRPanopticRules(threshold=image.threshold)
+        found = detr_panoptic_segments(image.all_masks, logits, classes=image.classes, is_thing=is_thing, rules=detr)
+    else:
+        rules = PanopticRules(threshold=options.panoptic_threshold, overlap=options.panoptic_overlap)
+        if image.threshold is not None:
+            rules = replace(rules, threshold=image.threshold)
+        found = panoptic_segments(image.all_masks, logits, classes=image.classes, is_thing=is_thing, rules=rules)
+    segments = (
+        Segment(number, label, score)
+        for number, (label, score) in enumerate(zip(found.labels, found.scores, strict=True), start=1)
+    )
+    return PanopticMap(found.ids.cpu().numpy(), tuple(segments), image.categories)
+
+
+def _semantic(image: _Image) -> SemanticMap:
+    logits = _without(image.logits, image.class_mask(things=False))
+    labels, certainty = semantic_labels(image.all_masks, logits, classes=image.classes)
+    values = labels.cpu().numpy()
+    small = values.astype(np.uint8) if len(image.categories) < 256 else values.astype(np.uint16)
+    if image.threshold is not None:
+        small[certainty.cpu().numpy() < np.float32(image.threshold)] = no_class(small)
+    return SemanticMap(small, image.categories)
+
+
+def _without(logits: Tensor, class_mask: Tensor | None) -> Tensor:
+    """Logits (Q, C) in which classes that do not exist have no chance."""
+    if class_mask is None:
+        return logits
+    missing = ~torch.nn.functional.pad(class_mask, (0, logits.shape[-1] - len(class_mask)), value=True)
+    return logits.masked_fill(missing, torch.finfo(logits.dtype).min)
+
+
+_READERS: dict[str, Callable[[_Image], Answer]] = {
+    "det": _detections,
+    "inst": _instances,
+    "pan": _panoptic,
+    "sem": _semantic,
+}
