@@ -76,7 +76,7 @@ def test_tasks_with_masks(scene: Segments, task: str, labels: list[int], boxes: 
     assert objects.is_thing.tolist() == [label == 0 for label in labels]
 
 
-def test_masks_are_drawn_in_the_geometry_and_vanish_with_it(scene: Segments) -> None:
+def test_masks_are_drawn_on_the_transformed_image_and_vanish_with_a_crop(scene: Segments) -> None:
     objects = objects_of(
         scene, size=SIZE, task="inst", geometry=Geometry.whole(SIZE).cropped((5, 5, 10, 20)).resized(20, 40)
     )

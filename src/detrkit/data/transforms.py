@@ -1,8 +1,8 @@
 """DETR's augmentation and evaluation resize on ``torchvision.transforms.v2``, and large-scale jittering.
 
 A transform takes an RGB image, its record and a task, and returns a ``Sample``. Boxes of detection are moved with the
-image, operation by operation, as in the official code. Masks are drawn at the end, where the operations have moved them
-to (:mod:`detrkit.data.geometry`), and their boxes are tight around them. Randomness comes from torch's global generator,
+image, operation by operation, as in the official code. Masks are drawn at the end on the transformed image
+(:mod:`detrkit.data.geometry`), and their boxes are tight around them. Randomness comes from torch's global generator,
 which ``DetectionDataset`` seeds for every sample.
 """
 
