@@ -148,7 +148,8 @@ def objects_of(
     groups, first = _groups(kept, rules)
     masks = draw_masks(kept.masks or PackedMasks.none(), groups, geometry or Geometry.whole(size), segment_map)
     seen = masks.any(axis=(1, 2))
-    masks, first = masks[seen], first[seen]
+    if not seen.all():  # else no copy, which takes longer than drawing
+        masks, first = masks[seen], first[seen]
     return Objects(
         labels=torch.from_numpy(kept.labels[first]),
         boxes=torch.from_numpy(tight_boxes(masks)),

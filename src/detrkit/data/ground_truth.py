@@ -16,7 +16,7 @@ from detrkit.data.annotations import Segments
 from detrkit.data.coco_json import Row
 from detrkit.data.geometry import Geometry
 from detrkit.data.packed_masks import Rle, unpack
-from detrkit.data.rasterise import draw_mask, rle_of
+from detrkit.data.rasterise import draw_mask, replaced, rle_of
 from detrkit.data.records import ImageRecord
 from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE, Categories, SemanticMap
 
@@ -141,10 +141,9 @@ def _painted(
     if masks is None or not len(masks):
         return canvas
     if values is not None:
-        known = np.array([unpack(masks.packed(position)) for position in range(len(masks))])
-        sorting = np.argsort(known)
-        place = np.minimum(np.searchsorted(known[sorting], values), len(known) - 1)
-        return np.where(known[sorting][place] == values, colors[sorting][place], background)
+        contents = [unpack(masks.packed(position)) for position in range(len(masks))]
+        numbers = [content for content in contents if isinstance(content, int)]
+        return replaced(values, dict(zip(numbers, colors.tolist(), strict=True)), background)
     geometry = Geometry.whole((record.width, record.height))
     for position in order.tolist():
         canvas[draw_mask(masks, position, geometry)] = colors[position]

@@ -6,15 +6,17 @@ Polygons are moved and then drawn; RLE and segment maps take the nearest origina
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import hotcoco.mask
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from detrkit.data.geometry import Axis, Geometry
 from detrkit.data.packed_masks import PackedMasks, Polygons, Rle, unpack
 
-__all__ = ["draw_mask", "draw_masks", "moved_map", "rle_of", "tight_boxes"]
+__all__ = ["draw_mask", "draw_masks", "moved_map", "replaced", "rle_of", "tight_boxes"]
 
 Bitmap = NDArray[np.bool_]
 
@@ -32,7 +34,7 @@ def draw_masks(
     """
     count = int(groups.max()) + 1 if len(groups) else 0
     canvas: Bitmap = np.zeros((count, geometry.y.length, geometry.x.length), dtype=bool)
-    moved = None if segment_map is None else moved_map(segment_map, geometry)
+    group_of: dict[int, int] = {}
     for position, group in enumerate(groups.tolist()):
         content = unpack(masks.packed(position))
         if isinstance(content, list):
@@ -40,8 +42,10 @@ def draw_masks(
         elif isinstance(content, dict):
             _draw_rle(canvas[group], content, geometry)
         elif content is not None:
-            assert moved is not None, "masks that are values need the segment map of their image"
-            canvas[group] |= moved == content
+            group_of[content] = group
+    if group_of:
+        assert segment_map is not None, "masks that are values need the segment map of their image"
+        _draw_values(canvas, group_of, moved_map(segment_map, geometry))
     canvas[:, geometry.y.sources() < 0] = False
     canvas[:, :, geometry.x.sources() < 0] = False
     return canvas
@@ -55,13 +59,22 @@ def draw_mask(
     return mask
 
 
-def moved_map(values: NDArray[np.integer], geometry: Geometry) -> NDArray[np.int64]:
+def moved_map(values: NDArray[np.integer], geometry: Geometry) -> NDArray[np.int32]:
     """A map (h, w) of the original on the transformed image (H, W); -1 outside of the original."""
     rows, columns = geometry.y.sources(), geometry.x.sources()
-    moved = values[np.ix_(rows, columns)].astype(np.int64)
+    moved = values[np.ix_(rows, columns)].astype(np.int32)
     moved[rows < 0] = -1
     moved[:, columns < 0] = -1
     return moved
+
+
+def replaced(values: NDArray[np.integer], table: Mapping[int, int], default: int) -> NDArray[np.int64]:
+    """The map with each value replaced as the table says, and all others by the default."""
+    if not table:
+        return np.full(values.shape, default, dtype=np.int64)
+    known, new = (np.array(column, dtype=np.int64) for column in zip(*sorted(table.items()), strict=True))
+    place = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    return np.where(known[place] == values, new[place], default)
 
 
 def rle_of(content: Polygons | Rle | None, size: tuple[int, int]) -> Rle:
@@ -89,6 +102,13 @@ def _draw_polygons(canvas: Bitmap, polygons: Polygons, geometry: Geometry) -> No
     left, top, width, height = map(int, hotcoco.mask.toBbox(rle))
     part = slice(top, top + height), slice(left, left + width)
     canvas[part] |= hotcoco.mask.decode(rle)[part] == 1
+
+
+def _draw_values(canvas: Bitmap, group_of: Mapping[int, int], values: NDArray[np.int32]) -> None:
+    groups = replaced(values, {value: 1 + group for value, group in group_of.items()}, 0)
+    for group, part in enumerate(ndimage.find_objects(groups, max_label=len(canvas))):
+        if part is not None:
+            canvas[group][part] |= groups[part] == 1 + group
 
 
 def _draw_rle(canvas: Bitmap, rle: Rle, geometry: Geometry) -> None:

@@ -202,8 +202,9 @@ def _sample(scene: Scene, record: ImageRecord, task: str, mean: Sequence[float],
     corners = corners.clamp(0, 1)
     low, high = corners[:, :2], corners[:, 2:]
     objects = replace(objects, boxes=torch.cat([(low + high) / 2, high - low], dim=1))
+    remaining = (high > low).all(dim=1)  # very thin boxes may become empty in float32
     target = Target(
-        **vars(objects[(high > low).all(dim=1)]),  # very thin boxes may become empty in float32
+        **vars(objects if remaining.all() else objects[remaining]),
         image_id=record.image_id,
         original_size=(record.height, record.width),
         size=(image.height, image.width),
