@@ -386,3 +386,19 @@ def test_panoptic_scoring_is_timed_on_one_result(benchmarks: None, tmp_path: Pat
     score = detrkit.score_panoptic(*files)
     assert score.value == pytest.approx(evaluation.results()["All"]["pq"])
     assert 0.2 < score.metrics["PQ"] < 0.9
+
+
+def test_masks_of_a_large_file_are_read_in_bounded_memory(benchmarks: None, tmp_path: Path) -> None:
+    import mask_memory
+
+    counts = {"images": 2000, "objects": 15_000, "vertices": 170_000}
+    root = mask_memory.write_coco(tmp_path / "coco", **counts)
+    with_masks, without = (mask_memory.measure(root, task) for task in ("inst", "det"))
+    assert (with_masks["images"], with_masks["objects"]) == (without["images"], without["objects"]) == (2000, 15_000)
+    assert without["packed_mib"] is None
+    vertices = counts["vertices"] * 16 / 2**20
+    assert vertices < with_masks["packed_mib"] < 1.2 * vertices, "16 bytes per vertex, and little else"
+    growth = with_masks["peak_gib"] - with_masks["before_gib"]
+    assert growth * 860_000 / counts["objects"] < 2.5 + 2, (
+        "at COCO's size; small files also grow by what is imported late"
+    )

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from detrkit.drawing import class_color, draw_detections
+from detrkit.data.packed_masks import PackedMasks, pack
+from detrkit.data.records import ImageRecord
+from detrkit.drawing import class_color, draw_detections, draw_labels
 from detrkit.structures import Categories, Category, Detections
+from tests.data.trees import segments
 
 CATEGORIES = Categories([Category(1, "RBC"), Category(2, "WBC")])
 
@@ -87,6 +91,41 @@ def test_masks_are_tinted() -> None:
     drawn = draw_detections(found, GRAY)
     assert drawn.getpixel((110, 110)) == tuple(round(0.55 * 100 + 0.45 * value) for value in class_color(0))
     assert drawn.getpixel((130, 110)) == (100, 100, 100)
+
+
+def record(count: int, *, task_stuff: bool = False) -> ImageRecord:
+    """Squares of 12 pixels in rows, of classes 0 and 1 by turns."""
+    corners = [(20 + 14 * (k % 18), 10 + 14 * (k // 18)) for k in range(count)]
+    found = segments([(x, y, x + 12, y + 12) for x, y in corners], labels=[k % 2 for k in range(count)])
+    masks = PackedMasks.of([pack([[x, y, x + 12, y, x + 12, y + 12, x, y + 12]]) for x, y in corners])
+    things = np.array([not task_stuff or k % 2 == 0 for k in range(count)], dtype=bool)
+    return ImageRecord(
+        image_id=1, path=Path("x.png"), file_name="x.png", width=300, height=200,
+        segments=replace(found, masks=masks, things=things),
+    )  # fmt: skip
+
+
+def test_labels_with_masks_are_tinted_outlined_and_named_below() -> None:
+    drawn = draw_labels(GRAY, record(180), CATEGORIES)
+    assert drawn.width == 300
+    assert drawn.height > 200, "a legend"
+    assert drawn.crop((0, 200, 300, drawn.height)).getcolors(9999) is not None
+    legend = np.asarray(drawn)[200:].reshape(-1, 3)
+    for label in (0, 1):
+        assert (legend == class_color(label)).all(axis=1).mean() > 0.02
+    assert drawn.getpixel((20, 10)) == class_color(0), "the outline"
+    assert drawn.getpixel((26, 16)) == tuple(round(0.55 * 100 + 0.45 * value) for value in class_color(0))
+    picture = np.asarray(drawn)[:200]
+    assert (picture == 100).all(axis=2).mean() > 0.4, "no names cover 180 objects"
+    named = draw_labels(GRAY, record(3), CATEGORIES)
+    assert (np.asarray(named)[:10] != 100).any(), "a name above the first object"
+    assert GRAY.getpixel((20, 10)) == (100, 100, 100)
+
+
+def test_stuff_is_drawn_below_and_not_named_in_place() -> None:
+    drawn = np.asarray(draw_labels(GRAY, record(2, task_stuff=True), CATEGORIES))
+    assert (drawn[10:22, 40:46] != 100).any()
+    assert draw_labels(GRAY, record(0), CATEGORIES).tobytes() == GRAY.tobytes()
 
 
 def test_errors() -> None:

@@ -14,7 +14,17 @@ from typer.testing import CliRunner
 from detrkit.cli.data import app
 from detrkit.data import load_dataset
 from detrkit.errors import DetrkitError
-from tests.data.trees import coco_tree, dump, roboflow_tree, voc_tree, write_image, yolo_tree
+from tests.data.trees import (
+    coco_tree,
+    dump,
+    instance_files_tree,
+    masks_tree,
+    panoptic_tree,
+    roboflow_tree,
+    voc_tree,
+    write_image,
+    yolo_tree,
+)
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -220,3 +230,71 @@ def test_splitting_train_notes_an_existing_val_split(run: Run, root: Path, tmp_p
     code, _, err = run("split", root, "--val", 0.34, "--out", tmp_path / "both")
     assert code == 0
     assert "has a val split already, which stays as it is" in err
+
+
+def maps(root: Path, task: str) -> dict[str, list[list[int]]]:
+    """The class of each pixel of every training image, by file name."""
+    dataset = load_dataset(root, task=task)
+    _, read = dataset.semantic_ground_truth()
+    return {record.path.name: read(record.image_id).labels.tolist() for record in dataset.records}
+
+
+@pytest.mark.parametrize(("make", "task"), [(panoptic_tree, "pan"), (masks_tree, "sem"), (instance_files_tree, "inst")])
+@pytest.mark.parametrize("to", ["coco", "coco_panoptic"])
+def test_masks_are_converted(run: Run, tmp_path: Path, make: Callable[[Path], Path], task: str, to: str) -> None:
+    root, out = make(tmp_path / "data"), tmp_path / "new"
+    code, _, err = run("convert", root, "--to", to, "--out", out)
+    assert code == 0, err
+    assert sorted(path.name for path in (out / "annotations").glob("*.json")) == [
+        f"{'instances' if to == 'coco' else 'panoptic'}_{split}.json" for split in ("train", "val")
+    ]
+    assert maps(out, task) == maps(root, task)
+    old, new = load_dataset(root, task=task), load_dataset(out, task=task)
+    assert new.categories.names == old.categories.names
+    assert [category.is_thing for category in new.categories] == [category.is_thing for category in old.categories]
+    for before, after in zip(old.records, new.records, strict=True):
+        assert after.segments.boxes.tolist() == before.segments.boxes.tolist()
+    assert run("convert", root, "--to", to, "--out", out)[0] == 2, "exists"
+    assert run("check", out, "--task", task)[0] == 0
+
+
+@pytest.mark.parametrize("make", [panoptic_tree, masks_tree])
+def test_splits_and_samples_keep_masks(run: Run, tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    root = make(tmp_path / "data")
+    whole = maps(root, "sem")
+    assert run("split", root, "--out", tmp_path / "parts", "--val", 0.4)[0] == 0
+    assert run("sample", root, "--out", tmp_path / "less", "--count", 2)[0] == 0
+    for folder, number in (("parts", 2), ("less", 2)):
+        found = maps(tmp_path / folder, "sem")
+        assert len(found) == number
+        assert all(whole[name] == values for name, values in found.items())
+
+
+@pytest.mark.parametrize("make", [panoptic_tree, masks_tree, instance_files_tree, coco_tree])
+def test_view_and_stats_of_masks(run: Run, tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    root = make(tmp_path / "data")
+    assert run("view", root, "--out", tmp_path / "pictures")[0] == 0
+    pictures = [Image.open(path) for path in sorted((tmp_path / "pictures").iterdir())]
+    assert len(pictures) == 3
+    assert (pictures[0].height > 30) is (make is not coco_tree), "a legend below masks"
+    code, out, _ = run("stats", root, "--json")
+    assert code == 0
+    assert json.loads(out)["train"]["images"] == 3
+
+
+def test_detection_data_are_no_panoptic_data(run: Run, root: Path, tmp_path: Path) -> None:
+    code, _, err = run("convert", root, "--to", "coco_panoptic", "--out", tmp_path / "new")
+    assert code == 2
+    assert "none of its 3 annotations has a segmentation" in err
+
+
+def test_bad_mask_files_are_left_out_on_request(run: Run, tmp_path: Path) -> None:
+    root = panoptic_tree(tmp_path / "data")
+    (root / "annotations" / "panoptic_train" / "a.png").unlink()
+    code, _, err = run("convert", root, "--out", tmp_path / "new")
+    assert code == 2
+    assert "a.png: no such PNG file" in err
+    code, _, err = run("convert", root, "--out", tmp_path / "new", "--on-error", "skip")
+    assert code == 0
+    assert err.count("left out") == 1
+    assert len(load_dataset(tmp_path / "new", task="pan")) == 2

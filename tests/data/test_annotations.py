@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from detrkit.data.annotations import TASKS, Segments, objects_of
-from detrkit.data.frames import Frame
+from detrkit.data.geometry import Geometry
 from detrkit.data.packed_masks import PackedMasks, pack
 from tests.data.trees import segments
 
@@ -76,8 +76,10 @@ def test_tasks_with_masks(scene: Segments, task: str, labels: list[int], boxes: 
     assert objects.is_thing.tolist() == [label == 0 for label in labels]
 
 
-def test_masks_are_drawn_in_the_frame_and_vanish_with_it(scene: Segments) -> None:
-    objects = objects_of(scene, size=SIZE, task="inst", frame=Frame.whole(SIZE).cropped((5, 5, 10, 20)).resized(20, 40))
+def test_masks_are_drawn_on_the_transformed_image_and_vanish_with_a_crop(scene: Segments) -> None:
+    objects = objects_of(
+        scene, size=SIZE, task="inst", geometry=Geometry.whole(SIZE).cropped((5, 5, 10, 20)).resized(20, 40)
+    )
     assert objects.masks is not None
     assert objects.boxes.tolist() == [[0, 0, 6, 6]], "the first car is not in the crop"
     assert objects.masks.shape == (1, 20, 40)

@@ -131,9 +131,9 @@ def test_large_scale_jittering_covers_scales_and_places() -> None:
         torch.manual_seed(seed)
         scene = transform.augment(Scene.of(picture, record(), "inst"))
         shapes.append((scene.image.height, scene.image.width))
-        if scene.frame.y.step < 0.8:
-            tops.add(round(scene.frame.y.offset))
-            lefts.add(round(scene.frame.x.offset))
+        if scene.geometry.y.step < 0.8:
+            tops.add(round(scene.geometry.y.offset))
+            lefts.add(round(scene.geometry.x.offset))
     heights = [height for height, _ in shapes]
     assert max(heights) == 60
     assert min(heights) < 8, "a tenth of the size"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as oracle
 
-from detrkit.data.frames import Frame
+from detrkit.data.geometry import Geometry
 from detrkit.data.packed_masks import PackedMasks, pack, pack_value, unpack
 from detrkit.data.rasterise import draw_masks, rle_of, tight_boxes
 
@@ -30,8 +30,8 @@ def official(polygons: list[list[float]]) -> Mask:
     return np.asarray(oracle.decode(oracle.merge(oracle.frPyObjects(polygons, HEIGHT, WIDTH)))).astype(bool)
 
 
-def draw(packed: bytes, frame: Frame, **options: Any) -> Mask:
-    return draw_masks(PackedMasks.of([packed]), np.zeros(1, np.int64), frame, **options)[0]
+def draw(packed: bytes, geometry: Geometry, **options: Any) -> Mask:
+    return draw_masks(PackedMasks.of([packed]), np.zeros(1, np.int64), geometry, **options)[0]
 
 
 @settings(max_examples=80)
@@ -39,11 +39,11 @@ def draw(packed: bytes, frame: Frame, **options: Any) -> Mask:
 def test_an_image_as_it_is_has_the_masks_of_pycocotools(seed: int) -> None:
     polygons = random_polygons(seed)
     expected = official(polygons)
-    frame = Frame.whole((WIDTH, HEIGHT))
-    assert np.array_equal(draw(pack(polygons), frame), expected)
+    geometry = Geometry.whole((WIDTH, HEIGHT))
+    assert np.array_equal(draw(pack(polygons), geometry), expected)
     rle = oracle.encode(np.asfortranarray(expected.astype(np.uint8)))
-    assert np.array_equal(draw(pack(rle), frame), expected)
-    assert np.array_equal(draw(pack_value(9), frame, segment_map=expected * 9), expected)
+    assert np.array_equal(draw(pack(rle), geometry), expected)
+    assert np.array_equal(draw(pack_value(9), geometry, segment_map=expected * 9), expected)
     for packed in (pack(polygons), pack(rle)):
         content = unpack(packed)
         assert isinstance(content, list | dict)
@@ -56,24 +56,24 @@ def test_crops_and_flips_move_every_pixel(seed: int) -> None:
     polygons = random_polygons(seed)
     mask = official(polygons)
     random = np.random.default_rng(seed)
-    frame = Frame.whole((WIDTH, HEIGHT))
+    geometry = Geometry.whole((WIDTH, HEIGHT))
     for _ in range(4):
         operation = random.integers(3)
         if operation == 2:
             top, left = (int(v) for v in random.integers(-10, 30, 2))
             size = int(random.integers(20, 60)), int(random.integers(20, 60))
-            frame = frame.cropped((top, left, *size))
+            geometry = geometry.cropped((top, left, *size))
             padded = np.pad(mask, 100)
             mask = padded[100 + top : 100 + top + size[0], 100 + left : 100 + left + size[1]]
         else:
-            frame = frame.flipped(vertically=bool(operation))
+            geometry = geometry.flipped(vertically=bool(operation))
             mask = mask[::-1] if operation else mask[:, ::-1]
     original = official(polygons)
     rle = oracle.encode(np.asfortranarray(original.astype(np.uint8)))
-    assert np.array_equal(draw(pack(rle), frame), mask)
-    assert np.array_equal(draw(pack_value(1), frame, segment_map=original.astype(np.uint8)), mask)
+    assert np.array_equal(draw(pack(rle), geometry), mask)
+    assert np.array_equal(draw(pack_value(1), geometry, segment_map=original.astype(np.uint8)), mask)
     # the rasteriser of polygons is not symmetric, and closes outlines at a border
-    assert (draw(pack(polygons), frame) != mask).mean() < 0.08
+    assert (draw(pack(polygons), geometry) != mask).mean() < 0.08
 
 
 @pytest.mark.parametrize("packed", ["polygon", "rle", "map"])
@@ -87,8 +87,8 @@ def test_resized_masks_and_boxes_agree_within_one_pixel(packed: str, size: tuple
         "rle": pack(oracle.encode(mask)),
         "map": pack_value(1),
     }[packed]
-    frame = Frame.whole((WIDTH, HEIGHT)).flipped().resized(*size)
-    drawn = draw(content, frame, segment_map=mask)
+    geometry = Geometry.whole((WIDTH, HEIGHT)).flipped().resized(*size)
+    drawn = draw(content, geometry, segment_map=mask)
     assert drawn.shape == size
     scale = np.array([size[1] / WIDTH, size[0] / HEIGHT] * 2)
     expected = np.array([WIDTH - box[2], box[1], WIDTH - box[0], box[3]]) * scale
@@ -100,7 +100,7 @@ def test_masks_of_a_group_are_united() -> None:
     packed = [pack([[0, 0, 10, 0, 10, 10, 0, 10]]), pack([[20, 20, 30, 20, 30, 30, 20, 30]]), pack_value(4)]
     values = np.zeros((HEIGHT, WIDTH), np.int32)
     values[50:60, 50:70] = 4
-    masks = draw_masks(PackedMasks.of(packed), np.array([0, 1, 0]), Frame.whole((WIDTH, HEIGHT)), values)
+    masks = draw_masks(PackedMasks.of(packed), np.array([0, 1, 0]), Geometry.whole((WIDTH, HEIGHT)), values)
     assert tight_boxes(masks).tolist() == [[0, 0, 70, 60], [20, 20, 30, 30]]
     assert masks[0].sum() == 100 + 200
 

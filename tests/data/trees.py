@@ -191,7 +191,8 @@ def lvis(split: str) -> dict[str, Any]:
         image["neg_category_ids"] = sorted({4, 5} - present)
         image["not_exhaustive_category_ids"] = [4] if name == "e.png" else []
     for row in data["annotations"]:
-        row["segmentation"] = [[0, 0, 1, 0, 1, 1]]
+        x, y, w, h = row["bbox"]
+        row["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
         del row["iscrowd"]
     for row, frequency in zip(data["categories"], "rf", strict=True):
         row["frequency"] = frequency

@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from detrkit.data.coco_json import Row
+    from detrkit.data.dataset import DetectionDataset
     from detrkit.data.doctor import Report
     from detrkit.data.formats import Source
     from detrkit.data.statistics import Statistics
@@ -19,6 +20,7 @@ __all__ = ["app"]
 
 # File of a converted split in the output folder, as in a COCO data set.
 _COCO_FILE = "annotations/instances_{}.json"
+_PANOPTIC_FILE = "annotations/panoptic_{}.json"
 
 app = typer.Typer(no_args_is_help=True, help="Check, describe, convert, sample, split and view data sets.")
 
@@ -41,10 +43,23 @@ class _OnError(StrEnum):
 
 class _Target(StrEnum):
     coco = "coco"
+    coco_panoptic = "coco_panoptic"
+
+
+class _Task(StrEnum):
+    det = "det"
+    inst = "inst"
+    sem = "sem"
+    pan = "pan"
 
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The data folder.", show_default=False)]
-FormatOption = Annotated[str, typer.Option("--format", help="auto, coco, lvis, roboflow, yolo, voc or cityscapes.")]
+FormatOption = Annotated[
+    str, typer.Option("--format", help="auto, coco, coco_panoptic, lvis, roboflow, yolo, voc, cityscapes or masks.")
+]
+TaskOption = Annotated[
+    _Task | None, typer.Option(help="Task of the data: it decides between files side by side, and about masks.")
+]
 Annotations = Annotated[Path | None, typer.Option(help="A COCO file, for a folder without a known layout.")]
 Images = Annotated[Path | None, typer.Option(help="Image folder of that file.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
@@ -59,7 +74,8 @@ def check_command(
     format: FormatOption = "auto",
     annotations: Annotations = None,
     images: Images = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Read image headers only.")] = False,
+    task: TaskOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Read image headers only, and draw no masks.")] = False,
     json: JsonFlag = False,
 ) -> None:
     """Check a data set for problems before training. Exit code 0: at most warnings, 1: errors, 2: unusable."""
@@ -68,7 +84,7 @@ def check_command(
     from detrkit.cli.console import print_json, progress_bar
     from detrkit.data.doctor import check as check_sources
 
-    sources = _sources(folder, format, annotations, images, None)
+    sources = _sources(folder, format, annotations, images, None, task)
     with progress_bar("reading images") as bar:
         report = check_sources(sources, quick=quick, progress=bar.update)
     if json:
@@ -85,15 +101,20 @@ def stats_command(
     format: FormatOption = "auto",
     annotations: Annotations = None,
     images: Images = None,
+    task: TaskOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Show classes, boxes per image, box and image sizes. Unusable boxes and images are only counted."""
     from detrkit.cli.console import print_json
+    from detrkit.data.formats import usual_task
     from detrkit.data.open import load_source
     from detrkit.data.statistics import statistics
 
-    sources = _sources(folder, format, annotations, images, split)
-    found = {name: statistics(load_source(source, on_error="skip")) for name, source in sources.items()}
+    sources = _sources(folder, format, annotations, images, split, task)
+    found = {
+        name: statistics(load_source(source, task=task or usual_task(source), on_error="skip"))
+        for name, source in sources.items()
+    }
     if json:
         print_json({name: numbers.to_json() for name, numbers in found.items()})
         return
@@ -107,7 +128,7 @@ def convert_data_command(
     out: Annotated[Path, typer.Option(help="A .json file (one split), or a folder for all splits.")],
     to: Annotated[_Target, typer.Option("--to", help="The format to write.")] = _Target.coco,
     source_format: Annotated[
-        str, typer.Option("--from", help="auto, coco, lvis, roboflow, yolo, voc, cityscapes or cityscapes-gtfine.")
+        str, typer.Option("--from", help="A format, as --format of other commands takes it, or cityscapes-gtfine.")
     ] = "auto",
     split: Annotated[_Split | None, typer.Option(help="Only this split.")] = None,
     groups: Annotated[
@@ -116,16 +137,19 @@ def convert_data_command(
     on_error: OnErrorOption = _OnError.stop,
     force: Force = False,
 ) -> None:
-    """Write annotations as COCO JSON.
+    """Write annotations as COCO JSON, or with --to coco_panoptic as COCO panoptic (JSON and PNG files).
+
+    Masks are kept; those in PNG files become RLE segmentations.
 
     In a .json file, image file names stay unchanged. In a folder, annotations/instances_SPLIT.json is written with file
     names relative to the folder: a COCO data set without copies of the images. For a gtFine folder of Cityscapes
     (--from cityscapes-gtfine), *_instanceIds.png are converted to cityscapes_SPLIT_cocostyle.json.
     """
     from detrkit.cli.console import progress_bar
-    from detrkit.data.convert import to_coco, usable_part
+    from detrkit.data.convert import to_coco, usable_part, write_panoptic
     from detrkit.data.formats import read_source
     from detrkit.data.formats.gtfine import convert_gtfine, gtfine_splits
+    from detrkit.data.open import load_source
 
     if source_format == "cityscapes-gtfine" or (source_format == "auto" and (folder / "gtFine").is_dir()):
         files = gtfine_splits(folder)
@@ -135,13 +159,23 @@ def convert_data_command(
                 coco = convert_gtfine(files[name], groups=groups.value, progress=bar.update)
             _write(path, coco, force)
         return
-    sources = _sources(folder, source_format, None, None, None)
-    outputs = _outputs(out, list(sources), split, _COCO_FILE, force)
+    panoptic = to == _Target.coco_panoptic
+    sources = _sources(folder, source_format, None, None, None, _Task.pan if panoptic else None)
+    outputs = _outputs(out, list(sources), split, _PANOPTIC_FILE if panoptic else _COCO_FILE, force)
     for name, path in outputs.items():
+        relative_to = None if path == out else out
+        if panoptic:
+            dataset = load_source(sources[name], task="pan", on_error=on_error.value)
+            for note in dataset.load_errors:
+                _note(f"left out: {note}")
+            with progress_bar(name) as bar:
+                content = write_panoptic(dataset, path, relative_to=relative_to, progress=bar.update)
+            _note(f"wrote {path} and {path.with_suffix('')}: {len(content['images'])} images")
+            continue
         table, notes = usable_part(read_source(sources[name]), on_error=on_error.value)
         for note in notes:
             _note(f"left out: {note}")
-        _write(path, to_coco(table, relative_to=None if path == out else out), force)
+        _write(path, to_coco(table, relative_to=relative_to), force)
 
 
 @app.command("sample")
@@ -206,17 +240,17 @@ def view_command(
     format: FormatOption = "auto",
     annotations: Annotations = None,
     images: Images = None,
+    task: TaskOption = None,
     force: Force = False,
 ) -> None:
-    """Draw the annotations on images."""
-    from detrkit.data.open import load_source
+    """Draw the annotations on images, with their masks where they have some."""
     from detrkit.data.subsets import choose
     from detrkit.drawing import draw_labels
     from detrkit.errors import DataError
     from detrkit.files import refuse_existing, write_picture
 
-    source = _sources(folder, format, annotations, images, split)[split.value]
-    dataset = load_source(source, on_error="skip")
+    source = _sources(folder, format, annotations, images, split, task)[split.value]
+    dataset = _load_to_view(source, task)
     size = min(count, len(dataset)) or len(dataset)
     paths = {}
     for index in choose([record.file_name for record in dataset.records], size, seed):
@@ -226,25 +260,46 @@ def view_command(
     written = 0
     for index, path in paths.items():
         try:
-            image = dataset.read_image(index)
+            picture = draw_labels(dataset.read_image(index), dataset.records[index], dataset.categories)
         except DataError as error:
             _note(str(error))
             continue
-        write_picture(path, draw_labels(image, dataset.records[index], dataset.categories), format="JPEG")
+        write_picture(path, picture, format="JPEG")
         written += 1
     _note(f"wrote {written} pictures to {out}")
 
 
+def _load_to_view(source: Source, task: _Task | None) -> DetectionDataset:
+    """The data set with masks where it has some, unless a task says otherwise."""
+    from detrkit.data.formats import usual_task
+    from detrkit.data.open import load_source
+    from detrkit.errors import DataError
+
+    usual = task or usual_task(source)
+    if task is None and usual == "det":
+        try:
+            return load_source(source, task="inst", on_error="skip")
+        except DataError:  # boxes alone
+            pass
+    return load_source(source, task=usual, on_error="skip")
+
+
 def _sources(
-    folder: Path, format: str, annotations: Path | None, images: Path | None, split: _Split | None
+    folder: Path,
+    format: str,
+    annotations: Path | None,
+    images: Path | None,
+    split: _Split | None,
+    task: _Task | None = None,
 ) -> dict[str, Source]:
     """The selected split, or all splits."""
     from detrkit.data.formats import find_source, find_sources
 
+    used_for = task or "det"
     if split is None and annotations is None and images is None:
-        return find_sources(folder, format=format)
+        return find_sources(folder, task=used_for, format=format)
     name = (split or _Split.train).value
-    return {name: find_source(folder, name, format=format, annotations=annotations, images=images)}
+    return {name: find_source(folder, name, task=used_for, format=format, annotations=annotations, images=images)}
 
 
 def _outputs(out: Path, present: list[str], split: _Split | None, pattern: str, force: bool) -> dict[str, Path]:

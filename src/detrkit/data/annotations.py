@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from detrkit.data.frames import Frame
+from detrkit.data.geometry import Geometry
 from detrkit.data.packed_masks import PackedMasks
 from detrkit.data.rasterise import draw_masks, tight_boxes
 from detrkit.errors import did_you_mean
@@ -118,19 +118,20 @@ def objects_of(
     *,
     size: tuple[int, int],
     task: str = "det",
-    frame: Frame | None = None,
+    geometry: Geometry | None = None,
     segment_map: NDArray[np.integer] | None = None,
 ) -> Objects:
     """The objects of an image for a task: boxes (N, 4) float64 xyxy in pixels.
 
-    Detection: the annotated boxes, clipped to the image. Other tasks: masks (N, H, W) bool in the frame, which are not
-    empty, the tight boxes around them, and ``is_thing``.
+    Detection: the annotated boxes, clipped to the image. Other tasks: masks (N, H, W) bool that are not empty, the
+    tight boxes around them, and ``is_thing``.
 
     Args:
         segments: the annotated regions of the image.
         size: (width, height) of the image.
         task: one of ``TASKS``.
-        frame: where to draw the masks, such as a crop of the image; None: the whole image. Without effect on detection.
+        geometry: the transformed image on which the masks are drawn, such as a crop; None: the image as it is. It has
+            no effect on detection.
         segment_map: (height, width) values of the image's pixels, where masks are values of it.
 
     Raises:
@@ -145,9 +146,10 @@ def objects_of(
     if kept.masks is None and len(kept):
         raise ValueError(f"task '{task}' needs masks, but these segments were read without; load them for this task")
     groups, first = _groups(kept, rules)
-    masks = draw_masks(kept.masks or PackedMasks.none(), groups, frame or Frame.whole(size), segment_map)
+    masks = draw_masks(kept.masks or PackedMasks.none(), groups, geometry or Geometry.whole(size), segment_map)
     seen = masks.any(axis=(1, 2))
-    masks, first = masks[seen], first[seen]
+    if not seen.all():  # else no copy, which takes longer than drawing
+        masks, first = masks[seen], first[seen]
     return Objects(
         labels=torch.from_numpy(kept.labels[first]),
         boxes=torch.from_numpy(tight_boxes(masks)),

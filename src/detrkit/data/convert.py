@@ -1,29 +1,43 @@
-"""Converting annotations of any format to COCO JSON, and splitting one set into train and val."""
+"""Converting annotations of any format to COCO files, and splitting one set into train and val."""
 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from PIL import Image
+
 from detrkit.data.build_records import build_records
 from detrkit.data.coco_json import Row, box_problem
+from detrkit.data.dataset import DetectionDataset
+from detrkit.data.ground_truth import value_rle
+from detrkit.data.map_files import stated_size
 from detrkit.data.records import OnError, Table, coco_rows
 from detrkit.data.subsets import choose, subset_size
 from detrkit.errors import DataError
+from detrkit.files import write_json, write_picture
+from detrkit.structures.segment_maps import ids_to_rgb
 
-__all__ = ["split_table", "to_coco", "usable_part"]
+__all__ = ["split_table", "to_coco", "usable_part", "with_segmentations", "write_panoptic"]
 
 
 def usable_part(table: Table, *, on_error: OnError = "raise") -> tuple[Table, list[str]]:
     """The table with image sizes filled in and without unusable rows, and one note per row that was left out.
 
+    Masks in PNG files become segmentations.
+
     on_error: with "skip" unusable boxes and images are left out, with "raise" they are errors.
 
     Raises:
-        DataError: as ``build_records`` raises it.
+        DataError: as ``build_records`` raises it, or a file with masks cannot be used.
     """
-    records, _, notes = build_records(table, on_error=on_error)
+    stuff = any(row.get("isthing", 1) == 0 for row in table.categories)  # which only tasks with masks keep
+    records, _, notes = build_records(table, task="pan" if stuff else "det", on_error=on_error)
+    table, unread = with_segmentations(table, on_error=on_error)
+    notes += unread
     sizes = {record.image_id: {"width": record.width, "height": record.height} for record in records}
     return replace(
         table,
@@ -31,22 +45,99 @@ def usable_part(table: Table, *, on_error: OnError = "raise") -> tuple[Table, li
         annotations=[
             row for row in table.annotations if row["image_id"] in sizes and box_problem(row.get("bbox")) is None
         ],
-    ), notes
+    ), list(dict.fromkeys(notes))
+
+
+def with_segmentations(table: Table, *, on_error: OnError = "raise") -> tuple[Table, list[str]]:
+    """The table with segmentations (compressed RLE) instead of values in PNG files, and notes on images left out.
+
+    Raises:
+        DataError: a PNG file cannot be used, with ``on_error="raise"``.
+    """
+    notes: list[str] = []
+    if not any("map" in image or "problem" in image for image in table.images):
+        return table, notes
+    rows = defaultdict(list)
+    for row in table.annotations:
+        rows[row["image_id"]].append(row)
+    images, annotations = [], []
+    for image in table.images:
+        try:
+            if "problem" in image:
+                raise DataError(image["problem"])
+            values = image["map"].read(stated_size(image)) if "map" in image else None
+        except DataError as error:
+            if on_error == "raise":
+                raise
+            notes.append(str(error))
+            continue
+        images.append({key: value for key, value in image.items() if key != "map"})
+        for row in rows[image["id"]]:
+            if values is not None:
+                segmentation = value_rle(values, row["value"])
+                row = {**{key: value for key, value in row.items() if key != "value"}, "segmentation": segmentation}
+            annotations.append(row)
+    return replace(table, images=images, annotations=annotations), notes
 
 
 def to_coco(table: Table, *, relative_to: Path | None = None) -> Row:
-    """A table as COCO JSON. relative_to: make file names relative to this folder; None keeps them."""
+    """A table as COCO JSON, with segmentations instead of masks in PNG files.
+
+    relative_to: make file names relative to this folder; None keeps them.
+
+    Raises:
+        DataError: a PNG file with masks cannot be used.
+    """
+    table, _ = with_segmentations(table)
     images = table.images
     if relative_to is not None:
-        base = os.path.abspath(relative_to)
-        names = [os.path.relpath(os.path.abspath(table.path(image)), base) for image in images]
-        images = [{**image, "file_name": Path(name).as_posix()} for image, name in zip(images, names, strict=True)]
+        images = [{**image, "file_name": _relative(table.path(image), relative_to)} for image in images]
     return {
         "info": table.info,
         "images": images,
         "annotations": coco_rows(table.annotations),
         "categories": table.categories,
     }
+
+
+def write_panoptic(
+    dataset: DetectionDataset,
+    path: Path,
+    *,
+    relative_to: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Row:
+    """Write a data set with masks as COCO panoptic: PNG files into a folder, then the JSON file beside it.
+
+    Where objects overlap, the later one has the pixels. Returns what the JSON file has.
+
+    Args:
+        dataset: loaded for the task "pan".
+        path: of the JSON file; the folder has its name without the ending.
+        relative_to: make file names of images relative to this folder; None keeps them.
+        progress: called as progress(done, total) after every image.
+
+    Raises:
+        DataError: the masks of an image cannot be read.
+        RunError: a file cannot be written.
+    """
+    content, read = dataset.panoptic_ground_truth()
+    if relative_to is not None:
+        paths = {record.image_id: record.path for record in dataset.records}
+        for image in content["images"]:
+            image["file_name"] = _relative(paths[image["id"]], relative_to)
+    rows = content["annotations"]
+    for done, row in enumerate(rows, start=1):
+        picture = Image.fromarray(ids_to_rgb(read(row["file_name"])))
+        write_picture(path.with_suffix("") / row["file_name"], picture)
+        if progress is not None:
+            progress(done, len(rows))
+    write_json(path, content, force=True)
+    return content
+
+
+def _relative(path: Path, base: Path) -> str:
+    return Path(os.path.relpath(os.path.abspath(path), os.path.abspath(base))).as_posix()
 
 
 def split_table(table: Table, *, val: float, seed: int) -> dict[str, Table]:

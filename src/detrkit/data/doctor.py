@@ -5,44 +5,30 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from detrkit.data.coco_json import Row, box_problem, is_crowd, lvis_problems
+from detrkit.data.coco_json import box_problem, is_crowd, lvis_problems
+from detrkit.data.findings import Finding, Level, finding, row_name
 from detrkit.data.formats import FORMATS, Source, read_source
 from detrkit.data.images import image_size, read_image
+from detrkit.data.mask_checks import mask_findings
 from detrkit.data.once import read_once
 from detrkit.data.records import Table, missing_files
 from detrkit.errors import DataError
 from detrkit.structures import NEGATIVES
 
-__all__ = ["Finding", "Report", "check"]
-
-Level = Literal["ok", "info", "warning", "error"]
+__all__ = ["Report", "check"]
 
 # Warn about classes with 20 times fewer boxes than the most frequent class.
 _IMBALANCE = 20
 # Pixels by which boxes may extend beyond the image, as rounding can cause.
 _BORDER_TOLERANCE = 1.0
-_MAX_EXAMPLES = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """The result of one check on one split. count: how many cases were found · examples: the first of them."""
-
-    level: Level
-    check: str
-    split: str
-    count: int = 0
-    message: str = ""
-    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +40,7 @@ class Report:
     @property
     def failed(self) -> bool:
         """Whether any check found an error."""
-        return any(finding.level == "error" for finding in self.findings)
+        return any(found.level == "error" for found in self.findings)
 
 
 @dataclass
@@ -74,7 +60,7 @@ def check(
 
     Args:
         sources: the source of each split.
-        quick: read only the headers of the images, which finds neither damaged nor duplicate images.
+        quick: read only the headers of the images, which finds neither damaged nor duplicate images, and draw no masks.
         progress: called as progress(done, total of the split) after every image.
 
     Raises:
@@ -87,9 +73,10 @@ def check(
     for split, table in tables.items():
         for examine in (_ids, _category_ids, _boxes, _duplicate_annotations, _balance, _empty, _federated):
             findings += examine(split, table)
+        findings += mask_findings(split, table, quick=quick)
         missing = missing_files([table.path(image) for image in table.images])
         findings.append(
-            _finding("error", "image files", split, [str(table.path(table.images[i])) for i in missing], "missing")
+            finding("error", "image files", split, [str(table.path(table.images[i])) for i in missing], "missing")
         )
         scans[split] = _scan(table, set(missing), quick, progress)
         findings += _scanned(split, table, scans[split], quick)
@@ -100,29 +87,16 @@ def check(
     return Report(findings=tuple(findings))
 
 
-def _finding(level: Level, name: str, split: str, found: Sequence[str], message: str) -> Finding:
-    """A finding of the level, or "ok" when nothing was found."""
-    if not found:
-        return Finding(level="ok", check=name, split=split)
-    return Finding(
-        level=level, check=name, split=split, count=len(found), message=message, examples=tuple(found[:_MAX_EXAMPLES])
-    )
-
-
-def _name(row: Row) -> str:
-    return str(row.get("where") or f"annotation {row.get('id')}")
-
-
 def _ids(split: str, table: Table) -> Iterator[Finding]:
     images = _duplicates(row["id"] for row in table.images)
     categories = _duplicates(row["id"] for row in table.categories)
     annotations = _duplicates(row.get("id") for row in table.annotations)
-    yield _finding("error", "image ids", split, images, "occur twice in images")
-    yield _finding("error", "category list", split, categories, "ids occur twice")
-    yield _finding("warning", "annotation ids", split, annotations, "occur twice")
+    yield finding("error", "image ids", split, images, "occur twice in images")
+    yield finding("error", "category list", split, categories, "ids occur twice")
+    yield finding("warning", "annotation ids", split, annotations, "occur twice")
     known = {row["id"] for row in table.images}
-    orphans = [_name(row) for row in table.annotations if row["image_id"] not in known]
-    yield _finding("warning", "annotation images", split, orphans, "annotations of images that are not listed: ignored")
+    orphans = [row_name(row) for row in table.annotations if row["image_id"] not in known]
+    yield finding("warning", "annotation images", split, orphans, "annotations of images that are not listed: ignored")
 
 
 def _duplicates(values: Iterable[object]) -> list[str]:
@@ -132,7 +106,7 @@ def _duplicates(values: Iterable[object]) -> list[str]:
 def _category_ids(split: str, table: Table) -> Iterator[Finding]:
     known = {row["id"] for row in table.categories}
     used = {row["category_id"] for row in table.annotations}
-    unknown = [f"{_name(row)}: {row['category_id']}" for row in table.annotations if row["category_id"] not in known]
+    unknown = [f"{row_name(row)}: {row['category_id']}" for row in table.annotations if row["category_id"] not in known]
     message = "category ids that the categories do not have"
     for shift in (1, -1):
         if unknown and {value + shift for value in used} <= known:
@@ -140,7 +114,7 @@ def _category_ids(split: str, table: Table) -> Iterator[Finding]:
                 f"; off by one: annotations use {min(used)} to {max(used)}, categories have {min(known)} to "
                 f"{max(known)}, so add {shift} to every category_id"
             )
-    yield _finding("error", "category ids", split, unknown, message)
+    yield finding("error", "category ids", split, unknown, message)
 
 
 def _boxes(split: str, table: Table) -> Iterator[Finding]:
@@ -149,19 +123,19 @@ def _boxes(split: str, table: Table) -> Iterator[Finding]:
     for row in table.annotations:
         problem = box_problem(row.get("bbox"))
         if problem:
-            bad.append(f"{_name(row)}: {row.get('bbox')} {problem}")
+            bad.append(f"{row_name(row)}: {row.get('bbox')} {problem}")
             continue
         width, height = sizes.get(row["image_id"], (None, None))
         if not width or not height:
             continue
         x, y, w, h = row["bbox"]
         if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-            outside.append(f"{_name(row)}: {row['bbox']} in {width}x{height}")
+            outside.append(f"{row_name(row)}: {row['bbox']} in {width}x{height}")
         elif min(x, y) < -_BORDER_TOLERANCE or x + w > width + _BORDER_TOLERANCE or y + h > height + _BORDER_TOLERANCE:
-            beyond.append(f"{_name(row)}: {row['bbox']} in {width}x{height}")
-    yield _finding("error", "box values", split, bad, "boxes that are not four finite numbers of positive size")
-    yield _finding("error", "boxes outside", split, outside, "boxes completely outside their image: dropped")
-    yield _finding("warning", "boxes beyond border", split, beyond, "boxes that extend beyond the image: clipped")
+            beyond.append(f"{row_name(row)}: {row['bbox']} in {width}x{height}")
+    yield finding("error", "box values", split, bad, "boxes that are not four finite numbers of positive size")
+    yield finding("error", "boxes outside", split, outside, "boxes completely outside their image: dropped")
+    yield finding("warning", "boxes beyond border", split, beyond, "boxes that extend beyond the image: clipped")
 
 
 def _duplicate_annotations(split: str, table: Table) -> Iterator[Finding]:
@@ -170,9 +144,9 @@ def _duplicate_annotations(split: str, table: Table) -> Iterator[Finding]:
     for row in table.annotations:
         key = (row["image_id"], row["category_id"], str(row.get("bbox")))
         if key in seen:
-            repeated.append(_name(row))
+            repeated.append(row_name(row))
         seen.add(key)
-    yield _finding("warning", "duplicate boxes", split, repeated, "annotations with the class and box of another one")
+    yield finding("warning", "duplicate boxes", split, repeated, "annotations with the class and box of another one")
 
 
 def _balance(split: str, table: Table) -> Iterator[Finding]:
@@ -182,16 +156,16 @@ def _balance(split: str, table: Table) -> Iterator[Finding]:
     present = sorted((counts[number], name) for number, name in names.items() if counts[number])
     rare = [f"{name}: {number}" for number, name in present if number * _IMBALANCE < present[-1][0]]
     # small val splits often lack rare classes
-    yield _finding("warning" if split == "train" else "info", "absent classes", split, absent, "have no box here")
+    yield finding("warning" if split == "train" else "info", "absent classes", split, absent, "have no box here")
     largest = f"{present[-1][1]} has {present[-1][0]}" if present else ""
-    yield _finding("warning", "class balance", split, rare, f"classes with few boxes ({largest})")
+    yield finding("warning", "class balance", split, rare, f"classes with few boxes ({largest})")
 
 
 def _empty(split: str, table: Table) -> Iterator[Finding]:
     filled = {row["image_id"] for row in table.annotations}
     empty = [str(row["file_name"]) for row in table.images if row["id"] not in filled]
     level: Level = "warning" if len(empty) * 2 > len(table.images) else "info"
-    yield _finding(level, "empty images", split, empty, "images without boxes: kept as examples of background")
+    yield finding(level, "empty images", split, empty, "images without boxes: kept as examples of background")
 
 
 def _federated(split: str, table: Table) -> Iterator[Finding]:
@@ -199,13 +173,13 @@ def _federated(split: str, table: Table) -> Iterator[Finding]:
     if table.protocol != "lvis":
         return
     problems = list(lvis_problems(table.images, table.categories))
-    yield _finding("error", "LVIS lists", split, problems, "fields that LVIS adds to COCO are missing or wrong")
+    yield finding("error", "LVIS lists", split, problems, "fields that LVIS adds to COCO are missing or wrong")
     if problems:
         return
     present = {(row["image_id"], row["category_id"]) for row in table.annotations}
     pairs = ((image["id"], number) for image in table.images for number in image[NEGATIVES])
     both = [f"image {image}: category {number}" for image, number in pairs if (image, number) in present]
-    yield _finding("warning", "LVIS negatives", split, both, "classes marked as absent although they have a box")
+    yield finding("warning", "LVIS negatives", split, both, "classes marked as absent although they have a box")
 
 
 def _scan(table: Table, missing: set[int], quick: bool, progress: Callable[[int, int], None] | None) -> _Scan:
@@ -256,15 +230,15 @@ def _inspect_header(path: Path) -> tuple[str, _Size, _Size] | DataError:
 
 
 def _scanned(split: str, table: Table, scan: _Scan, quick: bool) -> Iterator[Finding]:
-    yield _finding("error", "image data", split, scan.damaged, "cannot be read")
-    yield _finding("error", "image sizes", split, scan.resized, "differ from the annotations")
-    yield _finding(
+    yield finding("error", "image data", split, scan.damaged, "cannot be read")
+    yield finding("error", "image sizes", split, scan.resized, "differ from the annotations")
+    yield finding(
         "info", "image rotation", split, scan.unrotated, "annotated without the EXIF rotation: left unrotated"
     )
     if not quick:
         groups = _by_digest({split: table}, {split: scan})
         same = [" = ".join(names) for names in groups if len(names) > 1]
-        yield _finding("warning", "duplicate images", split, same, "identical files within the split")
+        yield finding("warning", "duplicate images", split, same, "identical files within the split")
 
 
 def _by_digest(tables: dict[str, Table], scans: dict[str, _Scan]) -> list[list[str]]:
@@ -282,13 +256,13 @@ def _shared_images(tables: dict[str, Table], scans: dict[str, _Scan]) -> Iterato
     groups = [names for names in _by_digest(tables, scans) if len({name.split(":")[0] for name in names}) > 1]
     splits = " & ".join(tables)
     message = "the same image in several splits: scores on it say nothing about new images"
-    yield _finding("error", "images across splits", splits, [" = ".join(names) for names in groups], message)
+    yield finding("error", "images across splits", splits, [" = ".join(names) for names in groups], message)
 
 
 def _absent(sources: dict[str, Source]) -> Iterator[Finding]:
     for name, root in dict.fromkeys((source.format, source.root) for source in sources.values()):
         for split, what in FORMATS[name].absent(root).items():
-            yield _finding("warning", "splits", split, [what], "is named but does not exist: left out")
+            yield finding("warning", "splits", split, [what], "is named but does not exist: left out")
 
 
 def _across(tables: dict[str, Table]) -> Iterator[Finding]:
@@ -306,11 +280,11 @@ def _across(tables: dict[str, Table]) -> Iterator[Finding]:
     lists = {split: {row["id"]: row.get("name") for row in table.categories} for split, table in tables.items()}
     first, *others = lists.items()
     differing = [f"{first[0]} and {split}" for split, names in others if names != first[1]]
-    yield _finding("error", "categories across splits", splits, differing, "have different categories")
+    yield finding("error", "categories across splits", splits, differing, "have different categories")
     if "train" in tables:
         trained = np.unique([row["category_id"] for row in tables["train"].annotations]).tolist()
         for split, table in tables.items():
             unseen = {row["category_id"] for row in table.annotations} - set(trained)
             names = [str(lists[split].get(number, number)) for number in sorted(unseen)]
             if split != "train":
-                yield _finding("warning", "untrained classes", split, names, "occur here but never in train")
+                yield finding("warning", "untrained classes", split, names, "occur here but never in train")

@@ -6,6 +6,7 @@ The pixels of segments and classes are made when a score asks for an image, so t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import hotcoco.mask
 import numpy as np
@@ -13,13 +14,13 @@ from numpy.typing import NDArray
 
 from detrkit.data.annotations import Segments
 from detrkit.data.coco_json import Row
-from detrkit.data.frames import Frame
+from detrkit.data.geometry import Geometry
 from detrkit.data.packed_masks import Rle, unpack
-from detrkit.data.rasterise import draw_masks, rle_of
+from detrkit.data.rasterise import draw_mask, replaced, rle_of
 from detrkit.data.records import ImageRecord
 from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE, Categories, SemanticMap
 
-__all__ = ["annotation_rows", "image_row", "panoptic_truth", "segment_ids", "semantic_map"]
+__all__ = ["annotation_rows", "image_row", "panoptic_truth", "segment_ids", "semantic_map", "value_rle"]
 
 
 def image_row(record: ImageRecord, category_ids: Sequence[int]) -> Row:
@@ -50,10 +51,16 @@ def segment_rles(record: ImageRecord) -> Iterator[Rle]:
         content = unpack(masks.packed(position))
         if isinstance(content, int):
             assert values is not None
-            rle = hotcoco.mask.encode(np.asfortranarray(values == content))
+            yield value_rle(values, content)
         else:
             rle = rle_of(content, (record.width, record.height))
-        yield {**rle, "counts": rle["counts"].decode("ascii")}
+            yield {**rle, "counts": rle["counts"].decode("ascii")}
+
+
+def value_rle(values: NDArray[np.integer], value: int) -> Rle:
+    """The pixels of a map (H, W) that have a value as compressed RLE, ready for JSON."""
+    rle = hotcoco.mask.encode(np.asfortranarray(values == value))
+    return {**rle, "counts": rle["counts"].decode("ascii")}
 
 
 def segment_ids(record: ImageRecord) -> NDArray[np.int32]:
@@ -80,7 +87,10 @@ def panoptic_truth(
     records: Sequence[ImageRecord], categories: Categories
 ) -> tuple[Row, Callable[[str], NDArray[np.int32]]]:
     """COCO panoptic content, and what gives the segment ids of a file that it names."""
-    annotations = {f"{record.image_id}.png": record for record in records}
+    stems = [Path(record.file_name).stem for record in records]
+    if len(set(stems)) < len(stems):
+        stems = [str(record.image_id) for record in records]
+    annotations = {f"{stem}.png": record for stem, record in zip(stems, records, strict=True)}
     rows = []
     for name, record in annotations.items():
         rows.append(
@@ -131,11 +141,10 @@ def _painted(
     if masks is None or not len(masks):
         return canvas
     if values is not None:
-        known = np.array([unpack(masks.packed(position)) for position in range(len(masks))])
-        sorting = np.argsort(known)
-        place = np.minimum(np.searchsorted(known[sorting], values), len(known) - 1)
-        return np.where(known[sorting][place] == values, colors[sorting][place], background)
-    frame, one = Frame.whole((record.width, record.height)), np.zeros(1, np.int64)
+        contents = [unpack(masks.packed(position)) for position in range(len(masks))]
+        numbers = [content for content in contents if isinstance(content, int)]
+        return replaced(values, dict(zip(numbers, colors.tolist(), strict=True)), background)
+    geometry = Geometry.whole((record.width, record.height))
     for position in order.tolist():
-        canvas[draw_masks(masks[position : position + 1], one, frame)[0]] = colors[position]
+        canvas[draw_mask(masks, position, geometry)] = colors[position]
     return canvas

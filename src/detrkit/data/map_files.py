@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from detrkit.data.label_maps import read_class_png, read_panoptic_png
 from detrkit.errors import DataError
 from detrkit.structures.segment_maps import id_mismatch
 
-__all__ = ["Map", "MapFile", "read_values", "values_in"]
+__all__ = ["Map", "MapFile", "read_values", "stated_size", "values_in"]
 
 Map = NDArray[np.int32]
 
@@ -36,15 +37,15 @@ class MapFile:
     rgb: bool
     listed_in: str
 
-    def read(self, size: tuple[int, int]) -> Map:
-        """The values (H, W) of an image of this size (width, height).
+    def read(self, size: tuple[int, int] | None) -> Map:
+        """The values (H, W) of an image of this size (width, height); None: of unknown size.
 
         Raises:
             DataError: the file cannot be read, has another size, or does not have the segments that are listed.
         """
         values = read_values(self.path, rgb=self.rgb)
         height, width = values.shape
-        if (width, height) != size:
+        if size is not None and (width, height) != size:
             raise DataError(
                 f"{self.path}: the mask is {width}x{height} pixels but the image {size[0]}x{size[1]}; masks must have "
                 "the size of their image"
@@ -62,6 +63,12 @@ def read_values(path: Path, *, rgb: bool) -> Map:
         DataError: the file cannot be read or is a PNG of another kind.
     """
     return read_panoptic_png(path) if rgb else read_class_png(path).astype(np.int32)
+
+
+def stated_size(image: Mapping[str, int]) -> tuple[int, int] | None:
+    """(width, height) of the image row of a table, or None where it has none."""
+    width, height = image.get("width"), image.get("height")
+    return (width, height) if width and height else None
 
 
 def values_in(values: Map) -> set[int]:

@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from detrkit.data.annotations import objects_of, rules_of
-from detrkit.data.frames import Frame
+from detrkit.data.geometry import Geometry
 from detrkit.data.records import ImageRecord
 from detrkit.structures import Objects
 
@@ -42,45 +42,49 @@ class Scene:
     Attributes:
         image: RGB.
         objects: with boxes as tv_tensors xyxy in pixels of the image; None where objects have masks, which are drawn
-            in the frame at the end.
-        frame: where the pixels of the image lie in the original.
+            at the end.
+        geometry: where the pixels of the image lie in the original.
     """
 
     image: Image.Image
     objects: Objects | None
-    frame: Frame
+    geometry: Geometry
 
     @classmethod
     def of(cls, image: Image.Image, record: ImageRecord, task: str = "det") -> Scene:
         """The image of a record as it is in the file."""
         size = record.width, record.height
         return cls(
-            image=image, objects=None if rules_of(task).masks else record_objects(record), frame=Frame.whole(size)
+            image=image, objects=None if rules_of(task).masks else record_objects(record), geometry=Geometry.whole(size)
         )
 
     def flipped(self, *, vertically: bool = False) -> Scene:
         """Mirrored, left to right or top to bottom."""
-        frame = self.frame.flipped(vertically=vertically)
-        return self._apply(F.vertical_flip if vertically else F.horizontal_flip, frame)
+        geometry = self.geometry.flipped(vertically=vertically)
+        return self._apply(F.vertical_flip if vertically else F.horizontal_flip, geometry)
 
     def cropped(self, region: tuple[int, int, int, int]) -> Scene:
         """Cut to a region (top, left, height, width), filled with black outside the image."""
         top, left, height, width = region
-        return self._apply(partial(F.crop, top=top, left=left, height=height, width=width), self.frame.cropped(region))
+        return self._apply(
+            partial(F.crop, top=top, left=left, height=height, width=width), self.geometry.cropped(region)
+        )
 
     def resized(self, shape: tuple[int, int], resample: _Resample | None = None) -> Scene:
         """Resized to (height, width), with Pillow's bilinear resampling by default."""
-        return self._apply(partial(resample or _resize_bilinear, shape=shape), self.frame.resized(*shape))
+        return self._apply(partial(resample or _resize_bilinear, shape=shape), self.geometry.resized(*shape))
 
     def final_objects(self, record: ImageRecord, task: str) -> Objects:
         """The objects in pixels of the image, as plain tensors."""
         if self.objects is not None:
             return self.objects.map(lambda value: value.as_subclass(Tensor))
         size = record.width, record.height
-        objects = objects_of(record.segments, size=size, task=task, frame=self.frame, segment_map=record.segment_map())
+        objects = objects_of(
+            record.segments, size=size, task=task, geometry=self.geometry, segment_map=record.segment_map()
+        )
         return replace(objects, boxes=objects.boxes.float())
 
-    def _apply(self, operation: _Operation, frame: Frame) -> Scene:
+    def _apply(self, operation: _Operation, geometry: Geometry) -> Scene:
         """Apply an operation to the image and to the boxes, and drop objects whose boxes become empty."""
         objects = self.objects
         if objects is not None:
@@ -88,7 +92,7 @@ class Scene:
             remaining = (objects.boxes[:, 2:] > objects.boxes[:, :2]).all(dim=1)
             if not remaining.all():
                 objects = objects.map(lambda value: _rows(value, remaining))
-        return Scene(image=operation(self.image), objects=objects, frame=frame)
+        return Scene(image=operation(self.image), objects=objects, geometry=geometry)
 
 
 def record_objects(record: ImageRecord) -> Objects:

@@ -1,8 +1,8 @@
 """DETR's augmentation and evaluation resize on ``torchvision.transforms.v2``, and large-scale jittering.
 
 A transform takes an RGB image, its record and a task, and returns a ``Sample``. Boxes of detection are moved with the
-image, operation by operation, as in the official code. Masks are drawn at the end, where the operations have moved them
-to (:mod:`detrkit.data.frames`), and their boxes are tight around them. Randomness comes from torch's global generator,
+image, operation by operation, as in the official code. Masks are drawn at the end on the transformed image
+(:mod:`detrkit.data.geometry`), and their boxes are tight around them. Randomness comes from torch's global generator,
 which ``DetectionDataset`` seeds for every sample.
 """
 
@@ -202,8 +202,9 @@ def _sample(scene: Scene, record: ImageRecord, task: str, mean: Sequence[float],
     corners = corners.clamp(0, 1)
     low, high = corners[:, :2], corners[:, 2:]
     objects = replace(objects, boxes=torch.cat([(low + high) / 2, high - low], dim=1))
+    remaining = (high > low).all(dim=1)  # very thin boxes may become empty in float32
     target = Target(
-        **vars(objects[(high > low).all(dim=1)]),  # very thin boxes may become empty in float32
+        **vars(objects if remaining.all() else objects[remaining]),
         image_id=record.image_id,
         original_size=(record.height, record.width),
         size=(image.height, image.width),

@@ -9,7 +9,16 @@ from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, option
 from detrkit.data.records import Table
 from detrkit.errors import DataError, did_you_mean
 
-__all__ = ["FORMATS", "Format", "Source", "find_source", "find_sources", "read_source", "recognise_format"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "Source",
+    "find_source",
+    "find_sources",
+    "read_source",
+    "recognise_format",
+    "usual_task",
+]
 
 FORMATS: dict[str, Format] = {
     reader.FORMAT.name: reader.FORMAT
@@ -20,6 +29,11 @@ FORMATS: dict[str, Format] = {
 def read_source(source: Source) -> Table:
     """Read the annotations of one split."""
     return FORMATS[source.format].read(source)
+
+
+def usual_task(source: Source) -> str:
+    """What the format of a source is mostly used for."""
+    return FORMATS[source.format].tasks[0]
 
 
 def recognise_format(root: Path, name: str = "auto", *, task: str = "det") -> Format:

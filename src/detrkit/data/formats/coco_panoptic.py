@@ -12,7 +12,7 @@ from pathlib import Path
 from detrkit.data.coco_json import Row, annotation_lists, read_json
 from detrkit.data.formats import coco
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, find_image_root, only
-from detrkit.data.map_files import MapFile
+from detrkit.data.map_files import MapFile, stated_size
 from detrkit.data.records import Table
 from detrkit.errors import DataError
 from detrkit.structures.segment_maps import MAX_ID, segment_shapes
@@ -92,7 +92,8 @@ def _segments(annotations: object, path: Path) -> dict[int, tuple[str, list[Row]
                 if not isinstance(info, dict) or type(info.get(key)) is not int:
                     raise DataError(f"{where} ({row['file_name']}): segments_info[{place}] has no whole number '{key}'")
             said = f"{path}: segment {info['id']} of {row['file_name']}"
-            rows.append({**info, "image_id": row["image_id"], "value": info["id"], "where": said})
+            rest = {key: value for key, value in info.items() if key != "id"}  # which is unique within its image only
+            rows.append({**rest, "image_id": row["image_id"], "value": info["id"], "where": said})
         found[row["image_id"]] = row["file_name"], rows
     return found
 
@@ -131,7 +132,7 @@ def _with_boxes(rows: list[Row], images: dict[int, Row]) -> Iterator[Row]:
 def _shapes(image: Row) -> dict[int, tuple[int, list[int]]]:
     """Area and box of the segments in the PNG file of an image, by their id."""
     try:
-        found = segment_shapes(image["map"].read((image.get("width"), image.get("height"))))
+        found = segment_shapes(image["map"].read(stated_size(image)))
     except DataError as error:
         image["problem"] = str(error)
         return {}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Axis", "Frame"]
+__all__ = ["Axis", "Geometry"]
 
 
 @dataclass(frozen=True)
@@ -62,26 +62,26 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Frame:
+class Geometry:
     """Both axes of a transformed image."""
 
     y: Axis
     x: Axis
 
     @classmethod
-    def whole(cls, size: tuple[int, int]) -> Frame:
+    def whole(cls, size: tuple[int, int]) -> Geometry:
         """An original of this size (width, height), untransformed."""
         return cls(y=Axis.whole(size[1]), x=Axis.whole(size[0]))
 
-    def cropped(self, region: tuple[int, int, int, int]) -> Frame:
+    def cropped(self, region: tuple[int, int, int, int]) -> Geometry:
         """Cut to (top, left, height, width)."""
         top, left, height, width = region
-        return Frame(self.y.cropped(top, height), self.x.cropped(left, width))
+        return Geometry(self.y.cropped(top, height), self.x.cropped(left, width))
 
-    def resized(self, height: int, width: int) -> Frame:
+    def resized(self, height: int, width: int) -> Geometry:
         """Resized to another number of pixels."""
-        return Frame(self.y.resized(height), self.x.resized(width))
+        return Geometry(self.y.resized(height), self.x.resized(width))
 
-    def flipped(self, *, vertically: bool = False) -> Frame:
+    def flipped(self, *, vertically: bool = False) -> Geometry:
         """Mirrored, left to right or top to bottom."""
         return replace(self, y=self.y.flipped()) if vertically else replace(self, x=self.x.flipped())
