@@ -104,7 +104,11 @@ def test_the_embedding_of_an_image_does_not_depend_on_padding(step: int) -> None
     """Sides that are no multiples of the step between both maps included."""
     torch.manual_seed(0)
     embedding = PixelEmbedding(in_dim=8, dim=32)
-    fine, memory, mask = torch.randn(1, 8, 9, 13), torch.randn(1, 32, -(-9 // step), -(-13 // step)), torch.ones(1, 16, 24)
+    fine, memory, mask = (
+        torch.randn(1, 8, 9, 13),
+        torch.randn(1, 32, -(-9 // step), -(-13 // step)),
+        torch.ones(1, 16, 24),
+    )
     mask[:, :9, :13] = 0
     padded, coarse = torch.zeros(1, 8, 16, 24), torch.zeros(1, 32, 16 // step, 24 // step)
     padded[..., :9, :13] = fine

@@ -130,7 +130,9 @@ class EmbeddedMasks:
     def rows(self, layer: Tensor, image: Tensor, query: Tensor) -> Tensor:
         """Logits (M, h, w) of the masks that three index vectors (M,) choose; see :func:`positions_by_image`."""
         chosen, size = self.queries[layer, image, query], self.pixels.shape[-2:]
-        places = positions_by_image(image) or [(0, torch.zeros(0, dtype=torch.long))]  # none: an empty part of the graph
+        places = positions_by_image(image) or [
+            (0, torch.zeros(0, dtype=torch.long))
+        ]  # none: an empty part of the graph
         parts = [chosen[position] @ self.pixels[index].flatten(1) for index, position in places]
         if len(parts) == 1:
             return parts[0].unflatten(1, size)
