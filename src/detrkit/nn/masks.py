@@ -90,7 +90,7 @@ def _continued(memory: Tensor, mask: Tensor, step: int) -> Tensor:
     for axis, valid in ((2, rows), (3, columns)):
         last = (-(-valid // step)).clamp(min=1)[:, None] - 1
         index = torch.minimum(torch.arange(memory.shape[axis], device=memory.device)[None], last)
-        shape = [len(memory), 1, 1, 1]
+        shape = [memory.shape[0], 1, 1, 1]  # len() would fix the batch of an exported model
         shape[axis] = memory.shape[axis]
         memory = memory.gather(axis, index.view(shape).expand(memory.shape))
     return memory
