@@ -42,7 +42,8 @@ def test_chosen_masks_are_those_of_all() -> None:
         assert (rows[2] - rows[0]).abs().max() > 1e-3, "layers have masks of their own"
         points = torch.rand(9, 2)
         expected = sample_points(dense[1:], points[None])[0]
-        torch.testing.assert_close(masks.of_image(1, -1, points), expected)
+        (sampled,) = masks.of_image(1, [-1], points)
+        torch.testing.assert_close(sampled, expected)
         part = masks[5:7]
         torch.testing.assert_close(part.dense(), dense[:, 5:7])
         assert masks.rows(*[torch.zeros(0, dtype=torch.long)] * 3).shape == (0, 18, 24)

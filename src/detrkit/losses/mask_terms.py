@@ -100,6 +100,7 @@ def _sampled(matched: Matched, points: MaskPoints) -> tuple[Tensor, Tensor]:
     A few masks exist at a time: what stays for the backward pass are their samples and the factors.
     """
     masks, (layer, image, query) = _masks(matched.problem.group), matched.query_index
+    image = image.cpu()  # once, not for every few masks
     logits, targets = [], []
     for start in range(0, max(1, len(layer)), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
@@ -125,7 +126,7 @@ def _pairwise(candidates: Candidates, points: MaskPoints) -> _Pairwise:
     for image, target in enumerate(targets):
         assert target.masks is not None
         sampled = sample_masks(target.masks, at[image : image + 1], border=points.border)
-        layers = [_pairs(masks.of_image(image, layer, at[image]).float(), sampled) for layer in candidates.numbers]
+        layers = [_pairs(logits, sampled) for logits in masks.of_image(image, candidates.numbers, at[image])]
         pairs.append((torch.stack([one for one, _ in layers]), torch.stack([other for _, other in layers])))
     cross_entropy, dice = (torch.cat(parts, dim=1) for parts in zip(*pairs, strict=True))
     return _Pairwise(cross_entropy, dice)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from detrkit.nn.masks import Border, sample_points
+from detrkit.nn.masks import Border, positions_by_image, sample_points
 from detrkit.structures import Target
 
 __all__ = ["MaskPoints", "sample_masks"]
@@ -76,14 +77,13 @@ class MaskPoints:
     def of_objects(self, targets: Sequence[Target], image: Tensor, index: Tensor, points: Tensor) -> Tensor:
         """(M, P) of the masks of objects ``index`` (M,), counted through the batch, at their own points (M, P, 2).
 
-        image: (M,) the image that each is in.
+        image: (M,) the image that each is in, see :func:`detrkit.nn.masks.positions_by_image`.
         """
         sampled = points.new_zeros(points.shape[:2])
-        start = 0
-        for number, target in enumerate(targets):
-            assert target.masks is not None
-            place = (image == number).nonzero()[:, 0]
-            chosen = target.masks[index[place] - start]
-            sampled = sampled.index_copy(0, place, sample_masks(chosen, points[place], border=self.border))
-            start += len(target)
+        starts = list(accumulate((len(target) for target in targets), initial=0))
+        for number, position in positions_by_image(image):
+            masks = targets[number].masks
+            assert masks is not None
+            chosen = masks[index[position] - starts[number]]
+            sampled[position] = sample_masks(chosen, points[position], border=self.border)
         return sampled

@@ -8,7 +8,7 @@ work of one map: :class:`ConvolvedMasks` runs it for the masks that are asked fo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -110,14 +110,15 @@ class ConvolvedMasks:
         parts = (slice(start, start + _ROWS_AT_ONCE) for start in starts)
         return torch.cat([self._convolved(layer[part], image[part], query[part]) for part in parts])
 
-    def of_image(self, image: int, layer: int, points: Tensor) -> Tensor:
-        """Logits (N, P) of all masks of one layer and image at points (P, 2), x and y in [0, 1] of the canvas."""
+    def of_image(self, image: int, layers: Iterable[int], points: Tensor) -> Iterator[Tensor]:
+        """Logits (N, P) float32 of all masks of an image, layer by layer, at points (P, 2) in [0, 1] of the canvas."""
         everyone = torch.arange(self.queries.shape[2], device=self.queries.device)
-        sampled = []
-        for query in everyone.split(_ROWS_AT_ONCE):
-            rows = self._convolved(torch.full_like(query, layer), torch.full_like(query, image), query)
-            sampled.append(sample_points(rows[None], points[None])[0])
-        return torch.cat(sampled)
+        for layer in layers:
+            sampled = []
+            for query in everyone.split(_ROWS_AT_ONCE):
+                rows = self._convolved(torch.full_like(query, layer), torch.full_like(query, image), query)
+                sampled.append(sample_points(rows[None], points[None])[0])
+            yield torch.cat(sampled)
 
     def _convolved(self, layer: Tensor, image: Tensor, query: Tensor) -> Tensor:
         dtype = self.convolution.out.weight.dtype  # autocast has ended by the time that losses ask for masks

@@ -8,7 +8,7 @@ linear, so that sampling the pixels first gives the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -21,7 +21,7 @@ from detrkit.nn.heads import MLP
 from detrkit.nn.projection import MaskedGroupNorm
 from detrkit.nn.tokens import Tokens
 
-__all__ = ["EmbeddedMasks", "MaskBranch", "PixelEmbedding", "sample_points"]
+__all__ = ["EmbeddedMasks", "MaskBranch", "PixelEmbedding", "positions_by_image", "sample_points"]
 
 Border = Literal["border", "zeros"]
 
@@ -31,9 +31,20 @@ def sample_points(maps: Tensor, points: Tensor, *, border: Border = "border") ->
 
     border: beyond the centres of the outermost cells a map goes on as it ends ("border", as when a map is resized), or
     falls to 0 ("zeros", as Mask2Former and MaskDINO train).
+
+    Computed in float32: half precision would move a point by up to half a cell of a map of 256 cells.
     """
-    grid = 2 * points[:, :, None] - 1
-    return F.grid_sample(maps, grid.to(maps.dtype), padding_mode=border, align_corners=False)[..., 0]
+    grid = 2 * points.float()[:, :, None] - 1
+    return F.grid_sample(maps.float(), grid, padding_mode=border, align_corners=False)[..., 0]
+
+
+def positions_by_image(image: Tensor) -> list[tuple[int, Tensor]]:
+    """Every image of an index vector (M,), in order, with the positions (n,) at which it stands.
+
+    The positions are on the host, and so should ``image`` be: on another device it is copied, which waits for it.
+    """
+    image = image.cpu()
+    return [(index, (image == index).nonzero()[:, 0]) for index in image.unique().tolist()]
 
 
 class PixelEmbedding(nn.Module):
@@ -79,7 +90,7 @@ def _continued(memory: Tensor, mask: Tensor, step: int) -> Tensor:
     for axis, valid in ((2, rows), (3, columns)):
         last = (-(-valid // step)).clamp(min=1)[:, None] - 1
         index = torch.minimum(torch.arange(memory.shape[axis], device=memory.device)[None], last)
-        shape = [len(memory), 1, 1, 1]
+        shape = [memory.shape[0], 1, 1, 1]  # len() would fix the batch of an exported model
         shape[axis] = memory.shape[axis]
         memory = memory.gather(axis, index.view(shape).expand(memory.shape))
     return memory
@@ -117,17 +128,22 @@ class EmbeddedMasks:
         return (self.queries[-1] @ self.pixels.flatten(2)).unflatten(2, self.pixels.shape[-2:])
 
     def rows(self, layer: Tensor, image: Tensor, query: Tensor) -> Tensor:
-        """Logits (M, h, w) of the masks that three index vectors (M,) choose."""
-        chosen = self.queries[layer, image, query]
-        rows = chosen.new_empty(len(chosen), self.pixels[0, 0].numel())
-        for index, pixels in enumerate(self.pixels):
-            place = (image == index).nonzero()[:, 0]
-            rows = rows.index_copy(0, place, chosen[place] @ pixels.flatten(1))
-        return rows.unflatten(1, self.pixels.shape[-2:])
+        """Logits (M, h, w) of the masks that three index vectors (M,) choose; see :func:`positions_by_image`."""
+        chosen, size = self.queries[layer, image, query], self.pixels.shape[-2:]
+        places = positions_by_image(image) or [
+            (0, torch.zeros(0, dtype=torch.long))
+        ]  # none: an empty part of the graph
+        parts = [chosen[position] @ self.pixels[index].flatten(1) for index, position in places]
+        if len(parts) == 1:
+            return parts[0].unflatten(1, size)
+        order = torch.cat([position for _, position in places])
+        return torch.cat(parts)[order.argsort()].unflatten(1, size)
 
-    def of_image(self, image: int, layer: int, points: Tensor) -> Tensor:
-        """Logits (N, P) of all masks of one layer and image at points (P, 2), x and y in [0, 1] of the canvas."""
-        return self.queries[layer, image] @ sample_points(self.pixels[image, None], points[None], border=self.border)[0]
+    def of_image(self, image: int, layers: Iterable[int], points: Tensor) -> Iterator[Tensor]:
+        """Logits (N, P) float32 of all masks of an image, layer by layer, at points (P, 2) in [0, 1] of the canvas."""
+        (pixels,) = sample_points(self.pixels[image, None], points[None], border=self.border)
+        for layer in layers:
+            yield self.queries[layer, image].float() @ pixels
 
 
 class MaskBranch(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -26,11 +26,11 @@ class MaskView(Protocol):
         ...
 
     def rows(self, layer: Tensor, image: Tensor, query: Tensor) -> Tensor:
-        """Logits (M, h, w) of the masks that three index vectors (M,) choose."""
+        """Logits (M, h, w) of the masks that three index vectors (M,) choose; best with ``image`` on the host."""
         ...
 
-    def of_image(self, image: int, layer: int, points: Tensor) -> Tensor:
-        """Logits (N, P) of all masks of one layer and image at points (P, 2), x and y in [0, 1] of the canvas."""
+    def of_image(self, image: int, layers: Iterable[int], points: Tensor) -> Iterator[Tensor]:
+        """Logits (N, P) float32 of all masks of an image, layer by layer, at points (P, 2) in [0, 1] of the canvas."""
         ...
 
     def dense(self) -> Tensor:
