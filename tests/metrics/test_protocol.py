@@ -138,6 +138,7 @@ class Annotated:
 
     def __init__(self, protocol: str) -> None:
         self.protocol = protocol
+        self.iou_type = "bbox"
 
     def coco_ground_truth(self) -> dict[str, Any]:
         return ground_truth()
