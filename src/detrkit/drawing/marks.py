@@ -1,10 +1,9 @@
-"""Drawing of boxes, masks and class names, for labels and detections, with one palette. Uses only Pillow."""
+"""Boxes, masks and captions of objects, for labels and detections."""
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,37 +13,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from detrkit.data.images import read_image
 from detrkit.data.records import ImageRecord
-from detrkit.structures import Categories, Detections, Masks
+from detrkit.drawing.palette import Color, category_color, class_color, instance_colors, text_color
+from detrkit.drawing.tint import tint_masks
+from detrkit.structures import Categories, Detections
 
-__all__ = ["class_color", "draw_detections", "draw_labels"]
+__all__ = ["caption_font", "draw_detections", "draw_labels"]
 
-Color = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]
-
-# Clearly different colours, legible on photographs; more classes get hues around the colour circle.
-_PALETTE = (
-    "#e6194b",
-    "#0a7cff",
-    "#3cb44b",
-    "#f58231",
-    "#911eb4",
-    "#00c2d1",
-    "#f032e6",
-    "#ffd400",
-    "#9a6324",
-    "#7fd000",
-)
-_LIGHTEST_FOR_WHITE = 150  # of 255: captions on lighter colours are black
-
-
-def class_color(label: int) -> Color:
-    """The colour of a class, the same in every picture and run."""
-    if label < len(_PALETTE):
-        code = _PALETTE[label]
-        return int(code[1:3], 16), int(code[3:5], 16), int(code[5:7], 16)
-    # Multiples of the golden ratio never repeat a hue.
-    red, green, blue = colorsys.hsv_to_rgb(label * 0.618033988749895 % 1.0, 0.75, 0.95)
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 @dataclass(frozen=True)
@@ -55,14 +30,22 @@ class _Mark:
     label: int
     caption: str
     crowd: bool = False
+    shade: Color | None = None
+
+    @property
+    def color(self) -> Color:
+        """That of its class, unless it has a shade of its own."""
+        return class_color(self.label) if self.shade is None else self.shade
 
 
 def draw_detections(
     detections: Detections, image: Image.Image | NDArray[np.uint8] | str | Path | None = None
 ) -> Image.Image:
-    """Draw every detection with its box and a caption of name and score.
+    """Draw every detection with its box, or its mask where there are masks, and a caption of name and score.
 
     Lines and text scale with the image. The best detections are drawn last. Captions avoid each other where possible.
+    Masks are tinted in shades of the class colour and outlined; among them, captions that cover another one or are
+    larger than their object are left out.
 
     Args:
         detections: the detections to draw.
@@ -80,11 +63,20 @@ def draw_detections(
         height, width = detections.image_size
         raise ValueError(f"the image is {canvas.width}x{canvas.height}, but the detections are for {width}x{height}")
 
-    labels = detections.labels.tolist()
-    if detections.masks is not None:
-        _tint(canvas, detections.masks, labels)
-    rows = zip(detections.boxes.tolist(), labels, detections.names, detections.scores.tolist(), strict=True)
-    _draw(canvas, [_Mark(tuple(box), label, f"{name} {score:.2f}") for box, label, name, score in rows])
+    rows = zip(
+        detections.boxes.tolist(),
+        detections.labels.tolist(),
+        (f"{name} {score:.2f}" for name, score in zip(detections.names, detections.scores.tolist(), strict=True)),
+        strict=True,
+    )
+    marks = [_Mark(tuple(box), label, caption) for box, label, caption in rows]
+    if detections.masks is None:
+        _draw(canvas, marks)
+        return canvas
+    colors = instance_colors(category_color(detections.categories[mark.label], mark.label) for mark in marks)
+    tint_masks(canvas, detections.masks, colors)
+    marks = [replace(mark, shade=color) for mark, color in zip(marks, colors, strict=True)]
+    _captions(canvas, marks, fitting=True)
     return canvas
 
 
@@ -106,33 +98,49 @@ def draw_labels(image: Image.Image, record: ImageRecord, categories: Categories)
 def _draw(canvas: Image.Image, marks: Sequence[_Mark]) -> None:
     """Draw outlines, then captions; the first mark is on top."""
     draw = ImageDraw.Draw(canvas)
-    short = min(canvas.size)
-    line = max(1, round(short / 240))
-    font, pad = _font(max(9, round(short / 34))), line + 1
+    line = _line(canvas.size)
     for mark in reversed(marks):
         x1, y1, x2, y2 = mark.box
-        color = class_color(mark.label)
         # x2 and y2 are exclusive: the last pixel inside the box is one less
-        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=line)
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=mark.color, width=line)
         if mark.crowd:
-            draw.line((x1, y1, x2, y2), fill=color, width=line)
-            draw.line((x1, y2, x2, y1), fill=color, width=line)
+            draw.line((x1, y1, x2, y2), fill=mark.color, width=line)
+            draw.line((x1, y2, x2, y1), fill=mark.color, width=line)
+    _captions(canvas, marks)
 
-    captions: list[Rectangle] = []
+
+def _captions(canvas: Image.Image, marks: Sequence[_Mark], *, fitting: bool = False) -> None:
+    """Draw captions, the first on top; with ``fitting`` without those larger than their object or over another one."""
+    draw = ImageDraw.Draw(canvas)
+    line = _line(canvas.size)
+    font, pad = caption_font(canvas.size)[0], line + 1
+    captions: list[tuple[_Mark, Rectangle]] = []
+    taken: list[Rectangle] = []
     for mark in marks:
         left, top, right, bottom = draw.textbbox((0, 0), mark.caption, font=font)
         size = (right - left + 2 * pad, bottom - top + 2 * pad)
-        captions.append(_place(mark.box, size, canvas.size, captions))
-    for mark, caption in zip(reversed(marks), reversed(captions), strict=True):
+        if fitting and size[0] * size[1] > _area(mark.box):
+            continue
+        place = _place(mark.box, size, canvas.size, taken)
+        if fitting and any(_overlap(place, other) for other in taken):
+            continue
+        taken.append(place)
+        captions.append((mark, place))
+    for mark, place in reversed(captions):
         left, top, _, _ = draw.textbbox((0, 0), mark.caption, font=font)
-        color = class_color(mark.label)
-        draw.rounded_rectangle(caption, radius=line + 1, fill=color)
-        draw.text((caption[0] + pad - left, caption[1] + pad - top), mark.caption, font=font, fill=_text_color(color))
+        draw.rounded_rectangle(place, radius=line + 1, fill=mark.color)
+        draw.text((place[0] + pad - left, place[1] + pad - top), mark.caption, font=font, fill=text_color(mark.color))
 
 
-def _text_color(background: Color) -> Color:
-    red, green, blue = background
-    return (255, 255, 255) if 0.299 * red + 0.587 * green + 0.114 * blue < _LIGHTEST_FOR_WHITE else (0, 0, 0)
+def _line(canvas: tuple[int, int]) -> int:
+    """Width of the lines of boxes on a picture (width, height)."""
+    return max(1, round(min(canvas) / 240))
+
+
+def caption_font(canvas: tuple[int, int]) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, int]:
+    """The font of text on a picture (width, height), and its size."""
+    size = max(9, round(min(canvas) / 34))
+    return _font(size), size
 
 
 @lru_cache(maxsize=16)
@@ -157,10 +165,5 @@ def _overlap(a: Rectangle, b: Rectangle) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _tint(canvas: Image.Image, masks: Masks, labels: Sequence[int]) -> None:
-    """Tint every mask with the color of its class, the first on top."""
-    pixels = np.asarray(canvas, dtype=np.float32).copy()
-    for index in reversed(range(len(masks))):
-        inside = masks[index]
-        pixels[inside] = 0.55 * pixels[inside] + 0.45 * np.asarray(class_color(labels[index]), dtype=np.float32)
-    canvas.paste(Image.fromarray(pixels.round().astype(np.uint8)))
+def _area(box: Rectangle) -> float:
+    return max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
