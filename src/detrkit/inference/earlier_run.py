@@ -44,9 +44,10 @@ def earlier_files(folder: Path, task: str) -> set[Path]:
     if classes is not None:
         found |= {folder / TASK_FILES["sem"], *maps}
 
-    panoptic = _read(
-        folder / TASK_FILES["pan"], lambda data: _is_panoptic(data) and data["images"] == images, needed=task == "pan"
-    )
+    def belongs(data: Any) -> bool:
+        return predictions is not None and _is_panoptic(data) and data["images"] == images
+
+    panoptic = _read(folder / TASK_FILES["pan"], belongs, needed=task == "pan")
     if panoptic is not None:
         found.add(folder / TASK_FILES["pan"])
         found |= {_below(folder / MAP_FOLDERS["pan"], str(row["file_name"])) for row in panoptic["annotations"]}
