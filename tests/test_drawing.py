@@ -137,6 +137,12 @@ def test_captions_of_masks_stay_while_they_fit() -> None:
     caption = np.asarray(alone.crop((50, 36, 100, 50))).reshape(-1, 3)
     assert (caption == class_color(0)).all(axis=1).mean() > 0.25
     assert alone.getpixel((150, 100)) == plain
+    columns, rows = range(0, 300, 75), range(10, 190, 30)
+    places = [np.s_[y : y + 28, x : x + 74] for y in rows for x in columns]
+    crowded = np.asarray(draw_detections(with_masks(*places), GRAY))
+    letters = (crowded > 230).all(axis=2)
+    assert letters[:38, :74].any(), "the best ones have captions"
+    assert not letters[100:].any()
     tiny = np.asarray(draw_detections(with_masks(np.s_[100:104, 100:104]), GRAY))
     assert (tiny[:100] == 100).all()
 

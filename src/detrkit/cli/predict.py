@@ -137,6 +137,7 @@ def predict_command(
         )
     folder.write()
     console = stdout()
+    console.soft_wrap = True
     console.print(f"{folder.count} images, {_summary(folder.counts(), chosen)}", markup=False)
     files = [out / "predictions.json", *([out / TASK_FILES[chosen]] if chosen in TASK_FILES else [])]
     console.print(" and ".join(map(str, files)) + (f", pictures in {out / 'images'}" if images else ""), markup=False)

@@ -21,6 +21,8 @@ __all__ = ["caption_font", "draw_detections", "draw_labels"]
 
 Rectangle = tuple[float, float, float, float]
 
+_MOST_CAPTIONS = 1 / 12  # share of a picture with masks that captions may cover
+
 
 @dataclass(frozen=True)
 class _Mark:
@@ -44,8 +46,8 @@ def draw_detections(
     """Draw every detection with its box, or its mask where there are masks, and a caption of name and score.
 
     Lines and text scale with the image. The best detections are drawn last. Captions avoid each other where possible.
-    Masks are tinted in shades of the class colour and outlined; among them, captions that cover another one or are
-    larger than their object are left out.
+    Masks are tinted in shades of the class colour and outlined; captions that cover another one or are larger than
+    their object are left out there, and captions of the last detections where they would cover the picture.
 
     Args:
         detections: the detections to draw.
@@ -110,21 +112,23 @@ def _draw(canvas: Image.Image, marks: Sequence[_Mark]) -> None:
 
 
 def _captions(canvas: Image.Image, marks: Sequence[_Mark], *, fitting: bool = False) -> None:
-    """Draw captions, the first on top; with ``fitting`` without those larger than their object or over another one."""
+    """Draw captions, the first on top; with ``fitting`` only those that cover no other one and little of the rest."""
     draw = ImageDraw.Draw(canvas)
     line = _line(canvas.size)
     font, pad = caption_font(canvas.size)[0], line + 1
     captions: list[tuple[_Mark, Rectangle]] = []
     taken: list[Rectangle] = []
+    room = _MOST_CAPTIONS * canvas.width * canvas.height
     for mark in marks:
         left, top, right, bottom = draw.textbbox((0, 0), mark.caption, font=font)
         size = (right - left + 2 * pad, bottom - top + 2 * pad)
-        if fitting and size[0] * size[1] > _area(mark.box):
+        if fitting and size[0] * size[1] > min(_area(mark.box), room):
             continue
         place = _place(mark.box, size, canvas.size, taken)
         if fitting and any(_overlap(place, other) for other in taken):
             continue
         taken.append(place)
+        room -= _area(place)
         captions.append((mark, place))
     for mark, place in reversed(captions):
         left, top, _, _ = draw.textbbox((0, 0), mark.caption, font=font)
