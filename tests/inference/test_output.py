@@ -138,7 +138,7 @@ def test_a_full_disk_is_a_run_time_error_and_leaves_the_old_file(
         path.write_bytes(b"half a picture")
         full()
 
-    monkeypatch.setattr("detrkit.drawing.Image.Image.save", cut_off)
+    monkeypatch.setattr(Image.Image, "save", cut_off)
     with pytest.raises(RunError, match="the picture cannot be written \\(No space left"):
         folder.add("b.jpg", found(0), IMAGE)
     assert [path.name for path in (tmp_path / "images").iterdir()] == ["a.jpg.png"]

@@ -18,7 +18,8 @@ def touch(root: Path, *names: str) -> None:
 
 
 def names(*arguments: str | Path, pictures: Path | None = None) -> list[str]:
-    return [item.file_name for item in find_images([str(argument) for argument in arguments], pictures=pictures)]
+    written = [] if pictures is None else [pictures]
+    return [item.file_name for item in find_images([str(argument) for argument in arguments], written=written)]
 
 
 def test_folders_are_searched_with_subfolders_and_sorted(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``detrkit predict``: detect objects in images and folders; writes COCO JSON and pictures."""
+"""``detrkit predict``: objects, masks, segments or classes of pixels in images; writes JSON, maps and pictures."""
 
 from __future__ import annotations
 
@@ -28,6 +28,15 @@ class OnError(StrEnum):
 
     skip = "skip"
     stop = "raise"
+
+
+class Task(StrEnum):
+    """Detections, instances, classes of pixels, panoptic segments."""
+
+    det = "det"
+    inst = "inst"
+    sem = "sem"
+    pan = "pan"
 
 
 class PredictCommand(TyperCommand):
@@ -61,9 +70,18 @@ def predict_command(
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder.")] = Path("predictions"),
+    task: Annotated[
+        Task | None, typer.Option("--task", help="Default: the task that the model was trained for.")
+    ] = None,
     threshold: Annotated[
-        float, typer.Option("--threshold", min=0, max=1, help="Minimum score; 0 keeps all top-k.")
-    ] = 0.3,
+        float | None,
+        typer.Option(
+            "--threshold",
+            min=0,
+            max=1,
+            help="Minimum score; 0 keeps all top-k. Default 0.3; for pan the model's own, for sem none.",
+        ),
+    ] = None,
     nms: Annotated[
         float | None,
         typer.Option(
@@ -82,19 +100,28 @@ def predict_command(
     """Find objects in images.
 
     Writes predictions.json and results.json (COCO), annotated pictures below images/, and skipped.json, the list of
-    images that could not be read. Predictions of an earlier run in the same folder are replaced.
+    images that could not be read. Task pan also writes panoptic.json and panoptic/ (COCO panoptic), task sem writes
+    classes.json and semantic/ (class maps). Predictions of an earlier run in the same folder are replaced.
     """
     from detrkit.cli.console import local_checkpoint, stderr, stdout
+    from detrkit.inference.answers import check_task
+    from detrkit.inference.earlier_run import MAP_FOLDERS, TASK_FILES, earlier_maps
     from detrkit.inference.prediction_folder import PredictionFolder
     from detrkit.inference.predictor import Predictor
     from detrkit.inference.sources import find_images
     from detrkit.models.presets import DEFAULT_MODEL
 
-    found = find_images(inputs, pictures=out / "images")
+    written = [out / "images", *earlier_maps(out)]
+    found = find_images(inputs, written=written)
     predictor = Predictor(
         local_checkpoint(model or DEFAULT_MODEL), device=device, batch_size=batch_size, nms=nms, nms_decay=nms_decay
     )
-    folder = PredictionFolder(out, predictor.categories, pictures=images)
+    chosen = check_task(predictor.config, None if task is None else task.value)
+    if chosen in MAP_FOLDERS:
+        found = find_images(inputs, written=[*written, out / MAP_FOLDERS[chosen]])
+    folder = PredictionFolder(
+        out, predictor.categories, pictures=images, task=chosen, file_names=[item.file_name for item in found]
+    )
     try:
         predict_images(predictor, found, folder, threshold=threshold, skip=on_error is OnError.skip)
     except KeyboardInterrupt:
@@ -109,16 +136,27 @@ def predict_command(
             else folder.skipped[0]["error"]
         )
     folder.write()
-    counts = ", ".join(f"{name} {count}" for name, count in folder.counts().items())
     console = stdout()
-    console.print(f"{folder.count} images, {sum(folder.counts().values())} objects ({counts or 'none'})", markup=False)
-    console.print(f"{out / 'predictions.json'}" + (f", pictures in {out / 'images'}" if images else ""), markup=False)
+    console.soft_wrap = True
+    console.print(f"{folder.count} images, {_summary(folder.counts(), chosen)}", markup=False)
+    files = [out / "predictions.json", *([out / TASK_FILES[chosen]] if chosen in TASK_FILES else [])]
+    console.print(" and ".join(map(str, files)) + (f", pictures in {out / 'images'}" if images else ""), markup=False)
     if folder.skipped:
         stderr().print(f"{len(folder.skipped)} unreadable images skipped: {out / 'skipped.json'}", markup=False)
 
 
+def _summary(counts: dict[str, int], task: str) -> str:
+    """What was found, in words."""
+    total = sum(counts.values())
+    if task == "sem":
+        shares = ", ".join(f"{name} {count / total:.0%}" for name, count in counts.items())
+        return f"share of pixels: {shares or 'none'}"
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return f"{total} {'segments' if task == 'pan' else 'objects'} ({listed or 'none'})"
+
+
 def predict_images(
-    predictor: Predictor, found: list[ImageInput], folder: PredictionFolder, *, threshold: float, skip: bool
+    predictor: Predictor, inputs: list[ImageInput], folder: PredictionFolder, *, threshold: float | None, skip: bool
 ) -> None:
     """Predict images in batches, with a progress bar, and write the results into a folder.
 
@@ -131,20 +169,19 @@ def predict_images(
     batch: list[tuple[ImageInput, Image.Image]] = []
 
     def flush() -> None:
-        for (item, picture), detections in zip(
-            batch, predictor.predict([picture for _, picture in batch], threshold), strict=True
-        ):
-            folder.add(item.file_name, detections, picture)
+        answers = predictor.predict([picture for _, picture in batch], threshold, folder.task)
+        for (item, picture), found in zip(batch, answers, strict=True):
+            folder.add(item.file_name, found, picture)
         batch.clear()
 
-    with progress_bar("predicting", total=len(found)) as bar:
-        for number, item in enumerate(found, start=1):
+    with progress_bar("predicting", total=len(inputs)) as bar:
+        for number, item in enumerate(inputs, start=1):
             try:
                 batch.append((item, open_image(item.source)))
             except DataError as error:
                 if not skip:
                     raise
                 folder.skip(item.file_name, str(error))
-            if len(batch) == predictor.batch_size or number == len(found):
+            if len(batch) == predictor.batch_size or number == len(inputs):
                 flush()
                 bar.update(number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,6 +76,7 @@ class _Image:
     classes: ClassLoss
     categories: Categories
     threshold: float | None
+    path: Path | None
 
     @property
     def all_masks(self) -> ImageMasks:
@@ -96,6 +98,7 @@ def answer(
     categories: Categories | None = None,
     task: str | None = None,
     threshold: float | None = None,
+    paths: Sequence[Path | None] | None = None,
 ) -> list[Answer]:
     """Answer a task for every image of a batch.
 
@@ -107,6 +110,7 @@ def answer(
         task: "det", "inst", "sem" or "pan"; None: the model's own.
         threshold: minimum score, inclusive, of detections, of segments, and of the class of a pixel. None: all
             detections, segments by the configuration's threshold, and a class for every pixel.
+        paths: files of the images, where known.
 
     Raises:
         DataError: the model does not answer the task.
@@ -127,6 +131,7 @@ def answer(
             classes=classes,
             categories=categories,
             threshold=threshold,
+            path=None if paths is None else paths[index],
         )
         answers.append(reader(image))
     return answers
@@ -182,6 +187,7 @@ def _to_detections(image: _Image, found: Selected, masks: Masks | None) -> Detec
         categories=image.categories,
         image_size=image.frame.original,
         masks=masks,
+        path=image.path,
     )
 
 
@@ -213,28 +219,36 @@ def _panoptic(image: _Image) -> PanopticMap:
     is_thing = torch.tensor([category.is_thing for category in image.categories])
     logits = _without(image.logits, image.class_mask(things=False))
     if image.classes.exclusive:
-        detr = DETRPanopticRules() if image.threshold is None else DETRPanopticRules(threshold=image.threshold)
+        detr = DETRPanopticRules()
+        if image.threshold is not None:
+            detr = replace(detr, threshold=_below(image.threshold))
         found = detr_panoptic_segments(image.all_masks, logits, classes=image.classes, is_thing=is_thing, rules=detr)
     else:
         rules = PanopticRules(threshold=options.panoptic_threshold, overlap=options.panoptic_overlap)
         if image.threshold is not None:
-            rules = replace(rules, threshold=image.threshold)
+            rules = replace(rules, threshold=_below(image.threshold))
         found = panoptic_segments(image.all_masks, logits, classes=image.classes, is_thing=is_thing, rules=rules)
     segments = (
         Segment(number, label, score)
         for number, (label, score) in enumerate(zip(found.labels, found.scores, strict=True), start=1)
     )
-    return PanopticMap(found.ids.cpu().numpy(), tuple(segments), image.categories)
+    return PanopticMap(found.ids.cpu().numpy(), tuple(segments), image.categories, image.path)
+
+
+def _below(threshold: float) -> float:
+    """The number that scores must exceed to reach an inclusive threshold; a score of 0 is never enough."""
+    return float(np.nextafter(np.float32(threshold), np.float32(0)))
 
 
 def _semantic(image: _Image) -> SemanticMap:
-    logits = _without(image.logits, image.class_mask(things=False))
+    label_of = np.flatnonzero([category.name is not None for category in image.categories])
+    columns = torch.tensor([*label_of, *range(len(image.categories), image.logits.shape[-1])])  # with no-object
+    logits = image.logits[:, columns.to(image.logits.device)]
     labels, certainty = semantic_labels(image.all_masks, logits, classes=image.classes)
-    values = labels.cpu().numpy()
-    small = values.astype(np.uint8) if len(image.categories) < 256 else values.astype(np.uint16)
+    small = label_of.astype(np.uint8 if len(image.categories) < 256 else np.uint16)[labels.cpu().numpy()]
     if image.threshold is not None:
         small[certainty.cpu().numpy() < np.float32(image.threshold)] = no_class(small)
-    return SemanticMap(small, image.categories)
+    return SemanticMap(small, image.categories, image.path)
 
 
 def _without(logits: Tensor, class_mask: Tensor | None) -> Tensor:

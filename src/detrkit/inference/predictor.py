@@ -1,38 +1,42 @@
-"""The predictor: reads an image, runs the model and returns boxes in pixels of the image."""
+"""The predictor: reads an image, runs the model and answers a task in pixels of the image."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
-import numpy as np
 import torch
 from PIL import Image
 
 from detrkit.data.images import ImageSource
 from detrkit.data.records import ImageRecord
-from detrkit.inference.answers import postprocess
+from detrkit.inference.answers import ANSWERS, Answer, Frame, answer, check_task
 from detrkit.inference.device import Precision, autocast, resolve_device
 from detrkit.inference.preprocess import eval_transform
 from detrkit.inference.sources import open_image
 from detrkit.models import Detector
 from detrkit.models.presets import DEFAULT_MODEL
-from detrkit.structures import Categories, Category, Detections, pad_images
+from detrkit.structures import Categories, Category, Detections, PanopticMap, SemanticMap, pad_images
 from detrkit.weights import open_checkpoint
 from detrkit.weights.find import find_checkpoint
 from detrkit.weights.official.class_names import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES
 from detrkit.weights.published.download import is_url
 
-__all__ = ["DEFAULT_NMS", "Predictor"]
+__all__ = ["DEFAULT_NMS", "DEFAULT_THRESHOLD", "Predictor"]
+
+DEFAULT_THRESHOLD = 0.3
+"""The score threshold of detections and instances if none is given."""
 
 DEFAULT_NMS = 0.7
 """The IoU threshold of NMS if none is given, as published (DE-DETR)."""
 
+_Many = list[Any] | tuple[Any, ...]
+_Objects = Literal["det", "inst"]
+
 
 class Predictor:
-    """Finds objects in images with a trained model.
+    """Answers the tasks of a trained model: objects in images, their masks, segments, classes of pixels.
 
     Args:
         path_or_name: a checkpoint (of detrkit, or an official one of a registered model), a run folder, a URL, the
@@ -40,7 +44,8 @@ class Predictor:
         device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
         batch_size: images per forward pass. Images of different sizes in a batch are padded, which changes scores
             slightly.
-        threshold: the default score threshold of :meth:`predict`.
+        threshold: the default score threshold of :meth:`predict`, for every task. None: 0.3 for detections and
+            instances, ``panoptic_threshold`` of the configuration for panoptic segments, none for classes of pixels.
         nms: IoU threshold of class-wise non-maximum suppression; None: the value of the model's configuration.
         nms_decay: factor for the scores of suppressed objects, which are then kept. The IoU threshold is ``nms``, else
             that of the configuration, else 0.7. None: the value of the configuration, or, if ``nms`` is given,
@@ -59,7 +64,7 @@ class Predictor:
         *,
         device: str | torch.device | None = "auto",
         batch_size: int = 1,
-        threshold: float = 0.3,
+        threshold: float | None = None,
         nms: float | None = None,
         nms_decay: float | None = None,
         precision: Precision = "fp32",
@@ -67,7 +72,7 @@ class Predictor:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.batch_size = batch_size
-        self.threshold = _checked(threshold)
+        self.threshold = None if threshold is None else _checked(threshold)
         self.precision: Precision = precision
         self.device = resolve_device(device)
         self.model = _load(path_or_name).to(self.device).eval()
@@ -80,53 +85,129 @@ class Predictor:
         self.categories = self.model.categories or _default_categories(config.architecture.num_classes)
         self._transform = eval_transform(config)
 
-    @overload
-    def predict(self, images: ImageSource, threshold: float | None = None) -> Detections: ...
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that the model answers, the one that it was trained for first."""
+        return ANSWERS[self.config.architecture.task]
 
     @overload
-    def predict(self, images: list[Any] | tuple[Any, ...], threshold: float | None = None) -> list[Detections]: ...
+    def predict(self, images: ImageSource, threshold: float | None = None, *, task: _Objects) -> Detections: ...
 
-    def predict(
-        self, images: ImageSource | list[Any] | tuple[Any, ...], threshold: float | None = None
-    ) -> Detections | list[Detections]:
-        """Detect objects in one image, or in every image of a list.
+    @overload
+    def predict(self, images: ImageSource, threshold: float | None = None, *, task: Literal["pan"]) -> PanopticMap: ...
+
+    @overload
+    def predict(self, images: ImageSource, threshold: float | None = None, *, task: Literal["sem"]) -> SemanticMap: ...
+
+    @overload
+    def predict(self, images: _Many, threshold: float | None = None, *, task: _Objects) -> list[Detections]: ...
+
+    @overload
+    def predict(self, images: _Many, threshold: float | None = None, *, task: Literal["pan"]) -> list[PanopticMap]: ...
+
+    @overload
+    def predict(self, images: _Many, threshold: float | None = None, *, task: Literal["sem"]) -> list[SemanticMap]: ...
+
+    @overload
+    def predict(self, images: ImageSource | _Many, threshold: float | None = None, task: str | None = None) -> Any: ...
+
+    def predict(self, images: ImageSource | _Many, threshold: float | None = None, task: str | None = None) -> Any:
+        """Answer a task for one image, or for every image of a list.
 
         Args:
             images: path, URL, Pillow image, array (H, W, 3) RGB or (H, W) gray, or encoded bytes; or a list of these.
-            threshold: minimum score, inclusive; 0.0 keeps all top-k; None: the threshold of the predictor.
+            threshold: minimum score, inclusive, of detections, of segments, and of the class of a pixel; 0.0 keeps all
+                top-k; None: the threshold of the predictor.
+            task: ``"det"``, ``"inst"``, ``"pan"`` or ``"sem"``, if the model answers it; None: the task that it was
+                trained for.
 
         Returns:
-            Detections, or a list of them for a list of images. Boxes are xyxy in pixels of the upright image (EXIF
-            applied) and clipped to it, highest score first.
+            ``Detections`` for ``"det"`` and ``"inst"`` (with masks), ``PanopticMap`` or ``SemanticMap``; a list of them
+            for a list of images. All are in pixels of the upright image (EXIF applied). Boxes are xyxy, clipped to
+            the image, highest score first.
 
         Raises:
-            DataError: an image cannot be read; the message names it.
+            DataError: an image cannot be read, which the message names, or the model does not answer the task.
             ValueError: ``threshold`` is out of range.
         """
-        if isinstance(images, list | tuple):
-            return list(self._stream(images, self._threshold(threshold)))
-        return next(self._stream([images], self._threshold(threshold)))
+        chosen = check_task(self.config, task)
+        found = [answers[chosen] for answers in self._stream(images, threshold, [chosen])]
+        return found if isinstance(images, list | tuple) else found[0]
 
-    def _threshold(self, threshold: float | None) -> float:
-        return self.threshold if threshold is None else _checked(threshold)
+    @overload
+    def answers(
+        self, images: ImageSource, threshold: float | None = None, tasks: Sequence[str] | None = None
+    ) -> dict[str, Answer]: ...
 
-    def _stream(self, images: Sequence[ImageSource], threshold: float) -> Iterator[Detections]:
-        for start in range(0, len(images), self.batch_size):
-            yield from self._batch(images[start : start + self.batch_size], threshold)
+    @overload
+    def answers(
+        self, images: _Many, threshold: float | None = None, tasks: Sequence[str] | None = None
+    ) -> list[dict[str, Answer]]: ...
+
+    def answers(
+        self, images: ImageSource | _Many, threshold: float | None = None, tasks: Sequence[str] | None = None
+    ) -> dict[str, Answer] | list[dict[str, Answer]]:
+        """Answer several tasks from one forward pass: a dict by task, or a list of them for a list of images.
+
+        Args:
+            images: see :meth:`predict`.
+            threshold: see :meth:`predict`.
+            tasks: the tasks; None: all that the model answers.
+
+        Raises:
+            DataError: see :meth:`predict`.
+            ValueError: ``threshold`` is out of range.
+        """
+        chosen = self.tasks if tasks is None else [check_task(self.config, task) for task in tasks]
+        found = list(self._stream(images, threshold, chosen))
+        return found if isinstance(images, list | tuple) else found[0]
+
+    def _stream(
+        self, images: ImageSource | _Many, threshold: float | None, tasks: Sequence[str]
+    ) -> Iterator[dict[str, Answer]]:
+        """The answers of every image, by task."""
+        thresholds = {task: self._threshold(threshold, task) for task in tasks}
+        sources = images if isinstance(images, list | tuple) else [images]
+        for start in range(0, len(sources), self.batch_size):
+            yield from self._batch(sources[start : start + self.batch_size], thresholds)
+
+    def _threshold(self, threshold: float | None, task: str) -> float | None:
+        chosen = self.threshold if threshold is None else _checked(threshold)
+        if chosen is None and task in ("det", "inst"):
+            return DEFAULT_THRESHOLD
+        return chosen
 
     @torch.no_grad()
-    def _batch(self, sources: Sequence[ImageSource], threshold: float) -> list[Detections]:
+    def _batch(
+        self, sources: Sequence[ImageSource], thresholds: Mapping[str, float | None]
+    ) -> Iterator[dict[str, Answer]]:
         pictures = [open_image(source) for source in sources]
         samples = [self._transform(picture, _record(picture)) for picture in pictures]
         images, mask = pad_images([sample.image for sample in samples], self.config.input.size_divisor)
         with autocast(self.device, self.precision):
             predictions = self.model(images.to(self.device), mask.to(self.device))
-        sizes = [(picture.height, picture.width) for picture in pictures]
-        found = postprocess(predictions, sizes, config=self.config, categories=self.categories)
-        return [
-            replace(detections.keep(detections.scores >= np.float32(threshold)), path=_path(source))
-            for detections, source in zip(found, sources, strict=True)
+        frames = [
+            Frame(
+                canvas=(images.shape[-2], images.shape[-1]),
+                valid=(sample.image.shape[-2], sample.image.shape[-1]),
+                original=(picture.height, picture.width),
+            )
+            for sample, picture in zip(samples, pictures, strict=True)
         ]
+        found = {
+            task: answer(
+                predictions,
+                frames,
+                config=self.config,
+                categories=self.categories,
+                task=task,
+                threshold=threshold,
+                paths=[_path(source) for source in sources],
+            )
+            for task, threshold in thresholds.items()
+        }
+        for index in range(len(sources)):
+            yield {task: answers[index] for task, answers in found.items()}
 
 
 def _default_categories(num_classes: int) -> Categories:

@@ -47,7 +47,7 @@ def _fetch(url: str) -> bytes:
         raise DataError(f"{url}: the image cannot be fetched: {getattr(error, 'reason', None) or error}") from error
 
 
-def find_images(arguments: Sequence[str], *, pictures: Path | None = None) -> list[ImageInput]:
+def find_images(arguments: Sequence[str], *, written: Sequence[Path] = ()) -> list[ImageInput]:
     """Find the images of command-line arguments, without duplicates and sorted by name.
 
     Folders are searched with their subfolders, except for hidden files. A file name is relative to its folder argument
@@ -55,7 +55,7 @@ def find_images(arguments: Sequence[str], *, pictures: Path | None = None) -> li
 
     Args:
         arguments: files, folders and URLs.
-        pictures: the folder of output pictures, which is not searched.
+        written: folders of output pictures and maps, which are not searched.
 
     Raises:
         DataError: a path does not exist, a folder has no images, an argument is a video, or pictures would be written
@@ -63,14 +63,14 @@ def find_images(arguments: Sequence[str], *, pictures: Path | None = None) -> li
     """
     found: dict[str, ImageInput] = {}
     for argument in arguments:
-        for item in _of_argument(argument, pictures):
+        for item in _of_argument(argument, written):
             key = item.source if isinstance(item.source, str) else str(item.source.resolve())
             found.setdefault(key, item)
     items = _with_distinct_names(list(found.values()))
     return sorted(items, key=lambda item: PurePosixPath(item.file_name).parts)
 
 
-def _of_argument(argument: str, pictures: Path | None) -> Iterator[ImageInput]:
+def _of_argument(argument: str, written: Sequence[Path]) -> Iterator[ImageInput]:
     if is_url(argument):
         _refuse_video(argument, urlsplit(argument).path)
         yield ImageInput(argument, unquote(PurePosixPath(urlsplit(argument).path).name) or "image")
@@ -82,9 +82,10 @@ def _of_argument(argument: str, pictures: Path | None) -> Iterator[ImageInput]:
         _refuse_video(argument, argument)
         yield ImageInput(path, path.name)
         return
-    excluded = None if pictures is None else pictures.resolve()
-    if excluded is not None and path.resolve().is_relative_to(excluded):
-        raise DataError(f"{argument}: pictures would be written among the inputs ({pictures}); choose another --out")
+    excluded = [folder.resolve() for folder in written]
+    for output, folder in zip(written, excluded, strict=True):
+        if path.resolve().is_relative_to(folder):
+            raise DataError(f"{argument}: pictures would be written among the inputs ({output}); choose another --out")
     names = [PurePosixPath(file.relative_to(path).as_posix()) for file in _walk(path, excluded)]
     if not names:
         raise DataError(f"{argument}: no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -92,12 +93,12 @@ def _of_argument(argument: str, pictures: Path | None) -> Iterator[ImageInput]:
         yield ImageInput(path / name, str(name))
 
 
-def _walk(folder: Path, excluded: Path | None) -> Iterator[Path]:
+def _walk(folder: Path, excluded: Sequence[Path]) -> Iterator[Path]:
     """Image files in a folder and its subfolders; links are followed, and every real folder is visited once."""
     visited: set[str] = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
-        if real in visited or (excluded is not None and Path(real) == excluded):
+        if real in visited or Path(real) in excluded:
             folders.clear()
             continue
         visited.add(real)

@@ -132,7 +132,7 @@ class Detections:
         )
 
     def draw(self, image: Image.Image | NDArray[np.uint8] | str | Path | None = None) -> Image.Image:
-        """Draw boxes, names and scores on an image; default: the file that the detections come from."""
+        """Draw boxes or masks, names and scores on an image; default: the file that the detections come from."""
         from detrkit.drawing import draw_detections
 
         return draw_detections(self, image)

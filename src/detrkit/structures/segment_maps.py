@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from detrkit.structures.categories import Categories
+from detrkit.structures.detections import Detections
+from detrkit.structures.run_lengths import Masks
 
 __all__ = [
     "MAX_ID",
@@ -132,6 +134,29 @@ class PanopticMap:
             ids = np.where(np.isin(ids, [segment.id for segment in segments]), ids, 0)
         return PanopticMap(ids, segments, categories, self.path)
 
+    def things(self) -> Detections:
+        """The things as detections with masks, highest score first; boxes are tight on the masks."""
+        found = [segment for segment in self.segments if self.categories[segment.label].is_thing]
+        found.sort(key=lambda segment: -segment.score)
+        size = (self.ids.shape[0], self.ids.shape[1])
+        # one mask at a time: all of them would not fit
+        masks = Masks([runs for segment in found for runs in Masks.encode((self.ids == segment.id)[None])], size)
+        return Detections(
+            boxes=masks.boxes,
+            scores=np.array([segment.score for segment in found], dtype=np.float32),
+            labels=np.array([segment.label for segment in found], dtype=np.int64),
+            categories=self.categories,
+            image_size=size,
+            masks=masks,
+            path=self.path,
+        )
+
+    def draw(self, image: Image.Image | NDArray[np.uint8] | str | Path | None = None) -> Image.Image:
+        """Draw the segments and a legend on an image; default: the file that the map comes from."""
+        from detrkit.drawing import draw_panoptic
+
+        return draw_panoptic(self, image)
+
     def to_image(self) -> Image.Image:
         """The map as a COCO panoptic picture: id = R + 256 G + 65536 B."""
         return Image.fromarray(ids_to_rgb(self.ids))
@@ -185,6 +210,12 @@ class SemanticMap:
             table[own] = none if label is None else label
         changed = table[self.labels]
         return SemanticMap(changed.astype(np.uint8) if small else changed.astype(np.uint16), categories, self.path)
+
+    def draw(self, image: Image.Image | NDArray[np.uint8] | str | Path | None = None) -> Image.Image:
+        """Draw the classes and a legend on an image; default: the file that the map comes from."""
+        from detrkit.drawing import draw_semantic
+
+        return draw_semantic(self, image)
 
     def to_image(self) -> Image.Image:
         """The labels as a picture of one channel, 8 or 16 bits."""

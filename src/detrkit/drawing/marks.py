@@ -1,0 +1,157 @@
+"""Boxes, masks and captions of detections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from detrkit.data.images import read_image
+from detrkit.drawing.palette import Color, category_color, class_color, instance_colors, text_color
+from detrkit.drawing.tint import tint_masks
+from detrkit.structures import Detections
+
+__all__ = ["Mark", "caption_font", "draw_captions", "draw_detections", "draw_marks"]
+
+Rectangle = tuple[float, float, float, float]
+
+_MOST_CAPTIONS = 1 / 12  # share of a picture with masks that captions may cover
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One object to draw: box (xyxy in pixels), class and caption. Crowd regions are crossed out."""
+
+    box: Rectangle
+    label: int
+    caption: str
+    crowd: bool = False
+    shade: Color | None = None
+
+    @property
+    def color(self) -> Color:
+        """That of its class, unless it has a shade of its own."""
+        return class_color(self.label) if self.shade is None else self.shade
+
+
+def draw_detections(
+    detections: Detections, image: Image.Image | NDArray[np.uint8] | str | Path | None = None
+) -> Image.Image:
+    """Draw every detection with its box, or its mask where there are masks, and a caption of name and score.
+
+    Lines and text scale with the image. The best detections are drawn last. Captions avoid each other where possible.
+    Masks are tinted in shades of the class colour and outlined; captions that cover another one or are larger than
+    their object are left out there, and captions of the last detections where they would cover the picture.
+
+    Args:
+        detections: the detections to draw.
+        image: the image; default: the file that the detections come from.
+
+    Raises:
+        ValueError: no image is given and the detections have no path, or the image has another size.
+        DataError: the image cannot be read.
+    """
+    source = detections.path if image is None else image
+    if source is None:
+        raise ValueError("these detections carry no path: pass the image to draw on")
+    canvas = read_image(source).copy()
+    if (canvas.height, canvas.width) != tuple(detections.image_size):
+        height, width = detections.image_size
+        raise ValueError(f"the image is {canvas.width}x{canvas.height}, but the detections are for {width}x{height}")
+
+    rows = zip(
+        detections.boxes.tolist(),
+        detections.labels.tolist(),
+        (f"{name} {score:.2f}" for name, score in zip(detections.names, detections.scores.tolist(), strict=True)),
+        strict=True,
+    )
+    marks = [Mark(tuple(box), label, caption) for box, label, caption in rows]
+    if detections.masks is None:
+        draw_marks(canvas, marks)
+        return canvas
+    colors = instance_colors(category_color(detections.categories[mark.label], mark.label) for mark in marks)
+    tint_masks(canvas, detections.masks, colors)
+    marks = [replace(mark, shade=color) for mark, color in zip(marks, colors, strict=True)]
+    draw_captions(canvas, marks, fitting=True)
+    return canvas
+
+
+def draw_marks(canvas: Image.Image, marks: Sequence[Mark]) -> None:
+    """Draw outlines, then captions; the first mark is on top."""
+    draw = ImageDraw.Draw(canvas)
+    line = _line(canvas.size)
+    for mark in reversed(marks):
+        x1, y1, x2, y2 = mark.box
+        # x2 and y2 are exclusive: the last pixel inside the box is one less
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=mark.color, width=line)
+        if mark.crowd:
+            draw.line((x1, y1, x2, y2), fill=mark.color, width=line)
+            draw.line((x1, y2, x2, y1), fill=mark.color, width=line)
+    draw_captions(canvas, marks)
+
+
+def draw_captions(canvas: Image.Image, marks: Sequence[Mark], *, fitting: bool = False) -> None:
+    """Draw captions, the first on top; with ``fitting`` only those that cover no other one and little of the rest."""
+    draw = ImageDraw.Draw(canvas)
+    line = _line(canvas.size)
+    font, pad = caption_font(canvas.size)[0], line + 1
+    captions: list[tuple[Mark, Rectangle]] = []
+    taken: list[Rectangle] = []
+    room = _MOST_CAPTIONS * canvas.width * canvas.height
+    for mark in marks:
+        left, top, right, bottom = draw.textbbox((0, 0), mark.caption, font=font)
+        size = (right - left + 2 * pad, bottom - top + 2 * pad)
+        if fitting and size[0] * size[1] > min(_area(mark.box), room):
+            continue
+        place = _place(mark.box, size, canvas.size, taken)
+        if fitting and any(_overlap(place, other) for other in taken):
+            continue
+        taken.append(place)
+        room -= _area(place)
+        captions.append((mark, place))
+    for mark, place in reversed(captions):
+        left, top, _, _ = draw.textbbox((0, 0), mark.caption, font=font)
+        draw.rounded_rectangle(place, radius=line + 1, fill=mark.color)
+        draw.text((place[0] + pad - left, place[1] + pad - top), mark.caption, font=font, fill=text_color(mark.color))
+
+
+def _line(canvas: tuple[int, int]) -> int:
+    """Width of the lines of boxes on a picture (width, height)."""
+    return max(1, round(min(canvas) / 240))
+
+
+def caption_font(canvas: tuple[int, int]) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, int]:
+    """The font of text on a picture (width, height), and its size."""
+    size = max(9, round(min(canvas) / 34))
+    return _font(size), size
+
+
+@lru_cache(maxsize=16)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _place(box: Rectangle, size: tuple[float, float], canvas: tuple[int, int], taken: list[Rectangle]) -> Rectangle:
+    """Position of a caption: above the corner of its box, else inside or below, the first one that covers no other."""
+    x1, y1, x2, y2 = box
+    width, height = size
+    corners = ((x1, y1 - height), (x1, y1), (x2 - width, y1), (x1, y2), (x1, y2 - height), (x2 - width, y2 - height))
+    places = []
+    for x, y in corners:
+        x = min(max(x, 0), max(0, canvas[0] - 1 - width))
+        y = min(max(y, 0), max(0, canvas[1] - 1 - height))
+        places.append((x, y, x + width, y + height))
+    return next((place for place in places if not any(_overlap(place, other) for other in taken)), places[0])
+
+
+def _overlap(a: Rectangle, b: Rectangle) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _area(box: Rectangle) -> float:
+    return max(box[2] - box[0], 0) * max(box[3] - box[1], 0)

@@ -1,0 +1,116 @@
+"""What an earlier run left in a prediction folder, and what another program did."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeGuard
+
+from detrkit.errors import DataError
+
+__all__ = ["MAP_FOLDERS", "TASK_FILES", "earlier_files", "earlier_maps"]
+
+TASK_FILES = {"pan": "panoptic.json", "sem": "classes.json"}
+"""The JSON file that only this task has."""
+
+MAP_FOLDERS = {"pan": "panoptic", "sem": "semantic"}
+"""The folder of the maps of a task."""
+
+
+def earlier_maps(folder: Path) -> list[Path]:
+    """Folders of maps that an earlier run wrote into an output folder."""
+    if not (folder / "predictions.json").is_file():
+        return []
+    return [folder / MAP_FOLDERS[task] for task, name in TASK_FILES.items() if (folder / name).is_file()]
+
+
+def earlier_files(folder: Path, task: str) -> set[Path]:
+    """Pictures, maps and JSON files of an earlier run that a run for ``task`` replaces or removes.
+
+    Raises:
+        DataError: a JSON file that the run would write is not from detrkit.
+    """
+    predictions = _read(folder / "predictions.json", _is_predictions)
+    for name in ("results.json", "skipped.json"):
+        _read(folder / name, lambda data: isinstance(data, list))
+    images = [] if predictions is None else predictions["images"]
+    names = [PurePosixPath(str(row["file_name"])) for row in images]
+    found = {_below(folder / "images", f"{name}.png") for name in names}
+
+    maps = {_map_of(folder / MAP_FOLDERS["sem"], name) for name in names}
+    have_maps = any(path is not None and path.is_file() for path in maps)
+    classes = _read(folder / TASK_FILES["sem"], lambda data: have_maps and _is_texts(data), needed=task == "sem")
+    if classes is not None:
+        found |= {folder / TASK_FILES["sem"], *maps}
+
+    def belongs(data: Any) -> bool:
+        return predictions is not None and _is_panoptic(data) and data["images"] == images
+
+    panoptic = _read(folder / TASK_FILES["pan"], belongs, needed=task == "pan")
+    if panoptic is not None:
+        found.add(folder / TASK_FILES["pan"])
+        found |= {_below(folder / MAP_FOLDERS["pan"], str(row["file_name"])) for row in panoptic["annotations"]}
+    return {path for path in found if path is not None}
+
+
+def _read(path: Path, is_ours: Callable[[Any], bool], *, needed: bool = True) -> Any:
+    """The content of a JSON file of an earlier run; None if there is none.
+
+    Raises:
+        DataError: the file is not from detrkit and ``needed``.
+    """
+    if not path.exists():
+        return None
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        data = None
+    if is_ours(data):
+        return data
+    if needed:
+        raise DataError(f"{path}: is not from detrkit and would be overwritten; choose another output folder")
+    return None
+
+
+def _below(folder: Path, name: str) -> Path | None:
+    """A file in a folder; None for a name that leads out of it."""
+    relative = PurePosixPath(name)
+    return None if relative.is_absolute() or ".." in relative.parts else folder / relative
+
+
+def _map_of(folder: Path, name: PurePosixPath) -> Path | None:
+    """The map of an image: the name with its ending where that file exists, else without."""
+    whole = _below(folder, f"{name}.png")
+    return whole if whole is not None and whole.is_file() else _below(folder, str(name.with_suffix(".png")))
+
+
+def _is_predictions(data: object) -> bool:
+    return _is_coco(data) and _all_scored(data["annotations"])
+
+
+def _is_panoptic(data: object) -> bool:
+    return _is_coco(data) and all(
+        isinstance(row, dict)
+        and isinstance(row.get("file_name"), str)
+        and isinstance(row.get("segments_info"), list)
+        and _all_scored(row["segments_info"])
+        for row in data["annotations"]
+    )
+
+
+def _is_coco(data: Any) -> TypeGuard[dict[str, Any]]:
+    keys = {"images", "categories", "annotations"}
+    return (
+        isinstance(data, dict)
+        and data.keys() == keys
+        and all(isinstance(row, dict) and "file_name" in row for row in data["images"])
+    )
+
+
+def _all_scored(rows: Iterable[object]) -> bool:
+    return all(isinstance(row, dict) and "score" in row for row in rows)
+
+
+def _is_texts(data: object) -> bool:
+    return isinstance(data, list) and all(isinstance(name, str) for name in data)
