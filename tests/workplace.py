@@ -193,6 +193,13 @@ def make_checkpoints(folder: Path) -> None:
         model.categories = detrkit.Categories.from_json([{"id": key, "name": name} for key, name in classes.items()])
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         detrkit.save(model, folder / path)
+    options = TINY_MODEL | {"num_queries": 10, "denoising_queries": 10, "one_to_many_queries": 10}
+    panoptic = detrkit.create_model("mask_dape_lite0", task="pan", num_classes=2, **options)
+    panoptic.categories = detrkit.Categories(
+        [detrkit.Category(1, "bolt"), detrkit.Category(2, "table", is_thing=False)]
+    )
+    (folder / "runs" / "panoptic" / "best").mkdir(parents=True)
+    detrkit.save(panoptic, folder / "runs" / "panoptic" / "best" / "model.safetensors")
     model = detrkit.create_model("detr_r50")
     torch.save({"model": detrkit.to_official(model)}, folder / "detr-r50-e632da11.pth")
     detrkit.save(model, folder / "detr_r50.safetensors")

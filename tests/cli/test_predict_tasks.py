@@ -79,7 +79,7 @@ def coco_truth(folder: Path) -> Path:
             "bbox": segment_shapes(one.mask.astype(np.int32)).boxes[0].tolist(),
             "area": int(one.mask.sum()),
             "iscrowd": 0,
-            "segmentation": Masks.of(one.mask[None], one.mask.shape).to_coco()[0],  # type: ignore[arg-type]  # two sides
+            "segmentation": Masks.of(one.mask[None], one.mask.shape).to_coco()[0],
         }
         for number, planted in enumerate(SCENES)
         for one in planted

@@ -274,7 +274,7 @@ def test_no_class_at_all_is_never_an_unnamed_slot() -> None:
         out.logits.fill_(-1e4)
         return out
 
-    model.detect = certain  # type: ignore[method-assign]  # stand-in
+    model.detect = certain
     found = Predictor(model, device="cpu").predict(blank((128, 128)), task="sem")
     assert (found.labels != 0).all()
 

@@ -192,7 +192,7 @@ def test_splitting_the_matched_masks_changes_nothing(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr("detrkit.losses.mask_terms._ROWS_AT_ONCE", at_once)
         out = predictions()
         loss = criterion()
-        points = next(term.points for term in loss.terms if term.name == "loss_mask")  # type: ignore[attr-defined]
+        points = next(term.points for term in loss.terms if term.name == "loss_mask")
         constant = torch.rand(512, 2, generator=torch.Generator().manual_seed(0))
         object.__setattr__(points, "uniform", lambda *shape, device, drawn=constant: drawn[: shape[1]].expand(*shape))
         object.__setattr__(points, "oversample", 1.0)

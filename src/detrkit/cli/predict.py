@@ -30,7 +30,7 @@ class OnError(StrEnum):
     stop = "raise"
 
 
-class Task(StrEnum):
+class TaskName(StrEnum):
     """Detections, instances, classes of pixels, panoptic segments."""
 
     det = "det"
@@ -71,7 +71,7 @@ def predict_command(
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder.")] = Path("predictions"),
     task: Annotated[
-        Task | None, typer.Option("--task", help="Default: the task that the model was trained for.")
+        TaskName | None, typer.Option("--task", help="Default: the task that the model was trained for.")
     ] = None,
     threshold: Annotated[
         float | None,

@@ -75,8 +75,17 @@ def instance_masks(masks: ImageMasks, queries: Tensor) -> Iterator[tuple[slice, 
     """
     for part, logits in masks.resized(queries):
         inside = logits > 0
-        quality = (logits.sigmoid() * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-6)
+        box = _box_of(inside)  # that of large images is often small
+        where = inside[box]
+        quality = (logits[box].sigmoid() * where).sum((1, 2)) / (where.sum((1, 2)) + 1e-6)
         yield part, inside, quality
+
+
+def _box_of(masks: Tensor) -> tuple[slice, slice, slice]:
+    """The smallest part of masks (n, H, W) outside of which all are False."""
+    sides = [masks.any(2).any(0).nonzero()[:, 0].tolist(), masks.any(1).any(0).nonzero()[:, 0].tolist()]
+    rows, columns = (slice(side[0], side[-1] + 1) if side else slice(0) for side in sides)
+    return slice(None), rows, columns
 
 
 def semantic_labels(

@@ -43,7 +43,9 @@ class Masks:
         """Compressed run lengths of bitmaps (N, H, W)."""
         from hotcoco import mask
 
-        return [mask.encode(np.asfortranarray(one, dtype=np.uint8))["counts"] for one in bitmaps]
+        height, width = bitmaps.shape[1:]
+        rows = [{"size": [height, width], "counts": _run_lengths(one)} for one in bitmaps]
+        return [mask.frPyObjects(row, height, width)["counts"] for row in rows]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -118,3 +120,24 @@ class Masks:
 
     def _encoded(self) -> list[dict[str, object]]:
         return [{"size": list(self.size), "counts": runs} for runs in self._runs]
+
+
+def _run_lengths(bitmap: NDArray[np.bool_]) -> list[int]:
+    """Lengths of the runs of False and True of a bitmap (H, W), in turn, column by column.
+
+    Only the part inside the tight box is read in that order, which is slow for a large image.
+    """
+    height, width = bitmap.shape
+    rows, columns = np.flatnonzero(bitmap.any(1)), np.flatnonzero(bitmap.any(0))
+    if not len(rows):
+        return [height * width]
+    top, left = int(rows[0]), int(columns[0])
+    part = bitmap[top : rows[-1] + 1, left : columns[-1] + 1].T
+    # where runs of a column begin and end, in turn, as places in the whole image
+    column, row = np.diff(np.pad(part.astype(np.int8), ((0, 0), (1, 1))), axis=1).nonzero()
+    edges = (column + left) * height + row + top
+    # a run that reaches the bottom may go on at the top of the next column
+    joined = 2 * np.flatnonzero(edges[1:-1:2] == edges[2::2])
+    edges = np.delete(edges, np.concatenate((joined + 1, joined + 2)))
+    lengths = np.diff(edges, prepend=0, append=height * width).tolist()
+    return lengths if lengths[-1] else lengths[:-1]

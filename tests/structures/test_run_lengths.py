@@ -1,0 +1,30 @@
+"""Run lengths of masks: the same text as COCO's own encoder, and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco
+
+from detrkit.structures import Masks
+
+
+@pytest.mark.parametrize("share", [0, 0.05, 0.3, 0.7, 0.95, 1])
+def test_the_text_equals_that_of_pycocotools(share: float) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        height, width = rng.integers(1, 14, 2)
+        bitmap = rng.random((height, width)) < share
+        expected = coco.encode(np.asfortranarray(bitmap, dtype=np.uint8))["counts"]
+        assert Masks.encode(bitmap[None]) == [expected]
+        masks = Masks([expected], (int(height), int(width)))
+        np.testing.assert_array_equal(masks[0], bitmap)
+        assert masks.areas.tolist() == [bitmap.sum()]
+
+
+def test_masks_that_touch_the_top_and_the_bottom() -> None:
+    bitmaps = np.zeros((3, 6, 5), dtype=bool)
+    bitmaps[0, :, 1:3], bitmaps[1, 3:, 2], bitmaps[1, :2, 3], bitmaps[2] = True, True, True, True
+    expected = [coco.encode(np.asfortranarray(one, dtype=np.uint8))["counts"] for one in bitmaps]
+    assert Masks.encode(bitmaps) == expected
+    assert Masks.encode(bitmaps[:0]) == []
