@@ -3,11 +3,11 @@
 python benchmarks/mask_training.py [--queries 300 900] [--size 1024] [--objects 20] [--device cpu] [--json FILE]
 
 One step of DINO on one image: forward with denoising queries, matching, losses of all layers, backward. Three variants:
-``det``, detection alone; ``dense``, the model with masks, but every mask of every layer is multiplied out once and kept,
-as in Mask2Former and MaskDINO; ``lazy``, detrkit's own. The peak is the largest sum of tensors alive at one time, counted
-at every operation of the step, so that it does not depend on the allocator; on a GPU it is the allocator's own count.
-Seconds are those of the processor on a CPU, summed over threads.
-The backbone is small and the encoder has one layer: both are part of ``det``, which is subtracted.
+``det``, detection alone; ``dense``, where every mask of every layer is multiplied out once and kept, as in Mask2Former
+and MaskDINO; ``lazy``, detrkit's own. The peak is the largest sum of tensors alive at one time, counted at every
+operation of the step, so that it does not depend on the allocator; on a GPU it is the allocator's own count. Seconds
+are those of the processor on a CPU, summed over threads. The backbone is small and the encoder has one layer: both are
+part of ``det``, which is subtracted.
 """
 
 from __future__ import annotations

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
-from detrkit.losses import Criterion, Matches, Problem, build_criterion
+from detrkit.losses import Criterion, Matched, Matches, Problem, build_criterion
+from detrkit.losses.mask_terms import DiceTerm, MaskTerm
 from detrkit.losses.matcher import HungarianMatcher
+from detrkit.losses.points import MaskPoints
 from detrkit.models import model_config
 from detrkit.nn.masks import EmbeddedMasks
 from detrkit.structures import Predictions, QueryGroup, Target
@@ -186,20 +187,19 @@ def test_half_precision_masks_give_the_same_losses_to_two_percent(dtype: torch.d
 
 
 def test_splitting_the_matched_masks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many are multiplied out at a time, with every random point the same."""
-    gradients = []
+    """However many are multiplied out at a time, at the same points."""
+    drawn = torch.rand(512, 2, generator=torch.Generator().manual_seed(0))
+    points = MaskPoints(number=256, uniform=lambda *shape, device: drawn[: shape[1]].expand(*shape), oversample=2.0)
+    terms = [kind(points=points, weight=5.0) for kind in (MaskTerm, DiceTerm)]
+    results = []
     for at_once in (32, 1):
         monkeypatch.setattr("detrkit.losses.mask_terms._ROWS_AT_ONCE", at_once)
         out = predictions()
-        loss = criterion()
-        points = next(term.points for term in loss.terms if term.name == "loss_mask")
-        constant = torch.rand(512, 2, generator=torch.Generator().manual_seed(0))
-        object.__setattr__(points, "uniform", lambda *shape, device, drawn=constant: drawn[: shape[1]].expand(*shape))
-        object.__setattr__(points, "oversample", 1.0)
-        found = loss(out, targets(4, 3))
-        found.total.backward()
-        assert isinstance(out.masks, EmbeddedMasks)
-        gradients.append([found.total.detach(), *(factor.grad for factor in out.masks.factors)])
-    for first, second in pairwise(gradients):
-        for one, other in zip(first, second, strict=True):
-            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+        assert out.masks is not None
+        problem = Problem.of(out, targets(4, 3))
+        matched = Matched(problem, solve(torch.zeros(LAYERS, 7, QUERIES), problem.targets))
+        losses = torch.stack([term.loss(matched, 7.0) for term in terms])
+        losses.sum().backward()
+        results.append([losses.detach(), *(factor.grad for factor in out.masks.factors)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
