@@ -109,9 +109,12 @@ def test_a_model_without_masks_answers_detection_only() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("task", ["inst", "sem", "pan"])
-def test_real_models_of_every_task(task: str, precision: Any) -> None:
-    model = small_model("mask_dape_lite0", task=task)
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("mask_dape_lite0", "inst"), ("mask_dape_lite0", "sem"), ("mask_dape_lite0", "pan"), ("detr_r50_panoptic", "pan")],
+)
+def test_real_models_of_every_task(name: str, task: str, precision: Any) -> None:
+    model = small_model(name, **({} if name.startswith("detr") else {"task": task}))
     found = Predictor(model.eval(), device="cpu", precision=precision).answers([blank((50, 70)), blank((70, 50))])
     assert [list(answers) for answers in found] == [list(detrkit.Predictor(model, device="cpu").tasks)] * 2
 
