@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from detrkit.inference.predictor import Predictor
     from detrkit.metrics import Score, score_coco, score_lvis, score_panoptic, score_semantic
     from detrkit.models import create_model, list_models
-    from detrkit.structures import Batch, Categories, Category, Detections, Predictions, Target
+    from detrkit.structures import (
+        Batch,
+        Categories,
+        Category,
+        Detections,
+        PanopticMap,
+        Predictions,
+        SemanticMap,
+        Target,
+    )
     from detrkit.training import RunResult, auto_recipe, train
     from detrkit.weights import load, load_official, save, to_official
 
@@ -31,7 +40,7 @@ _HOMES = {
     "detrkit.inference.predictor": ["Predictor"],
     "detrkit.metrics": ["Score", "score_coco", "score_lvis", "score_panoptic", "score_semantic"],
     "detrkit.models": ["create_model", "list_models"],
-    "detrkit.structures": ["Batch", "Categories", "Category", "Detections", "Predictions", "Target"],
+    "detrkit.structures": ["Batch", "Categories", "Category", "Detections", "PanopticMap", "Predictions", "SemanticMap", "Target"],
     "detrkit.training": ["RunResult", "auto_recipe", "train"],
     "detrkit.weights": ["load", "load_official", "save", "to_official"],
 }
@@ -47,6 +56,7 @@ __all__ = [
     "DataError",
     "Detections",
     "DetrkitError",
+    "PanopticMap",
     "Predictions",
     "Predictor",
     "Recipe",
@@ -54,6 +64,7 @@ __all__ = [
     "RunError",
     "RunResult",
     "Score",
+    "SemanticMap",
     "Target",
     "__version__",
     "auto_recipe",

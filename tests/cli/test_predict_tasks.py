@@ -79,9 +79,9 @@ def coco_truth(folder: Path) -> Path:
             "bbox": segment_shapes(one.mask.astype(np.int32)).boxes[0].tolist(),
             "area": int(one.mask.sum()),
             "iscrowd": 0,
-            "segmentation": Masks.of(one.mask[None], one.mask.shape).to_coco()[0],
+            "segmentation": Masks.of(one.mask[None], SIZES[name]).to_coco()[0],
         }
-        for number, planted in enumerate(SCENES)
+        for number, (name, planted) in enumerate(zip(SIZES, SCENES, strict=True))
         for one in planted
         if CATEGORIES[one.label].is_thing
     ]

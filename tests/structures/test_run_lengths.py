@@ -19,6 +19,8 @@ def test_the_text_equals_that_of_pycocotools(share: float) -> None:
         assert Masks.encode(bitmap[None]) == [expected]
         masks = Masks([expected], (int(height), int(width)))
         np.testing.assert_array_equal(masks[0], bitmap)
+        x2, y2 = int(width), int(height)
+        np.testing.assert_array_equal(masks.part(0, (1, 1, x2, y2)), bitmap[1:, 1:])
         assert masks.areas.tolist() == [bitmap.sum()]
 
 

@@ -38,7 +38,7 @@ def tint_masks(canvas: Image.Image, masks: Masks, colors: Sequence[Color]) -> No
     width = line_width(canvas.size)
     for index in reversed(range(len(masks))):
         x1, y1, x2, y2 = boxes[index].tolist()
-        inside = masks[index][y1:y2, x1:x2]
+        inside = masks.part(index, (x1, y1, x2, y2))
         region = pixels[y1:y2, x1:x2]
         for channel, value in enumerate(colors[index]):
             plane = region[..., channel]

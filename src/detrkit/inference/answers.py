@@ -219,7 +219,7 @@ def _panoptic(image: _Image) -> PanopticMap:
     is_thing = torch.tensor([category.is_thing for category in image.categories])
     logits = _without(image.logits, image.class_mask(things=False))
     if image.classes.exclusive:
-        detr = DETRPanopticRules()
+        detr = DETRPanopticRules(threshold=options.panoptic_threshold)
         if image.threshold is not None:
             detr = replace(detr, threshold=_below(image.threshold))
         found = detr_panoptic_segments(image.all_masks, logits, classes=image.classes, is_thing=is_thing, rules=detr)

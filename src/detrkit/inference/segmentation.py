@@ -173,13 +173,13 @@ def panoptic_segments(
     inside = torch.zeros(masks.original, dtype=torch.bool, device=device)
     sizes = torch.zeros(len(queries), dtype=torch.long, device=device)
     for part, resized in masks.resized(queries):
-        p = resized.sigmoid()
-        sizes[part] = (p >= 0.5).sum((1, 2))
-        value, index = (weight[part, None, None] * p).max(0)
-        better = value > best
-        best = torch.where(better, value, best)
-        winner = torch.where(better, index + part.start, winner)
-        inside = torch.where(better, p.gather(0, index[None])[0] >= 0.5, inside)
+        for query, p in enumerate(resized.sigmoid(), start=part.start):
+            own, claim = p >= 0.5, weight[query] * p
+            sizes[query] = own.sum()
+            better = claim > best
+            best = torch.maximum(best, claim)
+            winner.masked_fill_(better, query)
+            inside = torch.where(better, own, inside)
     return _segments(winner, inside, sizes.tolist(), label.tolist(), raw.tolist(), is_thing.tolist(), rules.overlap)
 
 

@@ -111,7 +111,7 @@ def _detr_panoptic(summary: str, **settings: object) -> Entry:
         build=build_detr_panoptic,
         architecture=DETRPanopticArchitecture,
         family="detr_panoptic",
-        settings=settings,
+        settings={"panoptic_threshold": 0.85, **settings},
         summary=summary,
         objective=DETRPanopticObjective,
     )

@@ -80,6 +80,11 @@ class Masks:
         corners[:, 2:] += corners[:, :2]
         return corners
 
+    def part(self, index: int, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
+        """The part of one mask in a box xyxy of whole pixels: bool (y2 - y1, x2 - x1)."""
+        x1, y1, x2, y2 = box
+        return self._bitmap(self._runs[index])[y1:y2, x1:x2].astype(bool, order="C")
+
     def to_coco(self) -> list[RunLengths]:
         """Rows for COCO's ``segmentation``."""
         return [{"size": list(self.size), "counts": runs.decode("ascii")} for runs in self._runs]
@@ -114,9 +119,14 @@ class Masks:
         return f"Masks({len(self)} of {self.size[1]}x{self.size[0]})"
 
     def _decoded(self, runs: bytes) -> NDArray[np.bool_]:
+        return self._bitmap(runs).astype(bool, order="C")
+
+    def _bitmap(self, runs: bytes) -> NDArray[np.uint8]:
+        """(H, W), column by column in memory."""
         from hotcoco import mask
 
-        return np.ascontiguousarray(mask.decode({"size": list(self.size), "counts": runs})).astype(bool)
+        bitmap: NDArray[np.uint8] = mask.decode({"size": list(self.size), "counts": runs})
+        return bitmap
 
     def _encoded(self) -> list[dict[str, object]]:
         return [{"size": list(self.size), "counts": runs} for runs in self._runs]
