@@ -40,7 +40,16 @@ _HOMES = {
     "detrkit.inference.predictor": ["Predictor"],
     "detrkit.metrics": ["Score", "score_coco", "score_lvis", "score_panoptic", "score_semantic"],
     "detrkit.models": ["create_model", "list_models"],
-    "detrkit.structures": ["Batch", "Categories", "Category", "Detections", "PanopticMap", "Predictions", "SemanticMap", "Target"],
+    "detrkit.structures": [
+        "Batch",
+        "Categories",
+        "Category",
+        "Detections",
+        "PanopticMap",
+        "Predictions",
+        "SemanticMap",
+        "Target",
+    ],
     "detrkit.training": ["RunResult", "auto_recipe", "train"],
     "detrkit.weights": ["load", "load_official", "save", "to_official"],
 }
