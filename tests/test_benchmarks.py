@@ -395,7 +395,7 @@ def test_panoptic_scoring_is_timed_on_one_result(benchmarks: None, tmp_path: Pat
 def masks(benchmarks: None) -> ModuleType:
     import mask_training
 
-    return mask_training  # type: ignore[no-any-return]
+    return mask_training
 
 
 def test_the_peak_counts_tensors_while_they_live(masks: ModuleType) -> None:
