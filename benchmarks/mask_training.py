@@ -30,10 +30,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import detrkit
-from detrkit.losses import build_criterion
-from detrkit.nn.masks import sample_points
+from detrkit.losses import build_criterion, mask_terms
+from detrkit.nn.masks import EmbeddedMasks, sample_points
 from detrkit.structures import Target
 
+AT_ONCE = {"det": 0, "dense": 10**6, "lazy": mask_terms._ROWS_AT_ONCE}
+"""Matched masks that are compared at a time: dense ones all at once, so that their gradient is made once."""
 SETTINGS: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "encoder_layers": 1, "num_classes": 80}
 
 
@@ -70,7 +72,7 @@ class PeakMemory(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class DenseMasks:
-    """All masks of all layers (L, B, N, h, w), multiplied out."""
+    """All masks of all layers of one group of queries (L, B, N, h, w), multiplied out."""
 
     logits: Tensor
 
@@ -78,10 +80,6 @@ class DenseMasks:
     def factors(self) -> tuple[Tensor, ...]:
         """The product itself."""
         return (self.logits,)
-
-    def __getitem__(self, queries: slice) -> DenseMasks:
-        """The masks of some of the queries."""
-        return DenseMasks(self.logits[:, :, queries])
 
     def rows(self, layer: Tensor, image: Tensor, query: Tensor) -> Tensor:
         """(M, h, w)."""
@@ -92,21 +90,23 @@ class DenseMasks:
         for layer in layers:
             yield sample_points(self.logits[layer, image][None], points[None])[0]
 
-    def dense(self) -> Tensor:
-        """(B, N, h, w) of the last layer."""
-        return self.logits[-1]
+
+@dataclass(frozen=True)
+class MultipliedOut:
+    """Masks that are multiplied out as soon as a group takes its own."""
+
+    masks: EmbeddedMasks
+
+    def __getitem__(self, queries: slice) -> DenseMasks:
+        """The masks of one group."""
+        group = self.masks[queries]
+        return DenseMasks(torch.einsum("lbnc,bchw->lbnhw", group.queries, group.pixels))
 
 
 def multiply_out(model: Any) -> None:
     """Make the mask head of a model return dense masks."""
-    head = model.mask_head
-    lazy = head.forward
-
-    def forward(*inputs: Any) -> DenseMasks:
-        masks = lazy(*inputs)
-        return DenseMasks(torch.einsum("lbnc,bchw->lbnhw", masks.queries, masks.pixels))
-
-    head.forward = forward
+    lazy = model.mask_head.forward
+    model.mask_head.forward = lambda *inputs: MultipliedOut(lazy(*inputs))
 
 
 def target(objects: int, size: int) -> Target:
@@ -125,6 +125,7 @@ def measure(variant: str, queries: int, arguments: argparse.Namespace) -> dict[s
     model.train()
     if variant == "dense":
         multiply_out(model)
+    mask_terms._ROWS_AT_ONCE = AT_ONCE[variant]
     criterion = build_criterion(model.config)
     image = torch.randn(1, 3, arguments.size, arguments.size, device=arguments.device)
     targets = [target(arguments.objects, arguments.size).to(arguments.device)]
@@ -158,9 +159,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--objects", type=int, default=20)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     rows = []
+    torch.set_num_threads(arguments.threads)
     print("| queries | step | peak, MiB | masks add, MiB | share of dense | seconds |\n|---|---|---|---|---|---|")
     for queries in arguments.queries:
         found = {variant: measure(variant, queries, arguments) for variant in ("det", "dense", "lazy")}

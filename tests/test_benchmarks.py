@@ -402,3 +402,52 @@ def test_masks_of_a_large_file_are_read_in_bounded_memory(benchmarks: None, tmp_
     assert growth * 860_000 / counts["objects"] < 2.5 + 2, (
         "at COCO's size; small files also grow by what is imported late"
     )
+
+
+# --------------------------------------------------------------------------------------------- the memory of masks
+
+
+@pytest.fixture(scope="module")
+def masks(benchmarks: None) -> ModuleType:
+    import mask_training
+
+    return mask_training
+
+
+def test_the_peak_counts_tensors_while_they_live(masks: ModuleType) -> None:
+    """Views and operations in place add nothing; what autograd keeps counts until backward."""
+    mib = 2**18  # float32 values
+    with masks.PeakMemory() as memory:
+        first = torch.zeros(mib)
+        first.add_(1).view(512, -1)
+        second = first + 1
+        del first
+        third = second + 1
+        del second, third
+    assert (memory.peak, memory.now) == (2 * 2**20, 0)
+    weight = torch.ones(mib, requires_grad=True)
+    with masks.PeakMemory() as memory:
+        loss = (weight * 2).exp().sum()  # exp keeps its result, the product is free
+        kept = memory.now
+        loss.backward()
+    assert 2**20 <= kept < 1.1 * 2**20
+
+
+def test_masks_that_are_multiplied_out_give_the_same_loss(masks: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masks, "SETTINGS", {**masks.SETTINGS, "decoder_layers": 2, "hidden_dim": 64, "num_heads": 4})
+    monkeypatch.setattr("detrkit.losses.mask_terms._ROWS_AT_ONCE", 32)
+    arguments = argparse.Namespace(size=64, objects=3, device="cpu")
+    # 3 objects make 200 denoising queries with 100 positives; few enough masks that the random points are the same
+    monkeypatch.setattr(masks, "AT_ONCE", {"dense": 10**6, "lazy": 10**6})
+    dense, lazy = (masks.measure(variant, 20, arguments) for variant in ("dense", "lazy"))
+    assert dense["loss"] == pytest.approx(lazy["loss"], rel=1e-4)
+    assert 0 < lazy["peak_MiB"] < dense["peak_MiB"] * 1.5
+
+
+def test_the_documented_memory_of_masks_is_the_recorded_one() -> None:
+    recorded = json.loads((ROOT / "docs" / "results" / "mask_training_cpu.json").read_text())
+    page = (ROOT / "docs" / "results.md").read_text()
+    names = {"det": "detection alone", "dense": "masks multiplied out", "lazy": "masks of detrkit"}
+    for row in recorded["rows"]:
+        added = "– | –" if row["variant"] == "det" else f"{row['added_MiB']:,.0f} | {row['of_dense']:.2g}"
+        assert f"| {row['queries']} | {names[row['variant']]} | {row['peak_MiB']:,.0f} | {added} |" in page

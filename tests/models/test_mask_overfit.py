@@ -179,6 +179,10 @@ def score(model: Detector, task: str) -> float:
 DAPE = {"one_to_many_queries": 20}
 
 
+def test_dino_learns_instances_in_sixty_steps() -> None:
+    assert score(trained("dino_lite0", "inst", 60), "inst") > 0.95
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", SCORES)
 def test_mask_dape_learns_four_images(task: str) -> None:
