@@ -82,13 +82,14 @@ def coco_split(split: Split, classes: dict[int, str], shown: Iterable[int] | Non
         _picture(split.images / name, image_id)
         images.append({"id": image_id, "file_name": name, "width": 96, "height": 64})
         for index, category in enumerate(classes if shown is None else shown):
-            box = [4 + 9 * index, 6 + offset, 20, 30]
+            x, y = 4 + 9 * index, 6 + offset
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image_id,
                     "category_id": category,
-                    "bbox": box,
+                    "bbox": [x, y, 20, 30],
+                    "segmentation": [[x, y, x + 20, y, x + 20, y + 30, x, y + 30]],
                     "area": 600,
                     "iscrowd": 0,
                 }
