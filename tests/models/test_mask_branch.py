@@ -168,11 +168,8 @@ class WithDenseMasks(nn.Module):
         return out.logits[-1], out.boxes[-1], masks_of(out).dense()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param("mask_dape_lite0", marks=pytest.mark.slow), "dino_lite0"],
-    ids=["mask_dape_lite0", "dino_lite0"],
-)
+@pytest.mark.slow  # tracing takes half a minute per model; the branch alone is traced in tests/nn/test_masks.py
+@pytest.mark.parametrize("name", MODELS)
 def test_exported_masks_are_those_of_the_model(name: str) -> None:
     """For batches of any number of images and any size."""
     model = small_model(name, **MODELS[name]).eval()

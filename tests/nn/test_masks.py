@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.export import Dim, export
 from torch.nn import functional as F
 
 from detrkit.nn.backbone import FeatureMap
@@ -116,3 +117,36 @@ def test_the_embedding_of_an_image_does_not_depend_on_padding(step: int) -> None
     alone = embedding(FeatureMap(fine, torch.zeros(1, 9, 13, dtype=torch.bool), 4), memory)
     together = embedding(FeatureMap(padded, mask.bool(), 4), coarse)
     torch.testing.assert_close(together[..., :9, :13], alone, atol=1e-5, rtol=1e-5)
+
+
+class DenseBranch(nn.Module):
+    """The dense masks of one layer of queries, from tensors: fine map at 1/4, memory at 1/8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pixels = PixelEmbedding(in_dim=8, dim=32)
+
+    def forward(self, queries: Tensor, fine: Tensor, padding_mask: Tensor, memory: Tensor) -> Tensor:
+        """(B, N, C), (B, 8, h, w), (B, h, w) bool, (B, C, h / 2, w / 2) -> (B, N, h, w)."""
+        pixels = self.pixels(FeatureMap(fine, padding_mask, 4), memory)
+        return EmbeddedMasks(queries[None], pixels).dense()
+
+
+def test_exported_the_branch_takes_batches_of_any_size() -> None:
+    """The lazy masks exist while tracing only; the program has their product."""
+
+    def inputs(batch: int, height: int, width: int) -> tuple[Tensor, ...]:
+        mask = torch.zeros(batch, 2 * height, 2 * width, dtype=torch.bool)
+        mask[0, -3:] = True
+        fine = torch.randn(batch, 8, 2 * height, 2 * width)
+        return torch.randn(batch, 5, 32), fine, mask, torch.randn(batch, 32, height, width)
+
+    torch.manual_seed(0)
+    branch = DenseBranch().eval()
+    free, half = {axis: Dim.DYNAMIC for axis in (0, 2, 3)}, {axis: Dim.DYNAMIC for axis in (0, 1, 2)}
+    shapes = {"queries": {0: Dim.DYNAMIC}, "fine": free, "padding_mask": half, "memory": free}
+    with torch.no_grad():
+        program = export(branch, inputs(3, 5, 6), dynamic_shapes=shapes).module()
+        for batch, height, width in ((1, 8, 4), (2, 7, 9)):
+            example = inputs(batch, height, width)
+            torch.testing.assert_close(program(*example), branch(*example))
