@@ -72,11 +72,13 @@ def model_config(name: str, **overrides: object) -> DetectorConfig[Architecture]
         if key not in valid:
             raise TypeError(f"model '{name}' has no option '{key}'.{did_you_mean(key, valid)}")
     _, architecture, options = found.resolve(overrides)
-    task = str(options.get("task", found.settings.get("task", "det")))
-    if task != "det" and found.mask_branch is None and found.settings.get("task") != task:
+    own = found.settings.get("task", architecture.task)
+    task = str(options.get("task", own))
+    if found.mask_branch is None and (task == "det") != (own == "det"):
+        what = "no mask branch" if own == "det" else "always masks"
         raise ValueError(
-            f"model '{name}' has no mask branch: task must be '{found.settings.get('task', 'det')}', got '{task}'; "
-            "Deformable DETR, DINO, Relation-DETR, DAPE and Salience-DETR have one"
+            f"model '{name}' has {what}: task cannot be '{task}'; Deformable DETR, DINO, Relation-DETR, DAPE and "
+            "Salience-DETR take every task"
         )
     settings = {**_without_disabled(found.settings, options), **MASK_SETTINGS.get(task, {}), **options}
     config = DetectorConfig.from_flat(architecture, settings, objective=found.objective)

@@ -39,6 +39,7 @@ _ARGUMENTS = {
 }
 # Options that tensors do not show: models that differ only in these have the same tensors.
 _INVISIBLE = COMMON_OPTIONS - {
+    "task",
     "num_classes",
     "num_queries",
     "backbone",
