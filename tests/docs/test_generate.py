@@ -6,6 +6,7 @@ from pathlib import Path
 
 import generate
 import pytest
+import yaml
 from generator.configuration import attribute_docstrings
 from generator.headers import HeaderError, read
 
@@ -135,6 +136,7 @@ def test_the_python_page_names_everything_public() -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert yaml.safe_load(navigation)["nav"]
     for page in (ROOT / "docs").glob("*.md"):
         assert f": {page.name}\n" in navigation, page.name
 
