@@ -10,11 +10,11 @@ import pytest
 
 from detrkit.data.records import ScoreProtocol
 from detrkit.errors import DataError
-from detrkit.metrics import PROTOCOLS, Metric, Score, score_coco, score_lvis
+from detrkit.metrics import PROTOCOLS, Metric, Score, metric_for, score_coco, score_lvis
 from detrkit.metrics.coco import CocoMetric
 from detrkit.metrics.instances import InstanceMetric
 from detrkit.metrics.lvis import LvisMetric
-from detrkit.structures import Categories, Category, Detections, SemanticMap
+from detrkit.structures import Categories, Category, Detections, Masks, SemanticMap
 
 CATEGORIES = Categories([Category(4, "cell"), Category(2, "debris"), Category(9, "ring")])
 IMAGES = [11, 3, 25, 8, 40, 17]
@@ -165,3 +165,40 @@ class Boxes:
 def test_data_without_maps_are_refused(name: str, lacking: str) -> None:
     with pytest.raises(DataError, match=f"the data have no {lacking}"):
         PROTOCOLS[name].of(Boxes())
+
+
+class MaskedData:
+    """One image with a square of 10 pixels as an instance."""
+
+    protocol, iou_type = "coco", "segm"
+    categories = Categories([Category(4, "square")])
+
+    def coco_ground_truth(self) -> dict[str, object]:
+        square = [[5, 5, 15, 5, 15, 15, 5, 15]]
+        row = {"id": 1, "image_id": 1, "category_id": 4, "bbox": [5, 5, 10, 10], "area": 100, "iscrowd": 0}
+        return {
+            "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 30}],
+            "annotations": [{**row, "segmentation": square}],
+            "categories": self.categories.to_json(),
+        }
+
+
+def test_masks_and_their_boxes_are_scored_side_by_side() -> None:
+    bitmap = np.zeros((1, 30, 40), dtype=bool)
+    bitmap[0, 5:15, 5:15] = True
+    found = Detections(
+        boxes=np.array([[5, 5, 15, 21]], dtype=np.float32),  # IoU 0.625 with the true box
+        scores=np.array([0.9], dtype=np.float32),
+        labels=np.array([0]),
+        categories=MaskedData.categories,
+        image_size=(30, 40),
+        masks=Masks.of(bitmap, (30, 40)),
+    )
+    metric = metric_for(MaskedData())
+    metric.update(1, found)
+    score = metric.compute()
+    assert (score.iou_type, score.primary) == ("segm", "AP")
+    assert score.metrics["AP"] == pytest.approx(1.0)
+    assert score.metrics["box_AP50"] == pytest.approx(1.0)
+    assert score.metrics["box_AP75"] == 0.0
+    assert score.metrics["box_AP"] == pytest.approx(0.3)

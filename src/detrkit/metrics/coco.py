@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -54,11 +55,27 @@ class CocoMetric(InstanceMetric):
         check_iou_type(iou_type)
         super().__init__(read_ground_truth(ground_truth, iou_type=iou_type), iou_type=iou_type)
         self.class_agnostic = class_agnostic
+        self.boxes: CocoMetric | None = None
 
     @classmethod
     def of(cls, data: AnnotatedData) -> Self:
-        """COCO AP of boxes for a data set, or of masks if it has them."""
-        return cls(data.coco_ground_truth(), iou_type=data.iou_type)
+        """COCO AP of boxes for a data set, or, if it has masks, that of masks and beside it that of boxes."""
+        ground_truth = data.coco_ground_truth()
+        metric = cls(ground_truth, iou_type=data.iou_type)
+        if data.iou_type == "segm":
+            metric.boxes = cls(ground_truth)
+        return metric
+
+    def compute(self) -> Score:
+        """The score of all images since the last reset; with masks also ``box_AP``, ``box_AP50`` and ``box_AP75``."""
+        score = super().compute()
+        if self.boxes is None:
+            return score
+        rows = [row for rows in self.extracts.values() for row in rows]
+        found = self.boxes.score(read_results(rows, self.boxes.truth, iou_type="bbox"), image_ids=self.extracts)
+        return replace(
+            score, metrics={**score.metrics, **{f"box_{name}": found.metrics[name] for name in self.headline}}
+        )
 
     def score(self, rows: list[Row], *, image_ids: Iterable[int] | None = None) -> Score:
         """The 12 COCO numbers, overall and per class."""
