@@ -27,3 +27,4 @@ def test_a_task_with_masks_changes_the_weights_of_the_class_unless_they_are_give
     assert model_config("dino_lite0").objective.loss_class == 1.0
     assert model_config("dino_lite0", task="inst").objective.loss_class == 4.0
     assert model_config("dino_lite0", task="inst", loss_class=2.0).objective.loss_class == 2.0
+    assert model_config("detr_r50_panoptic").objective.loss_class == 1.0, "DETR's own head keeps DETR's weights"

@@ -80,7 +80,8 @@ def model_config(name: str, **overrides: object) -> DetectorConfig[Architecture]
             f"model '{name}' has {what}: task cannot be '{task}'; Deformable DETR, DINO, Relation-DETR, DAPE and "
             "Salience-DETR take every task"
         )
-    settings = {**_without_disabled(found.settings, options), **MASK_SETTINGS.get(task, {}), **options}
+    of_task = {} if found.mask_branch is None else MASK_SETTINGS.get(task, {})
+    settings = {**_without_disabled(found.settings, options), **of_task, **options}
     config = DetectorConfig.from_flat(architecture, settings, objective=found.objective)
     given = config.input
     if given.image_mean is None or given.image_std is None:
