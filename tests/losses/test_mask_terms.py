@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from detrkit.errors import DataError
 from detrkit.losses import Criterion, Matched, Matches, Problem, build_criterion
 from detrkit.losses.mask_terms import DiceTerm, MaskTerm
 from detrkit.losses.matcher import HungarianMatcher
@@ -203,3 +204,11 @@ def test_splitting_the_matched_masks_changes_nothing(monkeypatch: pytest.MonkeyP
         results.append([losses.detach(), *(factor.grad for factor in out.masks.factors)])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_targets_without_masks_are_an_error_that_says_what_to_do() -> None:
+    without = [replace(target, masks=None) for target in targets(2, 1)]
+    with pytest.raises(DataError, match=r"image 0 has no masks to learn from: give Target\.masks, or train boxes"):
+        criterion()(predictions(), without)
+    empty = [targets(2)[0], replace(targets(0)[0], masks=None)]
+    assert criterion()(predictions(), empty).total.isfinite(), "an image without objects needs no masks"

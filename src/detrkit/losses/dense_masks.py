@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from detrkit.errors import DataError
 from detrkit.losses.classes import focal_loss
 from detrkit.losses.mask_terms import dice_loss
+from detrkit.losses.points import target_masks
 from detrkit.losses.problem import Matched
 from detrkit.losses.terms import Term
 from detrkit.structures import MaskView, QueryGroup, Target
@@ -86,12 +86,6 @@ def _last_layer(matched: Matched) -> _Losses:
     problem, matches = matched.problem, matched.matches
     targets, masks = problem.targets, problem.group.masks
     assert masks is not None
-    for target in targets:
-        if target.masks is None:
-            raise DataError(
-                f"image {target.image_id} has no masks to learn from: give Target.masks, or set loss_mask and "
-                "loss_dice to 0 to train boxes alone"
-            )
     last = matches.layer == problem.layers - 1
     place = matches.layer[last], matches.image[last], matches.query[last]
     pairs = list(zip(place[1].tolist(), matches.target[last].tolist(), strict=True))
@@ -116,6 +110,6 @@ def _compare(masks: MaskView, index: tuple[Tensor, Tensor, Tensor], wanted: Tens
 def _masks_of(targets: Sequence[Target], pairs: Sequence[tuple[int, int]]) -> Tensor:
     """Bool masks (m, H, W) of objects: (image, number of the object, counted through the batch)."""
     starts = list(accumulate((len(target) for target in targets), initial=0))
-    masks = [target.masks for target in targets if target.masks is not None]
+    masks = target_masks(targets)
     rows = [masks[image][number - starts[image]] for image, number in pairs]
     return torch.stack(rows) if rows else masks[0][:0]

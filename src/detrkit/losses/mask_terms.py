@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from detrkit.losses.points import MaskPoints, sample_masks
+from detrkit.losses.points import MaskPoints, sample_masks, target_masks
 from detrkit.losses.problem import Candidates, Matched
 from detrkit.losses.terms import Term
 from detrkit.structures import MaskView, QueryGroup
@@ -123,9 +123,8 @@ def _pairwise(candidates: Candidates, points: MaskPoints) -> _Pairwise:
     masks, targets = _masks(problem.group), problem.targets
     at = points.shared(len(targets), problem.group.logits.device)
     pairs: list[tuple[Tensor, Tensor]] = []
-    for image, target in enumerate(targets):
-        assert target.masks is not None
-        sampled = sample_masks(target.masks, at[image : image + 1], border=points.border)
+    for image, of_image in enumerate(target_masks(targets)):
+        sampled = sample_masks(of_image, at[image : image + 1], border=points.border)
         layers = [_pairs(logits, sampled) for logits in masks.of_image(image, candidates.numbers, at[image])]
         pairs.append((torch.stack([one for one, _ in layers]), torch.stack([other for _, other in layers])))
     cross_entropy, dice = (torch.cat(parts, dim=1) for parts in zip(*pairs, strict=True))

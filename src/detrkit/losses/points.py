@@ -9,10 +9,11 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from detrkit.errors import DataError
 from detrkit.nn.masks import Border, positions_by_image, sample_points
 from detrkit.structures import Target
 
-__all__ = ["MaskPoints", "sample_masks"]
+__all__ = ["MaskPoints", "sample_masks", "target_masks"]
 
 _AT_ONCE = 16  # masks that are converted to float at a time
 
@@ -29,6 +30,26 @@ def sample_masks(masks: Tensor, points: Tensor, *, border: Border = "border") ->
         for start in range(0, len(masks), _AT_ONCE)
     ]
     return torch.cat(parts)[:, 0] if parts else points.new_zeros(0, points.shape[1])
+
+
+def target_masks(targets: Sequence[Target]) -> list[Tensor]:
+    """The masks (N, H, W) of every target.
+
+    Raises:
+        DataError: a target with objects has no masks.
+    """
+    masks: list[Tensor] = []
+    for target in targets:
+        if target.masks is None and not len(target):
+            masks.append(torch.zeros(0, 1, 1, dtype=torch.bool, device=target.labels.device))
+            continue
+        if target.masks is None:
+            raise DataError(
+                f"image {target.image_id} has no masks to learn from: give Target.masks, or train boxes alone with "
+                "task 'det' (of DETR with its own head with loss_mask=0 and loss_dice=0)"
+            )
+        masks.append(target.masks)
+    return masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +101,9 @@ class MaskPoints:
         image: (M,) the image that each is in, see :func:`detrkit.nn.masks.positions_by_image`.
         """
         sampled = points.new_zeros(points.shape[:2])
+        masks = target_masks(targets)
         starts = list(accumulate((len(target) for target in targets), initial=0))
         for number, position in positions_by_image(image):
-            masks = targets[number].masks
-            assert masks is not None
-            chosen = masks[index[position] - starts[number]]
+            chosen = masks[number][index[position] - starts[number]]
             sampled[position] = sample_masks(chosen, points[position], border=self.border)
         return sampled
