@@ -20,8 +20,6 @@ from detrkit.losses.classes import ClassLoss
 
 __all__ = ["DETRPanopticRules", "detr_instance_masks", "detr_panoptic_segments"]
 
-_PIXELS_AT_ONCE = 2**25  # of masks in float32 that exist at a time: 128 MiB
-
 
 def detr_instance_masks(masks: ImageMasks, queries: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """(which of the queries, bool masks (n, H, W)), a few at a time.
@@ -29,9 +27,7 @@ def detr_instance_masks(masks: ImageMasks, queries: Tensor) -> Iterator[tuple[sl
     A pixel of the image as the model saw it belongs to an instance where its logit is above 0; these decisions are
     brought to the original size.
     """
-    step = _at_once(masks, masks.original)
-    for start in range(0, len(queries), step):
-        part = slice(start, start + step)
+    for part in masks.parts(len(queries)):
         inside = masks.valid_part(masks.logits(queries[part])) > 0
         yield part, F.interpolate(inside[None].to(torch.uint8), size=masks.original, mode="nearest")[0].bool()
 
@@ -94,12 +90,11 @@ def _winner(masks: ImageMasks, logits: Tensor) -> Tensor:
     """(h, w) int64, which of the masks (n, …) is highest at each pixel of the image as the model saw it."""
     best = torch.full(masks.valid, -torch.inf, device=logits.device)
     winner = torch.zeros(masks.valid, dtype=torch.long, device=logits.device)
-    step = _at_once(masks, masks.canvas)
-    for start in range(0, len(logits), step):
-        value, index = masks.valid_part(logits[start : start + step]).max(0)
+    for part in masks.parts(len(logits)):
+        value, index = masks.valid_part(logits[part]).max(0)
         better = value > best
         best = torch.where(better, value, best)
-        winner = torch.where(better, index + start, winner)
+        winner = torch.where(better, index + part.start, winner)
     return winner
 
 
@@ -111,8 +106,3 @@ def _at_original(ids: Tensor, masks: ImageMasks) -> Tensor:
     height, width = masks.original
     small = Image.fromarray(ids.to(torch.int32).cpu().numpy())
     return torch.from_numpy(np.array(small.resize((width, height), Image.Resampling.NEAREST))).to(ids.device)
-
-
-def _at_once(masks: ImageMasks, size: tuple[int, int]) -> int:
-    height, width = (max(sides) for sides in zip(masks.canvas, size, strict=True))
-    return max(1, _PIXELS_AT_ONCE // (height * width))

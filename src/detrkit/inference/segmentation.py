@@ -52,12 +52,15 @@ class ImageMasks:
         rows = self.masks.rows(torch.full_like(queries, -1), torch.full_like(queries, self.image), queries)
         return rows.float()
 
-    def resized(self, queries: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """(which of the queries, their logits (n, H, W) at the original size), a few at a time."""
+    def parts(self, count: int) -> Iterator[slice]:
+        """``range(count)`` cut so that the maps of a part fit memory on the canvas and at the original size."""
         height, width = (max(sides) for sides in zip(self.canvas, self.original, strict=True))
         step = max(1, _PIXELS_AT_ONCE // (height * width))
-        for start in range(0, len(queries), step):
-            part = slice(start, start + step)
+        return (slice(start, start + step) for start in range(0, count, step))
+
+    def resized(self, queries: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """(which of the queries, their logits (n, H, W) at the original size), a few at a time."""
+        for part in self.parts(len(queries)):
             yield part, self.resize(self.logits(queries[part]))
 
 
@@ -110,14 +113,13 @@ def semantic_labels(
     certainty = masks.resize((raw[:, None, None] * p).amax(0)[None])[0]
     best = torch.full(masks.original, -torch.inf, device=share.device)
     labels = torch.zeros(masks.original, dtype=torch.long, device=share.device)
-    step = max(1, _PIXELS_AT_ONCE // best.numel())
-    for start in range(0, len(sums), step):
-        resized = masks.resize(sums[start : start + step])
+    for part in masks.parts(len(sums)):
+        resized = masks.resize(sums[part])
         if scores is not None:
             scores(resized)
         value, label = resized.max(0)
         better = value > best
-        labels = torch.where(better, label + start, labels)
+        labels = torch.where(better, label + part.start, labels)
         best = torch.where(better, value, best)
     return labels, certainty
 
