@@ -121,7 +121,7 @@ def locked(folder: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def start_folder(folder: Path, recipe: Recipe, *, overwrite: bool, resumed: bool) -> list[Logger]:
+def start_folder(folder: Path, recipe: Recipe, *, resumed: bool) -> list[Logger]:
     """Delete the files of an earlier run unless resumed, write ``recipe.yaml`` and open the loggers.
 
     Raises:

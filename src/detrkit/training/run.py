@@ -126,7 +126,7 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
         loggers: list[Logger] = []
         if accelerator.is_main_process:
             stack.enter_context(locked(folder))
-            loggers = start_folder(folder, recipe, overwrite=overwrite, resumed=state is not None)
+            loggers = start_folder(folder, recipe, resumed=state is not None)
         for logger in loggers:
             stack.callback(logger.close)
         trainer = Trainer(
