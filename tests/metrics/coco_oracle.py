@@ -18,6 +18,36 @@ def pycocotools_score(
     ground_truth: dict[str, Any], results: list[dict[str, Any]], iou_type: str = "bbox"
 ) -> tuple[dict[str, float | None], dict[int, dict[str, float | None]]]:
     """(12 numbers, category id -> its AP, AP50, AP75, AR1, AR10, AR100)."""
+    evaluation = _evaluation(ground_truth, results, iou_type, limits=[1, 10, 100])
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.summarize()
+    totals = {name: None if value == -1 else float(value) for name, value in zip(NAMES, evaluation.stats, strict=True)}
+    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+    per_class = {
+        category_id: {
+            "AP": _mean(precision[:, :, k, 0, 2]),
+            "AP50": _mean(precision[0, :, k, 0, 2]),
+            "AP75": _mean(precision[5, :, k, 0, 2]),
+            "APs": _mean(precision[:, :, k, 1, 2]),
+            "AR1": _mean(recall[:, k, 0, 0]),
+            "AR10": _mean(recall[:, k, 0, 1]),
+            "AR100": _mean(recall[:, k, 0, 2]),
+            "ARl": _mean(recall[:, k, 3, 2]),
+        }
+        for k, category_id in enumerate(evaluation.params.catIds)
+    }
+    return totals, per_class
+
+
+def pycocotools_ap(ground_truth: dict[str, Any], results: list[dict[str, Any]], limit: int) -> float | None:
+    """AP of the ``limit`` best boxes per image and class."""
+    evaluation = _evaluation(ground_truth, results, "bbox", limits=[limit])
+    return _mean(evaluation.eval["precision"][:, :, :, 0, 0])
+
+
+def _evaluation(
+    ground_truth: dict[str, Any], results: list[dict[str, Any]], iou_type: str, *, limits: list[int]
+) -> COCOeval:
     gt = COCO()
     gt.dataset = copy.deepcopy(ground_truth)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -29,28 +59,13 @@ def pycocotools_score(
             dt.dataset = {**ground_truth, "annotations": []}
             dt.createIndex()
         evaluation = COCOeval(gt, dt, iou_type)
+        evaluation.params.maxDets = limits
         evaluation.evaluate()
         evaluation.accumulate()
-        evaluation.summarize()
+    return evaluation
 
-    def defined(values: Any) -> float | None:
-        values = np.asarray(values)
-        values = values[values > -1]
-        return float(values.mean()) if values.size else None
 
-    totals = {name: None if value == -1 else float(value) for name, value in zip(NAMES, evaluation.stats, strict=True)}
-    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
-    per_class = {
-        category_id: {
-            "AP": defined(precision[:, :, k, 0, 2]),
-            "AP50": defined(precision[0, :, k, 0, 2]),
-            "AP75": defined(precision[5, :, k, 0, 2]),
-            "APs": defined(precision[:, :, k, 1, 2]),
-            "AR1": defined(recall[:, k, 0, 0]),
-            "AR10": defined(recall[:, k, 0, 1]),
-            "AR100": defined(recall[:, k, 0, 2]),
-            "ARl": defined(recall[:, k, 3, 2]),
-        }
-        for k, category_id in enumerate(evaluation.params.catIds)
-    }
-    return totals, per_class
+def _mean(values: Any) -> float | None:
+    values = np.asarray(values)
+    values = values[values > -1]
+    return float(values.mean()) if values.size else None

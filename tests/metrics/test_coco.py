@@ -12,7 +12,7 @@ from pycocotools import mask as rle
 
 from detrkit.errors import DataError
 from detrkit.metrics.coco import METRICS, score_coco
-from tests.metrics.coco_oracle import pycocotools_score
+from tests.metrics.coco_oracle import pycocotools_ap, pycocotools_score
 
 HEIGHT, WIDTH = 90, 120
 
@@ -179,6 +179,23 @@ def test_only_the_100_best_detections_per_image_and_class_count() -> None:
         score = score_coco(truth, results)
         assert score.metrics["AR100"] == recall
         assert_same(score.metrics["AP"], pycocotools_score(truth, results)[0]["AP"])
+
+
+@pytest.mark.parametrize("limit", [1, 5, 10, 101, 500])
+def test_another_limit_of_detections_counts_as_in_pycocotools(limit: int) -> None:
+    truth = ground_truth((1, 1, BOX), (1, 1, [40.0, 10.0, 20.0, 20.0]))
+    wrong = [result(1, 1, [60.0, 50.0, 10.0, 10.0], 0.9 - i / 1000) for i in range(100)]
+    results = [result(1, 1, BOX, 0.95), *wrong, result(1, 1, [40.0, 10.0, 20.0, 20.0], 0.1)]
+    score = score_coco(truth, results, max_detections=limit)
+    largest = f"AR{limit}"
+    assert list(score.metrics)[6:-3] == [f"AR{n}" for n in (1, 10) if n < limit] + [largest]
+    assert score.metrics[largest] == (1.0 if limit > 101 else 0.5)
+    assert_same(score.metrics["AP"], pycocotools_ap(truth, results, limit))
+
+
+def test_a_limit_of_no_detections_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_detections must be at least 1, not 0"):
+        score_coco(ground_truth((1, 1, BOX)), [], max_detections=0)
 
 
 # --- empty input ------------------------------------------------------------------------------------------------------

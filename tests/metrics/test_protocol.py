@@ -136,6 +136,8 @@ def test_all_protocols_are_registered() -> None:
 class Annotated:
     """The minimal data set that a metric needs."""
 
+    max_detections: int | None = None
+
     def __init__(self, protocol: str) -> None:
         self.protocol = protocol
         self.iou_type = "bbox"
@@ -170,7 +172,7 @@ def test_data_without_maps_are_refused(name: str, lacking: str) -> None:
 class MaskedData:
     """One image with a square of 10 pixels as an instance."""
 
-    protocol, iou_type = "coco", "segm"
+    protocol, iou_type, max_detections = "coco", "segm", None
     categories = Categories([Category(4, "square")])
 
     def coco_ground_truth(self) -> dict[str, object]:

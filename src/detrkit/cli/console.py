@@ -93,6 +93,7 @@ def print_score(score: ScoreJson, *, title: str, console: Console | None = None)
     console = console or stdout()
     metrics, per_class = score["metrics"], score["per_class"]
     columns = PROTOCOLS[score["protocol"]].class_columns
+    columns = tuple(name for name in columns if all(name in numbers for numbers in per_class.values()))
     console.print(title, markup=False, soft_wrap=True)
     groups = {name: numbers for name, numbers in metrics.items() if isinstance(numbers, dict)}
     overall = {name: number for name, number in metrics.items() if not isinstance(number, dict)}

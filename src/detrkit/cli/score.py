@@ -34,23 +34,38 @@ Results = Annotated[
     typer.Option("--results", help="COCO results list, or the predictions.json of 'detrkit predict'.", metavar="FILE"),
 ]
 Iou = Annotated[IouType, typer.Option("--iou", help="Overlap of boxes or of masks.")]
+MaxDetections = Annotated[int, typer.Option(min=1, help="Detections per image (COCO: and class) that count.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
 @app.command("coco")
-def coco_command(gt: GroundTruth, results: Results, iou: Iou = IouType.bbox, as_json: AsJson = False) -> None:
+def coco_command(
+    gt: GroundTruth,
+    results: Results,
+    iou: Iou = IouType.bbox,
+    max_detections: MaxDetections = 100,
+    as_json: AsJson = False,
+) -> None:
     """COCO AP and AR: 12 metrics, overall and per class."""
     from detrkit.metrics import score_coco
 
-    _show(score_coco(gt, results, iou_type=iou.value), f"COCO {iou.value}: {results} against {gt}", as_json)
+    score = score_coco(gt, results, iou_type=iou.value, max_detections=max_detections)
+    _show(score, f"COCO {iou.value}: {results} against {gt}", as_json)
 
 
 @app.command("lvis")
-def lvis_command(gt: GroundTruth, results: Results, iou: Iou = IouType.bbox, as_json: AsJson = False) -> None:
-    """LVIS AP, also of rare, common and frequent classes, and AR; 300 detections per image."""
+def lvis_command(
+    gt: GroundTruth,
+    results: Results,
+    iou: Iou = IouType.bbox,
+    max_detections: MaxDetections = 300,
+    as_json: AsJson = False,
+) -> None:
+    """LVIS AP, also of rare, common and frequent classes, and AR."""
     from detrkit.metrics import score_lvis
 
-    _show(score_lvis(gt, results, iou_type=iou.value), f"LVIS {iou.value}: {results} against {gt}", as_json)
+    score = score_lvis(gt, results, iou_type=iou.value, max_detections=max_detections)
+    _show(score, f"LVIS {iou.value}: {results} against {gt}", as_json)
 
 
 @app.command("panoptic")

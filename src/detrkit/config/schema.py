@@ -104,6 +104,9 @@ class DataSection(Section):
     times per epoch, f being the part of the images that have the class."""
     sampling_threshold: Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=1)] = 0.001
     """Classes that a smaller part of the images has are rare."""
+    max_detections: Count | None = None
+    """Detections of an image that AP counts, best first (COCO: of each class); null: as many as the protocol says, 100
+    for COCO and 300 for LVIS. More where images have more objects; no figure to compare with published ones."""
     short_sides: Counts | None = None
     """Shorter sides in training, one drawn per image; null: those of the model (``train_short_sides``). An image is
     resized to it unless its longer side would exceed ``max_side``."""

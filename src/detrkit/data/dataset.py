@@ -45,6 +45,7 @@ class DetectionDataset(Dataset[Sample]):
             its place, and ``skipped_images`` lists it (also when a worker process reads it).
         load_errors: one line per box or image that was left out while loading.
         protocol: how results on these images are scored.
+        max_detections: detections of an image that AP counts; None: as many as the protocol says.
         frequencies: frequency of each class in label order: "r", "c" or "f" (LVIS), or None.
         chances: probability that an epoch contains each record; None: every epoch contains all records (see
             ``detrkit.data.samplers``).
@@ -61,6 +62,7 @@ class DetectionDataset(Dataset[Sample]):
         on_error: OnError = "raise",
         load_errors: Sequence[str] = (),
         protocol: ScoreProtocol = "coco",
+        max_detections: int | None = None,
         frequencies: Sequence[str] | None = None,
         chances: NDArray[np.float64] | None = None,
     ) -> None:
@@ -72,6 +74,7 @@ class DetectionDataset(Dataset[Sample]):
         self.on_error = on_error
         self.load_errors = list(load_errors)
         self.protocol: ScoreProtocol = protocol
+        self.max_detections = max_detections
         self.frequencies = frequencies
         self.chances = chances
         # In shared memory: persistent workers must see the current epoch and report the images they skip.

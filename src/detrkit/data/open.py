@@ -49,6 +49,7 @@ def load_dataset(
     sample_seed: int = 0,
     repeat: int = 1,
     repeat_threshold: float | None = None,
+    max_detections: int | None = None,
 ) -> DetectionDataset:
     """Load one split of a data folder; images are opened only when samples are requested.
 
@@ -67,6 +68,7 @@ def load_dataset(
         repeat: how many times to list every image, for longer epochs on few images.
         repeat_threshold: repeat images more often if one of their classes occurs in less than this fraction of the
             images, for example 0.001 (``detrkit.data.samplers.repeat_factors``).
+        max_detections: detections of an image that AP counts; None: as many as the protocol says.
 
     Raises:
         DataError: the data cannot be used; the message names the file, key or value.
@@ -93,6 +95,7 @@ def load_dataset(
         sample_seed=sample_seed,
         repeat=repeat,
         repeat_threshold=repeat_threshold,
+        max_detections=max_detections,
     )
 
 
@@ -106,6 +109,7 @@ def load_source(
     sample_seed: int = 0,
     repeat: int = 1,
     repeat_threshold: float | None = None,
+    max_detections: int | None = None,
 ) -> DetectionDataset:
     """Load the data set of a source; arguments as in ``load_dataset``."""
     published = None if sample_rate is None else published_sample(source.root, source.annotations, sample_rate)
@@ -130,6 +134,7 @@ def load_source(
         on_error=on_error,
         load_errors=split.notes,
         protocol=split.protocol,
+        max_detections=max_detections,
         frequencies=split.frequencies,
         chances=chances,
     )

@@ -116,6 +116,7 @@ def _dataset(recipe: Recipe, split: str, task: str) -> DetectionDataset:
         images=files.images,
         on_error=recipe.data.on_error,
         task=task,
+        max_detections=recipe.data.max_detections,
     )
 
 

@@ -16,6 +16,7 @@ from detrkit.metrics.instances import (
     Curves,
     InstanceMetric,
     check_iou_type,
+    check_max_detections,
     mean_defined,
 )
 from detrkit.metrics.protocol import AnnotatedData, IouType
@@ -23,8 +24,8 @@ from detrkit.metrics.score import Score
 
 __all__ = ["METRICS", "CocoMetric", "score_coco"]
 
-_MAX_DETECTIONS = {"1": 0, "10": 1, "100": 2}
-"""Maximum number of detections per image and class -> position on the last axis."""
+_MAX_DETECTIONS = 100
+"""Detections per image and class that count in the published protocol."""
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -36,6 +37,9 @@ class CocoMetric(InstanceMetric):
         ground_truth: COCO annotations as a file or a mapping.
         iou_type: IoU of boxes (``"bbox"``) or of masks (``"segm"``).
         class_agnostic: match objects of any class (pycocotools ``useCats=0``); there is then no per-class table.
+        max_detections: detections per image and class that count, best first. With more than COCO's 100, the numbers of
+            images with many objects are no longer comparable with published ones; ``AR100`` is then called, for
+            example, ``AR500``.
 
     Raises:
         DataError: the file is missing or invalid; the message names the file and the row.
@@ -51,19 +55,23 @@ class CocoMetric(InstanceMetric):
         *,
         iou_type: IouType = "bbox",
         class_agnostic: bool = False,
+        max_detections: int = _MAX_DETECTIONS,
     ) -> None:
         check_iou_type(iou_type)
+        check_max_detections(max_detections)
         super().__init__(read_ground_truth(ground_truth, iou_type=iou_type), iou_type=iou_type)
         self.class_agnostic = class_agnostic
+        self.limits = [*(limit for limit in (1, 10) if limit < max_detections), max_detections]
         self.boxes: CocoMetric | None = None
 
     @classmethod
     def of(cls, data: AnnotatedData) -> Self:
         """COCO AP of boxes for a data set, or, if it has masks, that of masks and beside it that of boxes."""
         ground_truth = data.coco_ground_truth()
-        metric = cls(ground_truth, iou_type=data.iou_type)
+        limit = data.max_detections or _MAX_DETECTIONS
+        metric = cls(ground_truth, iou_type=data.iou_type, max_detections=limit)
         if data.iou_type == "segm":
-            metric.boxes = cls(ground_truth)
+            metric.boxes = cls(ground_truth, max_detections=limit)
         return metric
 
     def compute(self) -> Score:
@@ -79,13 +87,13 @@ class CocoMetric(InstanceMetric):
 
     def score(self, rows: list[Row], *, image_ids: Iterable[int] | None = None) -> Score:
         """The 12 COCO numbers, overall and per class."""
-        curves = self.curves(rows, image_ids, class_agnostic=self.class_agnostic)
+        curves = self.curves(rows, image_ids, class_agnostic=self.class_agnostic, max_detections=self.limits)
         names = [] if self.class_agnostic else self.truth.class_names
         return Score(
             protocol=self.protocol,
             iou_type=self.iou_type,
-            metrics=_summary(curves),
-            per_class={name: _summary(curves.of_class(k)) for k, name in enumerate(names)},
+            metrics=_summary(curves, self.limits),
+            per_class={name: _summary(curves.of_class(k), self.limits) for k, name in enumerate(names)},
             headline=self.headline,
         )
 
@@ -96,6 +104,7 @@ def score_coco(
     *,
     iou_type: IouType = "bbox",
     class_agnostic: bool = False,
+    max_detections: int = _MAX_DETECTIONS,
 ) -> Score:
     """COCO AP and AR of a results list against ground truth, overall and per class.
 
@@ -107,26 +116,27 @@ def score_coco(
             ``predictions.json`` of ``detrkit predict``, whose images are matched by file name; as a file or in memory.
         iou_type: IoU of boxes (``"bbox"``) or of masks (``"segm"``).
         class_agnostic: match objects of any class (pycocotools ``useCats=0``); there is then no per-class table.
+        max_detections: as in :class:`CocoMetric`.
 
     Raises:
         DataError: a file is missing or invalid; the message names the file and the row.
     """
-    metric = CocoMetric(ground_truth, iou_type=iou_type, class_agnostic=class_agnostic)
+    metric = CocoMetric(ground_truth, iou_type=iou_type, class_agnostic=class_agnostic, max_detections=max_detections)
     return metric.score(read_results(results, metric.truth, iou_type=iou_type))
 
 
-def _summary(curves: Curves) -> dict[str, float | None]:
+def _summary(curves: Curves, limits: Sequence[int]) -> dict[str, float | None]:
     """The 12 COCO numbers, averaged over the classes of the curves."""
     precision, recall = curves
     numbers: dict[str, float | None] = {
-        "AP": mean_defined(precision[:, :, :, 0, 2]),
-        "AP50": mean_defined(precision[IOU50, :, :, 0, 2]),
-        "AP75": mean_defined(precision[IOU75, :, :, 0, 2]),
+        "AP": mean_defined(precision[:, :, :, 0, -1]),
+        "AP50": mean_defined(precision[IOU50, :, :, 0, -1]),
+        "AP75": mean_defined(precision[IOU75, :, :, 0, -1]),
     }
     for suffix in "sml":
-        numbers[f"AP{suffix}"] = mean_defined(precision[:, :, :, AREAS[suffix], 2])
-    for limit, position in _MAX_DETECTIONS.items():
+        numbers[f"AP{suffix}"] = mean_defined(precision[:, :, :, AREAS[suffix], -1])
+    for position, limit in enumerate(limits):
         numbers[f"AR{limit}"] = mean_defined(recall[:, :, 0, position])
     for suffix in "sml":
-        numbers[f"AR{suffix}"] = mean_defined(recall[:, :, AREAS[suffix], 2])
+        numbers[f"AR{suffix}"] = mean_defined(recall[:, :, AREAS[suffix], -1])
     return numbers

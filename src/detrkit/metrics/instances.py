@@ -6,7 +6,7 @@ hotcoco does the matching and counting; no other file uses it.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import hotcoco
@@ -20,7 +20,16 @@ from detrkit.metrics.score import Score
 from detrkit.structures import Detections
 from detrkit.structures.detections import ResultRow
 
-__all__ = ["AREAS", "IOU50", "IOU75", "Curves", "InstanceMetric", "check_iou_type", "mean_defined"]
+__all__ = [
+    "AREAS",
+    "IOU50",
+    "IOU75",
+    "Curves",
+    "InstanceMetric",
+    "check_iou_type",
+    "check_max_detections",
+    "mean_defined",
+]
 
 FloatArray = NDArray[np.float64]
 
@@ -85,7 +94,8 @@ class InstanceMetric(PerImageMetric[Detections, list[ResultRow]]):
         image_ids: Iterable[int] | None,
         *,
         class_agnostic: bool = False,
-        lvis_detections: int | None = None,
+        max_detections: Sequence[int],
+        lvis: bool = False,
     ) -> Curves:
         """Precision and recall of results.
 
@@ -93,14 +103,14 @@ class InstanceMetric(PerImageMetric[Detections, list[ResultRow]]):
             rows: as for :meth:`score`.
             image_ids: as for :meth:`score`.
             class_agnostic: match objects of any class.
-            lvis_detections: maximum number of detections per image over all classes, for the LVIS protocol; the last
-                axis then has length 1. None: the COCO protocol.
+            max_detections: ascending limits of the number of detections that count: per image and class, or with
+                ``lvis`` per image over all classes; the last axis of the result.
+            lvis: the LVIS protocol, which takes one limit.
         """
-        truth, lvis = self._annotations, lvis_detections is not None
-        results = truth.load_res(rows) if lvis_detections is None else hotcoco.LVISResults(truth, rows, lvis_detections)
+        truth = self._annotations
+        results = hotcoco.LVISResults(truth, rows, max_detections[-1]) if lvis else truth.load_res(rows)
         evaluation = hotcoco.COCOeval(truth, results, self.iou_type, lvis_style=lvis)
-        if lvis_detections is not None:
-            evaluation.params.max_dets = [lvis_detections]
+        evaluation.params.max_dets = list(max_detections)
         if image_ids is not None:
             numbers = self.truth.image_numbers
             # no image has number 0; an empty list would mean all images
@@ -120,6 +130,12 @@ def check_iou_type(iou_type: str) -> None:
     """Raise ValueError unless ``iou_type`` is "bbox" or "segm"."""
     if iou_type not in ("bbox", "segm"):
         raise ValueError(f"iou_type must be 'bbox' or 'segm', not {iou_type!r}")
+
+
+def check_max_detections(max_detections: int) -> None:
+    """Raise ValueError unless ``max_detections`` is at least 1."""
+    if max_detections < 1:
+        raise ValueError(f"max_detections must be at least 1, not {max_detections}")
 
 
 def mean_defined(values: FloatArray) -> float | None:

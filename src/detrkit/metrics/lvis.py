@@ -24,6 +24,7 @@ from detrkit.metrics.instances import (
     Curves,
     InstanceMetric,
     check_iou_type,
+    check_max_detections,
     mean_defined,
 )
 from detrkit.metrics.protocol import AnnotatedData, IouType
@@ -31,6 +32,9 @@ from detrkit.metrics.score import Score
 from detrkit.structures import FREQUENCIES, NEGATIVES, NOT_EXHAUSTIVE
 
 __all__ = ["LvisMetric", "score_lvis"]
+
+_MAX_DETECTIONS = 300
+"""Detections per image that count in the published protocol."""
 
 
 class LvisMetric(InstanceMetric):
@@ -54,11 +58,10 @@ class LvisMetric(InstanceMetric):
         ground_truth: Mapping[str, object] | str | Path,
         *,
         iou_type: IouType = "bbox",
-        max_detections: int = 300,
+        max_detections: int = _MAX_DETECTIONS,
     ) -> None:
         check_iou_type(iou_type)
-        if max_detections < 1:
-            raise ValueError(f"max_detections must be at least 1, not {max_detections}")
+        check_max_detections(max_detections)
         data, name = read_json(ground_truth, "ground truth")
         truth = read_ground_truth(data, iou_type=iou_type, name=name)
         self._frequencies = _add_lvis(truth, data)
@@ -68,11 +71,12 @@ class LvisMetric(InstanceMetric):
     @classmethod
     def of(cls, data: AnnotatedData) -> Self:
         """LVIS AP of boxes for a data set, or of masks if it has them."""
-        return cls(data.coco_ground_truth(), iou_type=data.iou_type)
+        limit = data.max_detections or _MAX_DETECTIONS
+        return cls(data.coco_ground_truth(), iou_type=data.iou_type, max_detections=limit)
 
     def score(self, rows: list[Row], *, image_ids: Iterable[int] | None = None) -> Score:
         """The LVIS numbers, overall and per class."""
-        curves = self.curves(rows, image_ids, lvis_detections=self.max_detections)
+        curves = self.curves(rows, image_ids, max_detections=[self.max_detections], lvis=True)
         by_frequency: dict[str, float | None] = {}
         for letter in FREQUENCIES:
             classes = [k for k, other in enumerate(self._frequencies) if other == letter]
@@ -94,7 +98,7 @@ def score_lvis(
     results: Sequence[Mapping[str, object]] | Mapping[str, object] | str | Path,
     *,
     iou_type: IouType = "bbox",
-    max_detections: int = 300,
+    max_detections: int = _MAX_DETECTIONS,
 ) -> Score:
     """LVIS AP and AR of a results list against LVIS annotations, overall and per class.
 

@@ -29,6 +29,10 @@ class AnnotatedData(Protocol):
     def iou_type(self) -> IouType:
         """Whether objects are matched by boxes or by masks."""
 
+    @property
+    def max_detections(self) -> int | None:
+        """Detections of an image that AP counts; None: as many as the protocol says."""
+
     def coco_ground_truth(self) -> Mapping[str, object]:
         """COCO annotations as a mapping, with the ids of the data set."""
 

@@ -92,6 +92,7 @@ def load_split(recipe: Recipe, split: str) -> DetectionDataset:
         sample_repeat=data.sample_repeat and train,
         sample_seed=data.sample_seed,
         task=task_of(recipe),
+        max_detections=data.max_detections,
         repeat=data.repeat if train else 1,
         repeat_threshold=data.sampling_threshold if train and data.sampling == "repeat_factor" else None,
     )

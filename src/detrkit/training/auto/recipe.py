@@ -257,4 +257,7 @@ def _add_notes(draft: Draft, train: DetectionDataset, numbers: Statistics, *, qu
     if objects > queries:
         draft.note(f"  note: {queries:,} queries find no more objects than that; an image has {objects:,}")
     if objects > 100:
-        draft.note("  note: COCO's AP counts 100 detections per image, so it is low where an image has more objects")
+        draft.note(
+            "  note: COCO's AP counts 100 detections per image, so it is low where an image has more objects; "
+            "data.max_detections=500 counts more"
+        )
