@@ -45,14 +45,17 @@ def test_with_masked_padding_masks_do_not_depend_on_the_batch(name: str) -> None
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_one_step_trains_every_set_of_queries_that_has_masks(task: str) -> None:
-    """Matching and denoising queries have masks; one-to-many queries and encoder proposals have none."""
-    model, batch = small_model("mask_dape_lite0", task=task).train(), images((64, 96), (61, 83))
+@pytest.mark.parametrize("proposals", [True, False])
+def test_one_step_trains_every_set_of_queries_that_has_masks(task: str, proposals: bool) -> None:
+    """Matching and denoising queries have masks, encoder proposals by choice; one-to-many queries have none."""
+    model = small_model("mask_dape_lite0", task=task, proposal_masks=proposals).train()
+    batch = images((64, 96), (61, 83))
     found = step(model, batch, objects(3, 1))
     masked = {name for name, group in found.out.groups.items() if group.masks is not None}
-    assert masked == {"denoising"}
+    assert masked == ({"denoising", "encoder"} if proposals else {"denoising"})
     for name in ("loss_mask", "loss_dice"):
         assert {name, f"{name}_0", f"{name}_denoising", f"{name}_0_denoising"} <= found.losses.terms.keys()
+        assert (f"{name}_encoder" in found.losses.terms) == proposals
         assert not [key for key in found.losses.terms if key.startswith(name) and "one_to_many" in key]
     denoising = found.out.groups["denoising"]
     assert denoising.pairs is not None

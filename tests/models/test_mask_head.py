@@ -42,9 +42,10 @@ class StubMaskHead(nn.Module):
         super().__init__()
         self.lateral, self.query = nn.Conv2d(channels, DIM, kernel_size=1), nn.Linear(DIM, DIM)
 
-    def forward(self, hidden: Tensor, memory: Tokens, maps: Sequence[FeatureMap]) -> Masks:
+    def forward(self, hidden: Sequence[Tensor], memory: Tokens, maps: Sequence[FeatureMap]) -> list[Masks]:
         fine = self.lateral(maps[0].tensor)
-        return Masks(self.query(hidden[-1]), fine + F.interpolate(memory.maps()[0], size=fine.shape[-2:]))
+        pixels = fine + F.interpolate(memory.maps()[0], size=fine.shape[-2:])
+        return [Masks(self.query(states[-1]), pixels) for states in hidden]
 
 
 class StubMaskTerm(Term):
@@ -119,8 +120,9 @@ def test_a_finer_map_for_a_mask_head_changes_nothing_in_the_detector(name: str) 
     seen: list[FeatureMap] = []
 
     class Head(nn.Module):
-        def forward(self, hidden: Tensor, memory: Tokens, maps: Sequence[FeatureMap]) -> None:
+        def forward(self, hidden: Sequence[Tensor], memory: Tokens, maps: Sequence[FeatureMap]) -> list[None]:
             seen.extend(maps)
+            return [None for _ in hidden]
 
     torch.manual_seed(0)
     finer = found.build(with_finer_map(config), mask_head=Head()).eval()

@@ -154,7 +154,7 @@ class DeformableDETR(Detector):
         best = self.best(proposals, memory, self.config.architecture.num_queries)
         reference = proposals.take(best).reference()
         content, position = self.from_boxes(sine_boxes(reference, self.config.architecture.hidden_dim // 2))
-        encoder = proposals.group(class_agnostic=self.config.architecture.proposal_class_agnostic)
+        encoder = self.proposal_group(proposals)
         return Queries(content=content, position=position, reference=reference), {"encoder": encoder}
 
     def candidates(self, memory: Tokens) -> tuple[Tensor, Tensor]:
@@ -175,6 +175,11 @@ class DeformableDETR(Detector):
         # the result for an image must not depend on how much padding its batch adds
         excluded = memory.padding_mask if architecture.mask_backbone_padding else None
         return best_tokens(scores, number, excluded)
+
+    def proposal_group(self, chosen: Proposals, *, repeat: int = 1, masked: bool = False) -> QueryGroup:
+        """Return proposals as predictions; arguments as in :meth:`Proposals.group`."""
+        agnostic = self.config.architecture.proposal_class_agnostic
+        return chosen.group(class_agnostic=agnostic, repeat=repeat, masked=masked)
 
     def from_boxes(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
         """Make content and position (B, Q, C) of queries from the sine embedding (B, Q, 2C) of their boxes."""

@@ -20,10 +20,10 @@ __all__ = ["Detector", "MaskHead", "build_backbone"]
 
 
 class MaskHead(Protocol):
-    """A module that predicts a mask for every decoded query; it fits every detector."""
+    """A module that predicts a mask for every query; it fits every detector."""
 
-    def __call__(self, hidden: Tensor, memory: Tokens, maps: Sequence[FeatureMap]) -> MaskView:
-        """Decoded states (L, B, N, C), memory of the encoder and maps of the backbone -> masks of the N queries."""
+    def __call__(self, hidden: Sequence[Tensor], memory: Tokens, maps: Sequence[FeatureMap]) -> list[MaskView]:
+        """States of sets of queries (L, B, N, C), memory of the encoder, maps of the backbone -> masks of each set."""
         ...
 
 
@@ -71,9 +71,13 @@ class Detector(nn.Module, ABC):
         proposals: Mapping[str, QueryGroup] | None = None,
     ) -> Predictions:
         """Return predictions from decoded queries: with masks if there is a mask head, with groups in training."""
+        groups = dict(proposals or {}) if self.training else {}
         if self.mask_head is not None:
-            decoded = replace(decoded, masks=self.mask_head(decoded.hidden, memory, maps))
-        return decoded.predictions((proposals or {}) if self.training else {})
+            learned = {name: group.hidden for name, group in groups.items() if group.hidden is not None}
+            masks, *of_groups = self.mask_head([decoded.hidden, *learned.values()], memory, maps)
+            decoded = replace(decoded, masks=masks)
+            groups |= {name: replace(groups[name], masks=found) for name, found in zip(learned, of_groups, strict=True)}
+        return decoded.predictions(groups)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return trainable parameters by learning-rate group; each parameter is in exactly one group.

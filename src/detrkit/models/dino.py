@@ -38,7 +38,7 @@ from detrkit.nn.heads import MLP
 from detrkit.nn.position import sine_boxes
 from detrkit.nn.proposals import Proposals
 from detrkit.nn.queries import MATCHING, Block, Decoded, Queries, attention_blocks
-from detrkit.nn.tokens import Tokens, gather_rows, joined, on_levels
+from detrkit.nn.tokens import Tokens, joined, on_levels
 from detrkit.ops.boxes import inverse_sigmoid
 from detrkit.structures import Predictions, QueryGroup, Target
 
@@ -60,6 +60,7 @@ class DINOArchitecture(DeformableArchitecture):
         denoising_queries, denoising_groups, denoising_label_noise, denoising_box_noise, denoising_mask_unused,
             denoising_max_queries: see :mod:`detrkit.nn.denoising`; with 0 queries (contrastive) or groups (plain) only
             the label table remains.
+        proposal_masks: with a mask branch, learn the masks of the encoder proposals as well, as MaskDINO does.
         denoising_extra_label: add an unused row to the label table, as published.
     """
 
@@ -81,6 +82,7 @@ class DINOArchitecture(DeformableArchitecture):
     denoising_extra_label: bool = True
     denoising_mask_unused: bool = False
     denoising_max_queries: int | None = None
+    proposal_masks: bool = True
 
     def __post_init__(self) -> None:
         """Check values; raise ValueError naming the field."""
@@ -276,18 +278,17 @@ class DINO(DeformableDETR):
         """Return the matching queries, and their encoder proposals as predictions."""
         selection = self.config.architecture.query_selection
         if selection == "static":
-            batch, reference = memory.content.shape[0], self.refpoint_embed.weight.float().sigmoid()
-            content = self.learned_content(self.tgt_embed, batch)
-            return Queries(content=content, reference=reference.expand(batch, -1, -1)), {}
+            content = self.learned_content(self.tgt_embed, len(memory.content))
+            reference = self.refpoint_embed.weight.float().sigmoid()
+            return Queries(content=content, reference=reference.expand(len(content), -1, -1)), {}
         features, anchor = self.candidates(memory)
         proposals = Proposals.of(features, anchor, self.enc_class_embed, self.enc_bbox_embed)
         if selection == "mixed":
             queries, encoder = self.select(proposals, memory, self.tgt_embed)
             return queries, {"encoder": encoder}
-        best = self.best(proposals, memory, self.config.architecture.num_queries)
-        chosen = proposals.take(best)
-        queries = Queries(content=gather_rows(features, best).detach(), reference=chosen.reference())
-        return queries, {"encoder": chosen.group(class_agnostic=self.config.architecture.proposal_class_agnostic)}
+        chosen = proposals.take(self.best(proposals, memory, self.config.architecture.num_queries))
+        queries = Queries(content=chosen.features.detach(), reference=chosen.reference())
+        return queries, {"encoder": self.proposal_group(chosen, masked=self.config.architecture.proposal_masks)}
 
     def select(
         self,
@@ -297,17 +298,17 @@ class DINO(DeformableDETR):
         *,
         name: str = MATCHING,
         repeat: int = 1,
+        masked: bool = True,
     ) -> tuple[Queries, QueryGroup]:
         """Select queries ("mixed"): learned content with the best proposal boxes; also return these as predictions.
 
-        repeat: number of copies of each object in the matching of both.
-        """
+        repeat, masked: of both, see :class:`Queries`."""
         best = self.best(proposals, memory, learned.num_embeddings)
         chosen = proposals.take(best)
         content = self.learned_content(learned, *best.shape)
-        queries = Queries(name=name, content=content, reference=chosen.reference(), repeat=repeat)
-        agnostic = self.config.architecture.proposal_class_agnostic
-        return queries, chosen.group(class_agnostic=agnostic, repeat=repeat)
+        queries = Queries(name=name, content=content, reference=chosen.reference(), repeat=repeat, masked=masked)
+        learned_masks = masked and self.config.architecture.proposal_masks
+        return queries, self.proposal_group(chosen, repeat=repeat, masked=learned_masks)
 
     def learned_content(self, learned: nn.Embedding, batch: int, number: int | None = None) -> Tensor:
         """Return the first ``number`` learned contents (B, Q, C), with the indicator of matching queries if any."""

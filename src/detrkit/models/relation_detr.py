@@ -219,8 +219,8 @@ class RelationDETR(DINO):
         heads = self.one_to_many_class_embed, self.one_to_many_bbox_embed
         repeat = self.config.architecture.one_to_many_repeat
         proposals = Proposals.of(features, anchor, *heads)
-        queries, encoder = self.select(proposals, memory, self.one_to_many_embed, name="one_to_many", repeat=repeat)
-        return replace(queries, masked=False), encoder  # every mask would be learned ``repeat`` times
+        # every mask would be learned ``repeat`` times
+        return self.select(proposals, memory, self.one_to_many_embed, name="one_to_many", repeat=repeat, masked=False)
 
 
 def one_to_many_modules(architecture: RelationArchitecture) -> dict[str, nn.Module]:

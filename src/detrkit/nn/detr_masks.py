@@ -168,8 +168,8 @@ class DETRMaskHead(nn.Module):
         self.convolution = MaskConvolution(in_dim=dim + num_heads, dim=dim)
         self.num_heads, self.mask_padding = num_heads, mask_padding
 
-    def forward(self, hidden: Tensor, memory: Tokens, maps: Sequence[FeatureMap]) -> ConvolvedMasks:
-        """Decoded states (L, B, N, C), the memory and the four maps of the backbone, finest first -> masks."""
+    def forward(self, hidden: Sequence[Tensor], memory: Tokens, maps: Sequence[FeatureMap]) -> list[ConvolvedMasks]:
+        """States (L, B, N, C) of sets of queries, the memory, four maps of the backbone, finest first -> masks."""
         coarsest, *finer = reversed(maps)
         levels = [replace(coarsest, tensor=memory.projected_maps()[0])]
         levels += [
@@ -179,11 +179,15 @@ class DETRMaskHead(nn.Module):
             levels = [
                 replace(level, tensor=level.tensor.masked_fill(level.padding_mask[:, None], 0.0)) for level in levels
             ]
-        return ConvolvedMasks(
-            queries=self.queries(hidden),
-            keys=self.keys(memory.content),
-            maps=tuple(levels),
-            convolution=self.convolution,
-            num_heads=self.num_heads,
-            mask_padding=self.mask_padding,
-        )
+        keys = self.keys(memory.content)
+        return [
+            ConvolvedMasks(
+                queries=self.queries(states),
+                keys=keys,
+                maps=tuple(levels),
+                convolution=self.convolution,
+                num_heads=self.num_heads,
+                mask_padding=self.mask_padding,
+            )
+            for states in hidden
+        ]

@@ -147,11 +147,11 @@ class EmbeddedMasks:
 
 
 class MaskBranch(nn.Module):
-    """Masks of all decoded queries, with modules passed in.
+    """Masks of decoded queries and of encoder proposals, with modules passed in.
 
     Args:
         pixels: embeds pixels.
-        queries: embeds queries: an MLP, shared by all layers.
+        queries: embeds queries: an MLP, shared by all layers and the proposals.
         border: see :func:`sample_points`.
     """
 
@@ -159,7 +159,7 @@ class MaskBranch(nn.Module):
         super().__init__()
         self.pixels, self.queries, self.border = pixels, queries, border
 
-    def forward(self, hidden: Tensor, memory: Tokens, maps: Sequence[FeatureMap]) -> EmbeddedMasks:
-        """Decoded states (L, B, N, C), the memory and the maps of the backbone, the first at 1/4 -> masks."""
+    def forward(self, hidden: Sequence[Tensor], memory: Tokens, maps: Sequence[FeatureMap]) -> list[EmbeddedMasks]:
+        """States (L, B, N, C) of sets of queries, the memory, maps of the backbone, the first at 1/4 -> masks."""
         pixels = self.pixels(maps[0], memory.maps()[0])
-        return EmbeddedMasks(self.queries(hidden), pixels, self.border)
+        return [EmbeddedMasks(self.queries(states), pixels, self.border) for states in hidden]

@@ -15,8 +15,9 @@ __all__ = ["Proposals", "anchors", "best_tokens"]
 
 @dataclass(frozen=True)
 class Proposals:
-    """One proposal per token: class logits (B, S, K) and box logits (B, S, 4), with gradients."""
+    """One proposal per token, with gradients: features (B, S, C), class logits (B, S, K) and box logits (B, S, 4)."""
 
+    features: Tensor
     logits: Tensor
     boxes: Tensor
 
@@ -25,19 +26,29 @@ class Proposals:
         """Apply two heads to features (B, S, C); boxes are relative to anchors (B, S, 4), given as logits."""
         logits: Tensor = class_head(features)
         offset: Tensor = box_head(features)
-        return cls(logits, offset.float() + anchor)
+        return cls(features, logits, offset.float() + anchor)
 
     def take(self, index: Tensor) -> Proposals:
         """Return the proposals of the tokens (B, Q)."""
-        return Proposals(gather_rows(self.logits, index), gather_rows(self.boxes, index))
+        features, logits, boxes = (gather_rows(rows, index) for rows in (self.features, self.logits, self.boxes))
+        return Proposals(features, logits, boxes)
 
     def reference(self) -> Tensor:
         """Return boxes in [0, 1] (B, S, 4) without gradient, as references of queries."""
         return self.boxes.detach().sigmoid()
 
-    def group(self, *, class_agnostic: bool, repeat: int = 1) -> QueryGroup:
-        """Return the proposals as predictions with their own losses."""
-        return QueryGroup(self.logits[None], self.boxes.sigmoid()[None], class_agnostic=class_agnostic, repeat=repeat)
+    def group(self, *, class_agnostic: bool, repeat: int = 1, masked: bool = False) -> QueryGroup:
+        """Return the proposals as predictions with their own losses.
+
+        masked: their masks are learned too, if the model has a mask head.
+        """
+        return QueryGroup(
+            self.logits[None],
+            self.boxes.sigmoid()[None],
+            hidden=self.features[None] if masked else None,
+            class_agnostic=class_agnostic,
+            repeat=repeat,
+        )
 
 
 def anchors(tokens: Tokens) -> tuple[Tensor, Tensor]:

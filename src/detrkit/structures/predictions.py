@@ -46,6 +46,7 @@ class QueryGroup:
         logits: (L, B, N, C), C = K, or K + 1 with no-object last.
         boxes: (L, B, N, 4) cxcywh in [0, 1] of the valid area.
         masks: lazy masks of the same queries, or None.
+        hidden: (L, B, N, C) states that a mask head makes masks of, for proposals whose masks are learned; else None.
         pairs: fixed matches as (image, query, object) index vectors, for denoising; ``object`` indexes the objects of
             the whole batch. None: the matcher decides.
         repeat: number of times that the matcher gets every object (one-to-many).
@@ -57,6 +58,7 @@ class QueryGroup:
     logits: Tensor
     boxes: Tensor
     masks: MaskView | None = None
+    hidden: Tensor | None = None
     pairs: tuple[Tensor, Tensor, Tensor] | None = None
     repeat: int = 1
     class_agnostic: bool = False
