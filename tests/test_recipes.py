@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from detrkit.cli.demo import RECIPE
-from detrkit.config import list_recipes, load_recipe
-from tests.data.trees import lvis_tree
+from detrkit.config import Recipe, list_recipes, load_recipe
+from tests.data.trees import lvis_tree, masks_tree, panoptic_tree
 from tests.workplace import (
     MY_CLASSES,
     ROOT,
@@ -37,7 +37,8 @@ RECIPES = sorted(
     if not any(part.startswith("_") for part in path.relative_to(FOLDER).parts)
 )
 # On a data set of ours; all others are experiments that somebody published.
-OURS = re.compile(r"\w+/blood_cells/\w+_lite0")
+LAPTOP = re.compile(r"\w+/blood_cells/\w+_lite0")
+OURS = re.compile(r"\w+/(blood_cells|nuclei|aerial)/\w+_lite0\w*")
 
 
 @dataclass(frozen=True)
@@ -247,11 +248,28 @@ def test_lvis_recipes(suffix: str, file: str | None) -> None:
 def test_the_list_is_complete() -> None:
     """The files, the packaged list and the table above name the same experiments, each by a name of its own."""
     names = [name.removesuffix(".yaml") for name in RECIPES]
-    published = PUBLISHED.keys() | DEFORMABLE.keys() | RELATION_REPOSITORY.keys()
+    published = PUBLISHED.keys() | DEFORMABLE.keys() | RELATION_REPOSITORY.keys() | PANOPTIC
     assert published == {name for name in names if not OURS.fullmatch(name)}
     assert set(names) <= set(list_recipes())
     twice = [name for name, count in Counter(Path(name).name for name in names).items() if count > 1]
     assert not twice, "a recipe is found, and its run folder called, by its file name alone"
+
+
+PANOPTIC = {f"detr/coco_panoptic/detr_r50_coco_panoptic_{step}" for step in ("300ep", "masks_25ep")}
+
+
+def test_detr_with_masks_is_trained_in_two_steps() -> None:
+    """Boxes of things and stuff, then the mask head on the frozen detector (spec detr_family.md A8)."""
+    boxes, masks = (load_recipe(FOLDER / f"{name}.yaml") for name in sorted(PANOPTIC))
+    assert boxes.model.overrides == {"loss_mask": 0, "loss_dice": 0}
+    assert (masks.model.overrides, masks.model.init) == (
+        {"freeze_detector": True},
+        f"runs/{Path(min(PANOPTIC)).name}-coco",
+    )
+    assert [(recipe.training.epochs, recipe.schedule.drop) for recipe in (boxes, masks)] == [(300, [200]), (25, [15])]
+    for recipe in (boxes, masks):
+        assert (recipe.model.name, recipe.data.root, recipe.data.format) == ("detr_r50_panoptic", COCO, "coco_panoptic")
+        assert (recipe.training.batch_size, recipe.optimizer.lr, recipe.optimizer.lr_batch_size) == (2, 1e-4, None)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -300,7 +318,9 @@ def test_header_tells_figure_and_commands(name: str) -> None:
     """The comment on top: a figure with its source (or that none exists), the train line, the eval line."""
     header = [line[1:].strip() for line in (FOLDER / name).read_text(encoding="utf-8").splitlines() if line[:1] == "#"]
     text = "\n".join(header)
-    assert re.search(r"^Published AP.*\(.*(repository|paper)|^Measured figures|^No figure is published", text, re.M)
+    assert re.search(
+        r"^Published (AP|PQ).*\(.*(repository|paper)|^Measured figures|^No figure is published", text, re.M
+    )
     assert any(re.search(rf"detrkit train recipes/{re.escape(name)}$", line) for line in header)
     assert f"detrkit eval recipes/{name} --checkpoint CHECKPOINT" in header
 
@@ -309,7 +329,7 @@ def test_the_laptop_recipes_differ_in_the_model_only() -> None:
     """The families are compared on equal terms: the same data, schedule and optimizer. The two that were trained for
     the package are none of them: they have a schedule of their own, one has larger images."""
     trained = (RECIPE, "recipes/de_detr/blood_cells/dela_conditional_detr_lite0.yaml")
-    ours = [name for name in RECIPES if OURS.fullmatch(name.removesuffix(".yaml"))]
+    ours = [name for name in RECIPES if LAPTOP.fullmatch(name.removesuffix(".yaml"))]
     paths = [name for name in ours if not any(path.endswith(name) for path in trained)]
     rest = [load_recipe(FOLDER / path).to_dict() for path in paths]
     assert [tree.pop("model")["name"] for tree in rest] == [Path(path).stem for path in paths]
@@ -332,7 +352,7 @@ def test_model_builds(name: str) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) > 1e6
     groups = model.parameter_groups()
     assert set(groups) - {"sampling"} == {"backbone", "default"}
-    assert all(groups.values())
+    assert all(groups.values()) or section.overrides.get("freeze_detector")
     build_criterion(model.config)
 
 
@@ -365,6 +385,9 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         file = one_class / f"annotations/instances_{split}2017.json"
         coco_split(Split(names, one_class / f"{split}2017", file, first_id), {1: "object"})
     lvis_tree(data / "lvis")
+    panoptic_tree(data / "nuclei_inst")
+    panoptic_tree(data / "coco", official=True)
+    masks_tree(data / "aerial_sem")
     rebuilt = folders["rebuilt"] / "data"
     shutil.copytree(data, rebuilt, ignore=shutil.ignore_patterns("CocoFormatAnnos"))
     words = ["data", "convert", str(rebuilt / "cityscapes"), "--from", "cityscapes-gtfine"]
@@ -401,6 +424,25 @@ def _cases() -> Iterator[object]:
                 yield pytest.param(name, layout, SHALLOW, id=f"{case}-shallow")
 
 
+_AP = {"AP", "AP50", "AP75", "APs", "APm", "APl"}
+NUMBERS = {
+    "coco": _AP | {"AR100"},
+    "lvis": _AP | {"AR@300", "APr"},
+    "masks": _AP | {"AR100", "box_AP"},
+    "semantic": {"mIoU"},
+    "panoptic": {"PQ", "SQ", "RQ"},
+}
+
+
+def metric_of(recipe: Recipe) -> str:
+    """The key in ``NUMBERS`` of what a recipe is evaluated by."""
+    from detrkit.training.task import task_of
+
+    if recipe.data.format == "lvis":
+        return "lvis"
+    return {"det": "coco", "inst": "masks", "sem": "semantic", "pan": "panoptic"}[task_of(recipe)]
+
+
 @pytest.mark.parametrize(("name", "layout", "depth"), list(_cases()))
 def test_recipe_runs(
     name: str,
@@ -414,6 +456,7 @@ def test_recipe_runs(
     import detrkit
     from detrkit.models import model_config
     from detrkit.training.loggers import read_log
+    from detrkit.training.task import task_of
     from detrkit.weights import read_info
 
     monkeypatch.chdir(trees[layout])
@@ -422,6 +465,8 @@ def test_recipe_runs(
     small = SMALL_RUN | {"training.iterations": 2, "training.batch_size": 1}
     small |= {"training.output": str(output), "logging.every": 1}
     small |= {f"model.{key}": value for key, value in depth.items()}
+    if depth or (recipe.model.init or "").startswith("runs/"):
+        small["model.init"] = None  # of another depth, or the run of an earlier step
     try:
         run = detrkit.train(FOLDER / name, **small)
         log = read_log(output / "log.jsonl")
@@ -429,12 +474,13 @@ def test_recipe_runs(
         assert [row["step"] for row in steps] == [1, 2]
         losses = [value for row in steps for key, value in row.items() if key.startswith("loss")]
         assert all(math.isfinite(value) for value in losses)
-        recalls = {"AR@300", "APr"} if recipe.data.format == "lvis" else {"AR100"}
-        assert {"AP", "AP50", "AP75", "APs", "APm", "APl"} | recalls <= set(run.metrics)
+        assert NUMBERS[metric_of(recipe)] <= set(run.metrics)
         assert run.best == output / "best" / "model.safetensors"
 
         info = read_info(run.best)
+        of_masks = {"data/nuclei_inst inst": 2, "data/nuclei_inst pan": 4, "data/aerial_sem sem": 3, f"{COCO} pan": 4}
         classes = {CITY: 8, COCO: 80, SA_DET: 1}.get(recipe.data.root, len(MY_CLASSES))
+        classes = of_masks.get(f"{recipe.data.root} {task_of(recipe)}", classes)
         assert info.categories is not None
         assert len(info.categories) == classes
         sizes = {"train_short_sides": (64,), "train_max_side": 96, "eval_short_side": 64, "eval_max_side": 96}
@@ -443,7 +489,9 @@ def test_recipe_runs(
         assert len(losses) > len(steps) * 3 * config.decoder_layers, "class, box and GIoU of every layer, and the total"
 
         score = detrkit.evaluate(run.best, FOLDER / name, device="cpu")
-        assert score["metrics"]["AP"] == pytest.approx(run.metrics["AP"])
+        numbers = score["metrics"].get("All", score["metrics"])
+        for key in NUMBERS[metric_of(recipe)]:
+            assert numbers[key] == (None if run.metrics[key] is None else pytest.approx(run.metrics[key])), key
     finally:
         shutil.rmtree(output, ignore_errors=True)  # up to 1.2 GB
 

@@ -3,7 +3,7 @@
 Lines that are understood, each on a line of its own; any other line is plain text:
 
     # TITLE on DATA, …                                                  (the first line)
-    # Published AP / S / M / L: 41.0 / 20.6 / 44.3 / 59.3 (SOURCE).
+    # Published AP / S / M / L: 41.0 / 20.6 / 44.3 / 59.3 (SOURCE).      (or PQ / APmask / APbox)
     # Published configuration (REPOSITORY): NAME
     # Published command (REPOSITORY[, branch NAME][, N=PROCESSES][, EPOCHS epochs]): COMMAND
     # Published evaluation (REPOSITORY): COMMAND
@@ -22,12 +22,25 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["METRICS", "RECIPES", "REPOSITORIES", "ROOT", "Command", "Figure", "Header", "HeaderError", "headers"]
+__all__ = [
+    "METRICS",
+    "OUR_DATA",
+    "PANOPTIC_METRICS",
+    "RECIPES",
+    "REPOSITORIES",
+    "ROOT",
+    "Command",
+    "Figure",
+    "Header",
+    "HeaderError",
+    "headers",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
 
 METRICS = ("AP", "AP50", "AP75", "S", "M", "L")
+PANOPTIC_METRICS = ("PQ", "APmask", "APbox")
 REPOSITORIES = {
     "DETR": "https://github.com/facebookresearch/detr",
     "Conditional DETR": "https://github.com/Atten4Vis/ConditionalDETR",
@@ -43,7 +56,9 @@ PAPER = "DE-DETR paper"
 
 _NAMES = "|".join(map(re.escape, REPOSITORIES))
 _NUMBERS = r"\d+\.\d(?: / \d+\.\d)*"
-_FIGURE = re.compile(rf"Published (AP(?: / \w+)*): ({_NUMBERS}) \(((?:{_NAMES}) repository|{PAPER})(?:, (.+))?\)\.")
+_FIGURE = re.compile(
+    rf"Published ((?:AP|PQ)(?: / \w+)*): ({_NUMBERS}) \(((?:{_NAMES}) repository|{PAPER})(?:, (.+))?\)\."
+)
 _CONFIGURATION = re.compile(rf"Published configuration \(({_NAMES})\): (\w+)")
 _COMMAND = re.compile(
     rf"Published (command|evaluation) \(({_NAMES})(?:, branch (\w+))?(?:, N=(\d+))?(?:, (\d+) epochs)?\): (\S.*)"
@@ -52,7 +67,9 @@ _OURS = re.compile(
     r"Ours: ((?:CUDA_VISIBLE_DEVICES=\S+ )?(?:detrkit|accelerate launch .*-m detrkit) (?:train|eval) recipes/.+)"
 )
 _NO_FIGURE = re.compile(r"No figure is published(?:[:;] (.+))?\.")
-_TITLE = re.compile(r"(.+?),? on (?:\d+ % of )?(COCO|Cityscapes|LVIS v1|SA-Det-100k|205 images of blood cells)\b")
+OUR_DATA = ("205 images of blood cells", "458 images of nuclei", "40 aerial images")
+_DATA = "|".join(("COCO panoptic", "COCO", "Cityscapes", "LVIS v1", "SA-Det-100k", *OUR_DATA))
+_TITLE = re.compile(rf"(.+?),? on (?:\d+ % of )?({_DATA})\b")
 _OUR_COMMAND = re.compile(r" {3}(?=.*\bdetrkit (train|eval) )(.+)")
 _STRICT = ("Published", "Ours", "No figure")
 
@@ -182,8 +199,9 @@ def _read_line(header: Header, text: str, previous: re.Match[str] | None) -> re.
 
 def _figure(found: re.Match[str]) -> Figure:
     names, numbers = found[1].split(" / "), found[2].split(" / ")
-    if len(names) != len(numbers) or not set(names) <= set(METRICS):
-        raise ValueError(f"as many numbers as metrics, of {', '.join(METRICS)}")
+    known = PANOPTIC_METRICS if names[0] == "PQ" else METRICS
+    if len(names) != len(numbers) or not set(names) <= set(known):
+        raise ValueError(f"as many numbers as metrics, of {', '.join(known)}")
     return Figure(dict(zip(names, numbers, strict=True)), found[3].removesuffix(" repository"), found[4] or "")
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from detrkit.config import Recipe, load_recipe
-from generator.headers import METRICS, PAPER, REPOSITORIES, Figure, Header, headers
+from generator.headers import METRICS, OUR_DATA, PANOPTIC_METRICS, PAPER, REPOSITORIES, Figure, Header, headers
 from generator.tables import table
 
 __all__ = ["SECTIONS"]
@@ -15,7 +15,7 @@ PAPER_ADDRESS = "https://arxiv.org/abs/2203.09507"
 PERCENTS = (1, 2, 5, 10)
 
 
-def results(data: str) -> str:
+def results(data: str, metrics: Sequence[str] = METRICS) -> str:
     """Every published figure on one data set, recipes sorted by folder."""
     rows = []
     for header in headers():
@@ -23,8 +23,8 @@ def results(data: str) -> str:
         if header.data != data or recipe.data.sample_rate is not None:
             continue
         for figure in header.figures:
-            rows.append([_link(header), str(recipe.training.epochs), *_numbers(figure), _source(figure)])
-    return table(["recipe", "epochs", *METRICS, "source"], rows)
+            rows.append([_link(header), str(recipe.training.epochs), *_numbers(figure, metrics), _source(figure)])
+    return table(["recipe", "epochs", *metrics, "source"], rows)
 
 
 def ablation() -> str:
@@ -89,7 +89,7 @@ def _parts(recipe: Recipe) -> tuple[bool, bool, bool]:
 
 
 def _is_ours(header: Header) -> bool:
-    return header.data == "205 images of blood cells"
+    return header.data in OUR_DATA
 
 
 def _link(header: Header) -> str:
@@ -97,8 +97,8 @@ def _link(header: Header) -> str:
     return f"[{title}]({header.link})"
 
 
-def _numbers(figure: Figure) -> list[str]:
-    return [figure.values.get(metric, "") for metric in METRICS]
+def _numbers(figure: Figure, metrics: Sequence[str] = METRICS) -> list[str]:
+    return [figure.values.get(metric, "") for metric in metrics]
 
 
 def _source(figure: Figure) -> str:
@@ -109,10 +109,11 @@ def _source(figure: Figure) -> str:
 
 SECTIONS = {
     "published on COCO": partial(results, "COCO"),
+    "published on COCO panoptic": partial(results, "COCO panoptic", PANOPTIC_METRICS),
     "published on Cityscapes": partial(results, "Cityscapes"),
     "published on SA-Det-100k": partial(results, "SA-Det-100k"),
     "ablation of the DE-DETR paper": ablation,
     "published on sampled COCO": sampled,
     "recipes without a figure": without_figure,
-    "recipes on blood cells": ours,
+    "recipes for a laptop": ours,
 }

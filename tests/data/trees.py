@@ -242,12 +242,13 @@ def panoptic(split: str) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, np.d
     return {"images": data["images"], "annotations": rows, "categories": categories}, maps
 
 
-def panoptic_tree(root: Path) -> Path:
-    """annotations/panoptic_*.json, a folder of PNG files beside each, and images/*."""
+def panoptic_tree(root: Path, *, official: bool = False) -> Path:
+    """annotations/panoptic_*.json, a folder of PNG files beside each, and images/*; ``official``: named as COCO's."""
     for split in BOXES:
-        write_images(split, root / "images" / split)
+        folder = f"{split}2017" if official else f"images/{split}"
+        write_images(split, root / folder)
         data, maps = panoptic(split)
-        path = dump(root / "annotations" / f"panoptic_{split}.json", data)
+        path = dump(root / "annotations" / f"panoptic_{split}{'2017' if official else ''}.json", data)
         for name, ids in maps.items():
             write_map(path.with_suffix("") / name, ids, rgb=True)
     return root
