@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from detrkit.data.coco_json import box_problem, is_crowd, lvis_problems
+from detrkit.data.clean_rows import is_crowd, row_problem
+from detrkit.data.coco_json import lvis_problems
 from detrkit.data.findings import Finding, Level, finding, row_name
 from detrkit.data.formats import FORMATS, Source, read_source
 from detrkit.data.images import image_size, read_image
 from detrkit.data.mask_checks import mask_findings
 from detrkit.data.once import read_once
 from detrkit.data.records import Table, missing_files
+from detrkit.data.value_checks import VALUE_CHECKS, class_differences
 from detrkit.errors import DataError
 from detrkit.structures import NEGATIVES
 
@@ -71,7 +73,16 @@ def check(
         tables = {split: read_source(source) for split, source in sources.items()}
     scans: dict[str, _Scan] = {}
     for split, table in tables.items():
-        for examine in (_ids, _category_ids, _boxes, _duplicate_annotations, _balance, _empty, _federated):
+        for examine in (
+            *VALUE_CHECKS,
+            _ids,
+            _category_ids,
+            _boxes,
+            _duplicate_annotations,
+            _balance,
+            _empty,
+            _federated,
+        ):
             findings += examine(split, table)
         findings += mask_findings(split, table, quick=quick)
         missing = missing_files([table.path(image) for image in table.images])
@@ -119,11 +130,9 @@ def _category_ids(split: str, table: Table) -> Iterator[Finding]:
 
 def _boxes(split: str, table: Table) -> Iterator[Finding]:
     sizes = {row["id"]: (row.get("width"), row.get("height")) for row in table.images}
-    bad, outside, beyond = [], [], []
+    outside, beyond = [], []
     for row in table.annotations:
-        problem = box_problem(row.get("bbox"))
-        if problem:
-            bad.append(f"{row_name(row)}: {row.get('bbox')} {problem}")
+        if row_problem(row) is not None:
             continue
         width, height = sizes.get(row["image_id"], (None, None))
         if not width or not height:
@@ -133,7 +142,6 @@ def _boxes(split: str, table: Table) -> Iterator[Finding]:
             outside.append(f"{row_name(row)}: {row['bbox']} in {width}x{height}")
         elif min(x, y) < -_BORDER_TOLERANCE or x + w > width + _BORDER_TOLERANCE or y + h > height + _BORDER_TOLERANCE:
             beyond.append(f"{row_name(row)}: {row['bbox']} in {width}x{height}")
-    yield finding("error", "box values", split, bad, "boxes that are not four finite numbers of positive size")
     yield finding("error", "boxes outside", split, outside, "boxes completely outside their image: dropped")
     yield finding("warning", "boxes beyond border", split, beyond, "boxes that extend beyond the image: clipped")
 
@@ -278,9 +286,9 @@ def _across(tables: dict[str, Table]) -> Iterator[Finding]:
     if len(tables) < 2:
         return
     lists = {split: {row["id"]: row.get("name") for row in table.categories} for split, table in tables.items()}
-    first, *others = lists.items()
-    differing = [f"{first[0]} and {split}" for split, names in others if names != first[1]]
-    yield finding("error", "categories across splits", splits, differing, "have different categories")
+    (first, expected), *others = lists.items()
+    differing = [line for split, names in others for line in class_differences(first, expected, split, names)]
+    yield finding("error", "categories across splits", splits, differing, "splits have different classes")
     if "train" in tables:
         trained = np.unique([row["category_id"] for row in tables["train"].annotations]).tolist()
         for split, table in tables.items():
