@@ -13,6 +13,7 @@ from detrkit.data.annotations import Segments, clipped, rules_of
 from detrkit.data.class_lists import valid_color
 from detrkit.data.clean_rows import is_crowd, row_area, row_problem
 from detrkit.data.coco_json import Row, lvis_problems
+from detrkit.data.frames import turned_images, upright
 from detrkit.data.images import image_size
 from detrkit.data.packed_masks import PackedMasks, pack, pack_value, size_problem
 from detrkit.data.records import ImageRecord, OnError, Table, missing_files
@@ -57,6 +58,14 @@ def build_records(
             "needs; task 'det' uses the boxes alone"
         )
     images, notes = _images(table, on_error)
+    turned = turned_images(table, images)
+    if turned:
+        images = upright(images, turned)
+        warnings.warn(
+            f"{table.origin}: {len(turned)} photos have width and height of the file as stored, but boxes of the "
+            "upright picture (EXIF); they are used upright. 'detrkit data check' lists them",
+            stacklevel=2,
+        )
     index_of = {image["id"]: index for index, image in enumerate(images)}
     left_out = {image["id"] for image in table.images} - index_of.keys()
     owners: list[int] = []

@@ -95,9 +95,8 @@ def clean_image(row: object, where: str, read_id: IdReader, tell: Tell = lambda 
                 tell(TEXT, f"image id {number}: {key} {shown(row[key])} is no number of pixels: read from the image")
             continue
         if type(row[key]) is not int:
-            if isinstance(row[key], str):
-                tell(TEXT, f"image id {number}: {key} {shown(row[key])} read as {side}")
             found[key] = side
+    _tell_text(row, found, f"image id {number}", tell)
     for key in (NEGATIVES, NOT_EXHAUSTIVE):
         if isinstance(row.get(key), list) and not all(type(value) is int for value in row[key]):
             numbers = [(value, whole(value)) for value in row[key]]
@@ -146,6 +145,7 @@ def clean_annotation(
     number = row.get("id")
     if number is not None and not is_name(number):
         found["id"] = whole(number)
+    _tell_text(row, found, where, tell)
     named = f"annotation id {shown(number)}" if isinstance(found.get("id", number), int | str) else where
     if found.get("id", number) is None:
         found["where"] = row.get("where", where)
@@ -153,8 +153,7 @@ def clean_annotation(
         for key in ("iscrowd", "area"):
             if key in row:
                 found[key] = read_value(row, key, "")
-                if isinstance(row[key], str) and found[key] is not None:
-                    tell(TEXT, f"{named}: {key} {shown(row[key])} read as {found[key]}")
+        _tell_text(row, {key: found.get(key) for key in ("iscrowd", "area")}, named, tell)
         if (found.get("area") or 0) < 0:
             tell(TEXT, f"{named}: area {shown(row['area'])} is negative: measured anew")
             found["area"] = None
@@ -167,6 +166,13 @@ def clean_annotation(
         return _changed(changed, bbox=bbox)
     except DataError as error:
         return {**row, **found, "problem": str(error)}
+
+
+def _tell_text(row: Json, found: Json, where: str, tell: Tell) -> None:
+    """Tell which numbers were text."""
+    for key, value in found.items():
+        if isinstance(row.get(key), str) and isinstance(value, int | float):
+            tell(TEXT, f"{where}: {key} {shown(row[key])} read as {value}")
 
 
 def _is_clean(row: object) -> bool:
