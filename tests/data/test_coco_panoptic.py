@@ -114,7 +114,7 @@ def test_bad_segments_are_an_error_or_are_counted(root: Path, edit_first: Any, m
     [
         (lambda row: row.update(image_id=2), "image_id 2 has two annotations"),
         (lambda row: row.update(segments_info=None), "no list 'segments_info'"),
-        (lambda row: row["segments_info"][0].update(category_id="x"), "has no whole number 'category_id'"),
+        (lambda row: row["segments_info"][0].update(category_id="x"), "category_id must be a whole number, not 'x'"),
         (lambda row: row["segments_info"][0].update(category_id=99), r"segment 70003 of a\.png: category id 99 is not"),
     ],
 )

@@ -38,7 +38,12 @@ def test_correct_data_have_no_faults(tmp_path: Path, kind: str, quick: bool) -> 
 @pytest.mark.parametrize(
     ("change", "level", "name", "example"),
     [
-        (lambda c: c["annotations"][0].update(bbox=[1, 1, 0, 5]), "error", "box values", "annotation 1: [1, 1, 0, 5]"),
+        (
+            lambda c: c["annotations"][0].update(bbox=[1, 1, 0, 5]),
+            "error",
+            "box values",
+            "annotation 1: bbox [1, 1, 0, 5]",
+        ),
         (lambda c: c["annotations"][0].update(bbox=[1, float("nan"), 3, 5]), "error", "box values", "is not finite"),
         (lambda c: c["annotations"][0].update(bbox=[50, 1, 5, 5]), "error", "boxes outside", "in 40x30"),
         (lambda c: c["annotations"][0].update(bbox=[30, 1, 15, 5]), "warning", "boxes beyond border", "in 40x30"),

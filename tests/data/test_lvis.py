@@ -122,7 +122,7 @@ FAULTS: list[tuple[Change, str]] = [
     (lambda c: c["categories"][0].pop("frequency"), r"category id 4: frequency is None, but LVIS has 'r', 'c' or 'f'"),
     (lambda c: c["categories"][1].update(frequency="x"), r"category id 5: frequency is 'x'"),
     (lambda c: c["images"][0].pop("neg_category_ids"), r"image id 1 has no list 'neg_category_ids', which LVIS"),
-    (lambda c: c["images"][0].update(neg_category_ids=["4"]), r"image id 1: neg_category_ids has '4', which the categ"),
+    (lambda c: c["images"][0].update(neg_category_ids=["x"]), r"image id 1: neg_category_ids has 'x', which the categ"),
     (
         lambda c: c["images"][2].pop("not_exhaustive_category_ids"),
         r"image id 3 has no list 'not_exhaustive_category_ids'",

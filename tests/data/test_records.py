@@ -82,7 +82,7 @@ def test_boxes_are_clipped_and_outside_boxes_dropped(records: Any) -> None:
 
 @pytest.mark.parametrize(
     "bbox",
-    [[1, 1, 0, 5], [1, 1, 5, -2], [math.nan, 1, 5, 5], [1, 1, math.inf, 5], [1, 1, 5], None, "box", [1, 1, "5", 5]],
+    [[1, 1, 0, 5], [1, 1, 5, -2], [math.nan, 1, 5, 5], [1, 1, math.inf, 5], [1, 1, 5], None, "box", [1, 1, "five", 5]],
 )
 def test_bad_boxes_are_an_error_or_are_counted(records: Any, bbox: Any) -> None:
     def change(data: dict[str, Any]) -> None:
@@ -148,10 +148,10 @@ def test_errors_name_rows_that_are_not_coco(tmp_path: Path) -> None:
         ([], "is a list, which COCO uses for results"),
         ({"images": []}, "no list 'annotations'"),
         ("text", "no list 'images'"),
-        ({**good, "images": [{"file_name": "a"}]}, r"images\[0\] has no whole number 'id'"),
+        ({**good, "images": [{"file_name": "a"}]}, r"images\[0\]: id is missing; it must be a whole number"),
         ({**good, "images": [{"id": 1}]}, r"images\[0\] \(id 1\) has no 'file_name'"),
-        ({**good, "categories": [{"id": "1", "name": "a"}]}, r"categories\[0\] has no whole number 'id'"),
-        ({**good, "annotations": [{"id": 1, "image_id": 1}]}, r"annotations\[0\] has no whole number 'category_id'"),
+        ({**good, "categories": [{"id": 1.5, "name": "a"}]}, r"categories\[0\]: id must be a whole number, not 1\.5"),
+        ({**good, "annotations": [{"id": 1, "image_id": 1}]}, r"annotations\[0\]: category_id is missing; it must be"),
         ({**good, "annotations": [{"image_id": 1, "segments_info": []}]}, "panoptic segments"),
     ]
     for data, message in cases:

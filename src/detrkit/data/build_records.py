@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from detrkit.data.annotations import Segments, clipped, rules_of
 from detrkit.data.class_lists import valid_color
-from detrkit.data.coco_json import Row, box_problem, finite_number, is_crowd, lvis_problems, row_area
+from detrkit.data.clean_rows import is_crowd, row_area, row_problem
+from detrkit.data.coco_json import Row, lvis_problems
+from detrkit.data.frames import turned_images, upright
 from detrkit.data.images import image_size
 from detrkit.data.packed_masks import PackedMasks, pack, pack_value, size_problem
 from detrkit.data.records import ImageRecord, OnError, Table, missing_files
@@ -38,8 +40,8 @@ def build_records(
         left out.
 
     Raises:
-        DataError: duplicate or unknown ids, no class or no mask for the task, or incomplete LVIS annotations; with
-            ``on_error="raise"`` also bad boxes and masks, and missing images.
+        DataError: duplicate or unknown ids, no class or no mask for the task, no usable annotation among several, or
+            incomplete LVIS annotations; with ``on_error="raise"`` also bad boxes and masks, and missing images.
     """
     rules = rules_of(task)
     categories, left_aside = _categories(table, task)
@@ -56,11 +58,20 @@ def build_records(
             "needs; task 'det' uses the boxes alone"
         )
     images, notes = _images(table, on_error)
+    turned = turned_images(table, images)
+    if turned:
+        images = upright(images, turned)
+        warnings.warn(
+            f"{table.origin}: {len(turned)} photos have width and height of the file as stored, but boxes of the "
+            "upright picture (EXIF); they are used upright. 'detrkit data check' lists them",
+            stacklevel=2,
+        )
     index_of = {image["id"]: index for index, image in enumerate(images)}
     left_out = {image["id"] for image in table.images} - index_of.keys()
     owners: list[int] = []
     rows: list[Row] = []
     masks: list[bytes] | None = [] if rules.masks else None
+    unusable: list[str] = []
     orphans = 0
     for row in table.annotations:
         if row["category_id"] in left_aside:
@@ -72,22 +83,27 @@ def build_records(
             orphans += row["image_id"] not in left_out
             continue
         try:
-            problem = box_problem(row.get("bbox"))
+            problem = row_problem(row)
             if problem:
-                raise DataError(f"bbox {row.get('bbox')} {problem}")
+                raise DataError(problem)
             if masks is not None:
                 masks.append(_packed(row, images[index]))
         except DataError as error:
             message = f"{_where(table, row, images[index])}: {error}"
             if on_error == "raise":
                 raise DataError(f"{message}. {_SKIP.format('annotations')}") from None
-            notes.append(message)
+            unusable.append(message)
         else:
             owners.append(index)
             rows.append(row)
+    if unusable and not rows:
+        raise DataError(
+            f"{table.origin}: all {len(unusable)} annotations are unusable, so none is left. The first: {unusable[0]}"
+        )
+    notes += unusable
     if orphans:
         notes.append(f"{table.origin}: {orphans} annotations of images that it does not list")
-    segments = _segments(table, images, owners, rows, label_of, categories)
+    segments = _segments(images, owners, rows, label_of, categories)
     if masks is not None:
         segments = replace(segments, masks=PackedMasks.of(masks))
     for index in np.flatnonzero(segments.outside).tolist():
@@ -97,12 +113,7 @@ def build_records(
 
 
 def _segments(
-    table: Table,
-    images: list[Row],
-    owners: list[int],
-    rows: list[Row],
-    label_of: dict[int, int],
-    categories: Categories,
+    images: list[Row], owners: list[int], rows: list[Row], label_of: dict[int, int], categories: Categories
 ) -> Segments:
     """The segments of valid rows, without masks. owners: the index of the image of each row."""
     owner = np.asarray(owners, dtype=np.int64)
@@ -113,7 +124,7 @@ def _segments(
     return Segments(
         boxes=boxes,
         labels=labels,
-        areas=_areas(table, images, owners, rows),
+        areas=np.asarray([row_area(row) for row in rows], dtype=np.float64),
         crowd=np.asarray([is_crowd(row) for row in rows], dtype=bool),
         outside=np.logical_or(*(corners[:, 2:] <= corners[:, :2]).T),
         things=np.asarray([category.is_thing for category in categories], dtype=bool)[labels],
@@ -164,15 +175,6 @@ def _packed(row: Row, image: Row) -> bytes:
     return packed
 
 
-def _areas(table: Table, images: list[Row], owners: list[int], rows: list[Row]) -> NDArray[np.float64]:
-    try:
-        return np.asarray([row_area(row) for row in rows], dtype=np.float64)
-    except (TypeError, ValueError):
-        for owner, row in zip(owners, rows, strict=True):
-            finite_number(row_area(row), f"{_where(table, row, images[owner])}: area")
-        raise
-
-
 def _federated(image: Row, label_of: dict[int, int]) -> dict[str, NDArray[np.int64]]:
     """The LVIS fields of a record; empty for other images."""
     if NEGATIVES not in image:
@@ -210,11 +212,6 @@ def _categories(table: Table, task: str) -> tuple[Categories, frozenset[int]]:
     return things, frozenset(category.id for category in everything if not category.is_thing)
 
 
-def _category(row: Row) -> Category:
-    name, thing = str(row.get("name", row["id"])), bool(row.get("isthing", 1))
-    return Category(int(row["id"]), name, thing, valid_color(row.get("color")))
-
-
 def _images(table: Table, on_error: OnError) -> tuple[list[Row], list[str]]:
     """Image rows with width and height, sorted by id, and one note per image that was left out."""
     if not table.images:
@@ -242,7 +239,7 @@ def _images(table: Table, on_error: OnError) -> tuple[list[Row], list[str]]:
             notes.append(image["problem"])
             continue
         width, height = image.get("width"), image.get("height")
-        if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+        if width is None or height is None:
             try:
                 width, height = image_size(table.path(image))
             except DataError as error:

@@ -11,7 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from detrkit.data.build_records import build_records
-from detrkit.data.coco_json import Row, box_problem
+from detrkit.data.clean_rows import row_problem
+from detrkit.data.coco_json import Row
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.ground_truth import value_rle
 from detrkit.data.map_files import stated_size
@@ -42,9 +43,7 @@ def usable_part(table: Table, *, on_error: OnError = "raise") -> tuple[Table, li
     return replace(
         table,
         images=[{**image, **sizes[image["id"]]} for image in table.images if image["id"] in sizes],
-        annotations=[
-            row for row in table.annotations if row["image_id"] in sizes and box_problem(row.get("bbox")) is None
-        ],
+        annotations=[row for row in table.annotations if row["image_id"] in sizes and row_problem(row) is None],
     ), list(dict.fromkeys(notes))
 
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from detrkit.data.coco_json import box_problem, is_crowd, lvis_problems
+from detrkit.data.clean_rows import is_crowd, row_problem
+from detrkit.data.coco_json import lvis_problems
 from detrkit.data.findings import Finding, Level, finding, row_name
 from detrkit.data.formats import FORMATS, Source, read_source
+from detrkit.data.frames import BORDER_TOLERANCE, turned_images, upright
 from detrkit.data.images import image_size, read_image
 from detrkit.data.mask_checks import mask_findings
 from detrkit.data.once import read_once
 from detrkit.data.records import Table, missing_files
+from detrkit.data.value_checks import VALUE_CHECKS, class_differences
 from detrkit.errors import DataError
 from detrkit.structures import NEGATIVES
 
@@ -27,8 +30,6 @@ __all__ = ["Report", "check"]
 
 # Warn about classes with 20 times fewer boxes than the most frequent class.
 _IMBALANCE = 20
-# Pixels by which boxes may extend beyond the image, as rounding can cause.
-_BORDER_TOLERANCE = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,11 @@ def check(
         tables = {split: read_source(source) for split, source in sources.items()}
     scans: dict[str, _Scan] = {}
     for split, table in tables.items():
-        for examine in (_ids, _category_ids, _boxes, _duplicate_annotations, _balance, _empty, _federated):
+        turned = turned_images(table, table.images)
+        findings.append(_frames(split, table, turned))
+        table = tables[split] = replace(table, images=upright(table.images, turned))
+        examinations = (_ids, _category_ids, _boxes, _duplicate_annotations, _balance, _empty, _federated)
+        for examine in VALUE_CHECKS + examinations:
             findings += examine(split, table)
         findings += mask_findings(split, table, quick=quick)
         missing = missing_files([table.path(image) for image in table.images])
@@ -85,6 +90,16 @@ def check(
     if not quick:
         findings += _shared_images(tables, scans)
     return Report(findings=tuple(findings))
+
+
+def _frames(split: str, table: Table, turned: Mapping[int, tuple[int, int]]) -> Finding:
+    images = (image for image in table.images if image["id"] in turned)
+    found = [f"{image['file_name']}: listed as {image['width']}x{image['height']}" for image in images]
+    message = (
+        "photos with width and height of the file as stored, but boxes of the upright picture (EXIF): swap width and "
+        "height; training uses them upright"
+    )
+    return finding("error", "image frame", split, found, message)
 
 
 def _ids(split: str, table: Table) -> Iterator[Finding]:
@@ -119,11 +134,9 @@ def _category_ids(split: str, table: Table) -> Iterator[Finding]:
 
 def _boxes(split: str, table: Table) -> Iterator[Finding]:
     sizes = {row["id"]: (row.get("width"), row.get("height")) for row in table.images}
-    bad, outside, beyond = [], [], []
+    outside, beyond = [], []
     for row in table.annotations:
-        problem = box_problem(row.get("bbox"))
-        if problem:
-            bad.append(f"{row_name(row)}: {row.get('bbox')} {problem}")
+        if row_problem(row) is not None:
             continue
         width, height = sizes.get(row["image_id"], (None, None))
         if not width or not height:
@@ -131,9 +144,8 @@ def _boxes(split: str, table: Table) -> Iterator[Finding]:
         x, y, w, h = row["bbox"]
         if x >= width or y >= height or x + w <= 0 or y + h <= 0:
             outside.append(f"{row_name(row)}: {row['bbox']} in {width}x{height}")
-        elif min(x, y) < -_BORDER_TOLERANCE or x + w > width + _BORDER_TOLERANCE or y + h > height + _BORDER_TOLERANCE:
+        elif min(x, y) < -BORDER_TOLERANCE or x + w > width + BORDER_TOLERANCE or y + h > height + BORDER_TOLERANCE:
             beyond.append(f"{row_name(row)}: {row['bbox']} in {width}x{height}")
-    yield finding("error", "box values", split, bad, "boxes that are not four finite numbers of positive size")
     yield finding("error", "boxes outside", split, outside, "boxes completely outside their image: dropped")
     yield finding("warning", "boxes beyond border", split, beyond, "boxes that extend beyond the image: clipped")
 
@@ -151,8 +163,9 @@ def _duplicate_annotations(split: str, table: Table) -> Iterator[Finding]:
 
 def _balance(split: str, table: Table) -> Iterator[Finding]:
     counts = Counter(row["category_id"] for row in table.annotations if not is_crowd(row))
+    crowds = {row["category_id"] for row in table.annotations if is_crowd(row)}  # another check names them
     names = {row["id"]: str(row.get("name", row["id"])) for row in table.categories}
-    absent = [names[number] for number in names if not counts[number]]
+    absent = [names[number] for number in names if not counts[number] and number not in crowds]
     present = sorted((counts[number], name) for number, name in names.items() if counts[number])
     rare = [f"{name}: {number}" for number, name in present if number * _IMBALANCE < present[-1][0]]
     # small val splits often lack rare classes
@@ -278,9 +291,9 @@ def _across(tables: dict[str, Table]) -> Iterator[Finding]:
     if len(tables) < 2:
         return
     lists = {split: {row["id"]: row.get("name") for row in table.categories} for split, table in tables.items()}
-    first, *others = lists.items()
-    differing = [f"{first[0]} and {split}" for split, names in others if names != first[1]]
-    yield finding("error", "categories across splits", splits, differing, "have different categories")
+    (first, expected), *others = lists.items()
+    differing = [line for split, names in others for line in class_differences(first, expected, split, names)]
+    yield finding("error", "categories across splits", splits, differing, "splits have different classes")
     if "train" in tables:
         trained = np.unique([row["category_id"] for row in tables["train"].annotations]).tolist()
         for split, table in tables.items():

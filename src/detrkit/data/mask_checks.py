@@ -11,7 +11,8 @@ import hotcoco.mask
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.data.coco_json import Row, box_problem, is_crowd
+from detrkit.data.clean_rows import is_crowd, row_problem
+from detrkit.data.coco_json import Row
 from detrkit.data.findings import Finding, finding, row_name
 from detrkit.data.map_files import MapFile, stated_size
 from detrkit.data.packed_masks import pack, size_problem, unpack
@@ -102,7 +103,7 @@ def _examine(row: Row, size: tuple[int | None, int | None], faults: _Faults, qui
         return
     if area < _TINY:
         faults.tiny.append(f"{name}: {area} pixels")
-    if box_problem(row.get("bbox")) is None:
+    if row_problem(row) is None:
         drawn, annotated = _corners(hotcoco.mask.toBbox(rle)), _corners(np.asarray(row["bbox"], dtype=np.float64))
         annotated = np.clip(annotated, 0, [width, height, width, height])
         if np.abs(drawn - annotated).max() > _TOLERANCE:
@@ -185,7 +186,7 @@ def _map_findings(split: str, table: Table) -> Iterator[Finding]:
                     tiny.append(f"{row_name(row)}: {area} pixels")
                 if row.get("area") is not None and row["area"] != area:
                     off_area.append(f"{row_name(row)}: {row['area']} listed, {area} in the map")
-                if box_problem(row.get("bbox")) is None:
+                if row_problem(row) is None:
                     distance = _corners(np.asarray(row["bbox"], np.float64)) - _corners(np.asarray(box, np.float64))
                     if np.abs(distance).max() > _TOLERANCE:
                         off_box.append(f"{row_name(row)}: {row['bbox']} listed, {box} in the map")

@@ -18,6 +18,8 @@ import hotcoco.mask
 import numpy as np
 from numpy.typing import NDArray
 
+from detrkit.data.values import LARGEST, number, shown, whole
+from detrkit.data.values import size as side
 from detrkit.errors import DataError
 
 __all__ = ["PackedMasks", "Polygons", "Rle", "pack", "pack_value", "size_problem", "unpack"]
@@ -130,19 +132,29 @@ def _pack_polygons(parts: Sequence[Any]) -> bytes:
     if not all(isinstance(part, list | tuple) for part in parts):
         hint = "; wrap it in another list" if all(_is_number(part) for part in parts) else ""
         raise DataError(f"must be a list of polygons, each a list [x1, y1, x2, y2, …]{hint}")
-    for number, part in enumerate(parts, start=1):
+    for place, part in enumerate(parts, start=1):
         problem = _polygon_problem(part)
         if problem:
-            which = "has a polygon" if len(parts) == 1 else f"has a polygon (part {number} of {len(parts)})"
+            which = "has a polygon" if len(parts) == 1 else f"has a polygon (part {place} of {len(parts)})"
             raise DataError(f"{which} {problem}")
     try:  # array is several times faster than numpy for so few numbers
         vertices = [array("d", part) for part in parts]
-    except TypeError:
-        raise DataError("has a polygon with a coordinate that is not a number") from None
+    except (TypeError, OverflowError):
+        vertices = [array("d", map(_coordinate, part)) for part in parts]
     if not all(math.isfinite(sum(part)) for part in vertices):
         raise DataError("has a polygon with a coordinate that is not finite")
+    if not all(min(part) >= -LARGEST and max(part) <= LARGEST for part in vertices):
+        raise DataError(f"has a polygon with a coordinate beyond {LARGEST:,} pixels")
     header = struct.pack(f"<I{len(vertices)}I", len(vertices), *(len(part) // 2 for part in vertices))
     return _POLYGONS + header + b"".join(part.tobytes() for part in vertices)
+
+
+def _coordinate(value: object) -> float:
+    """A coordinate, also from text."""
+    found = number(value)
+    if found is None:
+        raise DataError(f"has a polygon with a coordinate that is not a number: {shown(value)}")
+    return found
 
 
 def _polygon_problem(part: Sequence[Any]) -> str | None:
@@ -156,11 +168,14 @@ def _polygon_problem(part: Sequence[Any]) -> str | None:
 def _pack_rle(rle: Rle) -> bytes:
     size: Any = rle.get("size")
     counts: Any = rle.get("counts")
-    if not isinstance(size, list | tuple) or len(size) != 2 or not all(type(v) is int and v > 0 for v in size):
-        raise DataError(f"is an RLE whose size {size!r} is not [height, width]")
-    height, width = size
+    sides = [side(value) for value in size] if isinstance(size, list | tuple) else []
+    if len(sides) != 2 or None in sides:
+        raise DataError(f"is an RLE whose size {shown(size)} is not [height, width]")
+    height, width = size = [int(value or 0) for value in sides]
     runs = _runs(counts, height, width)
     total, pixels = sum(runs), height * width
+    if pixels >= 2**32:
+        raise DataError(f"is an RLE whose size {height}x{width} is too large")
     if min(runs, default=0) < 0 or total != pixels:
         raise DataError(f"is an RLE of {total} pixels, but its size {height}x{width} has {pixels}")
     if isinstance(counts, list):
@@ -172,7 +187,9 @@ def _pack_rle(rle: Rle) -> bytes:
 def _runs(counts: object, height: int, width: int) -> list[int]:
     """Lengths of the runs of an RLE."""
     if isinstance(counts, list):
-        if not all(type(value) is int and value >= 0 for value in counts):
+        if not all(type(value) is int for value in counts):
+            counts = [-1 if (run := whole(value)) is None else run for value in counts]
+        if min(counts, default=0) < 0:
             raise DataError("is an RLE whose counts are not all whole numbers of at least 0")
         return counts
     if not isinstance(counts, str | bytes):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detrkit.data.annotations import Segments, clipped
-from detrkit.data.coco_json import Row, box_problem, is_crowd, row_area
+from detrkit.data.clean_rows import is_crowd, row_area, row_problem
+from detrkit.data.coco_json import Row
 from detrkit.data.map_files import MapFile
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "ScoreProtocol",
     "Table",
     "coco_rows",
+    "exists",
     "frequencies_of",
     "missing_files",
 ]
@@ -106,8 +108,8 @@ class Table:
     :class:`~detrkit.data.map_files.MapFile`, and ``problem``, why the image cannot be used, where it cannot."""
     annotations: list[Row]
     """Rows with id, image_id, category_id, bbox [x, y, w, h], area, iscrowd, and segmentation where there is one. COCO
-    files do not have ``where``, file and line for messages, and ``value``, that of the segment in the ``map`` of its
-    image."""
+    files do not have ``where``, file and line for messages, ``value``, that of the segment in the ``map`` of its image,
+    and ``problem``, why the row cannot be used, where it cannot."""
     categories: list[Row]
     """Rows with id and name, and ``isthing`` 0 for stuff."""
     info: Row = field(default_factory=dict)
@@ -115,6 +117,8 @@ class Table:
     protocol: ScoreProtocol = "coco"
     """How results on these images are scored. With "lvis", images and categories have the fields of LVIS, which
     ``detrkit.data.coco_json.lvis_problems`` checks."""
+    readings: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """One line per value that is not as COCO has it and how it was read, by kind (``detrkit.data.clean_rows``)."""
 
     def path(self, image: Row) -> Path:
         """The path of the file of an image row."""
@@ -127,14 +131,16 @@ def coco_rows(rows: Iterable[Row]) -> list[Row]:
     Ids that are unique and positive already are kept, others are replaced by 1, 2, … (for evaluators, id 0 means "no
     match").
     """
-    copies = [{key: value for key, value in row.items() if key not in ("where", "value")} for row in rows]
+    rows = list(rows)
+    copies = [{key: value for key, value in row.items() if key not in ("where", "value", "problem")} for row in rows]
     ids = [row.get("id") for row in copies]
     keep_ids = len(set(ids)) == len(ids) and all(type(value) is int and value > 0 for value in ids)
-    for number, row in enumerate(copies, start=1):
+    for number, (row, source) in enumerate(zip(copies, rows, strict=True), start=1):
         row["id"] = row["id"] if keep_ids else number
-        row["iscrowd"] = int(is_crowd(row))
-        if row.get("area") is None and box_problem(row.get("bbox")) is None:
+        if row_problem(source) is None:
             row["area"] = row_area(row)
+        if "problem" not in source:
+            row["iscrowd"] = int(is_crowd(row))
     return copies
 
 
@@ -150,9 +156,17 @@ def missing_files(paths: Sequence[Path]) -> list[int]:
             except OSError:
                 listings[parent] = frozenset()
         # exists() handles file systems that ignore case or normalise accents
-        if name not in listings[parent] and not path.exists():
+        if name not in listings[parent] and not exists(path):
             missing.append(index)
     return missing
+
+
+def exists(path: Path) -> bool:
+    """Whether a path exists; a name that the file system cannot have does not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def frequencies_of(table: Table) -> list[str] | None:

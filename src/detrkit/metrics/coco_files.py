@@ -7,20 +7,26 @@ guessing are filled in; everything else is an error that names the file and the 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 
-from detrkit.data.coco_json import (
-    Json,
-    Row,
-    annotation_lists,
-    box_problem,
-    finite_number,
-    image_file,
+import hotcoco.mask
+
+from detrkit.data.clean_rows import (
+    IdReader,
+    clean_annotation,
+    clean_category,
+    clean_image,
+    id_reader,
     is_crowd,
-    read_json,
+    row_area,
+    row_problem,
 )
+from detrkit.data.coco_json import Json, Row, annotation_lists, read_json
+from detrkit.data.packed_masks import Rle, pack, unpack
+from detrkit.data.values import read_value
 from detrkit.errors import DataError
 
 __all__ = ["GroundTruth", "read_ground_truth", "read_results", "rows_by_id", "unique_names"]
@@ -46,6 +52,16 @@ class GroundTruth:
     source: str
     """Name of the ground truth in messages."""
 
+    images: Mapping[Hashable, Row]
+    """The images of the file by their original id."""
+
+    categories: Mapping[Hashable, Row]
+    """The categories of the file by their original id."""
+
+    read_image_id: IdReader = read_value
+    read_category_id: IdReader = read_value
+    """How results refer to images and categories."""
+
     def image(self, number: int) -> Row:
         """The image with this number."""
         row: Row = self.dataset["images"][number - 1]
@@ -64,41 +80,54 @@ def read_ground_truth(source: object, *, iou_type: str, name: str | None = None)
     data, default_name = read_json(source, "ground truth")
     name = name or default_name
     image_rows, annotation_rows, category_rows = annotation_lists(data, name)
-    images_by_id = rows_by_id(image_rows, f"{name}: images")
-    categories_by_id = rows_by_id(category_rows, f"{name}: categories")
+    read_image_id, read_category_id = id_reader(image_rows), id_reader(category_rows)
+    images_by_id = _by_id(image_rows, f"{name}: images", partial(clean_image, read_id=read_image_id))
+    categories_by_id = _by_id(category_rows, f"{name}: categories", partial(clean_category, read_id=read_category_id))
     image_numbers = {key: number for number, key in enumerate(_in_order(images_by_id), start=1)}
     category_numbers = {key: number for number, key in enumerate(_in_order(categories_by_id))}
-    images = []
-    for key, number in image_numbers.items():
-        row = {"id": number, "file_name": image_file(images_by_id[key])}
-        for side in ("height", "width"):
-            if images_by_id[key].get(side) is not None:
-                row[side] = int(images_by_id[key][side])
-        images.append(row)
-    class_names = unique_names([(key, categories_by_id[key].get("name")) for key in category_numbers])
-
-    truth = GroundTruth({}, image_numbers, category_numbers, class_names, name)
-    truth.dataset["images"] = images
-    truth.dataset["categories"] = [{"id": number, "name": class_names[number]} for number in category_numbers.values()]
+    kept = ("file_name", "height", "width")
+    truth = GroundTruth(
+        dataset={
+            "images": [
+                {"id": number, **{word: images_by_id[key][word] for word in kept if word in images_by_id[key]}}
+                for key, number in image_numbers.items()
+            ]
+        },
+        image_numbers=image_numbers,
+        category_numbers=category_numbers,
+        class_names=unique_names([(key, categories_by_id[key]["name"]) for key in category_numbers]),
+        source=name,
+        images=images_by_id,
+        categories=categories_by_id,
+        read_image_id=read_image_id,
+        read_category_id=read_category_id,
+    )
+    numbered = zip(category_numbers.values(), truth.class_names, strict=True)
+    truth.dataset["categories"] = [{"id": number, "name": class_name} for number, class_name in numbered]
     annotations = truth.dataset["annotations"] = []
+    orphans = 0
     for index, row in enumerate(annotation_rows):
         where = f"{name}: annotations[{index}]"
-        image, category = _image_and_category(row, truth, where)
+        row = clean_annotation(row, where, read_image_id=read_image_id, read_category_id=read_category_id)
+        image, category = image_numbers.get(row["image_id"]), category_numbers.get(row["category_id"])
         if category is None:
-            raise DataError(f"{where}: category_id {row.get('category_id')!r} is not among the categories of the file")
+            raise DataError(f"{where}: category_id {row['category_id']!r} is not among the categories of the file")
+        if image is None:
+            orphans += 1
+            continue
+        problem = row_problem(row, flat=True)
+        if problem is not None:
+            raise DataError(f"{where}: {problem}")
         # Annotations get new ids: pycocotools and its successors take an object with id 0 for "no match".
-        clean: Row = {"id": index + 1, "image_id": image, "category_id": category}
-        clean["iscrowd"] = int(is_crowd(row))
+        clean: Row = {"id": index + 1, "image_id": image, "category_id": category, "iscrowd": int(is_crowd(row))}
+        clean["bbox"] = [float(value) for value in row["bbox"]]
         if iou_type == "segm":
             clean["segmentation"] = _segmentation(row, truth.image(image), where)
-            clean["bbox"] = _box(row, where) if row.get("bbox") else [0.0, 0.0, 0.0, 0.0]
-        else:
-            clean["bbox"] = _box(row, where)
-        if row.get("area") is not None:
-            clean["area"] = finite_number(row["area"], f"{where}: area")
-        elif iou_type == "bbox":
-            clean["area"] = clean["bbox"][2] * clean["bbox"][3]
+        if row.get("area") is not None or iou_type == "bbox":
+            clean["area"] = row_area(row)
         annotations.append(clean)
+    if orphans:
+        warnings.warn(f"{name}: {orphans} annotations of images that it does not list are ignored", stacklevel=3)
     return truth
 
 
@@ -117,17 +146,24 @@ def read_results(source: object, truth: GroundTruth, *, iou_type: str) -> list[R
     unknown: dict[Hashable, int] = {}
     for index, row in enumerate(data):
         where = f"{name}: row {index}"
-        image, category = _image_and_category(row, truth, where)
+        row = clean_annotation(row, where, read_image_id=truth.read_image_id, read_category_id=truth.read_category_id)
+        image, category = truth.image_numbers.get(row["image_id"]), truth.category_numbers.get(row["category_id"])
+        if image is None:
+            count = len(truth.image_numbers)
+            raise DataError(f"{where}: image_id {row['image_id']!r} is not among the {count} images of {truth.source}")
         if "score" not in row:
             raise DataError(f"{where}: no score; is this a ground-truth file?")
         clean: Row = {"image_id": image, "category_id": category}
-        clean["score"] = finite_number(row["score"], f"{where}: score")
+        clean["score"] = read_value(row, "score", where)
         # Only the key that the IoU needs: with both in a row, pycocotools takes the area of the box instead of the mask
         # and sorts objects into other size ranges.
         if iou_type == "segm":
             clean["segmentation"] = _segmentation(row, truth.image(image), where)
         else:
-            clean["bbox"] = _box(row, where)
+            problem = row_problem(row, flat=True)
+            if problem is not None:
+                raise DataError(f"{where}: {problem}")
+            clean["bbox"] = [float(value) for value in row["bbox"]]
         if category is None:
             unknown[row["category_id"]] = unknown.get(row["category_id"], 0) + 1
             continue
@@ -171,15 +207,21 @@ def _rows_of_predictions(predictions: Json, truth: GroundTruth, name: str) -> li
     return rows
 
 
-def rows_by_id(rows: Sequence[object], where: str) -> dict[Hashable, Json]:
-    """Rows by id."""
-    result: dict[Hashable, Json] = {}
-    for index, row in enumerate(rows):
-        if not isinstance(row, Mapping) or not isinstance(row.get("id"), int | str | float):
-            raise DataError(f"{where}[{index}] has no id")
-        if row["id"] in result and dict(result[row["id"]]) != dict(row):
+def rows_by_id(rows: Sequence[object], where: str) -> dict[Hashable, Row]:
+    """Rows of images by id, with their sides as numbers.
+
+    Raises:
+        DataError: a row without id, or two unlike rows with the same.
+    """
+    return _by_id(rows, where, partial(clean_image, read_id=id_reader(rows)))
+
+
+def _by_id(rows: Sequence[object], where: str, clean: Callable[[object, str], Row]) -> dict[Hashable, Row]:
+    result: dict[Hashable, Row] = {}
+    for index, raw in enumerate(rows):
+        row = clean(raw, f"{where}[{index}]")
+        if result.setdefault(row["id"], row) != row:
             raise DataError(f"{where}[{index}]: id {row['id']} is used twice")
-        result[row["id"]] = row
     return result
 
 
@@ -197,47 +239,37 @@ def unique_names(categories: list[tuple[Hashable, object]]) -> list[str]:
     ]
 
 
-def _image_and_category(row: object, truth: GroundTruth, where: str) -> tuple[int, int | None]:
-    """Image and category number of a row; the category is None if the ground truth does not list it."""
-    if not isinstance(row, dict | Mapping):
-        raise DataError(f"{where} is not an object but {type(row).__name__}")
-    for key in ("image_id", "category_id"):
-        if not isinstance(row.get(key), int | str | float):
-            raise DataError(f"{where}: {key} is missing")
-    image = truth.image_numbers.get(row["image_id"])
-    if image is None:
-        count = len(truth.image_numbers)
-        raise DataError(f"{where}: image_id {row['image_id']!r} is not among the {count} images of {truth.source}")
-    return image, truth.category_numbers.get(row["category_id"])
-
-
-def _box(row: Json, where: str) -> list[float]:
-    """bbox [x, y, width, height] of an annotation or a result; sides of 0 are allowed."""
-    box = row.get("bbox")
-    problem = box_problem(box, flat=True)
-    if box is None or problem is not None:
-        raise DataError(f"{where}: bbox {box!r} {problem}")
-    return [float(value) for value in box]
-
-
 def _segmentation(row: Json, image: Json, where: str) -> object:
     """Polygons, or a run-length encoding with the size of the image."""
     value = row.get("segmentation")
     if not value:
         raise DataError(f"{where}: no segmentation, which masks are scored on (boxes: iou type bbox)")
-    if isinstance(value, Mapping):
-        size, counts = value.get("size"), value.get("counts")
-        if size is None or counts is None:
-            raise DataError(f"{where}: a run-length segmentation needs size and counts")
-        expected = [image.get("height", size[0]), image.get("width", size[1])]
-        if list(size) != expected:
-            raise DataError(f"{where}: mask size {list(size)} is not the image's [height, width] {expected}")
-        return {"size": list(size), "counts": counts.decode() if isinstance(counts, bytes) else counts}
+    try:
+        content = _fast_rle(value) or unpack(pack(value))
+    except DataError as error:
+        raise DataError(f"{where}: segmentation {error}") from None
+    if isinstance(content, dict):
+        height, width = content["size"]
+        expected = image.get("height", height), image.get("width", width)
+        if (height, width) != expected:
+            raise DataError(
+                f"{where}: segmentation is an RLE for {width}x{height} pixels, but the image is "
+                f"{expected[1]}x{expected[0]}"
+            )
+        counts = content["counts"]
+        return {**content, "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
     if "height" not in image or "width" not in image:
         raise DataError(f"{where}: polygons need the image's height and width, which the ground truth does not give")
-    for polygon in value:
-        if not isinstance(polygon, list | tuple) or len(polygon) < 6 or len(polygon) % 2:
-            raise DataError(f"{where}: a polygon must be a list of three or more x, y pairs")
-        for number in polygon:
-            finite_number(number, f"{where}: each polygon value")
-    return value
+    assert isinstance(content, list)
+    return [polygon.ravel().tolist() for polygon in content]
+
+
+def _fast_rle(value: object) -> Rle | None:
+    """A compressed RLE as it is, where hotcoco can read it: results have many, and ``pack`` takes 100 times as long."""
+    if not isinstance(value, dict) or not isinstance(value.get("counts"), str | bytes):
+        return None
+    try:
+        pixels = hotcoco.mask.area({"size": value["size"], "counts": value["counts"]})
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return None  # pack says what is wrong
+    return {"size": value["size"], "counts": value["counts"]} if pixels else None

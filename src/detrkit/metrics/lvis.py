@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from detrkit.data.coco_json import Row, annotation_lists, lvis_problems, read_json
+from detrkit.data.coco_json import Row, lvis_problems
 from detrkit.errors import DataError
 from detrkit.metrics.coco_files import GroundTruth, read_ground_truth, read_results
 from detrkit.metrics.instances import (
@@ -62,9 +62,8 @@ class LvisMetric(InstanceMetric):
     ) -> None:
         check_iou_type(iou_type)
         check_max_detections(max_detections)
-        data, name = read_json(ground_truth, "ground truth")
-        truth = read_ground_truth(data, iou_type=iou_type, name=name)
-        self._frequencies = _add_lvis(truth, data)
+        truth = read_ground_truth(ground_truth, iou_type=iou_type)
+        self._frequencies = _add_lvis(truth)
         super().__init__(truth, iou_type=iou_type)
         self.max_detections = max_detections
 
@@ -137,14 +136,12 @@ def _recalls(curves: Curves, limit: int) -> dict[str, float | None]:
     return {f"AR{size}@{limit}": mean_defined(recall[..., area]) for size, area in AREAS.items()}
 
 
-def _add_lvis(truth: GroundTruth, data: object) -> list[str]:
+def _add_lvis(truth: GroundTruth) -> list[str]:
     """Add the LVIS class lists to the images of ``truth``; return the frequency of every class."""
-    images, _, categories = annotation_lists(data, truth.source)
-    for problem in lvis_problems(images, categories):
+    for problem in lvis_problems(list(truth.images.values()), list(truth.categories.values())):
         raise DataError(f"{truth.source}: {problem} (plain COCO annotations: detrkit score coco)")
     numbers = truth.category_numbers
-    for row in images:
-        image = truth.image(truth.image_numbers[row["id"]])
-        image |= {key: [numbers[category_id] for category_id in row[key]] for key in (NEGATIVES, NOT_EXHAUSTIVE)}
-    frequencies = {numbers[row["id"]]: row["frequency"] for row in categories}
-    return [frequencies[number] for number in range(len(truth.class_names))]
+    for key, row in truth.images.items():
+        image = truth.image(truth.image_numbers[key])
+        image |= {word: [numbers[category_id] for category_id in row[word]] for word in (NEGATIVES, NOT_EXHAUSTIVE)}
+    return [truth.categories[key]["frequency"] for key in numbers]

@@ -9,15 +9,16 @@ import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.data.coco_json import Json, annotation_lists, finite_number, image_file, is_crowd, read_json
+from detrkit.data.clean_rows import IdReader, clean_category, id_reader
+from detrkit.data.coco_json import Json, annotation_lists, read_json
 from detrkit.data.label_maps import read_panoptic_png
+from detrkit.data.values import read_value
 from detrkit.errors import DataError
 from detrkit.metrics.coco_files import rows_by_id, unique_names
 from detrkit.structures import Categories, Category
@@ -81,6 +82,7 @@ class PanopticTruth:
         images: the segments of every annotated image by the image's id, in the order of the file.
         image_names: the images' own file names.
         source: what messages call the ground truth.
+        read_id: how results refer to images.
     """
 
     categories: Categories
@@ -88,6 +90,7 @@ class PanopticTruth:
     images: dict[Hashable, SegmentFile]
     image_names: dict[Hashable, str]
     source: str
+    read_id: IdReader
 
 
 def read_panoptic_truth(
@@ -104,9 +107,10 @@ def read_panoptic_truth(
     image_rows, annotation_rows, category_rows = annotation_lists(content, name)
     categories, label_of = _categories(category_rows, name)
     by_id = rows_by_id(image_rows, f"{name}: images")
+    read_id = id_reader(image_rows)
     read = _reader(source, images, "--gt-images")
     files: dict[Hashable, SegmentFile] = {}
-    for where, row in _annotations(annotation_rows, name):
+    for where, row in _annotations(annotation_rows, name, read_id):
         key = row["image_id"]
         if key not in by_id:
             raise DataError(f"{where}: image_id {key!r} is not among the {len(by_id)} images of the file")
@@ -115,7 +119,7 @@ def read_panoptic_truth(
         files[key] = SegmentFile(
             where=f"{name}: {row['file_name']}",
             file_name=row["file_name"],
-            size=_size(by_id[key], name),
+            size=_size(by_id[key]),
             segments=_segments(row, label_of, where),
             read=read,
         )
@@ -127,7 +131,7 @@ def read_panoptic_truth(
             f"{name}: {unsaid} of {len(categories)} categories have no 'isthing'; they count as things", stacklevel=3
         )
     names = unique_names([(category.id, category.name) for category in categories])
-    return PanopticTruth(categories, names, files, {key: image_file(by_id[key]) for key in files}, name)
+    return PanopticTruth(categories, names, files, {key: by_id[key]["file_name"] for key in files}, name, read_id)
 
 
 def read_panoptic_results(
@@ -151,10 +155,11 @@ def read_panoptic_results(
         )
     label_of = _labels_in(content.get("categories"), truth, name)
     image_of = _images_in(content.get("images"), truth, name)
+    read_id = truth.read_id if image_of is None else id_reader(content["images"])
     read = _reader(source, images, "--results-images")
     files: dict[Hashable, SegmentFile] = {}
     foreign: list[str] = []
-    for where, row in _annotations(rows, name):
+    for where, row in _annotations(rows, name, read_id):
         key = row["image_id"] if image_of is None else image_of.get(row["image_id"])
         if key not in truth.images:
             foreign.append(row["file_name"])
@@ -176,7 +181,7 @@ def read_panoptic_results(
     return files
 
 
-def _annotations(rows: Sequence[object], name: str) -> Iterator[tuple[str, Json]]:
+def _annotations(rows: Sequence[object], name: str, read_id: IdReader) -> Iterator[tuple[str, Json]]:
     """Rows that name an image and a PNG file and list segments, with what to call each in messages."""
     for index, row in enumerate(rows):
         where = f"{name}: annotations[{index}]"
@@ -186,9 +191,7 @@ def _annotations(rows: Sequence[object], name: str) -> Iterator[tuple[str, Json]
             raise DataError(
                 f"{where} has no list 'segments_info'; is this a COCO file of objects, not of panoptic maps?"
             )
-        image_id = row.get("image_id")
-        if isinstance(image_id, bool) or not isinstance(image_id, Integral | str):
-            raise DataError(f"{where}: image_id must be a whole number or text, not {image_id!r}")
+        row = {**row, "image_id": read_id(row, "image_id", where)}
         if not isinstance(row.get("file_name"), str):
             raise DataError(f"{where}: file_name of the PNG is missing")
         yield where, row
@@ -200,50 +203,37 @@ def _segments(row: Json, label_of: Mapping[int, int], where: str) -> tuple[Liste
         place = f"{where} ({row['file_name']}): segments_info[{index}]"
         if not isinstance(info, Mapping):
             raise DataError(f"{place} is not an object but {type(info).__name__}")
-        number = _whole(info.get("id"), f"{place}: id")
+        number = read_value(info, "id", place)
         if not 1 <= number <= MAX_ID:
             raise DataError(
                 f"{place}: id {number} is not between 1 and {MAX_ID}; 0 stands for pixels without a segment"
             )
         if number in segments:
             raise DataError(f"{place}: id {number} is used twice")
-        category = _whole(info.get("category_id"), f"{place}: category_id")
+        category = read_value(info, "category_id", place)
         if category not in label_of:
             raise DataError(f"{place}: category_id {category} is not among the categories of the ground truth")
-        area = None if info.get("area") is None else finite_number(info["area"], f"{place}: area")
-        segments[number] = ListedSegment(number, label_of[category], area, is_crowd(info))
+        area = read_value(info, "area", place)
+        segments[number] = ListedSegment(number, label_of[category], area, bool(read_value(info, "iscrowd", place)))
     return tuple(segments.values())
 
 
-def _whole(value: object, what: str) -> int:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
-        raise DataError(f"{what} must be a whole number, not {value!r}")
-    return int(value)
-
-
-def _size(image: Json, name: str) -> tuple[int, int] | None:
-    sides = [image.get(side) for side in ("height", "width")]
-    if None in sides:
-        return None
-    height, width = (_whole(side, f"{name}: height and width of image {image['id']!r}") for side in sides)
-    return height, width
+def _size(image: Json) -> tuple[int, int] | None:
+    return (image["height"], image["width"]) if "height" in image and "width" in image else None
 
 
 def _categories(rows: Sequence[object], name: str) -> tuple[Categories, dict[int, int]]:
     """The classes in the order of their ids, and the label of each id."""
     by_id: dict[int, Json] = {}
     for index, row in enumerate(rows):
-        if not isinstance(row, Mapping):
-            raise DataError(f"{name}: categories[{index}] is not an object but {type(row).__name__}")
-        number = _whole(row.get("id"), f"{name}: categories[{index}]: id")
-        if number in by_id:
-            raise DataError(f"{name}: categories[{index}]: id {number} is used twice")
-        by_id[number] = row
+        row = clean_category(row, f"{name}: categories[{index}]", read_value)
+        if row["id"] in by_id:
+            raise DataError(f"{name}: categories[{index}]: id {row['id']} is used twice")
+        by_id[row["id"]] = row
     if not by_id:
         raise DataError(f"{name}: has no categories")
     categories = Categories(
-        Category(number, str(by_id[number].get("name", number)), bool(by_id[number].get("isthing", 1)))
-        for number in sorted(by_id)
+        Category(number, by_id[number]["name"], bool(by_id[number].get("isthing", 1))) for number in sorted(by_id)
     )
     return categories, {category.id: label for label, category in enumerate(categories)}
 
@@ -275,11 +265,11 @@ def _images_in(rows: object, truth: PanopticTruth, name: str) -> dict[Hashable, 
         for table, form in zip(tables, forms, strict=True):
             table.setdefault(form(file_name), []).append(key)
     by_id = rows_by_id(rows, f"{name}: images")
-    if not all(isinstance(row.get("file_name"), str) for row in by_id.values()):
+    if not all(row["file_name"] for row in by_id.values()):
         return None
     image_of: dict[Hashable, Hashable] = {}
     for key, row in by_id.items():
-        file_name = image_file(row)
+        file_name = row["file_name"]
         found = next(
             (hit for table, form in zip(tables, forms, strict=True) if (hit := table.get(form(file_name)))), []
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from detrkit.data.clean_rows import with_box
 from detrkit.data.coco_json import Row
 from detrkit.data.packed_masks import pack
 from detrkit.data.records import Table
@@ -43,12 +44,14 @@ class Source:
         """Reduce an object of a COCO file while it is parsed."""
         if self.segmentations == "as in the file" or "segmentation" not in row:
             return row
-        segmentation = row.pop("segmentation")
-        if self.segmentations == "packed":
-            try:
-                row["segmentation"] = pack(segmentation)
-            except DataError:
-                row["segmentation"] = segmentation  # build_records says what is wrong, and with which row
+        try:
+            row = with_box(row)
+            if self.segmentations == "packed":
+                row["segmentation"] = pack(row["segmentation"])
+            else:
+                del row["segmentation"]
+        except DataError:  # build_records says what is wrong, and with which row
+            pass
         return row
 
 

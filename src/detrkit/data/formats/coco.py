@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from detrkit.data.coco_json import Row, annotation_lists, image_file, is_federated, read_json
+from detrkit.data.clean_rows import clean_annotation, clean_category, clean_image, id_reader
+from detrkit.data.coco_json import Row, annotation_lists, is_federated, read_json
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, find_image_root, only
 from detrkit.data.records import Table
 from detrkit.errors import DataError
@@ -77,44 +79,55 @@ def parse_coco(data: object, origin: Path, image_root: Path) -> Table:
     """A table from parsed COCO JSON.
 
     Raises:
-        DataError: not COCO annotations, or a row lacks a required key.
+        DataError: not COCO annotations, or a row whose ids, name or file name cannot be read.
     """
     images, annotations, categories = annotation_lists(data, origin)
-    for key, rows, needed in (
-        ("images", images, ("id",)),
-        ("categories", categories, ("id",)),
-        ("annotations", annotations, ("image_id", "category_id")),
-    ):
-        for number, row in enumerate(rows):
-            if key == "annotations" and isinstance(row, dict) and "segments_info" in row:
-                raise DataError(
-                    f"{origin}: holds panoptic segments; read it as format 'coco_panoptic', or use the instances file"
-                )
-            for name in needed:
-                if not isinstance(row, dict) or type(row.get(name)) is not int:
-                    raise DataError(f"{origin}: {key}[{number}] has no whole number '{name}'")
-            if key == "images" and not image_file(row):
-                raise DataError(f"{origin}: images[{number}] (id {row['id']}) has no 'file_name'")
+    readings: defaultdict[str, list[str]] = defaultdict(list)
+
+    def tell(kind: str, line: str) -> None:
+        readings[kind].append(line)
+
+    image_ids, category_ids = id_reader(images), id_reader(categories)
+    clean_images = [clean_image(row, f"{origin}: images[{k}]", image_ids, tell) for k, row in enumerate(images)]
+    for number, row in enumerate(clean_images):
+        if not row["file_name"]:
+            raise DataError(f"{origin}: images[{number}] (id {row['id']}) has no 'file_name'")
+    clean_categories = [
+        clean_category(row, f"{origin}: categories[{k}]", category_ids) for k, row in enumerate(categories)
+    ]
+    rows = []
+    for number, row in enumerate(annotations):
+        if isinstance(row, dict) and "segments_info" in row:
+            raise DataError(
+                f"{origin}: holds panoptic segments; read it as format 'coco_panoptic', or use the instances file"
+            )
+        where = f"{origin}: annotations[{number}]"
+        rows.append(clean_annotation(row, where, read_image_id=image_ids, read_category_id=category_ids, tell=tell))
+    _number_names(clean_images, rows, "image_id")
+    _number_names(clean_categories, rows, "category_id")
     info = data.get("info") if isinstance(data, dict) else None
     return Table(
         origin=origin,
         image_root=image_root,
-        images=[_normalised_image(row) for row in images],
-        annotations=list(annotations),
-        categories=list(categories),
+        images=clean_images,
+        annotations=rows,
+        categories=clean_categories,
         info=info if isinstance(info, dict) else {},
-        protocol="lvis" if is_federated(images) else "coco",
+        protocol="lvis" if is_federated(clean_images) else "coco",
+        readings=readings,
     )
 
 
-def _normalised_image(row: Row) -> Row:
-    """The image row with a file name, and with its size as whole numbers (some tools write 640.0)."""
-    changes: Row = {
-        key: int(row[key]) for key in ("width", "height") if isinstance(row.get(key), float) and row[key] == row[key]
-    }
-    if not isinstance(row.get("file_name"), str):
-        changes["file_name"] = image_file(row)
-    return {**row, **changes} if changes else row
+def _number_names(owners: list[Row], rows: list[Row], key: str) -> None:
+    """Number owners whose ids are names, in the order of the names, and follow in the rows that refer to them.
+
+    References to names that the file does not list become 0, which no owner has.
+    """
+    if not any(isinstance(owner["id"], str) for owner in owners):
+        return
+    numbers = {name: number for number, name in enumerate(sorted({owner["id"] for owner in owners}), start=1)}
+    owners[:] = [{**owner, "id": numbers[owner["id"]]} for owner in owners]
+    rows[:] = [{**row, key: numbers.get(row[key], 0)} for row in rows]
 
 
 FORMAT = Format(

@@ -5,15 +5,17 @@ The value of a pixel, R + 256 G + 65536 B of its colour, is the id of its segmen
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from detrkit.data.clean_rows import Tell, clean_annotation
 from detrkit.data.coco_json import Row, annotation_lists, read_json
 from detrkit.data.formats import coco
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, find_image_root, only
 from detrkit.data.map_files import MapFile, stated_size
 from detrkit.data.records import Table
+from detrkit.data.values import read_value
 from detrkit.errors import DataError
 from detrkit.structures.segment_maps import MAX_ID, segment_shapes
 
@@ -60,9 +62,10 @@ def read(source: Source) -> Table:
             f"{folder}: no such folder with the PNG files of {path.name}; unpack {path.stem}.zip there, or use task "
             "'det', which needs the boxes alone"
         )
-    segments = _segments(annotations, path)
     instances = {"images": images, "annotations": [], "categories": categories}
     table = coco.parse_coco(instances, path, source.images or source.root)
+    readings: defaultdict[str, list[str]] = defaultdict(list, {kind: [*told] for kind, told in table.readings.items()})
+    segments = _segments(annotations, path, lambda kind, line: readings[kind].append(line))
     for image in table.images:
         image.update(_map(image, segments.get(image["id"]), folder, path))
     rows = [row for _, info in segments.values() for row in info]
@@ -72,29 +75,32 @@ def read(source: Source) -> Table:
     if root is None and table.images:
         candidates = [*coco.image_folders(source.root, source.split), path.parent]
         root = find_image_root(candidates, table.images, path)
-    return Table(**{**vars(table), "annotations": rows, "image_root": root or source.root})
+    return Table(**{**vars(table), "annotations": rows, "image_root": root or source.root, "readings": readings})
 
 
-def _segments(annotations: object, path: Path) -> dict[int, tuple[str, list[Row]]]:
+def _segments(annotations: Sequence[object], path: Path, tell: Tell) -> dict[int, tuple[str, list[Row]]]:
     """The PNG file and the rows of the segments of each image, by image id."""
     found: dict[int, tuple[str, list[Row]]] = {}
-    for number, row in enumerate(annotations if isinstance(annotations, list) else []):
+    for number, row in enumerate(annotations):
         where = f"{path}: annotations[{number}]"
-        if not isinstance(row, dict) or type(row.get("image_id")) is not int:
-            raise DataError(f"{where} has no whole number 'image_id'")
+        if not isinstance(row, dict):
+            raise DataError(f"{where} is not an object but {type(row).__name__}")
+        image_id = read_value(row, "image_id", where)
         if not isinstance(row.get("file_name"), str) or not isinstance(row.get("segments_info"), list):
             raise DataError(f"{where} has no 'file_name' or no list 'segments_info'")
-        if row["image_id"] in found:
-            raise DataError(f"{where}: image_id {row['image_id']} has two annotations; COCO panoptic has one per image")
+        if image_id in found:
+            raise DataError(f"{where}: image_id {image_id} has two annotations; COCO panoptic has one per image")
         rows = []
         for place, info in enumerate(row["segments_info"]):
-            for key in ("id", "category_id"):
-                if not isinstance(info, dict) or type(info.get(key)) is not int:
-                    raise DataError(f"{where} ({row['file_name']}): segments_info[{place}] has no whole number '{key}'")
-            said = f"{path}: segment {info['id']} of {row['file_name']}"
+            said = f"{where} ({row['file_name']}): segments_info[{place}]"
+            if not isinstance(info, dict):
+                raise DataError(f"{said} is not an object but {type(info).__name__}")
+            value = read_value(info, "id", said)
+            said = f"{path}: segment {value} of {row['file_name']}"
             rest = {key: value for key, value in info.items() if key != "id"}  # which is unique within its image only
-            rows.append({**rest, "image_id": row["image_id"], "value": info["id"], "where": said})
-        found[row["image_id"]] = row["file_name"], rows
+            rest = clean_annotation({**rest, "image_id": image_id}, said, tell=tell)
+            rows.append({**rest, "value": value, "where": said})
+        found[image_id] = row["file_name"], rows
     return found
 
 

@@ -34,16 +34,17 @@ def recognises(root: Path) -> bool:
 def read(source: Source) -> Table:
     """Read one split, without the placeholder class that Roboflow puts first.
 
-    The first category of an export is the ``supercategory`` of the others and has no boxes. It is dropped if no split
-    uses it, so that all splits have the same labels.
+    The first category of an export is the ``supercategory`` of others and has no boxes. It is dropped if no split uses
+    it, so that all splits have the same labels. A category that is only its own ``supercategory``, as other tools write
+    it, stays.
 
     Raises:
         DataError: the file is missing or is not COCO annotations.
     """
     table = _table(source)
     used = _used_categories(source, table)
-    first = min(table.categories, key=lambda row: int(row["id"]), default=None)
-    if first is None or not any(row.get("supercategory") == first.get("name") for row in table.categories):
+    first, *rest = sorted(table.categories, key=lambda row: int(row["id"])) or [{}]
+    if not any(row.get("supercategory") == first["name"] for row in rest):
         return table
     splits = (locate(source.root, split) for split in SPLIT_WORDS)
     others = [replace(other, segmentations=source.segmentations) for other in splits if other is not None]
