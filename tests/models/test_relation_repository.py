@@ -243,7 +243,7 @@ def test_the_unused_relation_is_not_trained() -> None:
     [
         ("dino_lite0", {"query_selection": "static"}, "two_stage must be True; only with query_selection='static'"),
         ("dn_deformable_detr_pp_r50", {"query_selection": "pure"}, "two_stage must be True"),
-        ("dino_lite0", {"denoising": "some"}, "denoising must be one of contrastive, plain, none, got 'some'"),
+        ("dino_lite0", {"denoising": "some"}, "denoising must be 'contrastive', 'plain' or 'none', got 'some'"),
         ("deformable_detr_pp_r50", {"two_stage": False}, "two_stage must be True"),
     ],
 )

@@ -39,7 +39,12 @@ class _Layered:
         self.origin |= over.origin
 
 
-def _resolve(values: Mapping[str, object], where: str, folder: Path, chain: tuple[Path, ...]) -> _Layered:
+_MAX_CHAIN = 50  # recipes that extend each other in a row
+
+
+def _resolve(
+    values: Mapping[str, object], where: str, folder: Path, chain: tuple[Path, ...], known: dict[Path, _Layered]
+) -> _Layered:
     """The values merged over those of all recipes that they extend.
 
     Args:
@@ -47,6 +52,7 @@ def _resolve(values: Mapping[str, object], where: str, folder: Path, chain: tupl
         where: its name in messages.
         folder: the folder to which paths in ``extends`` are relative.
         chain: the files that led here through ``extends``, to detect circles.
+        known: the files that are resolved already; several may extend the same.
     """
     own = dict(values)
     parents = own.pop("extends", None) or []
@@ -64,7 +70,12 @@ def _resolve(values: Mapping[str, object], where: str, folder: Path, chain: tupl
         if path.resolve() in chain:
             circle = " -> ".join(file.name for file in (*chain, path.resolve()))
             raise RecipeError(f"{where}: extends goes in a circle: {circle}")
-        layered.add(_resolve(read_yaml(path), str(path), path.parent, (*chain, path.resolve())))
+        if len(chain) > _MAX_CHAIN:
+            raise RecipeError(f"{where}: more than {_MAX_CHAIN} recipes extend each other in a row")
+        file = path.resolve()
+        if file not in known:
+            known[file] = _resolve(read_yaml(path), str(path), path.parent, (*chain, file), known)
+        layered.add(known[file])
     _check_keys(own, where)
     layered.add(_Layered(own, {key: where for key, _ in leaves(own)}))
     return layered
@@ -129,12 +140,20 @@ def _override_layers(overrides: Sequence[str] | Mapping[str, object]) -> Iterabl
             key, equals, written = text.partition("=")
             if not equals or not key.strip():
                 raise RecipeError(f"override '{text}': should be section.key=value")
-            items.append((key, parse_value(written)))
+            try:
+                items.append((key, parse_value(written)))
+            except RecipeError as error:
+                raise RecipeError(f"override '{key}': {error}") from error
     for key, value in items:
         tree = _override(key, value)
         where = f"override '{key}'"
         _check_keys(tree, where)
         yield _Layered(tree, {leaf: where for leaf, _ in leaves(tree)})
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 200 else text[:197] + "..."
 
 
 def load_recipe(
@@ -156,11 +175,11 @@ def load_recipe(
         where = source.source
     elif isinstance(source, Mapping):
         where = "recipe"
-        layered = _resolve(source, where, Path(), ())
+        layered = _resolve(source, where, Path(), (), {})
     else:
         path = find_recipe(source)
         where = str(path)
-        layered = _resolve(read_yaml(path), where, path.parent, (path.resolve(),))
+        layered = _resolve(read_yaml(path), where, path.parent, (path.resolve(),), {})
     for layer in _override_layers(overrides):
         layered.add(layer)
     try:
@@ -173,7 +192,7 @@ def load_recipe(
         origin = next((layered.origin[prefix] for prefix in prefixes if prefix in layered.origin), where)
         message = first["msg"].removeprefix("Value error, ")
         whole_section = first["type"] == "value_error" and len(names) == 1
-        assignment = "" if whole_section else f"{key} = {first['input']!r}: "
+        assignment = "" if whole_section else f"{key} = {_short(first['input'])}: "
         raise RecipeError(f"{origin}: {assignment}{message}") from None
     recipe._source = where
     recipe._comments = source.comments if isinstance(source, Recipe) else ()

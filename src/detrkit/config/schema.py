@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+
+from detrkit.ranges import Count, CountOrZero, NonNegative, PartBelowOne, Positive, Share, Side
 
 __all__ = ["SECTIONS", "Recipe", "Section", "leaves"]
 
@@ -15,17 +18,17 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-def _not_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("Input should be a number")
-    return value
-
-
-Count = Annotated[int, BeforeValidator(_not_bool), Field(ge=1)]
-CountOrZero = Annotated[int, BeforeValidator(_not_bool), Field(ge=0)]
-Positive = Annotated[float, BeforeValidator(_not_bool), Field(gt=0)]
-NonNegative = Annotated[float, BeforeValidator(_not_bool), Field(ge=0)]
+Text = Annotated[str, Field(min_length=1)]
 Counts = Annotated[list[Count], BeforeValidator(_as_list), Field(min_length=1)]
+Sides = Annotated[list[Side], BeforeValidator(_as_list), Field(min_length=1)]
+AboveZero = Annotated[Share, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+def _flattened(value: object) -> Iterable[object]:
+    """The values in nested lists and mappings."""
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else None
+    return [value] if inner is None else [one for part in inner for one in _flattened(part)]
 
 
 class Section(BaseModel):
@@ -49,16 +52,23 @@ class ModelSection(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    name: str = "dape_lite0"
+    name: Text = "dape_lite0"
     """A registered model; ``detrkit models`` lists them."""
     pretrained_backbone: bool = True
     """Start the backbone from ImageNet weights; without effect where ``init`` is given."""
-    backbone_weights: str | None = None
+    backbone_weights: Text | None = None
     """Where these weights come from: a file, or ``package``: an installed Python package, never a download. null: an
     installed package if there is one, else a download by timm."""
-    init: str | None = None
+    init: Text | None = None
     """Start from a detector instead: a checkpoint (ours or official), a run folder, a URL, or the name of published
     weights that were pulled. The class head starts new where the number of classes differs."""
+
+    @model_validator(mode="after")
+    def _finite(self) -> Self:
+        for key, value in (self.model_extra or {}).items():
+            if any(isinstance(one, float) and not math.isfinite(one) for one in _flattened(value)):
+                raise ValueError(f"model.{key} = {value}: should be a finite number")  # JSON would make it null
+        return self
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -70,16 +80,16 @@ class ModelSection(Section):
 class SplitFiles(Section):
     """Where one split lies, for layouts that are not recognised by themselves."""
 
-    annotations: str | None = None
+    annotations: Text | None = None
     """A COCO annotation file, in ``data.root`` or elsewhere; null: where the format has it."""
-    images: str | None = None
+    images: Text | None = None
     """Folder of the images, in ``data.root`` or elsewhere; null: where the format has it."""
 
 
 class DataSection(Section):
     """Data set, subset, sampling and augmentation."""
 
-    root: str = "data"
+    root: Text = "data"
     """The data folder."""
     format: Literal["auto", "coco", "coco_panoptic", "lvis", "roboflow", "yolo", "voc", "cityscapes", "masks"] = "auto"
     """How the folder is laid out; ``auto`` recognises it. Of COCO's instances and panoptic files side by side it takes
@@ -91,52 +101,52 @@ class DataSection(Section):
     on_error: Literal["raise", "skip"] = "raise"
     """What a missing or broken image and a bad box do: ``raise`` stops before the first step, ``skip`` leaves them out
     and counts them."""
-    sample_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    sample_rate: AboveZero | None = None
     """Train on this part of the images: a subset drawn with ``sample_seed``, nested in all larger ones."""
     sample_repeat: bool = False
     """Repeat the subset int(1 / ``sample_rate``) times, so that an epoch keeps its length."""
-    sample_seed: int = 0
+    sample_seed: Seed = 0
     """Which subset."""
     repeat: Count = 1
     """How many times an epoch shows every training image."""
     sampling: Literal["uniform", "repeat_factor"] = "uniform"
     """``repeat_factor`` shows images of rare classes more often (LVIS paper): max(1, sqrt(``sampling_threshold`` / f))
     times per epoch, f being the part of the images that have the class."""
-    sampling_threshold: Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=1)] = 0.001
+    sampling_threshold: AboveZero = 0.001
     """Classes that a smaller part of the images has are rare."""
     max_detections: Count | None = None
     """Detections of an image that AP counts, best first (COCO: of each class); null: as many as the protocol says, 100
     for COCO and 300 for LVIS. More where images have more objects; no figure to compare with published ones."""
-    short_sides: Counts | None = None
+    short_sides: Sides | None = None
     """Shorter sides in training, one drawn per image; null: those of the model (``train_short_sides``). An image is
     resized to it unless its longer side would exceed ``max_side``."""
-    max_side: Count | None = None
+    max_side: Side | None = None
     """Largest longer side in training; null: that of the model (``train_max_side``)."""
     crop: bool = True
     """Half of the images are resized to one of ``crop_short_sides`` and cut to a random rectangle before the last
     resize."""
-    crop_short_sides: Counts = [400, 500, 600]
+    crop_short_sides: Sides = [400, 500, 600]
     """Shorter sides before the cut."""
-    crop_size: tuple[Count, Count] = (384, 600)
+    crop_size: tuple[Side, Side] = (384, 600)
     """Least and greatest side of the rectangle, in pixels."""
     augmentation: Literal["detr", "strong", "lsj"] = "detr"
     """``detr``: flips, crops, sizes. ``strong`` adds shifts, brightness, contrast, other colours, JPEG artefacts and
     blur. ``lsj`` is large-scale jittering: flips, a random scale, and a cut to a fixed size, instead of the crops and
     sizes above."""
-    lsj_size: tuple[Count, Count] = (1024, 1024)
+    lsj_size: tuple[Side, Side] = (1024, 1024)
     """``lsj``: height and width to which larger images are cut."""
     lsj_scale: tuple[Positive, Positive] = (0.1, 2.0)
     """``lsj``: least and greatest scale; at 1 the image just fits into ``lsj_size``."""
     colors: Literal["none", "ssd"] = "none"
     """``ssd``: also change brightness, contrast, saturation and hue at random, as SSD does; usual for semantic
     segmentation."""
-    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    flip: Share = 0.5
     """Probability of a horizontal flip."""
-    vertical_flip: Annotated[float, Field(ge=0, le=1)] = 0.0
+    vertical_flip: Share = 0.0
     """Probability of a vertical flip."""
-    eval_short_side: Count | None = None
+    eval_short_side: Side | None = None
     """Shorter side at evaluation and prediction; null: that of the model."""
-    eval_max_side: Count | None = None
+    eval_max_side: Side | None = None
     """Largest longer side at evaluation and prediction; null: that of the model."""
 
     @model_validator(mode="after")
@@ -169,17 +179,17 @@ class TrainingSection(Section):
     """Images per process and forward pass in training."""
     accumulate: Count = 1
     """Forward passes per optimizer step."""
-    workers: CountOrZero = 2
+    workers: Annotated[CountOrZero, Field(le=1024)] = 2
     """Processes that read images, per training process; 0 reads in the training process itself."""
-    seed: CountOrZero = 0
+    seed: Seed = 0
     """Of weights, order and augmentation."""
-    seeds: Annotated[list[CountOrZero], BeforeValidator(_as_list), Field(min_length=1)] | None = None
+    seeds: Annotated[list[Seed], BeforeValidator(_as_list), Field(min_length=1)] | None = None
     """Train once with each of these and print mean and standard deviation."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of the forward pass; weights stay float32."""
     clip_norm: Positive | None = 0.1
     """Maximum norm of the gradient of all parameters (clipping); null: no clipping."""
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    ema: Annotated[PartBelowOne, Field(gt=0)] | None = None
     """Evaluate and keep averaged weights (exponential moving average) with this decay; null: the last weights."""
     federated_classes: Count | None = None
     """Federated loss (LVIS): an unmatched query is a negative for this many classes, those of the batch and sampled
@@ -191,7 +201,7 @@ class TrainingSection(Section):
     """Write ``last/`` also after every so many optimizer steps, not only after each epoch."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """``auto``: CUDA, else MPS, else CPU."""
-    output: str | None = None
+    output: Text | None = None
     """The run folder; null: ``runs/<recipe>-<data>``."""
 
     @model_validator(mode="after")
@@ -212,15 +222,15 @@ class OptimizerSection(Section):
     """Learning rate of the backbone; 0 freezes it."""
     lr_sampling: NonNegative | None = None
     """Learning rate of sampling offsets and reference points in Deformable DETR and its relatives; null: as ``lr``."""
-    layer_decay: Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=1)] | None = None
+    layer_decay: AboveZero | None = None
     """Layer-wise decay: the last layer of the backbone has ``lr_backbone``, each earlier one the rate of the next layer
     times this; null: no decay."""
     weight_decay: NonNegative = 1e-4
     """Of AdamW."""
-    no_decay: Literal["typed"] | list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    no_decay: Literal["typed"] | list[Text] = Field(default_factory=list)
     """Parameters without weight decay: those whose name in the official repository contains one of these words, or
     ``typed``: all norms, biases, embeddings and scales, chosen by the type of their module."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[PartBelowOne, PartBelowOne] = (0.9, 0.999)
     """Of AdamW."""
     lr_batch_size: Count | None = None
     """Images per optimizer step that the rates were chosen for. With another total (processes x ``batch_size`` x
@@ -234,9 +244,9 @@ class ScheduleSection(Section):
 
     kind: Literal["step", "multistep", "cosine", "constant"] = "step"
     """``step`` and ``multistep`` drop the rates, ``cosine`` lowers them to 0 at the end of the run."""
-    drop: Annotated[list[NonNegative], BeforeValidator(_as_list)] | None = None
+    drop: Annotated[list[Annotated[NonNegative, Field(le=1e9)]], BeforeValidator(_as_list)] | None = None
     """Epochs at which the rates drop (7.5: half-way through the eighth); null: at 80 % of the run."""
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    gamma: AboveZero = 0.1
     """Factor of a drop."""
     warmup: CountOrZero = 0
     """Optimizer steps over which the rates rise from near 0."""

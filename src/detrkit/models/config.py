@@ -7,7 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Generic, Literal, Self, TypeVar
+
+from pydantic import Field
+
+from detrkit.ranges import (
+    Count,
+    CountOrZero,
+    Few,
+    Layers,
+    LayersOrZero,
+    NonNegative,
+    Number,
+    PartBelowOne,
+    Positive,
+    Rows,
+    Share,
+    Side,
+    Width,
+    check_fields,
+)
 
 __all__ = [
     "COMMON_OPTIONS",
@@ -17,7 +36,6 @@ __all__ = [
     "Input",
     "Objective",
     "Postprocessing",
-    "check_choices",
     "option_names",
 ]
 
@@ -30,9 +48,9 @@ class Architecture:
 
     task: Literal["det", "inst", "sem", "pan"] = "det"
     """Detection, or instance, semantic or panoptic segmentation, for which the model has a mask branch."""
-    num_classes: int = 91
+    num_classes: Rows = 91
     """Classes without no-object. Official COCO models keep 91 slots: label = raw COCO id."""
-    num_queries: int = 100
+    num_queries: Rows = 100
     """Object queries."""
     classification: Literal["softmax", "focal"] = "softmax"
     """``softmax``: K + 1 logits, no-object last. ``focal``: K logits, each a sigmoid."""
@@ -40,7 +58,7 @@ class Architecture:
     """A timm name."""
     dilation: bool = False
     """Stride 16 instead of 32 in the last stage of the backbone ("DC5")."""
-    frozen_stride: int = 4
+    frozen_stride: CountOrZero = 4
     """Stages of the backbone up to this stride are not trained; 0 trains all, 32 none."""
     frozen_batch_norm: bool = True
     """Batch norm of the backbone as a fixed affine map."""
@@ -51,19 +69,19 @@ class Architecture:
     """A layer norm over the channels of every level of the backbone."""
     backbone_checkpointing: bool = False
     """Compute activations of the backbone again in the backward pass: less memory, more time."""
-    drop_path: float = 0.0
+    drop_path: PartBelowOne = 0.0
     """Rate of stochastic depth in the last block of the backbone; it grows from 0 in the first."""
-    hidden_dim: int = 256
+    hidden_dim: Width = 256
     """Width of the transformer; divisible by 32 and by ``num_heads``."""
-    num_heads: int = 8
+    num_heads: Width = 8
     """Heads of every attention."""
-    encoder_layers: int = 6
+    encoder_layers: LayersOrZero = 6
     """Layers of the encoder."""
-    decoder_layers: int = 6
+    decoder_layers: Layers = 6
     """Layers of the decoder."""
-    ffn_dim: int = 2048
+    ffn_dim: Width = 2048
     """Width of the feed-forward blocks."""
-    dropout: float = 0.1
+    dropout: PartBelowOne = 0.1
     """Dropout of the transformer."""
 
     def __post_init__(self) -> None:
@@ -72,14 +90,7 @@ class Architecture:
         Raises:
             ValueError: a value is out of range; the message names the field.
         """
-        check_choices(self, {"task": ("det", "inst", "sem", "pan")})
-        if self.classification not in ("softmax", "focal"):
-            raise ValueError(f"classification must be 'softmax' or 'focal', got {self.classification!r}")
-        for name in ("num_classes", "num_queries"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}")
+        check_fields(self)
         if self.hidden_dim % self.num_heads or self.hidden_dim % 32:
             raise ValueError(
                 f"hidden_dim {self.hidden_dim} must be divisible by 32 and by num_heads ({self.num_heads})"
@@ -102,29 +113,26 @@ class Architecture:
 class Input:
     """Normalisation, resizing and padding of images. Sizes in pixels."""
 
-    image_mean: tuple[float, float, float] | None = None
+    image_mean: tuple[Number, Number, Number] | None = None
     """Subtracted from RGB in [0, 1]; None: what the backbone was trained with."""
-    image_std: tuple[float, float, float] | None = None
+    image_std: tuple[Positive, Positive, Positive] | None = None
     """Divisor after that; None: what the backbone was trained with."""
-    train_short_sides: tuple[int, ...] = DETR_SHORT_SIDES
+    train_short_sides: Annotated[tuple[Side, ...], Field(min_length=1)] = DETR_SHORT_SIDES
     """Shorter sides in training, one drawn per image."""
-    train_max_side: int = 1333
+    train_max_side: Side = 1333
     """Largest longer side in training."""
-    eval_short_side: int = 800
+    eval_short_side: Side = 800
     """Shorter side at evaluation and prediction."""
-    eval_max_side: int = 1333
+    eval_max_side: Side = 1333
     """Largest longer side at evaluation and prediction."""
     eval_resize: Literal["round", "float32_truncate"] = "round"
     """How evaluation resizes: ``round`` as DETR, ``float32_truncate`` as the Relation-DETR repository."""
-    size_divisor: int = 1
+    size_divisor: Side = 1
     """Batches are padded to multiples of this."""
 
     def __post_init__(self) -> None:
         """Check values; raise ValueError naming the field."""
-        if self.size_divisor < 1:
-            raise ValueError(f"size_divisor must be at least 1, got {self.size_divisor}")
-        if self.eval_resize not in ("round", "float32_truncate"):
-            raise ValueError(f"eval_resize must be 'round' or 'float32_truncate', got {self.eval_resize!r}")
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,39 +141,34 @@ class Objective:
 
     class_loss: Literal["focal", "varifocal"] = "focal"
     """Of ``focal`` classification: ``focal``, or ``varifocal``, which learns the IoU of the matched box."""
-    no_object_weight: float = 0.1
+    no_object_weight: NonNegative = 0.1
     """Weight of no-object in ``softmax`` classification."""
-    focal_alpha: float = 0.25
+    focal_alpha: Share = 0.25
     """Weight of positives in ``focal`` classification."""
-    cost_class: float = 1.0
+    cost_class: NonNegative = 1.0
     """Weight of the class in the matching."""
-    cost_bbox: float = 5.0
+    cost_bbox: NonNegative = 5.0
     """Weight of the L1 distance of boxes in the matching."""
-    cost_giou: float = 2.0
+    cost_giou: NonNegative = 2.0
     """Weight of GIoU in the matching."""
-    loss_class: float = 1.0
+    loss_class: NonNegative = 1.0
     """Weight of the class loss."""
-    loss_bbox: float = 5.0
+    loss_bbox: NonNegative = 5.0
     """Weight of the L1 loss of boxes."""
-    loss_giou: float = 2.0
+    loss_giou: NonNegative = 2.0
     """Weight of the GIoU loss."""
-    repeat_label: int | None = None
+    repeat_label: Few | None = None
     """Every object is given this many times in training (label augmentation, DE-DETR paper, section 3.4)."""
-    repeat_ratio: float | None = None
+    repeat_ratio: Annotated[Share, Field(gt=0)] | None = None
     """Objects are repeated up to this share of the queries; excludes ``repeat_label``."""
     two_stage_match: bool = False
     """Originals are matched first, their copies with the queries that are left."""
 
     def __post_init__(self) -> None:
         """Check values; raise ValueError naming the field, or both fields if two exclude each other."""
-        if self.class_loss not in ("focal", "varifocal"):
-            raise ValueError(f"class_loss must be 'focal' or 'varifocal', got {self.class_loss!r}")
+        check_fields(self)
         if self.repeat_label is not None and self.repeat_ratio is not None:
             raise ValueError("repeat_label and repeat_ratio exclude each other: set one of them to None")
-        if self.repeat_label is not None and self.repeat_label < 1:
-            raise ValueError(f"repeat_label must be at least 1, got {self.repeat_label}")
-        if self.repeat_ratio is not None and not 0 < self.repeat_ratio <= 1:
-            raise ValueError(f"repeat_ratio must be in (0, 1], got {self.repeat_ratio}")
         if self.two_stage_match and self.repeat_label is None and self.repeat_ratio is None:
             raise ValueError("two_stage_match matches copies after originals: it needs repeat_label or repeat_ratio")
 
@@ -174,25 +177,22 @@ class Objective:
 class Postprocessing:
     """Steps from the predictions of an image to its detections."""
 
-    top_k: int = 100
+    top_k: Count = 100
     """Detections kept per image."""
-    nms: float | None = None
+    nms: Share | None = None
     """IoU threshold of class-wise non-maximum suppression; None: no suppression."""
-    nms_decay: float | None = None
+    nms_decay: Share | None = None
     """Factor on the score of suppressed detections, which then stay (published: 0.01); None: they are removed."""
     mask_quality: bool = True
     """Multiply the score of an instance by the mean probability of the pixels of its mask (Mask2Former, MaskDINO)."""
-    panoptic_threshold: float = 0.25
+    panoptic_threshold: Share = 0.25
     """Class score that a query needs to become a panoptic segment."""
-    panoptic_overlap: float = 0.8
+    panoptic_overlap: Share = 0.8
     """Share of the pixels of its mask that a query must win against the others to become a panoptic segment."""
 
     def __post_init__(self) -> None:
         """Check values; raise ValueError naming the field."""
-        if self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
-        if self.nms is not None and not 0 <= self.nms <= 1:
-            raise ValueError(f"nms is an IoU threshold in [0, 1], got {self.nms}")
+        check_fields(self)
         if self.nms_decay is not None and self.nms is None:
             raise ValueError("nms_decay lowers the scores that NMS suppresses: it needs nms, e.g. nms=0.7")
 
@@ -282,13 +282,6 @@ def _pop_part(part: Callable[..., P], values: dict[str, object]) -> P:
 def option_names(part: type) -> tuple[str, ...]:
     """Return the keys of one part, in order."""
     return tuple(entry.name for entry in fields(part))
-
-
-def check_choices(part: object, choices: Mapping[str, tuple[str, ...]]) -> None:
-    """Raise ValueError if a field has an unknown value; the message lists the known ones."""
-    for name, known in choices.items():
-        if getattr(part, name) not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(part, name)!r}")
 
 
 COMMON_OPTIONS = frozenset(

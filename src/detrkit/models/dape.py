@@ -19,11 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from detrkit.models.config import DetectorConfig, check_choices
+from detrkit.models.config import DetectorConfig
 from detrkit.models.deformable_parts import build_neck, build_trunk, layer_options
 from detrkit.models.detector import MaskHead
 from detrkit.models.dino import Refinement, dino_heads, dino_query_modules
@@ -57,10 +58,9 @@ from detrkit.nn.harmonized import (
 from detrkit.nn.queries import Decoded, Queries, attention_blocks
 from detrkit.nn.tokens import Tokens, joined, on_levels
 from detrkit.ops.ms_deform_attn import ms_deform_attn
+from detrkit.ranges import Width
 
 __all__ = ["DAPE", "DAPEArchitecture", "HarmonizedDecoder", "build_dape"]
-
-_CHOICES = {"sampling": ("standard", "harmonized"), "query_content": ("static", "sampled", "static+sampled")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,19 +72,11 @@ class DAPEArchitecture(RelationArchitecture):
         code_rank: channels of the code, rounded up to a multiple of the heads.
     """
 
-    sampling: str = "harmonized"
-    code_rank: int = 16
-    relation: str = "low_rank"
-    query_content: str = "static"
+    sampling: Literal["standard", "harmonized"] = "harmonized"
+    code_rank: Width = 16
+    relation: Literal["none", "full", "low_rank"] = "low_rank"
+    query_content: Literal["static", "sampled", "static+sampled"] = "static"
     position_in_value: bool = False
-
-    def __post_init__(self) -> None:
-        """Check values; raise ValueError naming the field."""
-        super().__post_init__()
-        check_choices(self, _CHOICES)
-        for name in ("relation_rank", "code_rank"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     @property
     def harmonized(self) -> bool:

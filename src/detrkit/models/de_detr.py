@@ -35,6 +35,7 @@ from detrkit.nn.tokens import Tokens, flatten_levels, joined
 from detrkit.nn.transformer import DecoderLayer, Encoder, xavier_
 from detrkit.ops.boxes import cxcywh_to_xyxy, inverse_sigmoid
 from detrkit.ops.roi_align import roi_align_bags
+from detrkit.ranges import Count, CountOrZero, Few
 from detrkit.structures import Predictions, Target
 
 __all__ = ["DEDETR", "DEDETRArchitecture", "SparseDecoder", "build_de_detr"]
@@ -59,12 +60,12 @@ class DEDETRArchitecture(DETRArchitecture):
     """
 
     sparse_sampling: bool = True
-    num_feature_levels: int = 3
-    roi_resolution: int = 4
-    roi_sampling_ratio: int = 2
+    num_feature_levels: Count = 3
+    roi_resolution: Few = 4
+    roi_sampling_ratio: Few = 2
     roi_aligned: bool = True
     refine_boxes: bool = True
-    reference_dim: int = 2
+    reference_dim: CountOrZero = 2
 
     def __post_init__(self) -> None:
         """Check values; raise ValueError naming the field."""
@@ -78,8 +79,6 @@ class DEDETRArchitecture(DETRArchitecture):
             )
         if self.reference_dim not in (0, 2, 4):
             raise ValueError(f"reference_dim must be 0 (none), 2 (centre) or 4 (box), got {self.reference_dim}")
-        if self.roi_resolution < 1 or self.roi_sampling_ratio < 1:
-            raise ValueError("roi_resolution and roi_sampling_ratio must be at least 1")
 
 
 @dataclass(frozen=True)

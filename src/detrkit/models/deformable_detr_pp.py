@@ -27,6 +27,7 @@ from detrkit.models.detector import MaskHead
 from detrkit.models.relation_detr import xavier_heads_
 from detrkit.nn.deformable import DeformableDecoderLayer, DeformableEncoder
 from detrkit.nn.relation import PositionRelation
+from detrkit.ranges import PartBelowOne, Width
 
 __all__ = ["DeformableDETRPP", "DeformableDETRPPArchitecture", "build_deformable_detr_pp"]
 
@@ -35,8 +36,8 @@ __all__ = ["DeformableDETRPP", "DeformableDETRPPArchitecture", "build_deformable
 class DeformableDETRPPArchitecture(DeformableArchitecture):
     """Architecture of Deformable DETR++; it is always two-stage."""
 
-    ffn_dim: int = 2048
-    dropout: float = 0.0
+    ffn_dim: Width = 2048
+    dropout: PartBelowOne = 0.0
     refine_boxes: bool = True
     two_stage: bool = True
     projection_bias: bool = False

@@ -20,6 +20,7 @@ from detrkit.nn.deformable import DeformableDecoderLayer, DeformableEncoderLayer
 from detrkit.nn.heads import MLP
 from detrkit.nn.position import SinePosition
 from detrkit.nn.projection import LevelProjection
+from detrkit.ranges import CountOrZero, Few, Layers, Number, Positive, Width
 
 __all__ = [
     "DeformableArchitecture",
@@ -55,15 +56,15 @@ class DeformableArchitecture(Architecture):
         projection_bias: bias in the convolutions that project the levels to ``hidden_dim``.
     """
 
-    ffn_dim: int = 1024
-    num_feature_levels: int = 4
-    backbone_levels: int = 3
-    num_points: int = 4
+    ffn_dim: Width = 1024
+    num_feature_levels: Layers = 4
+    backbone_levels: CountOrZero = 3
+    num_points: Few = 4
     refine_boxes: bool = False
     two_stage: bool = False
     proposal_class_agnostic: bool = True
-    position_offset: float = -0.5
-    position_temperature: float = 10000.0
+    position_offset: Number = -0.5
+    position_temperature: Positive = 10000.0
     projection_bias: bool = True
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ from detrkit.nn.position import LearnedPosition, SinePosition
 from detrkit.nn.queries import Decoded, Queries, attention_blocks, query_groups
 from detrkit.nn.tokens import Tokens, flatten_levels, joined
 from detrkit.nn.transformer import DecoderLayer, Encoder, xavier_
+from detrkit.ranges import Few
 from detrkit.structures import Predictions, Target
 
 __all__ = ["DETR", "DETRArchitecture", "Decoder", "build_detr", "build_encoder", "build_position", "decoder_layers"]
@@ -39,15 +40,7 @@ class DETRArchitecture(Architecture):
 
     position_embedding: Literal["sine", "learned"] = "sine"
     pre_norm: bool = False
-    groups: int = 1
-
-    def __post_init__(self) -> None:
-        """Check values; raise ValueError naming the field."""
-        super().__post_init__()
-        if self.position_embedding not in ("sine", "learned"):
-            raise ValueError(f"position_embedding must be 'sine' or 'learned', got {self.position_embedding!r}")
-        if self.groups < 1:
-            raise ValueError(f"groups must be at least 1, got {self.groups}")
+    groups: Few = 1
 
 
 def build_position(architecture: DETRArchitecture) -> SinePosition | LearnedPosition:

@@ -12,6 +12,7 @@ from typing import Literal
 from detrkit.models.config import DetectorConfig, Objective
 from detrkit.models.detr import DETR, DETRArchitecture, build_detr
 from detrkit.nn.detr_masks import DETRMaskHead
+from detrkit.ranges import NonNegative, Rows
 
 __all__ = ["DETRPanopticArchitecture", "DETRPanopticObjective", "build_detr_panoptic"]
 
@@ -25,7 +26,7 @@ class DETRPanopticArchitecture(DETRArchitecture):
     """
 
     task: Literal["det", "inst", "sem", "pan"] = "pan"
-    num_classes: int = 250
+    num_classes: Rows = 250
     freeze_detector: bool = False
 
     @property
@@ -43,8 +44,8 @@ class DETRPanopticObjective(Objective):
         loss_dice: weight of their dice loss.
     """
 
-    loss_mask: float = 1.0
-    loss_dice: float = 1.0
+    loss_mask: NonNegative = 1.0
+    loss_dice: NonNegative = 1.0
 
 
 def build_detr_panoptic(config: DetectorConfig[DETRPanopticArchitecture]) -> DETR:

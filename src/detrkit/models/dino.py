@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from detrkit.models.config import DetectorConfig, check_choices
+from detrkit.models.config import DetectorConfig
 from detrkit.models.deformable_detr import DeformableDETR
 from detrkit.models.deformable_parts import (
     DeformableArchitecture,
@@ -40,6 +40,7 @@ from detrkit.nn.proposals import Proposals
 from detrkit.nn.queries import MATCHING, Block, Decoded, Queries, attention_blocks
 from detrkit.nn.tokens import Tokens, joined, on_levels
 from detrkit.ops.boxes import inverse_sigmoid
+from detrkit.ranges import NonNegative, Number, PartBelowOne, Positive, Rows, RowsOrZero, Share, Width
 from detrkit.structures import Predictions, QueryGroup, Target
 
 __all__ = ["DINO", "DINOArchitecture", "DINODecoder", "Refinement", "build_dino"]
@@ -64,31 +65,29 @@ class DINOArchitecture(DeformableArchitecture):
         denoising_extra_label: add an unused row to the label table, as published.
     """
 
-    ffn_dim: int = 2048
-    dropout: float = 0.0
+    ffn_dim: Width = 2048
+    dropout: PartBelowOne = 0.0
     refine_boxes: bool = True
     two_stage: bool = True
     proposal_class_agnostic: bool = False
-    position_offset: float = 0.0
-    position_temperature: float = 20.0
-    query_selection: str = "mixed"
+    position_offset: Number = 0.0
+    position_temperature: Positive = 20.0
+    query_selection: Literal["mixed", "pure", "static"] = "mixed"
     look_forward_twice: bool = True
     shared_heads: bool = True
-    denoising: str = "contrastive"
-    denoising_queries: int = 100
-    denoising_groups: int = 5
-    denoising_label_noise: float = 0.5
-    denoising_box_noise: float = 1.0
+    denoising: Literal["contrastive", "plain", "none"] = "contrastive"
+    denoising_queries: RowsOrZero = 100
+    denoising_groups: RowsOrZero = 5
+    denoising_label_noise: Share = 0.5
+    denoising_box_noise: NonNegative = 1.0
     denoising_extra_label: bool = True
     denoising_mask_unused: bool = False
-    denoising_max_queries: int | None = None
+    denoising_max_queries: Rows | None = None
     proposal_masks: bool = True
 
     def __post_init__(self) -> None:
         """Check values; raise ValueError naming the field."""
         super().__post_init__()
-        choices = {"query_selection": ("mixed", "pure", "static"), "denoising": ("contrastive", "plain", "none")}
-        check_choices(self, choices)
         if not self.refine_boxes:
             raise ValueError("DINO refines boxes layer by layer: refine_boxes must be True")
         if self.two_stage == (self.query_selection == "static"):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
@@ -26,11 +27,11 @@ from detrkit.models.dino import DINO, DINOArchitecture, dino_heads, dino_query_m
 from detrkit.models.relation_detr import (
     RelationDecoder,
     RelationOptions,
-    check_relation,
     relation_parts,
     xavier_heads_,
 )
 from detrkit.nn.deformable import DeformableEncoder
+from detrkit.ranges import Number, Positive
 
 __all__ = ["DINOPPArchitecture", "DINOWithRelationArchitecture", "build_dino_pp", "build_dino_with_relation"]
 
@@ -39,11 +40,6 @@ __all__ = ["DINOPPArchitecture", "DINOWithRelationArchitecture", "build_dino_pp"
 class DINOWithRelationArchitecture(RelationOptions, DINOArchitecture):
     """Architecture of DINO with a relation."""
 
-    def __post_init__(self) -> None:
-        """Check values; raise ValueError naming the field."""
-        super().__post_init__()
-        check_relation(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class DINOPPArchitecture(DINOWithRelationArchitecture):
@@ -51,11 +47,11 @@ class DINOPPArchitecture(DINOWithRelationArchitecture):
 
     backbone: str = "resnet50.tv2_in1k"
     shared_heads: bool = False
-    position_offset: float = -0.5
-    position_temperature: float = 10000.0
+    position_offset: Number = -0.5
+    position_temperature: Positive = 10000.0
     projection_bias: bool = False
     denoising_extra_label: bool = False
-    relation: str = "full"
+    relation: Literal["none", "full", "low_rank"] = "full"
 
 
 def build_dino_with_relation(

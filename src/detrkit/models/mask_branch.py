@@ -12,15 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 
-from detrkit.models.config import Objective, check_choices
+from detrkit.models.config import Objective
 from detrkit.models.deformable_parts import DeformableArchitecture
 from detrkit.models.detector import build_backbone
 from detrkit.nn.heads import MLP
 from detrkit.nn.masks import MaskBranch, PixelEmbedding
+from detrkit.ranges import Count, NonNegative
 
 __all__ = ["MASK_SETTINGS", "MaskObjective", "build_mask_branch"]
 
@@ -38,26 +40,19 @@ MASK_SETTINGS: Mapping[str, Mapping[str, object]] = {
 class MaskObjective(Objective):
     """Objective of a detector that may have masks; without them these keys have no effect."""
 
-    cost_mask: float = 5.0
+    cost_mask: NonNegative = 5.0
     """Weight of the cross entropy of masks in the matching."""
-    cost_dice: float = 5.0
+    cost_dice: NonNegative = 5.0
     """Weight of dice in the matching."""
-    loss_mask: float = 5.0
+    loss_mask: NonNegative = 5.0
     """Weight of the cross entropy of masks."""
-    loss_dice: float = 5.0
+    loss_dice: NonNegative = 5.0
     """Weight of the dice loss of masks."""
-    mask_points: int = 12544
+    mask_points: Annotated[Count, Field(ge=4, le=10_000_000)] = 12544
     """Points at which a mask is compared, in the loss and in the matching (published: 112²)."""
     stuff_box: Literal["supervise", "ignore"] = "supervise"
     """Whether boxes of stuff, such as sky, are learned and matched by; ``ignore`` as MaskDINO's paper has it,
     ``supervise`` as its published models were trained."""
-
-    def __post_init__(self) -> None:
-        """Check values; raise ValueError naming the field."""
-        super().__post_init__()
-        check_choices(self, {"stuff_box": ("supervise", "ignore")})
-        if self.mask_points < 4:
-            raise ValueError(f"mask_points must be at least 4, got {self.mask_points}")
 
 
 def build_mask_branch(architecture: DeformableArchitecture) -> MaskBranch:

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from torch import Tensor, nn
 
-from detrkit.models.config import DetectorConfig, check_choices
+from detrkit.models.config import DetectorConfig
 from detrkit.models.deformable_parts import (
     box_head,
     build_neck,
@@ -46,6 +47,7 @@ from detrkit.nn.proposals import Proposals
 from detrkit.nn.queries import MATCHING, Block, Queries
 from detrkit.nn.relation import LowRankRelation, PositionRelation
 from detrkit.nn.tokens import Tokens
+from detrkit.ranges import Few, Number, Positive, RowsOrZero, Width
 from detrkit.structures import Predictions, QueryGroup, Target
 
 __all__ = ["RelationArchitecture", "RelationDETR", "RelationDecoder", "RelationOptions", "build_relation_detr"]
@@ -61,8 +63,8 @@ class RelationOptions:
         query_scale: from the second layer on, the content of a query scales its position.
     """
 
-    relation: str = "none"
-    relation_rank: int = 16
+    relation: Literal["none", "full", "low_rank"] = "none"
+    relation_rank: Width = 16
     query_scale: bool = False
 
 
@@ -78,31 +80,21 @@ class RelationArchitecture(RelationOptions, DINOArchitecture):
 
     backbone: str = "resnet50.tv2_in1k"
     shared_heads: bool = False
-    position_offset: float = -0.5
-    position_temperature: float = 10000.0
+    position_offset: Number = -0.5
+    position_temperature: Positive = 10000.0
     projection_bias: bool = False
     denoising_extra_label: bool = False
-    relation: str = "full"
+    relation: Literal["none", "full", "low_rank"] = "full"
     query_scale: bool = True
     memory_fusion: bool = True
-    one_to_many_queries: int = 1500
-    one_to_many_repeat: int = 6
+    one_to_many_queries: RowsOrZero = 1500
+    one_to_many_repeat: Few = 6
 
     def __post_init__(self) -> None:
         """Check values; raise ValueError naming the field."""
         super().__post_init__()
-        check_relation(self)
         if self.query_selection != "mixed":
             raise ValueError(f"query_selection must be 'mixed' for Relation-DETR, got {self.query_selection!r}")
-        if self.one_to_many_queries < 0:
-            raise ValueError(f"one_to_many_queries must be at least 0, got {self.one_to_many_queries}")
-        if self.one_to_many_repeat < 1:
-            raise ValueError(f"one_to_many_repeat must be at least 1, got {self.one_to_many_repeat}")
-
-
-def check_relation(options: RelationOptions) -> None:
-    """Raise ValueError if the relation is unknown."""
-    check_choices(options, {"relation": ("none", "full", "low_rank")})
 
 
 class RelationDecoder(DINODecoder):

@@ -33,7 +33,7 @@ from detrkit.models.deformable_parts import (
 from detrkit.models.detector import MaskHead
 from detrkit.models.dino import DINO, DINOArchitecture, DINODecoder, decoder_parts, dino_heads, learned_query_modules
 from detrkit.models.mask_branch import MaskObjective
-from detrkit.models.relation_detr import RelationDecoder, RelationOptions, check_relation, relation_parts, xavier_heads_
+from detrkit.models.relation_detr import RelationDecoder, RelationOptions, relation_parts, xavier_heads_
 from detrkit.nn.backbone.padding import valid_sizes
 from detrkit.nn.deformable import DeformableDecoderLayer, deformable_xavier_
 from detrkit.nn.position import LearnedPosition, StoredSinePosition
@@ -43,6 +43,7 @@ from detrkit.nn.salience.grid_suppression import suppress_neighbours
 from detrkit.nn.salience.plux_pyramid import PluXPyramid
 from detrkit.nn.salience.salience import SaliencePredictor, SalienceTarget
 from detrkit.nn.tokens import Tokens, to_tokens
+from detrkit.ranges import Few, NonNegative, Number, Positive, Rows, Share, Width
 from detrkit.structures import Heatmap, Predictions, Target
 
 __all__ = [
@@ -64,7 +65,7 @@ class SalienceObjective(MaskObjective):
     """
 
     class_loss: Literal["focal", "varifocal"] = "varifocal"
-    loss_salience: float = 2.0
+    loss_salience: NonNegative = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,17 +86,17 @@ class SalienceArchitecture(DINOArchitecture):
 
     backbone: str = "resnet50.tv2_in1k"
     shared_heads: bool = False
-    position_offset: float = -0.5
-    position_temperature: float = 10000.0
+    position_offset: Number = -0.5
+    position_temperature: Positive = 10000.0
     projection_bias: bool = False
     denoising_extra_label: bool = False
     level_filter_ratio: tuple[float, ...] = (0.4, 0.8, 1.0, 1.0)
     layer_filter_ratio: tuple[float, ...] = (1.0, 0.8, 0.6, 0.6, 0.4, 0.2)
-    attending_tokens: int = 300
-    background_entries: int = 200
-    salience_reach: float = 64.0
-    suppression_candidates: int = 4
-    suppression_threshold: float = 0.3
+    attending_tokens: Rows = 300
+    background_entries: Width = 200
+    salience_reach: Positive = 64.0
+    suppression_candidates: Few = 4
+    suppression_threshold: Share = 0.3
 
     def __post_init__(self) -> None:
         """Check values; raise ValueError naming the field."""
@@ -110,11 +111,6 @@ class SalienceArchitecture(DINOArchitecture):
             ratios = getattr(self, name)
             if not ratios or not all(0 < ratio <= 1 for ratio in ratios):
                 raise ValueError(f"{name} must be shares in (0, 1], got {ratios!r}")
-        for name in ("attending_tokens", "background_entries", "suppression_candidates"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.suppression_threshold <= 1:
-            raise ValueError(f"suppression_threshold must be in [0, 1], got {self.suppression_threshold}")
 
     @property
     def level_ratios(self) -> tuple[float, ...]:
@@ -197,11 +193,6 @@ class SalienceDETR(DINO):
 @dataclass(frozen=True, kw_only=True)
 class SalienceWithRelationArchitecture(RelationOptions, SalienceArchitecture):
     """Architecture of Salience-DETR with a relation."""
-
-    def __post_init__(self) -> None:
-        """Check values; raise ValueError naming the field."""
-        super().__post_init__()
-        check_relation(self)
 
 
 def build_salience_detr(

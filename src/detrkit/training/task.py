@@ -225,6 +225,8 @@ def build_model(recipe: Recipe, categories: Categories) -> Detector:
         raise
     except (TypeError, ValueError) as error:
         raise RecipeError(f"{recipe.source}: model: {error}") from error
+    except (RuntimeError, MemoryError) as error:  # torch has no other error for a network that does not fit
+        raise RecipeError(f"{recipe.source}: model: cannot be built ({str(error).splitlines()[0]})") from error
     model.categories = categories
     if section.init is not None:
         start_from(model, section.init)
