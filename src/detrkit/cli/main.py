@@ -23,6 +23,7 @@ from detrkit.cli.env import env_command
 from detrkit.cli.evaluate import eval_command
 from detrkit.cli.models import models_command
 from detrkit.cli.predict import PredictCommand, predict_command
+from detrkit.cli.spellings import option_meant
 from detrkit.cli.text import one_line
 from detrkit.cli.train import train_command
 from detrkit.errors import DetrkitError
@@ -110,6 +111,10 @@ def _print_usage_error(error: Any, *, debug: bool) -> int:
     message = error.format_message().replace("Value error, ", "")
     if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help text, which typer has already printed
         message = "a command is missing"
+    if type(error).__name__ == "NoSuchOption":
+        option = str(getattr(error, "option_name", ""))
+        meant = option_meant(command.rpartition(" ")[2], option)
+        message = f"No such option: {option}. Here it is {meant}" if meant else message
     _print_error(f"{message.rstrip('.')} (see {command} --help)", debug=debug)
     return 2
 

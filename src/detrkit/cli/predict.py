@@ -76,6 +76,7 @@ def predict_command(
         str | None,
         typer.Option(
             "--model",
+            "--checkpoint",
             metavar="NAME|CKPT",
             help="Trained model's name, checkpoint, run folder or URL; default embedded.",
         ),
