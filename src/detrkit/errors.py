@@ -32,10 +32,16 @@ class RunError(DetrkitError, RuntimeError):
     exit_code = 1
 
 
+_FEW = 12  # words that a message lists
+
+
 def did_you_mean(word: str, valid: Iterable[str]) -> str:
-    """``" Did you mean 'x'?"`` with the nearest valid word, or the list of valid words if none is near."""
+    """``" Did you mean 'x'?"`` with the nearest valid word; else the valid words, of many the nearest ones."""
     options = sorted(valid)
     near = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
     if near:
         return f" Did you mean '{near[0]}'?"
-    return f" Valid: {', '.join(options)}." if options else ""
+    if len(options) <= _FEW:
+        return f" Valid: {', '.join(options)}." if options else ""
+    nearest = difflib.get_close_matches(word, options, n=3, cutoff=0.0)
+    return f" The nearest of {len(options)}: {', '.join(nearest)}."

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +17,79 @@ from detrkit.errors import DataError, RunError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["refuse_existing", "replacing", "sync", "write_json", "write_picture"]
+__all__ = [
+    "check_regular",
+    "has_link",
+    "refuse_existing",
+    "refuse_links",
+    "replacing",
+    "safe_name",
+    "short_name",
+    "sync",
+    "write_json",
+    "write_picture",
+]
+
+_LONGEST_NAME = 255  # bytes that file systems allow
 
 
 def refuse_existing(path: Path, force: bool) -> None:
     """Raise a DataError when the file exists and ``force`` is not set."""
     if path.exists() and not force:
         raise DataError(f"{path}: exists already; pass --force to overwrite it")
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is neither a file nor a folder: reading a pipe or a device may never end. A missing file passes.
+
+    Raises:
+        DataError: a pipe, a socket or a device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # a null byte in the name
+        return  # opening it says what is wrong
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError(f"{path}: not a regular file but a pipe, a socket or a device, which is not read")
+
+
+def has_link(folder: Path, path: Path) -> bool:
+    """Whether a folder on the way from ``folder`` to ``path`` is a link, so that ``path`` may lie elsewhere."""
+    return any(parent.is_symlink() for parent in path.parents if parent != folder and parent.is_relative_to(folder))
+
+
+def refuse_links(folder: Path, path: Path) -> None:
+    """Refuse to write a path below a folder through a link.
+
+    Raises:
+        DataError: a folder on the way is a link.
+    """
+    if has_link(folder, path):
+        raise DataError(
+            f"{path}: a folder on the way is a link, through which nothing is written; choose another folder"
+        )
+
+
+def safe_name(text: str, *, longest: int = _LONGEST_NAME) -> str:
+    """A name from elsewhere (a URL) as the name of one file: no separators, control characters or leading dots.
+
+    It has at most ``longest`` bytes; the ending stays. Empty where nothing is left.
+    """
+    name = "".join("_" if ord(sign) < 32 or ord(sign) == 127 or sign in '/\\:*?"<>|' else sign for sign in text)
+    return short_name(name.strip(" ").lstrip("."), longest=longest)
+
+
+def short_name(name: str, *, longest: int = _LONGEST_NAME) -> str:
+    """A file name with at most ``longest`` bytes: the end of the stem is replaced by a hash, the ending stays."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= longest:
+        return name
+    stem, ending = os.path.splitext(name)
+    if len(os.fsencode(ending)) > 16:
+        stem, ending = name, ""
+    mark = f"-{hashlib.sha256(encoded).hexdigest()[:8]}{ending}"
+    kept = os.fsencode(stem)[: longest - len(os.fsencode(mark))]
+    return kept.decode("utf-8", "ignore") + mark
 
 
 def sync(path: Path) -> None:
@@ -45,7 +113,8 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: the file cannot be written (disk full, no permission); callers turn it into their own error.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".draft")
+    # the name of the draft is longer: the part from the target is short, for file systems with 255 bytes
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".draft")
     os.close(handle)
     draft = Path(name)
     try:

@@ -48,7 +48,7 @@ def test_recipe_with_overrides(folder: Path, tmp_path: Path, capfd: pytest.Captu
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "needs a recipe or --data DIR"),
+        ([], "needs a run folder, a recipe or --data DIR"),
         (["a.yaml", "b.yaml"], "one recipe, not 2"),
         (["--data", "nowhere"], "nowhere: no such data folder"),
         (["no_such_recipe"], "no_such_recipe"),
@@ -63,7 +63,7 @@ def test_unusable_arguments(folder: Path, words: list[str], message: str, capfd:
 
 def test_checkpoint_is_needed_and_must_exist(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["eval", "--data", str(folder)]) == 2
-    assert "needs --checkpoint" in capfd.readouterr().err
+    assert "or --checkpoint" in capfd.readouterr().err
     assert run(["eval", "--data", str(folder), "--checkpoint", "none.safetensors"]) == 2
     assert "none.safetensors: no such checkpoint file" in capfd.readouterr().err
 

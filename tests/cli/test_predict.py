@@ -72,9 +72,9 @@ def test_a_folder(images: Path, tmp_path: Path, color_detector: list[str], capfd
     assert results == [
         {key: row[key] for key in ("image_id", "category_id", "bbox", "score")} for row in predictions["annotations"]
     ]
-    with Image.open(out / "images" / "sub" / "b.png.png") as drawn:
+    with Image.open(out / "images" / "sub" / "b.png") as drawn:
         assert drawn.size == (64, 80)
-    assert (out / "images" / "a.jpg.png").is_file()
+    assert (out / "images" / "a.png").is_file()
     assert read(out, "skipped.json") == []
     captured = capfd.readouterr()
     assert "3 images, 3 objects (red 1, green 1, blue 1)" in captured.out
@@ -148,7 +148,7 @@ def test_bad_images_are_skipped_and_listed(images: Path, tmp_path: Path, capfd: 
     skipped = read(out, "skipped.json")
     assert [row["file_name"] for row in skipped] == ["0-broken.jpg", "z-empty.png"]
     assert "0-broken.jpg" in skipped[0]["error"]
-    assert "2 unreadable images skipped" in capfd.readouterr().err
+    assert "2 images skipped" in capfd.readouterr().err
 
     assert predict(images, "--on-error", "raise", out=tmp_path / "strict") == 2
     assert "0-broken.jpg" in capfd.readouterr().err
@@ -163,7 +163,7 @@ def test_no_readable_image_is_exit_code_2(tmp_path: Path, capfd: pytest.CaptureF
     assert capfd.readouterr().err.startswith(f"detrkit: error: {bad}: ")
     (tmp_path / "in" / "worse.jpg").write_bytes(b"nonsense")
     assert predict(tmp_path / "in", out=tmp_path / "out") == 2
-    assert "none of 2 images can be read" in capfd.readouterr().err
+    assert "none of 2 images can be used" in capfd.readouterr().err
     assert not (tmp_path / "out" / "predictions.json").exists()
 
 
@@ -215,9 +215,9 @@ def test_ctrl_c_keeps_finished_predictions(
 
 def test_pictures_have_boxes_only_where_something_was_found(images: Path, tmp_path: Path) -> None:
     assert predict(images, out=tmp_path / "out") == 0
-    with Image.open(tmp_path / "out" / "images" / "b.png.png") as drawn, Image.open(images / "b.png") as original:
+    with Image.open(tmp_path / "out" / "images" / "b.png") as drawn, Image.open(images / "b.png") as original:
         assert (np.asarray(drawn) != np.asarray(original)).any()
-    with Image.open(tmp_path / "out" / "images" / "a.jpg.png") as drawn, Image.open(images / "a.jpg") as original:
+    with Image.open(tmp_path / "out" / "images" / "a.png") as drawn, Image.open(images / "a.jpg") as original:
         assert (np.asarray(drawn) == np.asarray(original)).all()
 
 

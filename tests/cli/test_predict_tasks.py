@@ -55,7 +55,7 @@ def files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-PICTURES = ["images/a.jpg.png", "images/sub/b.png.png", "images/sub/c.jpg.png"]
+PICTURES = ["images/a.png", "images/sub/b.png", "images/sub/c.png"]
 LISTS = ["predictions.json", "results.json", "skipped.json"]
 MAPS = ["a.png", "sub/b.png", "sub/c.png"]
 

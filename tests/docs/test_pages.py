@@ -158,7 +158,7 @@ def test_prediction_writes_what_the_page_says(here: Path, tmp_path: Path) -> Non
     result = json.loads((here / "found" / "predictions.json").read_text(encoding="utf-8"))
     assert [image["file_name"] for image in result["images"]] == ["a.jpg", "sub/b.png"]
     assert {row["category_id"] for row in result["annotations"]} <= {1, 7}
-    assert (here / "found" / "images" / "sub" / "b.png.png").is_file()
+    assert (here / "found" / "images" / "sub" / "b.png").is_file()
     assert json.loads((here / "found" / "results.json").read_text(encoding="utf-8"))
     assert "broken.jpg" in (here / "found" / "skipped.json").read_text(encoding="utf-8")
 

@@ -54,7 +54,7 @@ def test_files(tmp_path: Path) -> None:
     assert len(results) == 3
     assert json.loads((tmp_path / "out" / "skipped.json").read_text()) == [{"file_name": "bad.jpg", "error": "broken"}]
     pictures = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
-    assert pictures == ["images/b.png.png", "images/c.jpg.png", "images/sub/a.jpg.png"]
+    assert pictures == ["images/b.png", "images/c.png", "images/sub/a.png"]
     assert folder.counts() == {"cell": 2, "dust": 1}
     assert not list((tmp_path / "out").glob(".*.draft"))
 
@@ -78,10 +78,10 @@ def test_an_earlier_run_is_replaced_and_other_files_are_kept(tmp_path: Path) -> 
 
     second = PredictionFolder(tmp_path, CATEGORIES)
     second.add("both.jpg", found(), IMAGE)
-    assert (tmp_path / "images" / "old.jpg.png").exists(), "the old run is kept until the new one is complete"
+    assert (tmp_path / "images" / "old.png").exists(), "the old run is kept until the new one is complete"
     second.write()
     names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
-    written = ["images/both.jpg.png", "predictions.json", "results.json", "skipped.json"]
+    written = ["images/both.png", "predictions.json", "results.json", "skipped.json"]
     assert names == sorted([*written, "images/mine.png", "notes.txt"])
     assert json.loads((tmp_path / "skipped.json").read_text()) == []
 
@@ -141,4 +141,4 @@ def test_a_full_disk_is_a_run_time_error_and_leaves_the_old_file(
     monkeypatch.setattr(Image.Image, "save", cut_off)
     with pytest.raises(RunError, match="the picture cannot be written \\(No space left"):
         folder.add("b.jpg", found(0), IMAGE)
-    assert [path.name for path in (tmp_path / "images").iterdir()] == ["a.jpg.png"]
+    assert [path.name for path in (tmp_path / "images").iterdir()] == ["a.png"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from detrkit.errors import DataError
-from detrkit.inference.sources import find_images
+from detrkit.inference.sources import find_images, open_image
 
 
 def touch(root: Path, *names: str) -> None:
@@ -66,17 +66,63 @@ def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert names(tmp_path / "data") == ["linked/x.jpg", "y.jpg"]
 
 
-def test_output_pictures_inside_the_folder_are_not_inputs(tmp_path: Path) -> None:
-    touch(tmp_path, "x.jpg", "out/images/x.jpg.png", "images/y.jpg")
-    assert names(tmp_path, pictures=tmp_path / "out" / "images") == ["images/y.jpg", "x.jpg"]
-    assert names(tmp_path, pictures=tmp_path / "images") == ["out/images/x.jpg.png", "x.jpg"]
+def test_pictures_of_an_earlier_run_are_not_inputs(tmp_path: Path) -> None:
+    touch(tmp_path, "x.jpg", "out/images/x.png", "images/y.jpg")
+    pictures, earlier = tmp_path / "out" / "images", [tmp_path / "out" / "images" / "x.png"]
+    found = find_images([str(tmp_path)], written=[pictures], earlier=earlier)
+    assert [item.file_name for item in found] == ["images/y.jpg", "x.jpg"]
+    with pytest.raises(DataError, match="has only pictures of an earlier run"):
+        find_images([str(tmp_path / "out")], written=[pictures], earlier=earlier)
 
 
-@pytest.mark.parametrize("argument", ["images", "images/sub"])
+@pytest.mark.parametrize("argument", ["images", "images/sub", "."])
 def test_pictures_among_the_inputs_are_refused(tmp_path: Path, argument: str) -> None:
-    touch(tmp_path, "images/sub/x.jpg")
-    with pytest.raises(DataError, match="choose another --out"):
+    """An input where pictures will be written is neither left out in silence nor mixed with them."""
+    touch(tmp_path, "images/sub/x.jpg", "y.jpg")
+    with pytest.raises(DataError, match=r"images/sub/x\.jpg: pictures would be written among .* choose another --out"):
         names(tmp_path / argument, pictures=tmp_path / "images")
+    assert "images/sub/x.jpg" in names(tmp_path), "without pictures it is an input like any other"
+
+
+def test_a_link_to_itself_is_one_input_that_cannot_be_read(tmp_path: Path) -> None:
+    touch(tmp_path, "x.jpg", "sub/y.jpg")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "sub" / "up").symlink_to(tmp_path)
+    assert names(tmp_path) == ["loop.jpg", "sub/y.jpg", "x.jpg"]
+    assert names(tmp_path / "loop.jpg") == ["loop.jpg"]
+    with pytest.raises(DataError, match=r"loop\.jpg: .*symbolic links"):
+        open_image(tmp_path / "loop.jpg")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("%2e%2e%2f%2e%2e%2fescaped.jpg", "_.._escaped.jpg"),
+        ("%2Fetc%2Fpasswd", "_etc_passwd"),
+        ("..%5c..%5cx.jpg", "_.._x.jpg"),
+        ("%00a%1b%0ab.jpg", "_a__b.jpg"),
+        (".hidden.jpg", "hidden.jpg"),
+        ("%2e%2e", "image"),
+        ("", "image"),
+    ],
+)
+def test_the_name_in_a_url_is_the_name_of_one_file(path: str, name: str) -> None:
+    assert [item.file_name for item in find_images([f"http://a.org/{path}"])] == [name]
+
+
+def test_a_long_name_in_a_url_is_shortened() -> None:
+    (first,) = find_images(["http://a.org/" + "ä" * 300 + ".jpg"])
+    (second,) = find_images(["http://a.org/" + "ä" * 301 + ".jpg"])
+    assert len(first.file_name.encode()) <= 255
+    assert first.file_name.endswith(".jpg")
+    assert first.file_name != second.file_name
+
+
+@pytest.mark.parametrize("argument", ["", "  ", "ftp://a.org/x.jpg", "file:///etc/x.jpg", "s3://bucket/x.jpg"])
+def test_what_is_neither_a_path_nor_a_web_address_is_refused(argument: str) -> None:
+    for use in (lambda: find_images([argument]), lambda: open_image(argument)):
+        with pytest.raises(DataError, match=r"an empty text is not an image|only http:// and https:// are fetched"):
+            use()
 
 
 def test_clear_errors(tmp_path: Path) -> None:
@@ -89,3 +135,7 @@ def test_clear_errors(tmp_path: Path) -> None:
         names(tmp_path / "film.MP4")
     with pytest.raises(DataError, match="videos are not supported yet"):
         names("https://a.org/film.webm")
+    touch(tmp_path, "data.yaml", "a.json")
+    for name in ("data.yaml", "a.json"):
+        with pytest.raises(DataError, match=r"describes images but is none; give the folder that they are in"):
+            names(tmp_path / name)

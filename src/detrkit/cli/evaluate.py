@@ -33,7 +33,10 @@ class Split(StrEnum):
 def eval_command(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="Recipe (file or name) and overrides."),
+        typer.Argument(
+            metavar="[RUN|RECIPE] [KEY=VALUE]...",
+            help="Run folder (its best checkpoint on its own data) or recipe (file or name), and overrides.",
+        ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option("--data", metavar="DIR", help="Data folder, instead of a recipe.")
@@ -42,6 +45,7 @@ def eval_command(
         str | None,
         typer.Option(
             "--checkpoint",
+            "--model",
             metavar="CKPT|URL",
             help="Our .safetensors, a run folder, an official .pth, a URL, or a name: embedded or pulled weights.",
         ),
@@ -60,12 +64,16 @@ def eval_command(
     recipes = [argument for argument in arguments or [] if "=" not in argument]
     if len(recipes) > 1:
         raise RecipeError(f"eval takes one recipe, not {len(recipes)}: {', '.join(recipes)}")
+    if recipes and checkpoint is None and (run := _run_of(recipes[0])) is not None:
+        checkpoint, recipes = recipes[0], [] if data is not None else [str(run)]
     if bool(recipes) == (data is not None):
-        raise RecipeError("eval needs a recipe or --data DIR" + (", not both" if recipes else ""))
+        raise RecipeError("eval needs a run folder, a recipe or --data DIR" + (", not both" if recipes else ""))
     if data is not None and not data.is_dir():
         raise DataError(f"{data}: no such data folder")
     if checkpoint is None:
-        raise RecipeError("eval needs --checkpoint: a .safetensors file, a run folder, an official .pth or a URL")
+        raise RecipeError(
+            "eval needs a run folder, or --checkpoint: a .safetensors file, an official .pth, a name or a URL"
+        )
 
     from detrkit.cli.console import local_checkpoint, print_json, print_score, progress_bar
     from detrkit.evaluation.evaluate import evaluate
@@ -90,3 +98,13 @@ def eval_command(
     else:
         kind = f"{score['protocol'].upper()} {score['iou_type']}"
         print_score(score, title=f"{kind}: {checkpoint} on {data or recipes[0]} ({split.value})")
+
+
+def _run_of(word: str) -> Path | None:
+    """The run folder that a word names, itself or by a checkpoint in it; None: neither."""
+    path = Path(word)
+    if path.is_file() and path.suffix in (".safetensors", ".pth"):
+        path = path.parent if (path.parent / "recipe.yaml").is_file() else path.parent.parent
+        if not (path / "recipe.yaml").is_file():
+            raise RecipeError(f"{word}: is a checkpoint outside a run folder: say on which data with --data DIR")
+    return path if path.is_dir() and (path / "recipe.yaml").is_file() else None

@@ -23,6 +23,8 @@ from detrkit.cli.env import env_command
 from detrkit.cli.evaluate import eval_command
 from detrkit.cli.models import models_command
 from detrkit.cli.predict import PredictCommand, predict_command
+from detrkit.cli.spellings import option_meant
+from detrkit.cli.text import one_line
 from detrkit.cli.train import train_command
 from detrkit.errors import DetrkitError
 
@@ -75,6 +77,9 @@ def run(arguments: Sequence[str]) -> int:
     own = words[: words.index("--")] if "--" in words else words
     debug = "--debug" in own
     words = [word for word in own if word != "--debug"] + words[len(own) :]
+    if "" in (word.partition("=")[2] if word.startswith("--") and "=" in word else word for word in own):
+        _print_error("an argument is empty (is a variable not set?)", debug=False)
+        return 2
     try:
         with _warnings_as_lines():
             code = app(words, prog_name="detrkit", standalone_mode=False)
@@ -106,6 +111,10 @@ def _print_usage_error(error: Any, *, debug: bool) -> int:
     message = error.format_message().replace("Value error, ", "")
     if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help text, which typer has already printed
         message = "a command is missing"
+    if type(error).__name__ == "NoSuchOption":
+        option = str(getattr(error, "option_name", ""))
+        meant = option_meant(command.rpartition(" ")[2], option)
+        message = f"No such option: {option}. Here it is {meant}" if meant else message
     _print_error(f"{message.rstrip('.')} (see {command} --help)", debug=debug)
     return 2
 
@@ -114,7 +123,7 @@ def _print_error(message: str, *, debug: bool) -> None:
     """Print an error in one line on stderr, after its traceback with ``--debug``."""
     if debug:
         traceback.print_exc()
-    print(f"detrkit: error: {' '.join(message.splitlines())}", file=sys.stderr)
+    print(f"detrkit: error: {one_line(message)}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -122,14 +131,14 @@ def _warnings_as_lines() -> Iterator[None]:
     """Format warnings of detrkit as one line without file name and line number."""
     original, package = warnings.formatwarning, str(Path(__file__).resolve().parents[1])
 
-    def one_line(
+    def short(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
         if str(Path(filename).resolve()).startswith(package):
-            return f"detrkit: warning: {' '.join(str(message).splitlines())}\n"
+            return f"detrkit: warning: {one_line(str(message))}\n"
         return original(message, category, filename, lineno, line)
 
-    warnings.formatwarning = one_line
+    warnings.formatwarning = short
     try:
         yield
     finally:

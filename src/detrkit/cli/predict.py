@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from detrkit.errors import DataError
+from detrkit.errors import DataError, RunError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,12 +23,22 @@ __all__ = ["PredictCommand", "predict_command", "predict_images"]
 
 _DEFAULT_NMS = "0.7"  # DEFAULT_NMS of the predictor; importing it would load torch for --help
 
+_LOOKED_AT = 10  # images at most that are predicted again to say their best score
+
 
 class OnError(StrEnum):
     """Policy for unreadable images."""
 
     skip = "skip"
     stop = "raise"
+
+
+class LabelsShown(StrEnum):
+    """Objects that are named in pictures."""
+
+    auto = "auto"
+    all = "all"
+    none = "none"
 
 
 class TaskName(StrEnum):
@@ -65,6 +76,7 @@ def predict_command(
         str | None,
         typer.Option(
             "--model",
+            "--checkpoint",
             metavar="NAME|CKPT",
             help="Trained model's name, checkpoint, run folder or URL; default embedded.",
         ),
@@ -95,54 +107,109 @@ def predict_command(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per batch.")] = 1,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     images: Annotated[bool, typer.Option("--images/--no-images", help="Draw annotated pictures.")] = True,
-    on_error: Annotated[OnError, typer.Option("--on-error", help="Unreadable images: skip or stop.")] = OnError.skip,
+    labels: Annotated[
+        LabelsShown,
+        typer.Option("--labels", help="Names in pictures; auto: those that do not cover a crowded picture."),
+    ] = LabelsShown.auto,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option("--max-pixels", min=1, help="Skip larger images. Default: what fits into the free memory."),
+    ] = None,
+    on_error: Annotated[OnError, typer.Option("--on-error", help="Unusable images: skip or stop.")] = OnError.skip,
 ) -> None:
     """Find objects in images.
 
     Writes predictions.json and results.json (COCO), annotated pictures below images/, and skipped.json, the list of
-    images that could not be read. Task pan also writes panoptic.json and panoptic/ (COCO panoptic), task sem writes
-    classes.json and semantic/ (class maps). Predictions of an earlier run in the same folder are replaced.
+    images that could not be used, with the reasons. Task pan also writes panoptic.json and panoptic/ (COCO panoptic),
+    task sem writes classes.json and semantic/ (class maps). Predictions of an earlier run in this folder are replaced.
     """
+    from PIL import Image
+
     from detrkit.cli.console import local_checkpoint, stderr, stdout
     from detrkit.inference.answers import check_task
-    from detrkit.inference.earlier_run import MAP_FOLDERS, TASK_FILES, earlier_maps
+    from detrkit.inference.earlier_run import MAP_FOLDERS, TASK_FILES, earlier_files
     from detrkit.inference.prediction_folder import PredictionFolder
     from detrkit.inference.predictor import Predictor
     from detrkit.inference.sources import find_images
     from detrkit.models.presets import DEFAULT_MODEL
 
-    written = [out / "images", *earlier_maps(out)]
-    found = find_images(inputs, written=written)
+    if max_pixels is not None:
+        Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow refuses images of twice as many
+    earlier = earlier_files(out, "det")
+    written = [out / "images"] if images else []
+    found = find_images(inputs, written=written, earlier=earlier)
     predictor = Predictor(
-        local_checkpoint(model or DEFAULT_MODEL), device=device, batch_size=batch_size, nms=nms, nms_decay=nms_decay
+        local_checkpoint(DEFAULT_MODEL if model is None else model),
+        device=device,
+        batch_size=batch_size,
+        nms=nms,
+        nms_decay=nms_decay,
+        max_pixels=max_pixels,
     )
     chosen = check_task(predictor.config, None if task is None else task.value)
     if chosen in MAP_FOLDERS:
-        found = find_images(inputs, written=[*written, out / MAP_FOLDERS[chosen]])
+        found = find_images(inputs, written=[*written, out / MAP_FOLDERS[chosen]], earlier=earlier)
     folder = PredictionFolder(
-        out, predictor.categories, pictures=images, task=chosen, file_names=[item.file_name for item in found]
+        out,
+        predictor.categories,
+        pictures=images,
+        task=chosen,
+        labels=labels.value,
+        file_names=[item.file_name for item in found],
     )
-    try:
-        predict_images(predictor, found, folder, threshold=threshold, skip=on_error is OnError.skip)
-    except KeyboardInterrupt:
-        if folder.count:
-            folder.write()
-        stderr().print(f"stopped after {folder.count} of {len(found)} images; {out} holds their results", markup=False)
-        raise
-    if folder.count == 0:
-        raise DataError(
-            f"none of {len(found)} images can be read: {folder.skipped[0]['error']}"
-            if len(found) > 1
-            else folder.skipped[0]["error"]
-        )
-    folder.write()
+    with folder.claimed():
+        try:
+            predict_images(predictor, found, folder, threshold=threshold, skip=on_error is OnError.skip)
+        except BaseException:
+            _keep(folder, len(found))
+            raise
+        if folder.count == 0:
+            raise DataError(
+                f"none of {len(found)} images can be used: {folder.skipped[0]['error']}"
+                if len(found) > 1
+                else folder.skipped[0]["error"]
+            )
+        folder.write()
     console = stdout()
     console.soft_wrap = True
     console.print(f"{folder.count} images, {_summary(folder.counts(), chosen)}", markup=False)
     files = [out / "predictions.json", *([out / TASK_FILES[chosen]] if chosen in TASK_FILES else [])]
     console.print(" and ".join(map(str, files)) + (f", pictures in {out / 'images'}" if images else ""), markup=False)
     if folder.skipped:
-        stderr().print(f"{len(folder.skipped)} unreadable images skipped: {out / 'skipped.json'}", markup=False)
+        stderr().print(f"{len(folder.skipped)} images skipped: {out / 'skipped.json'} says why", markup=False)
+    if chosen in ("det", "inst") and not folder.counts():
+        stderr().print(_best_score(predictor, found, folder), markup=False, soft_wrap=True)
+
+
+def _keep(folder: PredictionFolder, total: int) -> None:
+    """Write what there is when the prediction ends early."""
+    from detrkit.cli.console import stderr
+
+    done = f"stopped after {folder.count} of {total} images"
+    if folder.count:
+        try:
+            folder.write()
+        except RunError as error:
+            done += f", whose results cannot be kept: {error}"
+        else:
+            done += f"; {folder.folder} holds their results"
+    stderr().print(done, markup=False, soft_wrap=True)
+
+
+def _best_score(predictor: Predictor, inputs: list[ImageInput], folder: PredictionFolder) -> str:
+    """A hint where nothing reached the threshold: the best score in the first images that could be read."""
+    skipped = {row["file_name"] for row in folder.skipped}
+    looked_at = [item for item in inputs if item.file_name not in skipped][:_LOOKED_AT]
+    best, where = 0.0, "the image" if len(looked_at) == 1 else f"{len(looked_at)} images"
+    for item in looked_at:
+        try:
+            scores = predictor.predict(item.source, 0.0, "det").scores
+        except DataError:  # a server that has closed since
+            continue
+        best = max(best, float(scores.max(initial=0)))
+    lower = math.floor(best * 10) / 10
+    advice = f"try --threshold {lower:g}" if lower > 0 else "--threshold 0 keeps everything"
+    return f"nothing reached the threshold: the best score in {where} was {best:.2f}; {advice}"
 
 
 def _summary(counts: dict[str, int], task: str) -> str:
@@ -168,20 +235,35 @@ def predict_images(
 
     batch: list[tuple[ImageInput, Image.Image]] = []
 
-    def flush() -> None:
-        answers = predictor.predict([picture for _, picture in batch], threshold, folder.task)
-        for (item, picture), found in zip(batch, answers, strict=True):
+    def answer(pairs: list[tuple[ImageInput, Image.Image]]) -> None:
+        try:
+            answers = predictor.predict([picture for _, picture in pairs], threshold, folder.task)
+        except Exception as error:
+            if not skip or not _is_out_of_memory(error):
+                raise
+            if len(pairs) == 1:
+                folder.skip(pairs[0][0].file_name, "not enough memory to predict this image; make it smaller")
+                return
+            for pair in pairs:
+                answer([pair])
+            return
+        for (item, picture), found in zip(pairs, answers, strict=True):
             folder.add(item.file_name, found, picture)
-        batch.clear()
 
     with progress_bar("predicting", total=len(inputs)) as bar:
         for number, item in enumerate(inputs, start=1):
             try:
-                batch.append((item, open_image(item.source)))
+                batch.append((item, open_image(item.source, max_pixels=predictor.max_pixels)))
             except DataError as error:
                 if not skip:
                     raise
                 folder.skip(item.file_name, str(error))
             if len(batch) == predictor.batch_size or number == len(inputs):
-                flush()
+                answer(batch)
+                batch.clear()
                 bar.update(number)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on the CPU (where torch raises a RuntimeError) or on a GPU."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error).lower())

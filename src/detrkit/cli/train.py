@@ -89,11 +89,18 @@ def _from_data(data: str, given: dict[str, Any], overrides: list[str], *, resume
     """The recipe chosen from the data; with ``resume``, the recipe of the existing run."""
     from detrkit.config import load_recipe
     from detrkit.training import auto_recipe
-    from detrkit.training.auto.draft import flat
+    from detrkit.training.auto.draft import Draft, flat
+    from detrkit.training.auto.model_choice import choose_model
     from detrkit.training.folder import find_run
+    from detrkit.training.task import require_backbone
 
-    existing = find_run({**flat(given), **flat(overrides)}) if resume else None
+    values = {**flat(given), **flat(overrides)}
+    existing = find_run(values) if resume else None
     if existing is None:
+        if "model.init" not in values:  # before the data are read, which may take long
+            draft = Draft(values)
+            choose_model(draft, gpu=False)
+            require_backbone(draft.recipe())
         return auto_recipe(data, overrides, **given)
     folder, recipe = existing
     return load_recipe(load_recipe(recipe, {"training.output": str(folder), **given}), overrides)

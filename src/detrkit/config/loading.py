@@ -9,9 +9,13 @@ from pydantic import ValidationError
 
 from detrkit.config.recipe_files import find_recipe, parse_value, read_yaml
 from detrkit.config.schema import SECTIONS, Recipe, Section, leaves
+from detrkit.config.spellings import setting_meant
 from detrkit.errors import RecipeError, did_you_mean
 
 __all__ = ["load_recipe"]
+
+
+_NAMES = {"model": "model.name", "data": "data.root"}  # what a text as the whole section stands for elsewhere
 
 
 def _merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:
@@ -97,7 +101,8 @@ def _check_keys(tree: Mapping[str, object], where: str, section: type[Section] =
         inner = _subsection(section, key)
         if inner is not None:
             if not isinstance(value, Mapping):
-                raise RecipeError(f"{where}: {prefix}{key} = {value!r}: should be a mapping of keys")
+                hint = f"; meant is perhaps {_NAMES[key]}={value}" if key in _NAMES and isinstance(value, str) else ""
+                raise RecipeError(f"{where}: {prefix}{key} = {value!r}: should be a mapping of keys{hint}")
             _check_keys(value, where, inner, f"{prefix}{key}.")
 
 
@@ -120,6 +125,8 @@ def _override(key: str, value: object) -> dict[str, object]:
         if not homes:
             bare = [field for section in SECTIONS.values() for field in section.model_fields]
             hint = did_you_mean(key, bare) if did_you_mean(key, bare).startswith(" Did") else ""
+            if meant := setting_meant(key):
+                hint = f" Here it is {meant}."
             raise RecipeError(
                 f"override '{key}': unknown key.{hint} Keys are written section.key=value (sections: "
                 f"{', '.join(SECTIONS)}), a field of the model as model.{key}=value."

@@ -24,6 +24,7 @@ from detrkit.data.once import read_once
 from detrkit.data.records import Table, missing_files
 from detrkit.data.value_checks import VALUE_CHECKS, class_differences
 from detrkit.errors import DataError
+from detrkit.files import check_regular
 from detrkit.structures import NEGATIVES
 
 __all__ = ["Report", "check"]
@@ -224,12 +225,13 @@ _Size = tuple[int, int]
 def _inspect_file(path: Path) -> tuple[str, _Size, _Size] | DataError:
     """SHA-256 of the file, size of the upright image, size as stored; or the error."""
     try:
+        check_regular(path)
         data = path.read_bytes()
-        upright = read_image(data).size
+        upright = read_image(data, name=str(path)).size
         with Image.open(io.BytesIO(data)) as image:
             return hashlib.sha256(data).hexdigest(), upright, image.size
     except (OSError, DataError) as error:
-        return DataError(str(error).replace("image in memory", str(path)))
+        return DataError(str(error))
 
 
 def _inspect_header(path: Path) -> tuple[str, _Size, _Size] | DataError:

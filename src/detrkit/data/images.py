@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import io
-import struct
 from pathlib import Path
+from typing import TYPE_CHECKING, Union, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from detrkit.data.arrays import Channels, image_of_array, image_of_tensor, is_tensor, to_uint8
+from detrkit.data.pixel_limit import check_pixels, too_large
 from detrkit.errors import DataError
+from detrkit.files import check_regular
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["IMAGE_SUFFIXES", "ImageSource", "image_size", "read_image"]
 
-ImageSource = str | Path | bytes | Image.Image | NDArray[np.generic]
+ImageSource = Union[str, Path, bytes, Image.Image, NDArray[np.generic], "Tensor"]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".jfif", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
@@ -29,40 +35,55 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _METADATA = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
-# Exceptions of Pillow's decoders for broken files.
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-def read_image(source: ImageSource, *, apply_exif: bool = True, frame: tuple[int, int] | None = None) -> Image.Image:
+def read_image(
+    source: ImageSource,
+    *,
+    apply_exif: bool = True,
+    frame: tuple[int, int] | None = None,
+    channels: Channels = "rgb",
+    name: str | None = None,
+    max_pixels: int | None = None,
+) -> Image.Image:
     """Read an image as 8-bit RGB, rotated by its EXIF orientation.
 
     Alpha is dropped, 16-bit values are scaled from their full range, and animations give their first frame.
 
     Args:
-        source: path, encoded bytes, Pillow image, or array (H, W) or (H, W, 1|3|4) in RGB order: uint8, uint16, bool,
-            or float in [0, 1].
+        source: path, encoded bytes, Pillow image, array (H, W) or (H, W, 1|3|4), or tensor (H, W) or (1|3|4, H, W);
+            the ranges of values are those of :func:`~detrkit.data.arrays.to_uint8`.
         apply_exif: whether to rotate.
         frame: (width, height) in the annotations. If it is the size of the stored image and not of the upright one,
             the annotations were drawn without rotation, and the image is not rotated either.
+        channels: order of the colours of an array or tensor; other sources know theirs.
+        name: what messages call the image; default: its path.
+        max_pixels: pixels of the largest picture that is decoded; None: as many as fit into memory.
 
     Raises:
-        DataError: the image is missing, not an image, truncated, or its size is not ``frame``.
+        DataError: the image is missing, not a regular file, not an image, truncated, too large, or its size is not
+            ``frame``.
         TypeError: the source has another type.
     """
-    name = _name(source)
+    name = _name(source) if name is None else name
     if isinstance(source, np.ndarray):
-        image = _from_array(source, name)
+        image = image_of_array(source, name, channels)
+    elif is_tensor(source):
+        image = image_of_tensor(cast("Tensor", source), name, channels)
     elif isinstance(source, Image.Image):
         image = _decode(source, name, apply_exif, frame)
     elif not isinstance(source, str | Path | bytes):
-        raise TypeError(f"an image is a path, bytes, a Pillow image or an array, not {type(source).__name__}")
+        raise TypeError(f"an image is a path, bytes, a Pillow image, an array or a tensor, not {type(source).__name__}")
     else:
         try:
+            if not isinstance(source, bytes):
+                check_regular(Path(source))
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+                check_pixels(opened.size, name, max_pixels)
                 image = _decode(opened, name, apply_exif, frame)
         except DataError:
             raise
-        except _DECODING_ERRORS as error:
+        except Exception as error:  # decoders raise almost anything for broken files
             raise _unreadable(name, error) from error
     if frame is not None and image.size != frame:
         raise DataError(
@@ -78,6 +99,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Raises:
         DataError: missing or not an image.
     """
+    check_regular(Path(path))
     try:
         with Image.open(path) as image:
             if _orientation(image) < 5:
@@ -85,7 +107,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
             if image.format != "TIFF":
                 return image.height, image.width
         return read_image(path).size  # Pillow rotates TIFF files itself, at a time that depends on its version
-    except _DECODING_ERRORS as error:
+    except Exception as error:  # decoders raise almost anything for broken files
         raise _unreadable(str(path), error) from error
 
 
@@ -101,9 +123,15 @@ def _unreadable(name: str, error: BaseException) -> DataError:
     if isinstance(error, FileNotFoundError):
         return DataError(f"{name}: no such image file")
     if isinstance(error, IsADirectoryError):
-        return DataError(f"{name}: is a folder, not an image")
+        return DataError(
+            f"{name}: is a folder, not an image; pass the list of its files, or use detrkit predict FOLDER"
+        )
+    if isinstance(error, Image.DecompressionBombError):
+        return DataError(f"{name}: {too_large()}")
     if isinstance(error, UnidentifiedImageError):
         return DataError(f"{name}: not an image, or an image format that Pillow cannot read")
+    if isinstance(error, MemoryError):
+        return DataError(f"{name}: not enough memory for this image; make it smaller")
     return DataError(f"{name}: the image cannot be read, it may be truncated or damaged ({error})")
 
 
@@ -118,7 +146,7 @@ def _orientation(image: Image.Image) -> int:
 def _decode(image: Image.Image, name: str, apply_exif: bool, frame: tuple[int, int] | None) -> Image.Image:
     try:
         image.load()
-    except _DECODING_ERRORS as error:
+    except Exception as error:  # decoders raise almost anything for broken files
         raise _unreadable(name, error) from error
     orientation = _orientation(image)
     upright = image.size[::-1] if orientation >= 5 else image.size
@@ -138,31 +166,12 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode[0] in "IF":
-        return Image.fromarray(_to_uint8(np.asarray(image), name)).convert("RGB")
+        # Pillow opens files of 16 bits in one of several modes
+        is_16_bit = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
+        return Image.fromarray(to_uint8(np.asarray(image), name, is_16_bit=is_16_bit)).convert("RGB")
     if "transparency" in image.info:  # Pillow warns if such palettes are converted directly to RGB
         image = image.convert("RGBA")
     try:
         return image.convert("RGB")
     except ValueError as error:
         raise DataError(f"{name}: images of mode {image.mode} cannot be converted to RGB; save it as RGB") from error
-
-
-def _from_array(array: NDArray[np.generic], name: str) -> Image.Image:
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
-        raise DataError(f"{name}: an array of shape {array.shape} is not an image; use (H, W), (H, W, 3) or (H, W, 4)")
-    return Image.fromarray(np.ascontiguousarray(_to_uint8(array, name))).convert("RGB")
-
-
-def _to_uint8(array: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
-    if array.dtype == np.uint8:
-        return np.asarray(array, dtype=np.uint8)
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
-    low, high = array.min(), array.max()
-    if np.issubdtype(array.dtype, np.integer) and low >= 0 and high <= 65535:
-        return np.asarray((array.astype(np.uint32) + 128) // 257, dtype=np.uint8)  # 65535 -> 255
-    if np.issubdtype(array.dtype, np.floating) and low >= 0 and high <= 255:  # false for NaN
-        return np.asarray(np.rint(array * 255 if high <= 1 else array), dtype=np.uint8)
-    raise DataError(f"{name}: pixel values {low} to {high} ({array.dtype}) are not a known range; save it as 8 bit")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +17,16 @@ from detrkit.drawing.palette import Color, category_color, class_color, instance
 from detrkit.drawing.tint import tint_masks
 from detrkit.structures import Detections
 
-__all__ = ["Mark", "caption_font", "draw_captions", "draw_detections", "draw_marks"]
+__all__ = ["Captions", "Mark", "caption_font", "draw_captions", "draw_detections", "draw_marks"]
 
 Rectangle = tuple[float, float, float, float]
 
-_MOST_CAPTIONS = 1 / 12  # share of a picture with masks that captions may cover
+Captions = Literal["auto", "all", "none"]
+"""Which objects of a picture are named."""
+
+# share of a picture that captions may cover
+_AMONG_MASKS = 1 / 12
+_AMONG_BOXES = 1 / 4
 
 
 @dataclass(frozen=True)
@@ -40,22 +46,30 @@ class Mark:
 
 
 def draw_detections(
-    detections: Detections, image: Image.Image | NDArray[np.uint8] | str | Path | None = None
+    detections: Detections,
+    image: Image.Image | NDArray[np.uint8] | str | Path | None = None,
+    *,
+    labels: Captions = "auto",
 ) -> Image.Image:
     """Draw every detection with its box, or its mask where there are masks, and a caption of name and score.
 
     Lines and text scale with the image. The best detections are drawn last. Captions avoid each other where possible.
-    Masks are tinted in shades of the class colour and outlined; captions that cover another one or are larger than
-    their object are left out there, and captions of the last detections where they would cover the picture.
+    Masks are tinted in shades of the class colour and outlined.
 
     Args:
         detections: the detections to draw.
-        image: the image; default: the file that the detections come from.
+        image: the image; default: the file that the detections come from. Arrays are RGB.
+        labels: ``"auto"`` leaves out captions that would cover another one, those of the last detections where they
+            would cover much of a crowded picture, and, of masks, those that are larger than their object; ``"all"``;
+            ``"none"``.
 
     Raises:
-        ValueError: no image is given and the detections have no path, or the image has another size.
+        ValueError: no image is given and the detections have no path, the image has another size, or ``labels`` is
+            unknown.
         DataError: the image cannot be read.
     """
+    if labels not in get_args(Captions):
+        raise ValueError(f"labels is 'auto', 'all' or 'none', got {labels!r}")
     source = detections.path if image is None else image
     if source is None:
         raise ValueError("these detections carry no path: pass the image to draw on")
@@ -72,16 +86,17 @@ def draw_detections(
     )
     marks = [Mark(tuple(box), label, caption) for box, label, caption in rows]
     if detections.masks is None:
-        draw_marks(canvas, marks)
+        draw_marks(canvas, marks, labels=labels)
         return canvas
     colors = instance_colors(category_color(detections.categories[mark.label], mark.label) for mark in marks)
     tint_masks(canvas, detections.masks, colors)
     marks = [replace(mark, shade=color) for mark, color in zip(marks, colors, strict=True)]
-    draw_captions(canvas, marks, fitting=True)
+    if labels != "none":
+        draw_captions(canvas, marks, fitting=labels == "auto", most=_AMONG_MASKS if labels == "auto" else None)
     return canvas
 
 
-def draw_marks(canvas: Image.Image, marks: Sequence[Mark]) -> None:
+def draw_marks(canvas: Image.Image, marks: Sequence[Mark], *, labels: Captions = "all") -> None:
     """Draw outlines, then captions; the first mark is on top."""
     draw = ImageDraw.Draw(canvas)
     line = _line(canvas.size)
@@ -92,24 +107,35 @@ def draw_marks(canvas: Image.Image, marks: Sequence[Mark]) -> None:
         if mark.crowd:
             draw.line((x1, y1, x2, y2), fill=mark.color, width=line)
             draw.line((x1, y2, x2, y1), fill=mark.color, width=line)
-    draw_captions(canvas, marks)
+    if labels != "none":
+        draw_captions(canvas, marks, most=_AMONG_BOXES if labels == "auto" else None)
 
 
-def draw_captions(canvas: Image.Image, marks: Sequence[Mark], *, fitting: bool = False) -> None:
-    """Draw captions, the first on top; with ``fitting`` only those that cover no other one and little of the rest."""
+def draw_captions(
+    canvas: Image.Image, marks: Sequence[Mark], *, fitting: bool = False, most: float | None = None
+) -> None:
+    """Draw captions, the first on top.
+
+    Args:
+        canvas: the picture.
+        marks: what is named.
+        fitting: leave out captions that are larger than their object.
+        most: the share of the picture that captions may cover; then none covers another one either. None: no limit.
+    """
     draw = ImageDraw.Draw(canvas)
     line = _line(canvas.size)
     font, pad = caption_font(canvas.size)[0], line + 1
     captions: list[tuple[Mark, Rectangle]] = []
     taken: list[Rectangle] = []
-    room = _MOST_CAPTIONS * canvas.width * canvas.height
+    room = float("inf") if most is None else most * canvas.width * canvas.height
     for mark in marks:
         left, top, right, bottom = draw.textbbox((0, 0), mark.caption, font=font)
         size = (right - left + 2 * pad, bottom - top + 2 * pad)
-        if fitting and size[0] * size[1] > min(_area(mark.box), room):
+        area = size[0] * size[1]
+        if area > room or (fitting and area > _area(mark.box)):
             continue
         place = _place(mark.box, size, canvas.size, taken)
-        if fitting and any(_overlap(place, other) for other in taken):
+        if most is not None and any(_overlap(place, other) for other in taken):
             continue
         taken.append(place)
         room -= _area(place)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detrkit.errors import DataError
+from detrkit.errors import DataError, RunError
 from detrkit.inference.detr_segmentation import DETRPanopticRules, detr_instance_masks, detr_panoptic_segments
 from detrkit.inference.postprocess import Selected, default_categories, select
 from detrkit.inference.segmentation import (
@@ -114,7 +114,9 @@ def answer(
 
     Raises:
         DataError: the model does not answer the task.
+        RunError: the predictions are NaN.
     """
+    _check_numbers(predictions)
     if categories is None:
         categories = default_categories(config.architecture.num_classes)
     reader = _READERS[check_task(config, task)]
@@ -135,6 +137,16 @@ def answer(
         )
         answers.append(reader(image))
     return answers
+
+
+def _check_numbers(predictions: Predictions) -> None:
+    """NaN is no answer: every comparison with a threshold is false, and the image would seem to be empty."""
+    logits, boxes = predictions.logits[-1], predictions.boxes[-1]
+    if bool(logits.isnan().any() | ~boxes.isfinite().all()):
+        raise RunError(
+            "the model predicts NaN: its weights are damaged, its training diverged, or its numbers do not fit into "
+            "the precision (choose fp32 or bf16)"
+        )
 
 
 def postprocess(

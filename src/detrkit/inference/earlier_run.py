@@ -8,8 +8,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeGuard
 
 from detrkit.errors import DataError
+from detrkit.files import has_link
+from detrkit.inference.picture_names import picture_names, whole_name
 
-__all__ = ["MAP_FOLDERS", "TASK_FILES", "earlier_files", "earlier_maps"]
+__all__ = ["MAP_FOLDERS", "TASK_FILES", "earlier_files"]
 
 TASK_FILES = {"pan": "panoptic.json", "sem": "classes.json"}
 """The JSON file that only this task has."""
@@ -18,27 +20,23 @@ MAP_FOLDERS = {"pan": "panoptic", "sem": "semantic"}
 """The folder of the maps of a task."""
 
 
-def earlier_maps(folder: Path) -> list[Path]:
-    """Folders of maps that an earlier run wrote into an output folder."""
-    if not (folder / "predictions.json").is_file():
-        return []
-    return [folder / MAP_FOLDERS[task] for task, name in TASK_FILES.items() if (folder / name).is_file()]
-
-
 def earlier_files(folder: Path, task: str) -> set[Path]:
-    """Pictures, maps and JSON files of an earlier run that a run for ``task`` replaces or removes.
+    """Pictures, maps and JSON files of an earlier run that a run for ``task`` replaces or removes; nothing in links.
 
     Raises:
         DataError: a JSON file that the run would write is not from detrkit.
     """
     predictions = _read(folder / "predictions.json", _is_predictions)
-    for name in ("results.json", "skipped.json"):
-        _read(folder / name, lambda data: isinstance(data, list))
+    _read(folder / "results.json", lambda data: isinstance(data, list))
+    skipped = _read(folder / "skipped.json", lambda data: isinstance(data, list)) or []
     images = [] if predictions is None else predictions["images"]
-    names = [PurePosixPath(str(row["file_name"])) for row in images]
-    found = {_below(folder / "images", f"{name}.png") for name in names}
+    rows = [*images, *(row for row in skipped if isinstance(row, dict) and "file_name" in row)]
+    announced = picture_names(str(row["file_name"]) for row in rows)
+    names = [str(row["file_name"]) for row in images]
+    # the pictures of earlier versions kept the ending of the image
+    found = {_below(folder / "images", name) for file in names for name in (announced[file], whole_name(file))}
 
-    maps = {_map_of(folder / MAP_FOLDERS["sem"], name) for name in names}
+    maps = {_below(folder / MAP_FOLDERS["sem"], name) for file in names for name in (announced[file], whole_name(file))}
     have_maps = any(path is not None and path.is_file() for path in maps)
     classes = _read(folder / TASK_FILES["sem"], lambda data: have_maps and _is_texts(data), needed=task == "sem")
     if classes is not None:
@@ -51,7 +49,7 @@ def earlier_files(folder: Path, task: str) -> set[Path]:
     if panoptic is not None:
         found.add(folder / TASK_FILES["pan"])
         found |= {_below(folder / MAP_FOLDERS["pan"], str(row["file_name"])) for row in panoptic["annotations"]}
-    return {path for path in found if path is not None}
+    return {path for path in found if path is not None and not has_link(folder, path)}
 
 
 def _read(path: Path, is_ours: Callable[[Any], bool], *, needed: bool = True) -> Any:
@@ -77,12 +75,6 @@ def _below(folder: Path, name: str) -> Path | None:
     """A file in a folder; None for a name that leads out of it."""
     relative = PurePosixPath(name)
     return None if relative.is_absolute() or ".." in relative.parts else folder / relative
-
-
-def _map_of(folder: Path, name: PurePosixPath) -> Path | None:
-    """The map of an image: the name with its ending where that file exists, else without."""
-    whole = _below(folder, f"{name}.png")
-    return whole if whole is not None and whole.is_file() else _below(folder, str(name.with_suffix(".png")))
 
 
 def _is_predictions(data: object) -> bool:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
+from filelock import FileLock, Timeout
 from PIL import Image
 
-from detrkit.data.images import IMAGE_SUFFIXES
+from detrkit.drawing.marks import Captions
 from detrkit.drawing.palette import category_color
 from detrkit.errors import DataError
-from detrkit.files import write_json, write_picture
+from detrkit.files import refuse_links, write_json, write_picture
 from detrkit.inference.answers import Answer
 from detrkit.inference.earlier_run import MAP_FOLDERS, TASK_FILES, earlier_files
+from detrkit.inference.picture_names import picture_names, whole_name
 from detrkit.structures import Categories, Detections, PanopticMap, SemanticMap
 from detrkit.structures.detections import ResultRow
 from detrkit.structures.segment_maps import SegmentRow
@@ -48,13 +51,14 @@ class PredictionFolder:
     - ``predictions.json``: images (id 1.., file_name, width, height), categories, annotations (COCO with score, and
       with ``segmentation`` where there are masks); of panoptic maps the things, of semantic maps no annotations
     - ``results.json``: the plain COCO results list
-    - ``panoptic.json`` and ``panoptic/<file name>.png``: COCO panoptic, for the task ``"pan"``
-    - ``classes.json`` and ``semantic/<file name>.png``: names of the classes, and their numbers as pixels, 255 = none
+    - ``panoptic.json`` and ``panoptic/<name>.png``: COCO panoptic, for the task ``"pan"``
+    - ``classes.json`` and ``semantic/<name>.png``: names of the classes, and their numbers as pixels, 255 = none
       (16 bits and 65535 beyond 255 classes), for the task ``"sem"``
-    - ``images/<file name>.png``: the image with what was found
-    - ``skipped.json``: file_name and error of every file that could not be read; an empty list if there was none
+    - ``images/<name>.png``: the image with what was found
+    - ``skipped.json``: file_name and error of every file that could not be used; an empty list if there was none
 
-    Maps have ``.png`` in place of the ending of the image; where two images would meet, both keep theirs before it.
+    Pictures and maps have ``.png`` in place of the ending of the image; where two images would meet, both keep theirs
+    before it. Nothing is written through links inside the folder.
     Files of an earlier run in this folder are replaced, and removed if this task does not write them; other files are
     kept.
 
@@ -63,11 +67,12 @@ class PredictionFolder:
         categories: the classes of the model.
         pictures: whether to write the images with detections.
         task: ``"det"``, ``"inst"``, ``"pan"`` or ``"sem"``.
-        file_names: of all images to come, as far as known: decides which maps would meet.
+        labels: captions in the pictures: ``"auto"``, ``"all"`` or ``"none"``, see ``draw_detections``.
+        file_names: of all images to come, as far as known: decides which pictures would meet.
 
     Raises:
-        DataError: the folder is a file or cannot be made, or it has a JSON file with one of these names that is not
-            from detrkit.
+        DataError: the folder is a file or cannot be made, a folder in it that would be written to is a link, or it has
+            a JSON file with one of these names that is not from detrkit.
     """
 
     def __init__(
@@ -77,11 +82,13 @@ class PredictionFolder:
         *,
         pictures: bool = True,
         task: str = "det",
+        labels: Captions = "auto",
         file_names: Iterable[str] = (),
     ) -> None:
         self.folder = Path(folder)
         self.pictures = pictures
         self.task = task
+        self.labels = labels
         self.image_folder = self.folder / "images"
         self.skipped: list[dict[str, str]] = []
         self._images: list[_ImageRow] = []
@@ -90,14 +97,36 @@ class PredictionFolder:
         self._panoptic: list[_PanopticRow] = []
         self._categories = categories
         self._counts: Counter[int] = Counter()
-        self._names = _map_names(file_names)
+        self._names = picture_names(file_names)
         if self.folder.exists() and not self.folder.is_dir():
             raise DataError(f"{self.folder}: the output must be a folder, but this is a file")
         self._earlier = earlier_files(self.folder, task)
+        for path in self._to_write():
+            refuse_links(self.folder, path)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"{self.folder}: the output folder cannot be made: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes from writing predictions into this folder.
+
+        Raises:
+            DataError: another one does so.
+        """
+        lock = FileLock(self.folder / ".predicting.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise DataError(
+                f"{self.folder}: another prediction is being written here; wait for it, or choose another output folder"
+            ) from error
+        try:
+            yield
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
 
     def add(self, file_name: str, found: Answer, image: Image.Image) -> None:
         """Add the answer for one image and write its map and its picture.
@@ -109,13 +138,13 @@ class PredictionFolder:
         row: _ImageRow = {"id": image_id, "file_name": file_name, "width": image.width, "height": image.height}
         if isinstance(found, PanopticMap):
             segments = found.segments_info()
-            name = self._map_name(file_name)
+            name = self._name(file_name)
             self._panoptic.append({"image_id": image_id, "file_name": name, "segments_info": segments})
             self._save(self.folder / MAP_FOLDERS["pan"] / name, found.to_image())
             self._counts.update(segment.label for segment in found.segments)
             objects = found.things()
         elif isinstance(found, SemanticMap):
-            self._save(self.folder / MAP_FOLDERS["sem"] / self._map_name(file_name), found.to_image())
+            self._save(self.folder / MAP_FOLDERS["sem"] / self._name(file_name), found.to_image())
             pixels = np.bincount(found.labels.reshape(-1), minlength=len(self._categories))
             self._counts.update(dict(enumerate(pixels[: len(self._categories)].tolist())))
             objects = None
@@ -126,7 +155,8 @@ class PredictionFolder:
         if objects is not None:
             self._add_objects(objects, image_id)
         if self.pictures:
-            self._save(self.picture(file_name), found.draw(image))
+            drawn = found.draw(image, labels=self.labels) if isinstance(found, Detections) else found.draw(image)
+            self._save(self.picture(file_name), drawn)
 
     def _add_objects(self, objects: Detections, image_id: int) -> None:
         rows = objects.to_coco(image_id)
@@ -138,22 +168,33 @@ class PredictionFolder:
         for row, area in zip(rows, areas, strict=True):
             self._annotations.append({"id": len(self._annotations) + 1, **row, "area": area, "iscrowd": 0})
 
+    def _to_write(self) -> Iterator[Path]:
+        """The pictures and maps of the announced images."""
+        folders = [self.image_folder] if self.pictures else []
+        if self.task in MAP_FOLDERS:
+            folders.append(self.folder / MAP_FOLDERS[self.task])
+        for folder in folders:
+            yield folder / "any"
+            yield from (folder / name for name in self._names.values())
+
     def _save(self, path: Path, picture: Image.Image) -> None:
+        refuse_links(self.folder, path)
         write_picture(path, picture)
         self._earlier.discard(path)
 
     def skip(self, file_name: str, error: str) -> None:
-        """Add a file that could not be read."""
+        """Add a file that could not be used, and the reason."""
         self.skipped.append({"file_name": file_name, "error": error})
 
     def picture(self, file_name: str) -> Path:
         """The path of the picture of an image."""
-        return self.image_folder / f"{file_name}.png"
+        return self.image_folder / self._name(file_name)
 
-    def _map_name(self, file_name: str) -> str:
+    def _name(self, file_name: str) -> str:
         if file_name not in self._names:  # it was not announced
-            short = _short_name(file_name)
-            self._names[file_name] = f"{file_name}.png" if short in self._names.values() else short
+            self._names |= picture_names([file_name])
+            if list(self._names.values()).count(self._names[file_name]) > 1:
+                self._names[file_name] = whole_name(file_name)
         return self._names[file_name]
 
     @property
@@ -193,6 +234,7 @@ class PredictionFolder:
             names = [category.name or f"unused {label}" for label, category in enumerate(self._categories)]
             self._write(TASK_FILES["sem"], names)
         for path in self._earlier:
+            refuse_links(self.folder, path)
             path.unlink(missing_ok=True)
         self._earlier.clear()
 
@@ -211,20 +253,3 @@ class PredictionFolder:
             for label, category in enumerate(self._categories)
             if category.name is not None
         ]
-
-
-def _map_names(file_names: Iterable[str]) -> dict[str, str]:
-    """The name of the map of every image: ``.png`` in place of its ending, or after it where names would meet."""
-    listed = list(file_names)
-    names = {name: _short_name(name) for name in listed}
-    while True:
-        used = Counter(names.values())
-        meeting = [name for name in listed if used[names[name]] > 1 and names[name] != f"{name}.png"]
-        if not meeting:
-            return names
-        names |= {name: f"{name}.png" for name in meeting}
-
-
-def _short_name(file_name: str) -> str:
-    path = PurePosixPath(file_name)
-    return str(path.with_suffix(".png")) if path.suffix.lower() in IMAGE_SUFFIXES else f"{file_name}.png"

@@ -9,10 +9,12 @@ from typing import Any, Literal, overload
 import torch
 from PIL import Image
 
+from detrkit.data.arrays import Channels, check_channels
 from detrkit.data.images import ImageSource
 from detrkit.data.records import ImageRecord
 from detrkit.inference.answers import ANSWERS, Answer, Frame, answer, check_task
 from detrkit.inference.device import Precision, autocast, resolve_device
+from detrkit.inference.modes import evaluating, in_single_precision
 from detrkit.inference.preprocess import eval_transform
 from detrkit.inference.sources import open_image
 from detrkit.models import Detector
@@ -21,7 +23,7 @@ from detrkit.structures import Categories, Category, Detections, PanopticMap, Se
 from detrkit.weights import open_checkpoint
 from detrkit.weights.find import find_checkpoint
 from detrkit.weights.official.class_names import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES
-from detrkit.weights.published.download import is_url
+from detrkit.weights.published.web import is_url
 
 __all__ = ["DEFAULT_NMS", "DEFAULT_THRESHOLD", "Predictor"]
 
@@ -51,11 +53,18 @@ class Predictor:
             that of the configuration, else 0.7. None: the value of the configuration, or, if ``nms`` is given,
             suppressed objects are removed.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        channels: order of the colours of arrays and tensors: ``"rgb"``, or ``"bgr"`` for images that OpenCV has read
+            (``cv2.imread``, ``VideoCapture``). Files, encoded bytes and Pillow images know theirs.
+        max_pixels: pixels of the largest image that is decoded; None: as many as fit into the memory that is free.
+
+    One predictor may be used from several threads at once. A model in memory is moved to ``device``; it predicts in
+    evaluation mode and is left in the mode it was in. One with weights in half (or double) precision is copied to
+    float32; for speed choose ``precision``.
 
     Raises:
         CheckpointError: the weights are missing or cannot be read.
         DetrkitError: the machine has no such device.
-        ValueError: ``batch_size`` or ``threshold`` is out of range.
+        ValueError: ``batch_size``, ``threshold`` or ``channels`` is out of range.
     """
 
     def __init__(
@@ -68,14 +77,18 @@ class Predictor:
         nms: float | None = None,
         nms_decay: float | None = None,
         precision: Precision = "fp32",
+        channels: Channels = "rgb",
+        max_pixels: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.batch_size = batch_size
         self.threshold = None if threshold is None else _checked(threshold)
         self.precision: Precision = precision
+        self.channels = check_channels(channels)
+        self.max_pixels = max_pixels
         self.device = resolve_device(device)
-        self.model = _load(path_or_name).to(self.device).eval()
+        self.model = in_single_precision(_load(path_or_name)).to(self.device)
         config = self.model.config
         if nms is None and nms_decay is not None:
             nms = DEFAULT_NMS if config.postprocess.nms is None else config.postprocess.nms
@@ -91,35 +104,75 @@ class Predictor:
         return ANSWERS[self.config.architecture.task]
 
     @overload
-    def predict(self, images: ImageSource, threshold: float | None = None, *, task: _Objects) -> Detections: ...
+    def predict(
+        self, images: ImageSource, threshold: float | None = None, *, task: _Objects, channels: Channels | None = None
+    ) -> Detections: ...
 
     @overload
-    def predict(self, images: ImageSource, threshold: float | None = None, *, task: Literal["pan"]) -> PanopticMap: ...
+    def predict(
+        self,
+        images: ImageSource,
+        threshold: float | None = None,
+        *,
+        task: Literal["pan"],
+        channels: Channels | None = None,
+    ) -> PanopticMap: ...
 
     @overload
-    def predict(self, images: ImageSource, threshold: float | None = None, *, task: Literal["sem"]) -> SemanticMap: ...
+    def predict(
+        self,
+        images: ImageSource,
+        threshold: float | None = None,
+        *,
+        task: Literal["sem"],
+        channels: Channels | None = None,
+    ) -> SemanticMap: ...
 
     @overload
-    def predict(self, images: _Many, threshold: float | None = None, *, task: _Objects) -> list[Detections]: ...
+    def predict(
+        self, images: _Many, threshold: float | None = None, *, task: _Objects, channels: Channels | None = None
+    ) -> list[Detections]: ...
 
     @overload
-    def predict(self, images: _Many, threshold: float | None = None, *, task: Literal["pan"]) -> list[PanopticMap]: ...
+    def predict(
+        self, images: _Many, threshold: float | None = None, *, task: Literal["pan"], channels: Channels | None = None
+    ) -> list[PanopticMap]: ...
 
     @overload
-    def predict(self, images: _Many, threshold: float | None = None, *, task: Literal["sem"]) -> list[SemanticMap]: ...
+    def predict(
+        self, images: _Many, threshold: float | None = None, *, task: Literal["sem"], channels: Channels | None = None
+    ) -> list[SemanticMap]: ...
 
     @overload
-    def predict(self, images: ImageSource | _Many, threshold: float | None = None, task: str | None = None) -> Any: ...
+    def predict(
+        self,
+        images: ImageSource | _Many,
+        threshold: float | None = None,
+        task: str | None = None,
+        *,
+        channels: Channels | None = None,
+    ) -> Any: ...
 
-    def predict(self, images: ImageSource | _Many, threshold: float | None = None, task: str | None = None) -> Any:
+    def predict(
+        self,
+        images: ImageSource | _Many,
+        threshold: float | None = None,
+        task: str | None = None,
+        *,
+        channels: Channels | None = None,
+    ) -> Any:
         """Answer a task for one image, or for every image of a list.
 
         Args:
-            images: path, URL, Pillow image, array (H, W, 3) RGB or (H, W) gray, or encoded bytes; or a list of these.
+            images: path, URL, Pillow image, array (H, W, 3) or (H, W), tensor (3, H, W) or (H, W), or encoded bytes; or
+                a list of these. Values: uint8; other integers up to 255, or with 16 bits up to 65535; floats from 0 to
+                1, or to 255; bool.
             threshold: minimum score, inclusive, of detections, of segments, and of the class of a pixel; 0.0 keeps all
                 top-k; None: the threshold of the predictor.
             task: ``"det"``, ``"inst"``, ``"pan"`` or ``"sem"``, if the model answers it; None: the task that it was
                 trained for.
+            channels: order of the colours of arrays and tensors, ``"rgb"`` or ``"bgr"`` (OpenCV); None: that of the
+                predictor.
 
         Returns:
             ``Detections`` for ``"det"`` and ``"inst"`` (with masks), ``PanopticMap`` or ``SemanticMap``; a list of them
@@ -128,24 +181,40 @@ class Predictor:
 
         Raises:
             DataError: an image cannot be read, which the message names, or the model does not answer the task.
-            ValueError: ``threshold`` is out of range.
+            RunError: the model predicts NaN.
+            ValueError: ``threshold`` or ``channels`` is out of range.
         """
         chosen = check_task(self.config, task)
-        found = [answers[chosen] for answers in self._stream(images, threshold, [chosen])]
+        found = [answers[chosen] for answers in self._stream(images, threshold, [chosen], channels)]
         return found if isinstance(images, list | tuple) else found[0]
 
     @overload
     def answers(
-        self, images: ImageSource, threshold: float | None = None, tasks: Sequence[str] | None = None
+        self,
+        images: ImageSource,
+        threshold: float | None = None,
+        tasks: Sequence[str] | None = None,
+        *,
+        channels: Channels | None = None,
     ) -> dict[str, Answer]: ...
 
     @overload
     def answers(
-        self, images: _Many, threshold: float | None = None, tasks: Sequence[str] | None = None
+        self,
+        images: _Many,
+        threshold: float | None = None,
+        tasks: Sequence[str] | None = None,
+        *,
+        channels: Channels | None = None,
     ) -> list[dict[str, Answer]]: ...
 
     def answers(
-        self, images: ImageSource | _Many, threshold: float | None = None, tasks: Sequence[str] | None = None
+        self,
+        images: ImageSource | _Many,
+        threshold: float | None = None,
+        tasks: Sequence[str] | None = None,
+        *,
+        channels: Channels | None = None,
     ) -> dict[str, Answer] | list[dict[str, Answer]]:
         """Answer several tasks from one forward pass: a dict by task, or a list of them for a list of images.
 
@@ -153,23 +222,24 @@ class Predictor:
             images: see :meth:`predict`.
             threshold: see :meth:`predict`.
             tasks: the tasks; None: all that the model answers.
+            channels: see :meth:`predict`.
 
         Raises:
-            DataError: see :meth:`predict`.
-            ValueError: ``threshold`` is out of range.
+            DataError, RunError, ValueError: see :meth:`predict`.
         """
         chosen = self.tasks if tasks is None else [check_task(self.config, task) for task in tasks]
-        found = list(self._stream(images, threshold, chosen))
+        found = list(self._stream(images, threshold, chosen, channels))
         return found if isinstance(images, list | tuple) else found[0]
 
     def _stream(
-        self, images: ImageSource | _Many, threshold: float | None, tasks: Sequence[str]
+        self, images: ImageSource | _Many, threshold: float | None, tasks: Sequence[str], channels: Channels | None
     ) -> Iterator[dict[str, Answer]]:
         """The answers of every image, by task."""
         thresholds = {task: self._threshold(threshold, task) for task in tasks}
+        order = self.channels if channels is None else check_channels(channels)
         sources = images if isinstance(images, list | tuple) else [images]
         for start in range(0, len(sources), self.batch_size):
-            yield from self._batch(sources[start : start + self.batch_size], thresholds)
+            yield from self._batch(sources[start : start + self.batch_size], thresholds, order)
 
     def _threshold(self, threshold: float | None, task: str) -> float | None:
         chosen = self.threshold if threshold is None else _checked(threshold)
@@ -179,12 +249,12 @@ class Predictor:
 
     @torch.no_grad()
     def _batch(
-        self, sources: Sequence[ImageSource], thresholds: Mapping[str, float | None]
-    ) -> Iterator[dict[str, Answer]]:
-        pictures = [open_image(source) for source in sources]
+        self, sources: Sequence[ImageSource], thresholds: Mapping[str, float | None], channels: Channels
+    ) -> list[dict[str, Answer]]:
+        pictures = [open_image(source, channels=channels, max_pixels=self.max_pixels) for source in sources]
         samples = [self._transform(picture, _record(picture)) for picture in pictures]
         images, mask = pad_images([sample.image for sample in samples], self.config.input.size_divisor)
-        with autocast(self.device, self.precision):
+        with evaluating(self.model), autocast(self.device, self.precision):
             predictions = self.model(images.to(self.device), mask.to(self.device))
         frames = [
             Frame(
@@ -206,8 +276,7 @@ class Predictor:
             )
             for task, threshold in thresholds.items()
         }
-        for index in range(len(sources)):
-            yield {task: answers[index] for task, answers in found.items()}
+        return [{task: answers[index] for task, answers in found.items()} for index in range(len(sources))]
 
 
 def _default_categories(num_classes: int) -> Categories:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,8 +131,16 @@ class Detections:
             data={"class_name": np.asarray(self.names)},
         )
 
-    def draw(self, image: Image.Image | NDArray[np.uint8] | str | Path | None = None) -> Image.Image:
-        """Draw boxes or masks, names and scores on an image; default: the file that the detections come from."""
+    def draw(
+        self,
+        image: Image.Image | NDArray[np.uint8] | str | Path | None = None,
+        *,
+        labels: Literal["auto", "all", "none"] = "auto",
+    ) -> Image.Image:
+        """Draw boxes or masks, names and scores on an image; default: the file that the detections come from.
+
+        ``labels``: "auto" leaves out names that would cover a crowded picture, "all" and "none" do as they say.
+        """
         from detrkit.drawing import draw_detections
 
-        return draw_detections(self, image)
+        return draw_detections(self, image, labels=labels)

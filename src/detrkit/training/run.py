@@ -28,7 +28,7 @@ from detrkit.training.folder import check_agreement, locked, open_folder, run_fo
 from detrkit.training.loggers import Logger
 from detrkit.training.progress import format_metric
 from detrkit.training.rng import seed_everything
-from detrkit.training.task import MINIMUM_STEPS, SHORT_FINE_TUNING, SHORT_STEPS, build_task, resolve
+from detrkit.training.task import MINIMUM_STEPS, SHORT_FINE_TUNING, SHORT_STEPS, build_task, require_backbone, resolve
 from detrkit.training.trainer import Trainer
 
 __all__ = ["RunResult", "train"]
@@ -113,6 +113,8 @@ def _accelerator(recipe: Recipe) -> Accelerator:
 def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
     folder = run_folder(recipe)
     state = open_folder(folder, resume=resume, overwrite=overwrite)
+    if state is None:
+        require_backbone(recipe)
     accelerator = _accelerator(recipe)
     seed_everything(recipe.training.seed)  # the same initial weights on every process
     task = build_task(recipe)

@@ -19,6 +19,7 @@ from detrkit.losses import Criterion, FederatedClasses, build_classes, build_cri
 from detrkit.metrics import Metric, metric_for
 from detrkit.models import Detector, create_model, model_config
 from detrkit.models.config import Architecture, DetectorConfig
+from detrkit.nn.backbone.imagenet import require_packaged
 from detrkit.structures import Categories
 from detrkit.weights import load_official
 from detrkit.weights.find import find_checkpoint
@@ -197,6 +198,18 @@ def _check_classes(train_data: DetectionDataset, val_data: DetectionDataset) -> 
             f"{val_data.name}: the validation images have boxes of {', '.join(missing)}, which the training "
             f"annotations do not list (they list {listed}); give both the same categories"
         )
+
+
+def require_backbone(recipe: Recipe) -> None:
+    """Ask for the weight package of the backbone before anything is read, if the model will need it.
+
+    Raises:
+        CheckpointError: it is not installed; the message says how to install it.
+    """
+    section = recipe.model
+    if section.pretrained_backbone and section.init is None and section.backbone_weights == "package":
+        backbone = section.overrides.get("backbone") or model_config(section.name).architecture.backbone
+        require_packaged(str(backbone))
 
 
 def build_model(recipe: Recipe, categories: Categories) -> Detector:

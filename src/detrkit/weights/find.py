@@ -6,8 +6,9 @@ from pathlib import Path
 
 from detrkit.errors import CheckpointError
 from detrkit.weights.published.catalogue import CATALOGUE
-from detrkit.weights.published.download import fetch, is_url
+from detrkit.weights.published.download import fetch
 from detrkit.weights.published.pull import pulled_path
+from detrkit.weights.published.web import is_url
 
 __all__ = ["ASSETS", "embedded_names", "find_checkpoint"]
 
@@ -30,6 +31,8 @@ def find_checkpoint(path_or_name: str | Path) -> Path:
         CheckpointError: no such file or name; the message lists the existing names or the files that were tried.
     """
     text = str(path_or_name)
+    if not text.strip():
+        raise CheckpointError("an empty text names no checkpoint (is a variable not set?)")
     if is_url(text):
         return fetch(text)
     path = Path(path_or_name)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -19,11 +20,20 @@ from detrkit.models import create_model
 from detrkit.models.detector import Detector
 from detrkit.structures import Categories
 from detrkit.weights.published.download import fetch_again
-from detrkit.weights.reading import is_safetensors
+from detrkit.weights.reading import is_safetensors, refuse_not_finite
 
 __all__ = ["CheckpointInfo", "is_ours", "load", "read_info", "save"]
 
 _FORMAT = "detrkit-1"
+
+# Keys of the metadata and the types of their values.
+_METADATA: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "config": (dict,),
+    "categories": (list, NoneType),
+    "recipe": (dict, NoneType),
+    "extra": (dict, NoneType),
+}
 
 
 @dataclass(frozen=True)
@@ -109,19 +119,52 @@ def read_info(path: str | Path) -> CheckpointInfo:
         raise CheckpointError(
             f"{path}: holds weights but no detrkit metadata; for official weights use detrkit.load_official"
         )
-    info = json.loads(metadata["detrkit"])
-    categories = info["categories"]
+    return _parse(path, metadata["detrkit"])
+
+
+def _parse(path: Path, text: str) -> CheckpointInfo:
+    """The metadata; what is missing or of another type is an error."""
+    try:
+        info = json.loads(text)
+    except ValueError as error:
+        raise _bad_metadata(path, f"is no JSON ({error})") from error
+    if not isinstance(info, dict):
+        raise _bad_metadata(path, f"is a {type(info).__name__}, not a mapping")
+    for key, kinds in _METADATA.items():
+        if not isinstance(info.get(key), kinds):
+            what = f"{key} = {info[key]!r:.60}" if key in info else f"no '{key}'"
+            raise _bad_metadata(path, f"has {what}, where there should be {kinds[0].__name__}")
+    rows = info.get("categories")
+    try:
+        categories = None if rows is None else Categories.from_json(rows)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise _bad_metadata(path, "has categories that are not {id, name} each") from error
+    for category in categories or ():
+        if not isinstance(category.name, str | None):
+            raise _bad_metadata(path, f"has a class with the name {category.name!r}, which is not text")
     return CheckpointInfo(
         name=info["name"],
         config=info["config"],
-        categories=None if categories is None else Categories.from_json(categories),
+        categories=categories,
         recipe=info.get("recipe"),
-        extra=info.get("extra", {}),
+        extra=info.get("extra") or {},
     )
 
 
-def load(path: str | Path, *, device: torch.device | str = "cpu") -> Detector:
+def _bad_metadata(path: Path, problem: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: its detrkit metadata {problem}: damaged, or changed by another program; take the original file"
+        f"{fetch_again(path)}"
+    )
+
+
+def load(path: str | Path, *, device: torch.device | str = "cpu", check_finite: bool = True) -> Detector:
     """Load a model written by :func:`save`, in evaluation mode. Nothing is unpickled.
+
+    Args:
+        path: the file.
+        device: where to put the model.
+        check_finite: refuse weights that are NaN or infinite.
 
     Raises:
         CheckpointError: the file is missing, damaged or not one of ours, or this version cannot build its model.
@@ -129,8 +172,11 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> Detector:
     info = read_info(path)
     try:
         model = create_model(info.name, **info.config)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # metadata may hold anything, and blocks raise many types for it
         raise CheckpointError(f"{path}: made for a model this version cannot build ({error})") from error
+    classes = model.config.architecture.num_classes
+    if info.categories is not None and len(info.categories) != classes:
+        raise _bad_metadata(Path(path), f"names {len(info.categories)} classes, but its model has {classes}")
     state = {key: value.float() if value.dtype == torch.float16 else value for key, value in load_file(path).items()}
     try:
         model.load_state_dict(state)
@@ -138,5 +184,7 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> Detector:
         raise CheckpointError(
             f"{path}: weights do not fit model '{info.name}' ({str(error).splitlines()[0]})"
         ) from error
+    if check_finite:
+        refuse_not_finite(model.state_dict(), path)
     model.categories = info.categories
     return model.to(device).eval()

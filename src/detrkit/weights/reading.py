@@ -17,7 +17,7 @@ from torch import Tensor
 from detrkit.errors import CheckpointError
 from detrkit.weights.published.download import fetch_again
 
-__all__ = ["Contents", "is_safetensors", "read_contents", "read_state_dict"]
+__all__ = ["Contents", "is_safetensors", "read_contents", "read_state_dict", "refuse_not_finite"]
 
 
 # Where training checkpoints keep the state dict.
@@ -81,6 +81,21 @@ def read_contents(path: str | Path) -> Contents:
     if not state:
         raise CheckpointError(f"{path}: holds no state dict (a mapping from names to tensors){fetch_again(path)}")
     return Contents(state, dict(arguments), tuple(map(str, parts)) if wrapper else ())
+
+
+def refuse_not_finite(state: Mapping[str, Tensor], path: str | Path | None) -> None:
+    """Refuse weights with which a model predicts nothing, without a word.
+
+    Raises:
+        CheckpointError: a tensor holds NaN or infinity; the message counts such tensors and names the first.
+    """
+    bad = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if bad:
+        where = "" if path is None else f"{path}: "
+        raise CheckpointError(
+            f"{where}{len(bad)} of {len(state)} tensors hold NaN or infinity, the first is '{bad[0]}': the training "
+            "diverged or the file is damaged; take an earlier checkpoint (check_finite=False loads it all the same)"
+        )
 
 
 def _reason(error: Exception) -> str:

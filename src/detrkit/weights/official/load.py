@@ -16,7 +16,7 @@ from detrkit.weights.official.keydiff import IGNORED, KeyDiff, Mismatch, compare
 from detrkit.weights.official.keymaps import backbone_layout, keeps_class_names, official_names, without_wrapper
 from detrkit.weights.official.recognise import recognise
 from detrkit.weights.ours import is_ours, read_info
-from detrkit.weights.reading import read_contents
+from detrkit.weights.reading import read_contents, refuse_not_finite
 
 __all__ = ["OfficialLoadReport", "load_official", "official_names", "to_official"]
 
@@ -80,7 +80,11 @@ def _names(model: Detector, given: Mapping[str, Tensor]) -> dict[str, list[str]]
 
 
 def load_official(
-    model: nn.Module, state_dict_or_path: Mapping[str, Tensor] | str | Path, *, new_head: bool = False
+    model: nn.Module,
+    state_dict_or_path: Mapping[str, Tensor] | str | Path,
+    *,
+    new_head: bool = False,
+    check_finite: bool = True,
 ) -> OfficialLoadReport:
     """Load an official state dict, or one of our checkpoints, into one of our models.
 
@@ -93,9 +97,10 @@ def load_official(
         new_head: allow another number of classes or queries, and a file without mask head. Class heads then keep their
             initial values, and so does a mask head that the file lacks; of the query embeddings the first ones are
             copied, as many as both have, per group in Group DETR. Everything else must fit.
+        check_finite: refuse weights that are NaN or infinite.
 
     Raises:
-        CheckpointError: missing, unexpected or mismatched keys (all named), or aliases that differ. The model is
+        CheckpointError: missing, unexpected or mismatched keys (all named), aliases that differ, or NaN. The model is
             unchanged.
     """
     if not isinstance(model, Detector):
@@ -143,6 +148,8 @@ def load_official(
         else:
             own[key] = value.to(own[key].dtype).reshape(own[key].shape)
             report.loaded += 1
+    if check_finite:
+        refuse_not_finite(own, path)
     model.load_state_dict(own)
     if model.categories is None and report.classes is None and CLASS_NAMES in given:
         model.categories = decode_names(given[CLASS_NAMES], model.config.architecture.num_classes)

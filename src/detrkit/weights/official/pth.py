@@ -47,7 +47,13 @@ class Opened:
         return lines
 
 
-def open_official(path: str | Path, *, name: str | None = None, options: Mapping[str, object] | None = None) -> Opened:
+def open_official(
+    path: str | Path,
+    *,
+    name: str | None = None,
+    options: Mapping[str, object] | None = None,
+    check_finite: bool = True,
+) -> Opened:
     """Open an official checkpoint as a model in evaluation mode; its sizes are inferred from the tensors.
 
     Args:
@@ -55,6 +61,7 @@ def open_official(path: str | Path, *, name: str | None = None, options: Mapping
         name: registry name of the model; if None, it is inferred too.
         options: model options that the file does not show (``num_heads``, ``dilation``, ``nms``) or that you want to
             change (``top_k``).
+        check_finite: refuse weights that are NaN or infinite.
 
     Raises:
         CheckpointError: the file is unreadable, unsafe, or fits no registered model; the message names what differs.
@@ -66,22 +73,24 @@ def open_official(path: str | Path, *, name: str | None = None, options: Mapping
         raise CheckpointError(f"{path}: {what} ('detrkit weights inspect {path}' shows the difference)")
     model = create_model(found.name, **found.options)
     try:
-        load_official(model, contents.state)
+        load_official(model, contents.state, check_finite=check_finite)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     categories = guess_categories(model.config.architecture.num_classes, contents.arguments, contents.state)
     return Opened(model.eval(), found, categories)
 
 
-def open_checkpoint(path: str | Path) -> Detector:
+def open_checkpoint(path: str | Path, *, check_finite: bool = True) -> Detector:
     """Open any checkpoint, ours or official, as a model in evaluation mode with its classes.
+
+    ``check_finite``: refuse weights that are NaN or infinite.
 
     Raises:
         CheckpointError: as :func:`open_official` and :func:`detrkit.weights.load`.
     """
     if is_ours(Path(path)):
-        return load(path)
-    opened = open_official(path)
+        return load(path, check_finite=check_finite)
+    opened = open_official(path, check_finite=check_finite)
     opened.model.categories = opened.categories
     for remark in opened.remarks():
         warnings.warn(f"{path}: {remark} ('detrkit weights convert' lets you say otherwise)", stacklevel=2)

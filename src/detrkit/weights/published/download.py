@@ -15,17 +15,17 @@ import re
 import shutil
 import time
 import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from detrkit.errors import CheckpointError
+from detrkit.files import safe_name
 from detrkit.weights.published.catalogue import official_file_at
+from detrkit.weights.published.web import blocks, is_url, name_in, open_url, reason
 
 __all__ = ["Progress", "cache_dir", "cached", "check_file", "download", "fetch", "fetch_again", "file_name", "is_url"]
 
@@ -35,12 +35,7 @@ Progress = Callable[[int, int | None], None]
 _TIMEOUT = 60  # seconds without a byte
 _ATTEMPTS = 5  # connections in a row that were interrupted
 _PAUSE = 1.0  # seconds between them
-_BLOCK = 1 << 20
-
-
-def is_url(text: str) -> bool:
-    """Whether this is a web address rather than a path."""
-    return text.startswith(("http://", "https://"))
+_MOST_BYTES = 16 << 30  # of a file whose size nobody has said
 
 
 def cache_dir() -> Path:
@@ -52,7 +47,7 @@ def cache_dir() -> Path:
 
 def file_name(url: str) -> str:
     """The file name in a URL."""
-    return unquote(PurePosixPath(urlsplit(url).path).name).replace("/", "_") or "checkpoint"
+    return safe_name(name_in(url), longest=200) or "checkpoint"
 
 
 def cached(url: str) -> Path:
@@ -99,7 +94,7 @@ def download(
                 os.replace(part.path, target)
                 part.clear()
     except OSError as error:
-        raise CheckpointError(f"{url}: cannot be kept as {target}: {_reason(error)}") from error
+        raise CheckpointError(f"{url}: cannot be kept as {target}: {reason(error)}") from error
     return target
 
 
@@ -203,7 +198,7 @@ def _receive(url: str, part: _Part, size: int | None, progress: Progress | None)
         except (OSError, http.client.HTTPException, ValueError) as error:
             if isinstance(error, CheckpointError):
                 raise
-            broken = f"cannot be downloaded: {_reason(error)}"
+            broken = f"cannot be downloaded: {reason(error)}"
         if broken is None:
             return
         if attempt == _ATTEMPTS or part.size <= before:
@@ -218,13 +213,13 @@ def _transfer(url: str, part: _Part, size: int | None, progress: Progress | None
     if part.size and validator is None and known is None:
         part.clear()  # without a note, it is not known which file these bytes belong to
     have = part.size
-    headers = {"User-Agent": "detrkit", "Accept-Encoding": "identity"}
+    headers = {"Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
         if validator is not None:
             headers["If-Range"] = validator
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
+        response = open_url(url, timeout=_TIMEOUT, headers=headers)
     except urllib.error.HTTPError as error:
         if error.code != 416 or not have:
             raise
@@ -250,13 +245,22 @@ def _transfer(url: str, part: _Part, size: int | None, progress: Progress | None
         _check_room(url, part, have, total, size)
         part.write_note(_validator(response), total)
         with part.path.open("ab") as file:
-            while block := response.read(_BLOCK):
+            for block in _bounded(url, part, response, most=(total or _MOST_BYTES) - have):
                 file.write(block)
                 if progress is not None:
                     progress(file.tell(), total)
     if total is not None and part.size < total:
         return f"the download broke off after {part.size} of {total} bytes"
     return None
+
+
+def _bounded(url: str, part: _Part, response: http.client.HTTPResponse, *, most: int) -> Iterator[bytes]:
+    """The blocks that are missing. A server that sends more than it should has another file: nothing of it is kept."""
+    try:
+        yield from blocks(response, most)
+    except ValueError as error:
+        part.clear()
+        raise CheckpointError(f"{url}: {error}, more than the file has: damaged or another file") from error
 
 
 def _check_room(url: str, part: _Part, have: int, total: int | None, size: int | None) -> None:
@@ -283,8 +287,3 @@ def _validator(response: http.client.HTTPResponse) -> str | None:
     """The identifier of this version of the file; weak ETags are not used, as they do not promise equal bytes."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified")
-
-
-def _reason(error: Exception) -> str:
-    reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(getattr(reason, "strerror", None) or reason)
