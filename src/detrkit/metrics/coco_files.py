@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import PurePosixPath
 
 import hotcoco.mask
@@ -61,6 +61,17 @@ class GroundTruth:
     read_image_id: IdReader = read_value
     read_category_id: IdReader = read_value
     """How results refer to images and categories."""
+
+    @cached_property
+    def images_named(self) -> tuple[dict[str, list[Hashable]], dict[str, list[Hashable]]]:
+        """Original ids of the images with a file name, and with a name in any folder."""
+        whole: dict[str, list[Hashable]] = {}
+        base: dict[str, list[Hashable]] = {}
+        for key, row in self.images.items():
+            path = PurePosixPath(str(row["file_name"]).replace("\\", "/"))
+            whole.setdefault(str(path), []).append(key)
+            base.setdefault(path.name, []).append(key)
+        return whole, base
 
     def image(self, number: int) -> Row:
         """The image with this number."""
@@ -182,29 +193,37 @@ def _rows_of_predictions(predictions: Json, truth: GroundTruth, name: str) -> li
     for key in ("images", "annotations"):
         if not isinstance(predictions.get(key), Sequence):
             raise DataError(f"{name}: results are a list, or an object with images and annotations; no '{key}' here")
-    originals = list(truth.image_numbers)
-    by_file = {row["file_name"]: originals[row["id"] - 1] for row in truth.dataset["images"]}
-    by_base: dict[str, list[Hashable]] = {}
-    for file_name, key in by_file.items():
-        by_base.setdefault(PurePosixPath(file_name).name, []).append(key)
-    image_ids: dict[Hashable, Hashable] = {}
-    for row in predictions["images"]:
-        file_name = str(row.get("file_name", ""))
-        candidates = [by_file[file_name]] if file_name in by_file else by_base.get(PurePosixPath(file_name).name, [])
-        if len(candidates) != 1:
-            what = "is not" if not candidates else "occurs more than once"
-            raise DataError(f"{name}: image '{file_name}' {what} among the images of {truth.source}")
-        image_ids[row["id"]] = candidates[0]
-
+    images = rows_by_id(predictions["images"], f"{name}: images")
+    image_ids = {key: _image_named(row["file_name"], truth, name) for key, row in images.items()}
+    listed = predictions.get("categories", [])
+    categories = _by_id(listed, f"{name}: categories", partial(clean_category, read_id=id_reader(listed)))
     ids_by_name = dict(zip(truth.class_names, truth.category_numbers, strict=True))
-    category_ids = {row["id"]: ids_by_name.get(row.get("name"), row["id"]) for row in predictions.get("categories", [])}
+    category_ids = {key: ids_by_name.get(row["name"], key) for key, row in categories.items()}
+    read_image_id, read_category_id = id_reader(predictions["images"]), id_reader(listed)
     rows = []
     for index, row in enumerate(predictions["annotations"]):
-        if not isinstance(row, Mapping) or row.get("image_id") not in image_ids:
-            raise DataError(f"{name}: annotations[{index}] names no image of the file")
-        category_id = category_ids.get(row.get("category_id"), row.get("category_id"))
-        rows.append({**row, "image_id": image_ids[row["image_id"]], "category_id": category_id})
+        where = f"{name}: annotations[{index}]"
+        clean = clean_annotation(row, where, read_image_id=read_image_id, read_category_id=read_category_id)
+        if clean["image_id"] not in image_ids:
+            raise DataError(f"{where} names no image of the file: image_id {clean['image_id']!r}")
+        category_id = category_ids.get(clean["category_id"], clean["category_id"])
+        rows.append({**clean, "image_id": image_ids[clean["image_id"]], "category_id": category_id})
     return rows
+
+
+def _image_named(file_name: str, truth: GroundTruth, name: str) -> Hashable:
+    """The id of the image of the ground truth with this name, else with this name in any folder."""
+    whole, base = truth.images_named
+    found = whole.get(file_name) or base.get(PurePosixPath(file_name).name, [])
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise DataError(f"{name}: image '{file_name}' is not among the images of {truth.source}")
+    ids = f"ids {', '.join(map(str, found[:-1]))} and {found[-1]}"
+    raise DataError(
+        f"{name}: image '{file_name}' occurs more than once among the images of {truth.source} ({ids}); results cannot "
+        "be assigned by name"
+    )
 
 
 def rows_by_id(rows: Sequence[object], where: str) -> dict[Hashable, Row]:
