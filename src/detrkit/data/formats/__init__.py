@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from detrkit.data.formats import cityscapes, coco, coco_panoptic, lvis, mask_folders, roboflow, voc, yolo
-from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, option
+from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, option, with_found_images
 from detrkit.data.records import Table
 from detrkit.errors import DataError, did_you_mean
 
@@ -26,9 +27,19 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def read_source(source: Source) -> Table:
-    """Read the annotations of one split."""
-    return FORMATS[source.format].read(source)
+def read_source(source: Source, *, announce: bool = True) -> Table:
+    """Read the annotations of one split. Images that are not where the annotations say are searched for by name.
+
+    announce: warn of what the reader had to decide, the ``remarks`` of the table.
+
+    Raises:
+        DataError: the annotations cannot be read at all.
+    """
+    table = with_found_images(FORMATS[source.format].read(source), source.images or source.root, source.split)
+    for remark in table.remarks if announce else ():
+        if remark.level == "warning":
+            warnings.warn(f"{table.origin}: {remark.count} {remark.message} ({remark.examples[0]})", stacklevel=2)
+    return table
 
 
 def usual_task(source: Source) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from detrkit.data.clean_rows import clean_annotation, clean_category, clean_image, id_reader
@@ -57,12 +58,15 @@ def read(source: Source, *, folders: Iterable[Path] = ()) -> Table:
     """
     data, _ = read_json(source.annotations, change=source.slim)
     table = parse_coco(data, source.annotations, source.images or source.root)
-    if source.images is None and table.images:
-        candidates = [*folders, *image_folders(source.root, source.split), source.annotations.parent]
-        root = find_image_root(candidates, table.images, source.annotations)
-        table = Table(**{**vars(table), "image_root": root})
-    elif source.images is not None and not source.images.is_dir():
+    if source.images is not None and not source.images.is_dir():
         raise DataError(f"{source.images}: no such image folder")
+    if table.images:
+        candidates = [*folders, *image_folders(source.root, source.split), source.annotations.parent]
+        if source.images is not None:
+            candidates = [source.images]
+        search = source.images or source.root
+        root = find_image_root(candidates, table.images, source.annotations, search=search)
+        table = replace(table, image_root=root)
     return table
 
 

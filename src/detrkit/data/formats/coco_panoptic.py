@@ -74,7 +74,7 @@ def read(source: Source) -> Table:
     root = source.images
     if root is None and table.images:
         candidates = [*coco.image_folders(source.root, source.split), path.parent]
-        root = find_image_root(candidates, table.images, path)
+        root = find_image_root(candidates, table.images, path, search=source.root)
     return Table(**{**vars(table), "annotations": rows, "image_root": root or source.root, "readings": readings})
 
 
