@@ -78,7 +78,7 @@ def test_folders_without_a_data_set(tmp_path: Path) -> None:
     for form in FORMATS.values():
         assert form.looked_for in str(error.value)
     assert "YOLO labels: write a data.yaml" in str(error.value)
-    with pytest.raises(DataError, match="is a file"):
+    with pytest.raises(DataError, match="is a file that describes no data set"):
         load_dataset(tmp_path / "photos" / "a.png")
     with pytest.raises(DataError, match=r"format 'coc' is unknown\. Did you mean 'coco'"):
         load_dataset(tmp_path / "photos", format="coc")
@@ -119,23 +119,46 @@ def test_a_missing_val_split_says_how_to_make_one(tmp_path: Path, make: Callable
 @pytest.mark.parametrize(
     ("file", "images", "prefix"),
     [
-        ("annotations/instances_default.json", "data/images", ""),  # CVAT
-        ("result.json", "data/images", "images/"),  # Label Studio
-        ("result.json", "elsewhere", ""),
+        ("annotations/instances_default.json", "images", ""),  # CVAT
+        ("Annotations/boxes.json", "images", ""),
+        ("result.json", "images", "images/"),  # Label Studio
     ],
 )
-def test_an_unrecognised_coco_file_can_be_split_as_the_error_advises(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, images: str, prefix: str
+def test_the_only_coco_file_is_train(tmp_path: Path, file: str, images: str, prefix: str) -> None:
+    root = tmp_path / "data"
+    write_images("train", root / images)
+    path = dump(root / file, coco("train", prefix=prefix))
+    path.with_name(f"._{path.name}").write_bytes(b"Mac OS X")
+    dump(path.with_name("captions_val.json"), {"annotations": []})
+    assert [source.annotations for source in find_sources(root).values()] == [path]
+    assert len(load_dataset(root)) == len(load_dataset(path)) == 3
+    with pytest.raises(DataError, match="no val split"):
+        load_dataset(root, split="val")
+    dump(path.with_name("others.json"), coco("train", prefix=prefix))
+    with pytest.raises(DataError, match="no known data set layout"):
+        load_dataset(root)
+
+
+def test_coco_files_of_splits_beside_their_images(tmp_path: Path) -> None:
+    for split in BOXES:
+        write_images(split, tmp_path / split)
+        dump(tmp_path / f"{split}.json", coco(split))
+    assert [len(load_dataset(tmp_path, split=split)) for split in find_sources(tmp_path)] == [3, 2]
+
+
+def test_a_coco_file_elsewhere_can_be_split_as_the_error_advises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_images("train", Path(images))
-    dump(Path("data") / file, coco("train", prefix=prefix))
+    write_images("train", Path("elsewhere"))
+    dump(Path("data/one/two/three/four/result.json"), coco("train"))
     with pytest.raises(DataError) as error:
         load_dataset("data")
     advice = re.search(r"detrkit (data split data --annotations FILE .*), then use (data_split)\.", str(error.value))
     assert advice is not None
-    option = "--images elsewhere" if images == "elsewhere" else ""
-    command = advice[1].replace("FILE", file).replace("[--images DIR]", option)
+    command = (
+        advice[1].replace("FILE", "one/two/three/four/result.json").replace("[--images DIR]", "--images elsewhere")
+    )
     assert detrkit_cli(shlex.split(command))[0] == 0
     assert [len(load_dataset(advice[2], split=split)) for split in ("train", "val")] == [2, 1]
 

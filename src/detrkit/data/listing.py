@@ -136,7 +136,8 @@ def find_by_name(names: Iterable[str], root: Path, *, taken: Iterable[Path] = ()
 
 def _parts(name: str) -> list[str]:
     """The parts of a path, alike for names in another letter case or with accents written in two characters."""
-    return unicodedata.normalize("NFC", posix_name(name)).casefold().split("/")
+    parts = unicodedata.normalize("NFC", posix_name(name)).casefold().split("/")
+    return [part for part in parts if part] or [""]
 
 
 def _common_end(first: list[str], second: list[str]) -> int:

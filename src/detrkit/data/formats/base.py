@@ -74,6 +74,8 @@ class Format:
     """read(source): the annotations of the split."""
     tasks: tuple[str, ...] = ("det", "inst")
     """The tasks it is meant for, the usual one first. Among several formats of a folder the task decides."""
+    may_be: Callable[[Path], bool] = lambda _: False
+    """may_be(root): whether the folder may have this format, if it is certain to have no other."""
     absent: Callable[[Path], dict[str, str]] = lambda _: {}
     """absent(root): splits that the folder names but whose files are missing, with the names of those files. They are
     an error only when they are requested."""

@@ -88,9 +88,9 @@ def read(source: Source) -> Table:
     images: list[Row] = []
     annotations: list[Row] = []
     for number, stem in enumerate(stems, start=1):
-        path = _lookup(present, stem) or folder / f"{stem}.xml"
-        file = _read_file(path)
-        image = _lookup(files, stem) or _lookup(files, path.stem)
+        xml = _lookup(present, stem) or folder / f"{stem}.xml"
+        file = _read_file(xml)
+        image = _lookup(files, stem) or _lookup(files, xml.stem)
         name = file.image or f"{stem}.jpg" if image is None else Path(os.path.relpath(image, image_root)).as_posix()
         images.append({"id": number, "file_name": name, **file.size})
         if file.problem is not None:
@@ -103,7 +103,7 @@ def read(source: Source) -> Table:
                     "category_id": category_ids[name],
                     "bbox": bbox,
                     "iscrowd": difficult,
-                    "where": f"{path}: object {position}",
+                    "where": f"{xml}: object {position}",
                 }
             )
     categories = [{"id": number, "name": name} for name, number in category_ids.items()]

@@ -13,7 +13,7 @@ from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
 from detrkit.data.formats.yolo_layout import Layout, find_layout, layout_file, resolve
 from detrkit.data.formats.yolo_rows import LabelRow, parse_row
 from detrkit.data.images import image_size
-from detrkit.data.listing import images_in, posix_name, read_lines
+from detrkit.data.listing import find_by_name, images_in, posix_name, read_lines
 from detrkit.data.records import Table
 from detrkit.errors import DataError
 
@@ -75,7 +75,7 @@ def read(source: Source) -> Table:
         raise DataError(f"{path}: names the image folders itself; images '{source.images}' cannot change them")
     categories = [{"id": number, "name": name} for number, name in layout.names.items()]
     entries = layout.entries[source.split]
-    files = sorted(dict.fromkeys(_images(entries, layout, met)))
+    files = sorted(dict.fromkeys(_images(entries, layout, source.root, met)))
     if not files:
         raise DataError(f"{path}: {source.split}: {', '.join(entries)} holds no images")
     images: list[Row] = []
@@ -102,9 +102,15 @@ def read(source: Source) -> Table:
             "images without a label file: taken as background",
         ),
         finding(
-            "warning", "confidences", source.split, met.confidences, "rows with a confidence after the box: left out"
+            "warning",
+            "confidences",
+            source.split,
+            met.confidences,
+            "rows with a confidence after the box, which is left out",
         ),
-        finding("warning", "paths", source.split, met.moved, "paths that do not exist as written: their end is taken"),
+        finding(
+            "warning", "image paths", source.split, met.moved, "paths that do not exist as written: their end is taken"
+        ),
     )
     return Table(
         origin=path,
@@ -118,7 +124,7 @@ def read(source: Source) -> Table:
     )
 
 
-def _images(entries: list[str], layout: Layout, met: _Reading) -> Iterator[Path]:
+def _images(entries: list[str], layout: Layout, root: Path, met: _Reading) -> Iterator[Path]:
     """The images of the folders and lists of a split; those of lists need not exist."""
     for item in entries:
         found = resolve(item, layout.bases)
@@ -131,9 +137,12 @@ def _images(entries: list[str], layout: Layout, met: _Reading) -> Iterator[Path]
             yield from images_in(found, recursive=True)
             continue
         bases = (*layout.bases, found.parent)
-        for line in filter(None, read_lines(found)):
-            name = posix_name(line)
-            yield next((base / name for base in bases if (base / name).exists()), bases[0] / name)
+        names = [posix_name(line) for line in read_lines(found) if line]
+        paths = {name: next((base / name for base in bases if (base / name).exists()), None) for name in names}
+        taken = [path for path in paths.values() if path is not None]
+        moved = find_by_name((name for name in names if paths[name] is None), root, taken=taken)
+        met.moved += [f"{name} -> {path}" for name, path in moved.items()]
+        yield from (paths[name] or moved.get(name, bases[0] / name) for name in names)
 
 
 def _label_file(image: Path) -> Path | None:
@@ -151,7 +160,7 @@ def _labels(image: Path, name: str, layout: Layout, met: _Reading) -> Iterator[t
     """The objects of an image, each with its place in the file."""
     path = _label_file(image)
     if path is None:
-        met.unlabelled.append(name)
+        met.unlabelled += [name] if image.exists() else []
         return
     met.label_files.append(path)
     try:

@@ -44,7 +44,7 @@ def layout_file(root: Path) -> Path | None:
     """The file from which the layout is read: root itself, ``data.yaml``, the only YAML file with ``names`` and
     ``train``, ``obj.data``, or ``classes.txt`` where label files are; None if there is none."""
     if root.is_file():
-        return root if root.suffix.lower() in _SUFFIXES else None
+        return root if root.suffix.lower() in _SUFFIXES and _says_data(root) else None
     usual = child(root, *_YAML)
     if usual is not None:
         return usual
@@ -70,7 +70,7 @@ def _says_data(path: Path) -> bool:
         text = read_text(path)
     except DataError:
         return False
-    return all(re.search(rf"^{key}\s*:", text, re.MULTILINE) for key in ("names", "train"))
+    return all(re.search(rf"^({key})\s*:", text, re.MULTILINE) for key in ("names|nc", "train|val"))
 
 
 def find_layout(path: Path) -> Layout:
