@@ -78,7 +78,7 @@ def test_folders_without_a_data_set(tmp_path: Path) -> None:
     for form in FORMATS.values():
         assert form.looked_for in str(error.value)
     assert "YOLO labels: write a data.yaml" in str(error.value)
-    with pytest.raises(DataError, match="is a file"):
+    with pytest.raises(DataError, match="is a file that describes no data set"):
         load_dataset(tmp_path / "photos" / "a.png")
     with pytest.raises(DataError, match=r"format 'coc' is unknown\. Did you mean 'coco'"):
         load_dataset(tmp_path / "photos", format="coc")
@@ -119,23 +119,46 @@ def test_a_missing_val_split_says_how_to_make_one(tmp_path: Path, make: Callable
 @pytest.mark.parametrize(
     ("file", "images", "prefix"),
     [
-        ("annotations/instances_default.json", "data/images", ""),  # CVAT
-        ("result.json", "data/images", "images/"),  # Label Studio
-        ("result.json", "elsewhere", ""),
+        ("annotations/instances_default.json", "images", ""),  # CVAT
+        ("Annotations/boxes.json", "images", ""),
+        ("result.json", "images", "images/"),  # Label Studio
     ],
 )
-def test_an_unrecognised_coco_file_can_be_split_as_the_error_advises(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, images: str, prefix: str
+def test_the_only_coco_file_is_train(tmp_path: Path, file: str, images: str, prefix: str) -> None:
+    root = tmp_path / "data"
+    write_images("train", root / images)
+    path = dump(root / file, coco("train", prefix=prefix))
+    path.with_name(f"._{path.name}").write_bytes(b"Mac OS X")
+    dump(path.with_name("captions_val.json"), {"annotations": []})
+    assert [source.annotations for source in find_sources(root).values()] == [path]
+    assert len(load_dataset(root)) == len(load_dataset(path)) == 3
+    with pytest.raises(DataError, match="no val split"):
+        load_dataset(root, split="val")
+    dump(path.with_name("others.json"), coco("train", prefix=prefix))
+    with pytest.raises(DataError, match="no known data set layout"):
+        load_dataset(root)
+
+
+def test_coco_files_of_splits_beside_their_images(tmp_path: Path) -> None:
+    for split in BOXES:
+        write_images(split, tmp_path / split)
+        dump(tmp_path / f"{split}.json", coco(split))
+    assert [len(load_dataset(tmp_path, split=split)) for split in find_sources(tmp_path)] == [3, 2]
+
+
+def test_a_coco_file_elsewhere_can_be_split_as_the_error_advises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_images("train", Path(images))
-    dump(Path("data") / file, coco("train", prefix=prefix))
+    write_images("train", Path("elsewhere"))
+    dump(Path("data/one/two/three/four/result.json"), coco("train"))
     with pytest.raises(DataError) as error:
         load_dataset("data")
     advice = re.search(r"detrkit (data split data --annotations FILE .*), then use (data_split)\.", str(error.value))
     assert advice is not None
-    option = "--images elsewhere" if images == "elsewhere" else ""
-    command = advice[1].replace("FILE", file).replace("[--images DIR]", option)
+    command = (
+        advice[1].replace("FILE", "one/two/three/four/result.json").replace("[--images DIR]", "--images elsewhere")
+    )
     assert detrkit_cli(shlex.split(command))[0] == 0
     assert [len(load_dataset(advice[2], split=split)) for split in ("train", "val")] == [2, 1]
 
@@ -156,16 +179,17 @@ def test_annotation_files_that_are_not_coco(tmp_path: Path) -> None:
 
 def test_annotation_file_and_image_folder_can_be_given(tmp_path: Path) -> None:
     write_images("train", tmp_path / "somewhere" / "else")
-    path = dump(tmp_path / "boxes.json", coco("train"))
+    root = tmp_path / "data"
+    path = dump(root / "boxes.json", coco("train"))
     with pytest.raises(DataError, match=r"found none of its images such as 'a\.png' in .*say where they are") as error:
-        load_dataset(tmp_path, annotations="boxes.json")
+        load_dataset(root, annotations="boxes.json")
     assert "--images (Python: images=, recipe: data.train.images, data.val.images)" in str(error.value)
-    assert len(load_dataset(tmp_path, annotations="boxes.json", images="somewhere/else")) == 3
-    assert len(load_dataset(tmp_path, annotations=path, images=tmp_path / "somewhere" / "else")) == 3
+    assert len(load_dataset(root, annotations="boxes.json", images="../somewhere/else")) == 3
+    assert len(load_dataset(root, annotations=path, images=tmp_path / "somewhere" / "else")) == 3
     with pytest.raises(DataError, match="no such image folder"):
-        load_dataset(tmp_path, annotations="boxes.json", images="nowhere")
+        load_dataset(root, annotations="boxes.json", images="nowhere")
     with pytest.raises(DataError, match=r"^annotations '.*boxes\.json' names a COCO file, but format is 'voc'"):
-        load_dataset(tmp_path, annotations="boxes.json", format="voc")
+        load_dataset(root, annotations="boxes.json", format="voc")
 
 
 def test_several_candidate_files_need_a_choice(tmp_path: Path) -> None:
@@ -264,8 +288,10 @@ def test_yolo_rows(tmp_path: Path) -> None:
     bad = {
         "0 0.5 0.5 nan 1": r"a\.txt: line 1 .*is not finite",
         "0 0.5 0.5 0 1": r"a\.txt: line 1 .*no positive width",
-        "0 0.5 0.5": r"a\.txt: line 1 .*four numbers",
-        "0 a b c d": r"a\.txt: line 1 .*four numbers",
+        "0 0.5 0.5": r"a\.txt: line 1: .*four numbers",
+        "0 a b c d": r"a\.txt: line 1: .*four numbers",
+        "x 0 0 1 1": r"a\.txt: line 1: 'x' is not a class number",
+        "0.5 0 0 1 1": r"a\.txt: line 1: '0.5' is not a class number",
     }
     for row, message in bad.items():
         labels.write_text(row)
@@ -274,13 +300,9 @@ def test_yolo_rows(tmp_path: Path) -> None:
         dataset = load_dataset(root, on_error="skip")
         assert len(dataset.records[0].boxes) == 0
         assert len(dataset.load_errors) == 1
-    for row, message in {
-        "x 0 0 1 1": "'x' is not a class number",
-        "2 0.5 0.5 1 1": "category id 2 is not among",
-    }.items():
-        labels.write_text(row)
-        with pytest.raises(DataError, match=message):
-            load_dataset(root, on_error="skip")
+    labels.write_text("2 0.5 0.5 1 1")
+    with pytest.raises(DataError, match="category id 2 is not among"):
+        load_dataset(root, on_error="skip")
 
 
 def test_yolo_without_readable_images(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def roboflow_tree(root: Path) -> Path:
 
 
 def yolo_tree(root: Path) -> Path:
-    """data.yaml, images/*, labels/*; the image without objects has no label file."""
+    """data.yaml, images/*, labels/*; the image without objects has an empty label file."""
     for split, images in BOXES.items():
         write_images(split, root / "images" / split)
         for name, boxes in images.items():
@@ -134,10 +134,9 @@ def yolo_tree(root: Path) -> Path:
                 f"{label} {(x + w / 2) / SIZE[0]:.8f} {(y + h / 2) / SIZE[1]:.8f} {w / SIZE[0]:.8f} {h / SIZE[1]:.8f}"
                 for label, x, y, w, h in boxes
             ]
-            if rows:
-                path = root / "labels" / split / f"{Path(name).stem}.txt"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+            path = root / "labels" / split / f"{Path(name).stem}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     names = json.dumps(list(NAMES))
     (root / "data.yaml").write_text(f"train: images/train\nval: images/val\nnc: 2\nnames: {names}\n", encoding="utf-8")
     return root

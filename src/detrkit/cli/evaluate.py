@@ -68,7 +68,7 @@ def eval_command(
         checkpoint, recipes = recipes[0], [] if data is not None else [str(run)]
     if bool(recipes) == (data is not None):
         raise RecipeError("eval needs a run folder, a recipe or --data DIR" + (", not both" if recipes else ""))
-    if data is not None and not data.is_dir():
+    if data is not None and not data.exists():
         raise DataError(f"{data}: no such data folder")
     if checkpoint is None:
         raise RecipeError(

@@ -54,7 +54,7 @@ def train_command(
         raise RecipeError(f"train takes one recipe, not {len(recipes)}: {', '.join(recipes)}")
     if not recipes and data is None:
         raise RecipeError("train needs a recipe or --data DIR (detrkit train --help)")
-    if data is not None and not data.is_dir():
+    if data is not None and not data.exists():
         raise DataError(f"{data}: no such data folder")
     if resume and overwrite:
         raise RecipeError("--resume continues the run that --overwrite deletes: give one of them")

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.data.annotations import Segments, clipped, rules_of
 from detrkit.data.class_lists import valid_color
 from detrkit.data.clean_rows import is_crowd, row_area, row_problem
 from detrkit.data.coco_json import Row, lvis_problems
@@ -17,6 +16,7 @@ from detrkit.data.frames import turned_images, upright
 from detrkit.data.images import image_size
 from detrkit.data.packed_masks import PackedMasks, pack, pack_value, size_problem
 from detrkit.data.records import ImageRecord, OnError, Table, missing_files
+from detrkit.data.segments import Segments, clipped, rules_of
 from detrkit.errors import DataError
 from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE, Categories, Category
 
@@ -57,7 +57,11 @@ def build_records(
             f"{table.origin}: none of its {len(table.annotations)} annotations has a segmentation, which task '{task}' "
             "needs; task 'det' uses the boxes alone"
         )
+    if table.faults and on_error == "raise":
+        more = f" (and {len(table.faults) - 1} more rows)" if len(table.faults) > 1 else ""
+        raise DataError(f"{table.faults[0]}{more}. {_SKIP.format('rows')}")
     images, notes = _images(table, on_error)
+    notes += table.faults
     turned = turned_images(table, images)
     if turned:
         images = upright(images, turned)

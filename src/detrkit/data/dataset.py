@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from detrkit.data.annotations import rules_of
 from detrkit.data.coco_json import Row
 from detrkit.data.ground_truth import annotation_rows, image_row, panoptic_truth, semantic_map
 from detrkit.data.images import read_image
 from detrkit.data.records import ImageRecord, OnError, ScoreProtocol
+from detrkit.data.segments import rules_of
 from detrkit.data.transforms import EvalTransform
 from detrkit.errors import DataError
 from detrkit.structures import Categories, Sample, SemanticMap

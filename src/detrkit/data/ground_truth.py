@@ -12,12 +12,12 @@ import hotcoco.mask
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.data.annotations import Segments
 from detrkit.data.coco_json import Row
 from detrkit.data.geometry import Geometry
 from detrkit.data.packed_masks import Rle, unpack
 from detrkit.data.rasterise import draw_mask, replaced, rle_of
 from detrkit.data.records import ImageRecord
+from detrkit.data.segments import Segments
 from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE, Categories, SemanticMap
 
 __all__ = ["annotation_rows", "image_row", "panoptic_truth", "segment_ids", "semantic_map", "value_rle"]

@@ -10,6 +10,7 @@ import numpy as np
 from detrkit.data.class_lists import ClassList
 from detrkit.data.coco_json import Row
 from detrkit.data.label_maps import is_rgb_png
+from detrkit.data.listing import files_in
 from detrkit.data.map_files import read_values
 from detrkit.errors import DataError
 from detrkit.structures.segment_maps import segment_shapes
@@ -27,7 +28,7 @@ def instance_rows(folder: Path, classes: ClassList, size: tuple[int, int]) -> li
         DataError: a file cannot be read, has another size than the image (width, height), or is of no class.
     """
     rows = []
-    for path in sorted(folder.rglob("*.png")):
+    for path in files_in(folder, {".png"}, recursive=True):
         mask = read_values(path, rgb=is_rgb_png(path)) != 0
         height, width = mask.shape
         if (width, height) != size:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from detrkit.data.annotations import TASKS
 from detrkit.data.build_records import build_records
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.formats import Source, find_source, read_source
 from detrkit.data.once import annotation_cache
 from detrkit.data.records import ImageRecord, OnError, ScoreProtocol, frequencies_of
 from detrkit.data.samplers import repeat_factors, with_copies
+from detrkit.data.segments import TASKS
 from detrkit.data.subsets import published_sample, sample_table
 from detrkit.errors import DataError, did_you_mean
 from detrkit.structures import Categories

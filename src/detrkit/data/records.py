@@ -11,10 +11,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.data.annotations import Segments, clipped
 from detrkit.data.clean_rows import is_crowd, row_area, row_problem
 from detrkit.data.coco_json import Row
+from detrkit.data.findings import Finding
+from detrkit.data.listing import posix_name
 from detrkit.data.map_files import MapFile
+from detrkit.data.segments import Segments, clipped
 
 __all__ = [
     "ImageRecord",
@@ -119,10 +121,16 @@ class Table:
     ``detrkit.data.coco_json.lvis_problems`` checks."""
     readings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """One line per value that is not as COCO has it and how it was read, by kind (``detrkit.data.clean_rows``)."""
+    faults: tuple[str, ...] = ()
+    """Rows of annotation files that cannot be read, one message with file and line each."""
+    remarks: tuple[Finding, ...] = ()
+    """What the reader had to decide: warnings are announced, and ``data check`` lists all of them."""
+    label_files: tuple[Path, ...] = ()
+    """The annotation files that were read, of formats with one per image."""
 
     def path(self, image: Row) -> Path:
         """The path of the file of an image row."""
-        return self.image_root / str(image["file_name"]).replace("\\", "/")
+        return self.image_root / posix_name(str(image["file_name"]))
 
 
 def coco_rows(rows: Iterable[Row]) -> list[Row]:

@@ -13,9 +13,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from detrkit.data.annotations import objects_of, rules_of
+from detrkit.data.annotations import objects_of
 from detrkit.data.geometry import Geometry
 from detrkit.data.records import ImageRecord
+from detrkit.data.segments import rules_of
 from detrkit.structures import Objects
 
 __all__ = ["Scene", "record_objects", "resize_in_float32"]

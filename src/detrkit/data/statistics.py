@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.data.annotations import Segments, clipped
 from detrkit.data.coco_json import Row
 from detrkit.data.dataset import DetectionDataset
+from detrkit.data.segments import Segments, clipped
 
 __all__ = ["PERCENTILES", "ClassCount", "Statistics", "statistics"]
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from detrkit.data.annotations import clipped
 from detrkit.data.geometry import Geometry
 from detrkit.data.rasterise import draw_mask
 from detrkit.data.records import ImageRecord
+from detrkit.data.segments import clipped
 from detrkit.drawing.legend import with_legend
 from detrkit.drawing.marks import Mark, draw_captions, draw_marks
 from detrkit.drawing.palette import category_color, instance_colors

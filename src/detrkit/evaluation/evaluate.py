@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from detrkit.config import Recipe, load_recipe
 from detrkit.data import DetectionDataset, load_dataset
+from detrkit.data.formats import describes_data
 from detrkit.errors import CheckpointError, RecipeError
 from detrkit.evaluation.loop import Progress, evaluate_model
 from detrkit.inference.device import Precision, resolve_device
@@ -100,9 +101,11 @@ def _accelerator(device: torch.device) -> Accelerator | None:
 def _recipe(
     data: str | Path | Mapping[str, object] | Recipe, overrides: Sequence[str] | Mapping[str, object]
 ) -> Recipe:
-    """Load a recipe; a data folder becomes ``data.root`` of the default recipe."""
-    if isinstance(data, str | Path) and Path(data).is_dir() and not (Path(data) / "recipe.yaml").is_file():
-        return load_recipe({"data": {"root": str(data)}}, overrides)
+    """Load a recipe; a data folder or the file of a data set becomes ``data.root`` of the default recipe."""
+    if isinstance(data, str | Path):
+        path = Path(data)
+        if describes_data(path) or (path.is_dir() and not (path / "recipe.yaml").is_file()):
+            return load_recipe({"data": {"root": str(data)}}, overrides)
     return load_recipe(data, overrides)
 
 

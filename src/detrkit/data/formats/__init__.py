@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from detrkit.data.formats import cityscapes, coco, coco_panoptic, lvis, mask_folders, roboflow, voc, yolo
-from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, option
+from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, option, with_found_images
+from detrkit.data.listing import is_hidden
 from detrkit.data.records import Table
 from detrkit.errors import DataError, did_you_mean
 
@@ -13,6 +15,7 @@ __all__ = [
     "FORMATS",
     "Format",
     "Source",
+    "describes_data",
     "find_source",
     "find_sources",
     "read_source",
@@ -25,10 +28,23 @@ FORMATS: dict[str, Format] = {
     for reader in (coco, coco_panoptic, lvis, roboflow, yolo, voc, cityscapes, mask_folders)
 }
 
+# How far to look for a data set inside a folder that is none.
+_DEPTH, _FOLDERS = 3, 100
 
-def read_source(source: Source) -> Table:
-    """Read the annotations of one split."""
-    return FORMATS[source.format].read(source)
+
+def read_source(source: Source, *, announce: bool = True) -> Table:
+    """Read the annotations of one split. Images that are not where the annotations say are searched for by name.
+
+    announce: warn of what the reader had to decide, the ``remarks`` of the table.
+
+    Raises:
+        DataError: the annotations cannot be read at all.
+    """
+    table = with_found_images(FORMATS[source.format].read(source), source.images or source.root, source.split)
+    for remark in table.remarks if announce else ():
+        if remark.level == "warning":
+            warnings.warn(f"{table.origin}: {remark.count} {remark.message} ({remark.examples[0]})", stacklevel=2)
+    return table
 
 
 def usual_task(source: Source) -> str:
@@ -44,29 +60,58 @@ def recognise_format(root: Path, name: str = "auto", *, task: str = "det") -> Fo
     Raises:
         DataError: the folder is missing or empty, or not exactly one format fits.
     """
-    if not root.is_dir():
-        what = "is a file, not a data folder" if root.exists() else "no such data folder"
+    if not root.is_dir() and not describes_data(root):
+        what = "is a file that describes no data set" if root.exists() else "no such data folder"
         raise DataError(f"{root}: {what}")
-    if not any(root.iterdir()):
+    if root.is_dir() and not any(root.iterdir()):
         raise DataError(f"{root}: the data folder is empty")
     if name != "auto":
         if name not in FORMATS:
             raise DataError(f"format '{name}' is unknown.{did_you_mean(name, [*FORMATS, 'auto'])}")
         return FORMATS[name]
-    fitting = [form for form in FORMATS.values() if form.recognises(root)]
+    fitting = _fitting(root)
     fitting = [form for form in fitting if task in form.tasks] or fitting
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
         names = " and ".join(form.name for form in fitting)
         raise DataError(f"{root}: looks like {names} at once; choose one with {option('format', 'data.format')}")
+    inside = [f"{folder} ({form.name})" for folder, form in _nested(root)]
+    if inside:
+        raise DataError(f"{root}: no data set, but it has one inside. Did you mean {' or '.join(inside)}?")
     looked = "; ".join(form.looked_for for form in FORMATS.values())
     raise DataError(
-        f"{root}: no known data set layout. Looked for {looked}. A COCO file of another name, such as CVAT's "
-        f"instances_default.json or Label Studio's result.json: detrkit data split {root} --annotations FILE "
-        f"[--images DIR] --out {root}_split, then use {root}_split. YOLO labels: write a data.yaml with train, val and "
-        "names"
+        f"{root}: no known data set layout. Looked for {looked}. A COCO file elsewhere: detrkit data split {root} "
+        f"--annotations FILE [--images DIR] --out {root}_split, then use {root}_split. YOLO labels: write a data.yaml "
+        "with train, val and names"
     )
+
+
+def describes_data(path: Path) -> bool:
+    """Whether a file stands for a data set: a ``data.yaml`` of YOLO, or a COCO file."""
+    return path.is_file() and any(form.recognises(path) for form in FORMATS.values())
+
+
+def _fitting(root: Path) -> list[Format]:
+    certain = [form for form in FORMATS.values() if form.recognises(root)]
+    return certain or [form for form in FORMATS.values() if root.is_dir() and form.may_be(root)]
+
+
+def _nested(root: Path) -> list[tuple[Path, Format]]:
+    """Folders inside a folder that are data sets, at most three, from the outside in."""
+    found: list[tuple[Path, Format]] = []
+    level = [root]
+    for _ in range(_DEPTH):
+        level = [
+            path for parent in level for path in sorted(parent.iterdir()) if path.is_dir() and not is_hidden(path.name)
+        ]
+        level = level[:_FOLDERS]
+        for folder in level:
+            fitting = _fitting(folder)
+            found += [(folder, fitting[0])] if fitting else []
+        if found:
+            break
+    return found[:3]
 
 
 def find_source(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from detrkit.data.clean_rows import with_box
 from detrkit.data.coco_json import Row
+from detrkit.data.findings import finding
+from detrkit.data.listing import find_by_name, posix_name
 from detrkit.data.packed_masks import pack
-from detrkit.data.records import Table
+from detrkit.data.records import Table, missing_files
 from detrkit.errors import DataError
 
-__all__ = ["SPLIT_WORDS", "Format", "Source", "find_image_root", "only", "option"]
+__all__ = ["SPLIT_WORDS", "Format", "Source", "find_image_root", "only", "option", "split_of", "with_found_images"]
 
 # Names of the files and folders of each split.
 SPLIT_WORDS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -71,6 +74,8 @@ class Format:
     """read(source): the annotations of the split."""
     tasks: tuple[str, ...] = ("det", "inst")
     """The tasks it is meant for, the usual one first. Among several formats of a folder the task decides."""
+    may_be: Callable[[Path], bool] = lambda _: False
+    """may_be(root): whether the folder may have this format, if it is certain to have no other."""
     absent: Callable[[Path], dict[str, str]] = lambda _: {}
     """absent(root): splits that the folder names but whose files are missing, with the names of those files. They are
     an error only when they are requested."""
@@ -94,13 +99,43 @@ def only(found: Sequence[Path], split: str) -> Path | None:
     return found[0] if found else None
 
 
-def find_image_root(candidates: Sequence[Path], images: Sequence[Row], origin: Path) -> Path:
+def split_of(name: str) -> str | None:
+    """The split that a name says, such as ``my_train_list``, or None. Words of both train and val say train."""
+    lower = name.lower()
+    return next((split for split, words in SPLIT_WORDS.items() if any(word in lower for word in words)), None)
+
+
+def with_found_images(table: Table, root: Path, split: str) -> Table:
+    """The table with the images of the same name below a folder in place of paths that do not exist."""
+    missing = missing_files([table.path(image) for image in table.images])
+    if not missing:
+        return table
+    lost = set(missing)
+    taken = [table.path(image) for index, image in enumerate(table.images) if index not in lost]
+    found = find_by_name((str(table.images[index]["file_name"]) for index in missing), root, taken=taken)
+    if not found:
+        return table
+    names = {name: Path(os.path.relpath(path, table.image_root)).as_posix() for name, path in found.items()}
+    images = [
+        {**image, "file_name": names.get(image["file_name"], image["file_name"])} if index in lost else image
+        for index, image in enumerate(table.images)
+    ]
+    pairs = [f"{name} -> {path}" for name, path in names.items()]
+    message = "paths of images that do not exist as written: the image with the same name is taken"
+    return replace(
+        table, images=images, remarks=(*table.remarks, finding("warning", "image paths", split, pairs, message))
+    )
+
+
+def find_image_root(candidates: Sequence[Path], images: Sequence[Row], origin: Path, *, search: Path) -> Path:
     """The folder with the most images of a sample; the first one if several are equal.
 
+    If none has any, it is ``search``, where ``with_found_images`` looks for images of the same names.
+
     Raises:
-        DataError: no folder has any of them.
+        DataError: there are none.
     """
-    names = [str(image["file_name"]).replace("\\", "/") for image in images]
+    names = [posix_name(str(image["file_name"])) for image in images]
     sample = names[:: max(1, len(names) // _SAMPLED_IMAGES)]
     folders = [folder for folder in dict.fromkeys(candidates) if folder.is_dir()]
     best, best_count = None, 0
@@ -110,6 +145,8 @@ def find_image_root(candidates: Sequence[Path], images: Sequence[Row], origin: P
             best, best_count = folder, count
         if count == len(sample):
             break
+    if best is None and find_by_name(names, search):
+        return search
     if best is None:
         searched = ", ".join(str(folder) for folder in folders) or "no folder that exists"
         example = f" such as '{names[0]}'" if names else ""

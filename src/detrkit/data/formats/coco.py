@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from detrkit.data.clean_rows import clean_annotation, clean_category, clean_image, id_reader
 from detrkit.data.coco_json import Row, annotation_lists, is_federated, read_json
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, find_image_root, only
+from detrkit.data.listing import child, files_in
 from detrkit.data.records import Table
 from detrkit.errors import DataError
 
@@ -17,22 +20,32 @@ __all__ = ["FORMAT", "image_folders", "parse_coco", "read"]
 # Files next to instances_*.json that are not its annotations.
 _OTHER_TASKS = ("panoptic", "captions", "keypoints", "stuff", "semantic", "image_info", "_sample", "lvis")
 
+# How COCO files begin, as far as can be told without reading all of a large file.
+_COCO_BEGINNING = re.compile(r'\s*\{\s*"(images|annotations|categories|info|licenses)"\s*:')
+_HEAD = 4096
+
 
 def locate(root: Path, split: str) -> Source | None:
     """``annotations/instances_train2017.json``, ``instances_train.json``, ``train.json``, … or the only ``*train*``.
 
+    Without such a file also those beside the image folders; the only file, whatever its name, is train.
+
     Raises:
         DataError: several files fit equally well.
     """
-    folder = root / "annotations"
     words = SPLIT_WORDS[split]
-    found = [path for path in sorted(folder.glob("*.json")) if _fits(path.stem.lower(), split)]
+    files = _files(root) if recognises(root) else _other_files(root)
+    found = [path for path in files if _fits(path.stem.lower(), split)]
+    if not found and split == "train" and len(files) == 1 and not _split_files(files):
+        found = files
+    chosen = None
     for pattern in ("instances_{}2017", "instances_{}", "{}", "{}2017", "instances_{}2014"):
-        for path in found:
-            if path.stem.lower() in {pattern.format(word) for word in words}:
-                return Source(format="coco", root=root, split=split, annotations=path)
-    single = only(found, split)
-    return None if single is None else Source(format="coco", root=root, split=split, annotations=single)
+        usual = (path for path in found if path.stem.lower() in {pattern.format(word) for word in words})
+        chosen = chosen or next(usual, None)
+    chosen = chosen or only(found, split)
+    folder = root if root.is_dir() else root.parent
+    folder = folder.parent if root.is_file() and folder.name.lower() == "annotations" else folder
+    return None if chosen is None else Source(format="coco", root=folder, split=split, annotations=chosen)
 
 
 def _fits(stem: str, split: str) -> bool:
@@ -44,9 +57,45 @@ def _fits(stem: str, split: str) -> bool:
 
 
 def recognises(root: Path) -> bool:
-    """Whether ``annotations/`` has a JSON file of any split."""
-    files = [path.stem.lower() for path in (root / "annotations").glob("*.json")]
-    return any(_fits(stem, split) for stem in files for split in SPLIT_WORDS)
+    """Whether ``annotations/`` has a JSON file of any split, or root is a COCO file itself."""
+    return _is_coco(root) if root.is_file() else bool(_split_files(_files(root)))
+
+
+def may_be(root: Path) -> bool:
+    """Whether there are other COCO files: of a split, or only one.
+
+    CVAT writes ``annotations/instances_default.json``, Label Studio ``result.json``.
+    """
+    files = _other_files(root)
+    return len(files) == 1 or bool(_split_files(files))
+
+
+def _files(root: Path) -> list[Path]:
+    if root.is_file():
+        return [root]
+    folder = child(root, "annotations")
+    return [] if folder is None else files_in(folder, {".json"})
+
+
+def _split_files(files: Iterable[Path]) -> list[Path]:
+    return [path for path in files if any(_fits(path.stem.lower(), split) for split in SPLIT_WORDS)]
+
+
+def _other_files(root: Path) -> list[Path]:
+    files = [*_files(root), *files_in(root, {".json"})]
+    return [path for path in files if not any(task in path.stem.lower() for task in _OTHER_TASKS) and _is_coco(path)]
+
+
+def _is_coco(path: Path) -> bool:
+    """Whether a JSON file begins like COCO annotations."""
+    if path.suffix.lower() != ".json":
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    return _COCO_BEGINNING.match(head.decode("utf-8-sig", "replace")) is not None
 
 
 def read(source: Source, *, folders: Iterable[Path] = ()) -> Table:
@@ -57,12 +106,15 @@ def read(source: Source, *, folders: Iterable[Path] = ()) -> Table:
     """
     data, _ = read_json(source.annotations, change=source.slim)
     table = parse_coco(data, source.annotations, source.images or source.root)
-    if source.images is None and table.images:
-        candidates = [*folders, *image_folders(source.root, source.split), source.annotations.parent]
-        root = find_image_root(candidates, table.images, source.annotations)
-        table = Table(**{**vars(table), "image_root": root})
-    elif source.images is not None and not source.images.is_dir():
+    if source.images is not None and not source.images.is_dir():
         raise DataError(f"{source.images}: no such image folder")
+    if table.images:
+        candidates = [*folders, *image_folders(source.root, source.split), source.annotations.parent]
+        if source.images is not None:
+            candidates = [source.images]
+        search = source.images or source.root
+        root = find_image_root(candidates, table.images, source.annotations, search=search)
+        table = replace(table, image_root=root)
     return table
 
 
@@ -134,6 +186,7 @@ FORMAT = Format(
     name="coco",
     looked_for="COCO: annotations/*train*.json or *val*.json",
     recognises=recognises,
+    may_be=may_be,
     locate=locate,
     read=read,
 )

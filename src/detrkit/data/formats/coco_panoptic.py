@@ -13,6 +13,7 @@ from detrkit.data.clean_rows import Tell, clean_annotation
 from detrkit.data.coco_json import Row, annotation_lists, read_json
 from detrkit.data.formats import coco
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, find_image_root, only
+from detrkit.data.listing import files_in
 from detrkit.data.map_files import MapFile, stated_size
 from detrkit.data.records import Table
 from detrkit.data.values import read_value
@@ -28,7 +29,7 @@ def locate(root: Path, split: str) -> Source | None:
     Raises:
         DataError: several files fit equally well.
     """
-    found = [path for path in sorted((root / "annotations").glob("*.json")) if _fits(path.stem.lower(), split)]
+    found = [path for path in files_in(root / "annotations", {".json"}) if _fits(path.stem.lower(), split)]
     usual = {f"panoptic_{word}{year}" for word in SPLIT_WORDS[split] for year in ("", "2017")}
     path = only([path for path in found if path.stem.lower() in usual] or found, split)
     return None if path is None else Source(format=FORMAT.name, root=root, split=split, annotations=path)
@@ -40,7 +41,7 @@ def _fits(stem: str, split: str) -> bool:
 
 def recognises(root: Path) -> bool:
     """Whether there is a ``panoptic*.json`` file of any split."""
-    stems = [path.stem.lower() for path in (root / "annotations").glob("*.json")]
+    stems = [path.stem.lower() for path in files_in(root / "annotations", {".json"})]
     return any(_fits(stem, split) for stem in stems for split in SPLIT_WORDS)
 
 
@@ -74,7 +75,7 @@ def read(source: Source) -> Table:
     root = source.images
     if root is None and table.images:
         candidates = [*coco.image_folders(source.root, source.split), path.parent]
-        root = find_image_root(candidates, table.images, path)
+        root = find_image_root(candidates, table.images, path, search=source.root)
     return Table(**{**vars(table), "annotations": rows, "image_root": root or source.root, "readings": readings})
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from detrkit.data.coco_json import Row
+from detrkit.data.listing import files_in
 from detrkit.errors import DataError
 
 __all__ = ["CITYSCAPES_CATEGORIES", "Groups", "convert_gtfine", "gtfine_splits"]
@@ -32,7 +33,10 @@ def gtfine_splits(root: Path) -> dict[str, list[Path]]:
         DataError: there are no such files.
     """
     folder = root / "gtFine" if (root / "gtFine").is_dir() else root
-    found = {split: sorted((folder / split).glob(f"*/*{_SUFFIX}")) for split in ("train", "val", "test")}
+    found = {
+        split: [path for path in files_in(folder / split, {".png"}, recursive=True) if path.name.endswith(_SUFFIX)]
+        for split in ("train", "val", "test")
+    }
     found = {split: files for split, files in found.items() if files}
     if not found:
         raise DataError(f"{root}: no Cityscapes labels; looked for {folder}/{{train,val}}/<city>/*{_SUFFIX}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from detrkit.data.formats import coco
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, only
+from detrkit.data.listing import files_in
 from detrkit.data.records import Table
 from detrkit.errors import DataError
 
@@ -27,7 +28,7 @@ def locate(root: Path, split: str) -> Source | None:
         DataError: several files fit equally well.
     """
     for folder in (root / "annotations", root):
-        found = [path for path in sorted(folder.glob("*.json")) if _fits(path.stem.lower(), split)]
+        found = [path for path in files_in(folder, {".json"}) if _fits(path.stem.lower(), split)]
         usual = [path for path in found if path.stem.lower() == f"lvis_v1_{split}"]
         whole = [path for path in found if MINIVAL not in path.stem.lower()]
         path = only(usual or whole or found, split)
@@ -42,7 +43,7 @@ def _fits(stem: str, split: str) -> bool:
 
 def recognises(root: Path) -> bool:
     """Whether there is an ``lvis*.json`` file of any split."""
-    stems = [path.stem.lower() for folder in (root / "annotations", root) for path in folder.glob("*.json")]
+    stems = [path.stem.lower() for folder in (root / "annotations", root) for path in files_in(folder, {".json"})]
     return any(_fits(stem, split) for stem in stems for split in SPLIT_WORDS)
 
 

@@ -19,6 +19,7 @@ from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
 from detrkit.data.images import IMAGE_SUFFIXES, image_size
 from detrkit.data.instance_files import instance_rows
 from detrkit.data.label_maps import is_rgb_png
+from detrkit.data.listing import files_in, images_in, posix_name, read_lines
 from detrkit.data.map_files import read_values, values_in
 from detrkit.data.records import Table
 from detrkit.errors import DataError
@@ -53,19 +54,19 @@ def _stems(source: Source) -> dict[str, Path]:
     for path in lists:
         if path.is_file():
             return _listed(path, found)
-    others = [*source.root.glob("*.txt"), *(source.root / "splits").glob("*.txt")]
+    others = [*files_in(source.root, {".txt"}), *files_in(source.root / "splits", {".txt"})]
     if any(path.stem in names for path in others for names in SPLIT_WORDS.values()):
         return {}  # other splits have lists
     return found if source.split == "train" else {}
 
 
 def _images_in(root: Path, folders: Iterable[Path]) -> dict[str, Path]:
-    files = (file for folder in folders for file in sorted(folder.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES)
+    files = (file for folder in folders for file in images_in(folder, recursive=True))
     return {file.relative_to(root).with_suffix("").as_posix(): file for file in files}
 
 
 def _listed(path: Path, found: dict[str, Path]) -> dict[str, Path]:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    lines = [posix_name(line) for line in read_lines(path) if line]
     names = {line: line if line in found else Path(line).with_suffix("").as_posix() for line in lines}
     missing = [line for line, name in names.items() if name not in found]
     if missing:
@@ -115,7 +116,7 @@ def _mask_file(masks: Path, stem: str, image: Path) -> Path:
     path = masks / f"{stem}.png"
     if path.is_file():
         return path
-    others = sorted(other for other in path.parent.glob("*") if other.stem == path.stem)
+    others = [other for other in files_in(path.parent) if other.stem == path.stem]
     lossy = [other for other in others if other.suffix.lower() in IMAGE_SUFFIXES]
     if lossy:
         raise DataError(
@@ -131,7 +132,7 @@ def _classes(root: Path, masks: Path) -> ClassList:
         return read_class_list(path)
     values: set[int] = set()
     rgb = False
-    for file in sorted(masks.rglob("*.png"))[:_EXAMPLES]:
+    for file in files_in(masks, {".png"}, recursive=True)[:_EXAMPLES]:
         try:
             rgb = is_rgb_png(file)
             values |= values_in(read_values(file, rgb=rgb))

@@ -9,6 +9,7 @@ from pathlib import Path
 from detrkit.data.coco_json import read_json
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
 from detrkit.data.formats.coco import parse_coco
+from detrkit.data.listing import child
 from detrkit.data.once import annotation_cache
 from detrkit.data.records import Table
 
@@ -20,7 +21,7 @@ _FILE = "_annotations.coco.json"
 def locate(root: Path, split: str) -> Source | None:
     """The source of a split whose folder has an annotation file."""
     for word in SPLIT_WORDS[split]:
-        path = root / word / _FILE
+        path = (child(root, word) or root / word) / _FILE
         if path.is_file():
             return Source(format="roboflow", root=root, split=split, annotations=path)
     return None

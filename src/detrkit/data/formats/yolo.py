@@ -1,71 +1,81 @@
-"""YOLO: ``data.yaml`` and one text file per image, with rows ``class x y width height`` relative to the image."""
+"""YOLO: one text file per image (``yolo_rows``), and a file that says where images and names are (``yolo_layout``)."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from detrkit.data.coco_json import Row
+from detrkit.data.findings import finding
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
-from detrkit.data.images import IMAGE_SUFFIXES, image_size
+from detrkit.data.formats.yolo_layout import Layout, find_layout, layout_file, resolve
+from detrkit.data.formats.yolo_rows import LabelRow, parse_row
+from detrkit.data.images import image_size
+from detrkit.data.listing import find_by_name, images_in, posix_name, read_lines
 from detrkit.data.records import Table
 from detrkit.errors import DataError
 
 __all__ = ["FORMAT", "read"]
 
-_FILES = ("data.yaml", "data.yml", "dataset.yaml")
-
 
 def recognises(root: Path) -> bool:
-    """Whether there is a ``data.yaml``."""
-    return _file(root) is not None
+    """Whether there is a ``data.yaml``, or ``classes.txt`` and label files."""
+    return layout_file(root) is not None
 
 
 def locate(root: Path, split: str) -> Source | None:
-    """The source of a split that ``data.yaml`` names."""
-    path = _file(root)
-    if path is None:
+    """The source of a split that the layout names."""
+    path = layout_file(root)
+    if path is None or not find_layout(path).entries.get(split):
         return None
-    if not _entries(_config(path), split):
-        return None
-    return Source(format="yolo", root=root, split=split, annotations=path)
+    return Source(format="yolo", root=root if root.is_dir() else root.parent, split=split, annotations=path)
 
 
 def absent(root: Path) -> dict[str, str]:
-    """Splits in ``data.yaml`` without any existing files: Roboflow names a test split even if it was not exported.
+    """Splits that are named without any existing files: Roboflow names a test split even if it was not exported.
 
     A missing train split is always an error and therefore not listed.
     """
-    path = _file(root)
+    path = layout_file(root)
     if path is None:
         return {}
-    config = _config(path)
-    named = {split: _entries(config, split) for split in SPLIT_WORDS if split != "train"}
+    layout = find_layout(path)
+    named = {split: layout.entries.get(split, []) for split in SPLIT_WORDS if split != "train"}
     return {
         split: ", ".join(entries)
         for split, entries in named.items()
-        if entries and not any(_resolve(item, config, path, must_exist=False).exists() for item in entries)
+        if entries and not any(resolve(item, layout.bases) for item in entries)
     }
+
+
+@dataclass
+class _Reading:
+    """What was met while reading."""
+
+    label_files: list[Path] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    unlabelled: list[str] = field(default_factory=list)
+    confidences: list[str] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
 
 
 def read(source: Source) -> Table:
     """Read one split. Class k of the files gets category id k; an image without a label file has no objects.
 
-    Polygon rows (``class x1 y1 x2 y2 …``) become boxes.
+    Polygons become boxes and, for tasks with masks, segmentations.
 
     Raises:
         DataError: a file cannot be read, a path does not exist, or there are no images.
     """
     path = source.annotations
-    config = _config(path)
+    layout, met = find_layout(path), _Reading()
     if source.images is not None:
         raise DataError(f"{path}: names the image folders itself; images '{source.images}' cannot change them")
-    categories = [{"id": number, "name": name} for number, name in _names(config, path).items()]
-    entries = _entries(config, source.split)
-    files = sorted(_images(entries, config, path))
+    categories = [{"id": number, "name": name} for number, name in layout.names.items()]
+    entries = layout.entries[source.split]
+    files = sorted(dict.fromkeys(_images(entries, layout, source.root, met)))
     if not files:
         raise DataError(f"{path}: {source.split}: {', '.join(entries)} holds no images")
     images: list[Row] = []
@@ -73,116 +83,120 @@ def read(source: Source) -> Table:
     for number, file in enumerate(files, start=1):
         row: Row = {"id": number, "file_name": Path(os.path.relpath(file, source.root)).as_posix()}
         images.append(row)
+        labels = list(_labels(file, row["file_name"], layout, met))
         try:
-            row["width"], row["height"] = image_size(file)
+            size = image_size(file)
         except DataError:  # build_records opens images without a size again and applies on_error
             continue
-        for label in _labels(_label_path(file), row):
-            annotations.append({"id": len(annotations) + 1, "image_id": number, **label})
-    return Table(origin=path, image_root=source.root, images=images, annotations=annotations, categories=categories)
+        row["width"], row["height"] = size
+        for where, label in labels:
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": number, **_annotation(label, size), "where": where}
+            )
+    remarks = (
+        finding(
+            "warning",
+            "missing labels",
+            source.split,
+            met.unlabelled,
+            "images without a label file: taken as background",
+        ),
+        finding(
+            "warning",
+            "confidences",
+            source.split,
+            met.confidences,
+            "rows with a confidence after the box, which is left out",
+        ),
+        finding(
+            "warning", "image paths", source.split, met.moved, "paths that do not exist as written: their end is taken"
+        ),
+    )
+    return Table(
+        origin=path,
+        image_root=source.root,
+        images=images,
+        annotations=[source.slim(row) for row in annotations],
+        categories=categories,
+        faults=tuple(met.faults),
+        remarks=remarks,
+        label_files=tuple(met.label_files),
+    )
 
 
-def _file(root: Path) -> Path | None:
-    return next((root / name for name in _FILES if (root / name).is_file()), None)
-
-
-def _config(path: Path) -> Row:
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(config, dict):
-        raise DataError(f"{path}: is not a table of keys such as names, train, val")
-    return config
-
-
-def _entries(config: Row, split: str) -> list[str]:
-    """The image folders or image lists of a split."""
-    entry: object = next((config[word] for word in SPLIT_WORDS[split] if config.get(word)), [])
-    return [str(item) for item in (entry if isinstance(entry, list) else [entry])]
-
-
-def _names(config: Row, path: Path) -> dict[int, str]:
-    names, count = config.get("names"), config.get("nc")
-    if names is None and isinstance(count, int):
-        names = [str(number) for number in range(count)]
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if not isinstance(names, dict) or not names or not all(isinstance(number, int) for number in names):
-        raise DataError(f"{path}: names must be a list of class names or a table from number to name")
-    if isinstance(count, int) and count != len(names):
-        raise DataError(f"{path}: nc is {count} but there are {len(names)} names")
-    return {number: str(name) for number, name in names.items()}
-
-
-def _images(entries: list[str], config: Row, path: Path) -> Iterator[Path]:
+def _images(entries: list[str], layout: Layout, root: Path, met: _Reading) -> Iterator[Path]:
+    """The images of the folders and lists of a split; those of lists need not exist."""
     for item in entries:
-        found = _resolve(item, config, path)
+        found = resolve(item, layout.bases)
+        if found is None:
+            looked = ", ".join(dict.fromkeys(str(base / item) for base in layout.bases))
+            raise DataError(f"{layout.file}: '{item}' does not exist (looked for {looked})")
+        if not any((base / item).exists() for base in layout.bases) and not item.startswith("../"):
+            met.moved.append(f"{item} -> {found}")
         if found.is_dir():
-            yield from (file for file in found.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        else:
-            lines = found.read_text(encoding="utf-8").splitlines()
-            yield from (_resolve(line.strip(), config, path, must_exist=False) for line in lines if line.strip())
+            yield from images_in(found, recursive=True)
+            continue
+        bases = (*layout.bases, found.parent)
+        names = [posix_name(line) for line in read_lines(found) if line]
+        paths = {name: next((base / name for base in bases if (base / name).exists()), None) for name in names}
+        taken = [path for path in paths.values() if path is not None]
+        moved = find_by_name((name for name in names if paths[name] is None), root, taken=taken)
+        met.moved += [f"{name} -> {path}" for name, path in moved.items()]
+        yield from (paths[name] or moved.get(name, bases[0] / name) for name in names)
 
 
-def _resolve(item: str, config: Row, path: Path, *, must_exist: bool = True) -> Path:
-    """A path in ``data.yaml``: absolute, relative to its key ``path``, or relative to the file itself."""
-    bases = [path.parent / str(config.get("path") or "."), path.parent]
-    candidates = [base / item for base in bases]
-    if item.startswith("../"):  # some exports have paths relative to a subfolder of their own folder
-        candidates += [base / item.removeprefix("../") for base in bases]
-    found = next((candidate for candidate in candidates if candidate.exists()), None)
-    if found is None and must_exist:
-        searched = ", ".join(dict.fromkeys(map(str, candidates)))
-        raise DataError(f"{path}: '{item}' does not exist (looked for {searched})")
-    return found or candidates[0]
-
-
-def _label_path(image: Path) -> Path:
-    """``…/images/a/x.jpg`` → ``…/labels/a/x.txt``; next to the image if no parent folder is named images."""
+def _label_file(image: Path) -> Path | None:
+    """``…/images/a/x.jpg`` → ``…/labels/a/x.txt``, or the file beside the image."""
     parts = list(image.parts)
-    for position in range(len(parts) - 2, -1, -1):
-        if parts[position] == "images":
-            parts[position] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
+    place = next((k for k in range(len(parts) - 2, -1, -1) if parts[k].lower() in ("images", "jpegimages")), None)
+    folders = [image.parent]
+    if place is not None:
+        folders = [Path(*parts[:place], word, *parts[place + 1 : -1]) for word in ("labels", "Labels")] + folders
+    names = (image.with_suffix(".txt").name, image.name + ".txt", image.with_suffix(".TXT").name)
+    return next((path for folder in folders for name in names if (path := folder / name).is_file()), None)
 
 
-def _labels(path: Path, image: Row) -> Iterator[Row]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
+def _labels(image: Path, name: str, layout: Layout, met: _Reading) -> Iterator[tuple[str, LabelRow]]:
+    """The objects of an image, each with its place in the file."""
+    path = _label_file(image)
+    if path is None:
+        met.unlabelled += [name] if image.exists() else []
         return
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
+    met.label_files.append(path)
+    try:
+        lines = read_lines(path)
+    except DataError as error:
+        met.faults.append(str(error))
+        return
     for number, line in enumerate(lines, start=1):
-        words = line.split()
-        if not words:
+        if not line:
             continue
         where = f"{path}: line {number}"
         try:
-            category = int(float(words[0]))
-        except (ValueError, OverflowError) as error:
-            raise DataError(f"{where}: '{words[0]}' is not a class number") from error
-        yield {"category_id": category, "bbox": _bbox(words[1:], image["width"], image["height"]), "where": where}
+            row = parse_row(line.split(), layout.keypoints)
+        except DataError as error:
+            met.faults.append(f"{where}: {error}")
+            continue
+        if row.confidence is not None:
+            met.confidences.append(where)
+        yield where, row
 
 
-def _bbox(words: list[str], width: int, height: int) -> list[float] | list[str]:
-    """[x, y, w, h] in pixels; rows of another length or not of numbers are returned for later checks to report."""
-    try:
-        values = [float(word) for word in words]
-    except ValueError:
-        return words
-    if len(values) == 4:
-        x, y, w, h = values
-        return [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
-    if len(values) >= 6 and len(values) % 2 == 0:
-        xs, ys = values[0::2], values[1::2]
-        left, top = min(xs), min(ys)
-        return [left * width, top * height, (max(xs) - left) * width, (max(ys) - top) * height]
-    return values
+def _annotation(row: LabelRow, size: tuple[int, int]) -> Row:
+    """The category, the box and, of polygons, the segmentation in pixels."""
+    x, y, w, h = row.box
+    width, height = size
+    found: Row = {"category_id": row.label, "bbox": [x * width, y * height, w * width, h * height]}
+    if row.polygon is not None:
+        found["segmentation"] = [[value * size[place % 2] for place, value in enumerate(row.polygon)]]
+    return found
 
 
 FORMAT = Format(
-    name="yolo", looked_for="YOLO: data.yaml", recognises=recognises, locate=locate, read=read, absent=absent
+    name="yolo",
+    looked_for="YOLO: data.yaml, or classes.txt beside images and labels",
+    recognises=recognises,
+    locate=locate,
+    read=read,
+    absent=absent,
 )
