@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from detrkit.errors import CheckpointError, DataError, DetrkitError, RecipeError, RunError
     from detrkit.evaluation.evaluate import evaluate
     from detrkit.inference.predictor import Predictor
-    from detrkit.metrics import Score, score_coco, score_lvis, score_panoptic, score_semantic
+    from detrkit.metrics import Score, score_cityscapes, score_coco, score_lvis, score_panoptic, score_semantic
     from detrkit.models import create_model, list_models
     from detrkit.structures import (
         Batch,
@@ -38,7 +38,7 @@ _HOMES = {
     "detrkit.errors": ["CheckpointError", "DataError", "DetrkitError", "RecipeError", "RunError"],
     "detrkit.evaluation.evaluate": ["evaluate"],
     "detrkit.inference.predictor": ["Predictor"],
-    "detrkit.metrics": ["Score", "score_coco", "score_lvis", "score_panoptic", "score_semantic"],
+    "detrkit.metrics": ["Score", "score_cityscapes", "score_coco", "score_lvis", "score_panoptic", "score_semantic"],
     "detrkit.models": ["create_model", "list_models"],
     "detrkit.structures": [
         "Batch",
@@ -85,6 +85,7 @@ __all__ = [
     "load_official",
     "load_recipe",
     "save",
+    "score_cityscapes",
     "score_coco",
     "score_lvis",
     "score_panoptic",

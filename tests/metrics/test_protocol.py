@@ -153,6 +153,9 @@ class Annotated:
     def semantic_ground_truth(self) -> tuple[Categories, Callable[[int], SemanticMap]]:
         return CATEGORIES, lambda image_id: SemanticMap(np.zeros((2, 2), dtype=np.uint8), CATEGORIES)
 
+    def instance_ids(self, image_id: int) -> Any:
+        return np.zeros((2, 2), dtype=np.int32)
+
 
 class Boxes:
     """A data set that has no maps."""
@@ -163,7 +166,10 @@ class Boxes:
         return ground_truth()
 
 
-@pytest.mark.parametrize(("name", "lacking"), [("panoptic", "panoptic ground truth"), ("semantic", "class maps")])
+@pytest.mark.parametrize(
+    ("name", "lacking"),
+    [("panoptic", "panoptic ground truth"), ("semantic", "class maps"), ("cityscapes", "label images")],
+)
 def test_data_without_maps_are_refused(name: str, lacking: str) -> None:
     with pytest.raises(DataError, match=f"the data have no {lacking}"):
         PROTOCOLS[name].of(Boxes())

@@ -109,6 +109,21 @@ def semantic_command(
     _show(score_semantic(gt, results, classes, ignore=ignore), f"Semantic: {results} against {gt}", as_json)
 
 
+@app.command("cityscapes")
+def cityscapes_command(
+    gt: Annotated[Path, typer.Option("--gt", help="gtFine, or one of its splits; of several: val.", metavar="DIR")],
+    results: Annotated[
+        Path,
+        typer.Option("--results", help="Folder of *_pred.txt files with lines 'mask label score'.", metavar="DIR"),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """AP of instances by the rules of the Cityscapes benchmark, overall and for its eight classes."""
+    from detrkit.metrics import score_cityscapes
+
+    _show(score_cityscapes(gt, results), f"Cityscapes instances: {results} against {gt}", as_json)
+
+
 def _show(score: Score, title: str, as_json: bool) -> None:
     from detrkit.cli.console import print_json, print_score
 

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 OnError = Literal["raise", "skip"]
-ScoreProtocol = Literal["coco", "lvis", "panoptic", "semantic"]
+ScoreProtocol = Literal["cityscapes", "coco", "lvis", "panoptic", "semantic"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from detrkit.metrics.cityscapes import CityscapesMetric, score_cityscapes
 from detrkit.metrics.coco import CocoMetric, score_coco
 from detrkit.metrics.lvis import LvisMetric, score_lvis
 from detrkit.metrics.panoptic import PanopticMetric, score_panoptic
@@ -17,6 +18,7 @@ __all__ = [
     "Score",
     "ScoreJson",
     "metric_for",
+    "score_cityscapes",
     "score_coco",
     "score_lvis",
     "score_panoptic",
@@ -24,7 +26,7 @@ __all__ = [
 ]
 
 PROTOCOLS: dict[str, type[Metric[Any]]] = {
-    metric.protocol: metric for metric in (CocoMetric, LvisMetric, PanopticMetric, SemanticMetric)
+    metric.protocol: metric for metric in (CityscapesMetric, CocoMetric, LvisMetric, PanopticMetric, SemanticMetric)
 }
 """All protocols by name; a new one needs a file and an entry here."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
@@ -15,7 +16,15 @@ from detrkit.data.coco_json import Row
 from detrkit.data.listing import files_in
 from detrkit.errors import DataError
 
-__all__ = ["CITYSCAPES_CATEGORIES", "Groups", "convert_gtfine", "gtfine_splits"]
+__all__ = [
+    "CITYSCAPES_CATEGORIES",
+    "INSTANCE_SUFFIX",
+    "Groups",
+    "convert_gtfine",
+    "gtfine_splits",
+    "instance_images",
+    "read_instance_ids",
+]
 
 Groups = Literal["crowd", "object"]
 
@@ -23,7 +32,13 @@ CITYSCAPES_CATEGORIES = ("person", "car", "train", "rider", "truck", "motorcycle
 """Names of category ids 1 to 8, in the order of the published checkpoints."""
 
 _CATEGORY_OF_LABEL = {24: 1, 26: 2, 31: 3, 25: 4, 27: 5, 32: 6, 33: 7, 28: 8}
-_SUFFIX = "_gtFine_instanceIds.png"
+INSTANCE_SUFFIX = "_gtFine_instanceIds.png"
+"""Ending of the label images of instances."""
+
+
+def instance_images(folder: Path) -> list[Path]:
+    """The label images of instances below a folder, sorted."""
+    return [path for path in files_in(folder, {".png"}, recursive=True) if path.name.endswith(INSTANCE_SUFFIX)]
 
 
 def gtfine_splits(root: Path) -> dict[str, list[Path]]:
@@ -33,13 +48,10 @@ def gtfine_splits(root: Path) -> dict[str, list[Path]]:
         DataError: there are no such files.
     """
     folder = root / "gtFine" if (root / "gtFine").is_dir() else root
-    found = {
-        split: [path for path in files_in(folder / split, {".png"}, recursive=True) if path.name.endswith(_SUFFIX)]
-        for split in ("train", "val", "test")
-    }
+    found = {split: instance_images(folder / split) for split in ("train", "val", "test")}
     found = {split: files for split, files in found.items() if files}
     if not found:
-        raise DataError(f"{root}: no Cityscapes labels; looked for {folder}/{{train,val}}/<city>/*{_SUFFIX}")
+        raise DataError(f"{root}: no Cityscapes labels; looked for {folder}/{{train,val}}/<city>/*{INSTANCE_SUFFIX}")
     return found
 
 
@@ -64,7 +76,7 @@ def convert_gtfine(
     annotations: list[Row] = []
     with ThreadPoolExecutor() as pool:
         for number, (file, (size, rows)) in enumerate(zip(files, pool.map(_read, files), strict=True), start=1):
-            name = f"{file.parent.name}/{file.name.removesuffix(_SUFFIX)}_leftImg8bit.png"
+            name = f"{file.parent.name}/{file.name.removesuffix(INSTANCE_SUFFIX)}_leftImg8bit.png"
             images.append({"id": number, "file_name": name, "width": size[0], "height": size[1]})
             for row in rows:
                 if groups == "object":
@@ -77,7 +89,12 @@ def convert_gtfine(
     return {"info": info, "images": images, "annotations": annotations, "categories": categories}
 
 
-def _read(file: Path) -> tuple[tuple[int, int], list[Row]]:
+def read_instance_ids(file: Path) -> NDArray[np.int32]:
+    """The values (H, W) of a label image of instances.
+
+    Raises:
+        DataError: the file cannot be read or is not a label image.
+    """
     try:
         with Image.open(file) as image:
             values = np.asarray(image).astype(np.int32)
@@ -85,6 +102,11 @@ def _read(file: Path) -> tuple[tuple[int, int], list[Row]]:
         raise DataError(f"{file}: the label image cannot be read ({error})") from error
     if values.ndim != 2 or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
         raise DataError(f"{file}: is not a label image of one 16-bit channel")
+    return values
+
+
+def _read(file: Path) -> tuple[tuple[int, int], list[Row]]:
+    values = read_instance_ids(file)
     counts = np.bincount(values.ravel())
     slices = ndimage.find_objects(values)  # index v - 1 holds the bounding box of value v
     rows: list[Row] = []
