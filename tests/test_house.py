@@ -180,7 +180,7 @@ def test_file_names_are_unique() -> None:
         if path.name not in ("__init__.py", "__main__.py"):
             rooms.setdefault(path.stem, set()).add(path.parent.relative_to(SOURCE).as_posix())
     twice = {name: places - {"cli"} for name, places in rooms.items() if len(places) > 1}
-    same_noun = {"coco": {"data/formats", "metrics"}, "lvis": {"data/formats", "metrics"}}
+    same_noun = {name: {"data/formats", "metrics"} for name in ("cityscapes", "coco", "lvis")}
     assert {name: places for name, places in twice.items() if len(places) > 1} == same_noun
 
 

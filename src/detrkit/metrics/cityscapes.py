@@ -57,7 +57,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Matches:
+class ClassMatches:
     """Detections P and true objects G of one class in one image.
 
     Attributes:
@@ -73,7 +73,7 @@ class Matches:
     ignored: NDArray[np.float64]
 
 
-def match_image(instance_ids: NDArray[np.int32], found: Iterable[Scored]) -> dict[int, Matches]:
+def match_image(instance_ids: NDArray[np.int32], found: Iterable[Scored]) -> dict[int, ClassMatches]:
     """What the score needs of one image, by label id.
 
     Args:
@@ -97,7 +97,7 @@ def match_image(instance_ids: NDArray[np.int32], found: Iterable[Scored]) -> dic
         # a small group is in both sums, as in the official code
         void = pixels[:, [value for value in _VOID if value < len(areas)]].sum(axis=1)
         ignored = void + inside[:, ~single].sum(axis=1) + inside[:, small].sum(axis=1)
-        matches[label] = Matches(
+        matches[label] = ClassMatches(
             iou=(inside / (areas[own][None] + size[:, None] - inside)).T,
             counted=single & ~small,
             scores=np.array([score for _, score in detections], dtype=np.float64),
@@ -114,7 +114,7 @@ class CityscapesData(AnnotatedData, Protocol):
         """Values (H, W) of the label image of instances."""
 
 
-class CityscapesMetric(PerImageMetric[Detections, dict[int, Matches]]):
+class CityscapesMetric(PerImageMetric[Detections, dict[int, ClassMatches]]):
     """AP and AP50 of masks. Ground truth is read when its image is met.
 
     Args:
@@ -136,7 +136,7 @@ class CityscapesMetric(PerImageMetric[Detections, dict[int, Matches]]):
             raise DataError("the data have no label images of instances (*_gtFine_instanceIds.png)")
         return cls(data)
 
-    def extract(self, image_id: int, result: Detections) -> dict[int, Matches]:
+    def extract(self, image_id: int, result: Detections) -> dict[int, ClassMatches]:
         """The matches of every class.
 
         Raises:
@@ -154,7 +154,7 @@ class CityscapesMetric(PerImageMetric[Detections, dict[int, Matches]]):
         return _score(self.extracts.values())
 
 
-def _score(images: Iterable[Mapping[int, Matches]]) -> Score:
+def _score(images: Iterable[Mapping[int, ClassMatches]]) -> Score:
     """AP and AP50 of all images, over the classes that have objects, and of each class."""
     per_image = list(images)
     table = {
@@ -173,7 +173,7 @@ def _score(images: Iterable[Mapping[int, Matches]]) -> Score:
     return Score(CityscapesMetric.protocol, "segm", metrics, per_class, CityscapesMetric.headline)
 
 
-def _average_precision(images: Sequence[Matches], overlap: float) -> float | None:
+def _average_precision(images: Sequence[ClassMatches], overlap: float) -> float | None:
     """AP of one class at one overlap; None without a true object that counts."""
     right: list[float] = []
     wrong: list[float] = []
@@ -214,11 +214,10 @@ def score_cityscapes(ground_truth: str | Path, results: str | Path) -> Score:
     """
     root = Path(results)
 
-    def match(pair: tuple[Path, Path]) -> dict[int, Matches]:
+    def match(pair: tuple[Path, Path]) -> dict[int, ClassMatches]:
         truth = read_instance_ids(pair[0])
         listed = [line for line in listed_masks(pair[1], root) if line.label in CLASSES]
-        return match_image(
-            truth, (Scored(read_mask(line.mask, truth.shape), line.label, line.score) for line in listed)
-        )
+        found = (Scored(read_mask(line.mask, truth.shape), line.label, line.score) for line in listed)
+        return match_image(truth, found)
 
     return _score(in_threads(match, matching_texts(Path(ground_truth), root).items()))

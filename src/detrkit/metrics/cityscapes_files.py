@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from detrkit.data.formats.gtfine import INSTANCE_SUFFIX, read_instance_ids
+from detrkit.data.formats.gtfine import INSTANCE_SUFFIX, instance_images, read_instance_ids
 from detrkit.data.listing import files_in, read_lines
 from detrkit.errors import DataError
 
@@ -59,8 +59,7 @@ def matching_texts(truth: Path, results: Path) -> dict[Path, Path]:
 def _label_images(truth: Path) -> list[Path]:
     tried = [truth / "gtFine" / "val", truth / "val", truth]
     for folder in tried:
-        found = [path for path in files_in(folder, {".png"}, recursive=True) if path.name.endswith(INSTANCE_SUFFIX)]
-        if found:
+        if found := instance_images(folder):
             return found
     raise DataError(f"{truth}: no Cityscapes labels; looked for <city>/*{INSTANCE_SUFFIX} there and in gtFine/val")
 
