@@ -401,9 +401,12 @@ def test_voc_files_next_to_the_images(tmp_path: Path) -> None:
         load_dataset(root / "train")
 
 
-def test_cityscapes_without_boxes_says_how_to_make_them(tmp_path: Path) -> None:
+def test_cityscapes_without_annotations_says_which_download_has_them(tmp_path: Path) -> None:
     root = cityscapes_tree(tmp_path / "cityscapes")
     assert load_dataset(root).records[0].file_name == "ulm/a.png"
     (tmp_path / "CocoFormatAnnos" / "cityscapes_train_cocostyle.json").unlink()
-    with pytest.raises(DataError, match=r"cityscapes_train_cocostyle\.json: no such file; make it .*data convert"):
+    with pytest.raises(DataError, match=r"gtFine/train: no label images .*gtFine_trainvaltest\.zip"):
         load_dataset(root)
+    (root / "gtCoarse").mkdir()
+    with pytest.raises(DataError, match=r"and gtCoarse has no labels of instances to train with; unpack"):
+        load_dataset(root, task="pan")

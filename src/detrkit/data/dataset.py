@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detrkit.data.coco_json import Row
+from detrkit.data.formats.gtfine import read_instance_ids
 from detrkit.data.ground_truth import annotation_rows, image_row, panoptic_truth, semantic_map
 from detrkit.data.images import read_image
 from detrkit.data.records import ImageRecord, OnError, ScoreProtocol
@@ -181,6 +182,17 @@ class DetectionDataset(Dataset[Sample]):
         """The classes, and what gives the class map of an image id, made when it is asked for."""
         records = {record.image_id: record for record in self._known_records()}
         return self.categories, lambda image_id: semantic_map(records[image_id], self.categories)
+
+    def instance_ids(self, image_id: int) -> NDArray[np.int32]:
+        """Values (H, W) of Cityscapes' label image of instances of an image.
+
+        Raises:
+            DataError: the images have no such files, or it cannot be read.
+        """
+        record = next((record for record in self.records if record.image_id == image_id), None)
+        if record is None or record.map_file is None:
+            raise DataError(f"{self.name}: image {image_id} has no label image of instances")
+        return read_instance_ids(record.map_file.path)
 
     def _known_records(self) -> list[ImageRecord]:
         """One record per image, without those that could not be read up to now."""

@@ -11,7 +11,7 @@ from detrkit.data.build_records import build_records
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.formats import Source, find_source, read_source
 from detrkit.data.once import annotation_cache
-from detrkit.data.records import ImageRecord, OnError, ScoreProtocol, frequencies_of
+from detrkit.data.records import ImageRecord, OnError, ScoreProtocol, Table, frequencies_of
 from detrkit.data.samplers import repeat_factors, with_copies
 from detrkit.data.segments import TASKS
 from detrkit.data.subsets import published_sample, sample_table
@@ -140,6 +140,12 @@ def load_source(
     )
 
 
+def _protocol(table: Table, task: str) -> ScoreProtocol:
+    """How results of a task on these annotations are scored."""
+    instances = {} if table.instance_protocol is None else {"inst": table.instance_protocol}
+    return {**_PROTOCOLS, **instances}.get(task, table.protocol)
+
+
 def _read_split(source: Source, task: str, on_error: OnError, sample_rate: float | None, sample_seed: int) -> _Split:
     key = (source, task, on_error, sample_rate, sample_seed)
     cached = annotation_cache().get(key)
@@ -149,6 +155,6 @@ def _read_split(source: Source, task: str, on_error: OnError, sample_rate: float
     if sample_rate is not None:
         table = sample_table(table, seed=sample_seed, rate=sample_rate)
     records, categories, notes = build_records(table, task=task, on_error=on_error)
-    split = _Split(records, categories, notes, _PROTOCOLS.get(task, table.protocol), frequencies_of(table))
+    split = _Split(records, categories, notes, _protocol(table, task), frequencies_of(table))
     annotation_cache()[key] = split
     return split

@@ -119,6 +119,8 @@ class Table:
     protocol: ScoreProtocol = "coco"
     """How results on these images are scored. With "lvis", images and categories have the fields of LVIS, which
     ``detrkit.data.coco_json.lvis_problems`` checks."""
+    instance_protocol: ScoreProtocol | None = None
+    """How masks of instances on these images are scored, where it is another way than ``protocol``."""
     readings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """One line per value that is not as COCO has it and how it was read, by kind (``detrkit.data.clean_rows``)."""
     faults: tuple[str, ...] = ()

@@ -1,4 +1,7 @@
-"""Cityscapes in the layout of DE-DETR: ``leftImg8bit/{train,val}`` and COCO files in ``../CocoFormatAnnos``."""
+"""Cityscapes: photos in ``leftImg8bit/{train,val}``, and their label images in ``gtFine``.
+
+For detection the COCO files of DE-DETR in ``../CocoFormatAnnos`` come first, where they are.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ from pathlib import Path
 
 from detrkit.data.formats import coco
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
+from detrkit.data.formats.gtfine import INSTANCE_SUFFIX, gtfine_table, instance_images
 from detrkit.data.records import Table
 from detrkit.errors import DataError
 
 __all__ = ["FORMAT", "read"]
 
-_IMAGES = "leftImg8bit"
+_IMAGES, _LABELS = "leftImg8bit", "gtFine"
 
 
 def recognises(root: Path) -> bool:
@@ -20,7 +24,7 @@ def recognises(root: Path) -> bool:
 
 
 def locate(root: Path, split: str) -> Source | None:
-    """The source of a split whose image folder exists; ``read`` checks the annotation file."""
+    """The source of a split whose image folder exists; ``read`` looks for its annotations."""
     images = root / _IMAGES / split
     if not images.is_dir():
         return None
@@ -32,22 +36,29 @@ def locate(root: Path, split: str) -> Source | None:
 
 
 def read(source: Source) -> Table:
-    """Read one split; file names include the folder of the city.
+    """Read one split; file names include the folder of the city. Masks are those of the label images.
 
     Raises:
-        DataError: the COCO file does not exist yet; the message says how to make it.
+        DataError: there are no annotations; the message says which download has them.
     """
-    if not source.annotations.is_file():
-        raise DataError(
-            f"{source.annotations}: no such file; make it from gtFine: detrkit data convert {source.root} "
-            f"--from cityscapes-gtfine --out {source.annotations.parent}"
-        )
-    return coco.read(source)
+    labels = source.root / _LABELS / source.split
+    if source.annotations.is_file() and source.segmentations != "packed":
+        return coco.read(source)
+    if files := instance_images(labels):
+        return gtfine_table(files, source.images or source.root / _IMAGES / source.split)
+    if source.annotations.is_file():
+        return coco.read(source)
+    coarse = ", and gtCoarse has no labels of instances to train with" if (source.root / "gtCoarse").is_dir() else ""
+    raise DataError(
+        f"{labels}: no label images <city>/*{INSTANCE_SUFFIX}{coarse}; unpack gtFine_trainvaltest.zip (241 MB) of "
+        f"cityscapes-dataset.com in {source.root}"
+    )
 
 
 FORMAT = Format(
     name="cityscapes",
     looked_for=f"Cityscapes: {_IMAGES}/{{{','.join(SPLIT_WORDS)}}}",
+    tasks=("det", "inst", "pan", "sem"),
     recognises=recognises,
     locate=locate,
     read=read,
