@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -36,10 +35,21 @@ VALUES = [None, "text", "7", "", "NaN", math.nan, math.inf, 1e300, 10**400, -1, 
 TEXTS = ["", "text", "nan", "inf", "1e300", "9" * 5000, "-1", "[1]", "1.5", "\x00", MISSING]
 
 # Findings of a check that say why a file is refused; the others are warnings, or about images and masks.
-REFUSING = {"box values", "annotation values", "category ids", "image ids", "category list", "image files", "LVIS lists", "empty lists"}
+REFUSING = {
+    "annotation values",
+    "box values",
+    "category ids",
+    "category list",
+    "empty lists",
+    "image files",
+    "image ids",
+    "LVIS lists",
+}
 
 # Why training refuses a file that a score takes: a score opens no image, and counts boxes without area as missed.
-NOT_OF_SCORES = "'file_name'|image file missing|found none of its images|no positive width|lists no images|no categories|not an LVIS"
+NOT_OF_SCORES = re.compile(
+    "'file_name'|image file missing|found none of its images|no positive width|lists no images|no categories|not an LVIS"
+)
 
 Rows = Counter[tuple[object, ...]]
 
@@ -209,7 +219,7 @@ def test_coco_files_with_spoilt_values(
     try:
         path.write_text(json.dumps(spoilt(json.loads(original), changes)))
         report, strict, score = agree(root), loaded(root, "raise"), scored(path)
-        if not re.search(NOT_OF_SCORES, strict.error):
+        if not NOT_OF_SCORES.search(strict.error):
             assert (score.rows is None) == (strict.rows is None), (score.error, strict.error)
         if score.rows is not None and strict.rows is not None:
             assert score.rows == strict.rows
@@ -219,3 +229,86 @@ def test_coco_files_with_spoilt_values(
         assert isinstance(report, str | Report)
     finally:
         path.write_text(original)
+
+
+# --- COCO panoptic ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def panoptic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trees.panoptic_tree(tmp_path_factory.mktemp("panoptic"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@often
+@given(changes=changes)
+def test_panoptic_files_with_spoilt_values(panoptic_root: Path, changes: list[tuple[int, object]]) -> None:
+    """A score compares areas with the PNG files, so it may refuse more; it does not read boxes."""
+    path = panoptic_root / "annotations" / "panoptic_train.json"
+    original = path.read_text()
+    try:
+        path.write_text(json.dumps(spoilt(json.loads(original), changes)))
+        report, strict = checked(panoptic_root), loaded(panoptic_root, "raise", "pan")
+        assert strict.rows is not None or isinstance(report, str) or report.failed, strict
+        assert (converted(panoptic_root, "raise").rows is None) == (strict.rows is None), strict
+        assert converted(panoptic_root, "skip").rows == loaded(panoptic_root, "skip", "pan").rows
+        try:
+            score_panoptic(path, path)
+        except DataError:
+            pass
+        else:
+            assert strict.rows is not None or NOT_OF_SCORES.search(strict.error) or "bbox" in strict.error, strict
+    finally:
+        path.write_text(original)
+
+
+# --- text files: YOLO and VOC -----------------------------------------------------------------------------------------
+
+
+def without(text: str, match: re.Match[str], value: object) -> str:
+    """The text with another value in place of a match, or without it."""
+    return text[: match.start()] + ("" if value is MISSING else str(value)) + text[match.end() :]
+
+
+TEXT_TREES: dict[str, tuple[Callable[[Path], Path], str, str]] = {
+    "yolo": (trees.yolo_tree, "labels/train/*.txt", r"\S+"),
+    "voc": (trees.voc_tree, "Annotations/*.xml", r"(?<=>)[^<>]+(?=<)"),
+}
+
+
+@pytest.fixture(scope="module")
+def text_roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {name: make(tmp_path_factory.mktemp(name)) for name, (make, *_) in TEXT_TREES.items()}
+
+
+@pytest.mark.filterwarnings("ignore")
+@often
+@given(name=st.sampled_from(sorted(TEXT_TREES)), place=st.integers(0, 10**6), value=st.sampled_from(TEXTS))
+def test_text_files_with_spoilt_values(text_roots: dict[str, Path], name: str, place: int, value: object) -> None:
+    _, files, pattern = TEXT_TREES[name]
+    everything = [
+        (path, match)
+        for path in sorted(text_roots[name].glob(files))
+        for match in re.finditer(pattern, path.read_text(encoding="utf-8"))
+    ]
+    path, match = everything[place % len(everything)]
+    original = path.read_text(encoding="utf-8")
+    try:
+        path.write_text(without(original, match, value), encoding="utf-8")
+        agree(text_roots[name])
+    finally:
+        path.write_text(original, encoding="utf-8")
+
+
+@pytest.mark.filterwarnings("ignore")
+@often
+@given(changes=changes)
+def test_data_yaml_with_spoilt_values(text_roots: dict[str, Path], changes: list[tuple[int, object]]) -> None:
+    path = text_roots["yolo"] / "data.yaml"
+    original = path.read_text(encoding="utf-8")
+    try:
+        content = spoilt({"train": "images/train", "val": "images/val", "nc": 2, "names": ["bolt", "nut"]}, changes)
+        path.write_text(json.dumps(content), encoding="utf-8")
+        agree(text_roots["yolo"])
+    finally:
+        path.write_text(original, encoding="utf-8")
