@@ -20,6 +20,11 @@ def _readings(split: str, table: Table) -> Iterator[Finding]:
     )
 
 
+def _empty_lists(split: str, table: Table) -> Iterator[Finding]:
+    lists = {"images": table.images, "categories": table.categories}
+    yield finding("error", "empty lists", split, [key for key, rows in lists.items() if not rows], "without an entry")
+
+
 def _unusable(split: str, table: Table) -> Iterator[Finding]:
     boxes: list[str] = []
     others: list[str] = []
@@ -64,6 +69,7 @@ def _listed_twice(split: str, table: Table) -> Iterator[Finding]:
 
 
 VALUE_CHECKS: tuple[Callable[[str, Table], Iterator[Finding]], ...] = (
+    _empty_lists,
     _readings,
     _unusable,
     _crowds,

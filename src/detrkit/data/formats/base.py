@@ -13,7 +13,7 @@ from detrkit.data.coco_json import Row
 from detrkit.data.findings import finding
 from detrkit.data.listing import find_by_name, posix_name
 from detrkit.data.packed_masks import pack
-from detrkit.data.records import Table, missing_files
+from detrkit.data.records import Table, exists, missing_files
 from detrkit.errors import DataError
 
 __all__ = ["SPLIT_WORDS", "Format", "Source", "find_image_root", "only", "option", "split_of", "with_found_images"]
@@ -140,7 +140,7 @@ def find_image_root(candidates: Sequence[Path], images: Sequence[Row], origin: P
     folders = [folder for folder in dict.fromkeys(candidates) if folder.is_dir()]
     best, best_count = None, 0
     for folder in folders:
-        count = sum((folder / name).is_file() for name in sample)
+        count = sum(exists(folder / name) for name in sample)
         if count > best_count:
             best, best_count = folder, count
         if count == len(sample):
