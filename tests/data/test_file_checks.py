@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detrkit.data.doctor import Contents, Finding, check
+from detrkit.data.doctor import DataContents, Finding, check
 from detrkit.data.formats import find_sources
 from tests.data.trees import (
     BOXES,
@@ -39,7 +39,7 @@ def faults(root: Path, *, task: str = "det") -> dict[str, Finding]:
 @pytest.mark.parametrize("kind", TREES)
 def test_the_first_line_says_what_there_is(tmp_path: Path, kind: str) -> None:
     root = TREES[kind](tmp_path / "data")
-    told: list[Contents] = []
+    told: list[DataContents] = []
     report = check(find_sources(root), tell=told.append)
     assert told == [report.contents]
     name = kind.split(",")[0]

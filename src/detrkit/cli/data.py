@@ -84,12 +84,12 @@ def check_command(
 
     if not json:
         _note(f"reading {folder} …")  # the modules below take a moment
-    from detrkit.data.doctor import Contents
+    from detrkit.data.doctor import DataContents
     from detrkit.data.doctor import check as check_sources
 
     sources = _sources(folder, format, annotations, images, None, task)
 
-    def tell(contents: Contents) -> None:
+    def tell(contents: DataContents) -> None:
         if not json:
             typer.echo(f"{folder}: {contents}")
 

@@ -28,7 +28,7 @@ from detrkit.errors import DataError
 from detrkit.files import check_regular
 from detrkit.structures import NEGATIVES
 
-__all__ = ["Contents", "Report", "SplitCounts", "check"]
+__all__ = ["DataContents", "Report", "SplitCounts", "check"]
 
 # Warn about classes with 20 times fewer boxes than the most frequent class.
 _IMBALANCE = 20
@@ -46,7 +46,7 @@ class SplitCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contents:
+class DataContents:
     """What a data set has. classes: of all splits."""
 
     format: str
@@ -56,7 +56,9 @@ class Contents:
     def __str__(self) -> str:
         counts = (f"{split} {found.images} images, {found.boxes} boxes" for split, found in self.splits.items())
         shown = ", ".join(self.classes[:_SHOWN_CLASSES]) + (", …" if len(self.classes) > _SHOWN_CLASSES else "")
-        return f"{self.format}: {'; '.join(counts)}; {len(self.classes)} classes ({shown})"
+        return (
+            f"{self.format}: {'; '.join(counts)}; {len(self.classes)} class{'es' * (len(self.classes) != 1)} ({shown})"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ class Report:
     """The findings of all checks, and what the data set has."""
 
     findings: tuple[Finding, ...]
-    contents: Contents
+    contents: DataContents
 
     @property
     def failed(self) -> bool:
@@ -89,7 +91,7 @@ def check(
     *,
     quick: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    tell: Callable[[Contents], object] | None = None,
+    tell: Callable[[DataContents], object] | None = None,
 ) -> Report:
     """Check every split.
 
@@ -131,13 +133,13 @@ def check(
     return Report(findings=tuple(findings), contents=contents)
 
 
-def _contents(sources: dict[str, Source], tables: dict[str, Table]) -> Contents:
+def _contents(sources: dict[str, Source], tables: dict[str, Table]) -> DataContents:
     names = {str(row.get("name", row["id"])): None for table in tables.values() for row in table.categories}
     counts = {
         split: SplitCounts(images=len(table.images), boxes=sum(row_problem(row) is None for row in table.annotations))
         for split, table in tables.items()
     }
-    return Contents(format=next(iter(sources.values())).format, splits=counts, classes=tuple(names))
+    return DataContents(format=next(iter(sources.values())).format, splits=counts, classes=tuple(names))
 
 
 def _frames(split: str, table: Table, turned: Mapping[int, tuple[int, int]]) -> Finding:
