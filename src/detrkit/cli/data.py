@@ -12,9 +12,7 @@ import typer
 if TYPE_CHECKING:
     from detrkit.data.coco_json import Row
     from detrkit.data.dataset import DetectionDataset
-    from detrkit.data.doctor import Report
     from detrkit.data.formats import Source
-    from detrkit.data.statistics import Statistics
 
 __all__ = ["app"]
 
@@ -82,15 +80,26 @@ def check_command(
     from dataclasses import asdict
 
     from detrkit.cli.console import print_json, progress_bar
+    from detrkit.cli.data_tables import print_report
+
+    if not json:
+        _note(f"reading {folder} …")  # the modules below take a moment
+    from detrkit.data.doctor import DataContents
     from detrkit.data.doctor import check as check_sources
 
     sources = _sources(folder, format, annotations, images, None, task)
-    with progress_bar("reading images") as bar:
-        report = check_sources(sources, quick=quick, progress=bar.update)
+
+    def tell(contents: DataContents) -> None:
+        if not json:
+            typer.echo(f"{folder}: {contents}")
+
+    with progress_bar("reading") as bar:
+        report = check_sources(sources, quick=quick, progress=bar.update, tell=tell)
     if json:
-        print_json({"failed": report.failed, "findings": [asdict(finding) for finding in report.findings]})
+        findings = [asdict(finding) for finding in report.findings]
+        print_json({"failed": report.failed, **asdict(report.contents), "findings": findings})
     else:
-        _print_report(report, folder)
+        print_report(report, folder)
     raise typer.Exit(1 if report.failed else 0)
 
 
@@ -106,6 +115,7 @@ def stats_command(
 ) -> None:
     """Show classes, boxes per image, box and image sizes. Unusable boxes and images are only counted."""
     from detrkit.cli.console import print_json
+    from detrkit.cli.data_tables import print_statistics
     from detrkit.data.formats import usual_task
     from detrkit.data.open import load_source
     from detrkit.data.statistics import statistics
@@ -119,7 +129,7 @@ def stats_command(
         print_json({name: numbers.to_json() for name, numbers in found.items()})
         return
     for name, numbers in found.items():
-        _print_statistics(name, numbers)
+        print_statistics(name, numbers)
 
 
 @app.command("convert")
@@ -336,65 +346,3 @@ def _write(path: Path, table: Row, force: bool) -> None:
 def _note(text: str) -> None:
     """Print a line on stderr; stdout is for results."""
     typer.echo(text, err=True)
-
-
-def _print_report(report: Report, folder: Path) -> None:
-    from collections import Counter
-
-    from rich.table import Table
-    from rich.text import Text
-
-    from detrkit.cli.console import stdout
-
-    colours = {"info": "blue", "warning": "yellow", "error": "red"}
-    console = stdout()
-    table = Table(title=str(folder))
-    for header in ("", "split", "check", "found", "what"):
-        table.add_column(header, justify="right" if header == "found" else "left", overflow="fold")
-    for finding in report.findings:
-        if finding.level == "ok":
-            continue
-        what = "\n".join([finding.message, *finding.examples])
-        if finding.count > len(finding.examples) > 0:
-            what += "\n…"
-        level = Text(finding.level, style=colours[finding.level])
-        table.add_row(level, finding.split, finding.check, str(finding.count), Text(what))
-    if not table.rows:
-        table.add_row(Text("ok", style="green"), "all", "all", "0", "nothing found")
-    console.print(table)
-    levels = Counter(finding.level for finding in report.findings)
-    console.print(
-        f"{len(report.findings)} checks: {levels['ok']} ok, {levels['warning']} warnings, {levels['error']} errors"
-    )
-
-
-def _print_statistics(name: str, numbers: Statistics) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from detrkit.cli.console import stdout
-    from detrkit.data.statistics import PERCENTILES
-
-    console = stdout()
-    classes = Table(title=f"{name}: {numbers.images} images, {numbers.boxes} boxes")
-    for header in ("id", "class", "boxes", "share", "images"):
-        classes.add_column(header, justify="left" if header == "class" else "right")
-    for row in numbers.classes:
-        share = f"{row.boxes / max(numbers.boxes, 1):.1%}"
-        classes.add_row(str(row.id), Text(row.name), str(row.boxes), share, str(row.images))
-    console.print(classes)
-    spread = Table("percentile", *(f"{percent} %" for percent in PERCENTILES))
-    for title, values in (
-        ("boxes per image", numbers.boxes_per_image),
-        ("box size, px", numbers.box_sizes),
-        ("box size / image size", numbers.box_sizes_relative),
-        ("box width / height", numbers.box_aspects),
-    ):
-        spread.add_row(title, *(f"{value:.4g}" for value in values or ()))
-    console.print(spread)
-    small, medium, large = numbers.coco_sizes
-    sizes = ", ".join(f"{width}x{height} ({number})" for width, height, number in numbers.image_sizes[:5])
-    more = f" and {len(numbers.image_sizes) - 5} more sizes" if len(numbers.image_sizes) > 5 else ""
-    console.print(f"boxes small / medium / large (COCO): {small} / {medium} / {large}")
-    console.print(f"images: {sizes}{more}; {numbers.empty_images} without boxes")
-    console.print(f"crowd regions: {numbers.crowd}; left out as unusable: {numbers.left_out}")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from detrkit.data.clean_rows import is_crowd, row_problem
 from detrkit.data.coco_json import lvis_problems
+from detrkit.data.file_checks import file_findings, reading_findings
 from detrkit.data.findings import Finding, Level, finding, row_name
 from detrkit.data.formats import FORMATS, Source, read_source
 from detrkit.data.frames import BORDER_TOLERANCE, turned_images, upright
@@ -27,17 +28,45 @@ from detrkit.errors import DataError
 from detrkit.files import check_regular
 from detrkit.structures import NEGATIVES
 
-__all__ = ["Report", "check"]
+__all__ = ["DataContents", "Report", "SplitCounts", "check"]
 
 # Warn about classes with 20 times fewer boxes than the most frequent class.
 _IMBALANCE = 20
+_SHOWN_CLASSES = 8
+# The highest value of cameras with 12 bits, which write them into files of 16.
+_TWELVE_BITS = 4095
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitCounts:
+    """What a split has: images, and boxes that can be used."""
+
+    images: int
+    boxes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataContents:
+    """What a data set has. classes: of all splits."""
+
+    format: str
+    splits: dict[str, SplitCounts]
+    classes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        counts = (f"{split} {found.images} images, {found.boxes} boxes" for split, found in self.splits.items())
+        shown = ", ".join(self.classes[:_SHOWN_CLASSES]) + (", …" if len(self.classes) > _SHOWN_CLASSES else "")
+        return (
+            f"{self.format}: {'; '.join(counts)}; {len(self.classes)} class{'es' * (len(self.classes) != 1)} ({shown})"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The findings of all checks."""
+    """The findings of all checks, and what the data set has."""
 
     findings: tuple[Finding, ...]
+    contents: DataContents
 
     @property
     def failed(self) -> bool:
@@ -47,16 +76,22 @@ class Report:
 
 @dataclass
 class _Scan:
-    """The result of reading the image files: SHA-256 by index, and one message per problem."""
+    """The result of reading the image files: SHA-256 by index, the highest value of those of 16 bits by path, and one
+    message per problem."""
 
     digests: dict[int, str] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
+    highest: dict[str, int] = field(default_factory=dict)
     resized: list[str] = field(default_factory=list)
     unrotated: list[str] = field(default_factory=list)
 
 
 def check(
-    sources: dict[str, Source], *, quick: bool = False, progress: Callable[[int, int], None] | None = None
+    sources: dict[str, Source],
+    *,
+    quick: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    tell: Callable[[DataContents], object] | None = None,
 ) -> Report:
     """Check every split.
 
@@ -64,20 +99,24 @@ def check(
         sources: the source of each split.
         quick: read only the headers of the images, which finds neither damaged nor duplicate images, and draw no masks.
         progress: called as progress(done, total of the split) after every image.
+        tell: called with what the data set has once the annotations are read, before the images are.
 
     Raises:
         DataError: annotations cannot be read at all.
     """
     findings: list[Finding] = []
     with read_once():
-        tables = {split: read_source(source) for split, source in sources.items()}
+        tables = {split: read_source(source, announce=False) for split, source in sources.items()}
+    contents = _contents(sources, tables)
+    if tell is not None:
+        tell(contents)
     scans: dict[str, _Scan] = {}
     for split, table in tables.items():
         turned = turned_images(table, table.images)
         findings.append(_frames(split, table, turned))
         table = tables[split] = replace(table, images=upright(table.images, turned))
         examinations = (_ids, _category_ids, _boxes, _duplicate_annotations, _balance, _empty, _federated)
-        for examine in VALUE_CHECKS + examinations:
+        for examine in (reading_findings, *VALUE_CHECKS, *examinations):
             findings += examine(split, table)
         findings += mask_findings(split, table, quick=quick)
         missing = missing_files([table.path(image) for image in table.images])
@@ -86,11 +125,21 @@ def check(
         )
         scans[split] = _scan(table, set(missing), quick, progress)
         findings += _scanned(split, table, scans[split], quick)
+    findings += file_findings(sources, tables)
     findings += _absent(sources)
     findings += _across(tables)
     if not quick:
         findings += _shared_images(tables, scans)
-    return Report(findings=tuple(findings))
+    return Report(findings=tuple(findings), contents=contents)
+
+
+def _contents(sources: dict[str, Source], tables: dict[str, Table]) -> DataContents:
+    names = {str(row.get("name", row["id"])): None for table in tables.values() for row in table.categories}
+    counts = {
+        split: SplitCounts(images=len(table.images), boxes=sum(row_problem(row) is None for row in table.annotations))
+        for split, table in tables.items()
+    }
+    return DataContents(format=next(iter(sources.values())).format, splits=counts, classes=tuple(names))
 
 
 def _frames(split: str, table: Table, turned: Mapping[int, tuple[int, int]]) -> Finding:
@@ -206,8 +255,10 @@ def _scan(table: Table, missing: set[int], quick: bool, progress: Callable[[int,
             if isinstance(outcome, DataError):
                 scan.damaged.append(str(outcome))
             else:
-                digest, upright, stored = outcome
+                digest, upright, stored, highest = outcome
                 scan.digests[index] = digest
+                if highest is not None:
+                    scan.highest[str(path)] = highest
                 annotated = (table.images[index].get("width"), table.images[index].get("height"))
                 if None not in annotated and annotated not in (upright, stored):
                     message = f"{upright[0]}x{upright[1]}, annotations say {annotated[0]}x{annotated[1]}"
@@ -220,26 +271,28 @@ def _scan(table: Table, missing: set[int], quick: bool, progress: Callable[[int,
 
 
 _Size = tuple[int, int]
+_Inspected = tuple[str, _Size, _Size, int | None]
 
 
-def _inspect_file(path: Path) -> tuple[str, _Size, _Size] | DataError:
-    """SHA-256 of the file, size of the upright image, size as stored; or the error."""
+def _inspect_file(path: Path) -> _Inspected | DataError:
+    """SHA-256 of the file, size of the upright image, size as stored, highest value of 16 bits; or the error."""
     try:
         check_regular(path)
         data = path.read_bytes()
         upright = read_image(data, name=str(path)).size
         with Image.open(io.BytesIO(data)) as image:
-            return hashlib.sha256(data).hexdigest(), upright, image.size
+            highest = int(np.asarray(image).max()) if image.mode.startswith("I") else None
+            return hashlib.sha256(data).hexdigest(), upright, image.size, highest
     except (OSError, DataError) as error:
         return DataError(str(error))
 
 
-def _inspect_header(path: Path) -> tuple[str, _Size, _Size] | DataError:
+def _inspect_header(path: Path) -> _Inspected | DataError:
     """The same as ``_inspect_file`` without decoding the image; the SHA-256 is empty."""
     try:
         upright = image_size(path)
         with Image.open(path) as image:
-            return "", upright, image.size
+            return "", upright, image.size, None
     except (OSError, DataError) as error:
         return DataError(str(error))
 
@@ -250,6 +303,11 @@ def _scanned(split: str, table: Table, scan: _Scan, quick: bool) -> Iterator[Fin
     yield finding(
         "info", "image rotation", split, scan.unrotated, "annotated without the EXIF rotation: left unrotated"
     )
+    dark = [f"{path}: values up to {value}" for path, value in scan.highest.items()]
+    if max(scan.highest.values(), default=0) > _TWELVE_BITS:
+        dark = []
+    message = "images of 16 bits that use 12 at most, and are read nearly black: multiply their values by 16"
+    yield finding("warning", "image depth", split, dark, message)
     if not quick:
         groups = _by_digest({split: table}, {split: scan})
         same = [" = ".join(names) for names in groups if len(names) > 1]

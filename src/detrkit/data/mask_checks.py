@@ -48,8 +48,8 @@ def mask_findings(split: str, table: Table, *, quick: bool = False) -> Iterator[
 
     quick: check how masks are written and draw none of them.
     """
-    problems = [str(image["problem"]) for image in table.images if "problem" in image]
-    if any("map" in image or "problem" in image for image in table.images):
+    problems = [str(image["problem"]) for image in table.images if "problem" in image and not table.label_files]
+    if problems or any("map" in image for image in table.images):
         yield finding("error", "mask files", split, problems, "images that cannot be used for their masks")
         if not quick:
             yield from _map_findings(split, table)

@@ -5,7 +5,20 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from detrkit.data.formats import cityscapes, coco, coco_panoptic, lvis, mask_folders, roboflow, voc, yolo
+from detrkit.data.formats import (
+    cityscapes,
+    coco,
+    coco_panoptic,
+    labelme,
+    lvis,
+    mask_folders,
+    roboflow,
+    supervisely,
+    via,
+    voc,
+    vott,
+    yolo,
+)
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, option, with_found_images
 from detrkit.data.listing import is_hidden
 from detrkit.data.records import Table
@@ -25,7 +38,20 @@ __all__ = [
 
 FORMATS: dict[str, Format] = {
     reader.FORMAT.name: reader.FORMAT
-    for reader in (coco, coco_panoptic, lvis, roboflow, yolo, voc, cityscapes, mask_folders)
+    for reader in (
+        coco,
+        coco_panoptic,
+        lvis,
+        roboflow,
+        yolo,
+        voc,
+        cityscapes,
+        mask_folders,
+        labelme,
+        via,
+        supervisely,
+        vott,
+    )
 }
 
 # How far to look for a data set inside a folder that is none.

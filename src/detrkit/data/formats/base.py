@@ -11,12 +11,22 @@ from typing import Literal
 from detrkit.data.clean_rows import with_box
 from detrkit.data.coco_json import Row
 from detrkit.data.findings import finding
-from detrkit.data.listing import find_by_name, posix_name
+from detrkit.data.listing import child, find_by_name, posix_name
 from detrkit.data.packed_masks import pack
 from detrkit.data.records import Table, exists, missing_files
 from detrkit.errors import DataError
 
-__all__ = ["SPLIT_WORDS", "Format", "Source", "find_image_root", "only", "option", "split_of", "with_found_images"]
+__all__ = [
+    "SPLIT_WORDS",
+    "Format",
+    "Source",
+    "find_image_root",
+    "only",
+    "option",
+    "split_folders",
+    "split_of",
+    "with_found_images",
+]
 
 # Names of the files and folders of each split.
 SPLIT_WORDS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -103,6 +113,13 @@ def split_of(name: str) -> str | None:
     """The split that a name says, such as ``my_train_list``, or None. Words of both train and val say train."""
     lower = name.lower()
     return next((split for split, words in SPLIT_WORDS.items() if any(word in lower for word in words)), None)
+
+
+def split_folders(root: Path, holds: Callable[[Path], bool]) -> dict[str, Path]:
+    """The sub-folders of the splits that hold annotations, or the folder itself as train."""
+    folders = ((split, child(root, *words)) for split, words in SPLIT_WORDS.items())
+    found = {split: folder for split, folder in folders if folder is not None and holds(folder)}
+    return found or ({"train": root} if holds(root) else {})
 
 
 def with_found_images(table: Table, root: Path, split: str) -> Table:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element
 
 from detrkit.data.coco_json import Row
-from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, split_of
+from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, split_folders, split_of
 from detrkit.data.listing import child, files_in, images_in, posix_name, read_lines
 from detrkit.data.once import annotation_cache
 from detrkit.data.records import Table
@@ -132,9 +132,7 @@ def _folders(root: Path) -> dict[str, Path]:
     whole = _whole(root) if root.is_dir() else None
     if whole is not None:
         return dict.fromkeys(SPLIT_WORDS, whole)
-    folders = ((split, child(root, *words)) for split, words in SPLIT_WORDS.items())
-    found = {split: folder for split, folder in folders if folder is not None and _beside_images(folder)}
-    return found or ({"train": root} if _beside_images(root) else {})
+    return split_folders(root, _beside_images)
 
 
 def _beside_images(folder: Path) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from detrkit.data.coco_json import Row
 from detrkit.data.findings import finding
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
-from detrkit.data.formats.yolo_layout import Layout, find_layout, layout_file, resolve
+from detrkit.data.formats.yolo_layout import Layout, find_entry, find_layout, layout_file
 from detrkit.data.formats.yolo_rows import LabelRow, parse_row
 from detrkit.data.images import image_size
 from detrkit.data.listing import find_by_name, images_in, posix_name, read_lines
@@ -46,7 +46,7 @@ def absent(root: Path) -> dict[str, str]:
     return {
         split: ", ".join(entries)
         for split, entries in named.items()
-        if entries and not any(resolve(item, layout.bases) for item in entries)
+        if entries and not any(find_entry(item, layout.bases) for item in entries)
     }
 
 
@@ -127,7 +127,7 @@ def read(source: Source) -> Table:
 def _images(entries: list[str], layout: Layout, root: Path, met: _Reading) -> Iterator[Path]:
     """The images of the folders and lists of a split; those of lists need not exist."""
     for item in entries:
-        found = resolve(item, layout.bases)
+        found = find_entry(item, layout.bases)
         if found is None:
             looked = ", ".join(dict.fromkeys(str(base / item) for base in layout.bases))
             raise DataError(f"{layout.file}: '{item}' does not exist (looked for {looked})")

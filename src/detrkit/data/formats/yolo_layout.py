@@ -13,7 +13,7 @@ from detrkit.data.formats.base import SPLIT_WORDS, split_of
 from detrkit.data.listing import child, files_in, images_in, posix_name, read_lines, read_text
 from detrkit.errors import DataError
 
-__all__ = ["Layout", "find_layout", "layout_file", "resolve"]
+__all__ = ["Layout", "find_entry", "find_layout", "layout_file"]
 
 _YAML = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _SUFFIXES = frozenset({".yaml", ".yml"})
@@ -154,12 +154,12 @@ def _from_darknet(path: Path) -> Layout:
     pairs = (line.split("=", 1) for line in read_lines(path) if "=" in line)
     config = {key.strip(): posix_name(value.strip()) for key, value in pairs}
     bases = (path.parent, path.parent.parent)
-    names = resolve(config.get("names", "obj.names"), bases)
+    names = find_entry(config.get("names", "obj.names"), bases)
     if names is None:
         raise DataError(f"{path}: names '{config.get('names')}' does not exist")
     entries = {split: _entries(config, split) for split in SPLIT_WORDS}
     # CVAT names lists that it does not write
-    present = {split: [item for item in items if resolve(item, bases)] for split, items in entries.items()}
+    present = {split: [item for item in items if find_entry(item, bases)] for split, items in entries.items()}
     return Layout(file=path, names=_read_names(names), entries=present, bases=bases)
 
 
@@ -188,7 +188,7 @@ def _has_labels(folder: Path) -> bool:
     return any(path.stem in images for place in (folder, Path(*parts)) for path in files_in(place, {".txt"}))
 
 
-def resolve(item: str, bases: tuple[Path, ...]) -> Path | None:
+def find_entry(item: str, bases: tuple[Path, ...]) -> Path | None:
     """The file or folder of an entry: absolute, relative to one of the bases, or else the longest end of it that exists
     there: exports have paths relative to a subfolder of their own, or those of another machine.
 
