@@ -15,7 +15,7 @@ from detrkit.errors import DataError, RunError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["refuse_existing", "replacing", "sync", "write_json", "write_picture"]
+__all__ = ["refuse_existing", "remove_drafts", "replacing", "sync", "write_json", "write_picture"]
 
 
 def refuse_existing(path: Path, force: bool) -> None:
@@ -35,6 +35,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+_DRAFT = ".draft"
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what processes that were killed inside :func:`replacing` left in a folder that no other process uses."""
+    for draft in folder.glob(f".*{_DRAFT}"):
+        draft.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a draft file to write, which replaces ``path`` atomically after the block; after an error nothing changes.
@@ -45,7 +54,7 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: the file cannot be written (disk full, no permission); callers turn it into their own error.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".draft")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_DRAFT)
     os.close(handle)
     draft = Path(name)
     try:
