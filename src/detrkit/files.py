@@ -22,6 +22,7 @@ __all__ = [
     "has_link",
     "refuse_existing",
     "refuse_links",
+    "remove_drafts",
     "replacing",
     "safe_name",
     "short_name",
@@ -103,6 +104,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+_DRAFT = ".draft"
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what processes that were killed inside :func:`replacing` left in a folder that no other process uses."""
+    for draft in folder.glob(f".*{_DRAFT}"):
+        draft.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a draft file to write, which replaces ``path`` atomically after the block; after an error nothing changes.
@@ -114,7 +124,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # the name of the draft is longer: the part from the target is short, for file systems with 255 bytes
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".draft")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=_DRAFT)
     os.close(handle)
     draft = Path(name)
     try:

@@ -40,7 +40,8 @@ def test_save_and_load(tmp_path: Path) -> None:
         save(folder, number)
         assert saved(folder) == (number, number)
     assert sorted(path.name for path in folder.iterdir()) == ["last"]
-    assert sorted(path.name for path in (folder / "last").iterdir()) == ["model.safetensors", "state.pt"]
+    names = sorted(path.name for path in (folder / "last").iterdir())
+    assert names == ["model.safetensors", "previous.pt", "state.pt"]
 
 
 class Killed(BaseException):

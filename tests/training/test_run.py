@@ -37,7 +37,7 @@ def test_files_of_a_run_folder(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert result.folder == folder
     assert file_names(folder) == ["best", "last", "log.jsonl", "recipe.yaml"]
-    assert file_names(folder / "last") == ["model.safetensors", "state.pt"]
+    assert file_names(folder / "last") == ["model.safetensors", "previous.pt", "state.pt"]
     assert file_names(folder / "best") == ["model.safetensors"]
     recipe = load_recipe(folder)
     assert recipe.training.epochs == 6
@@ -140,8 +140,6 @@ def test_resume_with_another_recipe_names_the_differences(tmp_path: Path) -> Non
         with pytest.raises(RecipeError, match=r"cannot be resumed.*optimizer\.lr: 0\.01 there, 0\.5 here") as caught:
             train(make_recipe(tmp_path, epochs=1, lr=0.5, seed=3), resume=True)
         assert "training.seed: 0 there, 3 here" in str(caught.value)
-        with pytest.raises(RecipeError, match=r"training\.epochs: 1 there, 2 here"):
-            train(make_recipe(tmp_path, epochs=2), resume=True)  # cosine: the past depends on the end
 
 
 def test_resume_may_change_what_does_not_change_the_numbers(tmp_path: Path) -> None:
@@ -318,7 +316,7 @@ def test_more_objects_than_queries_warns_once_and_trains(tmp_path: Path) -> None
 def test_devices_and_precisions_that_are_not_available(tmp_path: Path) -> None:
     with fake_task(tmp_path):
         if not torch.cuda.is_available():
-            with pytest.raises(RecipeError, match=r"training\.device = cuda:1: there is no"):
+            with pytest.raises(RecipeError, match=r"training\.device = cuda:1: device 'cuda:1' is not there"):
                 train(make_recipe(tmp_path, device="cuda:1"))
         with pytest.raises(RecipeError, match=r"training\.precision = fp16: .*bf16"):
             train(make_recipe(tmp_path, precision="fp16"))

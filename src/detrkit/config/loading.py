@@ -187,6 +187,9 @@ def load_recipe(
         path = find_recipe(source)
         where = str(path)
         layered = _resolve(read_yaml(path), where, path.parent, (path.resolve(),), {})
+        if path.name == "recipe.yaml" and (Path(source).is_dir() or (path.parent / "last").is_dir()):
+            # a run is the folder that is named, wherever it was when it began
+            layered.add(_Layered({"training": {"output": str(path.parent)}}, {}))
     for layer in _override_layers(overrides):
         layered.add(layer)
     try:

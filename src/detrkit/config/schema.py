@@ -197,6 +197,8 @@ class TrainingSection(Section):
     evaluate_every: CountOrZero | None = None
     """Epochs between evaluations; 0: never. null: each epoch, but at least 100 optimizer steps apart. The last epoch is
     always evaluated."""
+    patience: Count | None = None
+    """Stop early when so many evaluations in a row have not been better than the best; null: never."""
     checkpoint_every: Count | None = None
     """Write ``last/`` also after every so many optimizer steps, not only after each epoch."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"

@@ -17,6 +17,7 @@ class BestState(TypedDict, total=False):
     epoch: int | None
     metrics: dict[str, float | None]
     headline: list[str]
+    stale: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +28,13 @@ class Best:
         epoch: epoch of the evaluation, counted from 1; None before the first evaluation.
         metrics: metric names -> values.
         headline: names of the metrics for a summary; the first one decides which evaluation is best.
+        stale: evaluations since then, none of which was better.
     """
 
     epoch: int | None = None
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     headline: tuple[str, ...] = ()
+    stale: int = 0
 
     @property
     def value(self) -> float | None:
@@ -44,10 +47,12 @@ class Best:
 
     def state(self) -> BestState:
         """The state for a checkpoint."""
-        return {"epoch": self.epoch, "metrics": dict(self.metrics), "headline": list(self.headline)}
+        headline = list(self.headline)
+        return {"epoch": self.epoch, "metrics": dict(self.metrics), "headline": headline, "stale": self.stale}
 
     @classmethod
     def from_state(cls, state: BestState) -> Self:
         """Restore :meth:`state`; the state of version 0.1 has no headline, its first three metrics are used."""
         metrics = state["metrics"]
-        return cls(epoch=state["epoch"], metrics=metrics, headline=tuple(state.get("headline", list(metrics)[:3])))
+        headline = tuple(state.get("headline", list(metrics)[:3]))
+        return cls(epoch=state["epoch"], metrics=metrics, headline=headline, stale=state.get("stale", 0))

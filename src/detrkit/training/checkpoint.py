@@ -1,9 +1,10 @@
 """Checkpoints of a run: ``last/`` (weights to use and state to resume from) and ``best/model.safetensors``.
 
 A resumed run reads only ``last/state.pt``; ``last/model.safetensors`` holds the evaluated weights (the average when
-EMA is on). Both files are written completely beside ``last/`` and synced, then moved into place by atomic renames, so a
-process killed at any moment leaves files that load. Killed between the two renames, it leaves weights that are one
-checkpoint ahead of the state, which does not affect a resumed run.
+EMA is on). Both files are written completely beside ``last/``, synced and read back (torch's archive has a checksum for
+each of its parts), then moved into place by atomic renames, so a process killed at any moment leaves files that
+load. The state before stays as ``last/previous.pt``: it is read where ``state.pt`` is damaged, or missing because the
+process was killed between the renames. Weights may then be one checkpoint ahead, which does not affect a resumed run.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -22,10 +25,12 @@ from detrkit.errors import CheckpointError, RunError
 from detrkit.files import replacing, sync
 from detrkit.training.best import BestState
 from detrkit.training.ema import EMAState
+from detrkit.training.fingerprint import Fingerprint
 
 __all__ = ["RunState", "load_state", "save_best", "save_last"]
 
 STATE = "state.pt"
+PREVIOUS = "previous.pt"
 MODEL = "model.safetensors"
 FORMAT = 1
 
@@ -46,6 +51,8 @@ class RunState(TypedDict):
     processes: int
     batches: int
     recipe: dict[str, object]
+    data: NotRequired[Fingerprint]
+    """Of the training data; states of version 0.1 have none."""
 
 
 def _is_disk_full(error: BaseException | None) -> bool:
@@ -89,9 +96,13 @@ def save_last(folder: Path, state: RunState, save_model: SaveModel) -> None:
         save_model(new / MODEL)
         sync(new / MODEL)
         sync(new)
+        if damage := _damage(new / STATE):
+            raise OSError(f"what was written reads back otherwise ({damage})")
         if not last.exists():
             os.rename(new, last)
         else:
+            if (last / STATE).exists():
+                os.replace(last / STATE, last / PREVIOUS)
             for name in (STATE, MODEL):
                 os.replace(new / name, last / name)
             sync(last)
@@ -117,21 +128,48 @@ def save_best(folder: Path, save_model: SaveModel) -> Path:
     return best
 
 
+def _damage(path: Path) -> str:
+    """What is wrong with an archive of torch, by the checksums of its parts; empty where nothing is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+    except Exception as error:  # whatever bytes a damaged file has
+        return type(error).__name__
+    return "" if part is None else f"checksum of {part}"
+
+
 def load_state(folder: Path) -> RunState | None:
     """Load the state in ``folder/last`` on the CPU; None where there is none yet. Only plain data are unpickled.
+
+    Where the state is damaged or missing, the one before it is loaded, and a line says so.
 
     Raises:
         CheckpointError: the file cannot be read, or was written by another version.
     """
-    path = folder / "last" / STATE
-    if not path.is_file():
+    path, previous = folder / "last" / STATE, folder / "last" / PREVIOUS
+    if not path.is_file() and not previous.is_file():
         return None
+    try:
+        return _read_state(path)
+    except CheckpointError as error:
+        if not previous.is_file() or not _damage(path):
+            raise
+        state = _read_state(previous)
+        reason = str(error).split(";")[0] if path.is_file() else f"{path}: missing, the process was killed as it saved"
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{reason}; continuing from {previous}, the state before it", file=sys.stderr)
+        return state
+
+
+def _read_state(path: Path) -> RunState:
+    if damage := _damage(path):
+        raise CheckpointError(
+            f"{path}: not a state that can be resumed, it is damaged ({damage}); --overwrite starts again"
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(
-            f"{path}: not a state that can be resumed, it is damaged ({type(error).__name__}); --overwrite starts again"
-        ) from error
+        raise CheckpointError(f"{path}: not a state that can be resumed ({type(error).__name__})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a state that this version of detrkit can resume")
     return cast(RunState, state)

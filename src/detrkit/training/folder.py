@@ -12,17 +12,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from detrkit.config import Recipe, load_recipe
-from detrkit.errors import DataError, RecipeError, RunError
-from detrkit.files import replacing
+from detrkit.errors import RecipeError, RunError
+from detrkit.files import remove_drafts, replacing
 from detrkit.training.checkpoint import RunState, load_state, saving_failed
 from detrkit.training.loggers import Logger, build_loggers
 
-__all__ = ["check_agreement", "find_run", "locked", "open_folder", "run_folder", "start_folder"]
+__all__ = ["find_run", "locked", "open_folder", "run_folder", "start_folder"]
 
-# Keys that may differ in a resumed run, because they do not change its numbers.
-_CHANGEABLE = {"training.output", "training.workers", "training.device", "training.evaluate_every"}
-_CHANGEABLE |= {"training.checkpoint_every", "training.seeds", "data.root"}
-_LENGTH = {"training.epochs", "training.iterations"}
 _RUN_FILES = ("last", "last.new", "best", "log.jsonl", "recipe.yaml", "tensorboard", "wandb_id")
 
 
@@ -79,8 +75,6 @@ def open_folder(folder: Path, *, resume: bool, overwrite: bool) -> RunState | No
     Raises:
         RecipeError: the folder cannot be used for this run.
     """
-    if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"{folder}: the output is a file, not a folder; choose another training.output")
     if resume:
         state = load_state(folder)
         if state is None and (folder / "best").exists():
@@ -99,11 +93,17 @@ def open_folder(folder: Path, *, resume: bool, overwrite: bool) -> RunState | No
 def locked(folder: Path) -> Iterator[None]:
     """Create the folder and lock it: a second process would mix the logs and lose checkpoints.
 
+    Afterwards folders that were created and are empty are removed.
+
     Raises:
+        RecipeError: it is a file.
         RunError: another process holds the lock, or the folder cannot be created.
     """
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"{folder}: the output is a file, not a folder; choose another training.output")
     path = folder / ".lock"
     lock = FileLock(path, timeout=0)
+    created = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -119,15 +119,22 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         lock.release()
         path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty
+            for place in created:
+                place.rmdir()
 
 
 def start_folder(folder: Path, recipe: Recipe, *, resumed: bool) -> list[Logger]:
-    """Delete the files of an earlier run unless resumed, write ``recipe.yaml`` and open the loggers.
+    """Delete the files of an earlier run unless resumed, and what a killed process left; write ``recipe.yaml`` and open
+    the loggers.
 
     Raises:
         RunError: a file cannot be written.
     """
     try:
+        shutil.rmtree(folder / "last.new", ignore_errors=True)
+        for place in (folder, folder / "best", folder / "last"):
+            remove_drafts(place)
         if not resumed:
             for name in _RUN_FILES:
                 path = folder / name
@@ -148,30 +155,3 @@ def _comments(path: Path) -> str:
     """The comment lines at the beginning of a recipe file."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
     return "".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
-
-
-def check_agreement(recipe: Recipe, state: RunState, folder: Path, *, processes: int, batches: int) -> None:
-    """Check that a run can be resumed with this recipe and data.
-
-    Raises:
-        RecipeError: a key or the number of processes differs.
-        DataError: the number of batches per epoch differs.
-    """
-    old, new = load_recipe(state["recipe"]).flat(), recipe.flat()
-    changeable = set(_CHANGEABLE) | {key for key in new if key.startswith("logging.")}
-    if recipe.schedule.kind != "cosine":
-        changeable |= _LENGTH  # the rates of a step schedule do not depend on the length of the run
-    differences = [
-        f"{key}: {old.get(key)} there, {new.get(key)} here"
-        for key in sorted(old.keys() | new.keys())
-        if key not in changeable and old.get(key) != new.get(key)
-    ]
-    if state["processes"] != processes:
-        differences.append(f"processes: {state['processes']} there, {processes} here")
-    if differences:
-        raise RecipeError(f"{folder} cannot be resumed with this recipe: {'; '.join(differences)}")
-    if state["batches"] != batches:
-        raise DataError(
-            f"{folder} cannot be resumed: an epoch had {state['batches']} batches and now has {batches}; the training "
-            f"images in {recipe.data.root} have changed"
-        )

@@ -15,7 +15,14 @@ from detrkit.nn.backbone import Backbone
 from detrkit.training.layer_depths import layer_depths
 from detrkit.weights.official.load import official_names
 
-__all__ = ["ParameterGroup", "build_optimizer", "lr_factor", "parameter_groups", "set_learning_rate"]
+__all__ = [
+    "ParameterGroup",
+    "build_optimizer",
+    "frozen_norms",
+    "lr_factor",
+    "parameter_groups",
+    "set_learning_rate",
+]
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,20 @@ def parameter_groups(model: Detector, section: OptimizerSection, *, total_batch:
     if not groups:
         raise RecipeError("nothing to train: no parameter of the model has a learning rate above 0")
     return [part for group in groups for part in _split_by_decay(group, model, section.no_decay)]
+
+
+def frozen_norms(model: Detector, section: OptimizerSection) -> list[nn.Module]:
+    """Batch norms of a backbone that ``lr_backbone`` 0 freezes; they must stay in evaluation mode, or their statistics
+    go on moving."""
+    if section.lr_backbone != 0:
+        return []
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and name.startswith("backbone.")
+        and not name.startswith("backbone.pyramid.")
+    ]
 
 
 def _split_by_decay(group: ParameterGroup, model: Detector, exempt: list[str] | str) -> list[ParameterGroup]:

@@ -7,7 +7,7 @@ import math
 import os
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -22,11 +22,15 @@ from detrkit.config import Recipe, load_recipe
 from detrkit.data import DetectionDataset
 from detrkit.data.once import read_once
 from detrkit.data.samplers import AspectRatioBatchSampler
-from detrkit.errors import RecipeError
+from detrkit.devices import resolve_device
+from detrkit.errors import DetrkitError, RecipeError
 from detrkit.files import write_json
-from detrkit.training.folder import check_agreement, locked, open_folder, run_folder, start_folder
+from detrkit.training.fingerprint import fingerprint
+from detrkit.training.folder import locked, open_folder, run_folder, start_folder
+from detrkit.training.interrupt import Interrupt
 from detrkit.training.loggers import Logger
 from detrkit.training.progress import format_metric
+from detrkit.training.resume import as_begun, check_agreement, length_remark, say, without_start
 from detrkit.training.rng import seed_everything
 from detrkit.training.task import MINIMUM_STEPS, SHORT_FINE_TUNING, SHORT_STEPS, build_task, require_backbone, resolve
 from detrkit.training.trainer import Trainer
@@ -87,11 +91,13 @@ def _accelerator(recipe: Recipe) -> Accelerator:
         # accelerate keeps device and precision until the process ends; another run may need different ones
         AcceleratorState._reset_state(reset_partial_state=True)
     cuda = torch.cuda.is_available()
-    if section.device.startswith("cuda"):
-        if not cuda:
-            raise RecipeError(f"training.device = {section.device}: there is no CUDA device")
-        if ":" in section.device:
-            torch.cuda.set_device(section.device)
+    if section.device != "auto":
+        try:
+            chosen = resolve_device(section.device)
+        except DetrkitError as error:
+            raise RecipeError(f"training.device = {section.device}: {error}") from error
+        if chosen.index is not None:
+            torch.cuda.set_device(chosen)
     precision = "no" if section.precision == "fp32" else section.precision
     if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
         print(
@@ -105,29 +111,44 @@ def _accelerator(recipe: Recipe) -> Accelerator:
         accelerator = Accelerator(mixed_precision=precision, cpu=section.device == "cpu" or (several and not cuda))
     except ValueError as error:
         raise RecipeError(f"training.precision = {section.precision}: {error}") from error
+    if section.device != "auto" and accelerator.device.type != section.device.split(":")[0]:
+        raise RecipeError(f"training.device = {section.device}: this run would use {accelerator.device.type}")
     if section.precision == "fp16" and accelerator.device.type != "cuda":
         raise RecipeError("training.precision = fp16: needs a CUDA device; bf16 or fp32 run anywhere")
     return accelerator
 
 
+@contextlib.contextmanager
+def _locked_by_first(folder: Path) -> Iterator[None]:
+    """The lock of a folder, which the first process holds before any looks into the folder."""
+    with locked(folder) if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext():
+        yield
+
+
 def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
     folder = run_folder(recipe)
-    state = open_folder(folder, resume=resume, overwrite=overwrite)
-    if state is None:
-        require_backbone(recipe)
-    accelerator = _accelerator(recipe)
-    seed_everything(recipe.training.seed)  # the same initial weights on every process
-    task = build_task(recipe)
-    sampler = _sampler(recipe, task.train_data, accelerator)
-    batches = len(sampler)
-    recipe = resolve(recipe, batches_per_epoch=batches, folder=folder)
-    if state is not None:
-        check_agreement(recipe, state, folder, processes=accelerator.num_processes, batches=batches)
-    accelerator.wait_for_everyone()  # all processes have read the folder before one writes to it
     with contextlib.ExitStack() as stack:
+        stack.enter_context(stack.enter_context(Interrupt()).immediate())  # until the trainer has something to save
+        stack.enter_context(_locked_by_first(folder))
+        state = open_folder(folder, resume=resume, overwrite=overwrite)
+        if state is None:
+            require_backbone(recipe)
+        accelerator = _accelerator(recipe)
+        seed_everything(recipe.training.seed)  # the same initial weights on every process
+        if state is not None:
+            recipe = as_begun(recipe, state)
+        task = build_task(recipe if state is None else without_start(recipe))
+        sampler = _sampler(recipe, task.train_data, accelerator)
+        batches = len(sampler)
+        recipe = resolve(recipe, batches_per_epoch=batches, folder=folder)
+        data = fingerprint(task.train_data)
+        if state is not None:
+            check_agreement(recipe, state, folder, processes=accelerator.num_processes, batches=batches, data=data)
+            if remark := length_remark(recipe, state, batches=batches):
+                say(remark)
+        accelerator.wait_for_everyone()  # all processes have read the folder before one writes to it
         loggers: list[Logger] = []
         if accelerator.is_main_process:
-            stack.enter_context(locked(folder))
             loggers = start_folder(folder, recipe, resumed=state is not None)
         for logger in loggers:
             stack.callback(logger.close)
@@ -138,6 +159,7 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
             accelerator=accelerator,
             folder=folder,
             loggers=loggers,
+            data=data,
             state=state,
         )
         del state
@@ -190,6 +212,8 @@ def _announce(trainer: Trainer, folder: Path) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if validation is None and trainer.recipe.training.patience is not None:
+        console.print("training.patience has no effect: this run is never evaluated", highlight=False)
     if trainer.step:
         console.print(f"continuing after step {trainer.step}", highlight=False)
     short = SHORT_STEPS if trainer.recipe.model.init is None else SHORT_FINE_TUNING
@@ -215,16 +239,17 @@ class _Seeds(TypedDict):
 def _train_seeds(recipe: Recipe, seeds: Sequence[int], *, resume: bool, overwrite: bool) -> RunResult:
     folder = run_folder(recipe)
     results: dict[int, RunResult] = {}
-    for seed in seeds:
-        training = {"seed": seed, "seeds": None, "output": str(folder / f"seed{seed}")}
-        one = recipe.model_copy(update={"training": recipe.training.model_copy(update=training)})
-        one._source = recipe.source
-        results[seed] = _train_one(one, resume=resume, overwrite=overwrite)
-    mean, std = _mean_std([result.metrics for result in results.values()])
-    metrics: _Seeds = {"mean": mean, "std": std, "seeds": {str(seed): one.metrics for seed, one in results.items()}}
-    if PartialState().is_main_process:
-        write_json(folder / "seeds.json", metrics, force=True)
-        _print_seeds(metrics)
+    with _locked_by_first(folder):
+        for seed in seeds:
+            training = {"seed": seed, "seeds": None, "output": str(folder / f"seed{seed}")}
+            one = recipe.model_copy(update={"training": recipe.training.model_copy(update=training)})
+            one._source = recipe.source
+            results[seed] = _train_one(one, resume=resume, overwrite=overwrite)
+        mean, std = _mean_std([result.metrics for result in results.values()])
+        metrics: _Seeds = {"mean": mean, "std": std, "seeds": {str(seed): one.metrics for seed, one in results.items()}}
+        if PartialState().is_main_process:
+            write_json(folder / "seeds.json", metrics, force=True)
+            _print_seeds(metrics)
     best = max(results.values(), key=_quality)
     return RunResult(folder, best.best, dict(metrics), best.headline)
 

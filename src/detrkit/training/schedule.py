@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from detrkit.config import ScheduleSection
+from detrkit.config import ScheduleSection, TrainingSection
 
-__all__ = ["Schedule", "build_schedule"]
+__all__ = ["Schedule", "build_schedule", "length_in_steps"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,11 @@ class Schedule:
             progress = (step - self.warmup) / max(1, self.total_steps - self.warmup)
             factor *= 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         return factor
+
+
+def length_in_steps(section: TrainingSection, *, batches: int) -> int:
+    """Optimizer steps of a run whose epochs have so many batches."""
+    return section.iterations or (section.epochs or 1) * math.ceil(batches / section.accumulate)
 
 
 def build_schedule(section: ScheduleSection, *, steps_per_epoch: int, total_steps: int) -> Schedule:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -25,13 +26,15 @@ from detrkit.training import checkpoint
 from detrkit.training.best import Best
 from detrkit.training.checkpoint import RunState
 from detrkit.training.ema import EMA
+from detrkit.training.fingerprint import Fingerprint, fingerprint
 from detrkit.training.interrupt import Interrupt, Interrupted
 from detrkit.training.loggers import Logger
 from detrkit.training.meters import Meter
-from detrkit.training.optimizer import build_optimizer, parameter_groups, set_learning_rate
+from detrkit.training.optimizer import build_optimizer, frozen_norms, parameter_groups, set_learning_rate
 from detrkit.training.progress import TrainingProgress
+from detrkit.training.resume import kept_best
 from detrkit.training.rng import preserved_rng, restore_rng, rng_state, seed_everything
-from detrkit.training.schedule import build_schedule
+from detrkit.training.schedule import build_schedule, length_in_steps
 from detrkit.training.task import Task, Validation
 
 __all__ = ["Trainer"]
@@ -49,6 +52,7 @@ class Trainer:
         accelerator: device, precision and processes.
         folder: folder of the checkpoints.
         loggers: loggers of the main process; empty on other processes.
+        data: fingerprint of the training data, to be stored with every state.
         state: result of :func:`detrkit.training.checkpoint.load_state`, to resume a run exactly.
     """
 
@@ -61,10 +65,12 @@ class Trainer:
         accelerator: Accelerator,
         folder: Path,
         loggers: list[Logger],
+        data: Fingerprint | None = None,
         state: RunState | None = None,
     ) -> None:
         self.recipe, self.task, self.sampler = recipe, task, sampler
         self.accelerator, self.folder, self.loggers = accelerator, folder, loggers
+        self.data = fingerprint(task.train_data) if data is None else data
         section = recipe.training
         self.accumulate = section.accumulate
         self.batches = len(sampler)  # per epoch and process
@@ -72,7 +78,7 @@ class Trainer:
             task.train_data, sampler, workers=section.workers, size_divisor=task.model.config.input.size_divisor
         )
         steps_per_epoch = math.ceil(self.batches / self.accumulate)
-        self.total_steps = section.iterations or (section.epochs or 1) * steps_per_epoch
+        self.total_steps = length_in_steps(section, batches=self.batches)
         self.schedule = build_schedule(recipe.schedule, steps_per_epoch=steps_per_epoch, total_steps=self.total_steps)
 
         # a third faster on CPUs; on other devices the default layout is as fast in float32
@@ -85,6 +91,7 @@ class Trainer:
         total_batch = section.batch_size * section.accumulate * accelerator.num_processes
         groups = parameter_groups(self.model, recipe.optimizer, total_batch=total_batch)
         self.parameters = [parameter for group in groups for parameter in group.parameters]
+        self.frozen_norms = frozen_norms(self.model, recipe.optimizer)
         self.wrapped = accelerator.prepare_model(self.model)
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(groups, recipe.optimizer))
 
@@ -115,11 +122,13 @@ class Trainer:
             enabled=self.accelerator.is_main_process,
             name=self.folder.name,
         )
-        with Interrupt() as self.interrupt, self.progress:
+        finishing = "finishing step {}, then saving; a second Ctrl-C stops at once"
+        answer = (lambda: finishing.format(self.step + 1)) if self.accelerator.is_main_process else None
+        with Interrupt(answer) as self.interrupt, self.progress:
             while True:
-                if self.step < self.total_steps and self.batch < self.batches:
+                if not self.finished and self.batch < self.batches:
                     self.train_epoch()
-                finished = self.step >= self.total_steps
+                finished = self.finished
                 due = every > 0 and (finished or (self.epoch + 1) % every == 0)
                 if due and self.task.validation is not None and self.evaluated_step != self.step:
                     self.save()  # nothing is lost if the evaluation is interrupted
@@ -128,12 +137,29 @@ class Trainer:
                 if self.batch >= self.batches:
                     self.epoch, self.batch = self.epoch + 1, 0
                 self.save()
-                if finished:
+                if self.finished:
+                    if self.out_of_patience:
+                        self.progress.print(
+                            f"stopped after step {self.step} of {self.total_steps}: the last {self.best.stale} "
+                            "evaluations were not better (training.patience)"
+                        )
                     return self.best
+
+    @property
+    def finished(self) -> bool:
+        """Whether no step is left to do."""
+        return self.step >= self.total_steps or self.out_of_patience
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether so many evaluations in a row as ``training.patience`` allows have not been better."""
+        return self.best.stale >= (self.recipe.training.patience or math.inf)
 
     def train_epoch(self) -> None:
         """Train the rest of the current epoch."""
         self.wrapped.train()
+        for norm in self.frozen_norms:
+            norm.eval()
         for group in self.micro_batches():
             self.train_step(group)
             checkpoint_every = self.recipe.training.checkpoint_every
@@ -270,6 +296,7 @@ class Trainer:
             )
         self.evaluated_step = self.step
         better = self.best.beaten_by(score)
+        self.best = replace(self.best, stale=self.best.stale + 1)
         if better:
             self.best = Best(epoch=self.epoch + 1, metrics=dict(score.metrics), headline=score.headline)
             if self.accelerator.is_main_process:
@@ -316,6 +343,7 @@ class Trainer:
             "processes": self.accelerator.num_processes,
             "batches": self.batches,
             "recipe": self.recipe.to_dict(),
+            "data": self.data,
         }
 
     def load_state(self, state: RunState) -> None:
@@ -328,7 +356,7 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         for name, value in state["position"].items():
             setattr(self, name, value)
-        self.best = Best.from_state(state["best"])
+        self.best = kept_best(state, self.folder)
         restore_rng(state["rng"][self.accelerator.process_index])
 
 

@@ -3,7 +3,7 @@
 from detrkit.weights.inspection import Inspection, inspect_checkpoint
 from detrkit.weights.official.load import OfficialLoadReport, load_official, to_official
 from detrkit.weights.official.pth import open_checkpoint, open_official, save_official
-from detrkit.weights.ours import CheckpointInfo, load, read_info, save
+from detrkit.weights.ours import CheckpointInfo, load, read_info, save, verify
 from detrkit.weights.published.catalogue import CATALOGUE, OfficialFile
 from detrkit.weights.published.pull import pull, pulled_path
 from detrkit.weights.reading import read_state_dict
@@ -26,4 +26,5 @@ __all__ = [
     "save",
     "save_official",
     "to_official",
+    "verify",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from detrkit.errors import CheckpointError
 from detrkit.files import replacing
@@ -22,7 +23,7 @@ from detrkit.structures import Categories
 from detrkit.weights.published.download import fetch_again
 from detrkit.weights.reading import is_safetensors, refuse_not_finite
 
-__all__ = ["CheckpointInfo", "is_ours", "load", "read_info", "save"]
+__all__ = ["CheckpointInfo", "is_ours", "load", "read_info", "save", "verify"]
 
 _FORMAT = "detrkit-1"
 
@@ -38,13 +39,15 @@ _METADATA: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """Metadata of a checkpoint: registry name, model configuration, classes in label order, recipe, extra."""
+    """Metadata of a checkpoint: registry name, model configuration, classes in label order, recipe, extra, checksum."""
 
     name: str
     config: dict[str, Any]
     categories: Categories | None
     recipe: dict[str, object] | None
     extra: dict[str, object]
+    checksum: int | None = None
+    """CRC-32 of the tensors; None in files of version 0.1."""
 
 
 def save(
@@ -70,6 +73,10 @@ def save(
     if not isinstance(model, Detector):
         raise TypeError(f"save needs a detrkit model, got {type(model).__name__}")
     path = Path(path)
+    tensors = {
+        key: (value.detach().half() if half and value.is_floating_point() else value.detach()).cpu().contiguous()
+        for key, value in model.state_dict().items()
+    }
     metadata = {
         "format": _FORMAT,
         "name": model.name,
@@ -77,10 +84,7 @@ def save(
         "categories": None if model.categories is None else model.categories.to_json(),
         "recipe": recipe,
         "extra": extra or {},
-    }
-    tensors = {
-        key: (value.detach().half() if half and value.is_floating_point() else value.detach()).cpu().contiguous()
-        for key, value in model.state_dict().items()
+        "checksum": _checksum(tensors),
     }
     try:
         with replacing(path) as draft:
@@ -148,6 +152,7 @@ def _parse(path: Path, text: str) -> CheckpointInfo:
         categories=categories,
         recipe=info.get("recipe"),
         extra=info.get("extra") or {},
+        checksum=info.get("checksum"),
     )
 
 
@@ -156,6 +161,31 @@ def _bad_metadata(path: Path, problem: str) -> CheckpointError:
         f"{path}: its detrkit metadata {problem}: damaged, or changed by another program; take the original file"
         f"{fetch_again(path)}"
     )
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> int:
+    """CRC-32 of names and bytes."""
+    found = 0
+    for name in sorted(tensors):
+        found = zlib.crc32(name.encode(), found)
+        found = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, found)
+    return found
+
+
+def _read_tensors(path: Path, info: CheckpointInfo) -> dict[str, Tensor]:
+    tensors = load_file(path)
+    if info.checksum is not None and _checksum(tensors) != info.checksum:
+        raise CheckpointError(f"{path}: damaged, its weights have another checksum than when they were written")
+    return tensors
+
+
+def verify(path: str | Path) -> None:
+    """Check that one of our checkpoints is as it was written.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or not one of ours.
+    """
+    _read_tensors(Path(path), read_info(path))
 
 
 def load(path: str | Path, *, device: torch.device | str = "cpu", check_finite: bool = True) -> Detector:
@@ -177,7 +207,8 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", check_finite: 
     classes = model.config.architecture.num_classes
     if info.categories is not None and len(info.categories) != classes:
         raise _bad_metadata(Path(path), f"names {len(info.categories)} classes, but its model has {classes}")
-    state = {key: value.float() if value.dtype == torch.float16 else value for key, value in load_file(path).items()}
+    tensors = _read_tensors(Path(path), info)
+    state = {key: value.float() if value.dtype == torch.float16 else value for key, value in tensors.items()}
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -1,0 +1,136 @@
+"""Continuing a run: the run folder, not the recipe on the command line, says what the run is.
+
+* Weights come from ``last/``, so ``model.init`` and backbone weights are read when a run begins and never again.
+* What the recipe leaves open (length, epochs at which the rate drops) stays as the run began.
+* A run may be made longer or shorter. Drops in epochs stay where they were. A cosine ends at the new end, so that its
+  rate differs from that of the begun run in every further step. A line says so.
+* Classes and images must be those of the run; changed annotations of the same images are announced.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from detrkit.config import Recipe, load_recipe
+from detrkit.errors import CheckpointError, DataError, RecipeError
+from detrkit.training.best import Best
+from detrkit.training.checkpoint import MODEL, RunState
+from detrkit.training.fingerprint import Fingerprint, changed_annotations, changed_classes, changed_images
+from detrkit.training.schedule import build_schedule, length_in_steps
+from detrkit.weights import verify
+
+__all__ = ["as_begun", "check_agreement", "kept_best", "length_remark", "say", "without_start"]
+
+# Keys that may differ in a resumed run: where things lie, and what does not change its numbers. Annotation files and
+# images may lie elsewhere or have another layout, because the images are compared themselves.
+_CHANGEABLE = {
+    *("training.output", "training.workers", "training.device", "training.evaluate_every", "training.checkpoint_every"),
+    *("training.seeds", "training.patience", "training.epochs", "training.iterations"),
+    *("data.root", "data.format", "data.on_error"),
+    *("data.train.annotations", "data.train.images", "data.val.annotations", "data.val.images"),
+}
+_START = ("pretrained_backbone", "backbone_weights", "init")
+
+
+def say(line: str) -> None:
+    """Print a line on stderr, in one process."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr)
+
+
+def as_begun(recipe: Recipe, state: RunState) -> Recipe:
+    """The recipe with the start of the begun run, and with its length and drops where the recipe leaves them open."""
+    begun = load_recipe(state["recipe"])
+    model = {key: getattr(begun.model, key) for key in _START}
+    training: dict[str, object] = {}
+    schedule: dict[str, object] = {}
+    if recipe.training.epochs is None and recipe.training.iterations is None:
+        training = {"epochs": begun.training.epochs, "iterations": begun.training.iterations}
+    if recipe.schedule.drop is None and recipe.schedule.kind == begun.schedule.kind:
+        schedule = {"drop": begun.schedule.drop}
+    return _updated(recipe, model=model, training=training, schedule=schedule)
+
+
+def without_start(recipe: Recipe) -> Recipe:
+    """The recipe of a model whose weights are read from ``last/``: it starts from no file."""
+    return _updated(recipe, model={"pretrained_backbone": False, "backbone_weights": None, "init": None})
+
+
+def _updated(recipe: Recipe, **sections: dict[str, object]) -> Recipe:
+    parts = {name: getattr(recipe, name).model_copy(update=keys) for name, keys in sections.items()}
+    updated = recipe.model_copy(update=parts)
+    updated._source, updated._comments = recipe.source, recipe.comments
+    return updated
+
+
+def check_agreement(
+    recipe: Recipe, state: RunState, folder: Path, *, processes: int, batches: int, data: Fingerprint
+) -> None:
+    """Check that a run can be resumed with this recipe and data; changed annotations are announced.
+
+    Raises:
+        RecipeError: a key or the number of processes differs.
+        DataError: the classes or the training images differ.
+    """
+    old, new = load_recipe(state["recipe"]).flat(), recipe.flat()
+    differences = [
+        f"{key}: {old.get(key)} there, {new.get(key)} here"
+        for key in sorted(old.keys() | new.keys())
+        if key not in _CHANGEABLE and not key.startswith("logging.") and old.get(key) != new.get(key)
+    ]
+    if state["processes"] != processes:
+        differences.append(f"processes: {state['processes']} there, {processes} here")
+    if differences:
+        raise RecipeError(f"{folder} cannot be resumed with this recipe: {'; '.join(differences)}")
+    then = state.get("data")  # states of version 0.1 have none
+    changes = [] if then is None else [changed_classes(then, data), changed_images(then, data)]
+    if state["batches"] != batches:
+        changes.append(f"an epoch had {state['batches']} batches and now has {batches}")
+    if any(changes):
+        raise DataError(
+            f"{folder} cannot be resumed, the training data in {recipe.data.root} have changed: "
+            f"{'; '.join(filter(None, changes))}. Give it the data it began with, or start a new run from its weights: "
+            f"model.init={folder} and another --output"
+        )
+    if then is not None and (changed := changed_annotations(then, data)):
+        say(
+            f"the annotations of {len(changed)} training images have changed since the run began (image id "
+            f"{changed[0]} first): the run goes on with the new ones"
+        )
+
+
+def length_remark(recipe: Recipe, state: RunState, *, batches: int) -> str:
+    """What another length than that of the begun run does to the learning rate; empty where it is the same."""
+    begun = load_recipe(state["recipe"])
+    then, now = (length_in_steps(one.training, batches=batches) for one in (begun, recipe))
+    if then == now:
+        return ""
+    remark = f"{now} optimizer steps instead of {then}"
+    if recipe.schedule.kind in ("step", "multistep"):
+        drops = ", ".join(f"{epoch:g}" for epoch in recipe.schedule.drop or ())
+        return f"{remark}: the learning rate drops after epoch {drops}, as the run began"
+    if recipe.schedule.kind == "cosine":
+        step = state["position"]["step"]
+        old, new = (
+            build_schedule(recipe.schedule, steps_per_epoch=1, total_steps=total)(step) for total in (then, now)
+        )
+        return (
+            f"{remark}: the cosine now ends there, so the learning rate goes on at {new:.3g} of its maximum instead "
+            f"of {old:.3g}"
+        )
+    return remark
+
+
+def kept_best(state: RunState, folder: Path) -> Best:
+    """The best evaluation of the begun run; none where its weights in ``best/`` are gone or damaged, which is said."""
+    best = Best.from_state(state["best"])
+    if best.epoch is None:
+        return best
+    try:
+        verify(folder / "best" / MODEL)
+    except CheckpointError as error:
+        say(f"{error}; the next evaluation counts as the best")
+        return Best()
+    return best
