@@ -375,4 +375,4 @@ def test_escapes_in_class_names_do_not_reach_the_terminal(
     assert predict(images, out=tmp_path / "out") == 0
     captured = capfd.readouterr()
     assert "\x1b" not in captured.out + captured.err
-    assert r"\x1b]0;owned\x07red 1" in captured.out
+    assert r"\x1b]0;ownedred 1" in captured.out

@@ -83,7 +83,7 @@ FAULTS: dict[str, tuple[Script, str]] = {
     "sends on to ftp": (sends(b"HTTP/1.1 302 Found\r\nLocation: ftp://127.0.0.1/x\r\n\r\n"), "neither http nor https"),
     "sends on to a file": (
         sends(b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\n\r\n"),
-        "neither http nor https",
+        "not allowed",
     ),
 }
 
