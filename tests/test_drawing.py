@@ -269,3 +269,30 @@ def test_non_latin_names_do_not_fail() -> None:
     found = detections([50, 80, 150, 180])
     found.categories = Categories([Category(1, "赤血球 µ"), Category(2, "é")])
     assert draw_detections(found, GRAY).size == (300, 200)
+
+
+def test_names_are_thinned_where_they_would_cover_a_crowded_picture() -> None:
+    """The best detections keep their names; every box is drawn; "all" and "none" do as they say."""
+    places = [[x, y, x + 30.0, y + 14.0] for y in range(10, 180, 15) for x in range(0, 270, 30)]
+    crowd = detections(*places)
+
+    def covered(labels: str) -> float:
+        drawn = np.asarray(draw_detections(crowd, GRAY, labels=labels))  # type: ignore[arg-type]  # also wrong ones
+        return float((drawn != 100).any(axis=2).mean())
+
+    assert covered("none") < covered("auto") < covered("none") + 0.26 < covered("all")
+    few = detections([10, 50, 60, 90], [100, 50, 150, 90], [200, 100, 250, 150])
+    auto, everything = (np.asarray(draw_detections(few, GRAY, labels=labels)) for labels in ("auto", "all"))
+    assert np.array_equal(auto, everything), "a picture with few objects loses none"
+    assert np.array_equal(np.asarray(few.draw(GRAY, labels="none"))[:40], np.asarray(GRAY)[:40])
+    with pytest.raises(ValueError, match="labels is 'auto', 'all' or 'none', got 'some'"):
+        covered("some")
+
+
+def test_names_of_masks_follow_the_same_choice() -> None:
+    masks = np.zeros((1, 200, 300), bool)
+    masks[0, 50:60, 50:60] = True  # smaller than its caption
+    one = replace(detections([50, 50, 60, 60]), masks=Masks.of(masks, (200, 300)))
+    drawn = {labels: np.asarray(draw_detections(one, GRAY, labels=labels)) for labels in ("auto", "all", "none")}
+    assert np.array_equal(drawn["auto"], drawn["none"])
+    assert not np.array_equal(drawn["all"], drawn["none"])

@@ -93,7 +93,7 @@ def test_demo_writes_pictures_and_json_and_prints_their_paths(
     out = tmp_path / "out"
     assert run(["demo", "--out", str(out), "--device", "cpu"]) == 0
     pictures = sorted(path.name for path in (out / "images").iterdir())
-    assert pictures == sorted(f"{row['file_name']}.png" for row in ground_truth()["images"])
+    assert pictures == sorted(Path(row["file_name"]).stem + ".png" for row in ground_truth()["images"])
     predictions = json.loads((out / "predictions.json").read_text())
     assert [row["file_name"] for row in predictions["images"]] == [row["file_name"] for row in ground_truth()["images"]]
     assert len(predictions["annotations"]) == 12 * model_config(DEFAULT_MODEL).top_k

@@ -10,6 +10,7 @@ import pytest
 
 import detrkit.evaluation.evaluate as module
 from detrkit.cli.main import run
+from detrkit.errors import DataError
 from tests.inference.color_detector import ColorDetector, coco_folder, picture
 
 
@@ -74,3 +75,37 @@ def test_only_the_first_process_prints(
     monkeypatch.setenv("RANK", "1")
     assert evaluate(folder, "--data", folder, "--json") == 0
     assert capfd.readouterr().out == ""
+
+
+def test_a_run_folder_is_evaluated_on_its_own_data(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As in ``predict --model RUN``, the run is named once; its checkpoints name it too."""
+    asked: list[tuple[str, str]] = []
+
+    def evaluate(checkpoint: Any, data: Any, **_: Any) -> Any:
+        asked.append((str(checkpoint), str(data)))
+        raise DataError("enough")
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    best = tmp_path / "run" / "best" / "model.safetensors"
+    best.parent.mkdir(parents=True)
+    best.write_bytes(b"")
+    (tmp_path / "run" / "recipe.yaml").write_text("training: {epochs: 3}")
+    elsewhere = tmp_path / "alone.safetensors"
+    elsewhere.write_bytes(b"")
+    here = str(tmp_path / "run")
+    for words, expected in (
+        ([here], (here, here)),
+        ([here, "--data", str(folder)], (here, str(folder))),
+        ([str(best)], (str(best), here)),
+        ([here, "--model", "other.safetensors"], ("other.safetensors", here)),
+        (["--data", str(folder), "--model", here], (here, str(folder))),
+    ):
+        assert run(["eval", *words]) == 2
+        assert asked.pop() == expected
+    capfd.readouterr()
+    assert run(["eval", str(elsewhere)]) == 2
+    assert "is a checkpoint outside a run folder: say on which data with --data DIR" in capfd.readouterr().err
+    assert run(["eval", str(elsewhere), "--data", str(folder)]) == 2
+    assert asked.pop() == (str(elsewhere), str(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import pytest
 from PIL import Image
 
 from detrkit.cli.main import run
+from detrkit.errors import RunError
 from detrkit.inference import predictor as predictor_module
+from detrkit.inference.prediction_folder import PredictionFolder
 from detrkit.inference.predictor import Predictor
-from tests.inference.color_detector import ColorDetector, picture
+from detrkit.structures import Categories, Category
+from tests.inference.color_detector import CATEGORIES, ColorDetector, picture
 
 
 @pytest.fixture(autouse=True)
@@ -244,3 +248,131 @@ def test_predictions_can_be_scored_directly(images: Path, tmp_path: Path, capfd:
     score = json.loads(capfd.readouterr().out)
     assert score["metrics"]["AP"] == pytest.approx(1.0)
     assert list(score["per_class"]) == ["green", "red", "blue"]
+
+
+# --- one bad input costs one input ------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_bad_input_costs_that_input(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A pipe, a device, a link to itself, a page instead of a picture, a server that is not there, a large picture."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    os.mkfifo(images / "pipe.jpg")
+    (images / "zero.jpg").symlink_to("/dev/zero")
+    (images / "loop.jpg").symlink_to("loop.jpg")
+    (images / "page.jpg").write_text("<html>log in</html>")
+    Image.new("RGB", (300, 300)).save(images / "large.png")
+    Image.new("RGB", (64, 64)).save(images / ("n" * 250 + ".png"))
+    url = "http://127.0.0.1:9/gone.jpg"
+    out = tmp_path / "out"
+    assert predict(images, url, "--max-pixels", 10_000, "--batch-size", 2, out=out) == 0
+    reasons = {row["file_name"]: row["error"] for row in read(out, "skipped.json")}
+    assert sorted(reasons) == ["gone.jpg", "large.png", "loop.jpg", "page.jpg", "pipe.jpg", "zero.jpg"]
+    assert "not a regular file" in reasons["pipe.jpg"]
+    assert "not a regular file" in reasons["zero.jpg"]
+    assert "symbolic links" in reasons["loop.jpg"]
+    assert "not an image" in reasons["page.jpg"]
+    assert "more than --max-pixels 10000" in reasons["large.png"]
+    assert reasons["gone.jpg"].startswith(f"{url}: the image cannot be fetched")
+    assert len(read(out)["images"]) == 4
+    assert "6 images skipped" in capfd.readouterr().err
+
+
+def test_an_image_for_which_memory_runs_out_costs_that_image(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Predictor.predict
+
+    def short(self: Predictor, pictures: Any, *args: Any) -> Any:
+        if any(picture.size == (64, 80) for picture in pictures):
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return plain(self, pictures, *args)
+
+    monkeypatch.setattr(Predictor, "predict", short)
+    assert predict(images, "--batch-size", 3, out=tmp_path / "out") == 0
+    assert [row["file_name"] for row in read(tmp_path / "out")["images"]] == ["a.jpg", "b.png"]
+    assert read(tmp_path / "out", "skipped.json")[0]["error"].startswith("not enough memory to predict this image")
+    assert predict(images, "--on-error", "raise", out=tmp_path / "strict") == 1
+
+
+def test_what_was_found_is_written_when_the_run_ends_early(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plain, calls = Predictor.predict, []
+
+    def failing(self: Predictor, *args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 3:
+            raise RunError("the model predicts NaN")
+        return plain(self, *args)
+
+    monkeypatch.setattr(Predictor, "predict", failing)
+    assert predict(images, out=tmp_path / "out") == 1
+    assert [row["file_name"] for row in read(tmp_path / "out")["images"]] == ["a.jpg", "b.png"]
+    error = capfd.readouterr().err
+    assert "stopped after 2 of 3 images" in error
+    assert "the model predicts NaN" in error
+
+
+def test_inputs_in_the_folder_of_the_pictures_are_not_left_out_in_silence(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (images / "images").mkdir()
+    (images / "a.jpg").rename(images / "images" / "one.jpg")
+    assert predict(images, out=images) == 2
+    assert "one.jpg: pictures would be written among the inputs" in capfd.readouterr().err
+    assert predict(images, "--no-images", out=images) == 0
+    assert [row["file_name"] for row in read(images)["images"]] == ["b.png", "images/one.jpg", "sub/b.png"]
+
+
+def test_two_predictions_into_one_folder(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    with PredictionFolder(out, CATEGORIES).claimed():
+        assert predict(images, out=out) == 2
+    assert f"{out}: another prediction is being written here" in capfd.readouterr().err
+    assert predict(images, out=out) == 0
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_hint_where_nothing_reaches_the_threshold(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    dim = tmp_path / "in" / "dim.png"
+    dim.parent.mkdir()
+    picture((96, 64), (0, (10, 20, 40, 50)), brightness=140).save(dim)  # score 0.55
+    assert predict(dim, "--threshold", 0.9, out=tmp_path / "out") == 0
+    captured = capfd.readouterr()
+    assert "1 images, 0 objects (none)" in captured.out
+    assert "the best score in the image was 0.55; try --threshold 0.5" in captured.err
+    assert read(tmp_path / "out", "results.json") == []
+    picture((96, 64)).save(dim.parent / "black.png")
+    assert predict(dim.parent, "--threshold", 0.9, out=tmp_path / "out") == 0
+    assert "the best score in 2 images was 0.55; try --threshold 0.5" in capfd.readouterr().err
+    assert predict(dim, out=tmp_path / "out") == 0
+    assert "best score" not in capfd.readouterr().err
+
+
+def test_labels_option(images: Path, tmp_path: Path) -> None:
+    drawn = {}
+    for labels in ("auto", "all", "none"):
+        assert predict(images / "b.png", "--labels", labels, out=tmp_path / labels) == 0
+        drawn[labels] = (tmp_path / labels / "images" / "b.png").read_bytes()
+    assert drawn["auto"] == drawn["all"] != drawn["none"]
+    assert predict(images / "b.png", "--labels", "some", out=tmp_path / "some") == 2
+
+
+def test_the_option_of_eval_names_the_checkpoint_too(images: Path, tmp_path: Path, color_detector: list[str]) -> None:
+    assert predict(images / "b.png", "--checkpoint", "runs/cells", out=tmp_path / "out") == 0
+    assert color_detector == ["runs/cells"]
+
+
+def test_escapes_in_class_names_do_not_reach_the_terminal(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    evil = Categories(Category(row.id, f"\x1b]0;owned\x07{row.name}") for row in CATEGORIES)
+    monkeypatch.setattr(predictor_module, "_load", lambda _: ColorDetector(categories=evil))
+    assert predict(images, out=tmp_path / "out") == 0
+    captured = capfd.readouterr()
+    assert "\x1b" not in captured.out + captured.err
+    assert r"\x1b]0;ownedred 1" in captured.out

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from detrkit.errors import DataError, RunError
+from detrkit.inference.picture_names import picture_names
 from detrkit.inference.prediction_folder import PredictionFolder
 from detrkit.structures import Categories, Category, Detections
 
@@ -142,3 +143,88 @@ def test_a_full_disk_is_a_run_time_error_and_leaves_the_old_file(
     with pytest.raises(RunError, match="the picture cannot be written \\(No space left"):
         folder.add("b.jpg", found(0), IMAGE)
     assert [path.name for path in (tmp_path / "images").iterdir()] == ["a.png"]
+
+
+# --- names and places of pictures -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("images", "pictures"),
+    [
+        (["photo.jpg"], ["photo.png"]),
+        (["photo.png"], ["photo.png"]),
+        (["photo.jpg", "photo.png"], ["photo.jpg.png", "photo.png.png"]),
+        (["photo.jpg", "PHOTO.PNG"], ["photo.jpg.png", "PHOTO.PNG.png"]),
+        (["photo.jpg", "sub/photo.png"], ["photo.png", "sub/photo.png"]),
+        (["a.jpg", "a.png", "a.jpg.png"], ["a.jpg.png.png", "a.jpg.png", "a.png.png"]),
+        (["frame.0001", "v1.2"], ["frame.0001.png", "v1.2.png"]),
+    ],
+)
+def test_pictures_have_png_in_place_of_the_ending(images: list[str], pictures: list[str]) -> None:
+    names = picture_names(images)
+    assert sorted(names.values()) == sorted(pictures)
+    assert len({name.casefold() for name in names.values()}) == len(images)
+
+
+@pytest.mark.parametrize("stem", ["b" * 250, "ä" * 120, "b" * 251])
+def test_long_names_are_kept_or_shortened_to_what_a_disk_takes(tmp_path: Path, stem: str) -> None:
+    listed = [f"sub/{stem}.jpg", f"sub/{stem}.png", f"{stem}"]
+    folder = PredictionFolder(tmp_path, CATEGORIES, file_names=listed)
+    for name in listed:
+        folder.add(name, found(0), IMAGE)
+    folder.write()
+    assert [row["file_name"] for row in json.loads((tmp_path / "predictions.json").read_text())["images"]] == listed
+    assert len(list(tmp_path.rglob("*.png"))) == 3
+    PredictionFolder(tmp_path, CATEGORIES).write()
+    assert not list(tmp_path.rglob("*.png")), "a second run finds and removes them"
+
+
+@pytest.mark.parametrize("link", ["images", "images/sub", "semantic"])
+def test_nothing_is_written_or_removed_through_links(tmp_path: Path, link: str) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "a.png").write_bytes(b"mine")
+    (out / link).parent.mkdir(parents=True)
+    (out / link).symlink_to(elsewhere)
+    task = "sem" if link == "semantic" else "det"
+    with pytest.raises(DataError, match=rf"out/{link}/.*: a folder on the way is a link"):
+        PredictionFolder(out, CATEGORIES, task=task, file_names=["a.jpg", "sub/a.jpg"])
+    listed = {"images": [{"id": 1, "file_name": "sub/a.jpg"}, {"id": 2, "file_name": "a.jpg"}]}
+    (out / "predictions.json").write_text(json.dumps({**listed, "categories": [], "annotations": []}))
+    PredictionFolder(out, CATEGORIES, pictures=False).write()
+    assert (elsewhere / "a.png").read_bytes() == b"mine"
+
+
+def test_a_link_in_the_place_of_a_picture_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_bytes(b"mine")
+    (tmp_path / "out" / "images").mkdir(parents=True)
+    (tmp_path / "out" / "images" / "a.png").symlink_to(tmp_path / "victim")
+    (tmp_path / "out" / "results.json").symlink_to(tmp_path / "nowhere")
+    folder = PredictionFolder(tmp_path / "out", CATEGORIES)
+    folder.add("a.jpg", found(0), IMAGE)
+    folder.write()
+    assert (tmp_path / "victim").read_bytes() == b"mine"
+    assert not (tmp_path / "nowhere").exists()
+    assert not folder.picture("a.jpg").is_symlink()
+
+
+def test_an_output_folder_that_is_itself_a_link_is_the_users_choice(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    folder = PredictionFolder(tmp_path / "out", CATEGORIES)
+    folder.add("a.jpg", found(0), IMAGE)
+    folder.write()
+    assert (tmp_path / "disk" / "images" / "a.png").exists()
+
+
+def test_only_one_prediction_is_written_into_a_folder_at_a_time(tmp_path: Path) -> None:
+    first, second = PredictionFolder(tmp_path, CATEGORIES), PredictionFolder(tmp_path, CATEGORIES)
+    with (
+        first.claimed(),
+        pytest.raises(DataError, match="another prediction is being written here; wait for it, or choose another"),
+        second.claimed(),
+    ):
+        pass
+    with second.claimed():
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 
 import detrkit
-from detrkit.errors import CheckpointError, DataError, DetrkitError
+from detrkit.errors import CheckpointError, DataError, DetrkitError, RunError
 from detrkit.inference.predictor import Predictor
 from detrkit.structures import Detections
 from tests.inference.color_detector import CATEGORIES, ColorDetector, picture
@@ -294,3 +295,72 @@ def test_devices() -> None:
 def test_half_precision_runs_on_the_cpu() -> None:
     found = Predictor(ColorDetector(), device="cpu", precision="bf16").predict(PICTURE)
     check(found)
+
+
+# --- arrays, folders, NaN ---------------------------------------------------------------------------------------------
+
+
+def test_the_order_of_channels_is_stated_for_the_predictor_or_for_a_call() -> None:
+    model = ColorDetector()
+    bgr = np.asarray(PICTURE)[..., ::-1]
+    check(Predictor(model, device="cpu", channels="bgr").predict(bgr))
+    check(Predictor(model, device="cpu").predict(bgr, channels="bgr"))
+    check(Predictor(model, device="cpu", channels="bgr").predict(np.asarray(PICTURE), channels="rgb"))
+    answers = Predictor(model, device="cpu").answers([bgr, PICTURE], channels="bgr")
+    for found in answers:
+        check(found["det"])  # type: ignore[arg-type]  # detections
+    swapped = Predictor(model, device="cpu").predict(bgr)
+    assert sorted(swapped.labels.tolist()) == [0, 2]
+    np.testing.assert_allclose(swapped.boxes[swapped.labels == 2], [[10, 20, 40, 50]], atol=1e-3)
+    for use in (lambda: Predictor(model, channels="gbr"), lambda: Predictor(model).predict(bgr, channels="BGR")):  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="channels is 'rgb' or 'bgr' "):
+            use()
+
+
+def test_tensors(predictor: Predictor) -> None:
+    tensor = torch.from_numpy(np.array(PICTURE)).permute(2, 0, 1)
+    for source in (tensor, tensor / 255, tensor.long()):
+        check(predictor.predict(source))
+        check(predictor.predict([source])[0])
+
+
+def test_a_folder_says_how_to_predict_it(predictor: Predictor, tmp_path: Path) -> None:
+    for folder in (tmp_path, str(tmp_path)):
+        with pytest.raises(
+            DataError, match="is a folder, not an image; pass the list of its files, or use detrkit pre"
+        ):
+            predictor.predict(folder)
+
+
+def test_empty_texts_are_neither_images_nor_checkpoints(predictor: Predictor) -> None:
+    with pytest.raises(DataError, match="an empty text is not an image"):
+        predictor.predict("")
+    with pytest.raises(CheckpointError, match="an empty text names no checkpoint"):
+        Predictor("")
+
+
+@pytest.mark.parametrize("where", ["logits", "boxes"])
+def test_nan_is_an_error_not_an_empty_image(where: str) -> None:
+    """With NaN every comparison with a threshold is false, and nothing seems to be there."""
+    model = ColorDetector()
+    detect = model.detect
+
+    def broken(*given: Any) -> Any:
+        found = detect(*given)
+        getattr(found, where)[..., 0, 0] = float("nan")
+        return found
+
+    model.detect = broken  # type: ignore[method-assign]  # stand-in
+    with pytest.raises(RunError, match="the model predicts NaN: its weights are damaged"):
+        Predictor(model, device="cpu").predict(PICTURE)
+    with pytest.raises(RunError, match="the model predicts NaN"):
+        Predictor(model, device="cpu").answers([PICTURE])
+
+
+def test_images_over_the_limit_of_pixels(predictor: Predictor) -> None:
+    limited = Predictor(ColorDetector(), device="cpu", max_pixels=96 * 64)
+    buffer = io.BytesIO()
+    PICTURE.resize((97, 64)).save(buffer, "PNG")
+    check(limited.predict(PICTURE))
+    with pytest.raises(DataError, match="are more than --max-pixels 6144"):
+        limited.predict(buffer.getvalue())

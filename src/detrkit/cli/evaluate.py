@@ -64,8 +64,8 @@ def eval_command(
     recipes = [argument for argument in arguments or [] if "=" not in argument]
     if len(recipes) > 1:
         raise RecipeError(f"eval takes one recipe, not {len(recipes)}: {', '.join(recipes)}")
-    if recipes and checkpoint is None and (run := _run_of(recipes[0])) is not None:
-        checkpoint, recipes = recipes[0], [] if data is not None else [str(run)]
+    if recipes and checkpoint is None and _holds_weights(Path(recipes[0])):
+        checkpoint, recipes = recipes[0], [] if data is not None else [str(_run_of(Path(recipes[0])))]
     if bool(recipes) == (data is not None):
         raise RecipeError("eval needs a run folder, a recipe or --data DIR" + (", not both" if recipes else ""))
     if data is not None and not data.exists():
@@ -100,11 +100,14 @@ def eval_command(
         print_score(score, title=f"{kind}: {checkpoint} on {data or recipes[0]} ({split.value})")
 
 
-def _run_of(word: str) -> Path | None:
-    """The run folder that a word names, itself or by a checkpoint in it; None: neither."""
-    path = Path(word)
-    if path.is_file() and path.suffix in (".safetensors", ".pth"):
-        path = path.parent if (path.parent / "recipe.yaml").is_file() else path.parent.parent
-        if not (path / "recipe.yaml").is_file():
-            raise RecipeError(f"{word}: is a checkpoint outside a run folder: say on which data with --data DIR")
-    return path if path.is_dir() and (path / "recipe.yaml").is_file() else None
+def _holds_weights(path: Path) -> bool:
+    """Whether a path is a run folder or a checkpoint, not a recipe."""
+    return (path / "recipe.yaml").is_file() or (path.is_file() and path.suffix in (".safetensors", ".pth"))
+
+
+def _run_of(path: Path) -> Path:
+    """The run folder that a path is, or that the checkpoint is in."""
+    found = next((folder for folder in (path, *path.parents[:2]) if (folder / "recipe.yaml").is_file()), None)
+    if found is None:
+        raise RecipeError(f"{path}: is a checkpoint outside a run folder: say on which data with --data DIR")
+    return found

@@ -133,8 +133,8 @@ def predict_command(
     from detrkit.inference.sources import find_images
     from detrkit.models.presets import DEFAULT_MODEL
 
-    if max_pixels is not None:
-        Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow refuses images of twice as many
+    if max_pixels is not None:  # Pillow has a limit of its own, and refuses images of twice as many
+        Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
     earlier = earlier_files(out, "det")
     written = [out / "images"] if images else []
     found = find_images(inputs, written=written, earlier=earlier)
@@ -176,7 +176,8 @@ def predict_command(
     files = [out / "predictions.json", *([out / TASK_FILES[chosen]] if chosen in TASK_FILES else [])]
     console.print(" and ".join(map(str, files)) + (f", pictures in {out / 'images'}" if images else ""), markup=False)
     if folder.skipped:
-        stderr().print(f"{len(folder.skipped)} images skipped: {out / 'skipped.json'} says why", markup=False)
+        skipped = f"{len(folder.skipped)} images skipped: {out / 'skipped.json'} says why"
+        stderr().print(skipped, markup=False, soft_wrap=True)
     if chosen in ("det", "inst") and not folder.counts():
         stderr().print(_best_score(predictor, found, folder), markup=False, soft_wrap=True)
 

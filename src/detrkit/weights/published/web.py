@@ -126,6 +126,8 @@ def reason(error: BaseException) -> str:
     """What went wrong, in words."""
     if isinstance(error, http.client.IncompleteRead):
         return f"the server broke off after {len(error.partial)} bytes"
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "the server closed the connection without an answer"
     if isinstance(error, http.client.HTTPException):
         return f"the server does not speak HTTP as it should ({type(error).__name__})"
     words = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error) or type(error).__name__
