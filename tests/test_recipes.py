@@ -248,11 +248,45 @@ def test_lvis_recipes(suffix: str, file: str | None) -> None:
 def test_the_list_is_complete() -> None:
     """The files, the packaged list and the table above name the same experiments, each by a name of its own."""
     names = [name.removesuffix(".yaml") for name in RECIPES]
-    published = PUBLISHED.keys() | DEFORMABLE.keys() | RELATION_REPOSITORY.keys() | PANOPTIC
+    published = PUBLISHED.keys() | DEFORMABLE.keys() | RELATION_REPOSITORY.keys() | PANOPTIC | MASK_DAPE.keys()
     assert published == {name for name in names if not OURS.fullmatch(name)}
     assert set(names) <= set(list_recipes())
     twice = [name for name, count in Counter(Path(name).name for name in names).items() if count > 1]
     assert not twice, "a recipe is found, and its run folder called, by its file name alone"
+
+
+MASK_DAPE = {
+    "dape/instance_segmentation/coco/mask_dape_r50_coco_1x": ("inst", COCO, "coco"),
+    "dape/instance_segmentation/cityscapes/mask_dape_r50_cityscapes_90k": ("inst", CITY, "cityscapes"),
+    "dape/instance_segmentation/lvis/mask_dape_r50_lvis_1x": ("inst", LVIS, "lvis"),
+    "dape/panoptic_segmentation/coco/mask_dape_r50_coco_panoptic_1x": ("pan", COCO, "coco_panoptic"),
+    "dape/panoptic_segmentation/cityscapes/mask_dape_r50_cityscapes_panoptic_90k": ("pan", CITY, "cityscapes"),
+    "dape/semantic_segmentation/cityscapes/mask_dape_r50_cityscapes_semantic_90k": ("sem", CITY, "cityscapes"),
+}
+
+
+@pytest.mark.parametrize("name", MASK_DAPE)
+def test_settings_of_mask_dape(name: str) -> None:
+    """COCO keeps DAPE's 12 epochs of 10 images (spec dape.md); on Cityscapes 90,000 steps of 16 are published."""
+    from detrkit.training.task import task_of
+
+    recipe = load_recipe(FOLDER / f"{name}.yaml")
+    assert recipe.model.name == "mask_dape_r50"
+    assert (task_of(recipe), recipe.data.root, recipe.data.format) == MASK_DAPE[name]
+    training, optimizer, data = recipe.training, recipe.optimizer, recipe.data
+    rates = (optimizer.lr, optimizer.lr_backbone, optimizer.lr_sampling, optimizer.weight_decay, training.clip_norm)
+    assert rates == (1e-4, 1e-5, 1e-5, 1e-4, 0.1)
+    if data.root == CITY:
+        assert (training.epochs, training.iterations, training.batch_size, optimizer.lr_batch_size) == (
+            None,
+            90000,
+            8,
+            16,
+        )
+        assert (data.augmentation, data.lsj_size, data.colors, data.eval_max_side) == ("lsj", (512, 1024), "ssd", 2048)
+    else:
+        assert (training.epochs, training.batch_size, optimizer.lr_batch_size) == (12, 5, 10)
+        assert (data.augmentation, data.short_sides, data.crop, recipe.schedule.drop) == ("detr", None, True, [10])
 
 
 PANOPTIC = {f"detr/coco_panoptic/detr_r50_coco_panoptic_{step}" for step in ("300ep", "masks_25ep")}
@@ -429,6 +463,7 @@ NUMBERS = {
     "coco": _AP | {"AR100"},
     "lvis": _AP | {"AR@300", "APr"},
     "masks": _AP | {"AR100", "box_AP"},
+    "cityscapes": {"AP", "AP50"},
     "semantic": {"mIoU"},
     "panoptic": {"PQ", "SQ", "RQ"},
 }
@@ -440,6 +475,8 @@ def metric_of(recipe: Recipe) -> str:
 
     if recipe.data.format == "lvis":
         return "lvis"
+    if recipe.data.format == "cityscapes" and task_of(recipe) == "inst":
+        return "cityscapes"
     return {"det": "coco", "inst": "masks", "sem": "semantic", "pan": "panoptic"}[task_of(recipe)]
 
 
@@ -479,6 +516,7 @@ def test_recipe_runs(
 
         info = read_info(run.best)
         of_masks = {"data/nuclei_inst inst": 2, "data/nuclei_inst pan": 4, "data/aerial_sem sem": 3, f"{COCO} pan": 4}
+        of_masks |= {f"{CITY} pan": 19, f"{CITY} sem": 19}
         classes = {CITY: 8, COCO: 80, SA_DET: 1}.get(recipe.data.root, len(MY_CLASSES))
         classes = of_masks.get(f"{recipe.data.root} {task_of(recipe)}", classes)
         assert info.categories is not None

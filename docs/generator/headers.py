@@ -24,8 +24,8 @@ from pathlib import Path
 
 __all__ = [
     "METRICS",
+    "METRICS_OF",
     "OUR_DATA",
-    "PANOPTIC_METRICS",
     "RECIPES",
     "REPOSITORIES",
     "ROOT",
@@ -40,7 +40,12 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
 
 METRICS = ("AP", "AP50", "AP75", "S", "M", "L")
-PANOPTIC_METRICS = ("PQ", "APmask", "APbox")
+METRICS_OF = {
+    "COCO panoptic": ("PQ", "APmask", "APbox"),
+    "COCO instances": (*METRICS, "APbox"),
+    "Cityscapes instances": ("AP", "AP50"),
+}
+"""What is published on data sets with masks; on others ``METRICS``."""
 REPOSITORIES = {
     "DETR": "https://github.com/facebookresearch/detr",
     "Conditional DETR": "https://github.com/Atten4Vis/ConditionalDETR",
@@ -68,7 +73,8 @@ _OURS = re.compile(
 )
 _NO_FIGURE = re.compile(r"No figure is published(?:[:;] (.+))?\.")
 OUR_DATA = ("205 images of blood cells", "458 images of nuclei", "40 aerial images")
-_DATA = "|".join(("COCO panoptic", "COCO", "Cityscapes", "LVIS v1", "SA-Det-100k", *OUR_DATA))
+_WITH_MASKS = (*METRICS_OF, "Cityscapes panoptic", "Cityscapes semantics", "LVIS v1 instances")
+_DATA = "|".join((*_WITH_MASKS, "COCO", "Cityscapes", "LVIS v1", "SA-Det-100k", *OUR_DATA))
 _TITLE = re.compile(rf"(.+?),? on (?:\d+ % of )?({_DATA})\b")
 _OUR_COMMAND = re.compile(r" {3}(?=.*\bdetrkit (train|eval) )(.+)")
 _STRICT = ("Published", "Ours", "No figure")
@@ -199,7 +205,7 @@ def _read_line(header: Header, text: str, previous: re.Match[str] | None) -> re.
 
 def _figure(found: re.Match[str]) -> Figure:
     names, numbers = found[1].split(" / "), found[2].split(" / ")
-    known = PANOPTIC_METRICS if names[0] == "PQ" else METRICS
+    known = list(dict.fromkeys([*METRICS, *(name for row in METRICS_OF.values() for name in row)]))
     if len(names) != len(numbers) or not set(names) <= set(known):
         raise ValueError(f"as many numbers as metrics, of {', '.join(known)}")
     return Figure(dict(zip(names, numbers, strict=True)), found[3].removesuffix(" repository"), found[4] or "")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from detrkit.config import Recipe, load_recipe
-from generator.headers import METRICS, OUR_DATA, PANOPTIC_METRICS, PAPER, REPOSITORIES, Figure, Header, headers
+from generator.headers import METRICS, METRICS_OF, OUR_DATA, PAPER, REPOSITORIES, Figure, Header, headers
 from generator.tables import table
 
 __all__ = ["SECTIONS"]
@@ -15,16 +15,16 @@ PAPER_ADDRESS = "https://arxiv.org/abs/2203.09507"
 PERCENTS = (1, 2, 5, 10)
 
 
-def results(data: str, metrics: Sequence[str] = METRICS) -> str:
+def results(data: str) -> str:
     """Every published figure on one data set, recipes sorted by folder."""
-    rows = []
+    rows, metrics = [], METRICS_OF.get(data, METRICS)
     for header in headers():
         recipe = load_recipe(header.path)
         if header.data != data or recipe.data.sample_rate is not None:
             continue
         for figure in header.figures:
-            rows.append([_link(header), str(recipe.training.epochs), *_numbers(figure, metrics), _source(figure)])
-    return table(["recipe", "epochs", *metrics, "source"], rows)
+            rows.append([_link(header), _length(recipe), *_numbers(figure, metrics), _source(figure)])
+    return table(["recipe", "length", *metrics, "source"], rows)
 
 
 def ablation() -> str:
@@ -97,6 +97,11 @@ def _link(header: Header) -> str:
     return f"[{title}]({header.link})"
 
 
+def _length(recipe: Recipe) -> str:
+    steps = recipe.training.iterations
+    return f"{recipe.training.epochs} epochs" if steps is None else f"{steps:,} steps"
+
+
 def _numbers(figure: Figure, metrics: Sequence[str] = METRICS) -> list[str]:
     return [figure.values.get(metric, "") for metric in metrics]
 
@@ -109,7 +114,9 @@ def _source(figure: Figure) -> str:
 
 SECTIONS = {
     "published on COCO": partial(results, "COCO"),
-    "published on COCO panoptic": partial(results, "COCO panoptic", PANOPTIC_METRICS),
+    "published on COCO instances": partial(results, "COCO instances"),
+    "published on COCO panoptic": partial(results, "COCO panoptic"),
+    "published on Cityscapes instances": partial(results, "Cityscapes instances"),
     "published on Cityscapes": partial(results, "Cityscapes"),
     "published on SA-Det-100k": partial(results, "SA-Det-100k"),
     "ablation of the DE-DETR paper": ablation,
