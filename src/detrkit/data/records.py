@@ -24,7 +24,6 @@ __all__ = [
     "ScoreProtocol",
     "Table",
     "coco_rows",
-    "exists",
     "frequencies_of",
     "missing_files",
 ]
@@ -165,18 +164,10 @@ def missing_files(paths: Sequence[Path]) -> list[int]:
                 listings[parent] = frozenset(os.listdir(parent))
             except OSError:
                 listings[parent] = frozenset()
-        # exists() handles file systems that ignore case or normalise accents
-        if name not in listings[parent] and not exists(path):
+        # exists() handles file systems that ignore case or normalise accents; of a name that is too long it says False
+        if name not in listings[parent] and not os.path.exists(path):
             missing.append(index)
     return missing
-
-
-def exists(path: Path) -> bool:
-    """Whether a path exists; a name that the file system cannot have does not."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
 
 
 def frequencies_of(table: Table) -> list[str] | None:

@@ -13,7 +13,7 @@ from detrkit.data.coco_json import Row
 from detrkit.data.findings import finding
 from detrkit.data.listing import child, find_by_name, posix_name
 from detrkit.data.packed_masks import pack
-from detrkit.data.records import Table, exists, missing_files
+from detrkit.data.records import Table, missing_files
 from detrkit.errors import DataError
 
 __all__ = [
@@ -157,7 +157,7 @@ def find_image_root(candidates: Sequence[Path], images: Sequence[Row], origin: P
     folders = [folder for folder in dict.fromkeys(candidates) if folder.is_dir()]
     best, best_count = None, 0
     for folder in folders:
-        count = sum(exists(folder / name) for name in sample)
+        count = sum(os.path.exists(folder / name) for name in sample)
         if count > best_count:
             best, best_count = folder, count
         if count == len(sample):

@@ -23,6 +23,7 @@ from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, split_folders
 from detrkit.data.listing import child, files_in, images_in, posix_name, read_lines
 from detrkit.data.once import annotation_cache
 from detrkit.data.records import Table
+from detrkit.data.values import size
 from detrkit.data.xml_files import read_xml
 from detrkit.errors import DataError
 
@@ -211,11 +212,10 @@ def _read_file(path: Path) -> _File:
 
 
 def _content(tree: Element) -> _File:
-    size = {name: tree.findtext(f"size/{name}") or "" for name in ("width", "height")}
-    known = all(value.isdigit() and int(value) > 0 for value in size.values())
+    sides = {name: size(tree.findtext(f"size/{name}") or "") for name in ("width", "height")}
     return _File(
         image=posix_name((tree.findtext("filename") or "").strip()),
-        size={name: int(value) for name, value in size.items()} if known else {},
+        size={name: value for name, value in sides.items() if value is not None},
         objects=[(_class_name(element), _bbox(element), _difficult(element)) for element in tree.findall("object")],
     )
 

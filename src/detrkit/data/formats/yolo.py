@@ -131,14 +131,14 @@ def _images(entries: list[str], layout: Layout, root: Path, met: _Reading) -> It
         if found is None:
             looked = ", ".join(dict.fromkeys(str(base / item) for base in layout.bases))
             raise DataError(f"{layout.file}: '{item}' does not exist (looked for {looked})")
-        if not any((base / item).exists() for base in layout.bases) and not item.startswith("../"):
+        if not any(os.path.exists(base / item) for base in layout.bases) and not item.startswith("../"):
             met.moved.append(f"{item} -> {found}")
         if found.is_dir():
             yield from images_in(found, recursive=True)
             continue
         bases = (*layout.bases, found.parent)
         names = [posix_name(line) for line in read_lines(found) if line]
-        paths = {name: next((base / name for base in bases if (base / name).exists()), None) for name in names}
+        paths = {name: next((base / name for base in bases if os.path.exists(base / name)), None) for name in names}
         taken = [path for path in paths.values() if path is not None]
         moved = find_by_name((name for name in names if paths[name] is None), root, taken=taken)
         met.moved += [f"{name} -> {path}" for name, path in moved.items()]
@@ -160,7 +160,7 @@ def _labels(image: Path, name: str, layout: Layout, met: _Reading) -> Iterator[t
     """The objects of an image, each with its place in the file."""
     path = _label_file(image)
     if path is None:
-        met.unlabelled += [name] if image.exists() else []
+        met.unlabelled += [name] if os.path.exists(image) else []
         return
     met.label_files.append(path)
     try:

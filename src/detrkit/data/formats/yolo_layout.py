@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,12 +195,12 @@ def find_entry(item: str, bases: tuple[Path, ...]) -> Path | None:
 
     The end of a folder's path has two parts at least, or is the name of a split; ``images`` alone would be too much.
     """
-    as_written = next((path for base in bases if (path := base / item).exists()), None)
+    as_written = next((path for base in bases if os.path.exists(path := base / item)), None)
     if as_written is not None:
         return as_written
     parts = [part for part in item.split("/") if part not in ("", ".", "..")]
     for start in range(len(parts)):
         for path in (base.joinpath(*parts[start:]) for base in bases):
-            if path.is_file() or (path.is_dir() and (start + 1 < len(parts) or split_of(parts[-1]))):
+            if os.path.isfile(path) or (os.path.isdir(path) and (start + 1 < len(parts) or split_of(parts[-1]))):
                 return path
     return None
