@@ -42,6 +42,8 @@ class _OnError(StrEnum):
 class _Target(StrEnum):
     coco = "coco"
     coco_panoptic = "coco_panoptic"
+    yolo = "yolo"
+    voc = "voc"
 
 
 class _Task(StrEnum):
@@ -144,12 +146,14 @@ def convert_data_command(
     groups: Annotated[
         _Groups, typer.Option(help="cityscapes-gtfine: how to convert groups of objects.")
     ] = _Groups.crowd,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the images into the folder.")] = False,
     on_error: OnErrorOption = _OnError.stop,
     force: Force = False,
 ) -> None:
-    """Write annotations as COCO JSON, or with --to coco_panoptic as COCO panoptic (JSON and PNG files).
+    """Write annotations as COCO JSON, COCO panoptic (JSON and PNG files), YOLO or Pascal VOC.
 
-    Masks are kept; those in PNG files become RLE segmentations.
+    Masks are kept; those in PNG files become RLE segmentations. YOLO takes polygons, VOC boxes alone; both get links to
+    the images, or with --copy copies. Coordinates are rounded to 1/100 pixel.
 
     In a .json file, image file names stay unchanged. In a folder, annotations/instances_SPLIT.json is written with file
     names relative to the folder: a COCO data set without copies of the images. For a gtFine folder of Cityscapes
@@ -171,6 +175,9 @@ def convert_data_command(
         return
     panoptic = to == _Target.coco_panoptic
     sources = _sources(folder, source_format, None, None, None, _Task.pan if panoptic else None)
+    if to in (_Target.yolo, _Target.voc) or (copy and to == _Target.coco):
+        _convert_folder(sources, out, to, split, copy=copy, on_error=on_error, force=force)
+        return
     outputs = _outputs(out, list(sources), split, _PANOPTIC_FILE if panoptic else _COCO_FILE, force)
     for name, path in outputs.items():
         relative_to = None if path == out else out
@@ -186,6 +193,47 @@ def convert_data_command(
         for note in notes:
             _note(f"left out: {note}")
         _write(path, to_coco(table, relative_to=relative_to), force)
+
+
+def _convert_folder(
+    sources: dict[str, Source],
+    out: Path,
+    to: _Target,
+    split: _Split | None,
+    *,
+    copy: bool,
+    on_error: _OnError,
+    force: bool,
+) -> None:
+    """Write a folder with its own images, or links to them."""
+    from detrkit.cli.console import progress_bar
+    from detrkit.data.convert import to_coco, usable_part
+    from detrkit.data.formats import read_source
+    from detrkit.data.write_folders import flat_names, place_images, write_voc, write_yolo
+    from detrkit.errors import DataError
+
+    if out.suffix == ".json":
+        raise DataError(f"{out}: --to {to.value}{' --copy' * copy} writes a folder, not a file")
+    names = list(_outputs(out, list(sources), split, "{}", force))
+    if out.exists() and any(out.iterdir()) and not force:
+        raise DataError(f"{out}: the folder is not empty; choose another one, or pass --force to write into it")
+    tables = {}
+    for name in names:
+        tables[name], notes = usable_part(read_source(sources[name]), on_error=on_error.value)
+        for note in notes:
+            _note(f"left out: {note}")
+    with progress_bar("images") as bar:
+        if to == _Target.coco:
+            for name, table in tables.items():
+                new = flat_names(str(image["file_name"]) for image in table.images)
+                placed = place_images(table, out / "images" / name, new, copy=copy, progress=bar.update)
+                _write(out / _COCO_FILE.format(name), to_coco(placed), force)
+            return
+        write = write_yolo if to == _Target.yolo else write_voc
+        for note in write(tables, out, copy=copy, progress=bar.update):
+            _note(f"left out: {note}")
+    counts = ", ".join(f"{name} {len(table.images)} images" for name, table in tables.items())
+    _note(f"wrote {out} ({to.value}): {counts}{'' if copy else '; images are links, --copy copies them'}")
 
 
 @app.command("sample")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +20,7 @@ from detrkit.data.ground_truth import value_rle
 from detrkit.data.map_files import stated_size
 from detrkit.data.records import OnError, Table, coco_rows
 from detrkit.data.subsets import choose, subset_size
+from detrkit.data.write_folders import rounded
 from detrkit.errors import DataError
 from detrkit.files import write_json, write_picture
 from detrkit.structures.segment_maps import ids_to_rgb
@@ -44,6 +47,7 @@ def usable_part(table: Table, *, on_error: OnError = "raise") -> tuple[Table, li
         table,
         images=[{**image, **sizes[image["id"]]} for image in table.images if image["id"] in sizes],
         annotations=[row for row in table.annotations if row["image_id"] in sizes and row_problem(row) is None],
+        faults=(),
     ), list(dict.fromkeys(notes))
 
 
@@ -82,11 +86,15 @@ def with_segmentations(table: Table, *, on_error: OnError = "raise") -> tuple[Ta
 def to_coco(table: Table, *, relative_to: Path | None = None) -> Row:
     """A table as COCO JSON, with segmentations instead of masks in PNG files.
 
+    Coordinates are rounded to 1/100 pixel.
+
     relative_to: make file names relative to this folder; None keeps them.
 
     Raises:
         DataError: a PNG file with masks cannot be used.
     """
+    if table.faults:
+        warnings.warn(f"{table.origin}: {len(table.faults)} rows are left out ({table.faults[0]})", stacklevel=2)
     table, _ = with_segmentations(table)
     images = table.images
     if relative_to is not None:
@@ -94,9 +102,22 @@ def to_coco(table: Table, *, relative_to: Path | None = None) -> Row:
     return {
         "info": table.info,
         "images": images,
-        "annotations": coco_rows(table.annotations),
+        "annotations": [_rounded(row) for row in coco_rows(table.annotations)],
         "categories": table.categories,
     }
+
+
+def _rounded(row: Row) -> Row:
+    """The row with rounded coordinates; boxes thinner than that stay as they are."""
+    changes: Row = {}
+    if row_problem(row) is None:
+        bbox = [rounded(value) for value in row["bbox"]]
+        changes["bbox"] = bbox if min(bbox[2:]) > 0 else row["bbox"]
+    segmentation = row.get("segmentation")
+    if isinstance(segmentation, list) and all(isinstance(part, list) for part in segmentation):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # a malformed outline is kept as it is
+            changes["segmentation"] = [[rounded(value) for value in part] for part in segmentation]
+    return {**row, **changes}
 
 
 def write_panoptic(
