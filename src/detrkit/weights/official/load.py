@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from detrkit.errors import CheckpointError
 from detrkit.models.detector import Detector
+from detrkit.structures import Categories
 from detrkit.weights.official.class_names import CLASS_NAMES, decode_names, encode_names
 from detrkit.weights.official.keydiff import IGNORED, KeyDiff, Mismatch, compare
 from detrkit.weights.official.keymaps import backbone_layout, keeps_class_names, official_names, without_wrapper
@@ -27,6 +29,44 @@ _QUERIES = ("query_embed.", "tgt_embed.", "refpoint_embed.", "one_to_many_embed.
 _MASK_HEAD = "mask_head."
 
 
+@dataclass(frozen=True)
+class ClassRows:
+    """For each class of a model the row of the class heads in a file with as many classes."""
+
+    rows: list[int]
+    """Rows of the file: that of the name; for names that the file does not have, the rows that are left, in order."""
+    named: list[str]
+    """Classes that the file has, too."""
+    kept: dict[str, str]
+    """Other classes of the model -> the class of the file whose row they take over."""
+
+    @classmethod
+    def match(cls, given: Categories, wanted: Categories) -> Self | None:
+        """Match by name; None where names and order agree, or the numbers differ."""
+        old, new = ([str(category.name or category.id) for category in classes] for classes in (given, wanted))
+        if old == new or len(old) != len(new):
+            return None
+        left = {name: row for row, name in reversed(list(enumerate(old)))}
+        rows = [left.pop(name, None) for name in new]
+        others = iter(sorted(set(range(len(old))) - set(rows)))
+        full = [next(others) if row is None else row for row in rows]
+        pairs = list(zip(new, full, rows, strict=True))
+        kept = {name: old[row] for name, row, found in pairs if found is None}
+        return cls(full, [name for name, _, found in pairs if found is not None], kept)
+
+    def remark(self) -> str:
+        """A sentence about it."""
+        parts = [f"the rows of the class heads follow the names {_listed(self.named)}"] if self.named else []
+        if self.kept:
+            old, new = _listed(list(self.kept.values())), _listed(list(self.kept))
+            parts.append(f"the head trained as {old} is kept for {new} (as many classes with other names)")
+        return "; ".join(parts)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+
+
 @dataclass
 class OfficialLoadReport:
     """Result of :func:`load_official`."""
@@ -41,6 +81,8 @@ class OfficialLoadReport:
     """Class outputs of the file and of the model, where the numbers differ."""
     queries: tuple[int, int] | None = None
     """Queries per group of the file and of the model, where the numbers differ."""
+    class_rows: ClassRows | None = None
+    """Where the rows of the class heads come from, if the classes of the file have other names or another order."""
     groups: tuple[int, int] = (1, 1)
     """Query groups of the file and of the model."""
 
@@ -53,6 +95,8 @@ class OfficialLoadReport:
             lines.append(
                 f"{given} class outputs in the file, {wanted} here: {count} tensors of the class heads start new"
             )
+        elif self.class_rows is not None:
+            lines.append(self.class_rows.remark())
         if self.queries is not None:
             groups = f" in each of {min(self.groups)} groups" if min(self.groups) > 1 else ""
             lines.append(f"{_count_remark('queries', *self.queries)}{groups}")
@@ -75,7 +119,8 @@ def _names(model: Detector, given: Mapping[str, Tensor]) -> dict[str, list[str]]
     the official model wraps one, our own names (one of our checkpoints).
     """
     official = official_names(model)
-    layouts = [official, without_wrapper(model, official), {key: [key] for key in official}]
+    counters = [key for key in model.state_dict() if key.endswith("num_batches_tracked")]
+    layouts = [official, without_wrapper(model, official), {key: [key] for key in [*official, *counters]}]
     return max(layouts, key=lambda names: sum(any(name in given for name in accepted) for accepted in names.values()))
 
 
@@ -94,10 +139,18 @@ def load_official(
     Args:
         model: from :func:`detrkit.create_model`.
         state_dict_or_path: names -> tensors, or a ``.pth`` / ``.safetensors`` file.
+<<<<<<< HEAD
         new_head: allow another number of classes or queries, and a file without mask head. Class heads then keep their
             initial values, and so does a mask head that the file lacks; of the query embeddings the first ones are
             copied, as many as both have, per group in Group DETR. Everything else must fit.
         check_finite: refuse weights that are NaN or infinite.
+=======
+        new_head: allow other classes, another number of queries, and a file without mask head. With another number of
+            classes the class heads keep their initial values; with as many, their rows follow the names of the classes
+            where file and model have names. A mask head that the file lacks keeps its initial values. Of the query
+            embeddings the first ones are copied, as many as both have, per group in Group DETR. Everything else must
+            fit.
+>>>>>>> e4f88bbf6d239b369a73826feff1e6adadece737
 
     Raises:
         CheckpointError: missing, unexpected or mismatched keys (all named), aliases that differ, or NaN. The model is
@@ -130,6 +183,8 @@ def load_official(
         raise CheckpointError(problem + _advice(path, given, remaining))
     report = OfficialLoadReport(ignored=[key for key in given if key.endswith(IGNORED)])
     report.fresh += masks if lacking else []
+    if new_head and model.categories is not None and (classes := _classes_of(model, path, given)) is not None:
+        report.class_rows = ClassRows.match(classes, model.categories)
     for key, accepted in names.items():
         present = [name for name in accepted if name in given]
         if not present:  # not a weight: the model keeps its own value
@@ -147,6 +202,9 @@ def load_official(
             own[key] = _load_partially(resized[key], own[key], value, report)
         else:
             own[key] = value.to(own[key].dtype).reshape(own[key].shape)
+            if report.class_rows is not None and key.startswith(_CLASS_HEADS):
+                rows = report.class_rows.rows  # further rows, such as no-object, stay where they are
+                own[key] = torch.cat([own[key][rows], own[key][len(rows) :]])
             report.loaded += 1
     if check_finite:
         refuse_not_finite(own, path)
@@ -154,6 +212,13 @@ def load_official(
     if model.categories is None and report.classes is None and CLASS_NAMES in given:
         model.categories = decode_names(given[CLASS_NAMES], model.config.architecture.num_classes)
     return report
+
+
+def _classes_of(model: Detector, path: Path | None, given: Mapping[str, Tensor]) -> Categories | None:
+    """The classes that a file names."""
+    if path is not None and is_ours(path):
+        return read_info(path).categories
+    return decode_names(given[CLASS_NAMES], model.config.architecture.num_classes) if CLASS_NAMES in given else None
 
 
 def _load_partially(change: Mismatch, own: Tensor, given: Tensor, report: OfficialLoadReport) -> Tensor:
