@@ -139,18 +139,12 @@ def load_official(
     Args:
         model: from :func:`detrkit.create_model`.
         state_dict_or_path: names -> tensors, or a ``.pth`` / ``.safetensors`` file.
-<<<<<<< HEAD
-        new_head: allow another number of classes or queries, and a file without mask head. Class heads then keep their
-            initial values, and so does a mask head that the file lacks; of the query embeddings the first ones are
-            copied, as many as both have, per group in Group DETR. Everything else must fit.
-        check_finite: refuse weights that are NaN or infinite.
-=======
         new_head: allow other classes, another number of queries, and a file without mask head. With another number of
             classes the class heads keep their initial values; with as many, their rows follow the names of the classes
             where file and model have names. A mask head that the file lacks keeps its initial values. Of the query
             embeddings the first ones are copied, as many as both have, per group in Group DETR. Everything else must
             fit.
->>>>>>> e4f88bbf6d239b369a73826feff1e6adadece737
+        check_finite: refuse weights that are NaN or infinite.
 
     Raises:
         CheckpointError: missing, unexpected or mismatched keys (all named), aliases that differ, or NaN. The model is
