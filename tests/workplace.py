@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from detrkit.structures import Categories, PanopticMap, Segment
-from tests.data.trees import lvis_tree
+from tests.data.trees import lvis_tree, masks_tree, panoptic_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -211,6 +211,14 @@ def make_workplace(folder: Path) -> Path:
     (folder / "recipes").symlink_to(ROOT / "recipes")
     make_data(folder / "data")
     lvis_tree(folder / "data" / "lvis")
+    panoptic_tree(folder / "data" / "nuclei_inst")
+    panoptic_tree(folder / "data" / "coco", official=True)
+    masks_tree(folder / "data" / "aerial_sem")
+    (folder / "gtFine").symlink_to(folder / "data" / "cityscapes" / "gtFine")
+    (folder / "results").mkdir()
+    for path in (folder / "gtFine" / "val").rglob("*_gtFine_instanceIds.png"):
+        name = path.name.removesuffix("_gtFine_instanceIds.png")
+        (folder / "results" / f"{name}_pred.txt").touch()
     mine = folder / "my_data"
     names = tuple(f"train_{number}.jpg" for number in range(10))
     coco_split(Split(names, mine / "train", mine / "annotations/instances_train.json"), MY_CLASSES)

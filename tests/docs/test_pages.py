@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from detrkit.config import load_recipe
 from tests.workplace import ROOT, SMALL_RUN, TINY_MODEL, detrkit_cli, make_workplace
 
 pytestmark = pytest.mark.xdist_group("readme")  # one working folder
@@ -102,6 +103,8 @@ def miniature(words: list[str], output: Path) -> list[str]:
         words = [*words[:-1], f"{model}.safetensors"]
     if words[0] == "train":
         small = SMALL_RUN if any(word.startswith("model.init=") for word in words) else SMALL_RUN | SMALL_MODEL
+        if not words[1].startswith("--") and load_recipe(words[1]).model.init is not None:
+            small |= {"model.init": None}  # of another size
         return [*words, *as_overrides(small | {"training.output": str(output)})]
     if words[0] == "eval":
         small = {key: value for key, value in SMALL_RUN.items() if key.startswith("data.eval")}
