@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -127,6 +128,7 @@ def predict_command(
 
     from detrkit.cli.console import local_checkpoint, stderr, stdout
     from detrkit.inference.answers import check_task
+    from detrkit.inference.data_set_ids import data_set_ids
     from detrkit.inference.earlier_run import MAP_FOLDERS, TASK_FILES, earlier_files
     from detrkit.inference.prediction_folder import PredictionFolder
     from detrkit.inference.predictor import Predictor
@@ -149,6 +151,9 @@ def predict_command(
     chosen = check_task(predictor.config, None if task is None else task.value)
     if chosen in MAP_FOLDERS:
         found = find_images(inputs, written=[*written, out / MAP_FOLDERS[chosen]], earlier=earlier)
+    listed = data_set_ids([Path(word) for word in inputs if os.path.isdir(word)], found)
+    if listed is not None:
+        stderr().print(f"image ids are those of {listed.origin}", markup=False)
     folder = PredictionFolder(
         out,
         predictor.categories,
@@ -156,6 +161,7 @@ def predict_command(
         task=chosen,
         labels=labels.value,
         file_names=[item.file_name for item in found],
+        image_ids=None if listed is None else listed.of(found),
     )
     with folder.claimed():
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypedDict
 
@@ -48,7 +48,7 @@ class _PanopticRow(TypedDict):
 class PredictionFolder:
     """Collects the answers of a task and writes these files:
 
-    - ``predictions.json``: images (id 1.., file_name, width, height), categories, annotations (COCO with score, and
+    - ``predictions.json``: images (id, file_name, width, height), categories, annotations (COCO with score, and
       with ``segmentation`` where there are masks); of panoptic maps the things, of semantic maps no annotations
     - ``results.json``: the plain COCO results list
     - ``panoptic.json`` and ``panoptic/<name>.png``: COCO panoptic, for the task ``"pan"``
@@ -69,6 +69,7 @@ class PredictionFolder:
         task: ``"det"``, ``"inst"``, ``"pan"`` or ``"sem"``.
         labels: captions in the pictures: ``"auto"``, ``"all"`` or ``"none"``, see ``draw_detections``.
         file_names: of all images to come, as far as known: decides which pictures would meet.
+        image_ids: the id of every image by its file name; None: 1, 2, …
 
     Raises:
         DataError: the folder is a file or cannot be made, a folder in it that would be written to is a link, or it has
@@ -84,6 +85,7 @@ class PredictionFolder:
         task: str = "det",
         labels: Captions = "auto",
         file_names: Iterable[str] = (),
+        image_ids: Mapping[str, int] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.pictures = pictures
@@ -97,6 +99,7 @@ class PredictionFolder:
         self._panoptic: list[_PanopticRow] = []
         self._categories = categories
         self._counts: Counter[int] = Counter()
+        self._image_ids = image_ids
         self._names = picture_names(file_names)
         if self.folder.exists() and not self.folder.is_dir():
             raise DataError(f"{self.folder}: the output must be a folder, but this is a file")
@@ -134,7 +137,7 @@ class PredictionFolder:
         Raises:
             RunError: a file cannot be written.
         """
-        image_id = len(self._images) + 1
+        image_id = len(self._images) + 1 if self._image_ids is None else self._image_ids[file_name]
         row: _ImageRow = {"id": image_id, "file_name": file_name, "width": image.width, "height": image.height}
         if isinstance(found, PanopticMap):
             segments = found.segments_info()

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import hotcoco.mask
 
@@ -30,6 +30,9 @@ from detrkit.data.values import read_value
 from detrkit.errors import DataError
 
 __all__ = ["GroundTruth", "read_ground_truth", "read_results", "rows_by_id", "unique_names"]
+
+
+_RESULT_KEYS = ("image_id", "category_id", "bbox", "score")
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,8 @@ def read_results(source: object, truth: GroundTruth, *, iou_type: str) -> list[R
         DataError: no such file, not COCO results, or an invalid row (unknown image, score not a number, …).
     """
     data, name = read_json(source, "results")
+    if isinstance(data, list) and isinstance(source, str | Path):
+        data = _named_results(Path(source), data) or data
     if isinstance(data, Mapping):
         data = _rows_of_predictions(data, truth, name)
     if not isinstance(data, Sequence) or isinstance(data, str):
@@ -209,6 +214,25 @@ def _rows_of_predictions(predictions: Json, truth: GroundTruth, name: str) -> li
         category_id = category_ids.get(clean["category_id"], clean["category_id"])
         rows.append({**clean, "image_id": image_ids[clean["image_id"]], "category_id": category_id})
     return rows
+
+
+def _named_results(path: Path, rows: list[object]) -> Row | None:
+    """The ``predictions.json`` beside the ``results.json`` of ``detrkit predict``: the same rows, and names of images.
+
+    The ids of images that lie in no data set are 1, 2, …, which may be those of other images in the ground truth.
+    """
+    beside = path.with_name("predictions.json")
+    if path.name != "results.json" or not beside.is_file():
+        return None
+    try:
+        predictions, _ = read_json(beside, "results")
+    except DataError:
+        return None
+    if not isinstance(predictions, dict) or not isinstance(predictions.get("annotations"), list):
+        return None
+    known = [{key: row.get(key) for key in _RESULT_KEYS} for row in predictions["annotations"] if isinstance(row, dict)]
+    same = known == [{key: row.get(key) for key in _RESULT_KEYS} for row in rows if isinstance(row, dict)]
+    return predictions if same and len(known) == len(rows) else None
 
 
 def _image_named(file_name: str, truth: GroundTruth, name: str) -> Hashable:

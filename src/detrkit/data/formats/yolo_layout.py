@@ -120,7 +120,7 @@ def _names(config: Row, path: Path) -> dict[int, str]:
     names, count = config.get("names"), str(config.get("nc", ""))
     if not names and count.isdecimal():
         names = [str(number) for number in range(int(count))]
-    if isinstance(names, str) and (path.parent / posix_name(names)).is_file():
+    if isinstance(names, str) and os.path.isfile(path.parent / posix_name(names)):
         return _read_names(path.parent / posix_name(names))
     if isinstance(names, list):
         names = {str(number): name for number, name in enumerate(names)}
