@@ -12,7 +12,7 @@ from detrkit.config.schema import SECTIONS, Recipe, Section, leaves
 from detrkit.config.spellings import setting_meant
 from detrkit.errors import RecipeError, did_you_mean
 
-__all__ = ["load_recipe"]
+__all__ = ["load_recipe", "override_values"]
 
 
 _NAMES = {"model": "model.name", "data": "data.root"}  # what a text as the whole section stands for elsewhere
@@ -156,6 +156,15 @@ def _override_layers(overrides: Sequence[str] | Mapping[str, object]) -> Iterabl
         where = f"override '{key}'"
         _check_keys(tree, where)
         yield _Layered(tree, {leaf: where for leaf, _ in leaves(tree)})
+
+
+def override_values(overrides: Sequence[str] | Mapping[str, object]) -> dict[str, object]:
+    """Overrides as dotted keys with checked values.
+
+    Raises:
+        RecipeError: unknown key or wrong value.
+    """
+    return dict(leaves(load_recipe({}, overrides).model_dump(mode="json", exclude_unset=True)))
 
 
 def _short(value: object) -> str:
