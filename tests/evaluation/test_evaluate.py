@@ -60,7 +60,7 @@ def test_evaluate_applies_overrides_of_the_recipe(folder: Path, monkeypatch: pyt
     assert (config.nms, config.top_k, config.eval_short_side, config.eval_max_side) == (0.4, 2, 32, 200)
     with pytest.raises(CheckpointError, match=r"holds a 'color', but .* is for a 'detr_r50'"):
         evaluate("x.safetensors", {"model": {"name": "detr_r50"}, "data": {"root": str(folder)}})
-    with pytest.raises(RecipeError, match="IoU threshold"):
+    with pytest.raises(RecipeError, match=r"nms must be in \[0, 1\], got 4"):
         evaluate("x.safetensors", folder, overrides=["model.nms=4"])
 
 

@@ -47,7 +47,27 @@ def test_the_same_number_of_classes_loads_everything(saved: Path, capsys: pytest
     model = build("de_detr_lite0", classes("bird", "fish"), saved)
     assert differing(model, weights.load(saved)) == set()
     assert model.categories == classes("bird", "fish")
-    assert capsys.readouterr().err == ""
+    assert "the head trained as cat, dog is kept for bird, fish" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "rows", "said"),
+    [
+        (("cat", "dog"), [0, 1], ""),
+        (("dog", "cat"), [1, 0], "the rows of the class heads follow the names dog, cat"),
+        (("dog", "fish"), [1, 0], "follow the names dog; the head trained as cat is kept for fish"),
+    ],
+)
+def test_rows_of_the_class_heads_follow_the_names(
+    saved: Path, capsys: pytest.CaptureFixture[str], names: tuple[str, ...], rows: list[int], said: str
+) -> None:
+    model, old = build("de_detr_lite0", classes(*names), saved).state_dict(), weights.load(saved).state_dict()
+    heads = [key for key in old if key.startswith("class_embed.")]
+    assert heads
+    for key in heads:
+        assert torch.equal(model[key], old[key][[*rows, 2]]), "no-object is the last row and stays there"
+    lines = capsys.readouterr().err
+    assert said in lines if said else lines == ""
 
 
 def test_other_classes_start_a_new_head_with_a_remark(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:

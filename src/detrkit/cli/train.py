@@ -87,14 +87,14 @@ def train_command(
 
 def _from_data(data: str, given: dict[str, Any], overrides: list[str], *, resume: bool) -> Recipe:
     """The recipe chosen from the data; with ``resume``, the recipe of the existing run."""
-    from detrkit.config import load_recipe
+    from detrkit.config import load_recipe, override_values
     from detrkit.training import auto_recipe
-    from detrkit.training.auto.draft import Draft, flat
+    from detrkit.training.auto.draft import Draft
     from detrkit.training.auto.model_choice import choose_model
     from detrkit.training.folder import find_run
     from detrkit.training.task import require_backbone
 
-    values = {**flat(given), **flat(overrides)}
+    values = {**override_values(given), **override_values(overrides)}
     existing = find_run(values) if resume else None
     if existing is None:
         if "model.init" not in values:  # before the data are read, which may take long

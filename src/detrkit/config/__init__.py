@@ -6,7 +6,7 @@ configuration of the chosen model, which ``create_model`` checks.
 
 from __future__ import annotations
 
-from detrkit.config.loading import load_recipe
+from detrkit.config.loading import load_recipe, override_values
 from detrkit.config.recipe_files import find_recipe, list_recipes
 from detrkit.config.schema import (
     DataSection,
@@ -31,4 +31,5 @@ __all__ = [
     "find_recipe",
     "list_recipes",
     "load_recipe",
+    "override_values",
 ]

@@ -12,7 +12,7 @@ from detrkit.config.schema import SECTIONS, Recipe, Section, leaves
 from detrkit.config.spellings import setting_meant
 from detrkit.errors import RecipeError, did_you_mean
 
-__all__ = ["load_recipe"]
+__all__ = ["load_recipe", "override_values"]
 
 
 _NAMES = {"model": "model.name", "data": "data.root"}  # what a text as the whole section stands for elsewhere
@@ -158,6 +158,24 @@ def _override_layers(overrides: Sequence[str] | Mapping[str, object]) -> Iterabl
         yield _Layered(tree, {leaf: where for leaf, _ in leaves(tree)})
 
 
+def _moved(values: Mapping[str, object], folder: Path) -> _Layered:
+    """The output folder of a run: the folder that is named, wherever it was when the run began."""
+    training = values.get("training")
+    output = training.get("output") if isinstance(training, Mapping) else None
+    if isinstance(output, str) and Path(output).resolve() == folder.resolve():
+        return _Layered({}, {})
+    return _Layered({"training": {"output": str(folder)}}, {})
+
+
+def override_values(overrides: Sequence[str] | Mapping[str, object]) -> dict[str, object]:
+    """Overrides as dotted keys with checked values.
+
+    Raises:
+        RecipeError: unknown key or wrong value.
+    """
+    return dict(leaves(load_recipe({}, overrides).model_dump(mode="json", exclude_unset=True)))
+
+
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) < 200 else text[:197] + "..."
@@ -188,8 +206,7 @@ def load_recipe(
         where = str(path)
         layered = _resolve(read_yaml(path), where, path.parent, (path.resolve(),), {})
         if path.name == "recipe.yaml" and (Path(source).is_dir() or (path.parent / "last").is_dir()):
-            # a run is the folder that is named, wherever it was when it began
-            layered.add(_Layered({"training": {"output": str(path.parent)}}, {}))
+            layered.add(_moved(layered.values, path.parent))
     for layer in _override_layers(overrides):
         layered.add(layer)
     try:

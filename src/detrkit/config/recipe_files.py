@@ -171,6 +171,8 @@ def find_recipe(name: str | Path) -> Path:
     Raises:
         RecipeError: no recipe or several recipes have that name.
     """
+    if not str(name).strip():
+        raise RecipeError("the name of the recipe is empty: a shell variable without a value?")
     path = Path(name)
     if path.is_dir():
         if (path / "recipe.yaml").is_file():

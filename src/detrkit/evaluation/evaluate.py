@@ -8,15 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detrkit.config import Recipe, load_recipe
+from detrkit.config import Recipe, load_recipe, override_values
 from detrkit.data import DetectionDataset, load_dataset
 from detrkit.data.formats import describes_data
-from detrkit.errors import CheckpointError, RecipeError
 from detrkit.evaluation.loop import Progress, evaluate_model
+from detrkit.evaluation.settings import check_overrides, evaluation_config
 from detrkit.inference.device import Precision, resolve_device
 from detrkit.metrics import ScoreJson
-from detrkit.models import Architecture, Detector, DetectorConfig
-from detrkit.models.config import Postprocessing, option_names
+from detrkit.models import Detector
 from detrkit.weights import load
 from detrkit.weights.find import find_checkpoint
 from detrkit.weights.official.pth import open_official
@@ -50,8 +49,8 @@ def evaluate(
             memory, or an official ``.pth``. The model of a ``.pth`` is that of the recipe or is recognised from its
             tensors; its labels are category ids of the data.
         data: a data folder, a recipe (file, name, mapping) or a loaded data set.
-        overrides: ``section.key=value`` settings of the recipe; with a data folder, settings of ``data`` and ``model``
-            apply, e.g. ``model.nms=0.7``.
+        overrides: ``section.key=value`` settings: where the data are, image sizes, post-processing (``model.nms=0.7``).
+            Keys that have no effect on an evaluation, or would need another network, are refused.
         batch_size: 1 is exact, see ``evaluate_model``.
         workers: number of processes that read images.
         device: ``"auto"`` or a torch device.
@@ -67,14 +66,12 @@ def evaluate(
         DataError, RecipeError, CheckpointError: the data, recipe or checkpoint cannot be used; the message names it.
     """
     chosen = resolve_device(device)
-    recipe = None if isinstance(data, DetectionDataset) else _recipe(data, overrides)
-    model = _model(checkpoint, recipe)
-    config = _evaluation_config(checkpoint, model, recipe)
-    if isinstance(data, DetectionDataset):
-        dataset = data
-    else:
-        assert recipe is not None
-        dataset = _dataset(recipe, split, config.architecture.task)
+    given = override_values(overrides)
+    check_overrides(given, loaded=isinstance(data, DetectionDataset))
+    recipe = load_recipe({}, overrides) if isinstance(data, DetectionDataset) else _recipe(data, overrides)
+    model, built = _model(checkpoint, recipe)
+    config = evaluation_config(model, recipe, given, built=built)
+    dataset = data if isinstance(data, DetectionDataset) else _dataset(recipe, split, config.architecture.task)
     accelerator = _accelerator(chosen)
     score = evaluate_model(
         model.to(chosen if accelerator is None else accelerator.device),
@@ -123,35 +120,15 @@ def _dataset(recipe: Recipe, split: str, task: str) -> DetectionDataset:
     )
 
 
-def _model(checkpoint: str | Path | Detector, recipe: Recipe | None) -> Detector:
+def _model(checkpoint: str | Path | Detector, recipe: Recipe) -> tuple[Detector, bool]:
+    """The model, and whether it was built with the options of the recipe, as for an official file."""
     if isinstance(checkpoint, Detector):
-        return checkpoint
+        return checkpoint, False
     path = find_checkpoint(checkpoint)
-    wanted = recipe.model.name if recipe is not None and "name" in recipe.model.model_fields_set else None
     if is_ours(path):
-        model = load(path)
-        if recipe is not None and wanted not in (None, model.name):
-            raise CheckpointError(f"{path}: holds a '{model.name}', but {recipe.source} is for a '{wanted}'")
-        return model
-    opened = open_official(path, name=wanted, options=None if recipe is None else recipe.model.overrides)
+        return load(path), False
+    wanted = recipe.model.name if "name" in recipe.model.model_fields_set else None
+    opened = open_official(path, name=wanted, options=recipe.model.overrides)
     for remark in opened.remarks(classes=False):
         warnings.warn(f"{path}: {remark} (model.name=NAME and model.OPTION=VALUE say otherwise)", stacklevel=2)
-    return opened.model
-
-
-def _evaluation_config(
-    checkpoint: str | Path | Detector, model: Detector, recipe: Recipe | None
-) -> DetectorConfig[Architecture]:
-    """The model's configuration with the image sizes of the recipe and, for a checkpoint, its post-processing.
-
-    The model itself is not changed, since it may belong to the caller.
-    """
-    if recipe is None:
-        return model.config
-    changes: dict[str, object] = {**recipe.data.image_sizes()}
-    if not isinstance(checkpoint, Detector):
-        changes |= {key: value for key, value in recipe.model.overrides.items() if key in option_names(Postprocessing)}
-    try:
-        return model.config.replace(**changes)
-    except ValueError as error:
-        raise RecipeError(f"{recipe.source}: model: {error}") from error
+    return opened.model, True

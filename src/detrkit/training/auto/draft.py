@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from detrkit.config import Recipe, load_recipe
-from detrkit.config.schema import ModelSection, leaves
+from detrkit.config.schema import ModelSection
 
-__all__ = ["Draft", "flat"]
+__all__ = ["Draft"]
 
 _SECTION_KEYS = frozenset(ModelSection.model_fields)  # keys of the model section that are not model options
-
-
-def flat(overrides: Sequence[str] | Mapping[str, object]) -> dict[str, object]:
-    """Overrides as dotted keys with checked values.
-
-    Raises:
-        RecipeError: unknown key or wrong value.
-    """
-    return dict(leaves(load_recipe({}, overrides).model_dump(mode="json", exclude_unset=True)))
 
 
 class Draft:
     """A recipe under construction.
 
     Args:
-        given: values of the user by dotted key.
+        given: values of the user by dotted key (types are checked by ``override_values``).
     """
 
     def __init__(self, given: Mapping[str, object]) -> None:
-        self.given: dict[str, Any] = dict(given)  # types are checked by :func:`flat`
+        self.given: dict[str, Any] = dict(given)
         self.lines: list[str] = []
         self._chosen: dict[str, object] = {}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from detrkit.config import Recipe, load_recipe
+from detrkit.config import Recipe, load_recipe, override_values
 from detrkit.data import DetectionDataset
 from detrkit.data.formats import find_sources
 from detrkit.data.statistics import Statistics, statistics
@@ -21,7 +21,7 @@ from detrkit.errors import DataError
 from detrkit.models import Architecture, DetectorConfig, entry
 from detrkit.models.presets import Entry
 from detrkit.training.auto import rules
-from detrkit.training.auto.draft import Draft, flat
+from detrkit.training.auto.draft import Draft
 from detrkit.training.auto.model_choice import choose_model
 from detrkit.training.task import STEPS_BETWEEN_EVALUATIONS, load_split, require_boxes
 
@@ -49,7 +49,7 @@ def auto_recipe(
         RecipeError: an unknown key, model or option, or a wrong value.
         CheckpointError: ``model.init`` cannot be read.
     """
-    draft = Draft({"data.root": str(data), **flat(more), **flat(overrides)})
+    draft = Draft({"data.root": str(data), **override_values(more), **override_values(overrides)})
     recipe = load_recipe({}, {key: value for key, value in draft.given.items() if key != "data.repeat"})
     train = load_split(recipe, "train")
     require_boxes(train, recipe.data.root)
