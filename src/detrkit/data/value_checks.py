@@ -28,9 +28,10 @@ def _empty_lists(split: str, table: Table) -> Iterator[Finding]:
 def _unusable(split: str, table: Table) -> Iterator[Finding]:
     boxes: list[str] = []
     others: list[str] = []
+    listed = {image["id"] for image in table.images}
     for row in table.annotations:
         problem = row_problem(row)
-        if problem is not None:
+        if problem is not None and row["image_id"] in listed:  # rows of other images are ignored
             (boxes if problem.startswith("bbox") else others).append(f"{row_name(row)}: {problem}")
     yield finding("error", "box values", split, boxes, "boxes that are not four finite numbers of positive size")
     yield finding("error", "annotation values", split, others, "values of annotations that cannot be read")
