@@ -171,7 +171,7 @@ def clean_annotation(
 def _tell_text(row: Json, found: Json, where: str, tell: Tell) -> None:
     """Tell which numbers were text."""
     for key, value in found.items():
-        if isinstance(row.get(key), str) and isinstance(value, int | float):
+        if isinstance(row.get(key), str) and isinstance(value, int | float) and not is_absent(row[key]):
             tell(TEXT, f"{where}: {key} {shown(row[key])} read as {value}")
 
 
