@@ -238,6 +238,12 @@ def test_classes_alone_are_no_data_set(tmp_path: Path) -> None:
         load_dataset(root)  # nobody says what the classes are
     names_file(root / "classes.txt")
     assert len(load_dataset(root)) == 3
+    for path in sorted((root / "images").rglob("*.png")):
+        path.unlink()
+    for path in sorted((root / "labels").rglob("*.txt")):
+        path.rename(root / "labels" / path.name)
+    with pytest.raises(DataError, match=r"classes\.txt: train: images holds no images"):
+        load_dataset(root)
     shutil.rmtree(root / "labels")
     with pytest.raises(DataError, match="no known data set layout"):
         load_dataset(root)

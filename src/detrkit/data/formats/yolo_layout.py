@@ -190,6 +190,8 @@ def _folders_without_yaml(root: Path) -> dict[str, list[str]]:
         found[split] = [next((item for item in patterns if _has_labels(root / item)), "")]
     found = {split: items for split, items in found.items() if items[0]}
     whole = next((item for item in ("images", "obj_train_data", ".") if _has_labels(root / item)), None)
+    if not found and whole is None and files_in(root / "labels", {".txt"}):
+        whole = "images"  # exported without the images, as reading it says
     return found or ({} if whole is None else {"train": [whole]})
 
 
