@@ -8,9 +8,11 @@ import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from detrkit.config.schema import DataSection
 from detrkit.data import load_dataset
 from detrkit.data.formats import FORMATS, find_sources, recognise_format
 from detrkit.errors import DataError
@@ -410,3 +412,8 @@ def test_cityscapes_without_annotations_says_which_download_has_them(tmp_path: P
     (root / "gtCoarse").mkdir()
     with pytest.raises(DataError, match=r"and gtCoarse has no labels of instances to train with; unpack"):
         load_dataset(root, task="pan")
+
+
+def test_every_format_can_be_named_in_recipes() -> None:
+    allowed = get_args(DataSection.model_fields["format"].annotation)
+    assert sorted(allowed) == sorted(["auto", *FORMATS])

@@ -250,6 +250,13 @@ def test_voc_names_in_lists(tmp_path: Path) -> None:
         assert list(boxes_of(root, "train")) == ["a 1.png", "b.2.png", "\u00fc c.png"]
 
 
+def test_voc_images_with_the_same_stem(tmp_path: Path) -> None:
+    root = voc_tree(tmp_path / "data")
+    for suffix in (".bmp", ".tif"):
+        write_image(root / "JPEGImages" / f"a{suffix}", seed=5)
+    assert boxes_of(root, "train") == BOXES["train"]  # the XML file names a.png
+
+
 def test_voc_splits_in_subfolders(tmp_path: Path) -> None:
     whole, root = voc_tree(tmp_path / "whole"), tmp_path / "data"
     for split, folder in (("train", "train"), ("val", "Valid")):

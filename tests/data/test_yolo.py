@@ -221,12 +221,29 @@ def test_layouts_of_other_tools(tmp_path: Path, make: object) -> None:
     assert found == (whole if make in (cvat, cvat_ultralytics, splits_inside) else one)
 
 
+def test_class_names_beside_the_labels(tmp_path: Path) -> None:
+    root = without_yaml(tmp_path / "data")
+    for split in BOXES:
+        names_file(root / "labels" / split / "classes.txt")
+    assert list(find_sources(root)) == ["train", "val"]
+    assert load_dataset(root, split="val").categories.names == list(NAMES)
+    (root / "labels" / "val" / "classes.txt").write_text("nut\nbolt\n")
+    with pytest.raises(DataError, match=r"val/classes\.txt: has other class names than .*train/classes\.txt"):
+        load_dataset(root)
+
+
 def test_classes_alone_are_no_data_set(tmp_path: Path) -> None:
     root = without_yaml(tmp_path / "data")
     with pytest.raises(DataError, match="no known data set layout"):
         load_dataset(root)  # nobody says what the classes are
     names_file(root / "classes.txt")
     assert len(load_dataset(root)) == 3
+    for path in sorted((root / "images").rglob("*.png")):
+        path.unlink()
+    for path in sorted((root / "labels").rglob("*.txt")):
+        path.rename(root / "labels" / path.name)
+    with pytest.raises(DataError, match=r"classes\.txt: train: images holds no images"):
+        load_dataset(root)
     shutil.rmtree(root / "labels")
     with pytest.raises(DataError, match="no known data set layout"):
         load_dataset(root)

@@ -53,10 +53,11 @@ class _Task(StrEnum):
     pan = "pan"
 
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The data folder.", show_default=False)]
-FormatOption = Annotated[
-    str, typer.Option("--format", help="auto, coco, coco_panoptic, lvis, roboflow, yolo, voc, cityscapes or masks.")
+Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="The data folder, or its data.yaml or COCO file.", show_default=False)
 ]
+_FORMATS = "coco, coco_panoptic, lvis, roboflow, yolo, voc, cityscapes, masks, labelme, via, supervisely or vott"
+FormatOption = Annotated[str, typer.Option("--format", help=f"auto, {_FORMATS}.")]
 TaskOption = Annotated[
     _Task | None, typer.Option(help="Task of the data: it decides between files side by side, and about masks.")
 ]

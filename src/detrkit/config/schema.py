@@ -91,7 +91,21 @@ class DataSection(Section):
 
     root: Text = "data"
     """The data folder."""
-    format: Literal["auto", "coco", "coco_panoptic", "lvis", "roboflow", "yolo", "voc", "cityscapes", "masks"] = "auto"
+    format: Literal[
+        "auto",
+        "coco",
+        "coco_panoptic",
+        "lvis",
+        "roboflow",
+        "yolo",
+        "voc",
+        "cityscapes",
+        "masks",
+        "labelme",
+        "via",
+        "supervisely",
+        "vott",
+    ] = "auto"
     """How the folder is laid out; ``auto`` recognises it. Of COCO's instances and panoptic files side by side it takes
     those of the task."""
     train: SplitFiles = Field(default_factory=SplitFiles)

@@ -54,10 +54,10 @@ def load_dataset(
     """Load one split of a data folder; images are opened only when samples are requested.
 
     Args:
-        root: the data folder.
+        root: the data folder, or its ``data.yaml`` or COCO file.
         split: train, val or test.
         task: det, inst, sem or pan: which annotations become objects, and whether they have masks.
-        format: auto, coco, coco_panoptic, lvis, roboflow, yolo, voc, cityscapes or masks.
+        format: auto, or a key of ``detrkit.data.formats.FORMATS``: coco, yolo, voc, …
         annotations: a COCO file, relative to ``root`` or to the working directory, for unusual layouts.
         images: the image folder of ``annotations``, likewise relative.
         on_error: "raise" an error for bad boxes and images, or "skip" and count them.

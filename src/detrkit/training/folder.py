@@ -28,7 +28,8 @@ def run_folder(recipe: Recipe) -> Path:
         return Path(recipe.training.output)
     source = Path(recipe.source)
     name = source.stem if source.suffix in (".yaml", ".yml") and source.name != "recipe.yaml" else recipe.model.name
-    return Path("runs") / f"{name}-{Path(recipe.data.root).resolve().name}"
+    data = Path(recipe.data.root).resolve()
+    return Path("runs") / f"{name}-{(data.parent if data.is_file() else data).name}"  # data may be a data.yaml
 
 
 def find_run(given: Mapping[str, object]) -> tuple[Path, Path] | None:

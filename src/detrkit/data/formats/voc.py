@@ -85,6 +85,7 @@ def read(source: Source) -> Table:
     image_root = source.images or (_image_folder(root) if in_whole else folder)
     found = [*images_in(folder, recursive=True), *images_in(image_root, recursive=True)]
     files = {path.stem.lower(): path for path in found} | _by_key(found, folder) | _by_key(found, image_root)
+    paths = set(found)
     stems = _stems(source, present, folder)
     images: list[Row] = []
     annotations: list[Row] = []
@@ -92,6 +93,9 @@ def read(source: Source) -> Table:
         xml = _lookup(present, stem) or folder / f"{stem}.xml"
         file = _read_file(xml)
         image = _lookup(files, stem) or _lookup(files, xml.stem)
+        if image is not None and file.image:  # of several images with the name of the XML file the one that it names
+            named = image.with_suffix(PurePosixPath(file.image).suffix)
+            image = named if named in paths else image
         name = file.image or f"{stem}.jpg" if image is None else Path(os.path.relpath(image, image_root)).as_posix()
         images.append({"id": number, "file_name": name, **file.size})
         if file.problem is not None:

@@ -28,9 +28,10 @@ def recognises(root: Path) -> bool:
 def locate(root: Path, split: str) -> Source | None:
     """The source of a split that the layout names."""
     path = layout_file(root)
-    if path is None or not find_layout(path).entries.get(split):
+    folder = root if root.is_dir() else root.parent
+    if path is None or not find_layout(path, folder).entries.get(split):
         return None
-    return Source(format="yolo", root=root if root.is_dir() else root.parent, split=split, annotations=path)
+    return Source(format="yolo", root=folder, split=split, annotations=path)
 
 
 def absent(root: Path) -> dict[str, str]:
@@ -41,7 +42,7 @@ def absent(root: Path) -> dict[str, str]:
     path = layout_file(root)
     if path is None:
         return {}
-    layout = find_layout(path)
+    layout = find_layout(path, root)
     named = {split: layout.entries.get(split, []) for split in SPLIT_WORDS if split != "train"}
     return {
         split: ", ".join(entries)
@@ -70,7 +71,7 @@ def read(source: Source) -> Table:
         DataError: a file cannot be read, a path does not exist, or there are no images.
     """
     path = source.annotations
-    layout, met = find_layout(path), _Reading()
+    layout, met = find_layout(path, source.root), _Reading()
     if source.images is not None:
         raise DataError(f"{path}: names the image folders itself; images '{source.images}' cannot change them")
     categories = [{"id": number, "name": name} for number, name in layout.names.items()]

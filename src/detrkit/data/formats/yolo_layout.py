@@ -18,7 +18,9 @@ __all__ = ["Layout", "find_entry", "find_layout", "layout_file"]
 
 _YAML = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _SUFFIXES = frozenset({".yaml", ".yml"})
-_NAMES = ("classes.txt", "obj.names", "labels/classes.txt", "obj_train_data/classes.txt")
+_NAMES = ("classes.txt", "obj.names")
+# Folders of label files, in which LabelImg writes classes.txt.
+_LABEL_FOLDERS = ("labels", "labels/{}", "{}/labels", "{}", "images/{}", "images")
 _NOTHING = ("", "~", "null", "none")
 
 
@@ -52,11 +54,19 @@ def layout_file(root: Path) -> Path | None:
     others = [path for path in files_in(root, _SUFFIXES) if _says_data(path)]
     if len(others) == 1:
         return others[0]
-    names = next((path for name in _NAMES if (path := _below(root, name)) is not None), None)
     darknet = child(root, "obj.data")
-    if darknet is not None and names is not None:
+    if darknet is not None:
         return darknet
-    return names if names is not None and _folders_without_yaml(root) else None
+    names = _names_files(root)
+    return names[0] if names and _folders_without_yaml(root) else None
+
+
+def _names_files(root: Path) -> list[Path]:
+    """The files of class names, in the folder and where label files are."""
+    words = [word for words in SPLIT_WORDS.values() for word in words]
+    folders = [pattern.format(word) for pattern in _LABEL_FOLDERS for word in words]
+    places = [*_NAMES, *(f"{folder}/{_NAMES[0]}" for folder in dict.fromkeys(folders))]
+    return [path for place in places if (path := _below(root, place)) is not None]
 
 
 def _below(root: Path, name: str) -> Path | None:
@@ -74,8 +84,8 @@ def _says_data(path: Path) -> bool:
     return all(re.search(rf"^({key})\s*:", text, re.MULTILINE) for key in ("names|nc", "train|val"))
 
 
-def find_layout(path: Path) -> Layout:
-    """Read the layout from a file that ``layout_file`` found.
+def find_layout(path: Path, root: Path) -> Layout:
+    """Read the layout of a folder from the file that ``layout_file`` found.
 
     Raises:
         DataError: the file cannot be read, or has no usable class names.
@@ -84,8 +94,11 @@ def find_layout(path: Path) -> Layout:
         return _from_yaml(path)
     if path.name.lower() == "obj.data":
         return _from_darknet(path)
-    root = path.parent if path.parent.name.lower() not in ("labels", "obj_train_data") else path.parent.parent
-    return Layout(file=path, names=_read_names(path), entries=_folders_without_yaml(root), bases=(root,))
+    names = _read_names(path)
+    for other in _names_files(root):
+        if _read_names(other) != names:
+            raise DataError(f"{other}: has other class names than {path}; write a data.yaml with the right ones")
+    return Layout(file=path, names=names, entries=_folders_without_yaml(root), bases=(root,))
 
 
 def _from_yaml(path: Path) -> Layout:
@@ -177,6 +190,8 @@ def _folders_without_yaml(root: Path) -> dict[str, list[str]]:
         found[split] = [next((item for item in patterns if _has_labels(root / item)), "")]
     found = {split: items for split, items in found.items() if items[0]}
     whole = next((item for item in ("images", "obj_train_data", ".") if _has_labels(root / item)), None)
+    if not found and whole is None and files_in(root / "labels", {".txt"}):
+        whole = "images"  # exported without the images, as reading it says
     return found or ({} if whole is None else {"train": [whole]})
 
 
