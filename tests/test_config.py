@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detrkit.config import Recipe, find_recipe, list_recipes, load_recipe
+from detrkit.config.recipe_files import parse_value, read_yaml
 from detrkit.errors import RecipeError
 
 
@@ -225,3 +227,79 @@ def test_overrides_do_not_change_the_given_recipe() -> None:
     again = load_recipe(recipe, ["epochs=4"])
     assert isinstance(again, Recipe)
     assert (recipe.training.epochs, again.training.epochs) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", 10),
+        ("0o10", 8),
+        ("0x1F", 31),
+        ("1:30", "1:30"),
+        ("+5", 5),
+        ("1e-4", 1e-4),
+        ("1.", 1.0),
+        ("-.5", -0.5),
+        (".inf", math.inf),
+        ("yes", "yes"),
+        ("off", "off"),
+        ("True", True),
+        ("~", None),
+        ("2024-01-05", "2024-01-05"),
+        ("0,1,2", [0, 1, 2]),
+        ("@home", "@home"),
+        ("[" * 3000, "[" * 3000),
+    ],
+)
+def test_values_are_those_of_yaml_1_2(text: str, value: object, tmp_path: Path) -> None:
+    """In YAML 1.1, 010 is 8, 1:30 is 90 and yes is true."""
+    assert parse_value(text) == value
+    assert type(parse_value(text)) is type(value)
+    if text not in ("@home", "0,1,2", "[" * 3000):
+        (tmp_path / "recipe.yaml").write_text(f"key: {text}\n", encoding="utf-8")
+        assert read_yaml(tmp_path / "recipe.yaml") == {"key": value}
+
+
+def test_truth_values_of_recipe_keys_may_be_yes_and_no() -> None:
+    assert load_recipe({}, ["data.crop=no"]).data.crop is False
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("? [a]\n: 1", "a key that is not text"),
+        ("model: &m {name: detr_lite0, x: *m}", "an alias to a value that contains it"),
+        ("training: {output: 2024-13-45}", "2024-13-45 is not a date; in quotes it is text"),
+        ("training: {epochs: !!int abc}", "abc is not a whole number"),
+        ("training: {epochs: " + "9" * 5000 + "}", "is not a whole number"),
+        ("model: " + "{a: " * 500 + "1" + "}" * 500, "more than 20 levels of nesting"),
+        (
+            "a0: &a0 [x, x, x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)),
+            "more than 10,000 values",
+        ),
+        ("model: !!python/name:os.system x", "could not determine a constructor"),
+    ],
+)
+def test_recipe_files_that_cannot_be_read(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match=rf"bad\.yaml: not valid YAML: .*{message}"):
+        load_recipe(tmp_path / "bad.yaml")
+
+
+def test_overrides_that_are_not_what_they_look_like() -> None:
+    for value in ("2024-13-45", "!!int abc", "9" * 5000):
+        with pytest.raises(RecipeError, match=r"override 'training\.output': .* is not a .*in quotes it is text"):
+            load_recipe({}, [f"training.output={value}"])
+
+
+def test_recipes_that_extend_each_other_are_read_once(tmp_path: Path) -> None:
+    """Read anew for every path through the tree, these would be 2 to the power of 40 files."""
+    (tmp_path / "r0.yaml").write_text("model: {num_queries: 7}", encoding="utf-8")
+    for number in range(1, 41):
+        name = f"r{number - 1}.yaml"
+        (tmp_path / f"r{number}.yaml").write_text(f"extends: [{name}, {name}]", encoding="utf-8")
+    assert load_recipe(tmp_path / "r40.yaml").model.overrides == {"num_queries": 7}
+    for number in range(41, 80):
+        (tmp_path / f"r{number}.yaml").write_text(f"extends: r{number - 1}.yaml", encoding="utf-8")
+    with pytest.raises(RecipeError, match="more than 50 recipes extend each other in a row"):
+        load_recipe(tmp_path / "r79.yaml")

@@ -96,7 +96,7 @@ def _rule(error: Any, hint: object) -> str:
     if error["type"] == "literal_error":
         text = f"must be {error['ctx']['expected']}"
     elif context and low is not None and high is not None and high <= 1:
-        text = f"must be in {'[' if 'ge' in limits else '('}{low}, {high}{']' if 'le' in limits else ')'}"
+        text = f"must be in {'(' if 'gt' in limits else '['}{low}, {high}{')' if 'lt' in limits else ']'}"
     elif context:
         text = " and ".join(f"must be {_WORDS[name]} {value}" for name, value in context.items())
     else:

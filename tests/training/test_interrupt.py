@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 
 from detrkit.metrics import Score
-from detrkit.training import train
+from detrkit.training import run, train
 from detrkit.training.interrupt import SAME_SIGNAL_SECONDS, Interrupt, Interrupted
 from detrkit.training.loggers import read_log
 from detrkit.training.trainer import Trainer
@@ -93,7 +93,7 @@ def signal_in_step(step: int, signum: int) -> Any:
     return mock.patch.object(Trainer, "forward_backward", forward_backward)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_the_step_is_finished_and_saved(tmp_path: Path, uninterrupted: dict[str, Any], signum: int, code: int) -> None:
     recipe = make_recipe(tmp_path, **SETTINGS)
     handler = signal.getsignal(signal.SIGINT)
@@ -161,6 +161,62 @@ def test_a_second_ctrl_c_stops_at_once_but_a_forwarded_one_does_not(clock: list[
         clock[0] += SAME_SIGNAL_SECONDS + 1
         with pytest.raises(Interrupted, match="at once"):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_first_signal_is_answered_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with Interrupt(lambda: "finishing step 7") as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.requested
+    assert capfd.readouterr().err.strip() == "finishing step 7"
+
+
+def test_a_run_says_which_step_it_finishes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with fake_task(tmp_path), signal_in_step(3, signal.SIGINT), pytest.raises(Interrupted):
+        train(make_recipe(tmp_path, evaluate_every=0))
+    assert "finishing step 3, then saving; a second Ctrl-C stops at once" in capfd.readouterr().err
+
+
+def test_a_closed_terminal_does_not_end_the_step() -> None:
+    """Writing to it is an error, also for everything that is printed afterwards."""
+    outputs = [os.dup(1), os.dup(2)]
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        os.dup2(write, 1)
+        os.dup2(write, 2)
+        with Interrupt(lambda: "finishing") as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert interrupt.signum == signal.SIGHUP
+            os.write(2, b"a later line")
+            os.write(1, b"a later line")
+    finally:
+        for number, output in enumerate(outputs, start=1):
+            os.dup2(output, number)
+            os.close(output)
+        os.close(write)
+
+
+def test_nohup_stays_in_force() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interrupt.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_while_the_model_is_built_stops_there(tmp_path: Path) -> None:
+    def build(recipe: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(5)
+        pytest.fail("not stopped")
+
+    with mock.patch.object(run, "build_task", build), pytest.raises(Interrupted) as caught:
+        train(make_recipe(tmp_path))
+    assert caught.value.exit_code == 129
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_signal_before_an_immediate_part_stops_there() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -147,6 +148,8 @@ def _override_layers(overrides: Sequence[str] | Mapping[str, object]) -> Iterabl
             key, equals, written = text.partition("=")
             if not equals or not key.strip():
                 raise RecipeError(f"override '{text}': should be section.key=value")
+            if not written.strip():
+                raise RecipeError(f"override '{text}': no value (is a variable not set?); null is written null")
             try:
                 items.append((key, parse_value(written)))
             except RecipeError as error:
@@ -174,6 +177,10 @@ def override_values(overrides: Sequence[str] | Mapping[str, object]) -> dict[str
         RecipeError: unknown key or wrong value.
     """
     return dict(leaves(load_recipe({}, overrides).model_dump(mode="json", exclude_unset=True)))
+
+
+def _flattened(value: object) -> list[object]:
+    return [one for part in value for one in _flattened(part)] if isinstance(value, list | tuple) else [value]
 
 
 def _short(value: object) -> str:
@@ -209,6 +216,9 @@ def load_recipe(
             layered.add(_moved(layered.values, path.parent))
     for layer in _override_layers(overrides):
         layered.add(layer)
+    for key, value in leaves(layered.values):  # JSON, in which recipes are kept, would make them null
+        if any(isinstance(one, float) and not math.isfinite(one) for one in _flattened(value)):
+            raise RecipeError(f"{layered.origin.get(key, where)}: {key} = {_short(value)}: should be a finite number")
     try:
         recipe = Recipe.model_validate(layered.values)
     except ValidationError as error:

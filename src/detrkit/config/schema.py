@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -23,12 +22,6 @@ Counts = Annotated[list[Count], BeforeValidator(_as_list), Field(min_length=1)]
 Sides = Annotated[list[Side], BeforeValidator(_as_list), Field(min_length=1)]
 AboveZero = Annotated[Share, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**53)]
-
-
-def _flattened(value: object) -> Iterable[object]:
-    """The values in nested lists and mappings."""
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else None
-    return [value] if inner is None else [one for part in inner for one in _flattened(part)]
 
 
 class Section(BaseModel):
@@ -62,13 +55,6 @@ class ModelSection(Section):
     init: Text | None = None
     """Start from a detector instead: a checkpoint (ours or official), a run folder, a URL, or the name of published
     weights that were pulled. The class head starts new where the number of classes differs."""
-
-    @model_validator(mode="after")
-    def _finite(self) -> Self:
-        for key, value in (self.model_extra or {}).items():
-            if any(isinstance(one, float) and not math.isfinite(one) for one in _flattened(value)):
-                raise ValueError(f"model.{key} = {value}: should be a finite number")  # JSON would make it null
-        return self
 
     @property
     def overrides(self) -> dict[str, Any]:

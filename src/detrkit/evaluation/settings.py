@@ -15,7 +15,7 @@ __all__ = ["check_overrides", "evaluation_config"]
 _OPTIONS = frozenset(option_names(Postprocessing) + option_names(Input)) - {"train_short_sides", "train_max_side"}
 _SIZES = frozenset({"data.eval_short_side", "data.eval_max_side"})
 _FILES = frozenset(
-    {"data.root", "data.format", "data.on_error"}
+    {"data.root", "data.format", "data.on_error", "data.max_detections"}
     | {f"data.{split}.{key}" for split in ("train", "val") for key in ("annotations", "images")}
 )
 _ARGUMENTS = frozenset({"batch_size", "workers", "device", "precision"})  # keys of training that are arguments here
@@ -68,7 +68,7 @@ def evaluation_config(
             raise RecipeError(f"{where}: model '{model.name}' has no option '{key}'.{did_you_mean(key, own)}")
         if key in _OPTIONS or built or own[key] == value:
             continue
-        differs = f"{where}: the model of the checkpoint has {key} = {own[key]}, not {value}"
+        differs = f"{where}: the checkpoint has {key} = {own[key]}, not {value}"
         if f"model.{key}" in given:
             raise RecipeError(f"{differs}; an evaluation changes only image preparation and post-processing")
         if key in architecture:
