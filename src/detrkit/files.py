@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = [
+    "beginning",
     "check_regular",
     "has_link",
     "refuse_existing",
@@ -52,6 +53,16 @@ def check_regular(path: Path) -> None:
         return  # opening it says what is wrong
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise DataError(f"{path}: not a regular file but a pipe, a socket or a device, which is not read")
+
+
+def beginning(path: Path, count: int) -> bytes:
+    """The first ``count`` bytes of a regular file, for recognising it; none where it cannot be read."""
+    try:
+        check_regular(path)
+        with path.open("rb") as file:
+            return file.read(count)
+    except (OSError, DataError):
+        return b""
 
 
 def has_link(folder: Path, path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,15 @@ import pytest
 from PIL import Image
 
 from detrkit.data import pixel_limit
+from detrkit.data.coco_json import read_json
 from detrkit.data.doctor import check
 from detrkit.data.formats import find_sources
 from detrkit.data.images import image_size, read_image
+from detrkit.data.label_maps import is_rgb_png
+from detrkit.data.listing import read_text
+from detrkit.data.xml_files import read_xml
 from detrkit.errors import DataError
+from detrkit.files import beginning
 from tests.inference.color_detector import coco_folder
 
 
@@ -82,3 +88,26 @@ def test_data_check_names_a_pipe_and_goes_on(tmp_path: Path) -> None:
         os.mkfifo(pipe)
     report = check(find_sources(root))
     assert any("not a regular file" in example for found in report.findings for example in found.examples)
+
+
+@pytest.mark.parametrize("place", ["data.yaml", "labels/train/a.txt", "coco.json", "a.xml", "masks/a.png"])
+def test_annotations_that_are_pipes_or_devices_are_not_opened(tmp_path: Path, place: str) -> None:
+    """Reading them would never end, or take all memory."""
+    pipe = tmp_path / place
+    pipe.parent.mkdir(parents=True, exist_ok=True)
+    readers: dict[str, Callable[[Path], object]] = {
+        ".yaml": read_text,
+        ".txt": read_text,
+        ".json": lambda path: read_json(path, "annotation"),
+        ".xml": read_xml,
+        ".png": is_rgb_png,
+    }
+    for device in (False, True):
+        if device:
+            pipe.unlink()
+            pipe.symlink_to("/dev/zero")
+        else:
+            os.mkfifo(pipe)
+        with pytest.raises(DataError, match="not a regular file but a pipe, a socket or a device"):
+            readers[pipe.suffix](pipe)
+        assert beginning(pipe, 10) == b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,21 @@ def test_pull_downloads_checks_and_converts(
     pulled.path.write_bytes(b"damaged")
     assert same(detrkit.load(pull("tiny_cityscapes").path), model), "converted again from the downloaded file"
     assert len(server.requests) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*another process is downloading it")
+def test_two_pulls_at_once_download_once_and_keep_a_whole_file(
+    server: Server, published: tuple[Detector, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = published
+    server.files["tiny.pth"] = Served(data)
+    add_to_catalogue(monkeypatch, data, server.url("tiny.pth"))
+    with ThreadPoolExecutor(4) as pool:
+        pulled = list(pool.map(pull, ["tiny_cityscapes"] * 4))
+    assert {found.path for found in pulled} == {pulled_path("tiny_cityscapes")}
+    assert same(detrkit.load(pulled[0].path), model)
+    assert len(server.requests) == 1
+    assert not [path for path in pulled[0].path.parent.iterdir() if path.suffix in (".part", ".draft")]
 
 
 def test_pull_from_a_file_or_another_address(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.errors import DataError
+from detrkit.files import check_regular
 from detrkit.structures import FREQUENCIES, NEGATIVES, NOT_EXHAUSTIVE
 
 __all__ = [
@@ -50,6 +51,7 @@ def read_json(
         return source, what
 
     path = Path(source)
+    check_regular(path)
     try:
         data = path.read_bytes()
         text = data.decode(json.detect_encoding(data), "surrogatepass")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from detrkit.errors import DataError
+from detrkit.files import check_regular
 from detrkit.structures.segment_maps import LabelArray, rgb_to_ids
 
 __all__ = ["is_rgb_png", "read_class_png", "read_panoptic_png"]
@@ -71,6 +72,7 @@ def is_rgb_png(path: Path) -> bool:
 
 def _header(path: Path) -> tuple[int, int]:
     """Bits per channel and colour type."""
+    check_regular(path)
     try:
         with path.open("rb") as file:
             start = file.read(26)
@@ -84,6 +86,7 @@ def _header(path: Path) -> tuple[int, int]:
 
 
 def _pixels(path: Path) -> NDArray[Any]:
+    check_regular(path)
     try:
         with Image.open(path) as image:
             return np.asarray(image)

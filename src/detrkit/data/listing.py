@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 from detrkit.data.images import IMAGE_SUFFIXES
 from detrkit.errors import DataError
+from detrkit.files import check_regular
 
 __all__ = ["child", "files_in", "find_by_name", "images_in", "is_hidden", "posix_name", "read_lines", "read_text"]
 
@@ -81,6 +82,7 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: the file is missing, cannot be read, or is in another encoding.
     """
+    check_regular(path)
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:

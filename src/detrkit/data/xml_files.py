@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from detrkit.errors import DataError
+from detrkit.files import check_regular
 
 __all__ = ["read_xml"]
 
@@ -22,6 +23,7 @@ def read_xml(path: Path) -> ElementTree.Element:
     Raises:
         DataError: the file is missing, not XML, or not in the encoding that it names.
     """
+    check_regular(path)
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:

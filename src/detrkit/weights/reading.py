@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from detrkit.errors import CheckpointError
+from detrkit.files import beginning
 from detrkit.weights.published.download import fetch_again
 
 __all__ = ["Contents", "is_safetensors", "read_contents", "read_state_dict", "refuse_not_finite"]
@@ -37,11 +38,7 @@ def is_safetensors(path: Path) -> bool:
     """Whether a file is in safetensors format, by its name or its first bytes (downloads may have any name)."""
     if path.suffix == ".safetensors":
         return True
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-    except OSError:
-        return False
+    start = beginning(path, 9)
     return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < 1 << 27
 
 

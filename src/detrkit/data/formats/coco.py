@@ -14,6 +14,7 @@ from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, find_image_ro
 from detrkit.data.listing import child, files_in
 from detrkit.data.records import Table
 from detrkit.errors import DataError
+from detrkit.files import beginning
 
 __all__ = ["FORMAT", "image_folders", "parse_coco", "read"]
 
@@ -90,11 +91,7 @@ def _is_coco(path: Path) -> bool:
     """Whether a JSON file begins like COCO annotations."""
     if path.suffix.lower() != ".json":
         return False
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-    except OSError:
-        return False
+    head = beginning(path, _HEAD)
     return _COCO_BEGINNING.match(head.decode("utf-8-sig", "replace")) is not None
 
 

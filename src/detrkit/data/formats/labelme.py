@@ -30,6 +30,7 @@ from detrkit.data.listing import files_in, posix_name
 from detrkit.data.once import annotation_cache
 from detrkit.data.records import Table
 from detrkit.errors import DataError
+from detrkit.files import beginning
 
 __all__ = ["FORMAT", "read"]
 
@@ -53,11 +54,7 @@ def _holds(folder: Path) -> bool:
 
 
 def _is_labelme(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-    except OSError:
-        return False
+    head = beginning(path, _HEAD)
     return b'"shapes"' in head and (b'"shape_type"' in head or b'"imagePath"' in head or b'"version"' in head)
 
 

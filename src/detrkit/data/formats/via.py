@@ -28,6 +28,7 @@ from detrkit.data.once import annotation_cache
 from detrkit.data.records import Table
 from detrkit.data.values import number
 from detrkit.errors import DataError
+from detrkit.files import beginning
 
 __all__ = ["FORMAT", "read"]
 
@@ -60,11 +61,7 @@ def _file(folder: Path) -> Path | None:
 
 
 def _is_via(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-    except OSError:
-        return False
+    head = beginning(path, _HEAD)
     return b'"_via_' in head or (b'"regions"' in head and b'"filename"' in head)
 
 

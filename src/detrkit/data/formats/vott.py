@@ -14,6 +14,7 @@ from detrkit.data.formats.shapes import Drawing, Shape, box, entries, numbers, p
 from detrkit.data.listing import child, files_in
 from detrkit.data.records import Table
 from detrkit.errors import DataError
+from detrkit.files import beginning
 
 __all__ = ["FORMAT", "read"]
 
@@ -40,11 +41,7 @@ def _file(root: Path) -> Path | None:
 
 
 def _is_vott(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-    except OSError:
-        return False
+    head = beginning(path, _HEAD)
     return b'"assets"' in head and b'"tags"' in head
 
 
