@@ -46,11 +46,15 @@ class DenseView:
 
 @dataclass(frozen=True)
 class Planted:
-    """One segment of an image: its class, its mask (H, W) at any size of the image, and its class score."""
+    """One segment of an image: its class, its mask (H, W) at any size of the image, and its class score.
+
+    The predicted box is that of the mask ``boxed``, or of its own.
+    """
 
     label: int
     mask: NDArray[np.bool_]
     score: float = 0.99
+    boxed: NDArray[np.bool_] | None = None
 
 
 class PlantedDetector(Detector):
@@ -90,7 +94,7 @@ class PlantedDetector(Detector):
             height, width = int(valid.any(1).sum()), int(valid.any(0).sum())
             for query, planted in enumerate(self.scenes.pop(0)):
                 logits[index, query, planted.label] = np.log(planted.score / (1 - planted.score))
-                boxes[index, query] = torch.from_numpy(_box(planted.mask))
+                boxes[index, query] = torch.from_numpy(_box(planted.mask if planted.boxed is None else planted.boxed))
                 rows = _nearest(size[0], images.shape[2], height, planted.mask.shape[0])
                 columns = _nearest(size[1], images.shape[3], width, planted.mask.shape[1])
                 inside = planted.mask[np.ix_(np.maximum(rows, 0), np.maximum(columns, 0))]

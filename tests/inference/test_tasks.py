@@ -72,6 +72,27 @@ def test_a_panoptic_model_answers_all_four_tasks_from_one_forward_of_the_backbon
     assert pan.ids.shape == sem.labels.shape == (70, 90)
 
 
+@pytest.mark.parametrize("shape", [(200, 200), (200, 120)])
+def test_masks_of_objects_may_be_cut_off_at_their_boxes(shape: tuple[int, int]) -> None:
+    """Two masks that cover both of two cells; those of stuff stay whole, whatever their boxes."""
+    left, right = rectangle(shape, 16, 40, 48, 120), rectangle(shape, 64, 40, 96, 120)
+    ground, corner = ~(left | right), rectangle(shape, 0, 0, 8, 8)
+    things = [Planted(CELL, left | right, score, boxed) for score, boxed in ((0.99, left), (0.98, right))]
+    planted = [*things, Planted(SOIL, ground, boxed=corner)]
+    whole = predictor(planted).predict(blank(shape), task="inst")
+    assert [int(area) for area in whole.masks.areas] == [2 * 32 * 80] * 2
+    answers = predictor(planted, mask_in_box=True).answers(blank(shape))
+    cut, segments = answers["inst"], answers["pan"]
+    assert isinstance(cut, Detections)
+    assert isinstance(segments, PanopticMap)
+    assert cut.masks is not None
+    assert np.array_equal(np.asarray(cut.masks), [left, right])
+    np.testing.assert_allclose(cut.scores, whole.scores, atol=1e-3)
+    number = {segment.label: segment.id for segment in segments.segments}
+    assert len(segments.segments) == 3
+    assert iou(segments.ids == number[SOIL], ground) > 0.95
+
+
 def test_answers_equal_those_of_single_tasks(tmp_path: Any) -> None:
     path = tmp_path / "a.png"
     blank((200, 200)).save(path)

@@ -22,6 +22,7 @@ from detrkit.inference.segmentation import (
     semantic_labels,
 )
 from detrkit.losses.classes import ClassLoss, build_classes
+from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.structures import Categories, Detections, Masks, PanopticMap, Predictions, Segment, SemanticMap
 from detrkit.structures.segment_maps import no_class
 
@@ -83,6 +84,12 @@ class _Image:
         """The masks of a model that has them."""
         assert self.masks is not None
         return self.masks
+
+    @property
+    def object_masks(self) -> ImageMasks:
+        """The masks, cut off at the boxes of their queries if the configuration says so."""
+        cut = self.config.postprocess.mask_in_box
+        return replace(self.all_masks, boxes=cxcywh_to_xyxy(self.boxes)) if cut else self.all_masks
 
     def class_mask(self, *, things: bool) -> Tensor | None:
         """(K,) bool, the classes that may be returned; None: all."""
@@ -213,7 +220,7 @@ def _instances(image: _Image) -> Detections:
         for _, inside in detr_instance_masks(image.all_masks, queries):
             runs += Masks.encode(inside.cpu().numpy())
     else:
-        for part, inside, measured in instance_masks(image.all_masks, queries):
+        for part, inside, measured in instance_masks(image.object_masks, queries):
             runs += Masks.encode(inside.cpu().numpy())
             quality[part] = measured
     if image.config.postprocess.mask_quality:
@@ -239,7 +246,7 @@ def _panoptic(image: _Image) -> PanopticMap:
         rules = PanopticRules(threshold=options.panoptic_threshold, overlap=options.panoptic_overlap)
         if image.threshold is not None:
             rules = replace(rules, threshold=_below(image.threshold))
-        found = panoptic_segments(image.all_masks, logits, classes=image.classes, is_thing=is_thing, rules=rules)
+        found = panoptic_segments(image.object_masks, logits, classes=image.classes, is_thing=is_thing, rules=rules)
     segments = (
         Segment(number, label, score)
         for number, (label, score) in enumerate(zip(found.labels, found.scores, strict=True), start=1)

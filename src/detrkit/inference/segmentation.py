@@ -7,7 +7,7 @@ Masks are made at 1/4 of the image's size and are wanted at its original size, w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class ImageMasks:
         canvas: (height, width) of the padded batch.
         valid: (height, width) of the image on it.
         original: (height, width) of the upright file.
+        boxes: (Q, 4) xyxy in [0, 1] of the image, at which the resized masks of the queries are cut off; None: nowhere.
     """
 
     masks: MaskView
@@ -38,6 +39,7 @@ class ImageMasks:
     canvas: tuple[int, int]
     valid: tuple[int, int]
     original: tuple[int, int]
+    boxes: Tensor | None = None
 
     def resize(self, maps: Tensor) -> Tensor:
         """Maps (n, h, w) of the canvas at any scale -> (n, H, W) of the original: bilinear, padding cut off."""
@@ -61,7 +63,20 @@ class ImageMasks:
     def resized(self, queries: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """(which of the queries, their logits (n, H, W) at the original size), a few at a time."""
         for part in self.parts(len(queries)):
-            yield part, self.resize(self.logits(queries[part]))
+            logits = self.resize(self.logits(queries[part]))
+            if self.boxes is not None:
+                logits.masked_fill_(~_inside(self.boxes[queries[part]], self.original), -torch.inf)
+            yield part, logits
+
+
+def _inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """(n, H, W) bool, the pixels that boxes (n, 4) xyxy in [0, 1] touch."""
+    height, width = size
+    rows, columns = (torch.arange(side, device=boxes.device) for side in size)
+    x0, y0, x1, y1 = (boxes * boxes.new_tensor([width, height, width, height]))[..., None].unbind(1)
+    across = (columns >= x0.floor()) & (columns < x1.ceil())
+    down = (rows >= y0.floor()) & (rows < y1.ceil())
+    return down[:, :, None] & across[:, None, :]
 
 
 def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -168,6 +183,10 @@ def panoptic_segments(
     raw, label = classes.ranked(logits)
     queries = (raw > rules.threshold).nonzero()[:, 0]
     label, raw = label[queries], raw[queries]
+    if masks.boxes is not None:  # those of stuff may be anywhere
+        stuff = queries[~is_thing.to(label.device)[label]]
+        everywhere = masks.boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+        masks = replace(masks, boxes=masks.boxes.index_put((stuff,), everywhere))
     weight = classes.sharpened(logits[queries]).amax(-1)
     device = logits.device
     best = torch.zeros(masks.original, device=device)

@@ -185,6 +185,9 @@ class Postprocessing:
     """Factor on the score of suppressed detections, which then stay (published: 0.01); None: they are removed."""
     mask_quality: bool = True
     """Multiply the score of an instance by the mean probability of the pixels of its mask (Mask2Former, MaskDINO)."""
+    mask_in_box: bool = False
+    """Cut the mask of an object off at its box, for a model that was trained too briefly to tell apart objects that
+    look alike; neither Mask2Former nor MaskDINO does. Not of DETR's own mask head."""
     panoptic_threshold: Share = 0.25
     """Class score that a query needs to become a panoptic segment."""
     panoptic_overlap: Share = 0.8
