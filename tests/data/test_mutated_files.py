@@ -76,8 +76,8 @@ def outcome(read: Callable[[], Mapping[str, Any]]) -> Outcome:
         (
             row["image_id"],
             row["category_id"],
-            tuple(map(float, row["bbox"])),
-            float(row["area"]),
+            tuple(round(float(value), 2) for value in row["bbox"]),  # as conversion writes it
+            round(float(row["area"]), 2),
             int(row["iscrowd"]),
         )
         for row in content["annotations"]
