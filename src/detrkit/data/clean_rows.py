@@ -7,7 +7,7 @@ then keep, refuse and leave out the same rows. A row that is left out or refused
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import hotcoco.mask
 import numpy as np
@@ -136,7 +136,7 @@ def clean_annotation(
         DataError: not an object, or it does not say which image and category it belongs to.
     """
     if _is_clean(row):
-        return row  # type: ignore[return-value]  # a dictionary
+        return row
     row = _mapping(row, where)
     found: Row = {
         "image_id": read_image_id(row, "image_id", where),
@@ -175,7 +175,7 @@ def _tell_text(row: Json, found: Json, where: str, tell: Tell) -> None:
             tell(TEXT, f"{where}: {key} {shown(row[key])} read as {value}")
 
 
-def _is_clean(row: object) -> bool:
+def _is_clean(row: object) -> TypeGuard[Row]:
     """Whether an annotation is as COCO describes it; most are."""
     if type(row) is not dict:
         return False
