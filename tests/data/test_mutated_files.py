@@ -76,7 +76,7 @@ def outcome(read: Callable[[], Mapping[str, Any]]) -> Outcome:
         (
             row["image_id"],
             row["category_id"],
-            tuple(map(float, row["bbox"])),
+            tuple(round(float(value), 2) for value in row["bbox"]),  # as conversion writes them
             float(row["area"]),
             int(row["iscrowd"]),
         )
