@@ -100,7 +100,6 @@ def test_numbers_written_as_text_and_truth_values_are_read_as_in_recipe_keys() -
         "training.seed=99999999999999999999999",
         "training.workers=100000",
         "training.patience=0",
-        "training.output=",
         "training.batch_size=true",
         "data.root=",
         "data.short_sides=[100000]",
@@ -113,7 +112,7 @@ def test_numbers_written_as_text_and_truth_values_are_read_as_in_recipe_keys() -
 )
 def test_recipe_values_out_of_range_name_the_key(override: str) -> None:
     key = override.partition("=")[0]
-    with pytest.raises(RecipeError, match=rf"override '{key}(=')?.*: ({key}|no value)"):
+    with pytest.raises(RecipeError, match=rf"override '{key}': {key}"):
         task_of(load_recipe({}, [override]))
 
 

@@ -16,6 +16,7 @@ from generator.tables import table
 __all__ = ["SECTIONS"]
 
 HEADING = ("key", "type", "default", "meaning")
+_NO_LIMIT = 10**9  # only keeps slips of the keyboard out
 _TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}
 
 
@@ -62,7 +63,8 @@ def _type(entry: Mapping[str, Any]) -> str:
         items = entry.get("prefixItems")
         return f"{len(items)} of: {_type(items[0])}" if items else f"list of: {_type(entry['items'])}"
     limits = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    said = [f"{sign} {entry[key]:g}" for key, sign in limits.items() if key in entry]
+    limits |= {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}  # behind a validator pydantic calls them so
+    said = [f"{sign} {entry[key]:g}" for key, sign in limits.items() if entry.get(key, _NO_LIMIT) < _NO_LIMIT]
     return " ".join([_TYPES[entry["type"]], " and ".join(said)]).strip()
 
 
@@ -72,18 +74,20 @@ def model_options() -> str:
 
     parts = {"architecture": Architecture, "input": Input, "objective": Objective, "postprocess": Postprocessing}
     return "\n\n".join(
-        f"### model.config.{name}\n\n{table(('option', 'default', 'meaning'), _options(part))}"
-        for name, part in parts.items()
+        f"### model.config.{name}\n\n{table(('option', *HEADING[1:]), _options(part))}" for name, part in parts.items()
     )
 
 
 def _options(part: type) -> list[list[str]]:
-    meanings = attribute_docstrings(part)
+    from detrkit.ranges import fields_model
+
+    meanings, schema = attribute_docstrings(part), fields_model(part).model_json_schema()["properties"]
     rows = []
     for entry in dataclasses.fields(part):
         if entry.name not in meanings:
             raise SystemExit(f"{part.__qualname__}.{entry.name}: nothing says what it means")
-        rows.append([f"`{entry.name}`", _value(entry.default), _markdown(meanings[entry.name])])
+        row = [f"`{entry.name}`", _type(schema[entry.name]), _value(entry.default), _markdown(meanings[entry.name])]
+        rows.append(row)
     return rows
 
 

@@ -148,8 +148,6 @@ def _override_layers(overrides: Sequence[str] | Mapping[str, object]) -> Iterabl
             key, equals, written = text.partition("=")
             if not equals or not key.strip():
                 raise RecipeError(f"override '{text}': should be section.key=value")
-            if not written.strip():
-                raise RecipeError(f"override '{text}': no value (is a variable not set?); null is written null")
             try:
                 items.append((key, parse_value(written)))
             except RecipeError as error:

@@ -54,7 +54,8 @@ class ModelSection(Section):
     installed package if there is one, else a download by timm."""
     init: Text | None = None
     """Start from a detector instead: a checkpoint (ours or official), a run folder, a URL, or the name of published
-    weights that were pulled. The class head starts new where the number of classes differs."""
+    weights that were pulled. The class head starts new where the number of classes differs; else its rows follow the
+    names of the classes."""
 
     @property
     def overrides(self) -> dict[str, Any]:
