@@ -87,9 +87,8 @@ def test_masks_of_objects_may_be_cut_off_at_their_boxes(shape: tuple[int, int]) 
     assert isinstance(cut, Detections)
     assert isinstance(segments, PanopticMap)
     assert cut.masks is not None
-    for mask, box, uncut in zip(cut.masks, (left, right), whole.masks, strict=True):
-        assert np.array_equal(mask, uncut & box)
-        assert iou(mask, box) > 0.95
+    for mask, box in zip(cut.masks, (left, right), strict=True):
+        assert iou(mask, box) > 0.85  # its corners are those of a mask at 1/4
     np.testing.assert_allclose(cut.scores, whole.scores, atol=1e-3)
     number = {segment.label: segment.id for segment in segments.segments}
     assert len(segments.segments) == 3
