@@ -13,6 +13,7 @@ import pytest
 from detrkit.cli import train as command
 from detrkit.cli.main import run
 from detrkit.config import Recipe, load_recipe
+from detrkit.nn.backbone.imagenet import require_packaged
 from detrkit.training import RunResult
 from tests.data.trees import coco_tree, roboflow_tree
 from tests.training.fakes import fake_task, make_recipe, scores
@@ -165,10 +166,17 @@ def test_resume_of_several_seeds(trained: list[Any], capsys: pytest.CaptureFixtu
     assert "runs/detr_lite0-my_data holds one run per seed; give them: --seeds 0,1" in capsys.readouterr().err
 
 
+@pytest.fixture(autouse=True)
+def backbone_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package with the weights of the backbone counts as installed."""
+    monkeypatch.setattr("detrkit.training.task.require_packaged", lambda name: None)
+
+
 def test_backbone_weights_that_are_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing is downloaded without a request: one line names the package to install."""
+    monkeypatch.setattr("detrkit.training.task.require_packaged", require_packaged)
     monkeypatch.setattr("detrkit.nn.backbone.imagenet._packaged_file", lambda name: None)
     root = coco_tree(tmp_path / "my_data")
     assert run(["train", "--data", str(root), "--output", str(tmp_path / "run"), "device=cpu"]) == 2

@@ -8,14 +8,13 @@ import pytest
 from rich.table import Table
 from typer.main import get_command
 
-from detrkit.cli.console import _Console
 from detrkit.cli.main import app, run
 from detrkit.cli.spellings import _OPTIONS, option_meant
-from detrkit.cli.text import one_line, printable
 from detrkit.config import load_recipe
 from detrkit.config.schema import SECTIONS
 from detrkit.config.spellings import _ELSEWHERE, setting_meant
 from detrkit.errors import RecipeError, did_you_mean
+from detrkit.terminal import Console, one_line, printable
 
 
 @pytest.mark.parametrize(
@@ -45,7 +44,7 @@ def test_options_of_other_tools_name_ours(words: list[str], answer: str, capsys:
 
 def test_every_answer_exists() -> None:
     """An option or setting that an answer names is one of ours, and no option of ours is in the table."""
-    commands = get_command(app).commands  # type: ignore[attr-defined]  # a group
+    commands = vars(get_command(app))["commands"]
     for command, table in _OPTIONS.items():
         own = {name for parameter in commands[command].params for name in parameter.opts + parameter.secondary_opts}
         for word, answer in table.items():
@@ -92,7 +91,7 @@ def test_names_from_files_cannot_steer_the_terminal(capsys: pytest.CaptureFixtur
     assert printable("Zelle \u00e9\u96ea \U0001f9eb\tx\n") == "Zelle \u00e9\u96ea \U0001f9eb\tx\n"
     assert one_line("a\nb\x1b[1m\u2028c") == r"a b\x1b[1m c"
     stream = io.StringIO()
-    console = _Console(file=stream, width=200, force_terminal=True)
+    console = Console(file=stream, width=200, force_terminal=True)
     console.print(ESCAPES, markup=False)
     table = Table(ESCAPES)
     table.add_row(ESCAPES)

@@ -308,11 +308,14 @@ def test_the_order_of_channels_is_stated_for_the_predictor_or_for_a_call() -> No
     check(Predictor(model, device="cpu", channels="bgr").predict(np.asarray(PICTURE), channels="rgb"))
     answers = Predictor(model, device="cpu").answers([bgr, PICTURE], channels="bgr")
     for found in answers:
-        check(found["det"])  # type: ignore[arg-type]  # detections
+        detections = found["det"]
+        assert isinstance(detections, Detections)
+        check(detections)
     swapped = Predictor(model, device="cpu").predict(bgr)
     assert sorted(swapped.labels.tolist()) == [0, 2]
     np.testing.assert_allclose(swapped.boxes[swapped.labels == 2], [[10, 20, 40, 50]], atol=1e-3)
-    for use in (lambda: Predictor(model, channels="gbr"), lambda: Predictor(model).predict(bgr, channels="BGR")):  # type: ignore[arg-type]
+    unknown: Any = "BGR"
+    for use in (lambda: Predictor(model, channels=unknown), lambda: Predictor(model).predict(bgr, channels=unknown)):
         with pytest.raises(ValueError, match="channels is 'rgb' or 'bgr' "):
             use()
 
@@ -340,7 +343,7 @@ def test_empty_texts_are_neither_images_nor_checkpoints(predictor: Predictor) ->
 
 
 @pytest.mark.parametrize("where", ["logits", "boxes"])
-def test_nan_is_an_error_not_an_empty_image(where: str) -> None:
+def test_nan_is_an_error_not_an_empty_image(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With NaN every comparison with a threshold is false, and nothing seems to be there."""
     model = ColorDetector()
     detect = model.detect
@@ -350,7 +353,7 @@ def test_nan_is_an_error_not_an_empty_image(where: str) -> None:
         getattr(found, where)[..., 0, 0] = float("nan")
         return found
 
-    model.detect = broken  # type: ignore[method-assign]  # stand-in
+    monkeypatch.setattr(model, "detect", broken)
     with pytest.raises(RunError, match="the model predicts NaN: its weights are damaged"):
         Predictor(model, device="cpu").predict(PICTURE)
     with pytest.raises(RunError, match="the model predicts NaN"):

@@ -89,7 +89,7 @@ def test_masks_of_objects_may_be_cut_off_at_their_boxes(shape: tuple[int, int]) 
     assert cut.masks is not None
     for mask, box in zip(cut.masks, (left, right), strict=True):
         assert iou(mask, box) > 0.85  # its corners are those of a mask at 1/4
-    np.testing.assert_allclose(cut.scores, whole.scores, atol=1e-3)
+    np.testing.assert_allclose(cut.scores, whole.scores, atol=1e-2)
     number = {segment.label: segment.id for segment in segments.segments}
     assert len(segments.segments) == 3
     assert iou(segments.ids == number[SOIL], ground) > 0.95

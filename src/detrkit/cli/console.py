@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -21,10 +20,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.segment import Segment
 from rich.table import Table
 
-from detrkit.cli.text import printable
+from detrkit.terminal import Console
 
 if TYPE_CHECKING:
     from detrkit.metrics import ScoreJson
@@ -32,22 +30,14 @@ if TYPE_CHECKING:
 __all__ = ["local_checkpoint", "print_json", "print_score", "progress_bar", "stderr", "stdout"]
 
 
-class _Console(Console):
-    """A console to which names from files cannot send control sequences."""
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=printable(segment.text))
-
-
 def stdout() -> Console:
     """Console for results."""
-    return _Console(highlight=False)
+    return Console(highlight=False)
 
 
 def stderr() -> Console:
     """Console for everything else: progress, warnings, remarks."""
-    return _Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False)
 
 
 def print_json(value: object) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detrkit.terminal import printable
+
 if TYPE_CHECKING:
     from detrkit.data.coco_json import Row
     from detrkit.data.dataset import DetectionDataset
@@ -94,7 +96,7 @@ def check_command(
 
     def tell(contents: DataContents) -> None:
         if not json:
-            typer.echo(f"{folder}: {contents}")
+            typer.echo(printable(f"{folder}: {contents}"))
 
     with progress_bar("reading") as bar:
         report = check_sources(sources, quick=quick, progress=bar.update, tell=tell)
@@ -394,4 +396,4 @@ def _write(path: Path, table: Row, force: bool) -> None:
 
 def _note(text: str) -> None:
     """Print a line on stderr; stdout is for results."""
-    typer.echo(text, err=True)
+    typer.echo(printable(text), err=True)

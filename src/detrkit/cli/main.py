@@ -24,9 +24,9 @@ from detrkit.cli.evaluate import eval_command
 from detrkit.cli.models import models_command
 from detrkit.cli.predict import PredictCommand, predict_command
 from detrkit.cli.spellings import option_meant
-from detrkit.cli.text import one_line
 from detrkit.cli.train import train_command
 from detrkit.errors import DetrkitError
+from detrkit.terminal import one_line
 
 __all__ = ["app", "main", "run"]
 

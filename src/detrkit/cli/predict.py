@@ -211,7 +211,7 @@ def _best_score(predictor: Predictor, inputs: list[ImageInput], folder: Predicti
     for item in looked_at:
         try:
             scores = predictor.predict(item.source, 0.0, "det").scores
-        except DataError:  # a server that has closed since
+        except Exception:  # a hint never fails what is done: a server may have closed, memory may run out
             continue
         best = max(best, float(scores.max(initial=0)))
     lower = math.floor(best * 10) / 10

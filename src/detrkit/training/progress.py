@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from detrkit.metrics import Score
 from detrkit.metrics.score import Numbers
+from detrkit.terminal import Console
 from detrkit.training.best import Best
 
 __all__ = ["TrainingProgress", "format_metric", "format_metrics"]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from detrkit.config import Recipe, load_recipe
 from detrkit.errors import CheckpointError, DataError, RecipeError
+from detrkit.terminal import printable
 from detrkit.training.best import Best
 from detrkit.training.checkpoint import MODEL, RunState
 from detrkit.training.fingerprint import Fingerprint, changed_annotations, changed_classes, changed_images
@@ -37,7 +38,7 @@ _START = ("pretrained_backbone", "backbone_weights", "init")
 def say(line: str) -> None:
     """Print a line on stderr, in one process."""
     if os.environ.get("RANK", "0") == "0":
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
 
 
 def as_begun(recipe: Recipe, state: RunState) -> Recipe:

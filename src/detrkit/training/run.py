@@ -15,7 +15,6 @@ from typing import Any, TypedDict
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from rich.console import Console
 from rich.table import Table
 
 from detrkit.config import Recipe, load_recipe
@@ -25,6 +24,7 @@ from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.devices import resolve_device
 from detrkit.errors import DetrkitError, RecipeError
 from detrkit.files import write_json
+from detrkit.terminal import Console
 from detrkit.training.fingerprint import fingerprint
 from detrkit.training.folder import locked, open_folder, run_folder, start_folder
 from detrkit.training.interrupt import Interrupt

@@ -20,6 +20,7 @@ from detrkit.data.statistics import Statistics, statistics
 from detrkit.errors import DataError
 from detrkit.models import Architecture, DetectorConfig, entry
 from detrkit.models.presets import Entry
+from detrkit.terminal import printable
 from detrkit.training.auto import rules
 from detrkit.training.auto.draft import Draft
 from detrkit.training.auto.model_choice import choose_model
@@ -75,7 +76,7 @@ def auto_recipe(
     draft.set_default("training.workers", min(4, max(1, cores - 1)) if gpu else 1)
     _add_notes(draft, train, numbers, queries=queries)
     if not quiet and int(os.environ.get("RANK", "0")) == 0:
-        print("\n".join(draft.lines), file=sys.stderr)
+        print(printable("\n".join(draft.lines)), file=sys.stderr)
     return draft.recipe()
 
 

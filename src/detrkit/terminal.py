@@ -1,10 +1,15 @@
-"""Text from files and from the web on a terminal."""
+"""Text from files and from the web on a terminal: names cannot steer it."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
 
-__all__ = ["one_line", "printable"]
+from rich.console import Console as _Console
+from rich.console import ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+__all__ = ["Console", "one_line", "printable"]
 
 # Control characters, line and paragraph separators, and marks that turn the direction of the text around.
 _CONTROL = {"Cc", "Zl", "Zp"}
@@ -26,3 +31,12 @@ def one_line(text: str) -> str:
 def _steers(sign: str) -> bool:
     # a surrogate (Cs) stands for a byte of a file name that is not text: printing it raises
     return unicodedata.category(sign) in _CONTROL | {"Cs"} or sign in _DIRECTION
+
+
+class Console(_Console):
+    """A console of rich that writes out control sequences in what is printed, and sends its own."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """The segments of a renderable, with printable text."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
