@@ -205,9 +205,9 @@ def _read_line(header: Header, text: str, previous: re.Match[str] | None) -> re.
 
 def _figure(found: re.Match[str]) -> Figure:
     names, numbers = found[1].split(" / "), found[2].split(" / ")
-    known = list(dict.fromkeys([*METRICS, *(name for row in METRICS_OF.values() for name in row)]))
-    if len(names) != len(numbers) or not set(names) <= set(known):
-        raise ValueError(f"as many numbers as metrics, of {', '.join(known)}")
+    known = (METRICS, *METRICS_OF.values())
+    if len(names) != len(numbers) or not any(set(names) <= set(row) for row in known):
+        raise ValueError(f"as many numbers as metrics, of {' or of '.join(map(', '.join, known))}")
     return Figure(dict(zip(names, numbers, strict=True)), found[3].removesuffix(" repository"), found[4] or "")
 
 
