@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from detrkit.data.clean_rows import outline_area
 from detrkit.data.convert import to_coco, usable_part
 from detrkit.data.doctor import check
 from detrkit.data.findings import Finding
@@ -99,6 +100,13 @@ def test_crowds_that_are_none(tmp_path: Path, crowd: object) -> None:
     assert sum(len(record.boxes) for record in load_dataset(tmp_path).records) == 3
     told = found(tmp_path, "values")
     assert (told.level, told.count) == (("warning", 3) if crowd == "0" else ("ok", 0))
+
+
+def test_the_area_of_an_outline_is_not_that_of_its_box() -> None:
+    triangle = [10.0, 10.0, 20.0, 10.0, 10.0, 30.0]
+    assert outline_area([triangle]) == 100
+    assert outline_area([triangle, [0.0, 0.0, 4.0, 0.0, 4.0, 4.0, 0.0, 4.0]]) == 116
+    assert outline_area({"size": [4, 5], "counts": [3, 7, 10]}) == 7
 
 
 def test_areas_that_nobody_filled_in_are_those_of_the_boxes(tmp_path: Path) -> None:

@@ -28,9 +28,19 @@ def ids(folder: Path) -> dict[str, int] | None:
     return None if found is None else found.of(images)
 
 
+def label_studio_tree(root: Path) -> Path:
+    """One COCO file of another name beside the images, with ids from 0 on."""
+    coco_tree(root, splits=("train",))
+    (root / "annotations" / "instances_train.json").rename(root / "result.json")
+    (root / "annotations").rmdir()
+    return root
+
+
 @pytest.mark.parametrize(
     ("make", "file", "folder"),
     [
+        (label_studio_tree, "result.json", "images/train"),
+        (label_studio_tree, "result.json", "."),
         (coco_tree, "annotations/instances_train.json", "images/train"),
         (official_coco_tree, "annotations/instances_train2017.json", "train2017"),
         (named_folders_tree, "annotations/my_train_set.json", "pictures/train"),
@@ -39,7 +49,9 @@ def ids(folder: Path) -> dict[str, int] | None:
 )
 def test_images_of_a_data_set(tmp_path: Path, make: Callable[[Path], Path], file: str, folder: str) -> None:
     edit(make(tmp_path) / file, renumbered)
-    assert ids(tmp_path / folder) == {"a.png": 100, "b.png": 90, "ü c.png": 80}
+    found = ids(tmp_path / folder)
+    assert found is not None
+    assert {Path(name).name: number for name, number in found.items()} == {"a.png": 100, "b.png": 90, "ü c.png": 80}
 
 
 def test_images_that_the_file_does_not_list_have_other_ids(tmp_path: Path) -> None:

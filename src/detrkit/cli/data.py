@@ -305,6 +305,7 @@ def view_command(
     force: Force = False,
 ) -> None:
     """Draw the annotations on images, with their masks where they have some."""
+    from detrkit.data.listing import posix_name
     from detrkit.data.subsets import choose
     from detrkit.drawing import draw_labels
     from detrkit.errors import DataError
@@ -316,7 +317,7 @@ def view_command(
     paths = {}
     for index in choose([record.file_name for record in dataset.records], size, seed):
         record = dataset.records[index]
-        paths[index] = out / f"{Path(record.file_name).stem}_{record.image_id}.jpg"
+        paths[index] = out / f"{Path(posix_name(record.file_name)).stem}_{record.image_id}.jpg"
         refuse_existing(paths[index], force)
     written = 0
     for index, path in paths.items():

@@ -28,6 +28,7 @@ __all__ = [
     "clean_image",
     "id_reader",
     "is_crowd",
+    "outline_area",
     "outline_box",
     "row_area",
     "row_problem",
@@ -232,6 +233,23 @@ def outline_box(segmentation: object) -> list[float]:
         assert isinstance(content, dict)
         corners = hotcoco.mask.toBbox(content).tolist()
     return [int(value) if value == int(value) else value for value in corners]
+
+
+def outline_area(segmentation: object) -> float:
+    """The area inside the outline of a COCO annotation: of polygons the sum, of RLE its pixels.
+
+    Raises:
+        DataError: neither polygons nor RLE, or malformed.
+    """
+    content = unpack(pack(segmentation))
+    if not isinstance(content, list):
+        assert isinstance(content, dict)
+        return float(hotcoco.mask.area(content))
+    area = 0.0
+    for corners in content:
+        x, y = np.asarray(corners, dtype=np.float64).reshape(-1, 2).T
+        area += abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+    return area
 
 
 def row_problem(row: Json, *, flat: bool = False) -> str | None:

@@ -60,7 +60,8 @@ def read_json(
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such {what} file") from error
     except IsADirectoryError as error:
-        raise DataError(f"{path}: the {what} is a JSON file, but this is a folder") from error
+        hint = f"; of a data folder: detrkit data convert {path} --to coco --out FILE" if what == "ground truth" else ""
+        raise DataError(f"{path}: the {what} is a JSON file, but this is a folder{hint}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     except json.JSONDecodeError as error:

@@ -55,18 +55,24 @@ def data_set_ids(folders: Sequence[Path], images: Iterable[ImageInput]) -> DataS
 
 
 def _sources(folders: Sequence[Path]) -> Iterator[Source]:
-    """The annotation files of the nearest data set, those of a split that the folders are named after first."""
+    """The annotation files of the nearest data set, those of a split that the folders are named after first.
+
+    COCO files of other names, such as Label Studio's, are looked at too, in every folder up to that data set.
+    """
     paths = [folder.resolve() for folder in folders]
     for root in dict.fromkeys(above for path in paths for above in (path, *path.parents)[: _LEVELS + 1]):
-        sources = [source for name in _WITH_IDS for source in _splits(FORMATS[name], root)]
+        forms = [FORMATS[name] for name in _WITH_IDS]
+        certain = any(form.recognises(root) for form in forms)
+        sources = [source for form in forms for source in _splits(form, root)]
         if sources:
             named = [part.lower() for path in paths for part in Path(os.path.relpath(path, root)).parts]
             yield from sorted(sources, key=lambda source: not any(source.split in part for part in named))
+        if certain:
             return
 
 
 def _splits(form: Format, root: Path) -> Iterator[Source]:
-    for split in SPLIT_WORDS if form.recognises(root) else ():
+    for split in SPLIT_WORDS if form.recognises(root) or form.may_be(root) else ():
         try:
             source = form.locate(root, split)
         except DataError:  # several files fit

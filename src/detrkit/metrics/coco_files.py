@@ -242,7 +242,10 @@ def _image_named(file_name: str, truth: GroundTruth, name: str) -> Hashable:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise DataError(f"{name}: image '{file_name}' is not among the images of {truth.source}")
+        raise DataError(
+            f"{name}: image '{file_name}' is not among the images of {truth.source}; score results of its images "
+            "alone ('detrkit eval --data DIR' predicts just those of a split)"
+        )
     ids = f"ids {', '.join(map(str, found[:-1]))} and {found[-1]}"
     raise DataError(
         f"{name}: image '{file_name}' occurs more than once among the images of {truth.source} ({ids}); results cannot "

@@ -15,6 +15,7 @@ import hotcoco.mask
 import numpy as np
 from PIL import Image
 
+from detrkit.data.clean_rows import outline_area
 from detrkit.data.coco_json import Row
 from detrkit.data.findings import finding
 from detrkit.data.formats.base import Source
@@ -90,7 +91,7 @@ def table_of(
                 "where": where,
             }
             if shape.segmentation is not None:
-                row["segmentation"] = shape.segmentation
+                row |= {"segmentation": shape.segmentation, "area": outline_area(shape.segmentation)}
             annotations.append(source.slim(row))
     left_out = [place for drawing in drawings for place in drawing.left_out]
     message = "shapes that are no regions, such as points and lines: left out"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from detrkit.data.clean_rows import outline_area
 from detrkit.data.coco_json import Row
 from detrkit.data.findings import finding
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
@@ -189,7 +190,8 @@ def _annotation(row: LabelRow, size: tuple[int, int]) -> Row:
     width, height = size
     found: Row = {"category_id": row.label, "bbox": [x * width, y * height, w * width, h * height]}
     if row.polygon is not None:
-        found["segmentation"] = [[value * size[place % 2] for place, value in enumerate(row.polygon)]]
+        polygons = [[value * size[place % 2] for place, value in enumerate(row.polygon)]]
+        found |= {"segmentation": polygons, "area": outline_area(polygons)}
     return found
 
 
