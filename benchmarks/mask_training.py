@@ -106,7 +106,12 @@ class MultipliedOut:
 def multiply_out(model: Any) -> None:
     """Make the mask head of a model return dense masks."""
     lazy = model.mask_head.forward
-    model.mask_head.forward = lambda *inputs: MultipliedOut(lazy(*inputs))
+
+    def forward(*inputs: Any) -> list[MultipliedOut | DenseMasks]:
+        decoded, *proposals = map(MultipliedOut, lazy(*inputs))
+        return [decoded, *(masks[:] for masks in proposals)]  # decoded queries are of several groups
+
+    model.mask_head.forward = forward
 
 
 def target(objects: int, size: int) -> Target:

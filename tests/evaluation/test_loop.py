@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from detrkit.data import EvalTransform, load_dataset
-from detrkit.errors import DataError
+from detrkit.errors import DataError, RunError
 from detrkit.evaluation.loop import evaluate_model, predict_dataset
 from detrkit.inference.predictor import Predictor
 from detrkit.metrics import ScoreJson, metric_for, score_coco
@@ -131,7 +131,7 @@ def test_one_metric_serves_many_evaluations(folder: Path) -> None:
     metric = metric_for(dataset)
     blind = ColorDetector(top_k=1)
     blind.shift.data.fill_(float("nan"))
-    with pytest.raises(DataError, match="score"):
+    with pytest.raises(RunError, match="the model predicts NaN"):
         evaluate_model(blind, dataset, metric=metric)
     for top_k in (5, 1, 5):
         model = ColorDetector(top_k=top_k)

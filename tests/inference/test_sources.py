@@ -129,7 +129,7 @@ def test_clear_errors(tmp_path: Path) -> None:
     touch(tmp_path, "empty/readme.txt", "film.MP4")
     with pytest.raises(DataError, match=r"nothing\.jpg: no such image or folder"):
         names(tmp_path / "nothing.jpg")
-    with pytest.raises(DataError, match=r"empty: no images in this folder \(looked for \.bmp"):
+    with pytest.raises(DataError, match=r"empty: no images in this folder \(looked for \.apng"):
         names(tmp_path / "empty")
     with pytest.raises(DataError, match=r"film\.MP4: videos are not supported yet; extract frames first"):
         names(tmp_path / "film.MP4")

@@ -346,5 +346,5 @@ def test_only_bad_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     root = coco(tmp_path / "data", {"a.png": [(0, 5, 5, 0, 9)]})
     assert train(root, "data.on_error=skip") == 2
     error = refused(capsys)
-    assert "none of the 1 training images has a box; 1 left out, the first: " in error
+    assert "all 1 annotations are unusable, so none is left. The first: " in error
     assert "has no positive width and height" in error

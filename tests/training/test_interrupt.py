@@ -25,6 +25,14 @@ from tests.training.held_run import SETTINGS
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(autouse=True)
+def hangup_by_default() -> Iterator[None]:
+    """The signal of a closed terminal does what it usually does, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The final state of an uninterrupted run."""

@@ -120,7 +120,7 @@ def test_a_given_name_is_kept() -> None:
     for name, options, message in (
         ("detr_r51", {}, "no model 'detr_r51'"),
         ("detr_r50", {"roi_resolution": 7}, "no option 'roi_resolution'"),
-        ("detr_r50", {"nms": 7}, "IoU threshold"),
+        ("detr_r50", {"nms": 7}, r"nms must be in \[0, 1\], got 7"),
     ):
         with pytest.raises(CheckpointError, match=message):
             recognise(state, name=name, options=options)
