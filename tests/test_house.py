@@ -264,6 +264,12 @@ def test_import_is_light() -> None:
     assert not slow & set(new)
 
 
+def test_scoring_starts_at_once() -> None:
+    """``import detrkit.metrics`` loads neither torch nor the formats of data sets and what they read with."""
+    new = set(_python("import sys, detrkit.metrics; print(*sys.modules)").split())
+    assert not {"detrkit.data.formats", "scipy", "torch", "yaml"} & new
+
+
 def test_one_version_everywhere() -> None:
     import detrkit
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detrkit.data.formats.gtfine import CITYSCAPES_CATEGORIES, convert_gtfine, gtfine_splits
+from detrkit.data.formats.gtfine import convert_gtfine, gtfine_splits
+from detrkit.data.gtfine_files import CITYSCAPES_CATEGORIES
 from detrkit.errors import DataError
 
 LABELS = {24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle"}

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import detrkit
-from detrkit.data.formats.gtfine import CITYSCAPES_CATEGORIES as GTFINE_NAMES
+from detrkit.data.gtfine_files import CITYSCAPES_CATEGORIES as GTFINE_NAMES
 from detrkit.errors import CheckpointError
 from detrkit.models import Detector, create_model, entry
 from detrkit.structures import Category

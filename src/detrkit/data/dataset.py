@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detrkit.data.coco_json import Row
-from detrkit.data.formats.gtfine import read_instance_ids
 from detrkit.data.ground_truth import annotation_rows, image_row, panoptic_truth, semantic_map
+from detrkit.data.gtfine_files import read_instance_ids
 from detrkit.data.images import read_image
 from detrkit.data.records import ImageRecord, OnError, ScoreProtocol
 from detrkit.data.segments import rules_of

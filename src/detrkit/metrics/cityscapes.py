@@ -15,8 +15,9 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from detrkit.data.gtfine_files import CITYSCAPES_CATEGORIES, LABEL_CLASSES, PER_LABEL, read_instance_ids
 from detrkit.errors import DataError
-from detrkit.metrics.cityscapes_files import listed_masks, matching_texts, read_instance_ids, read_mask
+from detrkit.metrics.cityscapes_files import listed_masks, matching_texts, read_mask
 from detrkit.metrics.protocol import AnnotatedData, PerImageMetric
 from detrkit.metrics.score import Numbers, Score
 from detrkit.metrics.side_by_side import in_threads
@@ -24,23 +25,13 @@ from detrkit.structures import Detections
 
 __all__ = ["CLASSES", "CityscapesData", "CityscapesMetric", "Scored", "match_image", "score_cityscapes"]
 
-CLASSES: Mapping[int, str] = {
-    24: "person",
-    25: "rider",
-    26: "car",
-    27: "truck",
-    28: "bus",
-    31: "train",
-    32: "motorcycle",
-    33: "bicycle",
-}
+CLASSES: Mapping[int, str] = {one.label: one.name for one in LABEL_CLASSES if one.name in CITYSCAPES_CATEGORIES}
 """The classes that count, in the published order, by label id."""
 
 OVERLAPS = np.arange(10, 20) / 20
 """IoU that a match must exceed: 0.5, 0.55 … 0.95."""
 
 _SMALLEST = 100  # pixels of an object that counts
-_PER_LABEL = 1000  # values from here on are single objects: label x 1000 + number
 # Raw values of ignored regions; single caravans and trailers (29xxx, 30xxx) are none of them, as in the official code.
 _VOID = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
 
@@ -82,7 +73,7 @@ def match_image(instance_ids: NDArray[np.int32], found: Iterable[Scored]) -> dic
     """
     areas = np.bincount(instance_ids.reshape(-1))
     values = np.flatnonzero(areas)
-    label_of = np.where(values >= _PER_LABEL, values // _PER_LABEL, values)
+    label_of = np.where(values >= PER_LABEL, values // PER_LABEL, values)
     rows: dict[int, list[tuple[NDArray[np.int64], float]]] = {label: [] for label in CLASSES}
     for one in found:
         if one.label in rows and one.mask.any():
@@ -90,7 +81,7 @@ def match_image(instance_ids: NDArray[np.int32], found: Iterable[Scored]) -> dic
     matches = {}
     for label, detections in rows.items():
         own = values[label_of == label]
-        single = own >= _PER_LABEL
+        single = own >= PER_LABEL
         small = areas[own] < _SMALLEST
         pixels = np.array([counts for counts, _ in detections], dtype=np.int64).reshape(-1, len(areas))
         size, inside = pixels.sum(axis=1), pixels[:, own]

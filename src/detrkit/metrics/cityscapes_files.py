@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from detrkit.data.formats.gtfine import INSTANCE_SUFFIX, instance_images, read_instance_ids
+from detrkit.data.gtfine_files import INSTANCE_SUFFIX, instance_images
 from detrkit.data.listing import files_in, read_lines
 from detrkit.errors import DataError
 
-__all__ = ["Listed", "listed_masks", "matching_texts", "read_instance_ids", "read_mask"]
+__all__ = ["Listed", "listed_masks", "matching_texts", "read_mask"]
 
 
 @dataclass(frozen=True)

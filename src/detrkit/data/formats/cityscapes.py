@@ -9,7 +9,8 @@ from pathlib import Path
 
 from detrkit.data.formats import coco
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
-from detrkit.data.formats.gtfine import INSTANCE_SUFFIX, gtfine_table, instance_images
+from detrkit.data.formats.gtfine import gtfine_table
+from detrkit.data.gtfine_files import INSTANCE_SUFFIX, instance_images
 from detrkit.data.records import Table
 from detrkit.errors import DataError
 

@@ -12,63 +12,30 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 
 from detrkit.data.coco_json import Row
-from detrkit.data.listing import files_in
+from detrkit.data.gtfine_files import (
+    CITYSCAPES_CATEGORIES,
+    INSTANCE_SUFFIX,
+    LABEL_CLASSES,
+    PER_LABEL,
+    instance_images,
+    read_instance_ids,
+)
 from detrkit.data.map_files import MapFile
 from detrkit.data.records import Table
 from detrkit.errors import DataError
 
-__all__ = [
-    "CITYSCAPES_CATEGORIES",
-    "INSTANCE_SUFFIX",
-    "Groups",
-    "convert_gtfine",
-    "gtfine_splits",
-    "gtfine_table",
-    "instance_images",
-    "read_instance_ids",
-]
+__all__ = ["Groups", "convert_gtfine", "gtfine_splits", "gtfine_table"]
 
 Groups = Literal["crowd", "object"]
 
-CITYSCAPES_CATEGORIES = ("person", "car", "train", "rider", "truck", "motorcycle", "bicycle", "bus")
-"""Names of category ids 1 to 8, in the order of the published checkpoints."""
-
-_THINGS = range(1, 9)
-# Classes of maps: things first, in the order above, then stuff by label; colours of the benchmark.
-_MAP_CLASSES: tuple[tuple[int, str, tuple[int, int, int]], ...] = (
-    (24, "person", (220, 20, 60)),
-    (26, "car", (0, 0, 142)),
-    (31, "train", (0, 80, 100)),
-    (25, "rider", (255, 0, 0)),
-    (27, "truck", (0, 0, 70)),
-    (32, "motorcycle", (0, 0, 230)),
-    (33, "bicycle", (119, 11, 32)),
-    (28, "bus", (0, 60, 100)),
-    (7, "road", (128, 64, 128)),
-    (8, "sidewalk", (244, 35, 232)),
-    (11, "building", (70, 70, 70)),
-    (12, "wall", (102, 102, 156)),
-    (13, "fence", (190, 153, 153)),
-    (17, "pole", (153, 153, 153)),
-    (19, "traffic light", (250, 170, 30)),
-    (20, "traffic sign", (220, 220, 0)),
-    (21, "vegetation", (107, 142, 35)),
-    (22, "terrain", (152, 251, 152)),
-    (23, "sky", (70, 130, 180)),
-)
-_MAP_CATEGORY = {label: number for number, (label, _, _) in enumerate(_MAP_CLASSES, start=1)}
-INSTANCE_SUFFIX = "_gtFine_instanceIds.png"
-"""Ending of the label images of instances."""
-
-
-def instance_images(folder: Path) -> list[Path]:
-    """The label images of instances below a folder, sorted."""
-    return [path for path in files_in(folder, {".png"}, recursive=True) if path.name.endswith(INSTANCE_SUFFIX)]
+_THINGS = range(1, len(CITYSCAPES_CATEGORIES) + 1)
+# Classes of maps: things first, in the order of their category ids, then stuff by label.
+_CLASS_OF = {one.name: one for one in LABEL_CLASSES}
+_MAP_CLASSES = [_CLASS_OF[name] for name in dict.fromkeys((*CITYSCAPES_CATEGORIES, *_CLASS_OF))]
+_MAP_CATEGORY = {one.label: number for number, one in enumerate(_MAP_CLASSES, start=1)}
 
 
 def gtfine_splits(root: Path) -> dict[str, list[Path]]:
@@ -141,8 +108,8 @@ def gtfine_table(files: list[Path], image_root: Path) -> Table:
                 {"id": len(annotations) + place, "image_id": number, **row} for place, row in enumerate(rows, start=1)
             ]
     categories: list[Row] = [
-        {"id": number, "name": name, "isthing": int(number in _THINGS), "color": list(color)}
-        for number, (_, name, color) in enumerate(_MAP_CLASSES, start=1)
+        {"id": number, "name": one.name, "isthing": int(number in _THINGS), "color": list(one.color)}
+        for number, one in enumerate(_MAP_CLASSES, start=1)
     ]
     return Table(
         origin=files[0].parents[1],
@@ -152,22 +119,6 @@ def gtfine_table(files: list[Path], image_root: Path) -> Table:
         categories=categories,
         instance_protocol="cityscapes",
     )
-
-
-def read_instance_ids(file: Path) -> NDArray[np.int32]:
-    """The values (H, W) of a label image of instances.
-
-    Raises:
-        DataError: the file cannot be read or is not a label image.
-    """
-    try:
-        with Image.open(file) as image:
-            values = np.asarray(image).astype(np.int32)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{file}: the label image cannot be read ({error})") from error
-    if values.ndim != 2 or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
-        raise DataError(f"{file}: is not a label image of one 16-bit channel")
-    return values
 
 
 def _read(file: Path) -> tuple[tuple[int, int], list[Row]]:
@@ -185,7 +136,7 @@ def _regions(file: Path) -> tuple[tuple[int, int], list[Row], list[int]]:
     rows: list[Row] = []
     present = np.flatnonzero(counts).tolist()
     for value in present:
-        category_id = _MAP_CATEGORY.get(value // 1000 if value >= 1000 else value)
+        category_id = _MAP_CATEGORY.get(value // PER_LABEL if value >= PER_LABEL else value)
         if category_id is None:
             continue
         ys, xs = slices[value - 1]
@@ -194,7 +145,7 @@ def _regions(file: Path) -> tuple[tuple[int, int], list[Row], list[int]]:
                 "category_id": category_id,
                 "bbox": [xs.start, ys.start, xs.stop - xs.start, ys.stop - ys.start],
                 "area": int(counts[value]),
-                "iscrowd": int(value < 1000 and category_id in _THINGS),
+                "iscrowd": int(value < PER_LABEL and category_id in _THINGS),
                 "value": value,
                 "where": f"{file}: value {value}",
             }
