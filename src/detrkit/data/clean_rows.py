@@ -26,6 +26,7 @@ __all__ = [
     "clean_annotation",
     "clean_category",
     "clean_image",
+    "clean_owner",
     "id_reader",
     "is_crowd",
     "outline_area",
@@ -137,12 +138,12 @@ def clean_annotation(
         DataError: not an object, or it does not say which image and category it belongs to.
     """
     if _is_clean(row):
-        return row
+        if type(row.get("id")) is int:
+            return row
+        if row.get("id") is None and read_image_id is read_category_id is read_value:  # results have no ids
+            return {**row, "where": row.get("where", where)}
     row = _mapping(row, where)
-    found: Row = {
-        "image_id": read_image_id(row, "image_id", where),
-        "category_id": read_category_id(row, "category_id", where),
-    }
+    found = _owner(row, where, read_image_id, read_category_id)
     number = row.get("id")
     if number is not None and not is_name(number):
         found["id"] = whole(number)
@@ -169,6 +170,27 @@ def clean_annotation(
         return {**row, **found, "problem": str(error)}
 
 
+def clean_owner(
+    row: object, where: str, *, read_image_id: IdReader = read_value, read_category_id: IdReader = read_value
+) -> Row:
+    """An annotation whose ids of image and category alone are read; its other values are as in the file.
+
+    Raises:
+        DataError: as ``clean_annotation`` raises it.
+    """
+    if _is_clean(row) and type(row.get("id")) is int:
+        return row
+    row = _mapping(row, where)
+    return _changed(row, **_owner(row, where, read_image_id, read_category_id))
+
+
+def _owner(row: Json, where: str, read_image_id: IdReader, read_category_id: IdReader) -> Row:
+    return {
+        "image_id": read_image_id(row, "image_id", where),
+        "category_id": read_category_id(row, "category_id", where),
+    }
+
+
 def _tell_text(row: Json, found: Json, where: str, tell: Tell) -> None:
     """Tell which numbers were text."""
     for key, value in found.items():
@@ -177,13 +199,12 @@ def _tell_text(row: Json, found: Json, where: str, tell: Tell) -> None:
 
 
 def _is_clean(row: object) -> TypeGuard[Row]:
-    """Whether an annotation is as COCO describes it; most are."""
+    """Whether an annotation is as COCO describes it, apart from its id; most are."""
     if type(row) is not dict:
         return False
     bbox, area = row.get("bbox"), row.get("area", 0)
     return (
-        type(row.get("id")) is int
-        and _is_small(row.get("image_id"))
+        _is_small(row.get("image_id"))
         and _is_small(row.get("category_id"))
         and type(row.get("iscrowd", 0)) is int
         and row.get("iscrowd", 0) in (0, 1)

@@ -37,7 +37,9 @@ def turned_images(table: Table, images: Sequence[Row]) -> dict[int, tuple[int, i
         key = row["image_id"]
         if key in reach and row_problem(row) is None:
             x, y, width, height = row["bbox"]
-            reach[key] = max(reach[key][0], x + width), max(reach[key][1], y + height)
+            right, bottom = reach[key]
+            if x + width > right or y + height > bottom:
+                reach[key] = max(right, x + width), max(bottom, y + height)
     shown = [key for key in stated if _fits(reach[key], stated[key][::-1]) and not _fits(reach[key], stated[key])]
     paths = {image["id"]: table.path(image) for image in images}
     if not any(_stored_turned(paths[key], stated[key]) for key in shown):

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -52,6 +52,7 @@ LARGEST = 1_000_000
 """Pixels: no image side and no coordinate is beyond."""
 
 _LARGEST_ID = 2**63 - 1
+_PLAIN = frozenset({int, float})
 _FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}
 
 _brief = reprlib.Repr()
@@ -196,17 +197,23 @@ def as_box(bbox: object) -> object:
 
 def box_problem(bbox: object, *, flat: bool = False) -> str | None:
     """What is wrong with a box ``[x, y, width, height]``, or None. flat: allow a width or height of 0."""
-    if not isinstance(bbox, list | tuple) or len(bbox) != 4 or not all(map(_is_number, bbox)):
+    if not isinstance(bbox, list | tuple) or len(bbox) != 4 or not _are_numbers(bbox):
         return "is not a list of four numbers [x, y, width, height]"
-    if not all(-LARGEST <= value <= LARGEST for value in bbox):
+    x, y, width, height = bbox  # without loops, since large files have a million boxes
+    low, high = -LARGEST, LARGEST
+    if not (low <= x <= high and low <= y <= high and low <= width <= high and low <= height <= high):
         finite = all(isinstance(value, int) or math.isfinite(value) for value in bbox)
         return f"has a number beyond {LARGEST:,} pixels" if finite else "is not finite"
-    if flat and min(bbox[2:]) < 0:
+    if flat and min(width, height) < 0:
         return "has a negative width or height"
-    if not flat and min(bbox[2:]) <= 0:
+    if not flat and min(width, height) <= 0:
         return "has no positive width and height"
     return None
 
 
+def _are_numbers(values: Sequence[object]) -> bool:
+    return _PLAIN.issuperset(map(type, values)) or all(map(_is_number, values))
+
+
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) or (isinstance(value, Real) and not isinstance(value, bool))
+    return isinstance(value, Real) and not isinstance(value, bool)

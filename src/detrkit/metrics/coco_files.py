@@ -19,6 +19,7 @@ from detrkit.data.clean_rows import (
     clean_annotation,
     clean_category,
     clean_image,
+    clean_owner,
     id_reader,
     is_crowd,
     row_area,
@@ -158,11 +159,12 @@ def read_results(source: object, truth: GroundTruth, *, iou_type: str) -> list[R
         data = _rows_of_predictions(data, truth, name)
     if not isinstance(data, Sequence) or isinstance(data, str):
         raise DataError(f"{name}: COCO results are a JSON list of {{image_id, category_id, bbox, score}}")
+    clean_row = clean_owner if iou_type == "segm" else clean_annotation  # masks are scored without boxes
     rows = []
     unknown: dict[Hashable, int] = {}
     for index, row in enumerate(data):
         where = f"{name}: row {index}"
-        row = clean_annotation(row, where, read_image_id=truth.read_image_id, read_category_id=truth.read_category_id)
+        row = clean_row(row, where, read_image_id=truth.read_image_id, read_category_id=truth.read_category_id)
         image, category = truth.image_numbers.get(row["image_id"]), truth.category_numbers.get(row["category_id"])
         if image is None:
             count = len(truth.image_numbers)
@@ -208,7 +210,7 @@ def _rows_of_predictions(predictions: Json, truth: GroundTruth, name: str) -> li
     rows = []
     for index, row in enumerate(predictions["annotations"]):
         where = f"{name}: annotations[{index}]"
-        clean = clean_annotation(row, where, read_image_id=read_image_id, read_category_id=read_category_id)
+        clean = clean_owner(row, where, read_image_id=read_image_id, read_category_id=read_category_id)
         if clean["image_id"] not in image_ids:
             raise DataError(f"{where} names no image of the file: image_id {clean['image_id']!r}")
         category_id = category_ids.get(clean["category_id"], clean["category_id"])
