@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from detrkit.data.annotations import TASKS, Segments, objects_of
+from detrkit.data.annotations import objects_of
 from detrkit.data.geometry import Geometry
 from detrkit.data.packed_masks import PackedMasks, pack
+from detrkit.data.segments import TASKS, Segments
 from tests.data.trees import segments
 
 SIZE = (40, 30)

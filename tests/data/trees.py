@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from detrkit.data.annotations import Segments
+from detrkit.data.segments import Segments
 
 NAMES = ("bolt", "nut")
 SIZE = (40, 30)  # width, height

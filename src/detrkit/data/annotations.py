@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from detrkit.data.geometry import Geometry
 from detrkit.data.packed_masks import PackedMasks
 from detrkit.data.rasterise import draw_masks, tight_boxes
-from detrkit.data.segments import TASKS, Segments, TaskRules, clipped, rules_of
+from detrkit.data.segments import Segments, TaskRules, clipped, rules_of
 from detrkit.structures import Objects
 
-__all__ = ["TASKS", "Segments", "TaskRules", "clipped", "objects_of", "rules_of"]
+__all__ = ["objects_of"]
 
 
 def objects_of(
@@ -34,7 +34,7 @@ def objects_of(
     Args:
         segments: the annotated regions of the image.
         size: (width, height) of the image.
-        task: one of ``TASKS``.
+        task: one of ``detrkit.data.segments.TASKS``.
         geometry: the transformed image on which the masks are drawn, such as a crop; None: the image as it is. It has
             no effect on detection.
         segment_map: (height, width) values of the image's pixels, where masks are values of it.
