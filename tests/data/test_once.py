@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from detrkit.data import load_dataset
 from detrkit.data.formats import find_source, read_source
 from detrkit.data.once import annotation_cache, read_once
-from tests.data.trees import TREES, coco_tree, edit, roboflow_tree
+from detrkit.data.xml_files import read_xml
+from tests.data.trees import TREES, coco_tree, edit, roboflow_tree, voc_tree
 
 
 def test_the_cache_ends_with_the_outermost_block(tmp_path: Path) -> None:
@@ -53,6 +55,15 @@ def test_the_cache_does_not_change_the_data(tmp_path: Path, make: Callable[[Path
     expected = loaded(root)
     with read_once():
         assert loaded(root) == loaded(root) == expected
+
+
+def test_one_reading_opens_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also outside of a block, although the classes are those of the files of all splits."""
+    source = find_source(voc_tree(tmp_path / "data"), "train")
+    reader = Mock(side_effect=read_xml)
+    monkeypatch.setattr("detrkit.data.formats.voc.read_xml", reader)
+    read_source(source)
+    assert sorted(call.args[0] for call in reader.mock_calls) == sorted(source.root.rglob("*.xml"))
 
 
 @pytest.mark.parametrize("used", [True, False])

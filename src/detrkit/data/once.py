@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TypeVar, cast
 
-__all__ = ["annotation_cache", "read_once"]
+__all__ = ["annotation_cache", "read_once", "remembered"]
+
+Content = TypeVar("Content")
 
 _cache: ContextVar[dict[Hashable, object] | None] = ContextVar("annotation cache", default=None)
 
@@ -33,3 +36,11 @@ def annotation_cache() -> dict[Hashable, object]:
     """The cache of the current :func:`read_once` block; outside such a block a new empty dictionary per call."""
     found = _cache.get()
     return {} if found is None else found
+
+
+def remembered(key: Hashable, read: Callable[[], Content]) -> Content:
+    """What ``read`` gives; within a :func:`read_once` block it is called once. A key stands for one type."""
+    cache = annotation_cache()
+    if key not in cache:
+        cache[key] = read()
+    return cast(Content, cache[key])

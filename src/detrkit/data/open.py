@@ -10,7 +10,7 @@ import numpy as np
 from detrkit.data.build_records import build_records
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.formats import Source, find_source, read_source
-from detrkit.data.once import annotation_cache
+from detrkit.data.once import remembered
 from detrkit.data.records import ImageRecord, OnError, ScoreProtocol, Table, frequencies_of
 from detrkit.data.samplers import repeat_factors, with_copies
 from detrkit.data.segments import TASKS
@@ -116,7 +116,8 @@ def load_source(
     if published is not None:
         source = replace(source, annotations=published)
     sampled = sample_rate is not None and published is None
-    split = _read_split(source, task, on_error, sample_rate if sampled else None, sample_seed)
+    arguments = (source, task, on_error, sample_rate if sampled else None, sample_seed)
+    split = remembered(arguments, lambda: _read_split(*arguments))
     records = split.records
     if sample_repeat:
         if sample_rate is None:
@@ -147,14 +148,8 @@ def _protocol(table: Table, task: str) -> ScoreProtocol:
 
 
 def _read_split(source: Source, task: str, on_error: OnError, sample_rate: float | None, sample_seed: int) -> _Split:
-    key = (source, task, on_error, sample_rate, sample_seed)
-    cached = annotation_cache().get(key)
-    if isinstance(cached, _Split):
-        return cached
     table = read_source(replace(source, segmentations="packed" if TASKS[task].masks else "none"))
     if sample_rate is not None:
         table = sample_table(table, seed=sample_seed, rate=sample_rate)
     records, categories, notes = build_records(table, task=task, on_error=on_error)
-    split = _Split(records, categories, notes, _protocol(table, task), frequencies_of(table))
-    annotation_cache()[key] = split
-    return split
+    return _Split(records, categories, notes, _protocol(table, task), frequencies_of(table))

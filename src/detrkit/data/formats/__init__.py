@@ -21,6 +21,7 @@ from detrkit.data.formats import (
 )
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, option, with_found_images
 from detrkit.data.listing import is_hidden
+from detrkit.data.once import read_once
 from detrkit.data.records import Table
 from detrkit.errors import DataError, did_you_mean
 
@@ -66,7 +67,9 @@ def read_source(source: Source, *, announce: bool = True) -> Table:
     Raises:
         DataError: the annotations cannot be read at all.
     """
-    table = with_found_images(FORMATS[source.format].read(source), source.images or source.root, source.split)
+    with read_once():  # formats look at the files of all splits for their classes
+        table = FORMATS[source.format].read(source)
+    table = with_found_images(table, source.images or source.root, source.split)
     for remark in table.remarks if announce else ():
         if remark.level == "warning":
             warnings.warn(f"{table.origin}: {remark.count} {remark.message} ({remark.examples[0]})", stacklevel=2)

@@ -27,7 +27,7 @@ from detrkit.data.formats.shapes import (
     text_of,
 )
 from detrkit.data.listing import files_in, posix_name
-from detrkit.data.once import annotation_cache
+from detrkit.data.once import remembered
 from detrkit.data.records import Table
 from detrkit.errors import DataError
 from detrkit.files import beginning
@@ -76,11 +76,7 @@ def read(source: Source) -> Table:
 
 
 def _drawing(path: Path, folder: Path) -> Drawing:
-    cache, key = annotation_cache(), ("labelme", path)
-    found = cache.get(key)
-    if not isinstance(found, Drawing):
-        found = cache[key] = _content(path, folder)
-    return found
+    return remembered(("labelme", path), lambda: _content(path, folder))
 
 
 def _content(path: Path, folder: Path) -> Drawing:

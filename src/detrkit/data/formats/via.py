@@ -24,7 +24,7 @@ from detrkit.data.formats.shapes import (
     text_of,
 )
 from detrkit.data.listing import files_in
-from detrkit.data.once import annotation_cache
+from detrkit.data.once import remembered
 from detrkit.data.records import Table
 from detrkit.data.values import number
 from detrkit.errors import DataError
@@ -77,11 +77,7 @@ def read(source: Source) -> Table:
 
 
 def _drawings(path: Path) -> list[Drawing]:
-    cache, key = annotation_cache(), ("via", path)
-    found = cache.get(key)
-    if not isinstance(found, list):
-        found = cache[key] = _content(path)
-    return found
+    return remembered(("via", path), lambda: _content(path))
 
 
 def _content(path: Path) -> list[Drawing]:

@@ -21,7 +21,7 @@ from xml.etree.ElementTree import Element
 from detrkit.data.coco_json import Row
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, split_folders, split_of
 from detrkit.data.listing import child, files_in, images_in, posix_name, read_lines
-from detrkit.data.once import annotation_cache
+from detrkit.data.once import remembered
 from detrkit.data.records import Table
 from detrkit.data.values import size
 from detrkit.data.xml_files import read_xml
@@ -204,18 +204,14 @@ def _read_list(path: Path, present: dict[str, Path]) -> set[str]:
 
 def _read_file(path: Path) -> _File:
     """Read an XML file; classes need all files, so each is read once for all splits."""
-    cache, key = annotation_cache(), ("voc", path)
-    found = cache.get(key)
-    if not isinstance(found, _File):
-        try:
-            found = _content(read_xml(path))
-        except DataError as error:
-            found = _File(problem=str(error))
-        cache[key] = found
-    return found
+    return remembered(("voc", path), lambda: _content(path))
 
 
-def _content(tree: Element) -> _File:
+def _content(path: Path) -> _File:
+    try:
+        tree = read_xml(path)
+    except DataError as error:
+        return _File(problem=str(error))
     sides = {name: size(tree.findtext(f"size/{name}") or "") for name in ("width", "height")}
     return _File(
         image=posix_name((tree.findtext("filename") or "").strip()),
