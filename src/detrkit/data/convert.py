@@ -16,8 +16,8 @@ from detrkit.data.build_records import build_records
 from detrkit.data.clean_rows import row_problem
 from detrkit.data.coco_json import Row
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.ground_truth import value_rle
 from detrkit.data.map_files import stated_size
+from detrkit.data.packed_masks import mask_rle
 from detrkit.data.records import OnError, Table, coco_rows
 from detrkit.data.subsets import choose, subset_size
 from detrkit.data.write_folders import rounded
@@ -77,7 +77,7 @@ def with_segmentations(table: Table, *, on_error: OnError = "raise") -> tuple[Ta
         images.append({key: value for key, value in image.items() if key != "map"})
         for row in rows[image["id"]]:
             if values is not None:
-                segmentation = value_rle(values, row["value"])
+                segmentation = mask_rle(values == row["value"])
                 row = {**{key: value for key, value in row.items() if key != "value"}, "segmentation": segmentation}
             annotations.append(row)
     return replace(table, images=images, annotations=annotations), notes

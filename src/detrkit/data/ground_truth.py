@@ -8,19 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import hotcoco.mask
 import numpy as np
 from numpy.typing import NDArray
 
 from detrkit.data.coco_json import Row
 from detrkit.data.geometry import Geometry
-from detrkit.data.packed_masks import Rle, unpack
+from detrkit.data.packed_masks import Rle, mask_rle, text_rle, unpack
 from detrkit.data.rasterise import draw_mask, replaced, rle_of
 from detrkit.data.records import ImageRecord
 from detrkit.data.segments import Segments
 from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE, Categories, SemanticMap
 
-__all__ = ["annotation_rows", "image_row", "panoptic_truth", "segment_ids", "semantic_map", "value_rle"]
+__all__ = ["annotation_rows", "image_row", "panoptic_truth", "segment_ids", "semantic_map"]
 
 
 def image_row(record: ImageRecord, category_ids: Sequence[int]) -> Row:
@@ -51,16 +50,9 @@ def segment_rles(record: ImageRecord) -> Iterator[Rle]:
         content = unpack(masks.packed(position))
         if isinstance(content, int):
             assert values is not None
-            yield value_rle(values, content)
+            yield mask_rle(values == content)
         else:
-            rle = rle_of(content, (record.width, record.height))
-            yield {**rle, "counts": rle["counts"].decode("ascii")}
-
-
-def value_rle(values: NDArray[np.integer], value: int) -> Rle:
-    """The pixels of a map (H, W) that have a value as compressed RLE, ready for JSON."""
-    rle = hotcoco.mask.encode(np.asfortranarray(values == value))
-    return {**rle, "counts": rle["counts"].decode("ascii")}
+            yield text_rle(rle_of(content, (record.width, record.height)))
 
 
 def segment_ids(record: ImageRecord) -> NDArray[np.int32]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import hotcoco.mask
 import numpy as np
 
 from detrkit.data.class_lists import ClassList
@@ -12,6 +11,7 @@ from detrkit.data.coco_json import Row
 from detrkit.data.label_maps import is_rgb_png
 from detrkit.data.listing import files_in
 from detrkit.data.map_files import read_values
+from detrkit.data.packed_masks import mask_rle
 from detrkit.errors import DataError
 from detrkit.structures.segment_maps import segment_shapes
 
@@ -39,13 +39,12 @@ def instance_rows(folder: Path, classes: ClassList, size: tuple[int, int]) -> li
         category = _category(path, folder, classes)
         shapes = segment_shapes(mask.astype(np.uint8))
         if len(shapes.ids):
-            rle = hotcoco.mask.encode(np.asfortranarray(mask))
             rows.append(
                 {
                     "category_id": category,
                     "bbox": shapes.boxes[0].tolist(),
                     "area": int(shapes.areas[0]),
-                    "segmentation": {**rle, "counts": rle["counts"].decode("ascii")},
+                    "segmentation": mask_rle(mask),
                     "where": str(path),
                 }
             )

@@ -22,7 +22,17 @@ from detrkit.data.values import LARGEST, number, shown, whole
 from detrkit.data.values import size as side
 from detrkit.errors import DataError
 
-__all__ = ["PackedMasks", "Polygons", "Rle", "pack", "pack_value", "size_problem", "unpack"]
+__all__ = [
+    "PackedMasks",
+    "Polygons",
+    "Rle",
+    "mask_rle",
+    "pack",
+    "pack_value",
+    "size_problem",
+    "text_rle",
+    "unpack",
+]
 
 Polygons = list[NDArray[np.float64]]
 """The parts of a mask: polygons (V, 2) with the vertices x, y in pixels."""
@@ -124,6 +134,17 @@ def unpack(packed: bytes) -> Polygons | Rle | int | None:
     lengths = struct.unpack_from(f"<{count}I", packed, 5)
     vertices = np.frombuffer(packed, np.float64, offset=5 + 4 * count).reshape(-1, 2)
     return np.split(vertices, np.cumsum(lengths[:-1]))
+
+
+def mask_rle(mask: NDArray[np.generic]) -> Rle:
+    """A mask (H, W) as compressed RLE, ready for JSON."""
+    return text_rle(hotcoco.mask.encode(np.asfortranarray(mask)))
+
+
+def text_rle(rle: Rle) -> Rle:
+    """Compressed RLE whose counts are text, ready for JSON."""
+    counts = rle["counts"]
+    return {**rle, "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
 
 
 def _pack_polygons(parts: Sequence[Any]) -> bytes:

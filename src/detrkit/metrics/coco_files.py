@@ -26,7 +26,7 @@ from detrkit.data.clean_rows import (
     row_problem,
 )
 from detrkit.data.coco_json import Json, Row, annotation_lists, read_json
-from detrkit.data.packed_masks import Rle, pack, unpack
+from detrkit.data.packed_masks import Rle, pack, text_rle, unpack
 from detrkit.data.values import read_value
 from detrkit.errors import DataError
 
@@ -304,8 +304,7 @@ def _segmentation(row: Json, image: Json, where: str) -> object:
                 f"{where}: segmentation is an RLE for {width}x{height} pixels, but the image is "
                 f"{expected[1]}x{expected[0]}"
             )
-        counts = content["counts"]
-        return {**content, "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
+        return text_rle(content)
     if "height" not in image or "width" not in image:
         raise DataError(f"{where}: polygons need the image's height and width, which the ground truth does not give")
     assert isinstance(content, list)

@@ -20,7 +20,7 @@ from detrkit.data.coco_json import Row
 from detrkit.data.findings import finding
 from detrkit.data.formats.base import Source
 from detrkit.data.listing import posix_name
-from detrkit.data.packed_masks import Rle
+from detrkit.data.packed_masks import Rle, mask_rle
 from detrkit.data.records import Table
 from detrkit.data.values import number, shown, size
 from detrkit.errors import DataError
@@ -192,8 +192,8 @@ def from_mask(encoded: bytes, corner: tuple[float, float], size: dict[str, int])
     target[:] = part[: target.shape[0], : target.shape[1]]
     if not whole.any():
         raise DataError("the mask is empty")
-    rle = hotcoco.mask.encode(np.asfortranarray(whole))
-    return Shape(hotcoco.mask.toBbox(rle).tolist(), {**rle, "counts": rle["counts"].decode("ascii")})
+    rle = mask_rle(whole)
+    return Shape(hotcoco.mask.toBbox(rle).tolist(), rle)
 
 
 def size_of(row: Row, width: str, height: str) -> dict[str, int]:
