@@ -147,12 +147,14 @@ class Rule:
         wanted: what it must be, for messages.
         absent: what null, NaN and a missing key stand for, if anything.
         optional: whether the value may be absent.
+        is_absent: whether nobody filled in the value.
     """
 
     read: Callable[[object], Any]
     wanted: str
     absent: object = None
     optional: bool = True
+    is_absent: Callable[[object], bool] = is_absent
 
 
 _ID = Rule(read=whole, wanted="a whole number", optional=False)
@@ -164,7 +166,7 @@ RULES = {
     "iscrowd": Rule(read=flag, wanted="0 or 1", absent=0),
     "isthing": Rule(read=flag, wanted="0 or 1", absent=1),
     "area": Rule(read=_area, wanted="a finite number"),
-    "name": Rule(read=name, wanted="text"),
+    "name": Rule(read=name, wanted="text", is_absent=lambda value: not isinstance(value, str) and is_absent(value)),
 }
 """The rule of each key. ``bbox`` and sides have :func:`as_box`, :func:`box_problem` and :func:`size`."""
 
@@ -177,7 +179,7 @@ def read_value(row: Mapping[str, object], key: str, where: str) -> Any:
     """
     rule, value = RULES[key], row.get(key)
     before = f"{where}: " if where else ""
-    if rule.optional and is_absent(value) and not (rule.read is name and isinstance(value, str)):
+    if rule.optional and rule.is_absent(value):
         return rule.absent
     if value is None:
         raise DataError(f"{before}{key} is missing; it must be {rule.wanted}")
