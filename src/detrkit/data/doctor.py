@@ -355,9 +355,9 @@ def _across(tables: dict[str, Table]) -> Iterator[Finding]:
     differing = [line for split, names in others for line in class_differences(first, expected, split, names)]
     yield finding("error", "categories across splits", splits, differing, "splits have different classes")
     if "train" in tables:
-        trained = np.unique([row["category_id"] for row in tables["train"].annotations]).tolist()
+        trained = {row["category_id"] for row in tables["train"].annotations}
         for split, table in tables.items():
-            unseen = {row["category_id"] for row in table.annotations} - set(trained)
+            unseen = {row["category_id"] for row in table.annotations} - trained
             names = [str(lists[split].get(number, number)) for number in sorted(unseen)]
             if split != "train":
                 yield finding("warning", "untrained classes", split, names, "occur here but never in train")

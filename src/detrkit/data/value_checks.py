@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from detrkit.data.clean_rows import OUTLINE, TEXT, is_crowd, row_problem
 from detrkit.data.findings import Finding, finding, row_name
+from detrkit.data.listing import posix_name
 from detrkit.data.records import Table
 
 __all__ = ["VALUE_CHECKS", "class_differences"]
@@ -63,7 +64,7 @@ def _equal_names(split: str, table: Table) -> Iterator[Finding]:
 def _listed_twice(split: str, table: Table) -> Iterator[Finding]:
     ids = defaultdict(list)
     for image in table.images:
-        ids[str(image["file_name"]).replace("\\", "/")].append(image["id"])
+        ids[posix_name(str(image["file_name"]))].append(image["id"])
     twice = [f"{name}: ids {', '.join(map(str, found))}" for name, found in ids.items() if len(set(found)) > 1]
     message = "files under several ids: each has only a part of the boxes, and results cannot be assigned by name"
     yield finding("warning", "files listed twice", split, twice, message)

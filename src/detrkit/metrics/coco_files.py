@@ -26,6 +26,7 @@ from detrkit.data.clean_rows import (
     row_problem,
 )
 from detrkit.data.coco_json import Json, Row, annotation_lists, read_json
+from detrkit.data.listing import posix_name
 from detrkit.data.packed_masks import Rle, pack, text_rle, unpack
 from detrkit.data.values import read_value
 from detrkit.errors import DataError
@@ -72,7 +73,7 @@ class GroundTruth:
         whole: dict[str, list[Hashable]] = {}
         base: dict[str, list[Hashable]] = {}
         for key, row in self.images.items():
-            path = PurePosixPath(str(row["file_name"]).replace("\\", "/"))
+            path = PurePosixPath(posix_name(str(row["file_name"])))
             whole.setdefault(str(path), []).append(key)
             base.setdefault(path.name, []).append(key)
         return whole, base

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from detrkit.data.formats import (
@@ -186,7 +187,7 @@ def find_source(
                 f"then use {root}_split, or name the file with {option('annotations', f'data.{split}.annotations')}"
             )
         raise DataError(f"{root}: this {form.name} data set has no {split} split. {hint}")
-    return source if images is None else Source(**{**vars(source), "images": images})
+    return source if images is None else replace(source, images=images)
 
 
 def find_sources(root: Path, *, task: str = "det", format: str = "auto") -> dict[str, Source]:

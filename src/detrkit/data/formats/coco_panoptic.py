@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from detrkit.data.clean_rows import Tell, clean_annotation
@@ -76,7 +77,7 @@ def read(source: Source) -> Table:
     if root is None and table.images:
         candidates = [*coco.image_folders(source.root, source.split), path.parent]
         root = find_image_root(candidates, table.images, path, search=source.root)
-    return Table(**{**vars(table), "annotations": rows, "image_root": root or source.root, "readings": readings})
+    return replace(table, annotations=rows, image_root=root or source.root, readings=readings)
 
 
 def _segments(annotations: Sequence[object], path: Path, tell: Tell) -> dict[int, tuple[str, list[Row]]]:

@@ -40,7 +40,7 @@ _SEEN = 5  # files to look at
 
 def recognises(root: Path) -> bool:
     """Whether there is a JSON file with ``shapes``."""
-    return bool(split_folders(root, _holds)) if root.is_dir() else False
+    return bool(split_folders(root, _holds))
 
 
 def locate(root: Path, split: str) -> Source | None:

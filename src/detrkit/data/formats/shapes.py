@@ -196,7 +196,8 @@ def from_mask(encoded: bytes, corner: tuple[float, float], size: dict[str, int])
     return Shape(hotcoco.mask.toBbox(rle).tolist(), rle)
 
 
-def size_of(row: Row, width: str, height: str) -> dict[str, int]:
-    """The size of an image where a JSON object has it; otherwise it is read from the image."""
+def size_of(value: object, width: str = "width", height: str = "height") -> dict[str, int]:
+    """The size of an image where the value is a JSON object that has it; otherwise it is read from the image."""
+    row = value if isinstance(value, dict) else {}
     found = {"width": size(row.get(width)), "height": size(row.get(height))}
     return {key: value for key, value in found.items() if value is not None} if all(found.values()) else {}

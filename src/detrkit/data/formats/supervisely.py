@@ -79,10 +79,9 @@ def _drawing(path: Path, root: Path, names: set[str], meta: Path) -> Drawing:
     data, _ = read_json(path)
     if not isinstance(data, dict) or "objects" not in data:
         raise DataError(f"{path}: is not a JSON file of Supervisely: it has no 'objects'")
-    sides = data.get("size")
     image = path.parent.parent / "img" / path.stem
     name = image.relative_to(root).as_posix() if image.is_relative_to(root) else image.name
-    drawing = Drawing(name, size_of(sides, "width", "height") if isinstance(sides, dict) else {})
+    drawing = Drawing(name, size_of(data.get("size")))
     for place, row in enumerate(entries(data["objects"], f"{path}: objects"), start=1):
         where = f"{path}: object {place}"
         kind = str(row.get("geometryType") or row.get("type"))

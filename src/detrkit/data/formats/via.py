@@ -39,7 +39,7 @@ _NO_ATTRIBUTE = "object"
 
 def recognises(root: Path) -> bool:
     """Whether there is a JSON file with ``regions``, or a project of VIA."""
-    return bool(split_folders(root, _holds)) if root.is_dir() else False
+    return bool(split_folders(root, _holds))
 
 
 def locate(root: Path, split: str) -> Source | None:
@@ -89,8 +89,7 @@ def _content(path: Path) -> list[Drawing]:
     drawings = []
     for row, found in zip(rows, regions, strict=True):
         name = text_of(row.get("filename"), f"{path}: filename")
-        sides = row.get("file_attributes")
-        drawing = Drawing(name, size_of(sides, "width", "height") if isinstance(sides, dict) else {})
+        drawing = Drawing(name, size_of(row.get("file_attributes")))
         for place, region in enumerate(found, start=1):
             where = f"{path}: region {place} of {name}"
             shape = region.get("shape_attributes")

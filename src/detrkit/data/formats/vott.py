@@ -66,8 +66,7 @@ def _drawing(row: Row, path: Path) -> Drawing:
     if not isinstance(asset, dict):
         raise DataError(f"{path}: an entry of assets has no 'asset'")
     name = unquote(text_of(asset.get("name"), f"{path}: name of an asset"))
-    sides = asset.get("size")
-    drawing = Drawing(name, size_of(sides, "width", "height") if isinstance(sides, dict) else {})
+    drawing = Drawing(name, size_of(asset.get("size")))
     for place, region in enumerate(entries(row.get("regions") or [], f"{path}: regions of {name}"), start=1):
         where = f"{path}: region {place} of {name}"
         try:
