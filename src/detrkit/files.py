@@ -1,4 +1,4 @@
-"""Atomic writing of files. Every file that detrkit replaces goes through :func:`replacing`."""
+"""Careful reading and atomic writing of files. Every file that detrkit replaces goes through :func:`replacing`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "beginning",
     "check_regular",
+    "file_content",
     "has_link",
     "refuse_existing",
     "refuse_links",
@@ -28,6 +29,7 @@ __all__ = [
     "safe_name",
     "short_name",
     "sync",
+    "write_bytes",
     "write_json",
     "write_picture",
 ]
@@ -63,6 +65,21 @@ def beginning(path: Path, count: int) -> bytes:
             return file.read(count)
     except (OSError, DataError):
         return b""
+
+
+def file_content(path: Path, what: str = "file") -> bytes:
+    """What a file holds. what: its kind, for messages.
+
+    Raises:
+        DataError: the file is missing, not a regular one, or cannot be read.
+    """
+    check_regular(path)
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such {what}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def has_link(folder: Path, path: Path) -> bool:
@@ -148,6 +165,19 @@ def replacing(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    try:
+        with replacing(path) as draft:
+            draft.write_bytes(data)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
 def write_json(path: Path, value: object, *, force: bool = False) -> None:
     """Write a JSON value atomically.
 
@@ -161,11 +191,7 @@ def write_json(path: Path, value: object, *, force: bool = False) -> None:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:  # a file name that is not valid Unicode
         text = json.dumps(value, allow_nan=False).encode()
-    try:
-        with replacing(path) as draft:
-            draft.write_bytes(text)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error.strerror or error})") from error
+    write_bytes(path, text)
 
 
 def write_picture(path: Path, picture: Image.Image, *, format: str = "PNG") -> None:

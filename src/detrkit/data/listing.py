@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from detrkit.data.images import IMAGE_SUFFIXES
 from detrkit.errors import DataError
-from detrkit.files import check_regular
+from detrkit.files import file_content
 
 __all__ = ["child", "files_in", "find_by_name", "images_in", "is_hidden", "posix_name", "read_lines", "read_text"]
 
@@ -82,13 +82,7 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: the file is missing, cannot be read, or is in another encoding.
     """
-    check_regular(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    data = file_content(path)
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     try:
         return data.decode(encoding)

@@ -21,7 +21,7 @@ from detrkit.data.listing import posix_name
 from detrkit.data.packed_masks import pack, unpack
 from detrkit.data.records import Table
 from detrkit.errors import DataError, RunError
-from detrkit.files import check_regular, refuse_links, replacing, safe_name
+from detrkit.files import check_regular, refuse_links, replacing, safe_name, write_bytes
 
 __all__ = ["flat_names", "place_images", "rounded", "write_voc", "write_yolo"]
 
@@ -223,8 +223,4 @@ def _fractions(row: Row, image: Row, polygons: bool) -> Sequence[float] | None:
 
 def _write_text(path: Path, text: str, out: Path) -> None:
     refuse_links(out, path)
-    try:
-        with replacing(path) as draft:
-            draft.write_bytes(text.encode("utf-8", "surrogateescape"))
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error.strerror or error})") from error
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))

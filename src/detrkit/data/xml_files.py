@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from detrkit.errors import DataError
-from detrkit.files import check_regular
+from detrkit.files import file_content
 
 __all__ = ["read_xml"]
 
@@ -23,13 +23,7 @@ def read_xml(path: Path) -> ElementTree.Element:
     Raises:
         DataError: the file is missing, not XML, or not in the encoding that it names.
     """
-    check_regular(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such annotation file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    data = file_content(path, "annotation file")
     try:
         return ElementTree.fromstring(_text(data, path))
     except (ElementTree.ParseError, ValueError) as error:
