@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from detrkit.data import DetectionDataset, build_loader
+from detrkit.devices import resolve_device
 from detrkit.evaluation.class_ids import ClassMap, match_classes
 from detrkit.inference.answers import Answer, Frame, answer
-from detrkit.inference.device import Precision, autocast, resolve_device
+from detrkit.inference.device import Precision, autocast
 from detrkit.inference.modes import evaluating
 from detrkit.inference.preprocess import eval_transform
 from detrkit.metrics import Metric, Score, metric_for
