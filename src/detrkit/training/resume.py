@@ -51,19 +51,12 @@ def as_begun(recipe: Recipe, state: RunState) -> Recipe:
         training = {"epochs": begun.training.epochs, "iterations": begun.training.iterations}
     if recipe.schedule.drop is None and recipe.schedule.kind == begun.schedule.kind:
         schedule = {"drop": begun.schedule.drop}
-    return _updated(recipe, model=model, training=training, schedule=schedule)
+    return recipe.updated(model=model, training=training, schedule=schedule)
 
 
 def without_start(recipe: Recipe) -> Recipe:
     """The recipe of a model whose weights are read from ``last/``: it starts from no file."""
-    return _updated(recipe, model={"pretrained_backbone": False, "backbone_weights": None, "init": None})
-
-
-def _updated(recipe: Recipe, **sections: dict[str, object]) -> Recipe:
-    parts = {name: getattr(recipe, name).model_copy(update=keys) for name, keys in sections.items()}
-    updated = recipe.model_copy(update=parts)
-    updated._source, updated._comments = recipe.source, recipe.comments
-    return updated
+    return recipe.updated(model={"pretrained_backbone": False, "backbone_weights": None, "init": None})
 
 
 def check_agreement(

@@ -242,9 +242,7 @@ def _train_seeds(recipe: Recipe, seeds: Sequence[int], *, resume: bool, overwrit
     with _locked_by_first(folder):
         for seed in seeds:
             training = {"seed": seed, "seeds": None, "output": str(folder / f"seed{seed}")}
-            one = recipe.model_copy(update={"training": recipe.training.model_copy(update=training)})
-            one._source = recipe.source
-            results[seed] = _train_one(one, resume=resume, overwrite=overwrite)
+            results[seed] = _train_one(recipe.updated(training=training), resume=resume, overwrite=overwrite)
         mean, std = _mean_std([result.metrics for result in results.values()])
         metrics: _Seeds = {"mean": mean, "std": std, "seeds": {str(seed): one.metrics for seed, one in results.items()}}
         if PartialState().is_main_process:
