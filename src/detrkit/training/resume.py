@@ -9,20 +9,18 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 from detrkit.config import Recipe, load_recipe
 from detrkit.errors import CheckpointError, DataError, RecipeError
-from detrkit.terminal import printable
+from detrkit.terminal import say
 from detrkit.training.best import Best
 from detrkit.training.checkpoint import MODEL, RunState
 from detrkit.training.fingerprint import Fingerprint, changed_annotations, changed_classes, changed_images
 from detrkit.training.schedule import build_schedule, length_in_steps
 from detrkit.weights import verify
 
-__all__ = ["as_begun", "check_agreement", "kept_best", "length_remark", "say", "without_start"]
+__all__ = ["as_begun", "check_agreement", "kept_best", "length_remark", "without_start"]
 
 # Keys that may differ in a resumed run: where things lie, and what does not change its numbers. Annotation files and
 # images may lie elsewhere or have another layout, because the images are compared themselves.
@@ -33,12 +31,6 @@ _CHANGEABLE = {
     *("data.train.annotations", "data.train.images", "data.val.annotations", "data.val.images"),
 }
 _START = ("pretrained_backbone", "backbone_weights", "init")
-
-
-def say(line: str) -> None:
-    """Print a line on stderr, in one process."""
-    if os.environ.get("RANK", "0") == "0":
-        print(printable(line), file=sys.stderr)
 
 
 def as_begun(recipe: Recipe, state: RunState) -> Recipe:

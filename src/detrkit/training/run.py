@@ -24,13 +24,13 @@ from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.devices import resolve_device
 from detrkit.errors import DetrkitError, RecipeError
 from detrkit.files import write_json
-from detrkit.terminal import Console
+from detrkit.terminal import Console, say
 from detrkit.training.fingerprint import fingerprint
 from detrkit.training.folder import locked, open_folder, run_folder, start_folder
 from detrkit.training.interrupt import Interrupt
 from detrkit.training.loggers import Logger
 from detrkit.training.progress import format_metric
-from detrkit.training.resume import as_begun, check_agreement, length_remark, say, without_start
+from detrkit.training.resume import as_begun, check_agreement, length_remark, without_start
 from detrkit.training.rng import seed_everything
 from detrkit.training.task import MINIMUM_STEPS, SHORT_FINE_TUNING, SHORT_STEPS, build_task, require_backbone, resolve
 from detrkit.training.trainer import Trainer

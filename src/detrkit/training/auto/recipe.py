@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from detrkit.data.statistics import Statistics, statistics
 from detrkit.errors import DataError
 from detrkit.models import Architecture, DetectorConfig, entry
 from detrkit.models.presets import Entry
-from detrkit.terminal import printable
+from detrkit.terminal import say
 from detrkit.training.auto import rules
 from detrkit.training.auto.draft import Draft
 from detrkit.training.auto.model_choice import choose_model
@@ -75,8 +74,8 @@ def auto_recipe(
     cores = os.cpu_count() or 1
     draft.set_default("training.workers", min(4, max(1, cores - 1)) if gpu else 1)
     _add_notes(draft, train, numbers, queries=queries)
-    if not quiet and int(os.environ.get("RANK", "0")) == 0:
-        print(printable("\n".join(draft.lines)), file=sys.stderr)
+    if not quiet:
+        say("\n".join(draft.lines))
     return draft.recipe()
 
 
