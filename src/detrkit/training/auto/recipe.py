@@ -16,7 +16,7 @@ from detrkit.config import Recipe, load_recipe, override_values
 from detrkit.data import DetectionDataset
 from detrkit.data.formats import find_sources
 from detrkit.data.statistics import Statistics, statistics
-from detrkit.errors import DataError
+from detrkit.errors import DataError, first_few
 from detrkit.models import Architecture, DetectorConfig, entry
 from detrkit.models.presets import Entry
 from detrkit.terminal import say
@@ -248,8 +248,7 @@ def _add_notes(draft: Draft, train: DetectionDataset, numbers: Statistics, *, qu
     objects = _max_objects(train)
     missing = [row.name for row in numbers.classes if not row.boxes]
     if missing:
-        names = ", ".join(missing[:10]) + (", …" if missing[10:] else "")
-        draft.note(f"  note: no training image has a box of {names}: the model will not find any")
+        draft.note(f"  note: no training image has a box of {first_few(missing, 10)}: the model will not find any")
     listed = Counter({record.image_id: record.file_name for record in train.records}.values())
     twice = [name for name, times in listed.items() if times > 1]
     if twice:

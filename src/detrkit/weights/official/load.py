@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from detrkit.errors import CheckpointError
+from detrkit.errors import CheckpointError, first_few
 from detrkit.models.detector import Detector
 from detrkit.structures import Categories
 from detrkit.weights.official.class_names import CLASS_NAMES, decode_names, encode_names
@@ -56,15 +56,11 @@ class ClassRows:
 
     def remark(self) -> str:
         """A sentence about it."""
-        parts = [f"the rows of the class heads follow the names {_listed(self.named)}"] if self.named else []
+        parts = [f"the rows of the class heads follow the names {first_few(self.named, 12)}"] if self.named else []
         if self.kept:
-            old, new = _listed(list(self.kept.values())), _listed(list(self.kept))
+            old, new = (first_few(list(names), 12) for names in (self.kept.values(), self.kept))
             parts.append(f"the head trained as {old} is kept for {new} (as many classes with other names)")
         return "; ".join(parts)
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
 
 
 @dataclass
