@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-__all__ = ["CheckpointError", "DataError", "DetrkitError", "RecipeError", "RunError", "did_you_mean"]
+__all__ = ["CheckpointError", "DataError", "DetrkitError", "RecipeError", "RunError", "did_you_mean", "first_few"]
 
 
 class DetrkitError(Exception):
@@ -45,3 +45,8 @@ def did_you_mean(word: str, valid: Iterable[str]) -> str:
         return f" Valid: {', '.join(options)}." if options else ""
     nearest = difflib.get_close_matches(word, options, n=3, cutoff=0.0)
     return f" The nearest of {len(options)}: {', '.join(nearest)}."
+
+
+def first_few(values: Sequence[object], most: int) -> str:
+    """``a, b, c``; of more than ``most`` values the first, and ``…``."""
+    return ", ".join(map(str, values[:most])) + (", …" if len(values) > most else "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import unicodedata
 from collections.abc import Iterator
 
@@ -9,7 +11,7 @@ from rich.console import Console as _Console
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-__all__ = ["Console", "one_line", "printable"]
+__all__ = ["Console", "one_line", "printable", "say"]
 
 # Control characters, line and paragraph separators, and marks that turn the direction of the text around.
 _CONTROL = {"Cc", "Zl", "Zp"}
@@ -26,6 +28,12 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """The text as one printable line."""
     return printable(" ".join(text.splitlines()))
+
+
+def say(text: str) -> None:
+    """Print printable text on stderr; of several processes of a training only the first does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(printable(text), file=sys.stderr)
 
 
 def _steers(sign: str) -> bool:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from detrkit.devices import resolve_device
 from detrkit.errors import CheckpointError, DetrkitError
-from detrkit.inference.device import resolve_device
 from detrkit.weights import find, pulled_path
 from detrkit.weights.find import embedded_names, find_checkpoint
 from tests.weights.server import Served, serving

@@ -73,7 +73,8 @@ def progress_bar(description: str, total: int | None = None, *, in_bytes: bool =
 
 def local_checkpoint(path_or_name: str) -> str | Path:
     """The path or name of a checkpoint; a URL is downloaded first, with a progress bar."""
-    from detrkit.weights.published.download import fetch, is_url
+    from detrkit.weights.published.download import fetch
+    from detrkit.weights.published.web import is_url
 
     if not is_url(path_or_name):
         return path_or_name

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detrkit.terminal import printable
-
 if TYPE_CHECKING:
     from detrkit.data.coco_json import Row
     from detrkit.data.dataset import DetectionDataset
@@ -96,7 +94,7 @@ def check_command(
 
     def tell(contents: DataContents) -> None:
         if not json:
-            typer.echo(printable(f"{folder}: {contents}"))
+            _note(f"{folder}: {contents}", err=False)
 
     with progress_bar("reading") as bar:
         report = check_sources(sources, quick=quick, progress=bar.update, tell=tell)
@@ -395,6 +393,8 @@ def _write(path: Path, table: Row, force: bool) -> None:
     _note(f"wrote {path}: {len(table['images'])} images, {len(table['annotations'])} annotations")
 
 
-def _note(text: str) -> None:
+def _note(text: str, *, err: bool = True) -> None:
     """Print a line on stderr; stdout is for results."""
-    typer.echo(printable(text), err=True)
+    from detrkit.terminal import printable
+
+    typer.echo(printable(text), err=err)

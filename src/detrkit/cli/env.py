@@ -41,7 +41,7 @@ def environment() -> dict[str, object]:
     """Versions, devices and folders of this installation."""
     import torch
 
-    from detrkit.inference.device import resolve_device
+    from detrkit.devices import resolve_device
     from detrkit.ops.ms_deform_attn import active_backend
     from detrkit.weights.find import embedded_names
     from detrkit.weights.published.download import cache_dir

@@ -26,7 +26,6 @@ from detrkit.cli.predict import PredictCommand, predict_command
 from detrkit.cli.spellings import option_meant
 from detrkit.cli.train import train_command
 from detrkit.errors import DetrkitError
-from detrkit.terminal import one_line
 
 __all__ = ["app", "main", "run"]
 
@@ -121,6 +120,8 @@ def _print_usage_error(error: Any, *, debug: bool) -> int:
 
 def _print_error(message: str, *, debug: bool) -> None:
     """Print an error in one line on stderr, after its traceback with ``--debug``."""
+    from detrkit.terminal import one_line  # with rich, which ``--version`` does without
+
     if debug:
         traceback.print_exc()
     print(f"detrkit: error: {one_line(message)}", file=sys.stderr)
@@ -135,6 +136,8 @@ def _warnings_as_lines() -> Iterator[None]:
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
         if str(Path(filename).resolve()).startswith(package):
+            from detrkit.terminal import one_line
+
             return f"detrkit: warning: {one_line(str(message))}\n"
         return original(message, category, filename, lineno, line)
 

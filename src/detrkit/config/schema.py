@@ -295,6 +295,11 @@ class Recipe(Section):
         """Lines that :meth:`to_yaml` puts on top: why the values are what they are."""
         return self._comments
 
+    def updated(self, **sections: Mapping[str, object]) -> Self:
+        """The recipe with other values in its sections, which are not checked; source and comments stay."""
+        parts = {name: getattr(self, name).model_copy(update=values) for name, values in sections.items()}
+        return self.model_copy(update=parts)
+
     def to_dict(self) -> dict[str, object]:
         """Plain nested dictionaries of numbers, strings and lists, defaults included."""
         return self.model_dump(mode="json")

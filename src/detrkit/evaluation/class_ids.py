@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from detrkit.data import DetectionDataset
-from detrkit.errors import DataError
+from detrkit.errors import DataError, first_few
 from detrkit.inference.answers import Answer
 from detrkit.models import Detector
 from detrkit.structures import Categories, Category, Detections
@@ -68,10 +68,9 @@ def _by_name(own: Categories, dataset: DetectionDataset) -> ClassMap:
     used = {int(label) for record in dataset.records for label in record.labels}
     missing = [str(data[label].name or data[label].id) for label in sorted(used - set(labels))]
     if missing:
-        listed = ", ".join(str(category.name) for category in own.named[:12])
-        more = ", …" if len(own.named) > 12 else ""
+        classes = first_few([category.name for category in own.named], 12)
         raise DataError(
-            f"{dataset.name}: the model does not know {', '.join(missing)}; its classes: {listed}{more}. "
+            f"{dataset.name}: the model does not know {', '.join(missing)}; its classes: {classes}. "
             "Evaluate it on data with its classes, or train on these data (model.init=CHECKPOINT starts from it)"
         )
     return ClassMap(model=own, data=data, labels=labels)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from detrkit.config import Recipe, load_recipe, override_values
 from detrkit.data import DetectionDataset, load_dataset
 from detrkit.data.formats import describes_data
+from detrkit.devices import resolve_device
 from detrkit.evaluation.loop import Progress, evaluate_model
 from detrkit.evaluation.settings import check_overrides, evaluation_config
-from detrkit.inference.device import Precision, resolve_device
+from detrkit.inference.device import Precision
 from detrkit.metrics import ScoreJson
 from detrkit.models import Detector
 from detrkit.weights import load

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
 from detrkit.data import DetectionDataset, build_loader
+from detrkit.devices import resolve_device
 from detrkit.evaluation.class_ids import ClassMap, match_classes
 from detrkit.inference.answers import Answer, Frame, answer
-from detrkit.inference.device import Precision, autocast, resolve_device
+from detrkit.inference.device import Precision, autocast
+from detrkit.inference.modes import evaluating
 from detrkit.inference.preprocess import eval_transform
 from detrkit.metrics import Metric, Score, metric_for
 from detrkit.models import Architecture, Detector, DetectorConfig
@@ -113,7 +115,7 @@ def predict_dataset(
     loader = build_loader(dataset, batches, workers=workers, size_divisor=config.input.size_divisor)
 
     done, total = 0, sum(map(len, batches))
-    with _evaluating(detector):
+    with evaluating(detector):
         for batch in loader:
             yield from _answer_batch(detector, batch.to(target), config, classes, precision, dataset.task)
             done += len(batch)
@@ -139,18 +141,6 @@ def _answer_batch(
         (target.image_id, classes.in_data(one, image_id=target.image_id))
         for target, one in zip(batch.targets, found, strict=True)
     ]
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model into evaluation mode; restore the mode of every module afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _gather(state: T) -> list[T]:

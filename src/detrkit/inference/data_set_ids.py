@@ -62,8 +62,8 @@ def _sources(folders: Sequence[Path]) -> Iterator[Source]:
     paths = [folder.resolve() for folder in folders]
     for root in dict.fromkeys(above for path in paths for above in (path, *path.parents)[: _LEVELS + 1]):
         forms = [FORMATS[name] for name in _WITH_IDS]
-        certain = any(form.recognises(root) for form in forms)
-        sources = [source for form in forms for source in _splits(form, root)]
+        certain = [form for form in forms if form.recognises(root)]
+        sources = [source for form in forms if form in certain or form.may_be(root) for source in _splits(form, root)]
         if sources:
             named = [part.lower() for path in paths for part in Path(os.path.relpath(path, root)).parts]
             yield from sorted(sources, key=lambda source: not any(source.split in part for part in named))
@@ -72,7 +72,7 @@ def _sources(folders: Sequence[Path]) -> Iterator[Source]:
 
 
 def _splits(form: Format, root: Path) -> Iterator[Source]:
-    for split in SPLIT_WORDS if form.recognises(root) or form.may_be(root) else ():
+    for split in SPLIT_WORDS:
         try:
             source = form.locate(root, split)
         except DataError:  # several files fit

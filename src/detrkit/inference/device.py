@@ -1,4 +1,4 @@
-"""The precision of a forward pass, and the device of a model."""
+"""The precision of a forward pass."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import Literal
 
 import torch
 
-from detrkit.devices import resolve_device
-
-__all__ = ["Precision", "autocast", "resolve_device"]
+__all__ = ["Precision", "autocast"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

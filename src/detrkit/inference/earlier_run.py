@@ -32,11 +32,11 @@ def earlier_files(folder: Path, task: str) -> set[Path]:
     images = [] if predictions is None else predictions["images"]
     rows = [*images, *(row for row in skipped if isinstance(row, dict) and "file_name" in row)]
     announced = picture_names(str(row["file_name"]) for row in rows)
-    names = [str(row["file_name"]) for row in images]
-    # the pictures of earlier versions kept the ending of the image
-    found = {_below(folder / "images", name) for file in names for name in (announced[file], whole_name(file))}
+    files = [str(row["file_name"]) for row in images]
+    names = [name for file in files for name in (announced[file], whole_name(file))]  # earlier versions kept the ending
+    found = {_below(folder / "images", name) for name in names}
 
-    maps = {_below(folder / MAP_FOLDERS["sem"], name) for file in names for name in (announced[file], whole_name(file))}
+    maps = {_below(folder / MAP_FOLDERS["sem"], name) for name in names}
     have_maps = any(path is not None and path.is_file() for path in maps)
     classes = _read(folder / TASK_FILES["sem"], lambda data: have_maps and _is_texts(data), needed=task == "sem")
     if classes is not None:

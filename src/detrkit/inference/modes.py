@@ -25,7 +25,7 @@ class _Use:
     training: list[nn.Module] = field(default_factory=list)
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # not Lock: a generator that is collected in here may leave its block
 _uses: WeakKeyDictionary[nn.Module, _Use] = WeakKeyDictionary()
 
 

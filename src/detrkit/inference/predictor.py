@@ -12,8 +12,9 @@ from PIL import Image
 from detrkit.data.arrays import Channels, check_channels
 from detrkit.data.images import ImageSource
 from detrkit.data.records import ImageRecord
+from detrkit.devices import resolve_device
 from detrkit.inference.answers import ANSWERS, Answer, Frame, answer, check_task
-from detrkit.inference.device import Precision, autocast, resolve_device
+from detrkit.inference.device import Precision, autocast
 from detrkit.inference.modes import evaluating, in_single_precision
 from detrkit.inference.preprocess import eval_transform
 from detrkit.inference.sources import open_image

@@ -32,6 +32,7 @@ from detrkit.models.relation_detr import (
     RelationArchitecture,
     RelationDecoder,
     RelationDETR,
+    RelationKind,
     build_fusion,
     one_to_many_modules,
     relation_parts,
@@ -74,7 +75,7 @@ class DAPEArchitecture(RelationArchitecture):
 
     sampling: Literal["standard", "harmonized"] = "harmonized"
     code_rank: Width = 16
-    relation: Literal["none", "full", "low_rank"] = "low_rank"
+    relation: RelationKind = "low_rank"
     query_content: Literal["static", "sampled", "static+sampled"] = "static"
     position_in_value: bool = False
 

@@ -16,7 +16,7 @@ from detrkit.nn.queries import Decoded
 from detrkit.nn.tokens import Tokens
 from detrkit.structures import Categories, MaskView, Predictions, QueryGroup, Target
 
-__all__ = ["Detector", "MaskHead", "build_backbone"]
+__all__ = ["Detector", "MaskHead", "build_backbone", "in_backbone"]
 
 
 class MaskHead(Protocol):
@@ -88,10 +88,14 @@ class Detector(nn.Module, ABC):
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 sampling = "sampling_offsets" in name or name.startswith("reference_points")
-                backbone = name.startswith("backbone.") and not name.startswith("backbone.pyramid.")
-                group = "backbone" if backbone else "sampling" if sampling else "default"
+                group = "backbone" if in_backbone(name) else "sampling" if sampling else "default"
                 groups[group].append(parameter)
         return {name: parameters for name, parameters in groups.items() if parameters or name != "sampling"}
+
+
+def in_backbone(name: str) -> bool:
+    """Whether a parameter or module of a detector learns at the rate of the backbone; its pyramid does not."""
+    return name.startswith("backbone.") and not name.startswith("backbone.pyramid.")
 
 
 def build_backbone(architecture: Architecture, num_levels: int) -> Backbone:

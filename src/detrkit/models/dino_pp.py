@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import nn
 
@@ -26,6 +25,7 @@ from detrkit.models.detector import MaskHead
 from detrkit.models.dino import DINO, DINOArchitecture, dino_heads, dino_query_modules, xavier_query_modules
 from detrkit.models.relation_detr import (
     RelationDecoder,
+    RelationKind,
     RelationOptions,
     relation_parts,
     xavier_heads_,
@@ -51,7 +51,7 @@ class DINOPPArchitecture(DINOWithRelationArchitecture):
     position_temperature: Positive = 10000.0
     projection_bias: bool = False
     denoising_extra_label: bool = False
-    relation: Literal["none", "full", "low_rank"] = "full"
+    relation: RelationKind = "full"
 
 
 def build_dino_with_relation(

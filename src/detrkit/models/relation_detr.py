@@ -50,7 +50,17 @@ from detrkit.nn.tokens import Tokens
 from detrkit.ranges import Few, Number, Positive, RowsOrZero, Width
 from detrkit.structures import Predictions, QueryGroup, Target
 
-__all__ = ["RelationArchitecture", "RelationDETR", "RelationDecoder", "RelationOptions", "build_relation_detr"]
+__all__ = [
+    "RelationArchitecture",
+    "RelationDETR",
+    "RelationDecoder",
+    "RelationKind",
+    "RelationOptions",
+    "build_relation_detr",
+]
+
+RelationKind = Literal["none", "full", "low_rank"]
+"""Relation between the boxes of queries that biases their self-attention."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +73,7 @@ class RelationOptions:
         query_scale: from the second layer on, the content of a query scales its position.
     """
 
-    relation: Literal["none", "full", "low_rank"] = "none"
+    relation: RelationKind = "none"
     relation_rank: Width = 16
     query_scale: bool = False
 
@@ -84,7 +94,7 @@ class RelationArchitecture(RelationOptions, DINOArchitecture):
     position_temperature: Positive = 10000.0
     projection_bias: bool = False
     denoising_extra_label: bool = False
-    relation: Literal["none", "full", "low_rank"] = "full"
+    relation: RelationKind = "full"
     query_scale: bool = True
     memory_fusion: bool = True
     one_to_many_queries: RowsOrZero = 1500

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from detrkit.errors import first_few
 from detrkit.structures.categories import Categories
 from detrkit.structures.detections import Detections
 from detrkit.structures.run_lengths import Masks
@@ -294,5 +295,4 @@ def id_mismatch(in_map: Iterable[int], listed: Iterable[int]) -> str | None:
 
 
 def _some(ids: list[int]) -> str:
-    shown = ", ".join(map(str, ids[:5])) + (", …" if len(ids) > 5 else "")
-    return f"segment {shown} is" if len(ids) == 1 else f"segments {shown} are"
+    return f"segment {ids[0]} is" if len(ids) == 1 else f"segments {first_few(ids, 5)} are"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from detrkit.errors import CheckpointError, RunError
 from detrkit.files import replacing, sync
+from detrkit.terminal import say
 from detrkit.training.best import BestState
 from detrkit.training.ema import EMAState
 from detrkit.training.fingerprint import Fingerprint
@@ -156,8 +156,7 @@ def load_state(folder: Path) -> RunState | None:
             raise
         state = _read_state(previous)
         reason = str(error).split(";")[0] if path.is_file() else f"{path}: missing, the process was killed as it saved"
-        if os.environ.get("RANK", "0") == "0":
-            print(f"{reason}; continuing from {previous}, the state before it", file=sys.stderr)
+        say(f"{reason}; continuing from {previous}, the state before it")
         return state
 
 

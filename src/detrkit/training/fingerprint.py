@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import TypedDict
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from detrkit.data import DetectionDataset
 from detrkit.data.records import ImageRecord
+from detrkit.errors import first_few
 
 __all__ = ["Fingerprint", "changed_annotations", "changed_classes", "changed_images", "fingerprint"]
 
@@ -45,7 +45,7 @@ def changed_classes(then: Fingerprint, now: Fingerprint) -> str:
     """How the classes differ, or an empty text."""
     if then["classes"] == now["classes"]:
         return ""
-    return f"its classes are {_listed(then['classes'])}, those of the data now {_listed(now['classes'])}"
+    return f"its classes are {first_few(then['classes'], 12)}, those of the data now {first_few(now['classes'], 12)}"
 
 
 def changed_images(then: Fingerprint, now: Fingerprint) -> str:
@@ -56,8 +56,8 @@ def changed_images(then: Fingerprint, now: Fingerprint) -> str:
     before, after = set(old), set(new)
     gone, added = [one for one in old if one not in after], [one for one in new if one not in before]
     parts = [f"{len(old)} training images then, {len(new)} now"]
-    parts += [f"{len(gone)} are gone (ids {_listed(gone, 3)})"] if gone else []
-    parts += [f"{len(added)} are new (ids {_listed(added, 3)})"] if added else []
+    parts += [f"{len(gone)} are gone (ids {first_few(gone, 3)})"] if gone else []
+    parts += [f"{len(added)} are new (ids {first_few(added, 3)})"] if added else []
     return ", ".join(parts) if gone or added else "the training images are the same but come in another order"
 
 
@@ -65,7 +65,3 @@ def changed_annotations(then: Fingerprint, now: Fingerprint) -> list[int]:
     """Ids of the images that are in both and have other annotations now."""
     old = dict(then["images"].tolist())
     return [image_id for image_id, digest in now["images"].tolist() if old.get(image_id, digest) != digest]
-
-
-def _listed(values: Sequence[object], most: int = 12) -> str:
-    return ", ".join(map(str, values[:most])) + (", …" if len(values) > most else "")

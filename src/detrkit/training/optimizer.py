@@ -11,6 +11,7 @@ from torch import nn
 from detrkit.config import OptimizerSection
 from detrkit.errors import RecipeError
 from detrkit.models import Detector
+from detrkit.models.detector import in_backbone
 from detrkit.nn.backbone import Backbone
 from detrkit.training.layer_depths import layer_depths
 from detrkit.weights.official.load import official_names
@@ -82,9 +83,7 @@ def frozen_norms(model: Detector, section: OptimizerSection) -> list[nn.Module]:
     return [
         module
         for name, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        and name.startswith("backbone.")
-        and not name.startswith("backbone.pyramid.")
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and in_backbone(name)
     ]
 
 

@@ -9,20 +9,18 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 from detrkit.config import Recipe, load_recipe
 from detrkit.errors import CheckpointError, DataError, RecipeError
-from detrkit.terminal import printable
+from detrkit.terminal import say
 from detrkit.training.best import Best
 from detrkit.training.checkpoint import MODEL, RunState
 from detrkit.training.fingerprint import Fingerprint, changed_annotations, changed_classes, changed_images
 from detrkit.training.schedule import build_schedule, length_in_steps
 from detrkit.weights import verify
 
-__all__ = ["as_begun", "check_agreement", "kept_best", "length_remark", "say", "without_start"]
+__all__ = ["as_begun", "check_agreement", "kept_best", "length_remark", "without_start"]
 
 # Keys that may differ in a resumed run: where things lie, and what does not change its numbers. Annotation files and
 # images may lie elsewhere or have another layout, because the images are compared themselves.
@@ -35,12 +33,6 @@ _CHANGEABLE = {
 _START = ("pretrained_backbone", "backbone_weights", "init")
 
 
-def say(line: str) -> None:
-    """Print a line on stderr, in one process."""
-    if os.environ.get("RANK", "0") == "0":
-        print(printable(line), file=sys.stderr)
-
-
 def as_begun(recipe: Recipe, state: RunState) -> Recipe:
     """The recipe with the start of the begun run, and with its length and drops where the recipe leaves them open."""
     begun = load_recipe(state["recipe"])
@@ -51,19 +43,12 @@ def as_begun(recipe: Recipe, state: RunState) -> Recipe:
         training = {"epochs": begun.training.epochs, "iterations": begun.training.iterations}
     if recipe.schedule.drop is None and recipe.schedule.kind == begun.schedule.kind:
         schedule = {"drop": begun.schedule.drop}
-    return _updated(recipe, model=model, training=training, schedule=schedule)
+    return recipe.updated(model=model, training=training, schedule=schedule)
 
 
 def without_start(recipe: Recipe) -> Recipe:
     """The recipe of a model whose weights are read from ``last/``: it starts from no file."""
-    return _updated(recipe, model={"pretrained_backbone": False, "backbone_weights": None, "init": None})
-
-
-def _updated(recipe: Recipe, **sections: dict[str, object]) -> Recipe:
-    parts = {name: getattr(recipe, name).model_copy(update=keys) for name, keys in sections.items()}
-    updated = recipe.model_copy(update=parts)
-    updated._source, updated._comments = recipe.source, recipe.comments
-    return updated
+    return recipe.updated(model={"pretrained_backbone": False, "backbone_weights": None, "init": None})
 
 
 def check_agreement(

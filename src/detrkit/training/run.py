@@ -24,13 +24,13 @@ from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.devices import resolve_device
 from detrkit.errors import DetrkitError, RecipeError
 from detrkit.files import write_json
-from detrkit.terminal import Console
+from detrkit.terminal import Console, say
 from detrkit.training.fingerprint import fingerprint
 from detrkit.training.folder import locked, open_folder, run_folder, start_folder
 from detrkit.training.interrupt import Interrupt
 from detrkit.training.loggers import Logger
 from detrkit.training.progress import format_metric
-from detrkit.training.resume import as_begun, check_agreement, length_remark, say, without_start
+from detrkit.training.resume import as_begun, check_agreement, length_remark, without_start
 from detrkit.training.rng import seed_everything
 from detrkit.training.task import MINIMUM_STEPS, SHORT_FINE_TUNING, SHORT_STEPS, build_task, require_backbone, resolve
 from detrkit.training.trainer import Trainer
@@ -242,9 +242,7 @@ def _train_seeds(recipe: Recipe, seeds: Sequence[int], *, resume: bool, overwrit
     with _locked_by_first(folder):
         for seed in seeds:
             training = {"seed": seed, "seeds": None, "output": str(folder / f"seed{seed}")}
-            one = recipe.model_copy(update={"training": recipe.training.model_copy(update=training)})
-            one._source = recipe.source
-            results[seed] = _train_one(one, resume=resume, overwrite=overwrite)
+            results[seed] = _train_one(recipe.updated(training=training), resume=resume, overwrite=overwrite)
         mean, std = _mean_std([result.metrics for result in results.values()])
         metrics: _Seeds = {"mean": mean, "std": std, "seeds": {str(seed): one.metrics for seed, one in results.items()}}
         if PartialState().is_main_process:

@@ -263,14 +263,7 @@ def resolve(recipe: Recipe, *, batches_per_epoch: int, folder: Path) -> Recipe:
     if recipe.schedule.drop is None and recipe.schedule.kind in ("step", "multistep"):
         length = epochs if epochs is not None else (recipe.training.iterations or 1) / steps
         schedule["drop"] = [round(0.8 * length, 3)]
-    resolved = recipe.model_copy(
-        update={
-            "training": recipe.training.model_copy(update=training),
-            "schedule": recipe.schedule.model_copy(update=schedule),
-        }
-    )
-    resolved._source = recipe.source
-    return resolved
+    return recipe.updated(training=training, schedule=schedule)
 
 
 def start_from(model: Detector, source: str | Path) -> None:

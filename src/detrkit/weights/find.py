@@ -35,8 +35,6 @@ def find_checkpoint(path_or_name: str | Path) -> Path:
         raise CheckpointError("an empty text names no checkpoint (is a variable not set?)")
     if is_url(text):
         return fetch(text)
-    if not text.strip():
-        raise CheckpointError("the name of the checkpoint is empty: a shell variable without a value?")
     path = Path(path_or_name)
     if path.is_dir():
         tried = [path / "best" / "model.safetensors", path / "model.safetensors", path / "last" / "model.safetensors"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,10 +16,10 @@ from detrkit.config import Recipe, load_recipe, override_values
 from detrkit.data import DetectionDataset
 from detrkit.data.formats import find_sources
 from detrkit.data.statistics import Statistics, statistics
-from detrkit.errors import DataError
+from detrkit.errors import DataError, first_few
 from detrkit.models import Architecture, DetectorConfig, entry
 from detrkit.models.presets import Entry
-from detrkit.terminal import printable
+from detrkit.terminal import say
 from detrkit.training.auto import rules
 from detrkit.training.auto.draft import Draft
 from detrkit.training.auto.model_choice import choose_model
@@ -75,8 +74,8 @@ def auto_recipe(
     cores = os.cpu_count() or 1
     draft.set_default("training.workers", min(4, max(1, cores - 1)) if gpu else 1)
     _add_notes(draft, train, numbers, queries=queries)
-    if not quiet and int(os.environ.get("RANK", "0")) == 0:
-        print(printable("\n".join(draft.lines)), file=sys.stderr)
+    if not quiet:
+        say("\n".join(draft.lines))
     return draft.recipe()
 
 
@@ -249,8 +248,7 @@ def _add_notes(draft: Draft, train: DetectionDataset, numbers: Statistics, *, qu
     objects = _max_objects(train)
     missing = [row.name for row in numbers.classes if not row.boxes]
     if missing:
-        names = ", ".join(missing[:10]) + (", …" if missing[10:] else "")
-        draft.note(f"  note: no training image has a box of {names}: the model will not find any")
+        draft.note(f"  note: no training image has a box of {first_few(missing, 10)}: the model will not find any")
     listed = Counter({record.image_id: record.file_name for record in train.records}.values())
     twice = [name for name, times in listed.items() if times > 1]
     if twice:

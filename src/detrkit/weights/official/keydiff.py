@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from detrkit.errors import first_few
+
 __all__ = ["IGNORED", "KeyDiff", "KeyGroup", "Mismatch", "compare"]
 
 # Not weights: leftovers of profilers and other frameworks, and constants of the architecture.
@@ -72,11 +74,7 @@ class KeyDiff:
 
     def summary(self) -> str:
         """One line: ``2 missing (a, b); 1 unexpected (c)``."""
-        parts = []
-        for kind, _, shown in self._kinds():
-            first = ", ".join(sorted(shown)[:3]) + (", …" if len(shown) > 3 else "")
-            parts.append(f"{len(shown)} {kind} ({first})")
-        return "; ".join(parts)
+        return "; ".join(f"{len(shown)} {kind} ({first_few(sorted(shown), 3)})" for kind, _, shown in self._kinds())
 
     def groups(self) -> list[KeyGroup]:
         """Group the names by kind and prefix, the largest groups of each kind first."""

@@ -10,14 +10,14 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from detrkit.errors import CheckpointError
+from detrkit.errors import CheckpointError, first_few
 from detrkit.models.detector import Detector
 from detrkit.structures import Categories
 from detrkit.weights.official.class_names import CLASS_NAMES, decode_names, encode_names
 from detrkit.weights.official.keydiff import IGNORED, KeyDiff, Mismatch, compare
 from detrkit.weights.official.keymaps import backbone_layout, keeps_class_names, official_names, without_wrapper
 from detrkit.weights.official.recognise import recognise
-from detrkit.weights.ours import is_ours, read_info
+from detrkit.weights.ours import CheckpointInfo, is_ours, read_info
 from detrkit.weights.reading import read_contents, refuse_not_finite
 
 __all__ = ["OfficialLoadReport", "load_official", "official_names", "to_official"]
@@ -56,15 +56,11 @@ class ClassRows:
 
     def remark(self) -> str:
         """A sentence about it."""
-        parts = [f"the rows of the class heads follow the names {_listed(self.named)}"] if self.named else []
+        parts = [f"the rows of the class heads follow the names {first_few(self.named, 12)}"] if self.named else []
         if self.kept:
-            old, new = _listed(list(self.kept.values())), _listed(list(self.kept))
+            old, new = (first_few(list(names), 12) for names in (self.kept.values(), self.kept))
             parts.append(f"the head trained as {old} is kept for {new} (as many classes with other names)")
         return "; ".join(parts)
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
 
 
 @dataclass
@@ -153,13 +149,13 @@ def load_official(
     if not isinstance(model, Detector):
         raise TypeError(f"load_official needs a detrkit model, got {type(model).__name__}")
     if isinstance(state_dict_or_path, Mapping):
-        path, where, given, file_groups = None, "", dict(state_dict_or_path), None
+        path, where, given, ours, file_groups = None, "", dict(state_dict_or_path), None, None
     else:
         path, where = Path(state_dict_or_path), f"{state_dict_or_path}: "
         contents = read_contents(path)
         given = contents.state
-        ours, arguments = is_ours(path), contents.arguments
-        file_groups = read_info(path).config.get("groups", 1) if ours else arguments.get("group_detr")
+        ours = read_info(path) if is_ours(path) else None
+        file_groups = contents.arguments.get("group_detr") if ours is None else ours.config.get("groups", 1)
     own, names = model.state_dict(), _names(model, given)
     diff = compare(names, own, given)
     resized = {
@@ -174,10 +170,10 @@ def load_official(
         if not diff.without(resized.values(), missing=lacking):
             differs = ["another class or query count"] * bool(resized) + ["no mask head"] * bool(lacking)
             raise CheckpointError(f"{problem}; {', '.join(differs)}: pass new_head=True to keep what fits")
-        raise CheckpointError(problem + _advice(path, given, remaining))
+        raise CheckpointError(problem + _advice(path, ours, given, remaining))
     report = OfficialLoadReport(ignored=[key for key in given if key.endswith(IGNORED)])
     report.fresh += masks if lacking else []
-    if new_head and model.categories is not None and (classes := _classes_of(model, path, given)) is not None:
+    if new_head and model.categories is not None and (classes := _classes_of(model, ours, given)) is not None:
         report.class_rows = ClassRows.match(classes, model.categories)
     for key, accepted in names.items():
         present = [name for name in accepted if name in given]
@@ -208,10 +204,10 @@ def load_official(
     return report
 
 
-def _classes_of(model: Detector, path: Path | None, given: Mapping[str, Tensor]) -> Categories | None:
+def _classes_of(model: Detector, ours: CheckpointInfo | None, given: Mapping[str, Tensor]) -> Categories | None:
     """The classes that a file names."""
-    if path is not None and is_ours(path):
-        return read_info(path).categories
+    if ours is not None:
+        return ours.categories
     return decode_names(given[CLASS_NAMES], model.config.architecture.num_classes) if CLASS_NAMES in given else None
 
 
@@ -238,12 +234,12 @@ def _group_count(rows: int, in_file: object, in_model: int) -> int:
     return next((n for n in counts if isinstance(n, int) and n > 0 and rows % n == 0), 1)
 
 
-def _advice(path: Path | None, given: Mapping[str, Tensor], diff: KeyDiff) -> str:
+def _advice(path: Path | None, ours: CheckpointInfo | None, given: Mapping[str, Tensor], diff: KeyDiff) -> str:
     """End of an error message: the model that the file belongs to, where tensors are missing or unexpected."""
     if not (diff.missing or diff.unexpected):
         return ""
-    if path is not None and is_ours(path):
-        return f"; the file holds a '{read_info(path).name}'"
+    if ours is not None:
+        return f"; the file holds a '{ours.name}'"
     nearest = recognise(given, file=path)
     return f"; the file looks like '{nearest.name}'" if nearest.likely else "; the file is of no family known here"
 

@@ -25,9 +25,9 @@ from filelock import FileLock, Timeout
 from detrkit.errors import CheckpointError
 from detrkit.files import safe_name
 from detrkit.weights.published.catalogue import official_file_at
-from detrkit.weights.published.web import blocks, is_url, name_in, open_url, reason
+from detrkit.weights.published.web import blocks, name_in, open_url, reason
 
-__all__ = ["Progress", "cache_dir", "cached", "check_file", "download", "fetch", "fetch_again", "file_name", "is_url"]
+__all__ = ["Progress", "cache_dir", "cached", "check_file", "download", "fetch", "fetch_again", "file_name"]
 
 Progress = Callable[[int, int | None], None]
 """Called with (bytes received, total bytes or None)."""

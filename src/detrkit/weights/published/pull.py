@@ -9,7 +9,8 @@ from detrkit.errors import CheckpointError
 from detrkit.weights.official.pth import open_official
 from detrkit.weights.ours import read_info, save
 from detrkit.weights.published.catalogue import OfficialFile, find_official
-from detrkit.weights.published.download import Progress, cache_dir, cached, check_file, download, fetch, is_url
+from detrkit.weights.published.download import Progress, cache_dir, cached, check_file, download, fetch
+from detrkit.weights.published.web import is_url
 
 __all__ = ["Pulled", "pull", "pulled_path"]
 
