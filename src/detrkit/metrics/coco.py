@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from detrkit.data.coco_json import Row
-from detrkit.metrics.coco_files import read_ground_truth, read_results
+from detrkit.metrics.coco_files import Results, read_ground_truth, read_results
 from detrkit.metrics.instances import (
     AREAS,
     IOU50,
@@ -85,7 +84,7 @@ class CocoMetric(InstanceMetric):
             score, metrics={**score.metrics, **{f"box_{name}": found.metrics[name] for name in self.headline}}
         )
 
-    def score(self, rows: list[Row], *, image_ids: Iterable[int] | None = None) -> Score:
+    def score(self, rows: Results, *, image_ids: Iterable[int] | None = None) -> Score:
         """The 12 COCO numbers, overall and per class."""
         curves = self.curves(rows, image_ids, class_agnostic=self.class_agnostic, max_detections=self.limits)
         names = [] if self.class_agnostic else self.truth.class_names

@@ -13,8 +13,7 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.data.coco_json import Row
-from detrkit.metrics.coco_files import GroundTruth, read_results
+from detrkit.metrics.coco_files import GroundTruth, Results, read_results
 from detrkit.metrics.protocol import IouType, PerImageMetric
 from detrkit.metrics.score import Score
 from detrkit.structures import Detections
@@ -80,7 +79,7 @@ class InstanceMetric(PerImageMetric[Detections, list[ResultRow]]):
         return self.score(read_results(rows, self.truth, iou_type=self.iou_type), image_ids=self.extracts)
 
     @abstractmethod
-    def score(self, rows: list[Row], *, image_ids: Iterable[int] | None = None) -> Score:
+    def score(self, rows: Results, *, image_ids: Iterable[int] | None = None) -> Score:
         """The score of results.
 
         Args:
@@ -90,7 +89,7 @@ class InstanceMetric(PerImageMetric[Detections, list[ResultRow]]):
 
     def curves(
         self,
-        rows: list[Row],
+        rows: Results,
         image_ids: Iterable[int] | None,
         *,
         class_agnostic: bool = False,

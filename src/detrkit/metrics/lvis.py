@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from detrkit.data.coco_json import Row, lvis_problems
+from detrkit.data.coco_json import lvis_problems
 from detrkit.errors import DataError
-from detrkit.metrics.coco_files import GroundTruth, read_ground_truth, read_results
+from detrkit.metrics.coco_files import GroundTruth, Results, read_ground_truth, read_results
 from detrkit.metrics.instances import (
     AREAS,
     IOU50,
@@ -73,7 +73,7 @@ class LvisMetric(InstanceMetric):
         limit = data.max_detections or _MAX_DETECTIONS
         return cls(data.coco_ground_truth(), iou_type=data.iou_type, max_detections=limit)
 
-    def score(self, rows: list[Row], *, image_ids: Iterable[int] | None = None) -> Score:
+    def score(self, rows: Results, *, image_ids: Iterable[int] | None = None) -> Score:
         """The LVIS numbers, overall and per class."""
         curves = self.curves(rows, image_ids, max_detections=[self.max_detections], lvis=True)
         by_frequency: dict[str, float | None] = {}

@@ -1,0 +1,110 @@
+"""Columns of results: the numbers that reading row by row gives, and nothing where a row needs a second look."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detrkit.metrics import coco_files, result_columns
+from detrkit.metrics.coco_files import read_ground_truth, read_results
+from detrkit.metrics.result_columns import columns_of_file, columns_of_rows
+
+IMAGES, CATEGORIES = {3: 1, 7: 2, 9: 3}, {1: 0, 18: 1}
+TRUTH = {
+    "images": [{"id": key, "width": 100, "height": 80} for key in IMAGES],
+    "categories": [{"id": key, "name": str(key)} for key in CATEGORIES],
+    "annotations": [],
+}
+ROW = {"image_id": 7, "category_id": 18, "bbox": [1, 2.5, 3, 4], "score": 0.25}
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    random = np.random.default_rng(0)
+    return [
+        {
+            "image_id": int(random.choice([3, 7, 9])),
+            "category_id": int(random.choice([1, 18])),
+            "bbox": [*random.uniform(0, 90, 4).round(2).tolist()],
+            "score": float(random.random()),
+            "segmentation": {"size": [80, 100], "counts": "a}]b{"},  # braces and brackets, as run lengths may have
+        }
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("size", [1, 50, 1000, 10**6])
+def test_a_file_gives_what_reading_row_by_row_gives(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, size: int, indent: int | None
+) -> None:
+    path, written = tmp_path / "found.json", rows(40)
+    path.write_text(json.dumps(written, indent=indent) + "\n")
+    truth = read_ground_truth(TRUTH, iou_type="bbox")
+    monkeypatch.setattr(coco_files, "_columns", lambda *_: None)
+    slow = read_results(path, truth, iou_type="bbox")
+    assert isinstance(slow, list)
+    wanted = [[row["image_id"], *row["bbox"], row["score"], row["category_id"]] for row in slow]
+    monkeypatch.setattr(result_columns, "_SLICE", size)
+    quick = columns_of_file(path, truth.image_numbers, truth.category_numbers)
+    assert quick is not None
+    assert quick.tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_id": "7"},
+        {"image_id": 8},
+        {"image_id": True},
+        {"category_id": 18.0},
+        {"category_id": 2},
+        {"score": None},
+        {"score": "0.5"},
+        {"score": float("nan")},
+        {"bbox": None},
+        {"bbox": "1234"},
+        {"bbox": [1, 2, 3]},
+        {"bbox": [1, 2, 3, "4"]},
+        {"bbox": [1, 2, -3, 4]},
+        {"bbox": [1, 2, 3, 10**400]},
+        {"bbox": [2e6, 2, 3, 4]},
+        {"bbox": [1, 2, True, 4]},
+        {"area": "large"},
+        {"iscrowd": 2},
+    ],
+    ids=str,
+)
+def test_rows_with_anything_else_are_left_to_the_other_reading(change: dict[str, Any]) -> None:
+    assert columns_of_rows([ROW, {**ROW, **change}], IMAGES, CATEGORIES) is None
+    assert columns_of_rows([ROW, ROW], IMAGES, CATEGORIES) is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "[1]",
+        "[%s,]",
+        "[%s,,%s]",
+        "[%s %s]",
+        "[%s] ]",
+        "[%s],[%s]",
+        "[[%s]]",
+        "[%s",
+        "%s]",
+        "[%s, null]",
+        '[{"image_id": 7}]',
+        "\ufeff[%s]",
+    ],
+)
+def test_files_that_are_no_plain_list_of_rows_are_left_to_the_other_reading(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "found.json"
+    path.write_text(text.replace("%s", json.dumps(ROW)), encoding="utf-8")
+    assert columns_of_file(path, IMAGES, CATEGORIES) is None
+    assert columns_of_file(tmp_path / "missing.json", IMAGES, CATEGORIES) is None
