@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from detrkit.models import presets
+from detrkit.models.registry import REGISTRY
 from generator.headers import ROOT
 from generator.tables import table
 
@@ -16,7 +16,7 @@ CLASSES = ("RBC", "WBC", "Platelets")
 def grid() -> str:
     """Cells of ``benchmarks/data_efficiency.py``: the registered models, most images first."""
     lines = (ROOT / "docs/results/data_efficiency.jsonl").read_text(encoding="utf-8").splitlines()
-    cells = [cell for cell in map(json.loads, lines) if cell["model"] in presets.REGISTRY]
+    cells = [cell for cell in map(json.loads, lines) if cell["model"] in REGISTRY]
     cells.sort(key=lambda cell: (-cell["images"], cell["metrics"]["AP"]))
     rows = []
     for cell in cells:

@@ -12,7 +12,7 @@ def registered() -> str:
     import torch
 
     import detrkit
-    from detrkit.models.presets import REGISTRY
+    from detrkit.models.registry import REGISTRY
 
     rows = []
     for name, entry in sorted(REGISTRY.items(), key=lambda item: item[0].endswith("_lite0")):

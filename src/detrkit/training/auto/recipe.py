@@ -18,7 +18,7 @@ from detrkit.data.formats import find_sources
 from detrkit.data.statistics import Statistics, statistics
 from detrkit.errors import DataError, first_few
 from detrkit.models import Architecture, DetectorConfig, entry
-from detrkit.models.presets import Entry
+from detrkit.models.registry import Entry
 from detrkit.terminal import say
 from detrkit.training.auto import rules
 from detrkit.training.auto.draft import Draft
