@@ -5,8 +5,9 @@ Modules are imported on first use: reading annotations needs no torch.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from detrkit.on_use import import_on_use
 
 if TYPE_CHECKING:
     from detrkit.data.dataset import DetectionDataset
@@ -17,17 +18,18 @@ if TYPE_CHECKING:
     from detrkit.data.samplers import AspectRatioBatchSampler
     from detrkit.data.transforms import EvalTransform, TrainTransform, resize_shape
 
-_HOMES = {
-    "dataset": ["DetectionDataset"],
-    "images": ["image_size", "read_image"],
-    "open": ["load_dataset"],
-    "loader": ["build_loader", "collate"],
-    "records": ["ImageRecord"],
-    "samplers": ["AspectRatioBatchSampler"],
-    "transforms": ["EvalTransform", "TrainTransform", "resize_shape"],
-}
-_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
-
+__getattr__ = import_on_use(
+    __name__,
+    {
+        "dataset": ["DetectionDataset"],
+        "images": ["image_size", "read_image"],
+        "open": ["load_dataset"],
+        "loader": ["build_loader", "collate"],
+        "records": ["ImageRecord"],
+        "samplers": ["AspectRatioBatchSampler"],
+        "transforms": ["EvalTransform", "TrainTransform", "resize_shape"],
+    },
+)
 __all__ = [
     "AspectRatioBatchSampler",
     "DetectionDataset",
@@ -41,11 +43,3 @@ __all__ = [
     "read_image",
     "resize_shape",
 ]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    value: object = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value

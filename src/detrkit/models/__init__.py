@@ -5,8 +5,9 @@ Modules are imported on first use: the list of models needs no torch.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from detrkit.on_use import import_on_use
 
 if TYPE_CHECKING:
     from detrkit.models.config import Architecture, DetectorConfig
@@ -14,14 +15,15 @@ if TYPE_CHECKING:
     from detrkit.models.presets import list_models
     from detrkit.models.registry import Entry, create_model, entry, model_config
 
-_HOMES = {
-    "config": ["Architecture", "DetectorConfig"],
-    "detector": ["Detector"],
-    "presets": ["list_models"],
-    "registry": ["Entry", "create_model", "entry", "model_config"],
-}
-_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
-
+__getattr__ = import_on_use(
+    __name__,
+    {
+        "config": ["Architecture", "DetectorConfig"],
+        "detector": ["Detector"],
+        "presets": ["list_models"],
+        "registry": ["Entry", "create_model", "entry", "model_config"],
+    },
+)
 __all__ = [
     "Architecture",
     "Detector",
@@ -32,11 +34,3 @@ __all__ = [
     "list_models",
     "model_config",
 ]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    value: object = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value

@@ -5,8 +5,9 @@ Each module is loaded on first use, since some do not need torch.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from detrkit.on_use import import_on_use
 
 if TYPE_CHECKING:
     from detrkit.structures.batch import Batch, Sample, pad_images, pad_masks
@@ -17,17 +18,18 @@ if TYPE_CHECKING:
     from detrkit.structures.run_lengths import Masks
     from detrkit.structures.segment_maps import PanopticMap, Segment, SemanticMap
 
-_HOMES = {
-    "batch": ["Batch", "Sample", "pad_images", "pad_masks"],
-    "categories": ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "Categories", "Category"],
-    "detections": ["Detections"],
-    "objects": ["OF_IMAGE", "Objects", "Target"],
-    "run_lengths": ["Masks"],
-    "predictions": ["Heatmap", "MaskView", "Predictions", "QueryGroup"],
-    "segment_maps": ["PanopticMap", "Segment", "SemanticMap"],
-}
-_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
-
+__getattr__ = import_on_use(
+    __name__,
+    {
+        "batch": ["Batch", "Sample", "pad_images", "pad_masks"],
+        "categories": ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "Categories", "Category"],
+        "detections": ["Detections"],
+        "objects": ["OF_IMAGE", "Objects", "Target"],
+        "run_lengths": ["Masks"],
+        "predictions": ["Heatmap", "MaskView", "Predictions", "QueryGroup"],
+        "segment_maps": ["PanopticMap", "Segment", "SemanticMap"],
+    },
+)
 __all__ = [
     "FREQUENCIES",
     "NEGATIVES",
@@ -51,11 +53,3 @@ __all__ = [
     "pad_images",
     "pad_masks",
 ]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    value: object = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from detrkit.errors import CheckpointError
 from detrkit.weights.published.catalogue import CATALOGUE
-from detrkit.weights.published.download import fetch
-from detrkit.weights.published.pull import pulled_path
+from detrkit.weights.published.download import fetch, pulled_path
 from detrkit.weights.published.web import is_url
 
 __all__ = ["ASSETS", "embedded_names", "find_checkpoint"]

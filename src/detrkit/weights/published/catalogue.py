@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from detrkit.errors import CheckpointError, did_you_mean
-from detrkit.models import entry
+from detrkit.models.presets import PRESETS
 
 __all__ = ["CATALOGUE", "OfficialFile", "find_official", "official_file_at"]
 
@@ -54,7 +54,7 @@ class OfficialFile:
     @property
     def family(self) -> str:
         """The family of the model, as in ``detrkit models``."""
-        return entry(self.model).family
+        return PRESETS[self.model].family
 
     @property
     def how_to_get(self) -> str:

@@ -27,7 +27,17 @@ from detrkit.files import safe_name
 from detrkit.weights.published.catalogue import official_file_at
 from detrkit.weights.published.web import blocks, name_in, open_url, reason
 
-__all__ = ["Progress", "cache_dir", "cached", "check_file", "download", "fetch", "fetch_again", "file_name"]
+__all__ = [
+    "Progress",
+    "cache_dir",
+    "cached",
+    "check_file",
+    "download",
+    "fetch",
+    "fetch_again",
+    "file_name",
+    "pulled_path",
+]
 
 Progress = Callable[[int, int | None], None]
 """Called with (bytes received, total bytes or None)."""
@@ -43,6 +53,11 @@ def cache_dir() -> Path:
     if "DETRKIT_CACHE" in os.environ:
         return Path(os.environ["DETRKIT_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "detrkit"
+
+
+def pulled_path(name: str) -> Path:
+    """Path of the converted published checkpoint with this name, whether or not it exists."""
+    return cache_dir() / "checkpoints" / f"{name}.safetensors"
 
 
 def file_name(url: str) -> str:

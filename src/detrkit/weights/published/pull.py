@@ -9,10 +9,10 @@ from detrkit.errors import CheckpointError
 from detrkit.weights.official.pth import open_official
 from detrkit.weights.ours import read_info, save
 from detrkit.weights.published.catalogue import OfficialFile, find_official
-from detrkit.weights.published.download import Progress, cache_dir, cached, check_file, download, fetch
+from detrkit.weights.published.download import Progress, cached, check_file, download, fetch, pulled_path
 from detrkit.weights.published.web import is_url
 
-__all__ = ["Pulled", "pull", "pulled_path"]
+__all__ = ["Pulled", "pull"]
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,6 @@ class Pulled:
     item: OfficialFile
     path: Path
     source: Path | None
-
-
-def pulled_path(name: str) -> Path:
-    """Path of the converted checkpoint with this name, whether or not it exists."""
-    return cache_dir() / "checkpoints" / f"{name}.safetensors"
 
 
 def pull(
