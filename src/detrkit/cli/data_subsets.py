@@ -68,10 +68,10 @@ def sample_command(
             )
         _trial_set(folder, out, images, seed, format, links=links, force=force)
         return
-    if rate is None and count is None:
-        raise DataError("give a rate or a count of images, or --images 50 for a trial set of all splits")
     single = out.suffix == ".json"
     sources = sources_of(folder, format, annotations, None, split if single else None)
+    if rate is None and count is None:
+        raise DataError("give a rate or a count of images, or --images 50 for a trial set of all splits")
     outputs = outputs_of(out, list(sources), split if single else None, COCO_FILE, force)
     if split not in sources:
         raise no_split(split, sources)

@@ -25,6 +25,7 @@ __all__ = ["PartState", "State", "explanation", "inventory", "names_archive", "p
 State = Literal["here", "elsewhere", "incomplete", "packed", "misplaced", "missing", "not needed", "not read"]
 
 _FINE = ("here", "elsewhere", "not needed", "not read")
+_KINDS = {".jpg": "images", ".png": "PNG files"}
 _DEPTH = 5  # of folders to list: leftImg8bit_trainvaltest/leftImg8bit/train/ulm
 _NAME = re.compile(rb'"(?:file_name|coco_url)"\s*:\s*("(?:[^"\\]|\\.)*")')
 
@@ -118,8 +119,9 @@ def explanation(root: Path, *, format: str | None = None, split: str | None = No
 
 
 def names_archive(folder: str) -> bool:
-    """Whether a folder is called as an archive of a published data set without its ending."""
-    downloads = (part.download for one in PUBLISHED_SETS.values() for part in one.parts if part.download)
+    """Whether a folder has the name of an archive of a published data set without its ending, and is not that set."""
+    sets = [one for one in PUBLISHED_SETS.values() if one.folder != folder]
+    downloads = (part.download for one in sets for part in one.parts if part.download)
     return any(folder == PurePosixPath(name).stem for download in downloads for name in _archives(download))
 
 
@@ -188,7 +190,7 @@ class _Inventory:
         present, expected = self._names(part), self._expected(part)
         lacking = expected - present
         listed = self._listed(part)
-        what = "images" if part.ending != ".png" else "PNG files"
+        what = _KINDS.get(part.ending, "files")
         if not lacking:
             of = f" ({part.count:,} are published)" if len(present) < part.count else ""
             return self._said(part, "here", f"{place}: {len(present):,} {what}{of}")
@@ -200,7 +202,7 @@ class _Inventory:
         }
         whole = f", with no {what} of {first_few(sorted(cities), 5)}" if part.below and cities else ""
         message = (
-            f"{place}: {len(lacking):,} of the {len(expected):,} {what} that {listed} lists are missing, such as "
+            f"{place}: {len(lacking):,} of {len(expected):,} {what} missing, compared with {listed}, such as "
             f"{min(lacking)}{part.ending * (part.ending != '.jpg')}{whole}; {self._again(part)}"
         )
         return self._said(part, "incomplete", message)

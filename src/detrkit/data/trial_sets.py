@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from detrkit.data.coco_json import Row, image_file, read_json
-from detrkit.data.formats import Source, find_sources, fitting_formats, read_source
+from detrkit.data.formats import FORMATS, Source, find_sources, fitting_formats, read_source
 from detrkit.data.images import IMAGE_SUFFIXES
 from detrkit.data.listing import files_in, images_in, posix_name, read_text
 from detrkit.data.records import Table, missing_files
@@ -143,7 +143,11 @@ def cut_trial_set(
 def _pieces(root: Path, format: str, count: int, seed: int) -> dict[str, _Piece]:
     """The chosen images of each split, as one format has them."""
     found = {}
-    for split, source in find_sources(root, format=format).items():
+    sources = find_sources(root, format=format)
+    test = FORMATS[format].locate(root, "test")
+    if test is not None and test.images is not None:  # photos of a test split without annotations
+        sources["test"] = test
+    for split, source in sources.items():
         table = _read(source)
         lost = {*missing_files([table.path(image) for image in table.images])}
         usable = [index for index, image in enumerate(table.images) if index not in lost and "problem" not in image]
@@ -247,6 +251,8 @@ def _compare(out: Path, format: str, pieces: dict[str, _Piece]) -> None:
     """
     sources = find_sources(out, format=format)
     for split, piece in pieces.items():
+        if split == "test" and split not in sources:
+            continue  # images alone
         table = _read(sources[split]) if split in sources else replace(piece.table, images=[], annotations=[])
         there = [table.path(image) for image in table.images]
         found, wanted = (len(there), len(table.annotations)), (len(piece.images), piece.boxes)

@@ -209,7 +209,10 @@ def find_source(
     source = form.locate(root, split)
     if source is None:
         present = _present(form, root)
-        if not present:
+        line = explanation(root, format=form.name, split=split)
+        if line is not None:
+            hint = line
+        elif not present:
             hint = f"Looked for {form.looked_for}"
         elif split == "test":  # 'data split' makes no test split, and recipes have no key for one
             hint = f"It has {' and '.join(present)}"

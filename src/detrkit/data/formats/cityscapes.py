@@ -39,6 +39,14 @@ def locate(root: Path, split: str) -> Source | None:
     return Source(format="cityscapes", root=root, split=split, annotations=annotations, images=images)
 
 
+def absent(root: Path) -> dict[str, str]:
+    """The test split where its photos have no labels, of which the published ones say nothing."""
+    source = locate(root, "test")
+    if source is None or source.annotations.is_file() or instance_images(root / _LABELS / "test"):
+        return {}
+    return {"test": f"{_LABELS}/test"}
+
+
 def read(source: Source) -> Table:
     """Read one split; file names include the folder of the city. Masks are those of the label images.
 
@@ -79,5 +87,6 @@ FORMAT = Format(
     tasks=("det", "inst", "pan", "sem"),
     recognises=recognises,
     locate=locate,
+    absent=absent,
     read=read,
 )
