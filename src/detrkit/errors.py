@@ -5,7 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-__all__ = ["CheckpointError", "DataError", "DetrkitError", "RecipeError", "RunError", "did_you_mean", "first_few"]
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "DetrkitError",
+    "MissingFilesError",
+    "RecipeError",
+    "RunError",
+    "did_you_mean",
+    "first_few",
+]
 
 
 class DetrkitError(Exception):
@@ -16,6 +25,10 @@ class DetrkitError(Exception):
 
 class DataError(DetrkitError, ValueError):
     """Images or annotations that cannot be used."""
+
+
+class MissingFilesError(DataError):
+    """Files of a data set that are not where it says; of a published one, its reader adds where to get them."""
 
 
 class RecipeError(DetrkitError, ValueError):

@@ -19,6 +19,7 @@ from tests.data.trees import (
     dump,
     instance_files_tree,
     masks_tree,
+    official_coco_tree,
     panoptic_tree,
     roboflow_tree,
     voc_tree,
@@ -67,6 +68,61 @@ def test_check(run: Run, root: Path) -> None:
     assert report["failed"] is True
     assert {finding["level"] for finding in report["findings"]} == {"ok", "info", "error"}
     assert err == ""
+
+
+def test_check_of_published_data(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = official_coco_tree(Path("coco"))  # called as the data set is
+    for path in root.glob("annotations/panoptic*"):
+        path.unlink()
+    assert run("check", "coco")[0] == 0
+    code, out, _ = run("check", "coco", "coco")
+    assert code == 0
+    assert "train2017: 3 images (118,287 are published)" in out
+    assert "complete; to read every file: detrkit data check coco" in out
+    code, out, _ = run("check", "COCO", root, "--task", "pan")
+    assert code == 1
+    assert "panoptic_annotations_trainval2017.zip (821 MB" in out
+    assert "not complete: 4 of 8" in out
+    (root / "val2017" / "d.png").unlink()
+    code, out, err = run("check", "coco", root, "--json")
+    found = json.loads(out)
+    assert (code, found["name"], found["complete"], err) == (1, "coco", False, "")
+    states = {row["path"]: row for row in found["files"]}
+    assert states["val2017"]["state"] == "incomplete"
+    assert states["val2017"]["download"]["archive"] == "val2017.zip"
+    assert states["train2017"]["state"] == "here"
+    code, _, err = run("check", "kitti", root)
+    assert code == 2
+    assert "'kitti' is no published data set" in err
+    assert run("check", "lvis", tmp_path / "gone")[0] == 2
+    code, _, err = run("check", "coco", root, root)
+    assert code == 2
+    assert "[NAME] DIR" in err
+
+
+def test_trial_set(run: Run, root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "trial"
+    code, _, err = run("sample", root, out, "--images", 2)
+    assert code == 0
+    assert f"wrote {out} (coco): train 2 images, val 2 images" in err.replace("\n", "")
+    assert len(load_dataset(out).records) == 2
+    assert not any(path.is_symlink() for path in out.rglob("*"))
+    code, _, err = run("sample", root, "--out", out, "--images", 1)
+    assert code == 2
+    assert "not empty" in err
+    assert run("sample", root, "--out", tmp_path / "links", "--images", 1, "--links")[0] == 0
+    assert sum(path.is_symlink() for path in (tmp_path / "links").rglob("*")) == 2
+    for words, message in (
+        ((root,), "one place to write to"),
+        ((root, out, "--out", out), "one place to write to"),
+        ((root, tmp_path / "a"), "or --images 50 for a trial set"),
+        ((root, tmp_path / "a", "--images", 1, "--rate", 0.5), "goes without --rate"),
+        ((root, tmp_path / "a.json", "--images", 1), "writes a folder"),
+    ):
+        code, _, err = run("sample", *words)
+        assert code == 2
+        assert message in err
 
 
 def test_unusable_input(run: Run, root: Path, tmp_path: Path) -> None:

@@ -410,7 +410,7 @@ def test_cityscapes_without_annotations_says_which_download_has_them(tmp_path: P
     with pytest.raises(DataError, match=r"gtFine/train: no label images .*gtFine_trainvaltest\.zip"):
         load_dataset(root)
     (root / "gtCoarse").mkdir()
-    with pytest.raises(DataError, match=r"and gtCoarse has no labels of instances to train with; unpack"):
+    with pytest.raises(DataError, match=r"gtCoarse has coarse outlines, .*; download gtFine_trainvaltest\.zip"):
         load_dataset(root, task="pan")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,11 @@ from detrkit.cli.console import stdout
 
 if TYPE_CHECKING:
     from detrkit.data.doctor import Report
+    from detrkit.data.inventory import PartState
+    from detrkit.data.published_sets import PublishedSet
     from detrkit.data.statistics import Statistics
 
-__all__ = ["print_report", "print_statistics"]
+__all__ = ["print_inventory", "print_report", "print_statistics"]
 
 
 def print_report(report: Report, folder: Path) -> None:
@@ -43,6 +46,21 @@ def print_report(report: Report, folder: Path) -> None:
         console.print("not ready to train: correct the errors above", style="red")
     elif "train" in report.contents.splits:
         console.print(f"ready to train: detrkit train --data {folder}", style="green", markup=False, soft_wrap=True)
+
+
+def print_inventory(published: PublishedSet, states: Sequence[PartState], folder: Path) -> None:
+    """Print one line on each file of a published data set."""
+    console = stdout()
+    console.print(f"{published.title} in {folder}; published at {published.page}", markup=False, soft_wrap=True)
+    for state in states:
+        colour = "red" if state.problem else "green" if state.state in ("here", "elsewhere") else "blue"
+        console.print(Text(f"{state.state:>10}", style=colour), Text(f" {state.message}"), sep="", soft_wrap=True)
+    problems = sum(state.problem for state in states)
+    if problems:
+        console.print(f"not complete: {problems} of {len(states)} are to be mended", style="red", soft_wrap=True)
+    else:
+        line = f"complete; to read every file: detrkit data check {folder}"
+        console.print(line, style="green", markup=False, soft_wrap=True)
 
 
 def print_statistics(name: str, numbers: Statistics) -> None:

@@ -88,6 +88,7 @@ class DataSection(Section):
         "voc",
         "cityscapes",
         "masks",
+        "ade20k",
         "labelme",
         "via",
         "supervisely",

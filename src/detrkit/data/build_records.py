@@ -17,7 +17,7 @@ from detrkit.data.images import image_size
 from detrkit.data.packed_masks import PackedMasks, pack, pack_value, size_problem
 from detrkit.data.records import ImageRecord, OnError, Table, missing_files
 from detrkit.data.segments import Segments, clipped, rules_of
-from detrkit.errors import DataError
+from detrkit.errors import DataError, MissingFilesError
 from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE, Categories, Category
 
 __all__ = ["build_records"]
@@ -227,7 +227,7 @@ def _images(table: Table, on_error: OnError) -> tuple[list[Row], list[str]]:
     missing = missing_files([table.path(image) for image in images])
     if missing and (on_error == "raise" or len(missing) == len(images)):
         more = f" (and {len(missing) - 1} more of {len(images)} images)" if len(missing) > 1 else ""
-        raise DataError(
+        raise MissingFilesError(
             f"{table.path(images[missing[0]])}: image file missing{more}, listed in {table.origin}. "
             + _SKIP.format("images")
         )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from pathlib import Path
 
 from detrkit.data.coco_json import read_json
+from detrkit.data.listing import read_lines
 from detrkit.errors import DataError
 from detrkit.structures import Categories, Category
 
@@ -38,12 +40,17 @@ def read_class_list(source: object) -> ClassList:
 
     source: a JSON file or its content: a list of names (the value is the place in the list); ``{"0": "name", …}``;
     a list of ``{"id": value, "name": …}``, with ``color`` [red, green, blue] and ``isthing`` as in COCO; or an object
-    with one of these as ``names``, ``classes`` or ``categories``, which may also have ``ignore_index``.
+    with one of these as ``names``, ``classes`` or ``categories``, which may also have ``ignore_index``. A text file
+    has one name per line, the first of value 1, or the table of ADE20K's ``objectInfo150.txt``.
 
     Raises:
         DataError: no such file, or another content.
     """
-    content, name = read_json(source, "classes")
+    content: object
+    if isinstance(source, str | Path) and Path(source).suffix.lower() == ".txt":
+        content, name = _text_rows(Path(source)), str(source)
+    else:
+        content, name = read_json(source, "classes")
     ignore = None
     if isinstance(content, Mapping):
         ignore = content.get("ignore_index")
@@ -86,6 +93,24 @@ def extent(values: Sequence[int]) -> str:
     if list(values) == list(range(values[0], values[-1] + 1)):
         return f"{values[0]} to {values[-1]}"
     return ", ".join(map(str, values[:5])) + (f", … {values[-1]}" if len(values) > 5 else "")
+
+
+def _text_rows(path: Path) -> list[dict[str, object]]:
+    """The classes of a text file: a table with the columns Idx and Name, or one name per line, the first of value 1."""
+    lines = [line for line in read_lines(path) if line]
+    columns = [column.strip().lower() for column in lines[0].split("\t")] if lines else []
+    if not {"idx", "name"} <= {*columns}:
+        return [{"id": number, "name": line} for number, line in enumerate(lines, start=1)]
+    rows: list[dict[str, object]] = []
+    for number, line in enumerate(lines[1:], start=2):
+        values = dict(zip(columns, (value.strip() for value in line.split("\t")), strict=False))
+        if not values.get("idx", "").isdecimal() or not values.get("name"):
+            raise DataError(f"{path}: line {number} has no number and name as the first line says: '{line}'")
+        rows.append({"id": int(values["idx"]), "name": values["name"]})
+    short = [str(row["name"]).split(",")[0].strip() for row in rows]  # "door, double door" lists words for one class
+    return (
+        rows if len(set(short)) < len(short) else [{**row, "name": name} for row, name in zip(rows, short, strict=True)]
+    )
 
 
 def _category(row: Mapping[str, object], name: str) -> Category:

@@ -20,6 +20,7 @@ from detrkit.data.findings import Finding, Level, finding, row_name
 from detrkit.data.formats import FORMATS, Source, read_source
 from detrkit.data.frames import BORDER_TOLERANCE, turned_images, upright
 from detrkit.data.images import image_size, read_image
+from detrkit.data.inventory import explanation
 from detrkit.data.mask_checks import mask_findings
 from detrkit.data.once import read_once
 from detrkit.data.records import Table, missing_files
@@ -120,9 +121,9 @@ def check(
             findings += examine(split, table)
         findings += mask_findings(split, table, quick=quick)
         missing = missing_files([table.path(image) for image in table.images])
-        findings.append(
-            finding("error", "image files", split, [str(table.path(table.images[i])) for i in missing], "missing")
-        )
+        lost = [str(table.path(table.images[index])) for index in missing]
+        line = explanation(sources[split].root, format=sources[split].format, split=split) if lost else None
+        findings.append(finding("error", "image files", split, lost, "missing" if line is None else f"missing. {line}"))
         scans[split] = _scan(table, set(missing), quick, progress)
         findings += _scanned(split, table, scans[split], quick)
     findings += file_findings(sources, tables)

@@ -9,7 +9,7 @@ import numpy as np
 
 from detrkit.data.build_records import build_records
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.formats import Source, find_source, read_source
+from detrkit.data.formats import Source, explained, find_source, read_source
 from detrkit.data.once import remembered
 from detrkit.data.records import ImageRecord, OnError, ScoreProtocol, Table, frequencies_of
 from detrkit.data.samplers import repeat_factors, with_copies
@@ -151,5 +151,6 @@ def _read_split(source: Source, task: str, on_error: OnError, sample_rate: float
     table = read_source(replace(source, segmentations="packed" if TASKS[task].masks else "none"))
     if sample_rate is not None:
         table = sample_table(table, seed=sample_seed, rate=sample_rate)
-    records, categories, notes = build_records(table, task=task, on_error=on_error)
+    with explained(source):
+        records, categories, notes = build_records(table, task=task, on_error=on_error)
     return _Split(records, categories, notes, _protocol(table, task), frequencies_of(table))

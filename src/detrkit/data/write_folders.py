@@ -23,7 +23,7 @@ from detrkit.data.records import Table
 from detrkit.errors import DataError, RunError
 from detrkit.files import check_regular, refuse_links, replacing, safe_name, write_bytes
 
-__all__ = ["flat_names", "place_images", "rounded", "write_voc", "write_yolo"]
+__all__ = ["flat_names", "place_file", "place_images", "rounded", "write_voc", "write_yolo"]
 
 Progress = Callable[[int, int], None]
 Corners = tuple[float, float, float, float]
@@ -66,7 +66,7 @@ def place_images(
         source, name = table.path(image), names[str(image["file_name"])]
         check_regular(source)
         try:
-            _place(source, folder / name, copy)
+            place_file(source, folder / name, copy=copy)
         except OSError as error:
             raise RunError(f"{folder / name}: cannot be written ({error.strerror or error})") from error
         images.append({**image, "file_name": name})
@@ -74,7 +74,12 @@ def place_images(
     return replace(table, images=images, image_root=folder)
 
 
-def _place(source: Path, target: Path, copy: bool) -> None:
+def place_file(source: Path, target: Path, *, copy: bool) -> None:
+    """Put a file at another place, as a copy or as a link to where it is.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     if os.path.abspath(source) == os.path.abspath(target):
         return
     target.parent.mkdir(parents=True, exist_ok=True)

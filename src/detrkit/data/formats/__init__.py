@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from detrkit.data.formats import (
+    ade20k,
     cityscapes,
     coco,
     coco_panoptic,
@@ -21,18 +24,21 @@ from detrkit.data.formats import (
     yolo,
 )
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, option, with_found_images
+from detrkit.data.inventory import explanation, names_archive
 from detrkit.data.listing import is_hidden
 from detrkit.data.once import read_once
 from detrkit.data.records import Table
-from detrkit.errors import DataError, did_you_mean
+from detrkit.errors import DataError, MissingFilesError, did_you_mean
 
 __all__ = [
     "FORMATS",
     "Format",
     "Source",
     "describes_data",
+    "explained",
     "find_source",
     "find_sources",
+    "fitting_formats",
     "read_source",
     "recognise_format",
     "usual_task",
@@ -49,6 +55,7 @@ FORMATS: dict[str, Format] = {
         voc,
         cityscapes,
         mask_folders,
+        ade20k,
         labelme,
         via,
         supervisely,
@@ -68,13 +75,33 @@ def read_source(source: Source, *, announce: bool = True) -> Table:
     Raises:
         DataError: the annotations cannot be read at all.
     """
-    with read_once():  # formats look at the files of all splits for their classes
+    with explained(source), read_once():  # formats look at the files of all splits for their classes
         table = FORMATS[source.format].read(source)
     table = with_found_images(table, source.images or source.root, source.split)
     for remark in table.remarks if announce else ():
         if remark.level == "warning":
             warnings.warn(f"{table.origin}: {remark.count} {remark.message} ({remark.examples[0]})", stacklevel=2)
     return table
+
+
+@contextmanager
+def explained(source: Source) -> Iterator[None]:
+    """Add to errors of files that are missing which download of a published data set has them."""
+    try:
+        yield
+    except MissingFilesError as error:
+        line = explanation(source.root, format=source.format, split=source.split)
+        raise DataError(str(error) if line is None else f"{str(error).rstrip('.')}. {line}") from error
+
+
+def fitting_formats(root: Path, name: str = "auto") -> list[Format]:
+    """All formats that a data folder has, such as COCO's instances and panoptic files, or the named one.
+
+    Raises:
+        DataError: as ``recognise_format`` raises it where none fits.
+    """
+    fitting = _fitting(root) if name == "auto" and root.is_dir() else []
+    return fitting or [recognise_format(root, name)]
 
 
 def usual_task(source: Source) -> str:
@@ -106,8 +133,13 @@ def recognise_format(root: Path, name: str = "auto", *, task: str = "det") -> Fo
     if fitting:
         names = " and ".join(form.name for form in fitting)
         raise DataError(f"{root}: looks like {names} at once; choose one with {option('format', 'data.format')}")
-    inside = [f"{folder} ({form.name})" for folder, form in _nested(root)]
-    if inside:
+    nested = _nested(root)
+    apart = any(names_archive(folder.relative_to(root).parts[0]) for folder, _ in nested)
+    line = None if nested and not apart else explanation(root)
+    if line is not None:
+        raise DataError(f"{root}: {line}")
+    if nested:
+        inside = [f"{folder} ({form.name})" for folder, form in nested]
         raise DataError(f"{root}: no data set, but it has one inside. Did you mean {' or '.join(inside)}?")
     looked = "; ".join(form.looked_for for form in FORMATS.values())
     raise DataError(
@@ -177,7 +209,10 @@ def find_source(
     source = form.locate(root, split)
     if source is None:
         present = _present(form, root)
-        if not present:
+        line = explanation(root, format=form.name, split=split)
+        if line is not None:
+            hint = line
+        elif not present:
             hint = f"Looked for {form.looked_for}"
         elif split == "test":  # 'data split' makes no test split, and recipes have no key for one
             hint = f"It has {' and '.join(present)}"

@@ -14,7 +14,7 @@ from detrkit.data.findings import finding
 from detrkit.data.listing import child, find_by_name, posix_name
 from detrkit.data.packed_masks import pack
 from detrkit.data.records import Table, missing_files
-from detrkit.errors import DataError
+from detrkit.errors import DataError, MissingFilesError
 
 __all__ = [
     "SPLIT_WORDS",
@@ -167,7 +167,7 @@ def find_image_root(candidates: Sequence[Path], images: Sequence[Row], origin: P
     if best is None:
         searched = ", ".join(str(folder) for folder in folders) or "no folder that exists"
         example = f" such as '{names[0]}'" if names else ""
-        raise DataError(
+        raise MissingFilesError(
             f"{origin}: found none of its images{example} in {searched}; say where they are with "
             f"{option('images', 'data.train.images, data.val.images')}"
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from detrkit.data.clean_rows import clean_annotation, clean_category, clean_image, id_reader
 from detrkit.data.coco_json import Row, annotation_lists, is_federated, read_json
+from detrkit.data.findings import Finding, finding
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, find_image_root, only
 from detrkit.data.listing import child, files_in
 from detrkit.data.records import Table
@@ -24,6 +25,7 @@ _OTHER_TASKS = ("panoptic", "captions", "keypoints", "stuff", "semantic", "image
 # How COCO files begin, as far as can be told without reading all of a large file.
 _COCO_BEGINNING = re.compile(r'\s*\{\s*"(images|annotations|categories|info|licenses)"\s*:')
 _HEAD = 4096
+_YEAR = re.compile(r"20\d\d$")
 
 
 def locate(root: Path, split: str) -> Source | None:
@@ -111,8 +113,17 @@ def read(source: Source, *, folders: Iterable[Path] = ()) -> Table:
             candidates = [source.images]
         search = source.images or source.root
         root = find_image_root(candidates, table.images, source.annotations, search=search)
-        table = replace(table, image_root=root)
+        table = replace(table, image_root=root, remarks=(*table.remarks, *_years(source, root)))
     return table
+
+
+def _years(source: Source, images: Path) -> Iterator[Finding]:
+    """A remark on COCO's annotations of one year with the images of another, whose splits have other images."""
+    of_file, of_folder = _YEAR.search(source.annotations.stem), _YEAR.search(images.name)
+    if of_file and of_folder and of_file[0] != of_folder[0]:
+        pair = f"{source.annotations.name} with {images.name}/"
+        message = "annotations of another year than the images: the splits of COCO differ from year to year"
+        yield finding("warning", "year", source.split, [pair], message)
 
 
 def image_folders(root: Path, split: str) -> Iterator[Path]:

@@ -18,7 +18,7 @@ from detrkit.data.listing import files_in
 from detrkit.data.map_files import MapFile, stated_size
 from detrkit.data.records import Table
 from detrkit.data.values import read_value
-from detrkit.errors import DataError
+from detrkit.errors import DataError, MissingFilesError
 from detrkit.structures.segment_maps import MAX_ID, segment_shapes
 
 __all__ = ["FORMAT", "read"]
@@ -60,7 +60,7 @@ def read(source: Source) -> Table:
     with_masks = source.segmentations != "none"
     folder = path.with_suffix("")
     if with_masks and not folder.is_dir():
-        raise DataError(
+        raise MissingFilesError(
             f"{folder}: no such folder with the PNG files of {path.name}; unpack {path.stem}.zip there, or use task "
             "'det', which needs the boxes alone"
         )

@@ -24,7 +24,7 @@ from detrkit.data.map_files import read_values, values_in
 from detrkit.data.records import Table
 from detrkit.errors import DataError
 
-__all__ = ["FORMAT", "read"]
+__all__ = ["FORMAT", "read", "read_class_maps"]
 
 _IMAGES, _MASKS, _CLASSES = "images", "masks", "classes.json"
 _EXAMPLES = 20  # masks to look at for the values in a message
@@ -80,15 +80,25 @@ def read(source: Source) -> Table:
     Raises:
         DataError: ``classes.json`` is missing or unusable.
     """
-    root, masks = source.root, source.root / _MASKS
-    classes = _classes(root, masks)
-    stems = _stems(source)
+    masks = source.root / _MASKS
+    return read_class_maps(_stems(source), masks, image_root=source.root, classes=_classes(source.root, masks))
+
+
+def read_class_maps(stems: dict[str, Path], masks: Path, *, image_root: Path, classes: ClassList) -> Table:
+    """Read the masks of images, to know their segments.
+
+    Args:
+        stems: the images by the path of their mask in ``masks``, without ending.
+        masks: the folder of the masks.
+        image_root: the folder to which file names are relative.
+        classes: what the values of masks stand for.
+    """
     with ThreadPoolExecutor() as pool:
         outcomes = list(pool.map(partial(_read_mask, classes=classes, masks=masks), stems.items()))
     images: list[Row] = []
     annotations: list[Row] = []
     for number, (file, (image, rows)) in enumerate(zip(stems.values(), outcomes, strict=True), start=1):
-        images.append({"id": number, "file_name": file.relative_to(root).as_posix(), **image})
+        images.append({"id": number, "file_name": file.relative_to(image_root).as_posix(), **image})
         for row in rows:
             annotations.append({"id": len(annotations) + 1, "image_id": number, "iscrowd": 0, **row})
     # objects have masks of their own, while a class map has regions of a class
@@ -96,7 +106,7 @@ def read(source: Source) -> Table:
     categories = [
         {**row, "isthing": int(classes.marked.get(row["id"], things))} for row in classes.categories.to_json()
     ]
-    return Table(origin=masks, image_root=root, images=images, annotations=annotations, categories=categories)
+    return Table(origin=masks, image_root=image_root, images=images, annotations=annotations, categories=categories)
 
 
 def _read_mask(item: tuple[str, Path], *, classes: ClassList, masks: Path) -> tuple[Row, list[Row]]:
