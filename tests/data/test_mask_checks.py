@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detrkit.data import load_dataset
 from detrkit.data.mask_checks import crosses_itself
+from detrkit.errors import DataError
 from tests.data.test_coco_masks import with_masks
 from tests.data.test_doctor import faults
 from tests.data.trees import coco_tree, edit, instance_files_tree, masks_tree, panoptic, panoptic_tree, write_map
+from tests.workplace import detrkit_cli
 
 
 @pytest.fixture
@@ -55,6 +58,35 @@ def test_faults_of_segmentations(root: Path, segmentation: Any, level: str, name
     assert example in finding.examples[0]
     quick = (level, name, "train") in faults(root, quick=True)
     assert quick is (name in ("missing masks", "mask values"))
+
+
+def test_what_the_set_is_ready_for(root: Path) -> None:
+    code, out = detrkit_cli(["data", "check", str(root), "--quick"])
+    assert code == 0
+    assert "ready for boxes and masks" in out.splitlines()
+
+    path = root / "annotations" / "instances_train.json"
+    edit(path, lambda data: data["annotations"][0].update(segmentation=[]))
+    code, out = detrkit_cli(["data", "check", str(root), "--quick"])
+    assert code == 0
+    line = "ready for boxes; masks only with data.on_error=skip, which leaves out the rows without an outline: 1 of 3"
+    assert f"{line} in train" in out.splitlines()
+    with pytest.raises(DataError, match=r"segmentation .*data\.on_error=skip"):
+        load_dataset(root, task="inst")
+    assert len(load_dataset(root, task="inst", on_error="skip").load_errors) == 1
+
+    edit(path, lambda data: data["annotations"][0].update(segmentation=[[1, 1, 5, 1]]))
+    code, out = detrkit_cli(["data", "check", str(root), "--quick"])
+    assert (code, "ready for boxes, not ready to train masks" in out) == (1, True)
+
+    for split in ("train", "val"):
+        edit(
+            root / "annotations" / f"instances_{split}.json",
+            lambda data: [row.pop("segmentation", None) for row in data["annotations"]],
+        )
+    code, out = detrkit_cli(["data", "check", str(root), "--quick"])
+    assert code == 0
+    assert "ready for boxes; masks: no row has an outline" in out.splitlines()
 
 
 def test_segments_that_overlap(root: Path) -> None:

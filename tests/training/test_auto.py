@@ -194,7 +194,7 @@ def test_image_size_crops_and_flips_follow_the_data(tmp_path: Path) -> None:
     assert (dense.data.eval_short_side, dense.data.crop) == (480, True)
     assert dense.data.short_sides == [432, 480, 528]
     assert "9 times the size" in line(dense, "crops on")
-    assert "below" in line(dense, "shorter side of images 480")
+    assert "below" in line(dense, "shorter side of images in evaluation 480")
     large = auto_recipe(make(tmp_path / "large", size=(4000, 3000), boxes=[(900, 900)] * 3), quiet=True)
     assert (large.data.eval_short_side, large.data.crop) == (320, True)
     wide = auto_recipe(make(tmp_path / "wide", size=(1600, 400)), quiet=True)
@@ -206,6 +206,36 @@ def test_image_size_crops_and_flips_follow_the_data(tmp_path: Path) -> None:
     assert "'arrow_left' has a side" in line(sided, "horizontal flip off")
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (
+            {},
+            "shorter side 288, 320, 352, longer at most 640; in evaluation shorter side 320, longer at most 533",
+        ),
+        ({"data.short_sides": [256]}, "training shorter side 256, longer at most 640; in evaluation shorter side 320"),
+        ({"model.train_short_sides": [96, 128]}, "training shorter side 96, 128, longer at most 640;"),
+        (
+            {"data.max_side": 500, "data.eval_max_side": 400},
+            "at most 500; in evaluation shorter side 320, longer at most 400",
+        ),
+        ({"model.eval_short_side": 448}, "in evaluation shorter side 448,"),
+        ({"data.eval_short_side": 448, "model.eval_short_side": 96}, "in evaluation shorter side 448,"),
+        (
+            {"data.augmentation": "lsj", "data.lsj_size": [256, 320]},
+            "training at a random scale, cut to 320x256 (lsj);",
+        ),
+    ],
+)
+def test_the_image_sizes_printed_are_those_of_the_run(tmp_path: Path, given: dict[str, Any], expected: str) -> None:
+    recipe = auto_recipe(make(tmp_path / "data"), given, quiet=True)
+    assert expected in line(recipe, "pixels of images: ")
+    run = build_model(recipe.updated(model={"pretrained_backbone": False}), Categories([Category(0, "cell")])).config
+    shown = line(recipe, "shorter side of images in evaluation")
+    assert shown.startswith(f"shorter side of images in evaluation {run.input.eval_short_side}: ")
+    assert ("yours" in shown) is any(key.endswith("eval_short_side") for key in given)
+
+
 def test_rare_classes_decide_the_image_size_but_single_boxes_do_not(tmp_path: Path) -> None:
     names = ("cell", "dot")
     rare = auto_recipe(make(tmp_path / "rare", boxes=[(80, 80), (26, 26)] * 3, names=names), quiet=True)
@@ -213,7 +243,7 @@ def test_rare_classes_decide_the_image_size_but_single_boxes_do_not(tmp_path: Pa
     boxes = [(80.0, 80.0)] * 100
     boxes[1::2] = [(80.0, 81.0)] * 50
     stray = auto_recipe(make(tmp_path / "stray", boxes=boxes, names=("a", "b")), quiet=True)
-    assert "'a'" in line(stray, "shorter side of images 320")
+    assert "'a'" in line(stray, "shorter side of images in evaluation 320")
 
 
 def test_batches_of_crowded_images_are_halved(tmp_path: Path) -> None:

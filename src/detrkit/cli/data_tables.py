@@ -23,6 +23,8 @@ __all__ = ["print_inventory", "print_report", "print_statistics"]
 
 def print_report(report: Report, folder: Path) -> None:
     """Print the findings of ``data check`` as a table, and whether training can begin."""
+    from detrkit.data.mask_checks import MASK_VALUES
+
     colours = {"info": "blue", "warning": "yellow", "error": "red"}
     console = stdout()
     table = Table()
@@ -42,10 +44,13 @@ def print_report(report: Report, folder: Path) -> None:
     console.print(
         f"{len(report.findings)} checks: {levels['ok']} ok, {levels['warning']} warnings, {levels['error']} errors"
     )
-    if report.failed:
+    if {finding.check for finding in report.findings if finding.level == "error"} == {MASK_VALUES}:
+        console.print("ready for boxes, not ready to train masks: correct the errors above", style="red")
+    elif report.failed:
         console.print("not ready to train: correct the errors above", style="red")
     elif "train" in report.contents.splits:
         console.print(f"ready to train: detrkit train --data {folder}", style="green", markup=False, soft_wrap=True)
+        console.print(f"ready for {report.contents.ready_for}", markup=False, soft_wrap=True)
 
 
 def print_inventory(published: PublishedSet, states: Sequence[PartState], folder: Path) -> None:

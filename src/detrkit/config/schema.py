@@ -10,7 +10,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 
 from detrkit.ranges import Count, CountOrZero, NonNegative, PartBelowOne, Positive, Share, Side
 
-__all__ = ["SECTIONS", "Recipe", "Section", "leaves"]
+__all__ = ["IMAGE_SIZES", "SECTIONS", "Recipe", "Section", "leaves"]
+
+IMAGE_SIZES = {
+    "short_sides": "train_short_sides",
+    "max_side": "train_max_side",
+    "eval_short_side": "eval_short_side",
+    "eval_max_side": "eval_max_side",
+}
+"""Keys of the ``data`` section and the model options that they replace."""
 
 
 def _as_list(value: object) -> object:
@@ -161,13 +169,12 @@ class DataSection(Section):
 
     def image_sizes(self) -> dict[str, int | tuple[int, ...]]:
         """The sizes given here, by the model option that each of them replaces."""
-        sizes: dict[str, int | tuple[int, ...] | None] = {
-            "train_short_sides": None if self.short_sides is None else tuple(self.short_sides),
-            "train_max_side": self.max_side,
-            "eval_short_side": self.eval_short_side,
-            "eval_max_side": self.eval_max_side,
+        given = {option: getattr(self, key) for key, option in IMAGE_SIZES.items()}
+        return {
+            option: tuple(size) if isinstance(size, list) else size
+            for option, size in given.items()
+            if size is not None
         }
-        return {name: size for name, size in sizes.items() if size is not None}
 
 
 class TrainingSection(Section):

@@ -10,19 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detrkit.data.class_lists import valid_color
-from detrkit.data.clean_rows import is_crowd, row_area, row_problem
+from detrkit.data.clean_rows import has_mask, is_crowd, row_area, row_problem
 from detrkit.data.coco_json import Row, lvis_problems
 from detrkit.data.frames import turned_images, upright
 from detrkit.data.images import image_size
 from detrkit.data.packed_masks import PackedMasks, pack, pack_value, size_problem
-from detrkit.data.records import ImageRecord, OnError, Table, missing_files
+from detrkit.data.records import WAY_ON, ImageRecord, OnError, Table, missing_files
 from detrkit.data.segments import Segments, clipped, rules_of
 from detrkit.errors import DataError, MissingFilesError
 from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE, Categories, Category
 
 __all__ = ["build_records"]
 
-_SKIP = "Correct it, or set on_error to skip to leave such {} out and count them."
+_SKIP = f"Correct it, or {WAY_ON}."
 
 
 def build_records(
@@ -52,7 +52,7 @@ def build_records(
             "error; give the background a class of its own",
             stacklevel=2,
         )
-    if rules.masks and table.annotations and not any(map(_has_mask, table.annotations)):
+    if rules.masks and table.annotations and not any(map(has_mask, table.annotations)):
         raise DataError(
             f"{table.origin}: none of its {len(table.annotations)} annotations has a segmentation, which task '{task}' "
             "needs; task 'det' uses the boxes alone"
@@ -155,10 +155,6 @@ def _assemble(
         )
         for index, image in enumerate(images)
     ]
-
-
-def _has_mask(row: Row) -> bool:
-    return bool(row.get("segmentation")) or "value" in row
 
 
 def _packed(row: Row, image: Row) -> bytes:

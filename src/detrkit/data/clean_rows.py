@@ -27,6 +27,7 @@ __all__ = [
     "clean_category",
     "clean_image",
     "clean_owner",
+    "has_mask",
     "id_reader",
     "is_crowd",
     "outline_area",
@@ -280,6 +281,11 @@ def row_problem(row: Json, *, flat: bool = False) -> str | None:
     bbox = row.get("bbox")
     problem = box_problem(bbox, flat=flat)
     return problem and f"bbox {shown(bbox)} {problem}"
+
+
+def has_mask(row: Json) -> bool:
+    """Whether an annotation has an outline, or pixels in a map."""
+    return bool(row.get("segmentation")) or "value" in row
 
 
 def row_area(row: Json) -> float:

@@ -19,7 +19,7 @@ from detrkit.data.coco_json import Row
 from detrkit.data.ground_truth import annotation_rows, image_row, panoptic_truth, semantic_map
 from detrkit.data.gtfine_files import read_instance_ids
 from detrkit.data.images import read_image
-from detrkit.data.records import ImageRecord, OnError, ScoreProtocol
+from detrkit.data.records import WAY_ON, ImageRecord, OnError, ScoreProtocol
 from detrkit.data.segments import rules_of
 from detrkit.data.transforms import EvalTransform
 from detrkit.errors import DataError
@@ -98,8 +98,7 @@ class DetectionDataset(Dataset[Sample]):
             except DataError as error:
                 if self.on_error == "raise":
                     raise DataError(
-                        f"{error}. Set on_error to skip to leave such images out and count them; "
-                        "'detrkit data check' lists them all"
+                        f"{error}. Correct it, or {WAY_ON.format('images')}; 'detrkit data check' lists them all"
                     ) from error
                 self._unreadable[candidate] = True
         raise DataError(f"{self.name}: none of its {len(self)} images can be read")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from detrkit.data.clean_rows import is_crowd, row_problem
+from detrkit.data.clean_rows import has_mask, is_crowd, row_problem
 from detrkit.data.coco_json import lvis_problems
 from detrkit.data.file_checks import file_findings, reading_findings
 from detrkit.data.findings import Finding, Level, finding, row_name
@@ -40,10 +40,11 @@ _TWELVE_BITS = 4095
 
 @dataclass(frozen=True, kw_only=True)
 class SplitCounts:
-    """What a split has: images, and boxes that can be used."""
+    """What a split has: images, boxes that can be used, and how many of these have a mask."""
 
     images: int
     boxes: int
+    masks: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,18 @@ class DataContents:
         return (
             f"{self.format}: {'; '.join(counts)}; {len(self.classes)} class{'es' * (len(self.classes) != 1)} ({shown})"
         )
+
+    @property
+    def ready_for(self) -> str:
+        """The tasks that training and validation can begin with: boxes, masks; and what masks lack."""
+        used = {split: found for split, found in self.splits.items() if split != "test"}
+        if not any(found.masks for found in used.values()):
+            return "boxes; masks: no row has an outline"
+        lacking = {split: found for split, found in used.items() if found.masks < found.boxes}
+        if not lacking:
+            return "boxes and masks"
+        counts = ", ".join(f"{found.boxes - found.masks} of {found.boxes} in {name}" for name, found in lacking.items())
+        return f"boxes; masks only with data.on_error=skip, which leaves out the rows without an outline: {counts}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +149,11 @@ def check(
 
 def _contents(sources: dict[str, Source], tables: dict[str, Table]) -> DataContents:
     names = {str(row.get("name", row["id"])): None for table in tables.values() for row in table.categories}
-    counts = {
-        split: SplitCounts(images=len(table.images), boxes=sum(row_problem(row) is None for row in table.annotations))
-        for split, table in tables.items()
-    }
+    counts = {}
+    for split, table in tables.items():
+        usable = [row for row in table.annotations if row_problem(row) is None]
+        masks = sum(map(has_mask, usable))
+        counts[split] = SplitCounts(images=len(table.images), boxes=len(usable), masks=masks)
     return DataContents(format=next(iter(sources.values())).format, splits=counts, classes=tuple(names))
 
 

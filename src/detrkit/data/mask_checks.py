@@ -17,11 +17,14 @@ from detrkit.data.findings import Finding, finding, row_name
 from detrkit.data.map_files import MapFile, stated_size
 from detrkit.data.packed_masks import pack, size_problem, unpack
 from detrkit.data.rasterise import rle_of
-from detrkit.data.records import Table
+from detrkit.data.records import WAY_ON, Table
 from detrkit.errors import DataError
 from detrkit.structures.segment_maps import Shapes, segment_shapes
 
-__all__ = ["crosses_itself", "mask_findings"]
+__all__ = ["MASK_VALUES", "crosses_itself", "mask_findings"]
+
+MASK_VALUES = "mask values"
+"""The check of masks that boxes do not need."""
 
 # Masks of fewer pixels are often slips of the mouse.
 _TINY = 5
@@ -58,13 +61,14 @@ def mask_findings(split: str, table: Table, *, quick: bool = False) -> Iterator[
     if not rows:
         return
     missing = [row_name(row) for row in table.annotations if not row.get("segmentation")]
-    yield finding("warning", "missing masks", split, missing, "annotations without segmentation: only 'det' uses them")
+    message = f"annotations without segmentation: boxes use them, training of masks stops; {WAY_ON.format('rows')}"
+    yield finding("warning", "missing masks", split, missing, message)
     faults = _Faults()
     sizes = {image["id"]: (image.get("width"), image.get("height")) for image in table.images}
     for row in rows:
         _examine(row, sizes.get(row["image_id"], (None, None)), faults, quick)
     message = "segmentations that are malformed: tasks with masks refuse them, 'det' does not read them"
-    yield finding("error", "mask values", split, faults.malformed, message)
+    yield finding("error", MASK_VALUES, split, faults.malformed, message)
     if quick:
         return
     yield finding("warning", "empty masks", split, faults.empty, "masks without a pixel in the image: dropped")

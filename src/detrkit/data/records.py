@@ -19,6 +19,7 @@ from detrkit.data.map_files import MapFile
 from detrkit.data.segments import Segments, clipped
 
 __all__ = [
+    "WAY_ON",
     "ImageRecord",
     "OnError",
     "ScoreProtocol",
@@ -29,6 +30,8 @@ __all__ = [
 ]
 
 OnError = Literal["raise", "skip"]
+WAY_ON = "leave such {} out and count them with data.on_error=skip (data convert: --on-error skip)"
+"""What to do about images and annotations that cannot be used, where they cannot be corrected."""
 ScoreProtocol = Literal["cityscapes", "coco", "lvis", "panoptic", "semantic"]
 
 

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from detrkit.config import Recipe, load_recipe
-from detrkit.config.schema import ModelSection
+from detrkit.config.schema import IMAGE_SIZES, ModelSection
 
 __all__ = ["Draft"]
 
 _SECTION_KEYS = frozenset(ModelSection.model_fields)  # keys of the model section that are not model options
+# Image sizes may be given in two sections, of which ``data`` has priority.
+_SAME = {f"data.{key}": f"model.{option}" for key, option in IMAGE_SIZES.items()}
 
 
 class Draft:
@@ -31,15 +33,16 @@ class Draft:
 
     def set_default(self, key: str, value: Any) -> Any:
         """Set a key unless the user gave it; returns its value."""
-        if key in self.given:
-            return self.given[key]
+        for name in (key, _SAME.get(key)):
+            if name in self.given:
+                return self.given[name]
         self._chosen[key] = value
         return value
 
     def choose(self, label: str, key: str, value: Any, reason: str) -> Any:
         """Set a key unless the user gave it, and note the reason; returns its value."""
         chosen = self.set_default(key, value)
-        self.note(f"  {label} {_shown(chosen)}: {'yours' if key in self.given else reason}")
+        self.note(f"  {label} {_shown(chosen)}: {'yours' if {key, _SAME.get(key)} & self.given.keys() else reason}")
         return chosen
 
     def model_options(self) -> dict[str, object]:

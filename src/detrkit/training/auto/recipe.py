@@ -17,7 +17,7 @@ from detrkit.data import DetectionDataset
 from detrkit.data.formats import find_sources
 from detrkit.data.statistics import Statistics, statistics
 from detrkit.errors import DataError, first_few
-from detrkit.models import Architecture, DetectorConfig, entry
+from detrkit.models import Architecture, DetectorConfig, entry, model_config
 from detrkit.models.registry import Entry
 from detrkit.terminal import say
 from detrkit.training.auto import rules
@@ -66,6 +66,7 @@ def auto_recipe(
     queries = _choose_queries(draft, config, objects=max(_max_objects(train), 0 if val is None else _max_objects(val)))
     short_side = _choose_image_size(draft, config, numbers, gpu=gpu)
     _choose_augmentation(draft, numbers, short_side)
+    _note_image_sizes(draft, name)
     total = _choose_batch(draft, queries=queries, memory=_gpu_memory() if gpu and not model.laptop else math.inf)
     epoch = _choose_epoch(draft, images=numbers.images, total=total)
     steps = _choose_length(draft, images=numbers.images, total=total, epoch=epoch, gpu=gpu)
@@ -138,15 +139,26 @@ def _choose_image_size(draft: Draft, config: DetectorConfig[Architecture], numbe
     if size.limited_by:
         reason += f", and more would go beyond {size.limited_by}"
         reason += "; cutting the images into tiles would help" if shorter > size.short_side else ""
-    side = int(draft.choose("shorter side of images", "data.eval_short_side", size.short_side, reason))
+    side = int(draft.choose("shorter side of images in evaluation", "data.eval_short_side", size.short_side, reason))
     if side == size.short_side:
-        longest = draft.set_default("data.eval_max_side", size.max_side)
+        draft.set_default("data.eval_max_side", size.max_side)
         draft.set_default("data.short_sides", list(size.train_short_sides))
         draft.set_default("data.max_side", size.train_max_side)
-        draft.note(
-            f"  longest side of images {longest:,}: three of four are at most {aspect:.2g} times as long as wide"
-        )
     return side
+
+
+def _note_image_sizes(draft: Draft, model: str) -> None:
+    """Note the sizes that the run uses, whoever chose them."""
+    recipe = draft.recipe()
+    sizes = model_config(model, **draft.model_options() | recipe.data.image_sizes()).input
+    training = f"shorter side {first_few(sizes.train_short_sides, 12)}, longer at most {sizes.train_max_side:,}"
+    if recipe.data.augmentation == "lsj":
+        height, width = recipe.data.lsj_size
+        training = f"at a random scale, cut to {width}x{height} (lsj)"
+    draft.note(
+        f"  pixels of images: in training {training}; in evaluation shorter side {sizes.eval_short_side:,}, longer at "
+        f"most {sizes.eval_max_side:,}"
+    )
 
 
 def _usual_sides(numbers: Statistics) -> tuple[float, float]:
