@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from generator import commands, configuration, measured, models, published
+from generator import commands, configuration, measured, models, processes, published
 from generator.headers import HeaderError
 
 DOCS = Path(__file__).resolve().parent
@@ -22,6 +22,7 @@ DOCS = Path(__file__).resolve().parent
 SECTIONS: dict[str, Callable[[], str]] = {
     **published.SECTIONS,
     **commands.SECTIONS,
+    **processes.SECTIONS,
     **measured.SECTIONS,
     **models.SECTIONS,
     **configuration.SECTIONS,

@@ -171,6 +171,55 @@ def cityscapes_tree(root: Path) -> Path:
     return root
 
 
+GTFINE_FRAMES = {
+    "train": ("ulm_000002_000019", "aachen_000000_000019"),
+    "val": ("munster_000001_000019", "frankfurt_000000_010351"),
+    "test": ("berlin_000000_000019", "bonn_000003_000019"),
+}
+
+
+def gtfine_values(number: int = 0, size: tuple[int, int] = (96, 64)) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """Values of a label image of instances (width, height): every kind that Cityscapes has.
+
+    Stuff, objects whose numbers begin anywhere and leave gaps, one of less than 100 pixels, a group of persons, a group
+    of caravans, single caravans and trailers, and regions that do not count.
+    """
+    width, height = size
+    values = np.full((height, width), 7, np.int32)  # road
+    values[:16] = 23  # sky
+    values[16:20] = 11  # building
+    values[:, :4], values[-4:] = 3, 1  # out of roi, ego vehicle
+    for value, left, top, side in [
+        (26_005, 8, 24, 12),
+        (26_002, 24, 24, 12),
+        (26_000, 40, 24, 8),  # too small to count
+        (24_001 + number, 52, 24, 12),
+        (24, 68, 24, 12),  # persons that nobody separated
+        (29_000, 8, 40, 12),  # a caravan
+        (30_000, 24, 40, 12),  # a trailer
+        (29, 40, 40, 12),
+        (33_000 + 3 * number, 56, 40, 12),
+        (4, 72, 40, 12),  # static
+    ]:
+        values[top : top + side, left : left + side] = value
+    return values
+
+
+def gtfine_tree(root: Path, size: tuple[int, int] = (96, 64)) -> Path:
+    """leftImg8bit and gtFine as they are downloaded; the labels of the test split are dummies."""
+    for split, frames in GTFINE_FRAMES.items():
+        for number, frame in enumerate(frames):
+            city = frame.split("_")[0]
+            write_image(root / "leftImg8bit" / split / city / f"{frame}_leftImg8bit.png", size, seed=number)
+            values = np.full((size[1], size[0]), 3, np.int32) if split == "test" else gtfine_values(number, size)
+            folder = root / "gtFine" / split / city
+            folder.mkdir(parents=True, exist_ok=True)
+            labels = np.where(values >= 1000, values // 1000, values)
+            Image.fromarray(values.astype(np.uint16)).save(folder / f"{frame}_gtFine_instanceIds.png")
+            Image.fromarray(labels.astype(np.uint8)).save(folder / f"{frame}_gtFine_labelIds.png")
+    return root
+
+
 LVIS_FOLDERS = {
     "a.png": "train2017",
     "b.png": "train2017",

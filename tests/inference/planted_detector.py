@@ -63,10 +63,17 @@ class PlantedDetector(Detector):
     The mask of a cell at 1/4 has logit 20 where its centre lies in the segment, else -20.
     """
 
-    def __init__(self, scenes: Sequence[Sequence[Planted]], *, task: str = "pan", **overrides: Any) -> None:
+    def __init__(
+        self,
+        scenes: Sequence[Sequence[Planted]],
+        *,
+        task: str = "pan",
+        categories: Categories = CATEGORIES,
+        **overrides: Any,
+    ) -> None:
         settings: dict[str, Any] = {
             "task": task,
-            "num_classes": len(CATEGORIES),
+            "num_classes": len(categories),
             "num_queries": max([1, *map(len, scenes)]),
             "classification": "focal",
             "top_k": 100,
@@ -78,7 +85,7 @@ class PlantedDetector(Detector):
         }
         super().__init__(config=DetectorConfig.from_flat(Architecture, settings))
         self.name = "planted"
-        self.categories = CATEGORIES
+        self.categories = categories
         self.scenes = list(scenes)
         self.backbone = nn.Identity()
 
@@ -86,7 +93,7 @@ class PlantedDetector(Detector):
         images = self.backbone(images)
         count, queries = len(images), self.config.architecture.num_queries
         size = (-(-images.shape[2] // 4), -(-images.shape[3] // 4))
-        logits = torch.full((count, queries, len(CATEGORIES)), -9.0)
+        logits = torch.full((count, queries, len(self.categories)), -9.0)
         boxes = torch.full((count, queries, 4), 0.5)
         masks = torch.full((count, queries, *size), -20.0)
         for index in range(count):

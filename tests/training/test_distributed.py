@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 from detrkit.training import train
 from detrkit.training.loggers import read_log
 from tests.training.fakes import fake_task, last_state, make_recipe, same_state
+from tests.training.miniatures import MODELS, OBJECTS, train_miniature
 from tests.training.two_processes import BOXES, STEPS
 
 pytestmark = pytest.mark.xdist_group("two processes")
@@ -69,3 +71,41 @@ def test_resumed_processes_equal_uninterrupted_ones_bit_for_bit(runs: Path) -> N
     assert not torch.equal(whole["rng"][0]["torch"], whole["rng"][1]["torch"]), "each process draws its own dropout"
     assert same_state(whole, broken) == []
     assert "resume" in [row["event"] for row in read_log(runs / "broken" / "run" / "log.jsonl")]
+
+
+def steps_of(runs: Path, name: str, *, fixed: bool) -> list[dict[str, Any]]:
+    steps: list[dict[str, Any]] = torch.load(runs / "miniatures" / f"{name}-{fixed}.pt", weights_only=False)
+    assert len(steps) == 2
+    return steps
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_miniatures_of_published_models_learn_the_same_from_one_batch_or_two(
+    runs: Path, tmp_path: Path, name: str
+) -> None:
+    """Nothing is drawn: the loss and every gradient are those of one process with the same four images."""
+    ones = train_miniature(tmp_path, name, fixed=True, batch_size=4, device="cpu")
+    for one, two in zip(ones, steps_of(runs, name, fixed=True), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert one["gradients"].keys() == two["gradients"].keys()
+        largest = max(float(value.abs().max()) for value in one["gradients"].values())
+        assert largest > 0.01
+        for key, value in one["gradients"].items():
+            torch.testing.assert_close(two["gradients"][key], value, rtol=1e-5, atol=1e-5 * largest, msg=key)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_normalisers_and_gradients_are_those_of_both_processes_where_they_draw(runs: Path, name: str) -> None:
+    """Denoising and mask points differ, and so do the objects of the two: what is exchanged is exact."""
+    for step in steps_of(runs, name, fixed=False):
+        assert sorted(step["objects"][0] + step["objects"][1]) == sorted(OBJECTS)
+        assert sum(step["objects"][0]) != sum(step["objects"][1])
+        for counts in step["counts"]:  # of both processes
+            assert counts.objects == counts.originals == counts.things == sum(OBJECTS) / 2
+            assert counts.matched == sum(OBJECTS) / 2
+            assert counts.images == len(OBJECTS) / 2
+            assert counts.matched + counts.unmatched == 12 * counts.images
+        first, second = step["alone"]
+        assert any(not torch.equal(first[key], second[key]) for key in first), "each process has its own images"
+        for key, value in step["averaged"].items():
+            assert torch.equal(value, (first[key] + second[key]) / 2), key

@@ -82,6 +82,9 @@ def local_checkpoint(path_or_name: str) -> str | Path:
         return fetch(path_or_name, bar.update)
 
 
+_OF_BOXES = "box_"  # numbers of boxes beside those of masks
+
+
 def _shown(value: float | int | None) -> str:
     if isinstance(value, int):
         return str(value)
@@ -89,7 +92,7 @@ def _shown(value: float | int | None) -> str:
 
 
 def print_score(score: ScoreJson, *, title: str, console: Console | None = None) -> None:
-    """Print the overall metrics, then the metrics per class, the best class first."""
+    """Print the overall metrics, those of masks above those of boxes, then those per class, the best class first."""
     from detrkit.metrics import PROTOCOLS
 
     console = console or stdout()
@@ -99,15 +102,19 @@ def print_score(score: ScoreJson, *, title: str, console: Console | None = None)
     console.print(title, markup=False, soft_wrap=True)
     groups = {name: numbers for name, numbers in metrics.items() if isinstance(numbers, dict)}
     overall = {name: number for name, number in metrics.items() if not isinstance(number, dict)}
+    boxes = {name.removeprefix(_OF_BOXES): overall.pop(name) for name in list(overall) if name.startswith(_OF_BOXES)}
+    rows = {"masks": overall, "boxes": boxes} if boxes else {"": overall}
     names = list(overall)
     for start in range(0, len(names), 6):  # twelve columns are wider than a usual terminal
-        console.print(_table("", {"": overall}, names[start : start + 6]))
+        columns_here = names[start : start + 6]
+        rows_here = {name: numbers for name, numbers in rows.items() if not numbers.keys().isdisjoint(columns_here)}
+        console.print(_table("of" if boxes else "", rows_here, columns_here))
     if groups:
         console.print(_table("classes", groups, list(next(iter(groups.values())))))
     if per_class:
         order = sorted(per_class, key=lambda name: _or_last(per_class[name][columns[0]]), reverse=True)
         console.print(_table("class", {name: per_class[name] for name in order}, columns))
-    shown = [overall, *groups.values(), *({columns[0]: numbers[columns[0]]} for numbers in per_class.values())]
+    shown = [overall, boxes, *groups.values(), *({columns[0]: numbers[columns[0]]} for numbers in per_class.values())]
     if any(None in numbers.values() for numbers in shown):
         console.print("- : not defined, the ground truth has nothing of the kind", style="dim")
 
@@ -118,7 +125,8 @@ def _table(heading: str, rows: Mapping[str, Mapping[str, float | None]], columns
     for column in columns:
         table.add_column(column, justify="right", min_width=6)
     for name, numbers in rows.items():
-        table.add_row(*([escape(name)] if heading else []), *(_shown(numbers[column]) for column in columns))
+        cells = (_shown(numbers[column]) if column in numbers else "" for column in columns)
+        table.add_row(*([escape(name)] if heading else []), *cells)
     return table
 
 

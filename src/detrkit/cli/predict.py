@@ -51,6 +51,13 @@ class TaskName(StrEnum):
     pan = "pan"
 
 
+class FileFormat(StrEnum):
+    """Files that are written."""
+
+    coco = "coco"
+    cityscapes = "cityscapes"
+
+
 class PredictCommand(TyperCommand):
     """Allow ``--nms`` without a value: typer has no options with an optional value."""
 
@@ -92,7 +99,8 @@ def predict_command(
             "--threshold",
             min=0,
             max=1,
-            help="Minimum score; 0 keeps all top-k. Default 0.3; for pan the model's own, for sem none.",
+            help="Minimum score; 0 keeps all top-k. Default 0.3 (0 with --format cityscapes); for pan the model's own, "
+            "for sem none.",
         ),
     ] = None,
     nms: Annotated[
@@ -107,6 +115,10 @@ def predict_command(
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per batch.")] = 1,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    file_format: Annotated[
+        FileFormat,
+        typer.Option("--format", help="cityscapes: also write the files that the Cityscapes benchmark takes."),
+    ] = FileFormat.coco,
     images: Annotated[bool, typer.Option("--images/--no-images", help="Draw annotated pictures.")] = True,
     labels: Annotated[
         LabelsShown,
@@ -122,12 +134,14 @@ def predict_command(
 
     Writes predictions.json and results.json (COCO), annotated pictures below images/, and skipped.json, the list of
     images that could not be used, with the reasons. Task pan also writes panoptic.json and panoptic/ (COCO panoptic),
-    task sem writes classes.json and semantic/ (class maps). Predictions of an earlier run in this folder are replaced.
+    task sem writes classes.json and semantic/ (class maps). With --format cityscapes, cityscapes/ is what its benchmark
+    takes of inst, sem or pan. Predictions of an earlier run in this folder are replaced.
     """
     from PIL import Image
 
     from detrkit.cli.console import local_checkpoint, stderr, stdout
     from detrkit.inference.answers import check_task
+    from detrkit.inference.cityscapes_submission import SUBMISSION, CityscapesSubmission
     from detrkit.inference.data_set_ids import data_set_ids
     from detrkit.inference.earlier_run import MAP_FOLDERS, TASK_FILES, earlier_files
     from detrkit.inference.prediction_folder import PredictionFolder
@@ -139,6 +153,8 @@ def predict_command(
         Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
     earlier = earlier_files(out, "det")
     written = [out / "images"] if images else []
+    submits = file_format is FileFormat.cityscapes
+    written += [out / SUBMISSION] if submits else []
     found = find_images(inputs, written=written, earlier=earlier)
     predictor = Predictor(
         local_checkpoint(DEFAULT_MODEL if model is None else model),
@@ -154,14 +170,19 @@ def predict_command(
     listed = data_set_ids([Path(word) for word in inputs if os.path.isdir(word)], found)
     if listed is not None:
         stderr().print(f"image ids are those of {listed.origin}", markup=False)
+    file_names = [item.file_name for item in found]
+    submission = CityscapesSubmission(predictor.categories, task=chosen, file_names=file_names) if submits else None
+    if submits and chosen == "inst" and threshold is None:
+        threshold = 0.0  # the benchmark counts any number of detections
     folder = PredictionFolder(
         out,
         predictor.categories,
         pictures=images,
         task=chosen,
         labels=labels.value,
-        file_names=[item.file_name for item in found],
+        file_names=file_names,
         image_ids=None if listed is None else listed.of(found),
+        submission=submission,
     )
     with folder.claimed():
         try:
@@ -180,6 +201,7 @@ def predict_command(
     console.soft_wrap = True
     console.print(f"{folder.count} images, {_summary(folder.counts(), chosen)}", markup=False)
     files = [out / "predictions.json", *([out / TASK_FILES[chosen]] if chosen in TASK_FILES else [])]
+    files += [out / SUBMISSION] if submits else []
     console.print(" and ".join(map(str, files)) + (f", pictures in {out / 'images'}" if images else ""), markup=False)
     if folder.skipped:
         skipped = f"{len(folder.skipped)} images skipped: {out / 'skipped.json'} says why"

@@ -70,7 +70,7 @@ def lvis_command(
 
 @app.command("panoptic")
 def panoptic_command(
-    gt: GroundTruth,
+    gt: Annotated[Path, typer.Option("--gt", help="Ground truth (JSON), or Cityscapes' gtFine.", metavar="FILE|DIR")],
     results: Annotated[Path, typer.Option("--results", help="COCO panoptic results (JSON).", metavar="FILE")],
     gt_images: Annotated[
         Path | None,
@@ -98,8 +98,12 @@ def semantic_command(
     gt: Annotated[Path, typer.Option("--gt", help="Folder of PNG class maps: the ground truth.", metavar="DIR")],
     results: Annotated[Path, typer.Option("--results", help="Folder of PNG class maps: the results.", metavar="DIR")],
     classes: Annotated[
-        Path, typer.Option(help="Names of the classes (JSON), such as the classes.json of the data.", metavar="FILE")
-    ],
+        Path | None,
+        typer.Option(
+            help="Names of the classes (JSON), such as the classes.json of the data; none for Cityscapes' gtFine.",
+            metavar="FILE",
+        ),
+    ] = None,
     ignore: Annotated[int, typer.Option(help="Value of pixels that do not count.")] = 255,
     as_json: AsJson = False,
 ) -> None:

@@ -5,7 +5,8 @@ Imports no format, so that scoring starts at once.
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,9 @@ __all__ = [
     "LABEL_CLASSES",
     "PER_LABEL",
     "LabelClass",
+    "frame_name",
     "instance_images",
+    "labels_of",
     "read_instance_ids",
 ]
 
@@ -67,6 +70,15 @@ CITYSCAPES_CATEGORIES = ("person", "car", "train", "rider", "truck", "motorcycle
 """Names of category ids 1 to 8, the classes with single objects, in the order of the published checkpoints."""
 
 
+_FRAME = re.compile(r"([^_/]+_\d+_\d+)(_[^/]*)?")
+
+
+def frame_name(file_name: str) -> str | None:
+    """``<city>_<sequence>_<frame>`` of a file, by which the benchmark matches files; None for other names."""
+    found = _FRAME.fullmatch(PurePosixPath(file_name).stem)
+    return found and found[1]
+
+
 def instance_images(folder: Path) -> list[Path]:
     """The label images of instances below a folder, sorted."""
     return [path for path in files_in(folder, {".png"}, recursive=True) if path.name.endswith(INSTANCE_SUFFIX)]
@@ -86,3 +98,8 @@ def read_instance_ids(file: Path) -> NDArray[np.int32]:
     if values.ndim != 2 or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
         raise DataError(f"{file}: is not a label image of one 16-bit channel")
     return values
+
+
+def labels_of(instance_ids: NDArray[np.integer]) -> NDArray[np.integer]:
+    """The labels that values of a label image of instances stand for."""
+    return np.where(instance_ids >= PER_LABEL, instance_ids // PER_LABEL, instance_ids)

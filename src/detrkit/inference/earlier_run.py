@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 
 from detrkit.errors import DataError
 from detrkit.files import has_link
+from detrkit.inference.cityscapes_submission import SUBMISSION, submitted_files
 from detrkit.inference.picture_names import picture_names, whole_name
 
 __all__ = ["MAP_FOLDERS", "TASK_FILES", "earlier_files"]
@@ -20,11 +21,13 @@ MAP_FOLDERS = {"pan": "panoptic", "sem": "semantic"}
 """The folder of the maps of a task."""
 
 
-def earlier_files(folder: Path, task: str) -> set[Path]:
+def earlier_files(folder: Path, task: str, *, submission: bool = False) -> set[Path]:
     """Pictures, maps and JSON files of an earlier run that a run for ``task`` replaces or removes; nothing in links.
 
+    submission: whether the run also writes a submission, which must have no other files.
+
     Raises:
-        DataError: a JSON file that the run would write is not from detrkit.
+        DataError: a JSON file that the run would write, or a file in the folder of its submission, is not from detrkit.
     """
     predictions = _read(folder / "predictions.json", _is_predictions)
     _read(folder / "results.json", lambda data: isinstance(data, list))
@@ -49,6 +52,15 @@ def earlier_files(folder: Path, task: str) -> set[Path]:
     if panoptic is not None:
         found.add(folder / TASK_FILES["pan"])
         found |= {_below(folder / MAP_FOLDERS["pan"], str(row["file_name"])) for row in panoptic["annotations"]}
+
+    found |= set(submitted_files(folder, files))
+    if submission:
+        other = next((path for path in (folder / SUBMISSION).rglob("*") if path.is_file() and path not in found), None)
+        if other is not None:
+            raise DataError(
+                f"{other}: is not from the earlier run in {folder} and would be part of the submission; remove it, or "
+                "choose another output folder"
+            )
     return {path for path in found if path is not None and not has_link(folder, path)}
 
 

@@ -15,8 +15,9 @@ from PIL import Image
 from detrkit.drawing.marks import Captions
 from detrkit.drawing.palette import category_color
 from detrkit.errors import DataError
-from detrkit.files import refuse_links, write_json, write_picture
+from detrkit.files import refuse_links, write_bytes, write_json, write_picture
 from detrkit.inference.answers import Answer
+from detrkit.inference.cityscapes_submission import SUBMISSION, CityscapesSubmission
 from detrkit.inference.earlier_run import MAP_FOLDERS, TASK_FILES, earlier_files
 from detrkit.inference.picture_names import picture_names, whole_name
 from detrkit.structures import Categories, Detections, PanopticMap, SemanticMap
@@ -70,10 +71,11 @@ class PredictionFolder:
         labels: captions in the pictures: ``"auto"``, ``"all"`` or ``"none"``, see ``draw_detections``.
         file_names: of all images to come, as far as known: decides which pictures would meet.
         image_ids: the id of every image by its file name; None: 1, 2, …
+        submission: makes the files of a benchmark, which are written too, below ``cityscapes/``.
 
     Raises:
         DataError: the folder is a file or cannot be made, a folder in it that would be written to is a link, or it has
-            a JSON file with one of these names that is not from detrkit.
+            a JSON file with one of these names, or a file among those of a submission, that is not from detrkit.
     """
 
     def __init__(
@@ -86,8 +88,10 @@ class PredictionFolder:
         labels: Captions = "auto",
         file_names: Iterable[str] = (),
         image_ids: Mapping[str, int] | None = None,
+        submission: CityscapesSubmission | None = None,
     ) -> None:
         self.folder = Path(folder)
+        self.submission = submission
         self.pictures = pictures
         self.task = task
         self.labels = labels
@@ -103,7 +107,7 @@ class PredictionFolder:
         self._names = picture_names(file_names)
         if self.folder.exists() and not self.folder.is_dir():
             raise DataError(f"{self.folder}: the output must be a folder, but this is a file")
-        self._earlier = earlier_files(self.folder, task)
+        self._earlier = earlier_files(self.folder, task, submission=submission is not None)
         for path in self._to_write():
             refuse_links(self.folder, path)
         try:
@@ -160,6 +164,9 @@ class PredictionFolder:
         if self.pictures:
             drawn = found.draw(image, labels=self.labels) if isinstance(found, Detections) else found.draw(image)
             self._save(self.picture(file_name), drawn)
+        if self.submission is not None:
+            for path, content in self.submission.files(file_name, found):
+                self._save(self.folder / SUBMISSION / path, content)
 
     def _add_objects(self, objects: Detections, image_id: int) -> None:
         rows = objects.to_coco(image_id)
@@ -176,13 +183,18 @@ class PredictionFolder:
         folders = [self.image_folder] if self.pictures else []
         if self.task in MAP_FOLDERS:
             folders.append(self.folder / MAP_FOLDERS[self.task])
+        if self.submission is not None:
+            folders.append(self.folder / SUBMISSION)
         for folder in folders:
             yield folder / "any"
             yield from (folder / name for name in self._names.values())
 
-    def _save(self, path: Path, picture: Image.Image) -> None:
+    def _save(self, path: Path, content: Image.Image | bytes) -> None:
         refuse_links(self.folder, path)
-        write_picture(path, picture)
+        if isinstance(content, bytes):
+            write_bytes(path, content)
+        else:
+            write_picture(path, content)
         self._earlier.discard(path)
 
     def skip(self, file_name: str, error: str) -> None:
@@ -236,6 +248,9 @@ class PredictionFolder:
         elif self.task == "sem":
             names = [category.name or f"unused {label}" for label, category in enumerate(self._categories)]
             self._write(TASK_FILES["sem"], names)
+        if self.submission is not None:
+            for name, value in self.submission.summary().items():
+                self._write(f"{SUBMISSION}/{name}", value)
         for path in self._earlier:
             refuse_links(self.folder, path)
             path.unlink(missing_ok=True)

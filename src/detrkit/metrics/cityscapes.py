@@ -15,9 +15,9 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.data.gtfine_files import CITYSCAPES_CATEGORIES, LABEL_CLASSES, PER_LABEL, read_instance_ids
+from detrkit.data.gtfine_files import CITYSCAPES_CATEGORIES, LABEL_CLASSES, PER_LABEL, labels_of, read_instance_ids
 from detrkit.errors import DataError
-from detrkit.metrics.cityscapes_files import listed_masks, matching_texts, read_mask
+from detrkit.metrics.cityscapes_files import listed_masks, matching_results, read_mask
 from detrkit.metrics.protocol import AnnotatedData, PerImageMetric
 from detrkit.metrics.score import Numbers, Score
 from detrkit.metrics.side_by_side import in_threads
@@ -73,7 +73,7 @@ def match_image(instance_ids: NDArray[np.int32], found: Iterable[Scored]) -> dic
     """
     areas = np.bincount(instance_ids.reshape(-1))
     values = np.flatnonzero(areas)
-    label_of = np.where(values >= PER_LABEL, values // PER_LABEL, values)
+    label_of = labels_of(values)
     rows: dict[int, list[tuple[NDArray[np.int64], float]]] = {label: [] for label in CLASSES}
     for one in found:
         if one.label in rows and one.mask.any():
@@ -211,4 +211,4 @@ def score_cityscapes(ground_truth: str | Path, results: str | Path) -> Score:
         found = (Scored(read_mask(line.mask, truth.shape), line.label, line.score) for line in listed)
         return match_image(truth, found)
 
-    return _score(in_threads(match, matching_texts(Path(ground_truth), root).items()))
+    return _score(in_threads(match, matching_results(Path(ground_truth), root, ".txt").items()))

@@ -1,4 +1,4 @@
-"""Cityscapes' instance files: label images of the ground truth, and text files that list the masks of a result."""
+"""Cityscapes' files: label images of the ground truth, the results of their images, and lists of masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detrkit.data.gtfine_files import INSTANCE_SUFFIX, instance_images
 from detrkit.data.listing import files_in, read_lines
 from detrkit.errors import DataError
 
-__all__ = ["Listed", "listed_masks", "matching_texts", "read_mask"]
+__all__ = ["Listed", "NoLabelImagesError", "listed_masks", "matching_results", "read_mask", "true_images"]
 
 
 @dataclass(frozen=True)
@@ -27,41 +27,59 @@ class Listed:
     score: float
 
 
-def matching_texts(truth: Path, results: Path) -> dict[Path, Path]:
-    """The text file of the results for every label image of the ground truth.
+_RESULTS = {".txt": ("text file", "empty"), ".png": ("label image", "all 0")}
+"""What a file of results is called, and how it is if nothing was found."""
+
+
+def matching_results(truth: Path, results: Path, ending: str) -> dict[Path, Path]:
+    """The file of the results for every label image of the ground truth.
 
     Args:
         truth: ``gtFine``, one of its splits, or the folder that holds ``gtFine``; of several splits that of val.
-        results: the folder with one ``<city>_<sequence>_<frame>*.txt`` per image, also in sub-folders.
+        results: the folder with one ``<city>_<sequence>_<frame>*`` per image, also in sub-folders.
+        ending: of the files of results: ``.txt`` lists masks, ``.png`` is a label image.
 
     Raises:
-        DataError: a folder is missing or empty, or an image has no text file, or several.
+        DataError: a folder is missing or empty, or an image has no such file, or several.
     """
-    images = _label_images(truth)
+    images = true_images(truth)
     if not results.is_dir():
         raise DataError(f"{results}: no such folder of results")
-    texts: dict[str, list[Path]] = {}
-    for path in files_in(results, {".txt"}, recursive=True):
-        texts.setdefault("_".join(path.stem.split("_")[:3]), []).append(path)
+    files: dict[str, list[Path]] = {}
+    for path in files_in(results, {ending}, recursive=True):
+        files.setdefault("_".join(path.stem.split("_")[:3]), []).append(path)
     pairs: dict[Path, Path] = {}
+    what, empty = _RESULTS[ending]
     for image in images:
         name = image.name.removesuffix(INSTANCE_SUFFIX)
-        found = texts.get(name, [])
+        found = files.get(name, [])
         if len(found) != 1:
-            what = f"has {len(found)} text files" if found else "has no text file"
+            problem = f"has {len(found)} {what}s" if found else f"has no {what}"
             raise DataError(
-                f"{results}: {name} {what}; every image of {truth} needs one {name}*.txt, empty if nothing was found"
+                f"{results}: {name} {problem}; every image of {truth} needs one {name}*{ending}, {empty} if nothing "
+                "was found"
             )
         pairs[image] = found[0]
     return pairs
 
 
-def _label_images(truth: Path) -> list[Path]:
+class NoLabelImagesError(DataError):
+    """A folder has no label images of Cityscapes."""
+
+
+def true_images(truth: Path) -> list[Path]:
+    """The label images of instances of ``gtFine`` or one of its splits; of several splits those of val.
+
+    Raises:
+        NoLabelImagesError: there are none.
+    """
     tried = [truth / "gtFine" / "val", truth / "val", truth]
     for folder in tried:
         if found := instance_images(folder):
             return found
-    raise DataError(f"{truth}: no Cityscapes labels; looked for <city>/*{INSTANCE_SUFFIX} there and in gtFine/val")
+    raise NoLabelImagesError(
+        f"{truth}: no Cityscapes labels; looked for <city>/*{INSTANCE_SUFFIX} there and in gtFine/val"
+    )
 
 
 def listed_masks(text: Path, root: Path) -> list[Listed]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detrkit.errors import DataError
+from detrkit.metrics.cityscapes_maps import cityscapes_panoptic_truth
 from detrkit.metrics.panoptic_files import (
     ListedSegment,
     ReadIds,
@@ -137,7 +138,7 @@ def score_panoptic(
     """Panoptic quality of results against ground truth: of all classes, of things, of stuff, and of each class.
 
     Args:
-        ground_truth: COCO panoptic JSON as a file or its content.
+        ground_truth: COCO panoptic JSON as a file or its content; or Cityscapes' ``gtFine`` or one of its splits.
         results: likewise; ``annotations`` is enough. Images are matched by id, or by file name where the results list
             ``images`` (as the ``panoptic.json`` of ``detrkit predict`` does). Areas are measured.
         gt_images: folder of the PNG files of the ground truth, or what gives the segment ids (H, W) of a file name;
@@ -147,6 +148,8 @@ def score_panoptic(
     Raises:
         DataError: a file is missing or is not what it should be; the message names the file and the row.
     """
+    if isinstance(ground_truth, str | Path) and Path(ground_truth).is_dir():
+        ground_truth, gt_images = cityscapes_panoptic_truth(Path(ground_truth))
     metric = PanopticMetric(ground_truth, images=gt_images)
     found = read_panoptic_results(results, metric.truth, results_images)
 

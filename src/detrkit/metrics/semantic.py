@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detrkit.errors import DataError
+from detrkit.metrics.cityscapes_files import NoLabelImagesError, matching_results
+from detrkit.metrics.cityscapes_maps import CLASSES, found_classes, true_classes
 from detrkit.metrics.coco_files import unique_names
 from detrkit.metrics.protocol import AnnotatedData, PerImageMetric
 from detrkit.metrics.score import Numbers, Score
@@ -82,17 +84,20 @@ class SemanticMetric(PerImageMetric[SemanticMap, Counts]):
 def score_semantic(
     ground_truth: str | Path,
     results: str | Path,
-    classes: str | Path | Sequence[str] | Mapping[str, object],
+    classes: str | Path | Sequence[str] | Mapping[str, object] | None = None,
     *,
     ignore: int = 255,
 ) -> Score:
     """Mean IoU of a folder of class maps against another, and IoU and accuracy of each class.
 
     Args:
-        ground_truth: folder of PNG files whose values are classes: gray of 8 or 16 bits, or palette indices.
+        ground_truth: folder of PNG files whose values are classes: gray of 8 or 16 bits, or palette indices; or
+            Cityscapes' ``gtFine`` or one of its splits.
         results: likewise, with the same relative paths; further endings such as in ``photo.jpg.png`` are allowed.
         classes: a JSON file or its content: a list of names; ``{"0": "name", …}``; a list of ``{"id": …, "name": …}``,
-            whose ids are the values in the files; or one of these under ``names``, ``classes`` or ``categories``.
+            whose ids are the values in the files; or one of these under ``names``, ``classes`` or ``categories``. None:
+            those of Cityscapes, whose rules then hold: results are label images ``<city>_<sequence>_<frame>*.png``, and
+            a class that is found where another one is counts even if it occurs nowhere.
         ignore: value of pixels of the ground truth that do not count. In results it stands for pixels without a class,
             which are wrong.
 
@@ -100,6 +105,8 @@ def score_semantic(
         DataError: a file is missing or is not what it should be, or holds a value that is no class; the message names
             it.
     """
+    if classes is None:
+        return _score_cityscapes(Path(ground_truth), Path(results))
     values = class_values(classes, ignore)
     pairs = matching_files(Path(ground_truth), Path(results))
 
@@ -107,6 +114,18 @@ def score_semantic(
         return _count(values.truth(path), values.found(pairs[path]), str(pairs[path]))
 
     return _score(in_threads(count, pairs), values.categories)
+
+
+def _score_cityscapes(ground_truth: Path, results: Path) -> Score:
+    try:
+        pairs = matching_results(ground_truth, results, ".png")
+    except NoLabelImagesError as error:
+        raise DataError(f"{error}; class maps of other data need --classes, which names their classes") from error
+
+    def count(path: Path) -> Counts:
+        return _count(true_classes(path), found_classes(pairs[path]), str(pairs[path]))
+
+    return _score(in_threads(count, pairs), CLASSES, found_alone=True)
 
 
 def _count(truth: SemanticMap, found: SemanticMap, where: str) -> Counts:
@@ -127,8 +146,11 @@ def _count(truth: SemanticMap, found: SemanticMap, where: str) -> Counts:
     return np.stack([seen, pixels[seen]], axis=1)
 
 
-def _score(counts: Iterable[Counts], categories: Categories) -> Score:
-    """Numbers of the counts of images."""
+def _score(counts: Iterable[Counts], categories: Categories, *, found_alone: bool = False) -> Score:
+    """Numbers of the counts of images.
+
+    found_alone: whether classes that occur in no ground truth, but are found, have an IoU (0), as in Cityscapes.
+    """
     classes = len(categories)
     entries = np.zeros(classes * (classes + 1), dtype=np.int64)
     for rows in counts:
@@ -136,6 +158,7 @@ def _score(counts: Iterable[Counts], categories: Categories) -> Score:
     matrix = entries.reshape(classes, classes + 1)
     hits, true, found = np.diag(matrix), matrix.sum(axis=1), matrix[:, :classes].sum(axis=0)
     occurs = true > 0
+    rated = occurs | (found > 0) if found_alone else occurs
     names = unique_names([(category.id, category.name) for category in categories])
     if occurs.sum() == 1:
         warnings.warn(
@@ -148,13 +171,13 @@ def _score(counts: Iterable[Counts], categories: Categories) -> Score:
     metrics: dict[str, float | None] = {"mIoU": None, "fwIoU": None, "mAcc": None, "aAcc": None}
     if occurs.any():
         metrics = {
-            "mIoU": float(iou[occurs].mean()),
+            "mIoU": float(iou[rated].mean()),
             "fwIoU": float((iou * true).sum() / true.sum()),
             "mAcc": float(accuracy[occurs].mean()),
             "aAcc": float(hits.sum() / true.sum()),
         }
     per_class: dict[str, Numbers] = {
-        name: {"IoU": float(one) if seen else None, "Acc": float(other) if seen else None}
-        for name, one, other, seen in zip(names, iou, accuracy, occurs, strict=True)
+        name: {"IoU": float(one) if has_iou else None, "Acc": float(other) if seen else None}
+        for name, one, other, seen, has_iou in zip(names, iou, accuracy, occurs, rated, strict=True)
     }
     return Score(SemanticMetric.protocol, "segm", metrics, per_class, SemanticMetric.headline)

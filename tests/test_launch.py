@@ -1,0 +1,73 @@
+"""The train and test lines of DAPE's README under ``accelerate launch`` with two processes, in miniature."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detrkit.training.loggers import read_log
+from tests.weights.server import Served, Server, serving
+from tests.workplace import ROOT, SMALL_RUN, make_data
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("two processes")]
+
+RECIPE = "recipes/dape/instance_segmentation/coco/mask_dape_r50_coco_1x.yaml"
+SHALLOW = {"model.backbone": "test_resnet", "model.encoder_layers": 1, "model.decoder_layers": 2}
+
+
+def launch(here: Path, words: list[str], settings: Mapping[str, Any]) -> str:
+    """What a line says with two processes; ``--multi_gpu`` is what makes accelerate start several on CPUs."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    path = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"}
+    environment["XDG_CACHE_HOME"] = str(here / "cache")
+    said = subprocess.run(
+        [*launcher, "-m", "detrkit", *words, *overrides],
+        cwd=here,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 0, said.stderr[-3000:]
+    return said.stdout
+
+
+def test_train_and_test_lines_with_two_processes(tmp_path: Path) -> None:
+    """Training writes one run; evaluation loads the checkpoint from a URL and has mask AP and box AP in one table."""
+    make_data(tmp_path / "data")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    small = SMALL_RUN | SHALLOW | {"training.iterations": 2, "training.batch_size": 1, "logging.every": 1}
+    launch(tmp_path, ["train", RECIPE, "--output", "run"], small)
+    rows = read_log(tmp_path / "run" / "log.jsonl")
+    assert [row["step"] for row in rows if row["event"] == "train"] == [1, 2]
+    assert [row["event"] for row in rows].count("start") == 1
+    (trained,) = [row for row in rows if row["event"] == "eval"]
+
+    checkpoint = (tmp_path / "run" / "best" / "model.safetensors").read_bytes()
+    sizes = {key: value for key, value in SMALL_RUN.items() if key.startswith("data.eval_")}
+    with serving() as server:
+        assert isinstance(server, Server)
+        server.files["mask_dape.safetensors"] = Served(checkpoint)
+        words = ["eval", RECIPE, "--checkpoint", server.url("mask_dape.safetensors"), "--workers", "0"]
+        table = launch(tmp_path, words, sizes)
+        asked = [path for path, _ in server.requests]
+        printed = launch(tmp_path, [*words, "--json"], sizes)
+    assert len(asked) == 1, "one process downloads for both"
+    lines = table.splitlines()
+    (masks,) = (number for number, line in enumerate(lines) if "masks" in line and "│" in line and "AP" not in line)
+    assert "boxes" in lines[masks + 1], "mask AP and box AP in one table"
+    assert table.count(server.url("mask_dape.safetensors")) == 1, "one process prints"
+    score = json.loads(printed)
+    assert score["iou_type"] == "segm"
+    for name in ("AP", "AP50", "box_AP"):
+        assert score["metrics"][name] == pytest.approx(trained[name])
