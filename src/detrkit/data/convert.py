@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from detrkit.data.build_records import build_records
+from detrkit.data.build_records import build_records, mask_problem
 from detrkit.data.clean_rows import row_problem
 from detrkit.data.coco_json import Row
 from detrkit.data.dataset import DetectionDataset
@@ -31,7 +31,8 @@ __all__ = ["split_table", "to_coco", "usable_part", "with_segmentations", "write
 def usable_part(table: Table, *, on_error: OnError = "raise") -> tuple[Table, list[str]]:
     """The table with image sizes filled in and without unusable rows, and one note per row that was left out.
 
-    Masks in PNG files become segmentations.
+    Masks in PNG files become segmentations. A malformed segmentation is left out of its row, whose box stays, with a
+    note.
 
     on_error: with "skip" unusable boxes and images are left out, with "raise" they are errors.
 
@@ -43,12 +44,20 @@ def usable_part(table: Table, *, on_error: OnError = "raise") -> tuple[Table, li
     table, unread = with_segmentations(table, on_error=on_error)
     notes += unread
     sizes = {record.image_id: {"width": record.width, "height": record.height} for record in records}
-    return replace(
-        table,
-        images=[{**image, **sizes[image["id"]]} for image in table.images if image["id"] in sizes],
-        annotations=[row for row in table.annotations if row["image_id"] in sizes and row_problem(row) is None],
-        faults=(),
-    ), list(dict.fromkeys(notes))
+    images = {image["id"]: {**image, **sizes[image["id"]]} for image in table.images if image["id"] in sizes}
+    annotations = []
+    for row in table.annotations:
+        if row["image_id"] not in images or row_problem(row) is not None:
+            continue
+        problem = mask_problem(table, row, images[row["image_id"]])
+        if problem and stuff:  # left out and noted above, as tasks with masks leave it out
+            continue
+        if problem:
+            notes.append(f"{problem}; its box alone is kept")
+            row = {key: value for key, value in row.items() if key != "segmentation"}
+        annotations.append(row)
+    whole = replace(table, images=list(images.values()), annotations=annotations, faults=())
+    return whole, list(dict.fromkeys(notes))
 
 
 def with_segmentations(table: Table, *, on_error: OnError = "raise") -> tuple[Table, list[str]]:
