@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from detrkit.data import load_dataset
-from detrkit.data.convert import usable_part
+from detrkit.data.convert import usable_part, write_panoptic
 from detrkit.data.doctor import check
 from detrkit.data.formats import find_source, find_sources, read_source
 from detrkit.data.records import Table
@@ -221,3 +221,14 @@ def test_a_panoptic_image_that_is_all_void_has_no_objects(tmp_path: Path) -> Non
     assert (len(part.images), notes) == (3, [])
     path = root / "annotations" / "panoptic_train.json"
     assert score_panoptic(path, path).value == 1.0
+
+
+def test_conversion_to_panoptic_says_that_segments_overlap(tmp_path: Path) -> None:
+    root = outlines_tree(tmp_path / "data")
+    outline([[4, 3, 25, 3, 25, 15, 4, 15]])(root)  # reaches into the other object, which begins at 20, 6
+    notes: list[str] = []
+    content = write_panoptic(
+        load_dataset(root, task="pan"), tmp_path / "new" / "panoptic_train.json", note=notes.append
+    )
+    assert notes == ["segments overlap in 1 images (a.png: 45 pixels): the later one has the pixels"]
+    assert [row["area"] for row in content["annotations"][0]["segments_info"]] == [21 * 12 - 45, 20 * 24]

@@ -16,10 +16,7 @@ import detrkit
 from detrkit.errors import CheckpointError
 from detrkit.losses import LossOutput, build_criterion
 from detrkit.models import Detector
-from detrkit.models.dino import DINO
 from detrkit.nn.masks import EmbeddedMasks
-from detrkit.nn.proposals import Proposals
-from detrkit.nn.tokens import Tokens
 from detrkit.structures import MaskView, Predictions
 from detrkit.training.task import start_from
 from tests.models.tester import add_noise_to_weights, images, objects, step, train_without_batch_statistics, with_masks
@@ -71,7 +68,8 @@ def test_one_step_trains_every_set_of_queries_that_has_masks(task: str, proposal
 @pytest.mark.parametrize("task", TASKS)
 def test_classes_that_exclude_each_other_are_a_choice_that_the_checkpoint_keeps(task: str, tmp_path: Path) -> None:
     """Cross entropy with no-object (Mask2Former) instead of focal loss; after loading, answers are read alike."""
-    model = small_model("mask_dape_lite0", task=task, classification="softmax", class_loss="focal").train()
+    learned = {"two_stage": False, "query_selection": "static"}  # proposals rank by classes alone
+    model = small_model("dino_lite0", task=task, classification="softmax", **learned).train()
     found = step(model, images((64, 96), (61, 83)), objects(3, 1))
     assert found.out.logits.shape[-1] == model.config.num_classes + 1
     assert found.losses.total.isfinite()
@@ -82,16 +80,6 @@ def test_classes_that_exclude_each_other_are_a_choice_that_the_checkpoint_keeps(
     answers = [detrkit.Predictor(one, device="cpu").predict(picture, threshold=0.0) for one in (model, again)]
     for name in ("labels", "ids", "scores", "boxes"):
         np.testing.assert_array_equal(getattr(answers[0], name, 0), getattr(answers[1], name, 0))
-
-
-def test_no_object_ranks_no_proposal() -> None:
-    model = small_model("dino_lite0", task="inst", classification="softmax")
-    logits = torch.tensor([[[0.0, 1.0, 0.0, 5.0], [2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 3.0, -9.0]]])
-    proposals = Proposals(torch.zeros(1, 3, 8), logits, torch.zeros(1, 3, 4))
-    content = torch.zeros(1, 3, 8)
-    memory = Tokens(content, content, torch.zeros(1, 3, dtype=torch.bool), ((1, 3),), torch.ones(1, 1, 2))
-    assert isinstance(model, DINO)
-    assert model.best(proposals, memory, 2).tolist() == [[2, 1]]
 
 
 # ------------------------------------------------------------------------------------------ from a detection checkpoint

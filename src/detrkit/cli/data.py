@@ -187,7 +187,7 @@ def convert_data_command(
             for note in dataset.load_errors:
                 _note(f"left out: {note}")
             with progress_bar(name) as bar:
-                content = write_panoptic(dataset, path, relative_to=relative_to, progress=bar.update)
+                content = write_panoptic(dataset, path, relative_to=relative_to, progress=bar.update, note=_note)
             _note(f"wrote {path} and {path.with_suffix('')}: {len(content['images'])} images")
             continue
         table, notes = usable_part(read_source(sources[name]), on_error=on_error.value)

@@ -16,6 +16,7 @@ from detrkit.data.build_records import build_records, mask_problem
 from detrkit.data.clean_rows import row_problem
 from detrkit.data.coco_json import Row
 from detrkit.data.dataset import DetectionDataset
+from detrkit.data.ground_truth import shared_pixels
 from detrkit.data.map_files import stated_size
 from detrkit.data.packed_masks import mask_rle
 from detrkit.data.records import OnError, Table, coco_rows
@@ -135,16 +136,18 @@ def write_panoptic(
     *,
     relative_to: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    note: Callable[[str], object] = lambda _: None,
 ) -> Row:
     """Write a data set with masks as COCO panoptic: PNG files into a folder, then the JSON file beside it.
 
-    Where objects overlap, the later one has the pixels. Returns what the JSON file has.
+    Where objects overlap, the later one has the pixels, which is noted. Returns what the JSON file has.
 
     Args:
         dataset: loaded for the task "pan".
         path: of the JSON file; the folder has its name without the ending.
         relative_to: make file names of images relative to this folder; None keeps them.
         progress: called as progress(done, total) after every image.
+        note: called with a line about what the files do not have.
 
     Raises:
         DataError: the masks of an image cannot be read.
@@ -162,6 +165,10 @@ def write_panoptic(
         if progress is not None:
             progress(done, len(rows))
     write_json(path, content, force=True)
+    shared = {record.file_name: pixels for record in dataset.records if (pixels := shared_pixels(record))}
+    if shared:
+        first, pixels = next(iter(shared.items()))
+        note(f"segments overlap in {len(shared)} images ({first}: {pixels} pixels): the later one has the pixels")
     return content
 
 

@@ -170,15 +170,11 @@ class DeformableDETR(Detector):
     def best(self, proposals: Proposals, memory: Tokens, number: int) -> Tensor:
         """Return the tokens (B, Q) of the ``number`` best proposals, which become queries."""
         architecture = self.config.architecture
-        scores = self.class_logits(proposals.logits).amax(-1)
+        logits = proposals.logits
+        scores = logits[..., 0] if architecture.proposal_class_agnostic else logits.amax(-1)
         # the result for an image must not depend on how much padding its batch adds
         excluded = memory.padding_mask if architecture.mask_backbone_padding else None
         return best_tokens(scores, number, excluded)
-
-    def class_logits(self, logits: Tensor) -> Tensor:
-        """Return those logits of proposals (…, C) by which they rank: of the classes, or of the first alone."""
-        architecture = self.config.architecture  # no-object, the last with softmax, is no class
-        return logits[..., : 1 if architecture.proposal_class_agnostic else architecture.num_classes]
 
     def proposal_group(self, chosen: Proposals, *, repeat: int = 1, masked: bool = False) -> QueryGroup:
         """Return proposals as predictions; arguments as in :meth:`Proposals.group`."""

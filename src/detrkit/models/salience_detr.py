@@ -157,17 +157,14 @@ class SalienceDETR(DINO):
 
     def refine(self, tokens: Tokens, salience: Tensor) -> Tokens:
         """Encode and fuse tokens with these salience logits (B, S) into the memory."""
-        memory: Tokens = self.encoder(tokens, salience, self.filter(salience, tokens), self._classify)
+        memory: Tokens = self.encoder(tokens, salience, self.filter(salience, tokens), self.enc_class_embed)
         masks = memory.padding_maps() if self.config.architecture.mask_backbone_padding else None
         fused = [to_tokens(level) for level in self.neck(memory.maps(), masks)]
         return replace(memory, content=torch.cat(fused, dim=1))
 
-    def _classify(self, content: Tensor) -> Tensor:
-        return self.class_logits(self.enc_class_embed(content))
-
     def best(self, proposals: Proposals, memory: Tokens, number: int) -> Tensor:
         """Return the tokens (B, Q) whose proposals become queries; suppressed neighbours come last."""
-        scores = self.class_logits(proposals.logits).amax(-1)
+        scores = proposals.logits.amax(-1)
         if self.config.architecture.mask_backbone_padding:
             scores = scores.masked_fill(memory.padding_mask, -torch.inf)
         architecture = self.config.architecture
