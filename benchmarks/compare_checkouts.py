@@ -3,7 +3,8 @@
 python benchmarks/compare_checkouts.py OLD NEW --models '*_lite0' --json compared.json
 
 If no number changed, it prints `bit-identical` for every model. Otherwise it prints the largest relative difference of
-each quantity and its name; the exit code is 1 if one is above `--tolerance`.
+each quantity and its name; the exit code is 1 if one is above `--tolerance`. Models that only one checkout has are
+named, not compared.
 
 Each checkout runs in its own process with one thread. Only the public API is used, so this script works for old and new
 code. Weights are generated from their names in the state dict, so both sides start equal even if they draw random
@@ -255,19 +256,27 @@ def start(checkout: Path, options: argparse.Namespace, out: Path) -> subprocess.
     return subprocess.Popen([sys.executable, __file__, *arguments], env=environment(checkout, **threads))
 
 
-def computed(out: Path, patterns: list[str]) -> dict[str, Path | None]:
+def computed(out: Path, patterns: list[str]) -> dict[str, Path]:
     """Model -> file of its numbers, for all finished models."""
     files = {file.stem: file for file in sorted(out.glob("*.pt"))}
     return {name: file for name, file in files.items() if any(fnmatch(name, pattern) for pattern in patterns)}
 
 
-def compare_new(
-    old: dict[str, Path | None], new: dict[str, Path | None], tolerance: float, rows: dict[str, Row]
-) -> None:
+def compare_new(old: dict[str, Path], new: dict[str, Path], tolerance: float, rows: dict[str, Row]) -> None:
     """Report the models that both sides have finished and that are not yet in ``rows``."""
     for name in sorted(old.keys() & new.keys() - rows.keys()):
-        sides = (torch.load(file) if file else "there is no such model" for file in (old[name], new[name]))
-        rows[name] = report(name, *sides, tolerance)
+        rows[name] = report(name, torch.load(old[name]), torch.load(new[name]), tolerance)
+
+
+def report_unpaired(old: dict[str, Path], new: dict[str, Path]) -> list[Row]:
+    """Name the models that only one side has; they are no differences."""
+    rows: list[Row] = []
+    for side, mine, other in (("old", old, new), ("new", new, old)):
+        names = sorted(mine.keys() - other.keys())
+        if names:
+            print(f"only in the {side}, not compared: {', '.join(names)}", flush=True)
+        rows += [{"model": name, "passed": None, "only_in": side} for name in names]
+    return rows
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -303,11 +312,11 @@ def main(arguments: list[str] | None = None) -> int:
             time.sleep(0.5)
         if any(process.returncode for process in running):
             return 1
-        missing = dict.fromkeys([*computed(old, options.models), *computed(new, options.models)])
-        sides = (missing | computed(out, options.models) for out in (old, new))
+        sides = computed(old, options.models), computed(new, options.models)
         compare_new(*sides, options.tolerance, rows)
+        unpaired = report_unpaired(*sides)
     if options.json:
-        options.json.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
+        options.json.write_text(json.dumps([*rows.values(), *unpaired], indent=1) + "\n")
     failed = sum(not row["passed"] for row in rows.values())
     print(f"{len(rows)} models compared, {failed} failed")
     return 1 if failed or not rows else 0

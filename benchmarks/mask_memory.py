@@ -1,6 +1,6 @@
 """Memory and time for reading a COCO file with the masks of COCO's training set.
 
-    python benchmarks/mask_memory.py [--images 118000] [--objects 860000] [--vertices 10000000] [--task inst]
+    python benchmarks/mask_memory.py [--images 118000] [--objects 860000] [--vertices 10000000] [--json FILE]
 
 Writes a file with that many images, objects and polygon vertices to a temporary folder (coordinates with two decimals,
 one segment in a hundred a crowd with RLE, every image the same small picture), reads it in a process of its own, and
@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from measuring import save_rows
 
 _READ = """
 import json, resource, sys, time
@@ -89,13 +90,17 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=860_000)
     parser.add_argument("--vertices", type=int, default=10_000_000)
     parser.add_argument("--task", nargs="+", default=["inst", "det"])
+    parser.add_argument("--json", help="file for the figures")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         counts = {key: getattr(arguments, key) for key in ("images", "objects", "vertices")}
         root = write_coco(Path(folder) / "coco", **counts)
         size = (root / "annotations" / "instances_train.json").stat().st_size
+        rows = []
         for task in arguments.task:
-            print(json.dumps({"task": task, "file_mib": round(size / 2**20), **measure(root, task)}), flush=True)
+            rows.append({"task": task, "file_mib": round(size / 2**20), **measure(root, task)})
+            print(json.dumps(rows[-1]), flush=True)
+    save_rows(arguments.json, rows, "cpu")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Peak memory of predicting a large image with many masks, files and picture included.
 
-python benchmarks/mask_prediction.py [--task inst] [--size 4000 5000] [--masks 100] [--network 800]
+python benchmarks/mask_prediction.py [--task inst pan] [--size 4000 5000] [--masks 100] [--network 800] [--json FILE]
 
 The model is constructed: it finds as many discs as there are masks, whatever the image shows, so that nothing but the
 path from masks at 1/4 to files is measured. ``--network`` is the shorter side of the image that the model sees.
-Printed beside the peak: what all masks would take at once as float32 at the original size.
+Each task runs in a process of its own. Printed beside the peak: what all masks would take at once as float32 at the
+original size.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from measuring import peak_mib, save_rows
+from measuring import MIB, in_fresh_processes, peak_mib, save_rows
 from PIL import Image
 from torch import Tensor
 
@@ -66,36 +69,42 @@ class Discs(Detector):
         )
 
 
+def measure(task: str, size: tuple[int, int], masks: int, network: int) -> dict[str, Any]:
+    """Predict, write the files, draw; peak of this process in MiB, and seconds."""
+    height, width = size
+    image = Image.effect_noise((width, height), 60).convert("RGB")
+    predictor = Predictor(Discs(masks, network), device="cpu")
+    before = peak_mib("cpu")
+    start = time.perf_counter()
+    found = predictor.predict(image, task=task)
+    predicted = time.perf_counter() - start
+    with tempfile.TemporaryDirectory() as out:
+        folder = PredictionFolder(Path(out), CATEGORIES, task=task)
+        folder.add("image.png", found, image)
+        folder.write()
+    written = time.perf_counter() - start - predicted
+    peak, dense = peak_mib("cpu"), 4 * height * width * masks / MIB
+    print(
+        f"{task}, {masks} masks, {height} x {width}: peak {peak / 1024:.2f} GiB ({before / 1024:.2f} before; all masks "
+        f"as float32: {dense / 1024:.2f}), {predicted:.1f} s to predict, {written:.1f} s to write and draw; "
+        f"found {folder.counts()}",
+        flush=True,
+    )
+    setting = {"task": task, "masks": masks, "size": [height, width]}
+    return setting | {"peak_MiB": peak, "before_MiB": before, "dense_MiB": dense, "seconds": predicted + written}
+
+
 def main() -> None:
-    """Predict, write the files, draw."""
+    """Measure the tasks one after another."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", choices=("det", "inst", "pan", "sem"), default="inst")
+    parser.add_argument("--task", choices=("det", "inst", "pan", "sem"), nargs="+", default=["inst", "pan"])
     parser.add_argument("--size", type=int, nargs=2, default=(4000, 5000), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--masks", type=int, default=100)
     parser.add_argument("--network", type=int, default=800)
     parser.add_argument("--json", help="file for the figures")
     arguments = parser.parse_args()
-    height, width = arguments.size
-    image = Image.effect_noise((width, height), 60).convert("RGB")
-    predictor = Predictor(Discs(arguments.masks, arguments.network), device="cpu")
-    before = peak_mib("cpu")
-    start = time.perf_counter()
-    found = predictor.predict(image, task=arguments.task)
-    predicted = time.perf_counter() - start
-    with tempfile.TemporaryDirectory() as out:
-        folder = PredictionFolder(Path(out), CATEGORIES, task=arguments.task)
-        folder.add("image.png", found, image)
-        folder.write()
-    written = time.perf_counter() - start - predicted
-    peak, dense = peak_mib("cpu"), 4 * height * width * arguments.masks / 2**20
-    print(
-        f"{arguments.task}, {arguments.masks} masks, {height} x {width}: peak {peak / 1024:.2f} GiB "
-        f"({before / 1024:.2f} before; all masks as float32: {dense / 1024:.2f}), "
-        f"{predicted:.1f} s to predict, {written:.1f} s to write and draw; found {folder.counts()}"
-    )
-    setting = {"task": arguments.task, "masks": arguments.masks, "size": [height, width]}
-    measured = {"peak_MiB": peak, "before_MiB": before, "dense_MiB": dense, "seconds": predicted + written}
-    save_rows(arguments.json, [setting | measured], "cpu")
+    one = partial(measure, size=arguments.size, masks=arguments.masks, network=arguments.network)
+    save_rows(arguments.json, in_fresh_processes(one, arguments.task), "cpu")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import platform
 import resource
 import statistics
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,6 +73,19 @@ def peak_mib(device: str) -> float:
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / MIB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
+
+
+def resident_mib() -> float:
+    """Resident set of this process now, on Linux."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / MIB
+
+
+def in_fresh_processes(measure: Callable[[str], dict[str, Any]], tasks: Iterable[str]) -> list[dict[str, Any]]:
+    """The rows of tasks that are measured one after another, each in a process that did nothing before."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
+        return list(pool.map(measure, tasks))
 
 
 def save_rows(path: str | None, rows: list[dict[str, Any]], device: str) -> None:

@@ -444,10 +444,16 @@ def test_masks_that_are_multiplied_out_give_the_same_loss(masks: ModuleType, mon
     assert 0 < lazy["peak_MiB"] < dense["peak_MiB"] * 1.5
 
 
-def test_the_documented_memory_of_masks_is_the_recorded_one() -> None:
-    recorded = json.loads((ROOT / "docs" / "results" / "mask_training_cpu.json").read_text())
-    page = (ROOT / "docs" / "results.md").read_text()
-    names = {"det": "detection alone", "dense": "masks multiplied out", "lazy": "masks of detrkit"}
-    for row in recorded["rows"]:
-        added = "– | –" if row["variant"] == "det" else f"{row['added_MiB']:,.0f} | {row['of_dense']:.2g}"
-        assert f"| {row['queries']} | {names[row['variant']]} | {row['peak_MiB']:,.0f} | {added} |" in page
+def test_the_memory_of_an_evaluation_is_measured(
+    benchmarks: None, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mask_evaluation
+
+    monkeypatch.setattr(mask_evaluation, "EVERY", 2)
+    root = mask_evaluation.write_data(tmp_path / "data", 3)
+    for task in ("inst", "pan"):
+        row = mask_evaluation.measure(task, root, 30)
+        assert list(row["resident_MiB"]) == [2, 3]
+        assert 100 < row["scored_MiB"] < 10_000
+        assert row["score"] is not None
+    assert "pan: 3 images" in capfd.readouterr().out

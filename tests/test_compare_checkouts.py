@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -88,6 +89,29 @@ def test_a_name_that_is_missing_on_one_side_is_a_difference(
         assert place in capsys.readouterr().out
     assert not comparison.report("tiny", sample(), "ValueError: broken", 1e-6)["passed"]
     assert "new failed: ValueError: broken" in capsys.readouterr().out
+
+
+def test_a_model_of_one_checkout_alone_is_named_and_no_failure(
+    comparison: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for side, names in (("old", ("both", "gone")), ("new", ("both", "added", "more"))):
+        (tmp_path / side).mkdir()
+        for name in names:
+            torch.save(sample(), tmp_path / side / f"{name}.pt")
+    old, new = (comparison.computed(tmp_path / side, ["*"]) for side in ("old", "new"))
+    rows: dict[str, Any] = {}
+    comparison.compare_new(old, new, 1e-6, rows)
+    assert list(rows) == ["both"]
+    capsys.readouterr()
+    unpaired = comparison.report_unpaired(old, new)
+    assert capsys.readouterr().out == (
+        "only in the old, not compared: gone\nonly in the new, not compared: added, more\n"
+    )
+    assert [(row["model"], row["only_in"], row["passed"]) for row in unpaired] == [
+        ("gone", "old", None),
+        ("added", "new", None),
+        ("more", "new", None),
+    ]
 
 
 def test_initial_weights_are_for_information_only(comparison: ModuleType) -> None:

@@ -18,7 +18,7 @@ import torch
 
 from detrkit.cli.demo import RECIPE
 from detrkit.config import Recipe, list_recipes, load_recipe
-from tests.data.trees import lvis_tree, masks_tree, panoptic_tree
+from tests.data.trees import lvis_tree, masks_tree, outlines_tree, panoptic_tree
 from tests.workplace import (
     MY_CLASSES,
     ROOT,
@@ -38,7 +38,7 @@ RECIPES = sorted(
 )
 # On a data set of ours; all others are experiments that somebody published.
 LAPTOP = re.compile(r"\w+/blood_cells/\w+_lite0")
-OURS = re.compile(r"\w+/(blood_cells|nuclei|aerial)/\w+_lite0\w*")
+OURS = re.compile(r"\w+/(blood_cells|nuclei|aerial|nuts|coco_open)/\w+_lite0\w*")
 
 
 @dataclass(frozen=True)
@@ -422,6 +422,8 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     panoptic_tree(data / "nuclei_inst")
     panoptic_tree(data / "coco", official=True)
     masks_tree(data / "aerial_sem")
+    outlines_tree(data / "nuts_inst")
+    panoptic_tree(data / "coco_open_panoptic")
     rebuilt = folders["rebuilt"] / "data"
     shutil.copytree(data, rebuilt, ignore=shutil.ignore_patterns("CocoFormatAnnos"))
     words = ["data", "convert", str(rebuilt / "cityscapes"), "--from", "cityscapes-gtfine"]
@@ -435,9 +437,12 @@ FULL = ("dela_detr_r50_cityscapes_50ep.yaml", "dino_r50_4scale_coco_12ep.yaml")
 SHALLOW = {"backbone": "test_resnet", "encoder_layers": 1, "decoder_layers": 2}
 
 # Left to the slow tier altogether: R101 and Swin-L differ from R50 in the backbone alone, DINO's fifth level only adds
-# tokens, 11 query groups cost as much as five other recipes, the "++" are DINO with its parts switched.
+# tokens, 11 query groups cost as much as five other recipes, the "++" are DINO with its parts switched, nuts and free
+# photos of COCO go the way of nuclei.
 # Relation-, Salience-DETR and DAPE run at laptop size, DINO at full size.
-COSTLY = re.compile("r101|swin_l|group_|5scale|_pp_|dino_lite0|(relation_detr|salience_detr|dape)_(?!lite0)")
+COSTLY = re.compile(
+    "r101|swin_l|group_|5scale|_pp_|dino_lite0|nuts|coco_open|(relation_detr|salience_detr|dape)_(?!lite0)"
+)
 
 
 def _cases() -> Iterator[object]:
@@ -516,7 +521,7 @@ def test_recipe_runs(
 
         info = read_info(run.best)
         of_masks = {"data/nuclei_inst inst": 2, "data/nuclei_inst pan": 4, "data/aerial_sem sem": 3, f"{COCO} pan": 4}
-        of_masks |= {f"{CITY} pan": 19, f"{CITY} sem": 19}
+        of_masks |= {f"{CITY} pan": 19, f"{CITY} sem": 19, "data/coco_open_panoptic pan": 4}
         classes = {CITY: 8, COCO: 80, SA_DET: 1}.get(recipe.data.root, len(MY_CLASSES))
         classes = of_masks.get(f"{recipe.data.root} {task_of(recipe)}", classes)
         assert info.categories is not None

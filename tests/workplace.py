@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from detrkit.structures import Categories, PanopticMap, Segment
-from tests.data.trees import lvis_tree, masks_tree, panoptic_tree
+from tests.data.trees import lvis_tree, masks_tree, outlines_tree, panoptic_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -214,6 +214,8 @@ def make_workplace(folder: Path) -> Path:
     panoptic_tree(folder / "data" / "nuclei_inst")
     panoptic_tree(folder / "data" / "coco", official=True)
     masks_tree(folder / "data" / "aerial_sem")
+    outlines_tree(folder / "data" / "nuts_inst")
+    panoptic_tree(folder / "data" / "coco_open_panoptic")
     (folder / "gtFine").symlink_to(folder / "data" / "cityscapes" / "gtFine")
     (folder / "results").mkdir()
     for path in (folder / "gtFine" / "val").rglob("*_gtFine_instanceIds.png"):

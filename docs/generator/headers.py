@@ -72,7 +72,13 @@ _OURS = re.compile(
     r"Ours: ((?:CUDA_VISIBLE_DEVICES=\S+ )?(?:detrkit|accelerate launch .*-m detrkit) (?:train|eval) recipes/.+)"
 )
 _NO_FIGURE = re.compile(r"No figure is published(?:[:;] (.+))?\.")
-OUR_DATA = ("205 images of blood cells", "458 images of nuclei", "40 aerial images")
+OUR_DATA = (
+    "205 images of blood cells",
+    "458 images of nuclei",
+    "40 aerial images",
+    "10 photos of nuts",
+    "21 photos of COCO",
+)
 _WITH_MASKS = (*METRICS_OF, "Cityscapes panoptic", "Cityscapes semantics", "LVIS v1 instances")
 _DATA = "|".join((*_WITH_MASKS, "COCO", "Cityscapes", "LVIS v1", "SA-Det-100k", *OUR_DATA))
 _TITLE = re.compile(rf"(.+?),? on (?:\d+ % of )?({_DATA})\b")

@@ -299,6 +299,7 @@ def test_flags_do_what_the_table_says(theirs: str, code: str) -> None:
 DATA = {"COCO": "coco", "Cityscapes": "cityscapes", "SA-Det-100k": "sa_det_100k", "LVIS v1": "lvis"}
 DATA |= {"205 images of blood cells": "blood_cells_det", "458 images of nuclei": "nuclei_inst"}
 DATA |= {"40 aerial images": "aerial_sem", "LVIS v1 instances": "lvis"}
+DATA |= {"10 photos of nuts": "nuts_inst", "21 photos of COCO": "coco_open_panoptic"}
 DATA |= {f"COCO {task}": "coco" for task in ("instances", "panoptic")}
 DATA |= {f"Cityscapes {task}": "cityscapes" for task in ("instances", "panoptic", "semantics")}
 

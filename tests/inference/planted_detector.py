@@ -107,6 +107,8 @@ class PlantedDetector(Detector):
                 inside = planted.mask[np.ix_(np.maximum(rows, 0), np.maximum(columns, 0))]
                 inside = inside & (rows >= 0)[:, None] & (columns >= 0)
                 masks[index, query][torch.from_numpy(inside)] = 20.0
+        if self.config.architecture.classification == "softmax":  # no object of logit 0: the scores are the same
+            logits = torch.cat((logits, torch.zeros(count, queries, 1)), dim=-1)
         return Predictions(logits[None], boxes[None], masks=DenseView(masks))
 
 

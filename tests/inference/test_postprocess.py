@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detrkit.inference.postprocess import select
+from detrkit.inference.postprocess import default_categories, select
 from detrkit.losses import ClassLoss, Focal, Softmax
 
 BOXES = torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.7, 0.7, 0.2, 0.2]])
@@ -30,3 +30,10 @@ def test_no_named_class_gives_no_detections(classes: ClassLoss) -> None:
     nothing = torch.zeros(4, dtype=torch.bool)
     found = select(torch.randn(2, 4 + classes.no_object), BOXES, classes=classes, top_k=8, class_mask=nothing)
     assert len(found.scores) == len(found.boxes) == len(found.queries) == 0
+
+
+def test_classes_without_names() -> None:
+    """Those of official COCO models where their number says so; gaps between ids stay without a name."""
+    assert default_categories(2).names == ["class 0", "class 1"]
+    assert default_categories(91).names[:2] == [None, "person"]
+    assert len(default_categories(250)) == 250

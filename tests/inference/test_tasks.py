@@ -184,9 +184,24 @@ def test_perfect_masks_at_a_quarter_are_nearly_perfect_at_full_size(scale: float
     assert np.mean(means) > 0.99
 
 
-def test_perfect_masks_are_perfect_at_the_size_of_the_masks() -> None:
+@pytest.mark.parametrize("classification", ["focal", "softmax"])
+def test_perfect_masks_are_perfect_at_the_size_of_the_masks(classification: str) -> None:
     planted = scene((64, 80), unit=1)
-    check_perfect(predictor(planted, eval_short_side=256).answers(blank((64, 80))), planted, 1.0)
+    one = predictor(planted, eval_short_side=256, classification=classification)
+    check_perfect(one.answers(blank((64, 80))), planted, 1.0)
+
+
+def test_the_rules_for_masks_are_those_of_the_mask_branch_whatever_the_classification() -> None:
+    """A query that wins less than 80 % of its mask is no segment; DETR's own rules would keep it."""
+    left, most = rectangle((128, 128), 0, 0, 64, 128), rectangle((128, 128), 24, 0, 128, 128)
+    planted = [Planted(CELL, left, 0.95), Planted(ROD, most, 0.6)]
+    for classification in ("focal", "softmax"):
+        found = predictor(planted, classification=classification).answers(blank((128, 128)), threshold=0.5)
+        inst, pan = found["inst"], found["pan"]
+        assert isinstance(inst, Detections)
+        assert isinstance(pan, PanopticMap)
+        assert [segment.label for segment in pan.segments] == [CELL]
+        assert inst.labels.tolist() == [CELL, ROD]
 
 
 def test_padding_does_not_move_masks_and_boxes() -> None:
@@ -333,6 +348,23 @@ def test_things_of_a_panoptic_map() -> None:
     np.testing.assert_array_equal(things.boxes, things.masks.boxes)
     areas = sorted(row["area"] for row in pan.segments_info() if row["category_id"] in (3, 7))
     assert sorted(things.masks.areas.tolist()) == areas
+
+
+def test_two_thousand_instances() -> None:
+    """Cells of 4 x 4 pixels side by side: found, drawn, and written in all tasks."""
+    side, number = 192, 2000
+    places = [(x, y) for y in range(0, side, 4) for x in range(0, side, 4)][:number]
+    planted = [Planted(CELL, rectangle((side, side), x, y, x + 4, y + 4)) for x, y in places]
+    found = predictor(planted, eval_short_side=side, top_k=number).answers(blank((side, side)))
+    inst, pan = found["inst"], found["pan"]
+    assert isinstance(inst, Detections)
+    assert isinstance(pan, PanopticMap)
+    assert inst.masks is not None
+    assert len(inst.to_coco(1)) == len(pan.segments) == number
+    assert (inst.masks.areas > 0).all()
+    assert len(np.unique(pan.ids[pan.ids > 0])) == number
+    drawn = np.asarray(inst.draw(blank((side, side))))
+    assert (drawn[: 4 * (number // 48)] > 0).any(-1).mean() > 0.7  # upsampling rounds corners
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

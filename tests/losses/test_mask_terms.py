@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -147,6 +148,15 @@ def test_any_number_of_objects(counts: tuple[int, int]) -> None:
         assert factor.grad is not None  # also without objects, as distributed training requires
         assert factor.grad.isfinite().all()
         assert bool(factor.grad.any()) == (matched > 0)
+
+
+def test_more_objects_than_queries_are_said_once() -> None:
+    one = criterion()
+    with pytest.warns(UserWarning, match=f"an image has {QUERIES + 5} objects but the model only {QUERIES} queries"):
+        assert [len(target) for target in one.prepare(targets(QUERIES + 5, 1))] == [QUERIES + 5, 1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one.prepare(targets(QUERIES + 5))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.export import Dim, export
 
@@ -61,6 +63,23 @@ def test_one_step_trains_every_set_of_queries_that_has_masks(task: str, proposal
     assert denoising.pairs is not None
     positives = len(denoising.pairs[0])
     assert positives < denoising.logits.shape[1] * denoising.logits.shape[2]  # of the negatives, no mask is learned
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_classes_that_exclude_each_other_are_a_choice_that_the_checkpoint_keeps(task: str, tmp_path: Path) -> None:
+    """Cross entropy with no-object (Mask2Former) instead of focal loss; after loading, answers are read alike."""
+    learned = {"two_stage": False, "query_selection": "static"}  # proposals rank by classes alone
+    model = small_model("dino_lite0", task=task, classification="softmax", **learned).train()
+    found = step(model, images((64, 96), (61, 83)), objects(3, 1))
+    assert found.out.logits.shape[-1] == model.config.num_classes + 1
+    assert found.losses.total.isfinite()
+    add_noise_to_weights(model)
+    again = detrkit.load(detrkit.save(model, tmp_path / "model.safetensors"))
+    assert again.config.classification == "softmax"
+    picture = Image.effect_noise((48, 40), 60).convert("RGB")
+    answers = [detrkit.Predictor(one, device="cpu").predict(picture, threshold=0.0) for one in (model, again)]
+    for name in ("labels", "ids", "scores", "boxes"):
+        np.testing.assert_array_equal(getattr(answers[0], name, 0), getattr(answers[1], name, 0))
 
 
 # ------------------------------------------------------------------------------------------ from a detection checkpoint

@@ -93,7 +93,7 @@ def convert_command(
             for note in dataset.load_errors:
                 say(f"left out: {note}")
             with progress_bar(name) as bar:
-                content = write_panoptic(dataset, path, relative_to=relative_to, progress=bar.update)
+                content = write_panoptic(dataset, path, relative_to=relative_to, progress=bar.update, note=say)
             say(f"wrote {path} and {path.with_suffix('')}: {len(content['images'])} images")
             continue
         table, notes = usable_part(read_source(sources[name]), on_error=on_error.value)

@@ -20,7 +20,7 @@ from detrkit.data.segments import Segments, clipped, rules_of
 from detrkit.errors import DataError, MissingFilesError
 from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE, Categories, Category
 
-__all__ = ["build_records"]
+__all__ = ["build_records", "mask_problem"]
 
 _SKIP = f"Correct it, or {WAY_ON}."
 
@@ -173,6 +173,17 @@ def _packed(row: Row, image: Row) -> bytes:
     if problem:
         raise DataError(f"segmentation {problem}")
     return packed
+
+
+def mask_problem(table: Table, row: Row, image: Row) -> str | None:
+    """Why the segmentation of a row cannot be used on its image, and where it is; None for a good one or none."""
+    if not has_mask(row):
+        return None
+    try:
+        _packed(row, image)
+    except DataError as error:
+        return f"{_where(table, row, image)}: {error}"
+    return None
 
 
 def _federated(image: Row, label_of: dict[int, int]) -> dict[str, NDArray[np.int64]]:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from detrkit.data.build_records import build_records
+from detrkit.data.build_records import build_records, mask_problem
 from detrkit.data.clean_rows import row_problem
 from detrkit.data.coco_json import Row
 from detrkit.data.dataset import DetectionDataset
+from detrkit.data.ground_truth import shared_pixels
 from detrkit.data.map_files import stated_size
 from detrkit.data.packed_masks import mask_rle
 from detrkit.data.records import OnError, Table, coco_rows
@@ -31,7 +32,8 @@ __all__ = ["split_table", "to_coco", "usable_part", "with_segmentations", "write
 def usable_part(table: Table, *, on_error: OnError = "raise") -> tuple[Table, list[str]]:
     """The table with image sizes filled in and without unusable rows, and one note per row that was left out.
 
-    Masks in PNG files become segmentations.
+    Masks in PNG files become segmentations. A malformed segmentation is left out of its row, whose box stays, with a
+    note.
 
     on_error: with "skip" unusable boxes and images are left out, with "raise" they are errors.
 
@@ -43,12 +45,20 @@ def usable_part(table: Table, *, on_error: OnError = "raise") -> tuple[Table, li
     table, unread = with_segmentations(table, on_error=on_error)
     notes += unread
     sizes = {record.image_id: {"width": record.width, "height": record.height} for record in records}
-    return replace(
-        table,
-        images=[{**image, **sizes[image["id"]]} for image in table.images if image["id"] in sizes],
-        annotations=[row for row in table.annotations if row["image_id"] in sizes and row_problem(row) is None],
-        faults=(),
-    ), list(dict.fromkeys(notes))
+    images = {image["id"]: {**image, **sizes[image["id"]]} for image in table.images if image["id"] in sizes}
+    annotations = []
+    for row in table.annotations:
+        if row["image_id"] not in images or row_problem(row) is not None:
+            continue
+        problem = mask_problem(table, row, images[row["image_id"]])
+        if problem and stuff:  # left out and noted above, as tasks with masks leave it out
+            continue
+        if problem:
+            notes.append(f"{problem}; its box alone is kept")
+            row = {key: value for key, value in row.items() if key != "segmentation"}
+        annotations.append(row)
+    whole = replace(table, images=list(images.values()), annotations=annotations, faults=())
+    return whole, list(dict.fromkeys(notes))
 
 
 def with_segmentations(table: Table, *, on_error: OnError = "raise") -> tuple[Table, list[str]]:
@@ -126,16 +136,18 @@ def write_panoptic(
     *,
     relative_to: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    note: Callable[[str], object] = lambda _: None,
 ) -> Row:
     """Write a data set with masks as COCO panoptic: PNG files into a folder, then the JSON file beside it.
 
-    Where objects overlap, the later one has the pixels. Returns what the JSON file has.
+    Where objects overlap, the later one has the pixels, which is noted. Returns what the JSON file has.
 
     Args:
         dataset: loaded for the task "pan".
         path: of the JSON file; the folder has its name without the ending.
         relative_to: make file names of images relative to this folder; None keeps them.
         progress: called as progress(done, total) after every image.
+        note: called with a line about what the files do not have.
 
     Raises:
         DataError: the masks of an image cannot be read.
@@ -153,6 +165,10 @@ def write_panoptic(
         if progress is not None:
             progress(done, len(rows))
     write_json(path, content, force=True)
+    shared = {record.file_name: pixels for record in dataset.records if (pixels := shared_pixels(record))}
+    if shared:
+        first, pixels = next(iter(shared.items()))
+        note(f"segments overlap in {len(shared)} images ({first}: {pixels} pixels): the later one has the pixels")
     return content
 
 

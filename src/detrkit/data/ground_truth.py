@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import hotcoco.mask
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +20,7 @@ from detrkit.data.records import ImageRecord
 from detrkit.data.segments import Segments
 from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE, Categories, SemanticMap
 
-__all__ = ["annotation_rows", "image_row", "panoptic_truth", "segment_ids", "semantic_map"]
+__all__ = ["annotation_rows", "image_row", "panoptic_truth", "segment_ids", "semantic_map", "shared_pixels"]
 
 
 def image_row(record: ImageRecord, category_ids: Sequence[int]) -> Row:
@@ -53,6 +54,16 @@ def segment_rles(record: ImageRecord) -> Iterator[Rle]:
             yield mask_rle(values == content)
         else:
             yield text_rle(rle_of(content, (record.width, record.height)))
+
+
+def shared_pixels(record: ImageRecord) -> int:
+    """How many pixels belong to a second segment, or to more; none where a map file has the segments."""
+    if record.map_file is not None or record.segments.masks is None:
+        return 0
+    rles = list(segment_rles(record))
+    if len(rles) < 2:
+        return 0
+    return sum(int(hotcoco.mask.area(rle)) for rle in rles) - int(hotcoco.mask.area(hotcoco.mask.merge(rles)))
 
 
 def segment_ids(record: ImageRecord) -> NDArray[np.int32]:

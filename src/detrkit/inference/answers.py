@@ -86,6 +86,11 @@ class _Image:
         return self.masks
 
     @property
+    def as_detr(self) -> bool:
+        """Whether masks are read as DETR's are: those of its own head, which learned them cell by cell."""
+        return self.config.objective.masks == "dense"
+
+    @property
     def object_masks(self) -> ImageMasks:
         """The masks, cut off at the boxes of their queries if the configuration says so."""
         cut = self.config.postprocess.mask_in_box
@@ -216,7 +221,7 @@ def _instances(image: _Image) -> Detections:
     queries, place = found.queries.unique(return_inverse=True)
     runs: list[bytes] = []
     quality = torch.ones(len(queries), device=image.logits.device)
-    if image.classes.exclusive:  # DETR, whose scores are those of the class
+    if image.as_detr:  # scores are those of the class
         for _, inside in detr_instance_masks(image.all_masks, queries):
             runs += Masks.encode(inside.cpu().numpy())
     else:
@@ -237,7 +242,7 @@ def _panoptic(image: _Image) -> PanopticMap:
     options = image.config.postprocess
     is_thing = torch.tensor([category.is_thing for category in image.categories])
     logits = _without(image.logits, image.class_mask(things=False))
-    if image.classes.exclusive:
+    if image.as_detr:
         detr = DETRPanopticRules(threshold=options.panoptic_threshold)
         if image.threshold is not None:
             detr = replace(detr, threshold=_below(image.threshold))

@@ -11,6 +11,7 @@ from torchvision.ops import batched_nms
 from detrkit.losses.classes import ClassLoss
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.structures import Categories, Category
+from detrkit.weights.official.class_names import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES
 
 __all__ = ["Selected", "default_categories", "select"]
 
@@ -89,5 +90,8 @@ def select(
 
 
 def default_categories(num_classes: int) -> Categories:
-    """Numbered classes, for a model that has no names of its own."""
-    return Categories(Category(label, str(label)) for label in range(num_classes))
+    """Classes of a model without class names: those of official COCO models if 91 or 250, else numbered ones."""
+    for official in (COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES):
+        if num_classes == len(official):
+            return official
+    return Categories(Category(label, f"class {label}") for label in range(num_classes))

@@ -16,14 +16,14 @@ from detrkit.devices import resolve_device
 from detrkit.inference.answers import ANSWERS, Answer, Frame, answer, check_task
 from detrkit.inference.device import Precision, autocast
 from detrkit.inference.modes import evaluating, in_single_precision
+from detrkit.inference.postprocess import default_categories
 from detrkit.inference.preprocess import eval_transform
 from detrkit.inference.sources import open_image
 from detrkit.models import Detector
 from detrkit.models.presets import DEFAULT_MODEL
-from detrkit.structures import Categories, Category, Detections, PanopticMap, SemanticMap, pad_images
+from detrkit.structures import Detections, PanopticMap, SemanticMap, pad_images
 from detrkit.weights import open_checkpoint
 from detrkit.weights.find import find_checkpoint
-from detrkit.weights.official.class_names import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES
 from detrkit.weights.published.web import is_url
 
 __all__ = ["DEFAULT_NMS", "DEFAULT_THRESHOLD", "Predictor"]
@@ -96,7 +96,7 @@ class Predictor:
         if nms is not None:
             config = config.replace(nms=nms, nms_decay=nms_decay)
         self.config = config
-        self.categories = self.model.categories or _default_categories(config.architecture.num_classes)
+        self.categories = self.model.categories or default_categories(config.architecture.num_classes)
         self._transform = eval_transform(config)
 
     @property
@@ -278,14 +278,6 @@ class Predictor:
             for task, threshold in thresholds.items()
         }
         return [{task: answers[index] for task, answers in found.items()} for index in range(len(sources))]
-
-
-def _default_categories(num_classes: int) -> Categories:
-    """Classes of a model without class names: those of official COCO models if 91 or 250, else numbered ones."""
-    for official in (COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES):
-        if num_classes == len(official):
-            return official
-    return Categories(Category(label, f"class {label}") for label in range(num_classes))
 
 
 def _checked(threshold: float) -> float:

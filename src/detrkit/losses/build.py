@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from detrkit.losses.classes import ClassArchitecture, ClassObjective, build_classes
 from detrkit.losses.criterion import Criterion
@@ -30,6 +30,12 @@ class ArchitectureOptions(ClassArchitecture, Protocol):
 
 class ObjectiveOptions(ClassObjective, Protocol):
     """The fields of an objective that a criterion reads; ``detrkit.models.config`` documents them."""
+
+    @property
+    def masks(self) -> str | None: ...
+
+    @property
+    def only_boxes_of_things(self) -> bool: ...
 
     @property
     def cost_class(self) -> float: ...
@@ -59,7 +65,6 @@ class ObjectiveOptions(ClassObjective, Protocol):
     def two_stage_match(self) -> bool: ...
 
 
-@runtime_checkable
 class PointMaskOptions(Protocol):
     """An objective with masks that are compared at points; :mod:`detrkit.models.mask_branch` documents the fields."""
 
@@ -78,13 +83,9 @@ class PointMaskOptions(Protocol):
     @property
     def mask_points(self) -> int: ...
 
-    @property
-    def stuff_box(self) -> str: ...
 
-
-@runtime_checkable
 class DenseMaskOptions(Protocol):
-    """An objective that has masks too; :mod:`detrkit.models.detr_panoptic` has the meaning."""
+    """An objective with masks that are compared cell by cell, those of DETR; :mod:`detrkit.models.detr_panoptic`."""
 
     @property
     def loss_mask(self) -> float: ...
@@ -103,19 +104,29 @@ class CriterionOptions(Protocol):
     def objective(self) -> ObjectiveOptions: ...
 
 
+def _point_terms(weights: PointMaskOptions) -> list[Term]:
+    points = MaskPoints(number=weights.mask_points)
+    return [
+        MaskTerm(points=points, weight=weights.loss_mask, cost_weight=weights.cost_mask),
+        DiceTerm(points=points, weight=weights.loss_dice, cost_weight=weights.cost_dice),
+    ]
+
+
+def _dense_terms(weights: DenseMaskOptions) -> list[Term]:
+    if not (weights.loss_mask or weights.loss_dice):
+        return []
+    return [FocalMaskTerm(weight=weights.loss_mask), DenseDiceTerm(weight=weights.loss_dice)]
+
+
+_MASK_TERMS: Mapping[str, Callable[[Any], list[Term]]] = {"points": _point_terms, "dense": _dense_terms}
+"""The terms of masks, by how an objective compares them."""
+
+
 def build_terms(config: CriterionOptions) -> list[Term]:
     """Class, L1 and GIoU terms, and those of masks for a task with masks, with the weights of a configuration."""
     weights, masked = config.objective, config.architecture.task != "det"
-    masks: list[Term] = []
-    things_only = False
-    if masked and isinstance(weights, PointMaskOptions):
-        points, things_only = MaskPoints(number=weights.mask_points), weights.stuff_box == "ignore"
-        masks = [
-            MaskTerm(points=points, weight=weights.loss_mask, cost_weight=weights.cost_mask),
-            DiceTerm(points=points, weight=weights.loss_dice, cost_weight=weights.cost_dice),
-        ]
-    elif masked and isinstance(weights, DenseMaskOptions) and (weights.loss_mask or weights.loss_dice):
-        masks = [FocalMaskTerm(weight=weights.loss_mask), DenseDiceTerm(weight=weights.loss_dice)]
+    masks = _MASK_TERMS[weights.masks](weights) if masked and weights.masks is not None else []
+    things_only = masked and weights.only_boxes_of_things
     return [
         ClassTerm(classes=build_classes(config), weight=weights.loss_class, cost_weight=weights.cost_class),
         L1Term(weight=weights.loss_bbox, cost_weight=weights.cost_bbox, things_only=things_only),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Annotated, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import Field
 
@@ -139,6 +139,9 @@ class Input:
 class Objective:
     """Losses, matching costs and label augmentation."""
 
+    masks: ClassVar[Literal["points", "dense"] | None] = None
+    """How masks are compared, in a task with masks: at points or cell by cell; None: the objective has none."""
+
     class_loss: Literal["focal", "varifocal"] = "focal"
     """Of ``focal`` classification: ``focal``, or ``varifocal``, which learns the IoU of the matched box."""
     no_object_weight: NonNegative = 0.1
@@ -171,6 +174,11 @@ class Objective:
             raise ValueError("repeat_label and repeat_ratio exclude each other: set one of them to None")
         if self.two_stage_match and self.repeat_label is None and self.repeat_ratio is None:
             raise ValueError("two_stage_match matches copies after originals: it needs repeat_label or repeat_ratio")
+
+    @property
+    def only_boxes_of_things(self) -> bool:
+        """Whether boxes of stuff have no loss and no cost."""
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ Trained in two steps, as published: DETR on the boxes of things and stuff, then 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from detrkit.models.config import DetectorConfig, Objective
 from detrkit.models.detr import DETR, DETRArchitecture, build_detr
@@ -44,6 +44,7 @@ class DETRPanopticObjective(Objective):
         loss_dice: weight of their dice loss.
     """
 
+    masks: ClassVar[Literal["points", "dense"] | None] = "dense"
     loss_mask: NonNegative = 1.0
     loss_dice: NonNegative = 1.0
 

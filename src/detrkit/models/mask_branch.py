@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -40,6 +40,7 @@ MASK_SETTINGS: Mapping[str, Mapping[str, object]] = {
 class MaskObjective(Objective):
     """Objective of a detector that may have masks; without them these keys have no effect."""
 
+    masks: ClassVar[Literal["points", "dense"] | None] = "points"
     cost_mask: NonNegative = 5.0
     """Weight of the cross entropy of masks in the matching."""
     cost_dice: NonNegative = 5.0
@@ -53,6 +54,11 @@ class MaskObjective(Objective):
     stuff_box: Literal["supervise", "ignore"] = "supervise"
     """Whether boxes of stuff, such as sky, are learned and matched by; ``ignore`` as MaskDINO's paper has it,
     ``supervise`` as its published models were trained."""
+
+    @property
+    def only_boxes_of_things(self) -> bool:
+        """Whether boxes of stuff have no loss and no cost."""
+        return self.stuff_box == "ignore"
 
 
 def build_mask_branch(architecture: DeformableArchitecture) -> MaskBranch:
