@@ -391,3 +391,22 @@ def test_masks_are_resized_in_slices_after_ranking(task: str, monkeypatch: pytes
     assert len(found.segments if task == "pan" else found) == 50
     assert sum(sizes) == 50
     assert max(sizes) == 4
+
+
+@pytest.mark.parametrize("classification", ["focal", "softmax"])
+@pytest.mark.parametrize(("nms", "cells"), [(None, 2), (0.5, 1), (0.8, 2)])
+def test_nms_removes_segments_of_things_that_were_found_twice(
+    classification: str, nms: float | None, cells: int
+) -> None:
+    """The twins have an IoU of 2/3; stuff on the whole image stays."""
+    size = (160, 160)
+    planted = [
+        Planted(CELL, rectangle(size, 40, 40, 120, 120)),
+        Planted(CELL, rectangle(size, 56, 40, 136, 120), score=0.9),
+        Planted(SKY, rectangle(size, 0, 0, 160, 160), score=0.6),
+        Planted(SKY, rectangle(size, 0, 0, 160, 150), score=0.5),
+    ]
+    model = predictor(planted, classification=classification, nms=nms, panoptic_overlap=0.1)
+    found = model.predict(blank(size), task="pan")
+    assert isinstance(found, PanopticMap)
+    assert sorted(segment.label for segment in found.segments) == [CELL] * cells + [SKY]

@@ -317,7 +317,7 @@ def test_impossible_boxes_are_refused_or_skipped(
     root = coco(tmp_path / "data", {"a.png": RED, "b.png": [bad]})
     assert train(root) == 2
     error = refused(capsys)
-    for part in ("instances_train.json: annotation id 2 (image 'b.png')", message, "on_error to skip"):
+    for part in ("instances_train.json: annotation id 2 (image 'b.png')", message, "data.on_error=skip"):
         assert part in error
     assert train(root, "data.on_error=skip", "training.evaluate_every=0") == 0
     assert "1 boxes or images left out of the training data" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from detrkit.errors import DataError, RunError
 from detrkit.inference.detr_segmentation import DETRPanopticRules, detr_instance_masks, detr_panoptic_segments
-from detrkit.inference.postprocess import Selected, default_categories, select
+from detrkit.inference.postprocess import Selected, default_categories, select, without_duplicates
 from detrkit.inference.segmentation import (
     ImageMasks,
     PanopticRules,
@@ -242,6 +242,8 @@ def _panoptic(image: _Image) -> PanopticMap:
     options = image.config.postprocess
     is_thing = torch.tensor([category.is_thing for category in image.categories])
     logits = _without(image.logits, image.class_mask(things=False))
+    if options.nms is not None:
+        logits = without_duplicates(logits, image.boxes, classes=image.classes, is_thing=is_thing, nms=options.nms)
     if image.as_detr:
         detr = DETRPanopticRules(threshold=options.panoptic_threshold)
         if image.threshold is not None:

@@ -13,7 +13,7 @@ from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.structures import Categories, Category
 from detrkit.weights.official.class_names import COCO_CATEGORIES, COCO_PANOPTIC_CATEGORIES
 
-__all__ = ["Selected", "default_categories", "select"]
+__all__ = ["Selected", "default_categories", "select", "without_duplicates"]
 
 # Minimum number of candidates before NMS with sigmoid classification (pre_nms of DE-CondDETR).
 PRE_NMS_TOP_K = 2000
@@ -87,6 +87,28 @@ def select(
         order = found.scores.argsort(descending=True, stable=True)
         found = Selected(*(value[order] for value in found))
     return found if top_k is None else Selected(*(value[:top_k] for value in found))
+
+
+def without_duplicates(logits: Tensor, boxes: Tensor, *, classes: ClassLoss, is_thing: Tensor, nms: float) -> Tensor:
+    """Logits in which things that class-wise NMS suppresses have no class, so that segments are made of the others.
+
+    Two queries of one object would share its pixels, and neither might keep enough of its mask.
+
+    Args:
+        logits: (Q, C).
+        boxes: (Q, 4) cxcywh in [0, 1].
+        classes: the meaning of the logits.
+        is_thing: (K,) bool.
+        nms: IoU threshold.
+    """
+    scores, labels = classes.ranked(logits.float())
+    things = is_thing.to(labels.device)[labels].nonzero()[:, 0]
+    kept = batched_nms(cxcywh_to_xyxy(boxes.float())[things], scores[things], labels[things], nms)
+    suppressed = torch.zeros_like(labels, dtype=torch.bool)
+    suppressed[things] = True
+    suppressed[things[kept]] = False
+    of_class = torch.arange(logits.shape[-1], device=logits.device) < len(is_thing)
+    return logits.masked_fill(suppressed[:, None] & of_class, torch.finfo(logits.dtype).min)
 
 
 def default_categories(num_classes: int) -> Categories:

@@ -301,7 +301,8 @@ class Trainer:
             self.best = Best(epoch=self.epoch + 1, metrics=dict(score.metrics), headline=score.headline)
             if self.accelerator.is_main_process:
                 checkpoint.save_best(self.folder, self.save_model)
-        per_class = {name: numbers.get(score.primary) for name, numbers in score.per_class.items()}
+        column = validation.metric.class_columns[0]
+        per_class = {name: numbers.get(column) for name, numbers in score.per_class.items()}
         seconds = time.monotonic() - start
         self.meter.pause(seconds)
         self.log("eval", **score.metrics, per_class=per_class, best=better, seconds=round(seconds, 2))
