@@ -20,11 +20,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from detrkit.data import load_dataset
 from detrkit.data.convert import to_coco, usable_part
 from detrkit.data.doctor import Report, check
 from detrkit.data.formats import find_source, find_sources, read_source
 from detrkit.data.ground_truth import annotation_rows
-from detrkit.data.open import load_dataset
 from detrkit.errors import DataError
 from detrkit.metrics import score_panoptic
 from detrkit.metrics.coco import CocoMetric

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detrkit.data.samplers import AspectRatioBatchSampler, images_of_classes, repeat_factors, with_copies
+from detrkit.data.repeats import images_of_classes, repeat_factors, with_copies
+from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.errors import DataError
 
 ratios = st.lists(st.floats(0.2, 5), min_size=1, max_size=60)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from detrkit.data import load_dataset
 from detrkit.data.clean_rows import outline_area
 from detrkit.data.convert import to_coco, usable_part
 from detrkit.data.doctor import check
 from detrkit.data.findings import Finding
 from detrkit.data.formats import find_source, find_sources, read_source
-from detrkit.data.open import load_dataset
 from detrkit.data.values import as_box, box_problem, read_value, shown, size
 from detrkit.errors import DataError
 from detrkit.metrics import score_coco

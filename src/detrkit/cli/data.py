@@ -26,7 +26,7 @@ from detrkit.cli.data_options import (
 from detrkit.cli.data_subsets import sample_command, split_command
 
 if TYPE_CHECKING:
-    from detrkit.data.dataset import DetectionDataset
+    from detrkit.data.annotated_images import AnnotatedImages
     from detrkit.data.formats import Source
 
 __all__ = ["app"]
@@ -109,7 +109,7 @@ def view_command(
     say(f"wrote {written} pictures to {out}")
 
 
-def _load_to_view(source: Source, task: Task | None) -> DetectionDataset:
+def _load_to_view(source: Source, task: Task | None) -> AnnotatedImages:
     """The data set with masks where it has some, unless a task says otherwise."""
     from detrkit.data.formats import usual_task
     from detrkit.data.open import load_source

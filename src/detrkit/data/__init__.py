@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 from detrkit.on_use import import_on_use
 
 if TYPE_CHECKING:
-    from detrkit.data.dataset import DetectionDataset
+    from detrkit.data.dataset import DetectionDataset, load_dataset
     from detrkit.data.images import image_size, read_image
     from detrkit.data.loader import build_loader, collate
-    from detrkit.data.open import load_dataset
     from detrkit.data.records import ImageRecord
     from detrkit.data.samplers import AspectRatioBatchSampler
     from detrkit.data.transforms import EvalTransform, TrainTransform, resize_shape
@@ -21,9 +20,8 @@ if TYPE_CHECKING:
 __getattr__ = import_on_use(
     __name__,
     {
-        "dataset": ["DetectionDataset"],
+        "dataset": ["DetectionDataset", "load_dataset"],
         "images": ["image_size", "read_image"],
-        "open": ["load_dataset"],
         "loader": ["build_loader", "collate"],
         "records": ["ImageRecord"],
         "samplers": ["AspectRatioBatchSampler"],

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from detrkit.data.annotated_images import AnnotatedImages
 from detrkit.data.build_records import build_records, mask_problem
 from detrkit.data.clean_rows import row_problem
 from detrkit.data.coco_json import Row
-from detrkit.data.dataset import DetectionDataset
 from detrkit.data.ground_truth import shared_pixels
 from detrkit.data.map_files import stated_size
 from detrkit.data.packed_masks import mask_rle
@@ -131,7 +131,7 @@ def _rounded(row: Row) -> Row:
 
 
 def write_panoptic(
-    dataset: DetectionDataset,
+    dataset: AnnotatedImages,
     path: Path,
     *,
     relative_to: Path | None = None,

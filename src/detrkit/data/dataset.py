@@ -1,89 +1,54 @@
-"""The data set for training and evaluation: records, a transform, and reproducible randomness."""
+"""The data set for training and evaluation: annotated images, a transform, and reproducible randomness."""
 
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from detrkit.data.coco_json import Row
-from detrkit.data.ground_truth import annotation_rows, image_row, panoptic_truth, semantic_map
-from detrkit.data.gtfine_files import read_instance_ids
-from detrkit.data.images import read_image
-from detrkit.data.records import WAY_ON, ImageRecord, OnError, ScoreProtocol
-from detrkit.data.segments import rules_of
+from detrkit.data.annotated_images import AnnotatedImages
+from detrkit.data.formats import find_source
+from detrkit.data.open import load_source
+from detrkit.data.records import WAY_ON, ImageRecord, OnError
+from detrkit.data.segments import TASKS
 from detrkit.data.transforms import EvalTransform
-from detrkit.errors import DataError
-from detrkit.structures import Categories, Sample, SemanticMap
+from detrkit.errors import DataError, did_you_mean
+from detrkit.structures import Sample
 
-__all__ = ["DetectionDataset", "SampleTransform"]
+__all__ = ["DetectionDataset", "SampleTransform", "load_dataset"]
 
 SampleTransform = Callable[[Image.Image, ImageRecord, str], Sample]
 
 
-class DetectionDataset(Dataset[Sample]):
-    """The images of one split with their annotations.
+class DetectionDataset(AnnotatedImages, Dataset[Sample]):
+    """The images of one split with their annotations, as samples for a model.
 
     ``dataset[i]`` reads image i and returns ``transform(image, records[i], task)``. The randomness of a sample depends
-    only on (seed, epoch, i), so neither the number of workers nor resuming within an epoch changes it.
+    only on (seed, epoch, i), so neither the number of workers nor resuming within an epoch changes it. With
+    ``on_error="skip"`` the next readable image takes the place of an unreadable one, and ``skipped_images`` lists it
+    (also when a worker process reads it).
 
     Args:
-        records: sorted by image id.
-        categories: in label order.
-        name: the name in folders and tables.
-        task: what the records were read for: det, inst, sem or pan; objects have masks except for det.
         transform: turns an image, its record and a task into a sample; default: the evaluation transform.
-        on_error: what to do with an unreadable image: "raise" an error, or "skip" it: the next readable image takes
-            its place, and ``skipped_images`` lists it (also when a worker process reads it).
-        load_errors: one line per box or image that was left out while loading.
-        protocol: how results on these images are scored.
-        max_detections: detections of an image that AP counts; None: as many as the protocol says.
-        frequencies: frequency of each class in label order: "r", "c" or "f" (LVIS), or None.
-        chances: probability that an epoch contains each record; None: every epoch contains all records (see
-            ``detrkit.data.samplers``).
+        of_images: the attributes of :class:`~detrkit.data.annotated_images.AnnotatedImages`.
     """
 
-    def __init__(
-        self,
-        *,
-        records: Sequence[ImageRecord],
-        categories: Categories,
-        name: str = "dataset",
-        task: str = "det",
-        transform: SampleTransform | None = None,
-        on_error: OnError = "raise",
-        load_errors: Sequence[str] = (),
-        protocol: ScoreProtocol = "coco",
-        max_detections: int | None = None,
-        frequencies: Sequence[str] | None = None,
-        chances: NDArray[np.float64] | None = None,
-    ) -> None:
-        self.records = list(records)
-        self.categories = categories
-        self.name = name
-        self.task = task
+    def __init__(self, *, transform: SampleTransform | None = None, **of_images: Any) -> None:
+        super().__init__(**of_images)
         self.transform: SampleTransform = transform if transform is not None else EvalTransform()
-        self.on_error = on_error
-        self.load_errors = list(load_errors)
-        self.protocol: ScoreProtocol = protocol
-        self.max_detections = max_detections
-        self.frequencies = frequencies
-        self.chances = chances
         # In shared memory: persistent workers must see the current epoch and report the images they skip.
         self._seed_and_epoch = _shared_zeros(2, torch.int64)
         self._unreadable = _shared_zeros(len(self.records), torch.bool)
-
-    def __len__(self) -> int:
-        return len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
@@ -110,15 +75,6 @@ class DetectionDataset(Dataset[Sample]):
         with _seeded(seed, epoch, seed_as):
             return self.transform(image, self.records[index], self.task)
 
-    def read_image(self, index: int) -> Image.Image:
-        """Image ``index`` as RGB before any transform, in the orientation of its annotations.
-
-        Raises:
-            DataError: the image is missing, damaged, or its size differs from the annotations.
-        """
-        record = self.records[index]
-        return read_image(record.path, frame=(record.width, record.height))
-
     def with_transform(self, transform: SampleTransform, *, task: str | None = None) -> DetectionDataset:
         """The same records with another transform and a separate epoch counter; no annotation is read again.
 
@@ -135,69 +91,81 @@ class DetectionDataset(Dataset[Sample]):
         self._seed_and_epoch.copy_(torch.tensor([seed, epoch]))
 
     @property
-    def aspect_ratios(self) -> list[float]:
-        """Width / height of every image, for batches of similar shapes."""
-        return [record.width / record.height for record in self.records]
-
-    @property
     def skipped_images(self) -> list[str]:
         """File names of the images that could not be read up to now (``on_error="skip"``)."""
         bad = torch.nonzero(self._unreadable).flatten().tolist()
         return list(dict.fromkeys(self.records[index].file_name for index in bad))
-
-    @property
-    def iou_type(self) -> Literal["bbox", "segm"]:
-        """Whether its objects are matched by boxes or by masks."""
-        return "segm" if rules_of(self.task).masks else "bbox"
-
-    def coco_ground_truth(self) -> Row:
-        """The ground truth as COCO JSON with the category ids of the file; crowd regions have ``iscrowd`` 1.
-
-        Boxes and areas are those of the file, not clipped to the image; LVIS fields are kept. With a task that has
-        masks, every annotation also has its ``segmentation`` as compressed RLE. Images that could not be read up to now
-        and annotations that were left out while loading are missing.
-        """
-        records, ids = self._known_records(), self.categories.ids
-        rows = (row for record in records for row in annotation_rows(record, ids))
-        categories: list[Row] = [dict(row) for row in self.categories.to_json()]
-        if self.frequencies is not None:
-            for category, frequency in zip(categories, self.frequencies, strict=True):
-                category["frequency"] = frequency
-        return {
-            "info": {"description": self.name},
-            "images": [image_row(record, ids) for record in records],
-            "annotations": [{"id": number, **row} for number, row in enumerate(rows, start=1)],
-            "categories": categories,
-        }
-
-    def panoptic_ground_truth(self) -> tuple[Row, Callable[[str], NDArray[np.int32]]]:
-        """COCO panoptic content, and what gives the segment ids (H, W) of a PNG file that it names.
-
-        The pixels of an image are made when they are asked for. Without stuff in the data the segments are things.
-        """
-        return panoptic_truth(self._known_records(), self.categories)
-
-    def semantic_ground_truth(self) -> tuple[Categories, Callable[[int], SemanticMap]]:
-        """The classes, and what gives the class map of an image id, made when it is asked for."""
-        records = {record.image_id: record for record in self._known_records()}
-        return self.categories, lambda image_id: semantic_map(records[image_id], self.categories)
-
-    def instance_ids(self, image_id: int) -> NDArray[np.int32]:
-        """Values (H, W) of Cityscapes' label image of instances of an image.
-
-        Raises:
-            DataError: the images have no such files, or it cannot be read.
-        """
-        record = next((record for record in self.records if record.image_id == image_id), None)
-        if record is None or record.map_file is None:
-            raise DataError(f"{self.name}: image {image_id} has no label image of instances")
-        return read_instance_ids(record.map_file.path)
 
     def _known_records(self) -> list[ImageRecord]:
         """One record per image, without those that could not be read up to now."""
         unreadable = set(torch.nonzero(self._unreadable).flatten().tolist())
         records = {r.image_id: r for index, r in enumerate(self.records) if index not in unreadable}
         return list(records.values())
+
+
+def load_dataset(
+    root: str | Path,
+    *,
+    split: str = "train",
+    task: str = "det",
+    format: str = "auto",
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
+    on_error: OnError = "raise",
+    sample_rate: float | None = None,
+    sample_repeat: bool = False,
+    sample_seed: int = 0,
+    repeat: int = 1,
+    repeat_threshold: float | None = None,
+    max_detections: int | None = None,
+) -> DetectionDataset:
+    """Load one split of a data folder; images are opened only when samples are requested.
+
+    Args:
+        root: the data folder, or its ``data.yaml`` or COCO file.
+        split: train, val or test.
+        task: det, inst, sem or pan: which annotations become objects, and whether they have masks.
+        format: auto, or a key of ``detrkit.data.formats.FORMATS``: coco, yolo, voc, …
+        annotations: a COCO file, relative to ``root`` or to the working directory, for unusual layouts.
+        images: the image folder of ``annotations``, likewise relative.
+        on_error: "raise" an error for bad boxes and images, or "skip" and count them.
+        sample_rate: fraction of the images to use. This is the published COCO subset if ``../CocoFormatAnnos`` has its
+            file, otherwise a subset chosen by ``sample_seed``; smaller subsets are contained in larger ones.
+        sample_repeat: repeat the images int(1 / sample_rate) times, so that an epoch keeps its length.
+        sample_seed: the seed of the subset.
+        repeat: how many times to list every image, for longer epochs on few images.
+        repeat_threshold: repeat images more often if one of their classes occurs in less than this fraction of the
+            images, for example 0.001 (``detrkit.data.repeats.repeat_factors``).
+        max_detections: detections of an image that AP counts; None: as many as the protocol says.
+
+    Raises:
+        DataError: the data cannot be used; the message names the file, key or value.
+    """
+    if on_error not in ("raise", "skip"):
+        raise DataError(f"on_error '{on_error}' is unknown.{did_you_mean(on_error, ['raise', 'skip'])}")
+    if task not in TASKS:
+        raise DataError(f"task '{task}' is unknown.{did_you_mean(task, TASKS)}")
+    root = Path(root)
+    source = find_source(
+        root,
+        split,
+        task=task,
+        format=format,
+        annotations=None if annotations is None else Path(annotations),
+        images=None if images is None else Path(images),
+    )
+    found = load_source(
+        source,
+        task=task,
+        on_error=on_error,
+        sample_rate=sample_rate,
+        sample_repeat=sample_repeat,
+        sample_seed=sample_seed,
+        repeat=repeat,
+        repeat_threshold=repeat_threshold,
+        max_detections=max_detections,
+    )
+    return DetectionDataset(**{field.name: getattr(found, field.name) for field in fields(found)})
 
 
 def _shared_zeros(length: int, dtype: torch.dtype) -> Tensor:

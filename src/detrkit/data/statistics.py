@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from detrkit.data.annotated_images import AnnotatedImages
 from detrkit.data.coco_json import Row
-from detrkit.data.dataset import DetectionDataset
 from detrkit.data.segments import Segments, clipped
 
 __all__ = ["PERCENTILES", "ClassCount", "Statistics", "statistics"]
@@ -63,7 +63,7 @@ class Statistics:
         return asdict(self)
 
 
-def statistics(dataset: DetectionDataset) -> Statistics:
+def statistics(dataset: AnnotatedImages) -> Statistics:
     """Compute the statistics of a split from its records; no image is opened."""
     records = dataset.records
     segments = Segments.cat([record.segments for record in records])

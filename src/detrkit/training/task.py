@@ -12,7 +12,7 @@ import torch
 
 from detrkit.config import Recipe
 from detrkit.data import DetectionDataset, load_dataset
-from detrkit.data.samplers import images_of_classes
+from detrkit.data.repeats import images_of_classes
 from detrkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from detrkit.errors import CheckpointError, DataError, RecipeError
 from detrkit.losses import Criterion, FederatedClasses, build_classes, build_criterion
