@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from detrkit.structures import Categories, PanopticMap, Segment
+from tests.data.test_ade20k import ade20k_tree
 from tests.data.trees import lvis_tree, masks_tree, outlines_tree, panoptic_tree
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -214,6 +215,7 @@ def make_workplace(folder: Path) -> Path:
     panoptic_tree(folder / "data" / "nuclei_inst")
     panoptic_tree(folder / "data" / "coco", official=True)
     masks_tree(folder / "data" / "aerial_sem")
+    ade20k_tree(folder / "data" / "ADEChallengeData2016")
     outlines_tree(folder / "data" / "nuts_inst")
     panoptic_tree(folder / "data" / "coco_open_panoptic")
     (folder / "gtFine").symlink_to(folder / "data" / "cityscapes" / "gtFine")
@@ -234,6 +236,7 @@ def make_workplace(folder: Path) -> Path:
     (folder / "photos" / "broken.jpg").write_bytes(b"not an image")
     results = [{"image_id": 11, "category_id": 7, "bbox": [13, 6, 20, 30], "score": 0.9}]
     _write_json(folder / "results.json", results)
+    _write_json(folder / "lvis_results.json", [{"image_id": 1, "category_id": 4, "bbox": [2, 2, 16, 18], "score": 0.9}])
     shutil.copy(mine / "annotations/instances_val.json", folder / "ground_truth.json")
     told = {
         "images": [{"id": 1, "file_name": "val_1.jpg", "width": 96, "height": 64}],

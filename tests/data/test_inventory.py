@@ -41,10 +41,10 @@ def problems(name: str, root: Path, task: str | None = None) -> dict[str, PartSt
     return {state.path: state for state in inventory(name, root, task=task) if state.problem}
 
 
-def reading(root: Path, **options: object) -> str:
+def reading(root: Path, *, split: str = "train", task: str = "det") -> str:
     """The error of reading, in one line."""
     with pytest.raises(DataError) as error:
-        load_dataset(root, **options)  # type: ignore[arg-type]
+        load_dataset(root, split=split, task=task)
     assert "\n" not in str(error.value)
     return str(error.value)
 

@@ -17,10 +17,10 @@ from detrkit.cli.data_options import (
     Images,
     JsonFlag,
     Seed,
-    Split,
-    Task,
+    SplitName,
+    TaskName,
     TaskOption,
-    say,
+    remark,
     sources_of,
 )
 from detrkit.cli.data_subsets import sample_command, split_command
@@ -38,7 +38,7 @@ app.command("check")(check_command)
 @app.command("stats")
 def stats_command(
     folder: Folder,
-    split: Annotated[Split | None, typer.Option(help="Only this split.")] = None,
+    split: Annotated[SplitName | None, typer.Option(help="Only this split.")] = None,
     format: FormatOption = "auto",
     annotations: Annotations = None,
     images: Images = None,
@@ -73,7 +73,7 @@ app.command("split")(split_command)
 def view_command(
     folder: Folder,
     out: Annotated[Path, typer.Option(help="The folder for the pictures.")],
-    split: Annotated[Split, typer.Option(help="The split to draw.")] = Split.train,
+    split: Annotated[SplitName, typer.Option(help="The split to draw.")] = SplitName.train,
     count: Annotated[int, typer.Option(min=0, help="How many images; 0 for all.")] = 20,
     seed: Seed = 0,
     format: FormatOption = "auto",
@@ -102,14 +102,14 @@ def view_command(
         try:
             picture = draw_labels(dataset.read_image(index), dataset.records[index], dataset.categories)
         except DataError as error:
-            say(str(error))
+            remark(str(error))
             continue
         write_picture(path, picture, format="JPEG")
         written += 1
-    say(f"wrote {written} pictures to {out}")
+    remark(f"wrote {written} pictures to {out}")
 
 
-def _load_to_view(source: Source, task: Task | None) -> AnnotatedImages:
+def _load_to_view(source: Source, task: TaskName | None) -> AnnotatedImages:
     """The data set with masks where it has some, unless a task says otherwise."""
     from detrkit.data.formats import usual_task
     from detrkit.data.open import load_source

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from detrkit.cli.data_options import Annotations, FormatOption, Images, JsonFlag, Task, TaskOption, say, sources_of
+from detrkit.cli.data_options import (
+    Annotations,
+    FormatOption,
+    Images,
+    JsonFlag,
+    TaskName,
+    TaskOption,
+    remark,
+    sources_of,
+)
 
 __all__ = ["check_command"]
 
@@ -47,7 +56,7 @@ def check_command(
         _check_published(str(words[0]), folder, task, json)
         return
     if not json:
-        say(f"reading {folder} …")  # the modules below take a moment
+        remark(f"reading {folder} …")  # the modules below take a moment
     from detrkit.data.doctor import DataContents
     from detrkit.data.doctor import check as check_sources
 
@@ -55,7 +64,7 @@ def check_command(
 
     def tell(contents: DataContents) -> None:
         if not json:
-            say(f"{folder}: {contents}", err=False)
+            remark(f"{folder}: {contents}", err=False)
 
     with progress_bar("reading") as bar:
         report = check_sources(sources, quick=quick, progress=bar.update, tell=tell)
@@ -67,7 +76,7 @@ def check_command(
     raise typer.Exit(1 if report.failed else 0)
 
 
-def _check_published(name: str, folder: Path, task: Task | None, json: bool) -> None:
+def _check_published(name: str, folder: Path, task: TaskName | None, json: bool) -> None:
     """Say which files of a published data set a folder has."""
     from dataclasses import asdict
 

@@ -12,12 +12,12 @@ from detrkit.cli.data_options import (
     COCO_FILE,
     Folder,
     Force,
-    OnError,
+    OnErrorName,
     OnErrorOption,
-    Split,
-    Task,
+    SplitName,
+    TaskName,
     outputs_of,
-    say,
+    remark,
     sources_of,
     write_coco,
 )
@@ -49,12 +49,12 @@ def convert_command(
     source_format: Annotated[
         str, typer.Option("--from", help="A format, as --format of other commands takes it, or cityscapes-gtfine.")
     ] = "auto",
-    split: Annotated[Split | None, typer.Option(help="Only this split.")] = None,
+    split: Annotated[SplitName | None, typer.Option(help="Only this split.")] = None,
     groups: Annotated[
         _Groups, typer.Option(help="cityscapes-gtfine: how to convert groups of objects.")
     ] = _Groups.crowd,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the images into the folder.")] = False,
-    on_error: OnErrorOption = OnError.stop,
+    on_error: OnErrorOption = OnErrorName.stop,
     force: Force = False,
 ) -> None:
     """Write annotations as COCO JSON, COCO panoptic (JSON and PNG files), YOLO or Pascal VOC.
@@ -81,7 +81,7 @@ def convert_command(
             write_coco(path, coco, force)
         return
     panoptic = to == _Target.coco_panoptic
-    sources = sources_of(folder, source_format, None, None, None, Task.pan if panoptic else None)
+    sources = sources_of(folder, source_format, None, None, None, TaskName.pan if panoptic else None)
     if to in (_Target.yolo, _Target.voc) or (copy and to == _Target.coco):
         _convert_folder(sources, out, to, split, copy=copy, on_error=on_error, force=force)
         return
@@ -91,14 +91,14 @@ def convert_command(
         if panoptic:
             dataset = load_source(sources[name], task="pan", on_error=on_error.value)
             for note in dataset.load_errors:
-                say(f"left out: {note}")
+                remark(f"left out: {note}")
             with progress_bar(name) as bar:
-                content = write_panoptic(dataset, path, relative_to=relative_to, progress=bar.update, note=say)
-            say(f"wrote {path} and {path.with_suffix('')}: {len(content['images'])} images")
+                content = write_panoptic(dataset, path, relative_to=relative_to, progress=bar.update, note=remark)
+            remark(f"wrote {path} and {path.with_suffix('')}: {len(content['images'])} images")
             continue
         table, notes = usable_part(read_source(sources[name]), on_error=on_error.value)
         for note in notes:
-            say(f"left out: {note}")
+            remark(f"left out: {note}")
         write_coco(path, to_coco(table, relative_to=relative_to), force)
 
 
@@ -106,10 +106,10 @@ def _convert_folder(
     sources: dict[str, Source],
     out: Path,
     to: _Target,
-    split: Split | None,
+    split: SplitName | None,
     *,
     copy: bool,
-    on_error: OnError,
+    on_error: OnErrorName,
     force: bool,
 ) -> None:
     """Write a folder with its own images, or links to them."""
@@ -128,7 +128,7 @@ def _convert_folder(
     for name in names:
         tables[name], notes = usable_part(read_source(sources[name]), on_error=on_error.value)
         for note in notes:
-            say(f"left out: {note}")
+            remark(f"left out: {note}")
     with progress_bar("images") as bar:
         if to == _Target.coco:
             for name, table in tables.items():
@@ -138,6 +138,6 @@ def _convert_folder(
             return
         write = write_yolo if to == _Target.yolo else write_voc
         for note in write(tables, out, copy=copy, progress=bar.update):
-            say(f"left out: {note}")
+            remark(f"left out: {note}")
     counts = ", ".join(f"{name} {len(table.images)} images" for name, table in tables.items())
-    say(f"wrote {out} ({to.value}): {counts}{'' if copy else '; images are links, --copy copies them'}")
+    remark(f"wrote {out} ({to.value}): {counts}{'' if copy else '; images are links, --copy copies them'}")

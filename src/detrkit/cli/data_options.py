@@ -21,15 +21,15 @@ __all__ = [
     "FormatOption",
     "Images",
     "JsonFlag",
-    "OnError",
+    "OnErrorName",
     "OnErrorOption",
     "Seed",
-    "Split",
-    "Task",
+    "SplitName",
+    "TaskName",
     "TaskOption",
     "no_split",
     "outputs_of",
-    "say",
+    "remark",
     "sources_of",
     "write_coco",
 ]
@@ -38,7 +38,7 @@ COCO_FILE = "annotations/instances_{}.json"
 """File of a converted split in the output folder, as in a COCO data set."""
 
 
-class Split(StrEnum):
+class SplitName(StrEnum):
     """A split of a data set."""
 
     train = "train"
@@ -46,14 +46,14 @@ class Split(StrEnum):
     test = "test"
 
 
-class OnError(StrEnum):
+class OnErrorName(StrEnum):
     """What to do with bad boxes and images."""
 
     stop = "raise"
     skip = "skip"
 
 
-class Task(StrEnum):
+class TaskName(StrEnum):
     """A task."""
 
     det = "det"
@@ -70,13 +70,13 @@ _FORMATS = (
 )
 FormatOption = Annotated[str, typer.Option("--format", help=f"auto, {_FORMATS}.")]
 TaskOption = Annotated[
-    Task | None, typer.Option(help="Task of the data: it decides between files side by side, and about masks.")
+    TaskName | None, typer.Option(help="TaskName of the data: it decides between files side by side, and about masks.")
 ]
 Annotations = Annotated[Path | None, typer.Option(help="A COCO file, for a folder without a known layout.")]
 Images = Annotated[Path | None, typer.Option(help="Image folder of that file.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 Seed = Annotated[int, typer.Option(help="Random seed for the choice of images.")]
-OnErrorOption = Annotated[OnError, typer.Option(help="For bad boxes and images: raise, or skip and count them.")]
+OnErrorOption = Annotated[OnErrorName, typer.Option(help="For bad boxes and images: raise, or skip and count them.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -85,8 +85,8 @@ def sources_of(
     format: str,
     annotations: Path | None,
     images: Path | None,
-    split: Split | None,
-    task: Task | None = None,
+    split: SplitName | None,
+    task: TaskName | None = None,
 ) -> dict[str, Source]:
     """The selected split, or all splits."""
     from detrkit.data.formats import find_source, find_sources
@@ -94,11 +94,11 @@ def sources_of(
     used_for = task or "det"
     if split is None and annotations is None and images is None:
         return find_sources(folder, task=used_for, format=format)
-    name = (split or Split.train).value
+    name = (split or SplitName.train).value
     return {name: find_source(folder, name, task=used_for, format=format, annotations=annotations, images=images)}
 
 
-def outputs_of(out: Path, present: list[str], split: Split | None, pattern: str, force: bool) -> dict[str, Path]:
+def outputs_of(out: Path, present: list[str], split: SplitName | None, pattern: str, force: bool) -> dict[str, Path]:
     """Output path of each split; raises before any work where a file exists already."""
     from detrkit.errors import DataError
     from detrkit.files import refuse_existing
@@ -128,10 +128,10 @@ def write_coco(path: Path, table: Row, force: bool) -> None:
     from detrkit.files import write_json
 
     write_json(path, table, force=force)
-    say(f"wrote {path}: {len(table['images'])} images, {len(table['annotations'])} annotations")
+    remark(f"wrote {path}: {len(table['images'])} images, {len(table['annotations'])} annotations")
 
 
-def say(text: str, *, err: bool = True) -> None:
+def remark(text: str, *, err: bool = True) -> None:
     """Print a line on stderr; stdout is for results."""
     from detrkit.terminal import printable
 

@@ -15,10 +15,10 @@ from detrkit.cli.data_options import (
     FormatOption,
     Images,
     Seed,
-    Split,
+    SplitName,
     no_split,
     outputs_of,
-    say,
+    remark,
     sources_of,
     write_coco,
 )
@@ -42,7 +42,7 @@ def sample_command(
     rate: Annotated[float | None, typer.Option(help="Fraction of the images, such as 0.01.")] = None,
     count: Annotated[int | None, typer.Option(help="Number of images, instead of a rate.")] = None,
     seed: Seed = 0,
-    split: Annotated[Split, typer.Option(help="The split to sample from.")] = Split.train,
+    split: Annotated[SplitName, typer.Option(help="The split to sample from.")] = SplitName.train,
     format: FormatOption = "auto",
     annotations: Annotations = None,
     force: Force = False,
@@ -62,7 +62,7 @@ def sample_command(
     out = out or target
     assert out is not None
     if images is not None:
-        if rate is not None or count is not None or annotations is not None or split != Split.train:
+        if rate is not None or count is not None or annotations is not None or split != SplitName.train:
             raise DataError(
                 "--images cuts a trial set of all splits; it goes without --rate, --count, --split, --annotations"
             )
@@ -96,7 +96,7 @@ def _trial_set(folder: Path, out: Path, images: int, seed: int, format: str, *, 
         counts = cut_trial_set(folder, out, images=images, seed=seed, format=format, links=links, progress=bar.update)
     for name, splits in counts.items():
         listed = ", ".join(f"{split} {number} images" for split, number in splits.items())
-        say(f"wrote {out} ({name}): {listed}")
+        remark(f"wrote {out} ({name}): {listed}")
 
 
 def split_command(
@@ -109,13 +109,13 @@ def split_command(
     images: Images = None,
     force: Force = False,
 ) -> None:
-    """Split a train split into train and val; the images stay where they are."""
+    """SplitName a train split into train and val; the images stay where they are."""
     from detrkit.data.convert import split_table, to_coco
     from detrkit.data.formats import find_sources, read_source
 
     paths = outputs_of(out, ["train", "val"], None, COCO_FILE, force)
-    source = sources_of(folder, format, annotations, images, Split.train)["train"]
+    source = sources_of(folder, format, annotations, images, SplitName.train)["train"]
     if annotations is None and "val" in find_sources(folder, format=format):
-        say(f"{folder} has a val split already, which stays as it is: only its train split is divided")
+        remark(f"{folder} has a val split already, which stays as it is: only its train split is divided")
     for name, table in split_table(read_source(source), val=val, seed=seed).items():
         write_coco(paths[name], to_coco(table, relative_to=out), force)
