@@ -177,9 +177,33 @@ def test_other_annotations_of_the_same_images_are_said(
     assert steps(run) == 12
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda images: images[:-1], "6 validation images then, 7 now, 1 are new (ids 106) since the run began: "),
+        (lambda images: images + torch.tensor([0, 1]), "the annotations of 7 validation images have changed"),
+        (lambda images: images.flip(0), None),
+    ],
+)
+def test_other_validation_images_are_said(
+    begun: Path, run: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Any], Any], message: str | None
+) -> None:
+    state = last_state(run)
+    now = state["validation"]["images"]
+    state["validation"]["images"] = change(now)
+    torch.save(state, run / "last" / "state.pt")
+    with fake_task(begun):
+        train(run, resume=True, epochs=3)
+    said = capsys.readouterr().err
+    assert ("scores from here on cannot be compared" in said) is (message is not None)
+    assert (message or "") in said
+    assert steps(run) == 12
+    assert torch.equal(last_state(run)["validation"]["images"], now)
+
+
 def test_a_state_of_an_earlier_version_is_resumed(begun: Path, run: Path) -> None:
     state = last_state(run)
-    del state["data"], state["best"]["stale"]
+    del state["data"], state["validation"], state["best"]["stale"]
     del state["recipe"]["training"]["patience"]
     torch.save(state, run / "last" / "state.pt")
     (run / "last" / "previous.pt").unlink()

@@ -15,7 +15,7 @@ from detrkit.data.coco_json import Row, lvis_problems
 from detrkit.data.frames import turned_images, upright
 from detrkit.data.images import image_size
 from detrkit.data.packed_masks import PackedMasks, pack, pack_value, size_problem
-from detrkit.data.records import WAY_ON, ImageRecord, OnError, Table, missing_files
+from detrkit.data.records import WAY_ON, ImageRecord, OnError, Table, missing_files, without_images
 from detrkit.data.segments import Segments, clipped, rules_of
 from detrkit.errors import DataError, MissingFilesError
 from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE, Categories, Category
@@ -235,8 +235,12 @@ def _images(table: Table, on_error: OnError) -> tuple[list[Row], list[str]]:
     if missing and (on_error == "raise" or len(missing) == len(images)):
         more = f" (and {len(missing) - 1} more of {len(images)} images)" if len(missing) > 1 else ""
         raise MissingFilesError(
-            f"{table.path(images[missing[0]])}: image file missing{more}, listed in {table.origin}. "
-            + _SKIP.format("images")
+            f"{table.path(images[missing[0]])}: image file missing{more}, listed in {table.origin}"
+            + (
+                f": {without_images(table.image_folder)}"
+                if len(missing) == len(images)
+                else f". {_SKIP.format('images')}"
+            )
         )
     notes = [f"{table.path(images[index])}: image file missing" for index in missing]
     skipped = set(missing)

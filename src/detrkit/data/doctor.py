@@ -23,7 +23,7 @@ from detrkit.data.images import image_size, read_image
 from detrkit.data.inventory import explanation
 from detrkit.data.mask_checks import mask_findings
 from detrkit.data.once import read_once
-from detrkit.data.records import Table, missing_files
+from detrkit.data.records import Table, missing_files, without_images
 from detrkit.data.value_checks import VALUE_CHECKS, class_differences
 from detrkit.errors import DataError
 from detrkit.files import check_regular
@@ -129,14 +129,13 @@ def check(
         turned = turned_images(table, table.images)
         findings.append(_frames(split, table, turned))
         table = tables[split] = replace(table, images=upright(table.images, turned))
-        examinations = (_ids, _category_ids, _boxes, _duplicate_annotations, _balance, _empty, _federated)
+        missing = missing_files([table.path(image) for image in table.images])
+        examinations = (_ids, _category_ids, _boxes, _duplicate_annotations, _federated)
         for examine in (reading_findings, *VALUE_CHECKS, *examinations):
             findings += examine(split, table)
+        findings += [*_balance(split, table, set(missing)), *_empty(split, table, set(missing))]
         findings += mask_findings(split, table, quick=quick)
-        missing = missing_files([table.path(image) for image in table.images])
-        lost = [str(table.path(table.images[index])) for index in missing]
-        line = explanation(sources[split].root, format=sources[split].format, split=split) if lost else None
-        findings.append(finding("error", "image files", split, lost, "missing" if line is None else f"missing. {line}"))
+        findings.append(_missing(sources[split], table, missing))
         scans[split] = _scan(table, set(missing), quick, progress)
         findings += _scanned(split, table, scans[split], quick)
     findings += file_findings(sources, tables)
@@ -226,11 +225,23 @@ def _duplicate_annotations(split: str, table: Table) -> Iterator[Finding]:
     yield finding("warning", "duplicate boxes", split, repeated, "annotations with the class and box of another one")
 
 
-def _balance(split: str, table: Table) -> Iterator[Finding]:
+def _missing(source: Source, table: Table, missing: list[int]) -> Finding:
+    message = "missing"
+    if missing and (line := explanation(source.root, format=source.format, split=source.split)) is not None:
+        message += f". {line}"
+    elif missing and len(missing) == len(table.images):
+        message += f", all of them: {without_images(table.image_folder)}"
+    lost = [str(table.path(table.images[index])) for index in missing]
+    return finding("error", "image files", source.split, lost, message)
+
+
+def _balance(split: str, table: Table, missing: set[int]) -> Iterator[Finding]:
     counts = Counter(row["category_id"] for row in table.annotations if not is_crowd(row))
     crowds = {row["category_id"] for row in table.annotations if is_crowd(row)}  # another check names them
     names = {row["id"]: str(row.get("name", row["id"])) for row in table.categories}
     absent = [names[number] for number in names if not counts[number] and number not in crowds]
+    if not table.annotations and len(missing) == len(table.images):  # YOLO's boxes need the sizes of the images
+        absent = []
     present = sorted((counts[number], name) for number, name in names.items() if counts[number])
     rare = [f"{name}: {number}" for number, name in present if number * _IMBALANCE < present[-1][0]]
     # small val splits often lack rare classes
@@ -239,9 +250,10 @@ def _balance(split: str, table: Table) -> Iterator[Finding]:
     yield finding("warning", "class balance", split, rare, f"classes with few boxes ({largest})")
 
 
-def _empty(split: str, table: Table) -> Iterator[Finding]:
+def _empty(split: str, table: Table, missing: set[int]) -> Iterator[Finding]:
     filled = {row["image_id"] for row in table.annotations}
-    empty = [str(row["file_name"]) for row in table.images if row["id"] not in filled]
+    present = (row for index, row in enumerate(table.images) if index not in missing)
+    empty = [str(row["file_name"]) for row in present if row["id"] not in filled]
     level: Level = "warning" if len(empty) * 2 > len(table.images) else "info"
     yield finding(level, "empty images", split, empty, "images without boxes: kept as examples of background")
 

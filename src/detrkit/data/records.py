@@ -27,10 +27,11 @@ __all__ = [
     "coco_rows",
     "frequencies_of",
     "missing_files",
+    "without_images",
 ]
 
 OnError = Literal["raise", "skip"]
-WAY_ON = "leave such {} out and count them with data.on_error=skip (data convert: --on-error skip)"
+WAY_ON = "set on_error to skip to leave such {} out and count them (data.on_error=skip; data convert: --on-error skip)"
 """What to do about images and annotations that cannot be used, where they cannot be corrected."""
 ScoreProtocol = Literal["cityscapes", "coco", "lvis", "panoptic", "semantic"]
 
@@ -136,6 +137,11 @@ class Table:
         """The path of the file of an image row."""
         return self.image_root / posix_name(str(image["file_name"]))
 
+    @property
+    def image_folder(self) -> Path:
+        """The folder that all images are in, or its sub-folders."""
+        return Path(os.path.commonpath([self.path(image).parent for image in self.images]))
+
 
 def coco_rows(rows: Iterable[Row]) -> list[Row]:
     """Copies of annotation rows for a COCO file: with ``area`` and ``iscrowd``, and with unique positive ids.
@@ -171,6 +177,11 @@ def missing_files(paths: Sequence[Path]) -> list[int]:
         if name not in listings[parent] and not os.path.exists(path):
             missing.append(index)
     return missing
+
+
+def without_images(folder: Path) -> str:
+    """What to do about annotations of which no image is there, whose place is the folder."""
+    return f"an export without its images? Put the images into {folder}, or export again with images"
 
 
 def frequencies_of(table: Table) -> list[str] | None:

@@ -53,6 +53,8 @@ class RunState(TypedDict):
     recipe: dict[str, object]
     data: NotRequired[Fingerprint]
     """Of the training data; states of version 0.1 have none."""
+    validation: NotRequired[Fingerprint]
+    """Of the validation data, if there are any."""
 
 
 def _is_disk_full(error: BaseException | None) -> bool:

@@ -16,7 +16,7 @@ __all__ = ["Fingerprint", "changed_annotations", "changed_classes", "changed_ima
 
 
 class Fingerprint(TypedDict):
-    """A training set as it is stored in a checkpoint."""
+    """A data set as it is stored in a checkpoint."""
 
     classes: list[str]
     """Names in label order."""
@@ -25,7 +25,7 @@ class Fingerprint(TypedDict):
 
 
 def fingerprint(data: DetectionDataset) -> Fingerprint:
-    """The fingerprint of a training set; repeated images count once."""
+    """The fingerprint of training or validation images; repeated images count once."""
     records = {record.image_id: record for record in data.records}
     rows = [(image_id, _digest(record)) for image_id, record in records.items()]
     names = [str(category.name or category.id) for category in data.categories]
@@ -48,17 +48,17 @@ def changed_classes(then: Fingerprint, now: Fingerprint) -> str:
     return f"its classes are {first_few(then['classes'], 12)}, those of the data now {first_few(now['classes'], 12)}"
 
 
-def changed_images(then: Fingerprint, now: Fingerprint) -> str:
-    """How the training images differ, or an empty text: their number, which ones, their order."""
+def changed_images(then: Fingerprint, now: Fingerprint, split: str = "training") -> str:
+    """How the images of a split differ, or an empty text: their number, which ones, their order."""
     old, new = then["images"][:, 0].tolist(), now["images"][:, 0].tolist()
     if old == new:
         return ""
     before, after = set(old), set(new)
     gone, added = [one for one in old if one not in after], [one for one in new if one not in before]
-    parts = [f"{len(old)} training images then, {len(new)} now"]
+    parts = [f"{len(old)} {split} images then, {len(new)} now"]
     parts += [f"{len(gone)} are gone (ids {first_few(gone, 3)})"] if gone else []
     parts += [f"{len(added)} are new (ids {first_few(added, 3)})"] if added else []
-    return ", ".join(parts) if gone or added else "the training images are the same but come in another order"
+    return ", ".join(parts) if gone or added else f"the {split} images are the same but come in another order"
 
 
 def changed_annotations(then: Fingerprint, now: Fingerprint) -> list[int]:

@@ -4,7 +4,8 @@
 * What the recipe leaves open (length, epochs at which the rate drops) stays as the run began.
 * A run may be made longer or shorter. Drops in epochs stay where they were. A cosine ends at the new end, so that its
   rate differs from that of the begun run in every further step. A line says so.
-* Classes and images must be those of the run; changed annotations of the same images are announced.
+* Classes and images must be those of the run; changed annotations of the same images are announced, and so are other
+  validation images, which change no weight.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from detrkit.training.fingerprint import Fingerprint, changed_annotations, chang
 from detrkit.training.schedule import build_schedule, length_in_steps
 from detrkit.weights import verify
 
-__all__ = ["as_begun", "check_agreement", "kept_best", "length_remark", "without_start"]
+__all__ = ["as_begun", "check_agreement", "kept_best", "length_remark", "validation_remark", "without_start"]
 
 # Keys that may differ in a resumed run: where things lie, and what does not change its numbers. Annotation files and
 # images may lie elsewhere or have another layout, because the images are compared themselves.
@@ -85,6 +86,28 @@ def check_agreement(
             f"the annotations of {len(changed)} training images have changed since the run began (image id "
             f"{changed[0]} first): the run goes on with the new ones"
         )
+
+
+def validation_remark(state: RunState, now: Fingerprint, folder: Path) -> str:
+    """What other validation images than those of the begun run mean for its scores; empty where they are the same."""
+    then = state.get("validation")  # states of version 0.1 have none
+    if then is None:
+        return ""
+    changed = changed_images(_sorted(then), _sorted(now), "validation")
+    if not changed and (other := changed_annotations(then, now)):
+        changed = f"the annotations of {len(other)} validation images have changed (image id {other[0]} first)"
+    if not changed:
+        return ""
+    return (
+        f"{changed} since the run began: scores from here on cannot be compared with those before, by which "
+        f"{folder / 'best'} was chosen. Give it the validation data it began with, or compare best/ and last/ at the "
+        "end: detrkit eval"
+    )
+
+
+def _sorted(data: Fingerprint) -> Fingerprint:
+    """In the order of the ids: the order of validation images changes no score."""
+    return {"classes": data["classes"], "images": data["images"][data["images"][:, 0].argsort()]}
 
 
 def length_remark(recipe: Recipe, state: RunState, *, batches: int) -> str:

@@ -30,7 +30,7 @@ from detrkit.training.folder import locked, open_folder, run_folder, start_folde
 from detrkit.training.interrupt import Interrupt
 from detrkit.training.loggers import Logger
 from detrkit.training.progress import format_metric
-from detrkit.training.resume import as_begun, check_agreement, length_remark, without_start
+from detrkit.training.resume import as_begun, check_agreement, length_remark, validation_remark, without_start
 from detrkit.training.rng import seed_everything
 from detrkit.training.task import MINIMUM_STEPS, SHORT_FINE_TUNING, SHORT_STEPS, build_task, require_backbone, resolve
 from detrkit.training.trainer import Trainer
@@ -142,8 +142,13 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
         batches = len(sampler)
         recipe = resolve(recipe, batches_per_epoch=batches, folder=folder)
         data = fingerprint(task.train_data)
+        validation = None if task.validation is None else fingerprint(task.validation.data)
         if state is not None:
             check_agreement(recipe, state, folder, processes=accelerator.num_processes, batches=batches, data=data)
+            if validation is None:  # evaluation is off for now
+                validation = state.get("validation")
+            elif remark := validation_remark(state, validation, folder):
+                say(remark)
             if remark := length_remark(recipe, state, batches=batches):
                 say(remark)
         accelerator.wait_for_everyone()  # all processes have read the folder before one writes to it
@@ -160,6 +165,7 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
             folder=folder,
             loggers=loggers,
             data=data,
+            validation=validation,
             state=state,
         )
         del state

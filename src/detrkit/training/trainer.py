@@ -53,6 +53,7 @@ class Trainer:
         folder: folder of the checkpoints.
         loggers: loggers of the main process; empty on other processes.
         data: fingerprint of the training data, to be stored with every state.
+        validation: fingerprint of the validation data, likewise.
         state: result of :func:`detrkit.training.checkpoint.load_state`, to resume a run exactly.
     """
 
@@ -66,11 +67,13 @@ class Trainer:
         folder: Path,
         loggers: list[Logger],
         data: Fingerprint | None = None,
+        validation: Fingerprint | None = None,
         state: RunState | None = None,
     ) -> None:
         self.recipe, self.task, self.sampler = recipe, task, sampler
         self.accelerator, self.folder, self.loggers = accelerator, folder, loggers
         self.data = fingerprint(task.train_data) if data is None else data
+        self.validation = validation
         section = recipe.training
         self.accumulate = section.accumulate
         self.batches = len(sampler)  # per epoch and process
@@ -333,7 +336,7 @@ class Trainer:
     def state(self, rng: list[dict[str, object]]) -> RunState:
         """The state from which a resumed run equals, bit for bit on the same machine, an uninterrupted one."""
         scaler = self.accelerator.scaler
-        return {
+        state: RunState = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
@@ -346,6 +349,9 @@ class Trainer:
             "recipe": self.recipe.to_dict(),
             "data": self.data,
         }
+        if self.validation is not None:
+            state["validation"] = self.validation
+        return state
 
     def load_state(self, state: RunState) -> None:
         """Restore :meth:`state`."""

@@ -25,10 +25,11 @@ from detrkit.data.formats import (
 )
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, option, with_found_images
 from detrkit.data.inventory import explanation, names_archive
-from detrkit.data.listing import is_hidden
+from detrkit.data.listing import child, files_in, images_in, is_hidden
 from detrkit.data.once import read_once
-from detrkit.data.records import Table
+from detrkit.data.records import Table, without_images
 from detrkit.errors import DataError, MissingFilesError, did_you_mean
+from detrkit.files import beginning
 
 __all__ = [
     "FORMATS",
@@ -143,9 +144,23 @@ def recognise_format(root: Path, name: str = "auto", *, task: str = "det") -> Fo
         raise DataError(f"{root}: no data set, but it has one inside. Did you mean {' or '.join(inside)}?")
     looked = "; ".join(form.looked_for for form in FORMATS.values())
     raise DataError(
-        f"{root}: no known data set layout. Looked for {looked}. A COCO file elsewhere: detrkit data split {root} "
-        f"--annotations FILE [--images DIR] --out {root}_split, then use {root}_split. YOLO labels: write a data.yaml "
-        "with train, val and names"
+        f"{root}: no known data set layout{_hint(root)}. Looked for {looked}. A COCO file elsewhere: detrkit data "
+        f"split {root} --annotations FILE [--images DIR] --out {root}_split, then use {root}_split. YOLO labels: write "
+        "a data.yaml with train, val and names"
+    )
+
+
+def _hint(root: Path) -> str:
+    """What a folder without a known layout seems to be."""
+    own = child(root, "annotations.xml")
+    if own is not None and b"<image" in beginning(own, 1 << 16):
+        return f": {own.name} is CVAT's own format, which is not read; export as COCO or YOLO, with images"
+    files = files_in(root, {".txt", ".xml", ".json"}, recursive=True)
+    if not files or images_in(root, recursive=True):
+        return ""
+    return (
+        f": {len(files)} text files, such as {files[0]}, and no images: "
+        f"{without_images(root / 'images')} (of YOLO, the labels into labels/)"
     )
 
 

@@ -13,7 +13,7 @@ from detrkit.data.coco_json import Row
 from detrkit.data.findings import finding
 from detrkit.data.listing import child, find_by_name, posix_name
 from detrkit.data.packed_masks import pack
-from detrkit.data.records import Table, missing_files
+from detrkit.data.records import Table, missing_files, without_images
 from detrkit.errors import DataError, MissingFilesError
 
 __all__ = [
@@ -168,7 +168,8 @@ def find_image_root(candidates: Sequence[Path], images: Sequence[Row], origin: P
         searched = ", ".join(str(folder) for folder in folders) or "no folder that exists"
         example = f" such as '{names[0]}'" if names else ""
         raise MissingFilesError(
-            f"{origin}: found none of its images{example} in {searched}; say where they are with "
+            f"{origin}: found none of its images{example} in {searched}: "
+            f"{without_images(search / 'images')}, or say where they are with "
             f"{option('images', 'data.train.images, data.val.images')}"
         )
     return best

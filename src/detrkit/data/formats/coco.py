@@ -108,7 +108,8 @@ def read(source: Source, *, folders: Iterable[Path] = ()) -> Table:
     if source.images is not None and not source.images.is_dir():
         raise DataError(f"{source.images}: no such image folder")
     if table.images:
-        candidates = [*folders, *image_folders(source.root, source.split), source.annotations.parent]
+        own = source.root / "images" / source.annotations.stem.removeprefix("instances_")  # CVAT: images/default
+        candidates = [*folders, *image_folders(source.root, source.split), own, source.annotations.parent]
         if source.images is not None:
             candidates = [source.images]
         search = source.images or source.root

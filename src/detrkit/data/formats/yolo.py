@@ -11,11 +11,11 @@ from detrkit.data.clean_rows import outline_area
 from detrkit.data.coco_json import Row
 from detrkit.data.findings import finding
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
-from detrkit.data.formats.yolo_layout import Layout, find_entry, find_layout, layout_file
+from detrkit.data.formats.yolo_layout import Layout, as_written, find_entry, find_layout, layout_file
 from detrkit.data.formats.yolo_rows import LabelRow, parse_row
 from detrkit.data.images import image_size
-from detrkit.data.listing import find_by_name, images_in, posix_name, read_lines
-from detrkit.data.records import Table
+from detrkit.data.listing import files_in, find_by_name, images_in, posix_name, read_lines
+from detrkit.data.records import Table, without_images
 from detrkit.errors import DataError
 
 __all__ = ["FORMAT", "read"]
@@ -132,28 +132,43 @@ def _images(entries: list[str], layout: Layout, root: Path, met: _Reading) -> It
         found = find_entry(item, layout.bases)
         if found is None:
             looked = ", ".join(dict.fromkeys(str(base / item) for base in layout.bases))
-            raise DataError(f"{layout.file}: '{item}' does not exist (looked for {looked})")
-        if not any(os.path.exists(base / item) for base in layout.bases) and not item.startswith("../"):
+            lost = _lost(as_written(item, layout.bases))
+            raise DataError(f"{layout.file}: '{item}' does not exist (looked for {looked}){lost}")
+        if not os.path.exists(as_written(item, layout.bases)) and not item.startswith("../"):
             met.moved.append(f"{item} -> {found}")
         if found.is_dir():
             yield from images_in(found, recursive=True)
             continue
         bases = (*layout.bases, found.parent)
         names = [posix_name(line) for line in read_lines(found) if line]
-        paths = {name: next((base / name for base in bases if os.path.exists(base / name)), None) for name in names}
-        taken = [path for path in paths.values() if path is not None]
-        moved = find_by_name((name for name in names if paths[name] is None), root, taken=taken)
+        paths = {name: as_written(name, bases) for name in names}
+        present = {name for name, path in paths.items() if os.path.exists(path)}
+        taken = [paths[name] for name in present]
+        moved = find_by_name((name for name in names if name not in present), root, taken=taken)
         met.moved += [f"{name} -> {path}" for name, path in moved.items()]
-        yield from (paths[name] or moved.get(name, bases[0] / name) for name in names)
+        yield from (moved.get(name, paths[name]) for name in names)
+
+
+def _lost(folder: Path) -> str:
+    """What to do where an image folder is missing and the folder of its label files is not."""
+    for place in _label_folders(folder):
+        if labels := files_in(place, {".txt"}):
+            return f". {place} has {len(labels)} label files: {without_images(folder)}"
+    return ""
+
+
+def _label_folders(folder: Path) -> list[Path]:
+    """``…/images/a`` → ``…/labels/a``, and the folder itself."""
+    parts = folder.parts
+    place = next((k for k in range(len(parts) - 1, -1, -1) if parts[k].lower() in ("images", "jpegimages")), None)
+    if place is None:
+        return [folder]
+    return [*(Path(*parts[:place], word, *parts[place + 1 :]) for word in ("labels", "Labels")), folder]
 
 
 def _label_file(image: Path) -> Path | None:
-    """``…/images/a/x.jpg`` → ``…/labels/a/x.txt``, or the file beside the image."""
-    parts = list(image.parts)
-    place = next((k for k in range(len(parts) - 2, -1, -1) if parts[k].lower() in ("images", "jpegimages")), None)
-    folders = [image.parent]
-    if place is not None:
-        folders = [Path(*parts[:place], word, *parts[place + 1 : -1]) for word in ("labels", "Labels")] + folders
+    """The label file in the folder for labels, or the file beside the image."""
+    folders = _label_folders(image.parent)
     names = (image.with_suffix(".txt").name, image.name + ".txt", image.with_suffix(".TXT").name)
     return next((path for folder in folders for name in names if (path := folder / name).is_file()), None)
 

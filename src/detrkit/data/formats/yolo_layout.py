@@ -14,7 +14,7 @@ from detrkit.data.formats.base import SPLIT_WORDS, split_of
 from detrkit.data.listing import child, files_in, images_in, posix_name, read_lines, read_text
 from detrkit.errors import DataError
 
-__all__ = ["Layout", "find_entry", "find_layout", "layout_file"]
+__all__ = ["Layout", "as_written", "find_entry", "find_layout", "layout_file"]
 
 _YAML = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _SUFFIXES = frozenset({".yaml", ".yml"})
@@ -204,15 +204,25 @@ def _has_labels(folder: Path) -> bool:
     return any(path.stem in images for place in (folder, Path(*parts)) for path in files_in(place, {".txt"}))
 
 
+def as_written(item: str, bases: tuple[Path, ...]) -> Path:
+    """The file or folder of an entry, which need not exist.
+
+    ``data`` is the folder itself for darknet and CVAT, unless there is one of this name.
+    """
+    paths = [base / name for name in (item, item.removeprefix("data/")) for base in bases]
+    likely = paths[0] if os.path.isdir(bases[0] / "data") else paths[len(bases)]
+    return next((path for path in paths if os.path.exists(path)), likely)
+
+
 def find_entry(item: str, bases: tuple[Path, ...]) -> Path | None:
     """The file or folder of an entry: absolute, relative to one of the bases, or else the longest end of it that exists
     there: exports have paths relative to a subfolder of their own, or those of another machine.
 
     The end of a folder's path has two parts at least, or is the name of a split; ``images`` alone would be too much.
     """
-    as_written = next((path for base in bases if os.path.exists(path := base / item)), None)
-    if as_written is not None:
-        return as_written
+    path = as_written(item, bases)
+    if os.path.exists(path):
+        return path
     parts = [part for part in item.split("/") if part not in ("", ".", "..")]
     for start in range(len(parts)):
         for path in (base.joinpath(*parts[start:]) for base in bases):
