@@ -64,8 +64,9 @@ def test_train_and_test_lines_with_two_processes(tmp_path: Path) -> None:
         printed = launch(tmp_path, [*words, "--json"], sizes)
     assert len(asked) == 1, "one process downloads for both"
     lines = table.splitlines()
-    (masks,) = (number for number, line in enumerate(lines) if "masks" in line and "│" in line and "AP" not in line)
-    assert "boxes" in lines[masks + 1], "mask AP and box AP in one table"
+    masks = next(number for number, line in enumerate(lines) if "│ masks │" in line)
+    assert "│ AP50 │" in " ".join(lines[masks - 2].replace("┃", "│").split())
+    assert "│ boxes │" in lines[masks + 1], "mask AP and box AP in one table"
     assert table.count(server.url("mask_dape.safetensors")) == 1, "one process prints"
     score = json.loads(printed)
     assert score["iou_type"] == "segm"

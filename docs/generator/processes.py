@@ -20,7 +20,7 @@ def recipes() -> str:
         recipe = load_recipe(header.path)
         training = recipe.training
         per_process = str(training.batch_size) + (f" x {training.accumulate}" if training.accumulate > 1 else "")
-        length = f"{training.epochs} epochs" if training.iterations is None else "steps"
+        length = f"{training.epochs} epochs" if training.iterations is None else f"{training.iterations:,} steps"
         cells = [_cell(recipe, count) for count in PROCESSES]
         rows.append([f"[`{header.name}`]({header.link})", per_process, length, *cells])
     return table(["recipe", "images per process", "length", *counts], rows)
@@ -32,9 +32,8 @@ def _cell(recipe: Recipe, processes: int) -> str:
     batch = training.batch_size * training.accumulate * processes
     text = f"{batch} at {optimizer.lr * lr_factor(optimizer, batch):.3g}"
     chosen = optimizer.lr_batch_size
-    if training.iterations is not None:
-        steps = training.iterations if chosen is None else round(training.iterations * chosen / batch)
-        text += f", {steps:,}"
+    if training.iterations is not None and chosen is not None:
+        text += f", {round(training.iterations * chosen / batch):,}"
     return f"**{text}**" if batch == chosen else text
 
 

@@ -92,6 +92,8 @@ def test_the_table_says_what_a_run_does() -> None:
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| [`")}
     name = "dape/instance_segmentation/cityscapes/mask_dape_r50_cityscapes_90k"
     optimizer = load_recipe(ROOT / "recipes" / f"{name}.yaml").optimizer
-    assert lr_factor(optimizer, 32) == pytest.approx(2**0.5)
-    expected = ["8 at 7.07e-05, 180,000", "**16 at 0.0001, 90,000**", "32 at 0.000141, 45,000", "64 at 0.0002, 22,500"]
-    assert [cell.strip() for cell in rows[name].split("|")[-5:-1]] == expected
+    assert lr_factor(optimizer, 32) == 2, "this one says lr_scaling: linear"
+    expected = ["8 at 5e-05, 180,000", "**16 at 0.0001, 90,000**", "32 at 0.0002, 45,000", "64 at 0.0004, 22,500"]
+    by_root = ["4 at 7.07e-05", "**8 at 0.0001**", "16 at 0.000141", "32 at 0.0002"]
+    for key, cells in ((name, expected), ("de_detr/cityscapes/de_detr_r50_cityscapes_50ep", by_root)):
+        assert [cell.strip() for cell in rows[key].split("|")[-5:-1]] == cells
