@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from detrkit.inference.detr_segmentation import DETRPanopticRules, detr_instance_masks, detr_panoptic_segments
+from detrkit.inference.postprocess import select
 from detrkit.inference.segmentation import FoundSegments, ImageMasks
 from detrkit.losses import Softmax
 from detrkit.losses.dense_masks import DenseDiceTerm, DenseMaskTerm, FocalMaskTerm
@@ -65,6 +66,14 @@ def test_instances(case: Case) -> None:
         (part, inside), *more = detr_instance_masks(ImageMasks(masks, image, canvas, valid, original), torch.arange(14))
         assert (part.start, more) == (0, [])
         case.equal(f"segm.{image}.masks", inside[:, None])
+        logits, boxes = (case.tensors[f"pred_{part}"][image] for part in ("logits", "boxes"))
+        found = select(logits, boxes, classes=Softmax(), top_k=None)
+        order = found.queries.argsort()
+        case.equal(f"segm.{image}.labels", found.labels[order])
+        case.close(f"segm.{image}.scores", found.scores[order])
+        height, width = original
+        pixels = found.boxes[order] * torch.tensor([width, height, width, height])
+        case.match(f"segm.{image}.boxes", pixels, case.tensors[f"segm.{image}.boxes"], atol=width * case.tolerance())
 
 
 def segments_of(case: Case, image: int, *, threshold: float, small: int = 4) -> FoundSegments:
