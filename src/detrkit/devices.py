@@ -26,7 +26,7 @@ def resolve_device(device: str | torch.device | None = "auto") -> torch.device:
     count = torch.cuda.device_count()
     if chosen.type == "cuda" and (chosen.index or 0) >= count:
         raise DetrkitError(
-            f"device '{device}' is not there: torch sees {count} CUDA devices ('detrkit env' lists them)"
+            f"device '{device}' is not there: torch sees {count} CUDA devices ('detrkit env --torch' lists them)"
         )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise DetrkitError("device 'mps' is not there: it needs an Apple computer with a torch built for it")

@@ -1,10 +1,15 @@
-"""``detrkit env``: versions and devices, for bug reports and for checking what a run will use."""
+"""``detrkit env``: versions and GPUs, for bug reports; with ``--torch`` what a run will use."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
+import re
+import shutil
+import subprocess
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,11 +22,18 @@ _PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "Pi
 _OPTIONAL = ("tensorboard", "wandb", "supervision", "onnxruntime", "openvino")
 
 
-def env_command(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False) -> None:
-    """Show versions, devices and folders."""
+def env_command(
+    with_torch: Annotated[
+        bool, typer.Option("--torch", help="Import torch and show what it sees: devices, threads, operators.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Show versions, GPUs and folders."""
     from detrkit.cli.console import print_json, stdout
 
     values = environment()
+    if with_torch:
+        values |= seen_by_torch()
     if as_json:
         print_json(values)
         return
@@ -38,11 +50,7 @@ def env_command(as_json: Annotated[bool, typer.Option("--json", help="Print a JS
 
 
 def environment() -> dict[str, object]:
-    """Versions, devices and folders of this installation."""
-    import torch
-
-    from detrkit.devices import resolve_device
-    from detrkit.ops.ms_deform_attn import active_backend
+    """Versions, GPUs and folders of this installation, found without importing torch."""
     from detrkit.weights.find import embedded_names
     from detrkit.weights.published.download import cache_dir
 
@@ -55,21 +63,63 @@ def environment() -> dict[str, object]:
                 continue
         return found
 
+    return {
+        "detrkit": __version__,
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        "packages": versions(_PACKAGES),
+        "optional packages": versions(_OPTIONAL),
+        "cores": os.cpu_count(),
+        "gpus": _gpus(),
+        "cuda build": _cuda_build(),
+        "trained weights": embedded_names(),
+        "cache folder": str(cache_dir()),
+    }
+
+
+def seen_by_torch() -> dict[str, object]:
+    """Devices as torch sees them, and the operators that are used on them."""
+    import torch
+
+    from detrkit.devices import resolve_device
+    from detrkit.ops.ms_deform_attn import active_backend
+
     devices = [f"cpu ({torch.get_num_threads()} threads of {os.cpu_count()} cores)"]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         devices.append(f"cuda:{index} {properties.name} ({properties.total_memory / 2**30:.0f} GiB)")
     if torch.backends.mps.is_available():
         devices.append("mps")
+    auto = resolve_device("auto")
     return {
-        "detrkit": __version__,
-        "python": f"{platform.python_version()} on {platform.platform()}",
-        "packages": versions(_PACKAGES),
-        "optional packages": versions(_OPTIONAL),
         "devices": devices,
-        "device auto": str(resolve_device("auto")),
-        "cuda build": torch.version.cuda or "none",
-        "operators": {"ms_deform_attn": active_backend(resolve_device("auto").type)},
-        "trained weights": embedded_names(),
-        "cache folder": str(cache_dir()),
+        "device auto": str(auto),
+        "operators": {"ms_deform_attn": active_backend(auto.type)},
     }
+
+
+def _gpus() -> list[str]:
+    """Name and memory of the NVIDIA GPUs, as the driver's own tool lists them."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in found.splitlines() if line.strip()]
+
+
+def _cuda_build() -> str:
+    """The CUDA version that the installed torch was built for, from its ``version.py``."""
+    found = importlib.util.find_spec("torch")
+    folders = (found and found.submodule_search_locations) or []
+    for folder in folders:
+        try:
+            text = Path(folder, "version.py").read_text(encoding="utf-8")
+        except OSError:
+            continue
+        match = re.search(r"^cuda\b.*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE)
+        if match:
+            return match[1]
+    return "none"

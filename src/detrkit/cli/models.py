@@ -18,7 +18,7 @@ def models_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
 ) -> None:
     """List the models: name, what it is, and whether trained weights come with the package."""
-    from detrkit.models import entry, list_models
+    from detrkit.models.presets import PRESETS, list_models
     from detrkit.weights.find import embedded_names
 
     wanted = "*" if pattern is None else pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
@@ -27,7 +27,7 @@ def models_command(
         raise RecipeError(f"no model matches '{pattern}'.{did_you_mean(pattern or '', list_models())}")
     trained = embedded_names()
     rows = [
-        {"name": name, "family": entry(name).family, "summary": entry(name).summary, "trained": name in trained}
+        {"name": name, "family": PRESETS[name].family, "summary": PRESETS[name].summary, "trained": name in trained}
         for name in names
     ]
     from detrkit.cli.console import print_json, stdout
@@ -39,5 +39,5 @@ def models_command(
 
     table = Table("model", "what it is", "comes trained")
     for name in names:
-        table.add_row(name, entry(name).summary, "yes" if name in trained else "")
+        table.add_row(name, PRESETS[name].summary, "yes" if name in trained else "")
     stdout().print(table)
