@@ -71,7 +71,7 @@ _FORMATS = (
 FormatOption = Annotated[str, typer.Option("--format", help=f"auto, {_FORMATS}.")]
 TaskOption = Annotated[
     TaskChoice | None,
-    typer.Option(help="TaskChoice of the data: it decides between files side by side, and about masks."),
+    typer.Option(help="Task of the data: it decides between files side by side, and about masks."),
 ]
 Annotations = Annotated[Path | None, typer.Option(help="A COCO file, for a folder without a known layout.")]
 Images = Annotated[Path | None, typer.Option(help="Image folder of that file.")]

@@ -109,7 +109,7 @@ def split_command(
     images: Images = None,
     force: Force = False,
 ) -> None:
-    """SplitChoice a train split into train and val; the images stay where they are."""
+    """Split a train split into train and val; the images stay where they are."""
     from detrkit.data.convert import split_table, to_coco
     from detrkit.data.formats import find_sources, read_source
 
