@@ -17,8 +17,8 @@ from detrkit.cli.data_options import (
     Images,
     JsonFlag,
     Seed,
-    SplitName,
-    TaskName,
+    SplitChoice,
+    TaskChoice,
     TaskOption,
     remark,
     sources_of,
@@ -38,7 +38,7 @@ app.command("check")(check_command)
 @app.command("stats")
 def stats_command(
     folder: Folder,
-    split: Annotated[SplitName | None, typer.Option(help="Only this split.")] = None,
+    split: Annotated[SplitChoice | None, typer.Option(help="Only this split.")] = None,
     format: FormatOption = "auto",
     annotations: Annotations = None,
     images: Images = None,
@@ -73,7 +73,7 @@ app.command("split")(split_command)
 def view_command(
     folder: Folder,
     out: Annotated[Path, typer.Option(help="The folder for the pictures.")],
-    split: Annotated[SplitName, typer.Option(help="The split to draw.")] = SplitName.train,
+    split: Annotated[SplitChoice, typer.Option(help="The split to draw.")] = SplitChoice.train,
     count: Annotated[int, typer.Option(min=0, help="How many images; 0 for all.")] = 20,
     seed: Seed = 0,
     format: FormatOption = "auto",
@@ -109,7 +109,7 @@ def view_command(
     remark(f"wrote {written} pictures to {out}")
 
 
-def _load_to_view(source: Source, task: TaskName | None) -> AnnotatedImages:
+def _load_to_view(source: Source, task: TaskChoice | None) -> AnnotatedImages:
     """The data set with masks where it has some, unless a task says otherwise."""
     from detrkit.data.formats import usual_task
     from detrkit.data.open import load_source

@@ -12,7 +12,7 @@ from detrkit.cli.data_options import (
     FormatOption,
     Images,
     JsonFlag,
-    TaskName,
+    TaskChoice,
     TaskOption,
     remark,
     sources_of,
@@ -76,7 +76,7 @@ def check_command(
     raise typer.Exit(1 if report.failed else 0)
 
 
-def _check_published(name: str, folder: Path, task: TaskName | None, json: bool) -> None:
+def _check_published(name: str, folder: Path, task: TaskChoice | None, json: bool) -> None:
     """Say which files of a published data set a folder has."""
     from dataclasses import asdict
 

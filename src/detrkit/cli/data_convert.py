@@ -12,10 +12,10 @@ from detrkit.cli.data_options import (
     COCO_FILE,
     Folder,
     Force,
-    OnErrorName,
+    OnErrorChoice,
     OnErrorOption,
-    SplitName,
-    TaskName,
+    SplitChoice,
+    TaskChoice,
     outputs_of,
     remark,
     sources_of,
@@ -49,12 +49,12 @@ def convert_command(
     source_format: Annotated[
         str, typer.Option("--from", help="A format, as --format of other commands takes it, or cityscapes-gtfine.")
     ] = "auto",
-    split: Annotated[SplitName | None, typer.Option(help="Only this split.")] = None,
+    split: Annotated[SplitChoice | None, typer.Option(help="Only this split.")] = None,
     groups: Annotated[
         _Groups, typer.Option(help="cityscapes-gtfine: how to convert groups of objects.")
     ] = _Groups.crowd,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the images into the folder.")] = False,
-    on_error: OnErrorOption = OnErrorName.stop,
+    on_error: OnErrorOption = OnErrorChoice.stop,
     force: Force = False,
 ) -> None:
     """Write annotations as COCO JSON, COCO panoptic (JSON and PNG files), YOLO or Pascal VOC.
@@ -81,7 +81,7 @@ def convert_command(
             write_coco(path, coco, force)
         return
     panoptic = to == _Target.coco_panoptic
-    sources = sources_of(folder, source_format, None, None, None, TaskName.pan if panoptic else None)
+    sources = sources_of(folder, source_format, None, None, None, TaskChoice.pan if panoptic else None)
     if to in (_Target.yolo, _Target.voc) or (copy and to == _Target.coco):
         _convert_folder(sources, out, to, split, copy=copy, on_error=on_error, force=force)
         return
@@ -106,10 +106,10 @@ def _convert_folder(
     sources: dict[str, Source],
     out: Path,
     to: _Target,
-    split: SplitName | None,
+    split: SplitChoice | None,
     *,
     copy: bool,
-    on_error: OnErrorName,
+    on_error: OnErrorChoice,
     force: bool,
 ) -> None:
     """Write a folder with its own images, or links to them."""

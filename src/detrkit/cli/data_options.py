@@ -21,11 +21,11 @@ __all__ = [
     "FormatOption",
     "Images",
     "JsonFlag",
-    "OnErrorName",
+    "OnErrorChoice",
     "OnErrorOption",
     "Seed",
-    "SplitName",
-    "TaskName",
+    "SplitChoice",
+    "TaskChoice",
     "TaskOption",
     "no_split",
     "outputs_of",
@@ -38,7 +38,7 @@ COCO_FILE = "annotations/instances_{}.json"
 """File of a converted split in the output folder, as in a COCO data set."""
 
 
-class SplitName(StrEnum):
+class SplitChoice(StrEnum):
     """A split of a data set."""
 
     train = "train"
@@ -46,14 +46,14 @@ class SplitName(StrEnum):
     test = "test"
 
 
-class OnErrorName(StrEnum):
+class OnErrorChoice(StrEnum):
     """What to do with bad boxes and images."""
 
     stop = "raise"
     skip = "skip"
 
 
-class TaskName(StrEnum):
+class TaskChoice(StrEnum):
     """A task."""
 
     det = "det"
@@ -70,13 +70,14 @@ _FORMATS = (
 )
 FormatOption = Annotated[str, typer.Option("--format", help=f"auto, {_FORMATS}.")]
 TaskOption = Annotated[
-    TaskName | None, typer.Option(help="TaskName of the data: it decides between files side by side, and about masks.")
+    TaskChoice | None,
+    typer.Option(help="Task of the data: it decides between files side by side, and about masks."),
 ]
 Annotations = Annotated[Path | None, typer.Option(help="A COCO file, for a folder without a known layout.")]
 Images = Annotated[Path | None, typer.Option(help="Image folder of that file.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 Seed = Annotated[int, typer.Option(help="Random seed for the choice of images.")]
-OnErrorOption = Annotated[OnErrorName, typer.Option(help="For bad boxes and images: raise, or skip and count them.")]
+OnErrorOption = Annotated[OnErrorChoice, typer.Option(help="For bad boxes and images: raise, or skip and count them.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -85,8 +86,8 @@ def sources_of(
     format: str,
     annotations: Path | None,
     images: Path | None,
-    split: SplitName | None,
-    task: TaskName | None = None,
+    split: SplitChoice | None,
+    task: TaskChoice | None = None,
 ) -> dict[str, Source]:
     """The selected split, or all splits."""
     from detrkit.data.formats import find_source, find_sources
@@ -94,11 +95,11 @@ def sources_of(
     used_for = task or "det"
     if split is None and annotations is None and images is None:
         return find_sources(folder, task=used_for, format=format)
-    name = (split or SplitName.train).value
+    name = (split or SplitChoice.train).value
     return {name: find_source(folder, name, task=used_for, format=format, annotations=annotations, images=images)}
 
 
-def outputs_of(out: Path, present: list[str], split: SplitName | None, pattern: str, force: bool) -> dict[str, Path]:
+def outputs_of(out: Path, present: list[str], split: SplitChoice | None, pattern: str, force: bool) -> dict[str, Path]:
     """Output path of each split; raises before any work where a file exists already."""
     from detrkit.errors import DataError
     from detrkit.files import refuse_existing

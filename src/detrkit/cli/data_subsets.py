@@ -15,7 +15,7 @@ from detrkit.cli.data_options import (
     FormatOption,
     Images,
     Seed,
-    SplitName,
+    SplitChoice,
     no_split,
     outputs_of,
     remark,
@@ -42,7 +42,7 @@ def sample_command(
     rate: Annotated[float | None, typer.Option(help="Fraction of the images, such as 0.01.")] = None,
     count: Annotated[int | None, typer.Option(help="Number of images, instead of a rate.")] = None,
     seed: Seed = 0,
-    split: Annotated[SplitName, typer.Option(help="The split to sample from.")] = SplitName.train,
+    split: Annotated[SplitChoice, typer.Option(help="The split to sample from.")] = SplitChoice.train,
     format: FormatOption = "auto",
     annotations: Annotations = None,
     force: Force = False,
@@ -62,7 +62,7 @@ def sample_command(
     out = out or target
     assert out is not None
     if images is not None:
-        if rate is not None or count is not None or annotations is not None or split != SplitName.train:
+        if rate is not None or count is not None or annotations is not None or split != SplitChoice.train:
             raise DataError(
                 "--images cuts a trial set of all splits; it goes without --rate, --count, --split, --annotations"
             )
@@ -109,12 +109,12 @@ def split_command(
     images: Images = None,
     force: Force = False,
 ) -> None:
-    """SplitName a train split into train and val; the images stay where they are."""
+    """Split a train split into train and val; the images stay where they are."""
     from detrkit.data.convert import split_table, to_coco
     from detrkit.data.formats import find_sources, read_source
 
     paths = outputs_of(out, ["train", "val"], None, COCO_FILE, force)
-    source = sources_of(folder, format, annotations, images, SplitName.train)["train"]
+    source = sources_of(folder, format, annotations, images, SplitChoice.train)["train"]
     if annotations is None and "val" in find_sources(folder, format=format):
         remark(f"{folder} has a val split already, which stays as it is: only its train split is divided")
     for name, table in split_table(read_source(source), val=val, seed=seed).items():
