@@ -30,3 +30,13 @@ def test_masks_that_touch_the_top_and_the_bottom() -> None:
     expected = [coco.encode(np.asfortranarray(one, dtype=np.uint8))["counts"] for one in bitmaps]
     assert Masks.encode(bitmaps) == expected
     assert Masks.encode(bitmaps[:0]) == []
+
+
+def test_masks_at_another_size() -> None:
+    small = np.random.default_rng(0).random((2, 5, 7)) > 0.5
+    twice = small.repeat(2, axis=1).repeat(2, axis=2)
+    assert np.array_equal(np.asarray(Masks.of(small, (5, 7)).resized((10, 14))), twice)
+    odd = Masks.of(small, (5, 7)).resized((9, 13))
+    assert (odd.shape, odd.size) == ((2, 9, 13), (9, 13))
+    assert np.asarray(odd)[:, 0, 0].tolist() == small[:, 0, 0].tolist()
+    assert np.asarray(odd)[:, -1, -1].tolist() == small[:, -1, -1].tolist()

@@ -14,8 +14,7 @@ from typer.core import TyperCommand
 from detrkit.errors import DataError, RunError
 
 if TYPE_CHECKING:
-    from PIL import Image
-
+    from detrkit.data.images import Picture
     from detrkit.inference.prediction_folder import PredictionFolder
     from detrkit.inference.predictor import Predictor
     from detrkit.inference.sources import ImageInput
@@ -126,7 +125,9 @@ def predict_command(
     ] = LabelsShown.auto,
     max_pixels: Annotated[
         int | None,
-        typer.Option("--max-pixels", min=1, help="Skip larger images. Default: what fits into the free memory."),
+        typer.Option(
+            "--max-pixels", min=1, help="Larger images are skipped, JPEGs read smaller. Default: what fits into memory."
+        ),
     ] = None,
     on_error: Annotated[OnError, typer.Option("--on-error", help="Unusable images: skip or stop.")] = OnError.skip,
 ) -> None:
@@ -260,13 +261,12 @@ def predict_images(
         DataError: an image cannot be read and ``skip`` is off.
     """
     from detrkit.cli.console import progress_bar
-    from detrkit.inference.sources import open_image
 
-    batch: list[tuple[ImageInput, Image.Image]] = []
+    batch: list[tuple[ImageInput, Picture]] = []
 
-    def answer(pairs: list[tuple[ImageInput, Image.Image]]) -> None:
+    def answer(pairs: list[tuple[ImageInput, Picture]]) -> None:
         try:
-            answers = predictor.predict([picture for _, picture in pairs], threshold, folder.task)
+            answers = predictor.predict([picture.image for _, picture in pairs], threshold, folder.task)
         except Exception as error:
             if not skip or not _is_out_of_memory(error):
                 raise
@@ -282,7 +282,7 @@ def predict_images(
     with progress_bar("predicting", total=len(inputs)) as bar:
         for number, item in enumerate(inputs, start=1):
             try:
-                batch.append((item, open_image(item.source, max_pixels=predictor.max_pixels)))
+                batch.append((item, predictor.open(item.source, tasks=[folder.task])))
             except DataError as error:
                 if not skip:
                     raise

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Union, cast
 
@@ -11,14 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from detrkit.data.arrays import Channels, image_of_array, image_of_tensor, is_tensor, to_uint8
-from detrkit.data.pixel_limit import check_pixels, too_large
+from detrkit.data.pixel_limit import check_pixels, reduction, too_large
 from detrkit.errors import DataError
 from detrkit.files import check_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["IMAGE_SUFFIXES", "ImageSource", "image_size", "read_image"]
+__all__ = ["IMAGE_SUFFIXES", "ImageSource", "Picture", "image_size", "read_image", "read_picture"]
 
 ImageSource = Union[str, Path, bytes, Image.Image, NDArray[np.generic], "Tensor"]
 
@@ -41,6 +45,58 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _METADATA = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """An image as it was decoded, and the (width, height) of the upright file, which may be larger."""
+
+    image: Image.Image
+    full_size: tuple[int, int]
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether it was decoded smaller than it is."""
+        return self.image.size != self.full_size
+
+
+def read_picture(
+    source: ImageSource,
+    *,
+    seen: tuple[int, int],
+    channels: Channels = "rgb",
+    name: str | None = None,
+    max_pixels: int | None = None,
+) -> Picture:
+    """Read an image for a model that resizes it to ``seen`` (shorter, longer side at most).
+
+    A JPEG that is too large is decoded at a half, a quarter or an eighth of its size, which a warning says. It is
+    refused where that is smaller than ``seen``.
+
+    Raises:
+        DataError, TypeError: as ``read_image`` raises them.
+    """
+    name = _name(source) if name is None else name
+    if not isinstance(source, str | Path | bytes):
+        image = read_image(source, channels=channels, name=name)
+        return Picture(image=image, full_size=image.size)
+    with _opened(source, name) as opened:
+        full = opened.size
+        factor = reduction(full, max_pixels, seen) if opened.format == "JPEG" else 1
+        if factor > 1:
+            opened.draft(None, (full[0] // factor, full[1] // factor))
+        check_pixels(opened.size, name, max_pixels)
+        turned = _orientation(opened) >= 5
+        image = _decode(opened, name, apply_exif=True, frame=None)
+    if factor == 1:
+        return Picture(image=image, full_size=image.size)
+    warnings.warn(
+        f"{name}: {full[0]}x{full[1]} pixels ({full[0] * full[1] / 1e6:.0f} megapixels) are decoded at 1/{factor} of "
+        f"the size, {opened.width}x{opened.height}, because all of them are over the limit; what is found is given in "
+        "pixels of the full size",
+        stacklevel=2,
+    )
+    return Picture(image=image, full_size=full[::-1] if turned else full)
 
 
 def read_image(
@@ -81,16 +137,9 @@ def read_image(
     elif not isinstance(source, str | Path | bytes):
         raise TypeError(f"an image is a path, bytes, a Pillow image, an array or a tensor, not {type(source).__name__}")
     else:
-        try:
-            if not isinstance(source, bytes):
-                check_regular(Path(source))
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-                check_pixels(opened.size, name, max_pixels)
-                image = _decode(opened, name, apply_exif, frame)
-        except DataError:
-            raise
-        except Exception as error:  # decoders raise almost anything for broken files
-            raise _unreadable(name, error) from error
+        with _opened(source, name) as opened:
+            check_pixels(opened.size, name, max_pixels)
+            image = _decode(opened, name, apply_exif, frame)
     if frame is not None and image.size != frame:
         raise DataError(
             f"{name}: the image is {image.width}x{image.height} pixels but its annotations say {frame[0]}x{frame[1]}; "
@@ -115,6 +164,20 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return read_image(path).size  # Pillow rotates TIFF files itself, at a time that depends on its version
     except Exception as error:  # decoders raise almost anything for broken files
         raise _unreadable(str(path), error) from error
+
+
+@contextlib.contextmanager
+def _opened(source: str | Path | bytes, name: str) -> Iterator[Image.Image]:
+    """An image whose header has been read; whatever is wrong with it is a DataError."""
+    try:
+        if not isinstance(source, bytes):
+            check_regular(Path(source))
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+            yield opened
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise almost anything for broken files
+        raise _unreadable(name, error) from error
 
 
 def _name(source: ImageSource) -> str:

@@ -9,10 +9,13 @@ from PIL import Image
 
 from detrkit.errors import DataError
 
-__all__ = ["check_pixels", "free_memory", "too_large"]
+__all__ = ["check_pixels", "free_memory", "reduction", "too_large"]
 
 BYTES_PER_PIXEL = 16
 """Memory at the peak: decoded, turned upright, and the copy that is drawn on, 4 bytes each, and rows being resized."""
+
+BYTES_PER_MASK_PIXEL = 4
+"""Memory for one mask of the full size while it is written as run lengths."""
 
 _SMALL = 25_000_000  # pixels of pictures that are not asked about
 
@@ -23,16 +26,38 @@ def check_pixels(size: tuple[int, int], name: str, max_pixels: int | None) -> No
     Raises:
         DataError: the picture is too large.
     """
+    problem = _problem(size, max_pixels)
+    if problem:
+        pixels = size[0] * size[1]
+        raise DataError(f"{name}: {size[0]}x{size[1]} pixels ({pixels / 1e6:.0f} megapixels) {problem}")
+
+
+def _problem(size: tuple[int, int], max_pixels: int | None) -> str | None:
     pixels = size[0] * size[1]
-    shown = f"{name}: {size[0]}x{size[1]} pixels ({pixels / 1e6:.0f} megapixels)"
     if max_pixels is not None:
         if pixels > max_pixels:
-            raise DataError(f"{shown} are more than --max-pixels {max_pixels}; make it smaller, or raise the limit")
+            return f"are more than --max-pixels {max_pixels}; make it smaller, or raise the limit"
     elif pixels > _SMALL and pixels * BYTES_PER_PIXEL > (free := free_memory()):
-        raise DataError(
-            f"{shown} take about {pixels * BYTES_PER_PIXEL / 1e9:.1f} GB, but {free / 1e9:.1f} GB of memory are free; "
-            "cut it into tiles or make it smaller, or say --max-pixels to try it all the same"
+        return (
+            f"take about {pixels * BYTES_PER_PIXEL / 1e9:.1f} GB, but {free / 1e9:.1f} GB of memory are free; cut it "
+            "into tiles or make it smaller, or say --max-pixels to try it all the same"
         )
+    return None
+
+
+def reduction(size: tuple[int, int], max_pixels: int | None, seen: tuple[int, int]) -> int:
+    """By how much a JPEG of this size (width, height) can be decoded smaller so that it is not too large: 2, 4 or 8.
+
+    1: it is not too large, or no reduction helps, because the picture would be smaller than the model sees it, or
+    masks of its size would not fit into memory.
+
+    seen: (shorter, longer side) that a model resizes pictures to.
+    """
+    if _problem(size, max_pixels) is None or size[0] * size[1] * BYTES_PER_MASK_PIXEL > free_memory():
+        return 1
+    most = max(min(size) / seen[0], max(size) / seen[1])
+    fitting = (k for k in (2, 4, 8) if k <= most and _problem((-(-size[0] // k), -(-size[1] // k)), max_pixels) is None)
+    return next(fitting, 1)
 
 
 def too_large() -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detrkit.data.images import Picture
 from detrkit.errors import DataError, RunError
 from detrkit.inference.detr_segmentation import DETRPanopticRules, detr_instance_masks, detr_panoptic_segments
 from detrkit.inference.postprocess import Selected, default_categories, select, without_duplicates
@@ -29,7 +30,7 @@ from detrkit.structures.segment_maps import no_class
 if TYPE_CHECKING:
     from detrkit.models.config import Architecture, DetectorConfig
 
-__all__ = ["ANSWERS", "Answer", "Frame", "answer", "check_task", "postprocess"]
+__all__ = ["ANSWERS", "Answer", "Frame", "answer", "check_task", "in_full_size", "postprocess"]
 
 Answer = Detections | PanopticMap | SemanticMap
 
@@ -149,6 +150,14 @@ def answer(
         )
         answers.append(reader(image))
     return answers
+
+
+def in_full_size(found: Answer, picture: Picture) -> Answer:
+    """An answer for a picture that may have been decoded smaller, in pixels of the full size."""
+    if not picture.is_reduced:
+        return found
+    assert isinstance(found, Detections)  # maps are made of full pictures alone
+    return found.resized((picture.full_size[1], picture.full_size[0]))
 
 
 def _check_numbers(predictions: Predictions) -> None:

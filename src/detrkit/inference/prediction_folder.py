@@ -12,11 +12,12 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
+from detrkit.data.images import Picture
 from detrkit.drawing.marks import Captions
 from detrkit.drawing.palette import category_color
 from detrkit.errors import DataError
 from detrkit.files import refuse_links, write_bytes, write_json, write_picture
-from detrkit.inference.answers import Answer
+from detrkit.inference.answers import Answer, in_full_size
 from detrkit.inference.cityscapes_submission import SUBMISSION, CityscapesSubmission
 from detrkit.inference.earlier_run import MAP_FOLDERS, TASK_FILES, earlier_files
 from detrkit.inference.picture_names import picture_names, whole_name
@@ -135,14 +136,20 @@ class PredictionFolder:
             Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
 
-    def add(self, file_name: str, found: Answer, image: Image.Image) -> None:
+    def add(self, file_name: str, found: Answer, picture: Picture | Image.Image) -> None:
         """Add the answer for one image and write its map and its picture.
+
+        A picture that was decoded smaller is drawn so; its answer, in the pixels that were decoded, is written in
+        those of the full size.
 
         Raises:
             RunError: a file cannot be written.
         """
+        if not isinstance(picture, Picture):
+            picture = Picture(image=picture, full_size=picture.size)
+        image, (width, height) = picture.image, picture.full_size
         image_id = len(self._images) + 1 if self._image_ids is None else self._image_ids[file_name]
-        row: _ImageRow = {"id": image_id, "file_name": file_name, "width": image.width, "height": image.height}
+        row: _ImageRow = {"id": image_id, "file_name": file_name, "width": width, "height": height}
         if isinstance(found, PanopticMap):
             segments = found.segments_info()
             name = self._name(file_name)
@@ -157,7 +164,8 @@ class PredictionFolder:
             objects = None
         else:
             self._counts.update(found.labels.tolist())
-            objects = found
+            full = in_full_size(found, picture)
+            objects = full if isinstance(full, Detections) else None
         self._images.append(row)
         if objects is not None:
             self._add_objects(objects, image_id)

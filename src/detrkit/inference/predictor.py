@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from detrkit.data.arrays import Channels, check_channels
-from detrkit.data.images import ImageSource
+from detrkit.data.images import ImageSource, Picture
 from detrkit.data.records import ImageRecord
 from detrkit.devices import resolve_device
-from detrkit.inference.answers import ANSWERS, Answer, Frame, answer, check_task
+from detrkit.inference.answers import ANSWERS, Answer, Frame, answer, check_task, in_full_size
 from detrkit.inference.device import Precision, autocast
 from detrkit.inference.modes import evaluating, in_single_precision
 from detrkit.inference.postprocess import default_categories
@@ -56,7 +56,8 @@ class Predictor:
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
         channels: order of the colours of arrays and tensors: ``"rgb"``, or ``"bgr"`` for images that OpenCV has read
             (``cv2.imread``, ``VideoCapture``). Files, encoded bytes and Pillow images know theirs.
-        max_pixels: pixels of the largest image that is decoded; None: as many as fit into the memory that is free.
+        max_pixels: pixels of the largest image that is decoded; None: as many as fit into the memory that is free. For
+            boxes and masks a larger JPEG is decoded at a half, quarter or eighth, with a warning.
 
     One predictor may be used from several threads at once. A model in memory is moved to ``device``; it predicts in
     evaluation mode and is left in the mode it was in. One with weights in half (or double) precision is copied to
@@ -242,6 +243,19 @@ class Predictor:
         for start in range(0, len(sources), self.batch_size):
             yield from self._batch(sources[start : start + self.batch_size], thresholds, order)
 
+    def open(self, source: ImageSource, *, channels: Channels = "rgb", tasks: Sequence[str] | None = None) -> Picture:
+        """Read an image as :meth:`predict` does.
+
+        For detections and instances a JPEG that is too large is decoded smaller, where the model sees it smaller still;
+        maps (``"pan"``, ``"sem"``) take the memory of the full size anyway.
+
+        Raises:
+            DataError: it cannot be read, or is too large.
+        """
+        reducible = set(self.tasks[:1] if tasks is None else tasks) <= {"det", "inst"}
+        sides = (self.config.input.eval_short_side, self.config.input.eval_max_side)
+        return open_image(source, channels=channels, max_pixels=self.max_pixels, seen=sides if reducible else None)
+
     def _threshold(self, threshold: float | None, task: str) -> float | None:
         chosen = self.threshold if threshold is None else _checked(threshold)
         if chosen is None and task in ("det", "inst"):
@@ -252,7 +266,8 @@ class Predictor:
     def _batch(
         self, sources: Sequence[ImageSource], thresholds: Mapping[str, float | None], channels: Channels
     ) -> list[dict[str, Answer]]:
-        pictures = [open_image(source, channels=channels, max_pixels=self.max_pixels) for source in sources]
+        opened = [self.open(source, channels=channels, tasks=tuple(thresholds)) for source in sources]
+        pictures = [picture.image for picture in opened]
         samples = [self._transform(picture, _record(picture)) for picture in pictures]
         images, mask = pad_images([sample.image for sample in samples], self.config.input.size_divisor)
         with evaluating(self.model), autocast(self.device, self.precision):
@@ -277,7 +292,10 @@ class Predictor:
             )
             for task, threshold in thresholds.items()
         }
-        return [{task: answers[index] for task, answers in found.items()} for index in range(len(sources))]
+        return [
+            {task: in_full_size(answers[index], picture) for task, answers in found.items()}
+            for index, picture in enumerate(opened)
+        ]
 
 
 def _checked(threshold: float) -> float:

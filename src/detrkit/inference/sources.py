@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from PIL import Image
-
 from detrkit.data.arrays import Channels
-from detrkit.data.images import IMAGE_SUFFIXES, ImageSource, read_image
+from detrkit.data.images import IMAGE_SUFFIXES, ImageSource, Picture, read_image, read_picture
 from detrkit.errors import DataError
 from detrkit.files import safe_name
 from detrkit.weights.published.web import fetch_image, is_url, name_in, refuse_other_schemes
@@ -30,13 +28,21 @@ class ImageInput:
     file_name: str
 
 
-def open_image(source: ImageSource, *, channels: Channels = "rgb", max_pixels: int | None = None) -> Image.Image:
+def open_image(
+    source: ImageSource,
+    *,
+    channels: Channels = "rgb",
+    max_pixels: int | None = None,
+    seen: tuple[int, int] | None = None,
+) -> Picture:
     """Read an image from any source of ``Predictor.predict``, including URLs, as upright RGB.
 
     Args:
         source: path, URL, Pillow image, array, tensor or encoded bytes.
         channels: order of the colours of arrays and tensors.
         max_pixels: see :func:`~detrkit.data.images.read_image`.
+        seen: sides to which the model resizes, see :func:`~detrkit.data.images.read_picture`; None: always decode the
+            full size.
 
     Raises:
         DataError: the image cannot be read or fetched, or is too large.
@@ -46,7 +52,10 @@ def open_image(source: ImageSource, *, channels: Channels = "rgb", max_pixels: i
         refuse_unusable(source)
         if is_url(source):
             name, source = source, fetch_image(source)
-    return read_image(source, channels=channels, max_pixels=max_pixels, name=name)
+    if seen is not None:
+        return read_picture(source, seen=seen, channels=channels, max_pixels=max_pixels, name=name)
+    image = read_image(source, channels=channels, max_pixels=max_pixels, name=name)
+    return Picture(image=image, full_size=image.size)
 
 
 def refuse_unusable(argument: str) -> None:

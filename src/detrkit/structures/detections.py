@@ -77,6 +77,14 @@ class Detections:
         masks = None if self.masks is None else self.masks[index]
         return replace(self, boxes=self.boxes[index], scores=self.scores[index], labels=self.labels[index], masks=masks)
 
+    def resized(self, image_size: tuple[int, int]) -> Detections:
+        """The same detections in pixels of the image at another (height, width)."""
+        (height, width), (then_height, then_width) = image_size, self.image_size
+        scale = np.array([width / then_width, height / then_height] * 2)
+        masks = None if self.masks is None else self.masks.resized(image_size)
+        boxes = (self.boxes * scale).clip(0, [width, height, width, height]).astype(np.float32)
+        return replace(self, boxes=boxes, image_size=image_size, masks=masks)
+
     def relabel(self, labels: Sequence[int | None], categories: Categories) -> Detections:
         """The same detections as classes of another set, in the same order.
 
