@@ -7,15 +7,16 @@ import io
 from rich.console import Console
 
 from detrkit.cli.console import print_score
+from detrkit.metrics.score import ScoreJson
 
 NUMBERS = {"AP": 0.443, "AP50": 0.662, "AP75": 0.477, "APs": None, "APm": 0.475, "APl": 0.641, "AR1": 0.3}
 
 
 def printed(metrics: dict[str, float | None], iou_type: str) -> list[str]:
     stream = io.StringIO()
-    per_class = {"bolt": {"AP": 0.4, "AP50": 0.6, "AP75": 0.5}}
-    score = {"protocol": "coco", "iou_type": iou_type, "metrics": metrics, "per_class": per_class}
-    print_score(score, title="COCO", console=Console(file=stream, width=100))  # type: ignore[arg-type]
+    per_class: dict[str, dict[str, float | None]] = {"bolt": {"AP": 0.4, "AP50": 0.6, "AP75": 0.5}}
+    score: ScoreJson = {"protocol": "coco", "iou_type": iou_type, "metrics": metrics, "per_class": per_class}
+    print_score(score, title="COCO", console=Console(file=stream, width=100))
     return ["".join(sign if sign.isascii() else " " for sign in line) for line in stream.getvalue().splitlines()]
 
 
