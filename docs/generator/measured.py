@@ -27,7 +27,6 @@ def grid() -> str:
 
 
 VARIANTS = {"det": "detection alone", "dense": "masks multiplied out", "lazy": "masks of detrkit"}
-TASKS = {"inst": "instances", "pan": "panoptic segments", "sem": "classes of pixels", "det": "boxes alone"}
 
 
 def training_masks() -> str:
@@ -39,34 +38,6 @@ def training_masks() -> str:
     return table(["queries", "step", "peak, MiB", "masks add, MiB", "of multiplied out"], rows)
 
 
-def predicted_masks() -> str:
-    """Peak of predicting a large image (``benchmarks/mask_prediction.py``)."""
-    rows = [
-        [TASKS[row["task"]], *(f"{row[key] / 1024:.2f}" for key in ("before_MiB", "peak_MiB", "dense_MiB"))]
-        for row in _recorded("mask_prediction_cpu")
-    ]
-    return table(["answer", "process before, GiB", "peak, GiB", "all masks as float32, GiB"], rows)
-
-
-def evaluated_masks() -> str:
-    """The resident set during an evaluation (``benchmarks/mask_evaluation.py``)."""
-    found = _recorded("mask_evaluation_cpu")
-    rows = [
-        [TASKS[row["task"]], *(f"{value:,.0f}" for value in (*row["resident_MiB"].values(), row["scored_MiB"]))]
-        for row in found
-    ]
-    return table(["answer", *(f"{count} images" for count in found[0]["resident_MiB"]), "scored"], rows)
-
-
-def read_masks() -> str:
-    """Peak of reading a COCO file with masks (``benchmarks/mask_memory.py``)."""
-    rows = [
-        [TASKS[row["task"]], f"{row['before_gib']:.2f}", f"{row['peak_gib']:.2f}", f"{row['seconds']:.0f}"]
-        for row in _recorded("mask_memory_cpu")
-    ]
-    return table(["read for", "process before, GiB", "peak, GiB", "seconds"], rows)
-
-
 def _recorded(name: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = json.loads((ROOT / f"docs/results/{name}.json").read_text(encoding="utf-8"))["rows"]
     return rows
@@ -75,7 +46,4 @@ def _recorded(name: str) -> list[dict[str, Any]]:
 SECTIONS = {
     "measured grid on blood cells": grid,
     "memory of a training step with masks": training_masks,
-    "memory of a prediction with masks": predicted_masks,
-    "memory of an evaluation with masks": evaluated_masks,
-    "memory of a file with masks": read_masks,
 }
