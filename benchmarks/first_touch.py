@@ -2,9 +2,9 @@
 
     python benchmarks/first_touch.py --json docs/results/first_touch_cpu.json
 
-Each command runs in a process of its own, as in a shell, and the best of a few runs counts. Beside them: importing torch,
-torchvision and timm alone, which a prediction cannot do without, and pycocotools on the same files (``--images``
-images with 100 detections each). Both sides in one run, as ratios; one line of numbers must be equal on both.
+Each command runs in a process of its own, as in a shell, and the best of a few runs counts. Beside them: importing
+torch, torchvision and timm alone, which a prediction cannot do without, and pycocotools on the same files
+(``--images`` images with 100 detections each). Both sides in one run, as ratios; the AP of both must be equal.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show("data stats DIR", seconds([*HERE, "data", "stats", data], given.repeats)[0])
         photo = f"{data}/images/train/1.png"
         imports, _ = seconds(IMPORTS, given.repeats)
-        predict, _ = seconds([*HERE, "predict", photo, "--out", f"{folder}/out", "--overwrite"], given.repeats)
+        predict, _ = seconds([*HERE, "predict", photo, "--out", f"{folder}/out"], given.repeats)
         show("predict photo.png", predict, "its imports alone", imports)
         truth, results = make_detections(folder, given.images)
         words = ["score", "coco", "--gt", str(truth), "--results", str(results), "--json"]
