@@ -6,7 +6,9 @@ row of :mod:`detrkit.metrics.coco_files`, which mends them or says what is wrong
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -38,12 +40,25 @@ def columns_of_file(path: Path, images: Numbers, categories: Numbers) -> Columns
     except OSError:
         return None
     parts = []
-    for rows in _slices(data):
-        part = None if rows is None else columns_of_rows(rows, images, categories)
-        if part is None:
-            return None
-        parts.append(part)
-    return np.concatenate(parts) if parts else None
+    with _without_collection():
+        for rows in _slices(data):
+            part = None if rows is None else columns_of_rows(rows, images, categories)
+            if part is None:
+                return None
+            parts.append(part)
+    return np.concatenate(parts)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Rows are many objects without cycles; looking for cycles among them takes nearly as long as parsing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def columns_of_rows(rows: Sequence[Any], images: Numbers, categories: Numbers) -> Columns | None:
