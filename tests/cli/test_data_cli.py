@@ -96,6 +96,9 @@ def test_check_of_published_data(run: Run, tmp_path: Path, monkeypatch: pytest.M
     assert code == 2
     assert "'kitti' is no published data set" in err
     assert run("check", "lvis", tmp_path / "gone")[0] == 2
+    code, _, err = run("check", "lvis")
+    assert code == 2
+    assert "detrkit data check lvis DIR" in err
     code, _, err = run("check", "coco", root, root)
     assert code == 2
     assert "[NAME] DIR" in err

@@ -47,8 +47,11 @@ def check_command(
 
     from detrkit.cli.console import print_json, progress_bar
     from detrkit.cli.data_tables import print_report
+    from detrkit.data.published_sets import PUBLISHED_SETS
     from detrkit.errors import DataError
 
+    if len(words) == 1 and str(words[0]) in PUBLISHED_SETS and not words[0].exists():
+        raise DataError(f"{words[0]}: no such folder; for the published data set: detrkit data check {words[0]} DIR")
     if len(words) > 2:
         raise DataError(f"{len(words)} words, but there is one data folder: detrkit data check [NAME] DIR")
     folder = words[-1]
