@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,7 +24,7 @@ from detrkit.errors import RunError
 from detrkit.losses import Criterion, LossOutput
 from detrkit.metrics import Score
 from detrkit.structures import Batch
-from detrkit.training import run, train
+from detrkit.training import RunResult, run, train
 from detrkit.training.loggers import read_log
 from detrkit.training.rng import preserved_rng, restore_rng, rng_state
 from detrkit.training.trainer import Trainer
@@ -121,6 +123,23 @@ def crash_after(step: int) -> Any:
     return mock.patch.object(Trainer, "train_step", train_step)
 
 
+Uninterrupted = Callable[[int], tuple[Path, RunResult, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    """The folder, result and settings of a run with this number of workers, trained once."""
+
+    @cache
+    def run(workers: int) -> tuple[Path, RunResult, dict[str, Any]]:
+        folder = tmp_path_factory.mktemp("whole")
+        settings = {"ema": 0.9, "workers": workers, "checkpoint_every": 2, "epochs": 4, "evaluate_every": 1}
+        with fake_task(folder):
+            return folder, train(make_recipe(folder, **settings)), settings
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("crash", "restart", "workers"),
     [
@@ -131,13 +150,11 @@ def crash_after(step: int) -> Any:
     ],
 )
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
-    tmp_path: Path, crash: int, restart: int, workers: int
+    uninterrupted: Uninterrupted, tmp_path: Path, crash: int, restart: int, workers: int
 ) -> None:
     """Weights, averaged weights, optimizer, random states, best metric and last log lines, with dropout and EMA on."""
-    settings = {"ema": 0.9, "workers": workers, "checkpoint_every": 2, "epochs": 4, "evaluate_every": 1}
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    with fake_task(whole):
-        expected = train(make_recipe(whole, **settings))
+    whole, expected, settings = uninterrupted(workers)
+    broken = tmp_path / "broken"
     with fake_task(broken):
         recipe = make_recipe(broken, **settings)
         with crash_after(crash), pytest.raises(SystemExit):
