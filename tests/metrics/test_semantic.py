@@ -347,3 +347,32 @@ def test_faults_of_folders(tmp_path: Path, fault: str) -> None:
 def test_a_value_to_ignore_that_no_file_can_have(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the value to ignore must be between 0 and 65535, not -1"):
         scored(tmp_path, [[0]], [[0]], ignore=-1)
+
+
+# Results of ``detrkit predict``, which come with a list of classes.
+
+
+def test_classes_of_predictions_are_matched_by_name(tmp_path: Path) -> None:
+    """ADE20K's values begin with 1 and 0 is void; predictions begin with 0, in an order of their own."""
+    table = (
+        "Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t.5\t1\t1\t1\twall\n2\t.3\t1\t1\t1\tsky\n3\t.2\t1\t1\t0\tcar, auto\n"
+    )
+    (tmp_path / "objectInfo150.txt").write_text(table)
+    save(tmp_path / "gt" / "a.png", [[0, 1, 2, 3], [3, 2, 1, 1]])
+    names = ["sky", "car", "wall", "boat"]
+    (tmp_path / "classes.json").write_text(json.dumps(names))
+    save(tmp_path / "semantic" / "a.png", [[255, 2, 0, 1], [1, 0, 2, 3]])
+    classes = tmp_path / "objectInfo150.txt"
+    score = score_semantic(tmp_path / "gt", tmp_path / "semantic", classes, ignore=0)
+    assert {name: numbers["IoU"] for name, numbers in score.per_class.items()} == pytest.approx(
+        {"wall": 2 / 3, "sky": 1, "car": 1}
+    )
+    (tmp_path / "classes.json").write_text(json.dumps(["nut", "bolt"]))
+    with pytest.raises(DataError, match=r"classes\.json: the classes of these results cannot be matched by name"):
+        score_semantic(tmp_path / "gt", tmp_path / "semantic", classes, ignore=0)
+
+
+def test_other_folders_have_the_values_of_the_ground_truth(tmp_path: Path) -> None:
+    """A ``classes.json`` beside a folder of another name belongs to the data."""
+    (tmp_path / "classes.json").write_text(json.dumps(CLASSES[::-1]))
+    assert scored(tmp_path, [[0, 1, 2, 3]], [[0, 1, 2, 3]]).value == 1

@@ -20,7 +20,7 @@ from detrkit.metrics.cityscapes_maps import CLASSES, found_classes, true_classes
 from detrkit.metrics.coco_files import unique_names
 from detrkit.metrics.protocol import AnnotatedData, PerImageMetric
 from detrkit.metrics.score import Numbers, Score
-from detrkit.metrics.semantic_files import class_values, matching_files
+from detrkit.metrics.semantic_files import class_values, matching_files, values_of_results
 from detrkit.metrics.side_by_side import in_threads
 from detrkit.structures import Categories, SemanticMap
 
@@ -93,7 +93,8 @@ def score_semantic(
     Args:
         ground_truth: folder of PNG files whose values are classes: gray of 8 or 16 bits, or palette indices; or
             Cityscapes' ``gtFine`` or one of its splits.
-        results: likewise, with the same relative paths; further endings such as in ``photo.jpg.png`` are allowed.
+        results: likewise, with the same relative paths; further endings such as in ``photo.jpg.png`` are allowed. The
+            classes of the folder ``semantic`` of ``detrkit predict`` are matched by name.
         classes: a JSON file or its content: a list of names; ``{"0": "name", …}``; a list of ``{"id": …, "name": …}``,
             whose ids are the values in the files; or one of these under ``names``, ``classes`` or ``categories``. None:
             those of Cityscapes, whose rules then hold: results are label images ``<city>_<sequence>_<frame>*.png``, and
@@ -108,10 +109,11 @@ def score_semantic(
     if classes is None:
         return _score_cityscapes(Path(ground_truth), Path(results))
     values = class_values(classes, ignore)
+    found = values_of_results(Path(results), values)
     pairs = matching_files(Path(ground_truth), Path(results))
 
     def count(path: Path) -> Counts:
-        return _count(values.truth(path), values.found(pairs[path]), str(pairs[path]))
+        return _count(values.truth(path), found.found(pairs[path]), str(pairs[path]))
 
     return _score(in_threads(count, pairs), values.categories)
 

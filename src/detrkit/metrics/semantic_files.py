@@ -15,7 +15,7 @@ from detrkit.errors import DataError
 from detrkit.structures import Categories, SemanticMap
 from detrkit.structures.segment_maps import LabelArray, no_class
 
-__all__ = ["ClassValues", "class_values", "matching_files"]
+__all__ = ["ClassValues", "class_values", "matching_files", "values_of_results"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,9 @@ class ClassValues:
         return self._map(path, ignored=[] if self.ignore in self.categories.ids else [self.ignore])
 
     def _map(self, path: Path, ignored: list[int]) -> SemanticMap:
+        return SemanticMap(self._labels(path, ignored), self.categories, path=path)
+
+    def _labels(self, path: Path, ignored: list[int]) -> LabelArray:
         values = read_class_png(path)
         ids = self.categories.ids
         known = {*ids, *ignored, no_class(values)}
@@ -66,7 +69,27 @@ class ClassValues:
         label_of[:] = no_class(label_of)
         label_of[ids] = np.arange(len(ids))
         label_of[ignored] = no_class(label_of)
-        return SemanticMap(label_of[values], self.categories, path=path)
+        return label_of[values]
+
+
+@dataclass(frozen=True)
+class NamedValues(ClassValues):
+    """Values in results that have a list of classes of their own.
+
+    Attributes:
+        truth_categories: the classes of the ground truth, which have the same names; others are wrong.
+    """
+
+    truth_categories: Categories
+
+    def found(self, path: Path) -> SemanticMap:
+        """As in :class:`ClassValues`, with the classes of the ground truth."""
+        labels = super().found(path).labels
+        place = {category.name: label for label, category in enumerate(self.truth_categories)}
+        label_of = np.full(len(self.categories) + 1, no_class(labels), dtype=labels.dtype)
+        for label, category in enumerate(self.categories):
+            label_of[label] = place.get(category.name, no_class(labels))
+        return SemanticMap(label_of[np.minimum(labels, len(self.categories))], self.truth_categories, path=path)
 
 
 def class_values(source: object, ignore: int) -> ClassValues:
@@ -90,6 +113,32 @@ def class_values(source: object, ignore: int) -> ClassValues:
             stacklevel=3,
         )
     return ClassValues(classes.categories, ignore, classes.source)
+
+
+def values_of_results(results: Path, truth: ClassValues) -> ClassValues:
+    """What the values in results mean: the same as in the ground truth, unless they come with a list of their own.
+
+    ``detrkit predict`` numbers classes from 0 and writes the list beside its folder of maps; the ground truth may have
+    other numbers, such as ADE20K's, which begin with 1. Classes are then matched by name.
+
+    Raises:
+        DataError: the list has none of the classes of the ground truth.
+    """
+    path = results.parent / "classes.json"
+    if results.name != "semantic" or not path.is_file():
+        return truth
+    classes = read_class_list(path)
+    none = np.iinfo(np.uint8 if len(classes.categories) <= np.iinfo(np.uint8).max else np.uint16).max
+    own = ClassValues(classes.categories, none, classes.source)
+    names = [[category.name for category in values.categories] for values in (own, truth)]
+    if own.categories.ids == truth.categories.ids and names[0] == names[1]:
+        return truth
+    if any(len(set(some)) < len(some) for some in names) or not set(names[0]) & set(names[1]):
+        raise DataError(
+            f"{path}: the classes of these results cannot be matched by name with those of {truth.source}: a name is "
+            "there twice, or none is in both"
+        )
+    return NamedValues(own.categories, own.ignore, own.source, truth.categories)
 
 
 def matching_files(truth: Path, results: Path) -> dict[Path, Path]:
