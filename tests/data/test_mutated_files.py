@@ -53,6 +53,7 @@ REFUSING = {
 # Why training refuses a file that a score takes: a score opens no image, and counts boxes without area as missed.
 NOT_OF_SCORES = re.compile(
     "'file_name'|image file missing|found none of its images|no positive|lists no images|no categories|not an LVIS"
+    "|has no annotation"
 )
 
 Rows = Counter[tuple[object, ...]]

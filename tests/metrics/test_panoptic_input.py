@@ -235,3 +235,14 @@ def test_numbers_of_numpy_and_alpha_are_fine(tmp_path: Path) -> None:
     for path in (tmp_path / "found").iterdir():
         Image.open(path).convert("RGBA").save(path)
     assert score_panoptic(files["ground_truth"], content, results_images=tmp_path / "found").value == 1.0
+
+
+def test_images_without_annotation_do_not_count_and_are_said(tmp_path: Path) -> None:
+    paths = good(tmp_path)
+    content = json.loads(paths["ground_truth"].read_text())
+    content["annotations"].pop()
+    paths["ground_truth"].write_text(json.dumps(content))
+    with pytest.warns(UserWarning) as said:
+        score = score_panoptic(**paths)
+    assert score.value == 1
+    assert "1 of 2 images have no annotation, such as '2.jpg', and do not count" in str(said[0].message)
