@@ -128,8 +128,8 @@ def read_panoptic_truth(
     if len(files) < len(by_id):
         unmapped = next(row["file_name"] for key, row in by_id.items() if key not in files)
         warnings.warn(
-            f"{name}: {len(by_id) - len(files)} of {len(by_id)} images have no annotation, such as '{unmapped}', and do "
-            "not count",
+            f"{name}: {len(by_id) - len(files)} of {len(by_id)} images have no annotation, such as '{unmapped}', and "
+            "do not count",
             stacklevel=3,
         )
     unsaid = sum("isthing" not in row for row in category_rows)
