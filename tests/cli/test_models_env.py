@@ -43,8 +43,12 @@ def test_env_names_versions_and_devices(capsys: pytest.CaptureFixture[str], monk
     assert run(["env"]) == 0
     out = capsys.readouterr().out
     assert f"torch {torch.__version__}".split("+")[0] in out
-    assert "cpu (" in out
     assert run(["env", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["detrkit"] == detrkit.__version__
-    assert values["device auto"] in ("cpu", "cuda", "mps")
+    assert values["cuda build"] == (torch.version.cuda or "none")
+    assert bool(values["gpus"]) >= torch.cuda.is_available()
+    assert run(["env", "--torch", "--json"]) == 0
+    seen = json.loads(capsys.readouterr().out)
+    assert seen["devices"][0].startswith("cpu (")
+    assert seen["device auto"] in ("cpu", "cuda", "mps")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -199,9 +199,12 @@ class Case:
             self.match(name, ours[name], value.to(ours[name].dtype))
 
 
-def one_worker_per_case(names: Iterable[str]) -> list[Any]:
+def one_worker_per_case(names: Iterable[str], *, slow: Container[str] = ()) -> list[Any]:
     """Return parameters of a fixture: all tests of one case run on one worker, which sets it up once."""
-    return [pytest.param(name, marks=pytest.mark.xdist_group(f"golden {name}")) for name in names]
+    return [
+        pytest.param(name, marks=[pytest.mark.xdist_group(f"golden {name}"), *[pytest.mark.slow] * (name in slow)])
+        for name in names
+    ]
 
 
 def official_terms(terms: dict[str, Tensor]) -> dict[str, Tensor]:

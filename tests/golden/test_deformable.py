@@ -73,7 +73,7 @@ def recorded_noise(case: Case) -> Noise:
     return Noise(flip=flip, labels=labels, signs=draws["draw2"].float() * 2 - 1, magnitudes=draws["draw3"])
 
 
-@pytest.fixture(scope="module", params=one_worker_per_case([*CASES, *STANDARD]))
+@pytest.fixture(scope="module", params=one_worker_per_case([*CASES, *STANDARD], slow={"relation_detr_r50 as dape_r50"}))
 def case(request: pytest.FixtureRequest, shared: Path, golden_count: dict[str, Any]) -> Case:
     name, _, _ = request.param.partition(" as ")
     case = Case.read(shared, name, golden_count)

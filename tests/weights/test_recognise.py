@@ -23,8 +23,14 @@ pytestmark = pytest.mark.xdist_group("recognise")  # one cache of layouts
 # Models with the tensors of another one: a checkpoint shows neither label augmentation nor a dilated backbone.
 TWINS = {"la_": "", "dela_": "de_", "_dc5": ""}
 
+# Backbones alone make these unlike another model of their family.
+LARGE = ("_r101", "_convnext_l", "_focalnet_l", "swin_l_5scale")
 
-@pytest.mark.parametrize("name", list_models())
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * any(mark in name for mark in LARGE)) for name in list_models()],
+)
 def test_every_registered_model_is_recognised(name: str) -> None:
     model = on_meta(name)
     found = recognise(detrkit.to_official(model))

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from detrkit.errors import CheckpointError
 from detrkit.models import create_model, entry, list_models, model_config
@@ -99,9 +100,23 @@ class _Candidate:
     assumed: tuple[str, ...]
 
 
+class _WithoutValues(TorchFunctionMode):
+    """Leaves out what sets values of tensors, which have none on the meta device, where that takes half of the time."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in _SETTING_VALUES or getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+_SETTING_VALUES = {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, Tensor.copy_}
+
+
 def on_meta(name: str, **options: Any) -> Detector:
     """Build a model on the meta device: shapes only, no memory for weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutValues():
         return create_model(name, **options)
 
 
