@@ -13,6 +13,8 @@ import torch
 import detrkit
 from detrkit.errors import CheckpointError
 from detrkit.models import create_model, list_models
+from detrkit.models.presets import PRESETS
+from detrkit.models.registry import KINDS
 from detrkit.weights import inspect_checkpoint
 from detrkit.weights.official.keydiff import IGNORED, compare
 from detrkit.weights.official.recognise import on_meta, recognise
@@ -23,13 +25,13 @@ pytestmark = pytest.mark.xdist_group("recognise")  # one cache of layouts
 # Models with the tensors of another one: a checkpoint shows neither label augmentation nor a dilated backbone.
 TWINS = {"la_": "", "dela_": "de_", "_dc5": ""}
 
-# Backbones alone make these unlike another model of their family.
-LARGE = ("_r101", "_convnext_l", "_focalnet_l", "swin_l_5scale")
+# One of each kind, and those that differ from it by more than a size.
+DRAWN = {next(name for name in list_models() if PRESETS[name].kind == kind) for kind in KINDS} | {"detr_r50_dc5"}
+DRAWN |= {"dela_conditional_detr_r50", "de_detr_r50_single_scale", "dino_r50_5scale", "mask_dape_lite0"}
 
 
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * any(mark in name for mark in LARGE)) for name in list_models()],
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in DRAWN)) for name in list_models()]
 )
 def test_every_registered_model_is_recognised(name: str) -> None:
     model = on_meta(name)
