@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import timm
 
@@ -40,30 +39,21 @@ from detrkit.models.salience_detr import (
 )
 from detrkit.nn.backbone.imagenet import load_backbone_weights
 
-__all__ = ["KINDS", "REGISTRY", "Builder", "Entry", "create_model", "entry", "model_config"]
+__all__ = ["KINDS", "REGISTRY", "Builder", "Entry", "Kind", "create_model", "entry", "model_config"]
 
 Builder = Callable[..., Detector]
 """Builds a model from a configuration of its architecture, with an optional ``mask_head`` if it has none itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One registered model: its builder, family and settings."""
+class Kind:
+    """What builds the models of a kind."""
 
     build: Builder
     """Builds the model."""
 
     architecture: type[Architecture]
     """Type of its architecture."""
-
-    family: str
-    """Family of the layout of its official checkpoints."""
-
-    settings: Mapping[str, object]
-    """Flat keys that differ from the defaults of the four parts of the configuration."""
-
-    summary: str
-    """One line for lists of models."""
 
     objective: type[Objective] = Objective
     """Type of its objective."""
@@ -75,6 +65,20 @@ class Entry:
     """Builds the mask branch of an architecture, for tasks with masks; None: the model has no such tasks."""
     slow_sampling: bool = False
     """Whether sampling offsets and reference points learn at a lower rate, as in Deformable DETR."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry(Kind):
+    """One registered model: its kind, family and settings."""
+
+    family: str
+    """Family of the layout of its official checkpoints."""
+
+    settings: Mapping[str, object]
+    """Flat keys that differ from the defaults of the four parts of the configuration."""
+
+    summary: str
+    """One line for lists of models."""
 
     @property
     def laptop(self) -> bool:
@@ -99,50 +103,55 @@ class Entry:
         return self.build, self.architecture, {key: value for key, value in options.items() if key not in neutral}
 
 
-_WITH_MASK_BRANCH: dict[str, Any] = {"objective": MaskObjective, "mask_branch": build_mask_branch}
-
-KINDS: dict[str, dict[str, Any]] = {
-    "detr": {"build": build_detr, "architecture": DETRArchitecture},
-    "detr_panoptic": {
-        "build": build_detr_panoptic,
-        "architecture": DETRPanopticArchitecture,
-        "objective": DETRPanopticObjective,
-    },
-    "de_detr": {"build": build_de_detr, "architecture": DEDETRArchitecture},
-    "conditional_detr": {"build": build_conditional_detr, "architecture": DETRArchitecture},
-    "de_conditional_detr": {"build": build_de_conditional_detr, "architecture": DEDETRArchitecture},
-    "deformable_detr": {
-        "build": build_deformable_detr,
-        "architecture": DeformableArchitecture,
-        "slow_sampling": True,
-        **_WITH_MASK_BRANCH,
-    },
-    "deformable_detr_pp": {
-        "build": build_deformable_detr_pp,
-        "architecture": DeformableDETRPPArchitecture,
-        "slow_sampling": True,
-    },
-    "dino": {
-        "build": build_dino,
-        "architecture": DINOArchitecture,
-        "with_relation": (build_dino_with_relation, DINOWithRelationArchitecture),
-        **_WITH_MASK_BRANCH,
-    },
-    "dino_pp": {"build": build_dino_pp, "architecture": DINOPPArchitecture, **_WITH_MASK_BRANCH},
-    "relation_detr": {"build": build_relation_detr, "architecture": RelationArchitecture, **_WITH_MASK_BRANCH},
-    "dape": {"build": build_dape, "architecture": DAPEArchitecture, **_WITH_MASK_BRANCH},
-    "salience_detr": {
-        "build": build_salience_detr,
-        "architecture": SalienceArchitecture,
-        "objective": SalienceObjective,
-        "mask_branch": build_mask_branch,
-        "with_relation": (build_salience_detr_with_relation, SalienceWithRelationArchitecture),
-    },
+KINDS = {
+    "detr": Kind(build=build_detr, architecture=DETRArchitecture),
+    "detr_panoptic": Kind(
+        build=build_detr_panoptic, architecture=DETRPanopticArchitecture, objective=DETRPanopticObjective
+    ),
+    "de_detr": Kind(build=build_de_detr, architecture=DEDETRArchitecture),
+    "conditional_detr": Kind(build=build_conditional_detr, architecture=DETRArchitecture),
+    "de_conditional_detr": Kind(build=build_de_conditional_detr, architecture=DEDETRArchitecture),
+    "deformable_detr": Kind(
+        build=build_deformable_detr,
+        architecture=DeformableArchitecture,
+        objective=MaskObjective,
+        mask_branch=build_mask_branch,
+        slow_sampling=True,
+    ),
+    "deformable_detr_pp": Kind(
+        build=build_deformable_detr_pp, architecture=DeformableDETRPPArchitecture, slow_sampling=True
+    ),
+    "dino": Kind(
+        build=build_dino,
+        architecture=DINOArchitecture,
+        objective=MaskObjective,
+        mask_branch=build_mask_branch,
+        with_relation=(build_dino_with_relation, DINOWithRelationArchitecture),
+    ),
+    "dino_pp": Kind(
+        build=build_dino_pp, architecture=DINOPPArchitecture, objective=MaskObjective, mask_branch=build_mask_branch
+    ),
+    "relation_detr": Kind(
+        build=build_relation_detr,
+        architecture=RelationArchitecture,
+        objective=MaskObjective,
+        mask_branch=build_mask_branch,
+    ),
+    "dape": Kind(
+        build=build_dape, architecture=DAPEArchitecture, objective=MaskObjective, mask_branch=build_mask_branch
+    ),
+    "salience_detr": Kind(
+        build=build_salience_detr,
+        architecture=SalienceArchitecture,
+        objective=SalienceObjective,
+        mask_branch=build_mask_branch,
+        with_relation=(build_salience_detr_with_relation, SalienceWithRelationArchitecture),
+    ),
 }
-"""What builds a kind of model: attributes of :class:`Entry`."""
+"""The kinds of models by name."""
 
 REGISTRY: dict[str, Entry] = {
-    name: Entry(family=preset.family, settings=preset.settings, summary=preset.summary, **KINDS[preset.kind])
+    name: Entry(family=preset.family, settings=preset.settings, summary=preset.summary, **vars(KINDS[preset.kind]))
     for name, preset in PRESETS.items()
 }
 
