@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detrkit.cli.choices import Split, TaskName
 from detrkit.cli.data_check import check_command
 from detrkit.cli.data_convert import convert_command
 from detrkit.cli.data_options import (
@@ -17,10 +18,7 @@ from detrkit.cli.data_options import (
     Images,
     JsonFlag,
     Seed,
-    SplitChoice,
-    TaskChoice,
     TaskOption,
-    remark,
     sources_of,
 )
 from detrkit.cli.data_subsets import sample_command, split_command
@@ -38,7 +36,7 @@ app.command("check")(check_command)
 @app.command("stats")
 def stats_command(
     folder: Folder,
-    split: Annotated[SplitChoice | None, typer.Option(help="Only this split.")] = None,
+    split: Annotated[Split | None, typer.Option(help="Only this split.")] = None,
     format: FormatOption = "auto",
     annotations: Annotations = None,
     images: Images = None,
@@ -73,7 +71,7 @@ app.command("split")(split_command)
 def view_command(
     folder: Folder,
     out: Annotated[Path, typer.Option(help="The folder for the pictures.")],
-    split: Annotated[SplitChoice, typer.Option(help="The split to draw.")] = SplitChoice.train,
+    split: Annotated[Split, typer.Option(help="The split to draw.")] = Split.train,
     count: Annotated[int, typer.Option(min=0, help="How many images; 0 for all.")] = 20,
     seed: Seed = 0,
     format: FormatOption = "auto",
@@ -88,6 +86,7 @@ def view_command(
     from detrkit.drawing import draw_labels
     from detrkit.errors import DataError
     from detrkit.files import refuse_existing, write_picture
+    from detrkit.terminal import say
 
     source = sources_of(folder, format, annotations, images, split, task)[split.value]
     dataset = _load_to_view(source, task)
@@ -102,14 +101,14 @@ def view_command(
         try:
             picture = draw_labels(dataset.read_image(index), dataset.records[index], dataset.categories)
         except DataError as error:
-            remark(str(error))
+            say(str(error))
             continue
         write_picture(path, picture, format="JPEG")
         written += 1
-    remark(f"wrote {written} pictures to {out}")
+    say(f"wrote {written} pictures to {out}")
 
 
-def _load_to_view(source: Source, task: TaskChoice | None) -> AnnotatedImages:
+def _load_to_view(source: Source, task: TaskName | None) -> AnnotatedImages:
     """The data set with masks where it has some, unless a task says otherwise."""
     from detrkit.data.formats import usual_task
     from detrkit.data.open import load_source

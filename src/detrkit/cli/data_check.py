@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
+from detrkit.cli.choices import TaskName
 from detrkit.cli.data_options import (
     Annotations,
     FormatOption,
     Images,
     JsonFlag,
-    TaskChoice,
     TaskOption,
-    remark,
     sources_of,
 )
 
@@ -49,6 +48,7 @@ def check_command(
     from detrkit.cli.data_tables import print_report
     from detrkit.data.published_sets import PUBLISHED_SETS
     from detrkit.errors import DataError
+    from detrkit.terminal import printable, say
 
     if len(words) == 1 and str(words[0]) in PUBLISHED_SETS and not words[0].exists():
         raise DataError(f"{words[0]}: no such folder; for the published data set: detrkit data check {words[0]} DIR")
@@ -59,7 +59,7 @@ def check_command(
         _check_published(str(words[0]), folder, task, json)
         return
     if not json:
-        remark(f"reading {folder} …")  # the modules below take a moment
+        say(f"reading {folder} …")  # the modules below take a moment
     from detrkit.data.doctor import DataContents
     from detrkit.data.doctor import check as check_sources
 
@@ -67,7 +67,7 @@ def check_command(
 
     def tell(contents: DataContents) -> None:
         if not json:
-            remark(f"{folder}: {contents}", err=False)
+            print(printable(f"{folder}: {contents}"), flush=True)
 
     with progress_bar("reading") as bar:
         report = check_sources(sources, quick=quick, progress=bar.update, tell=tell)
@@ -79,7 +79,7 @@ def check_command(
     raise typer.Exit(1 if report.failed else 0)
 
 
-def _check_published(name: str, folder: Path, task: TaskChoice | None, json: bool) -> None:
+def _check_published(name: str, folder: Path, task: TaskName | None, json: bool) -> None:
     """Say which files of a published data set a folder has."""
     from dataclasses import asdict
 

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detrkit.cli.choices import OnError, Split, TaskName
 from detrkit.cli.data_options import (
     COCO_FILE,
     Folder,
     Force,
-    OnErrorChoice,
     OnErrorOption,
-    SplitChoice,
-    TaskChoice,
     outputs_of,
-    remark,
     sources_of,
     write_coco,
 )
@@ -49,12 +46,12 @@ def convert_command(
     source_format: Annotated[
         str, typer.Option("--from", help="A format, as --format of other commands takes it, or cityscapes-gtfine.")
     ] = "auto",
-    split: Annotated[SplitChoice | None, typer.Option(help="Only this split.")] = None,
+    split: Annotated[Split | None, typer.Option(help="Only this split.")] = None,
     groups: Annotated[
         _Groups, typer.Option(help="cityscapes-gtfine: how to convert groups of objects.")
     ] = _Groups.crowd,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the images into the folder.")] = False,
-    on_error: OnErrorOption = OnErrorChoice.stop,
+    on_error: OnErrorOption = OnError.stop,
     force: Force = False,
 ) -> None:
     """Write annotations as COCO JSON, COCO panoptic (JSON and PNG files), YOLO or Pascal VOC.
@@ -71,6 +68,7 @@ def convert_command(
     from detrkit.data.formats import read_source
     from detrkit.data.formats.gtfine import convert_gtfine, gtfine_splits
     from detrkit.data.open import load_source
+    from detrkit.terminal import say
 
     if source_format == "cityscapes-gtfine" or (source_format == "auto" and (folder / "gtFine").is_dir()):
         files = gtfine_splits(folder)
@@ -81,7 +79,7 @@ def convert_command(
             write_coco(path, coco, force)
         return
     panoptic = to == _Target.coco_panoptic
-    sources = sources_of(folder, source_format, None, None, None, TaskChoice.pan if panoptic else None)
+    sources = sources_of(folder, source_format, None, None, None, TaskName.pan if panoptic else None)
     if to in (_Target.yolo, _Target.voc) or (copy and to == _Target.coco):
         _convert_folder(sources, out, to, split, copy=copy, on_error=on_error, force=force)
         return
@@ -91,14 +89,14 @@ def convert_command(
         if panoptic:
             dataset = load_source(sources[name], task="pan", on_error=on_error.value)
             for note in dataset.load_errors:
-                remark(f"left out: {note}")
+                say(f"left out: {note}")
             with progress_bar(name) as bar:
-                content = write_panoptic(dataset, path, relative_to=relative_to, progress=bar.update, note=remark)
-            remark(f"wrote {path} and {path.with_suffix('')}: {len(content['images'])} images")
+                content = write_panoptic(dataset, path, relative_to=relative_to, progress=bar.update, note=say)
+            say(f"wrote {path} and {path.with_suffix('')}: {len(content['images'])} images")
             continue
         table, notes = usable_part(read_source(sources[name]), on_error=on_error.value)
         for note in notes:
-            remark(f"left out: {note}")
+            say(f"left out: {note}")
         write_coco(path, to_coco(table, relative_to=relative_to), force)
 
 
@@ -106,10 +104,10 @@ def _convert_folder(
     sources: dict[str, Source],
     out: Path,
     to: _Target,
-    split: SplitChoice | None,
+    split: Split | None,
     *,
     copy: bool,
-    on_error: OnErrorChoice,
+    on_error: OnError,
     force: bool,
 ) -> None:
     """Write a folder with its own images, or links to them."""
@@ -118,6 +116,7 @@ def _convert_folder(
     from detrkit.data.formats import read_source
     from detrkit.data.write_folders import flat_names, place_images, write_voc, write_yolo
     from detrkit.errors import DataError
+    from detrkit.terminal import say
 
     if out.suffix == ".json":
         raise DataError(f"{out}: --to {to.value}{' --copy' * copy} writes a folder, not a file")
@@ -128,7 +127,7 @@ def _convert_folder(
     for name in names:
         tables[name], notes = usable_part(read_source(sources[name]), on_error=on_error.value)
         for note in notes:
-            remark(f"left out: {note}")
+            say(f"left out: {note}")
     with progress_bar("images") as bar:
         if to == _Target.coco:
             for name, table in tables.items():
@@ -138,6 +137,6 @@ def _convert_folder(
             return
         write = write_yolo if to == _Target.yolo else write_voc
         for note in write(tables, out, copy=copy, progress=bar.update):
-            remark(f"left out: {note}")
+            say(f"left out: {note}")
     counts = ", ".join(f"{name} {len(table.images)} images" for name, table in tables.items())
-    remark(f"wrote {out} ({to.value}): {counts}{'' if copy else '; images are links, --copy copies them'}")
+    say(f"wrote {out} ({to.value}): {counts}{'' if copy else '; images are links, --copy copies them'}")

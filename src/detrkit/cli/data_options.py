@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from detrkit.cli.choices import OnError, Split, TaskName
 
 if TYPE_CHECKING:
     from detrkit.data.coco_json import Row
@@ -21,45 +22,17 @@ __all__ = [
     "FormatOption",
     "Images",
     "JsonFlag",
-    "OnErrorChoice",
     "OnErrorOption",
     "Seed",
-    "SplitChoice",
-    "TaskChoice",
     "TaskOption",
     "no_split",
     "outputs_of",
-    "remark",
     "sources_of",
     "write_coco",
 ]
 
 COCO_FILE = "annotations/instances_{}.json"
 """File of a converted split in the output folder, as in a COCO data set."""
-
-
-class SplitChoice(StrEnum):
-    """A split of a data set."""
-
-    train = "train"
-    val = "val"
-    test = "test"
-
-
-class OnErrorChoice(StrEnum):
-    """What to do with bad boxes and images."""
-
-    stop = "raise"
-    skip = "skip"
-
-
-class TaskChoice(StrEnum):
-    """A task."""
-
-    det = "det"
-    inst = "inst"
-    sem = "sem"
-    pan = "pan"
 
 
 Folder = Annotated[
@@ -70,14 +43,14 @@ _FORMATS = (
 )
 FormatOption = Annotated[str, typer.Option("--format", help=f"auto, {_FORMATS}.")]
 TaskOption = Annotated[
-    TaskChoice | None,
+    TaskName | None,
     typer.Option(help="Task of the data: it decides between files side by side, and about masks."),
 ]
 Annotations = Annotated[Path | None, typer.Option(help="A COCO file, for a folder without a known layout.")]
 Images = Annotated[Path | None, typer.Option(help="Image folder of that file.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 Seed = Annotated[int, typer.Option(help="Random seed for the choice of images.")]
-OnErrorOption = Annotated[OnErrorChoice, typer.Option(help="For bad boxes and images: raise, or skip and count them.")]
+OnErrorOption = Annotated[OnError, typer.Option(help="For bad boxes and images: raise, or skip and count them.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -86,8 +59,8 @@ def sources_of(
     format: str,
     annotations: Path | None,
     images: Path | None,
-    split: SplitChoice | None,
-    task: TaskChoice | None = None,
+    split: Split | None,
+    task: TaskName | None = None,
 ) -> dict[str, Source]:
     """The selected split, or all splits."""
     from detrkit.data.formats import find_source, find_sources
@@ -95,11 +68,11 @@ def sources_of(
     used_for = task or "det"
     if split is None and annotations is None and images is None:
         return find_sources(folder, task=used_for, format=format)
-    name = (split or SplitChoice.train).value
+    name = (split or Split.train).value
     return {name: find_source(folder, name, task=used_for, format=format, annotations=annotations, images=images)}
 
 
-def outputs_of(out: Path, present: list[str], split: SplitChoice | None, pattern: str, force: bool) -> dict[str, Path]:
+def outputs_of(out: Path, present: list[str], split: Split | None, pattern: str, force: bool) -> dict[str, Path]:
     """Output path of each split; raises before any work where a file exists already."""
     from detrkit.errors import DataError
     from detrkit.files import refuse_existing
@@ -127,13 +100,7 @@ def no_split(split: str, present: Iterable[str]) -> Exception:
 def write_coco(path: Path, table: Row, force: bool) -> None:
     """Write a COCO file and say so."""
     from detrkit.files import write_json
+    from detrkit.terminal import say
 
     write_json(path, table, force=force)
-    remark(f"wrote {path}: {len(table['images'])} images, {len(table['annotations'])} annotations")
-
-
-def remark(text: str, *, err: bool = True) -> None:
-    """Print a line on stderr; stdout is for results."""
-    from detrkit.terminal import printable
-
-    typer.echo(printable(text), err=err)
+    say(f"wrote {path}: {len(table['images'])} images, {len(table['annotations'])} annotations")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from detrkit.cli.choices import Split
 from detrkit.cli.data_options import (
     COCO_FILE,
     Annotations,
@@ -15,10 +16,8 @@ from detrkit.cli.data_options import (
     FormatOption,
     Images,
     Seed,
-    SplitChoice,
     no_split,
     outputs_of,
-    remark,
     sources_of,
     write_coco,
 )
@@ -42,7 +41,7 @@ def sample_command(
     rate: Annotated[float | None, typer.Option(help="Fraction of the images, such as 0.01.")] = None,
     count: Annotated[int | None, typer.Option(help="Number of images, instead of a rate.")] = None,
     seed: Seed = 0,
-    split: Annotated[SplitChoice, typer.Option(help="The split to sample from.")] = SplitChoice.train,
+    split: Annotated[Split, typer.Option(help="The split to sample from.")] = Split.train,
     format: FormatOption = "auto",
     annotations: Annotations = None,
     force: Force = False,
@@ -62,7 +61,7 @@ def sample_command(
     out = out or target
     assert out is not None
     if images is not None:
-        if rate is not None or count is not None or annotations is not None or split != SplitChoice.train:
+        if rate is not None or count is not None or annotations is not None or split != Split.train:
             raise DataError(
                 "--images cuts a trial set of all splits; it goes without --rate, --count, --split, --annotations"
             )
@@ -87,6 +86,7 @@ def _trial_set(folder: Path, out: Path, images: int, seed: int, format: str, *, 
     from detrkit.cli.console import progress_bar
     from detrkit.data.trial_sets import cut_trial_set
     from detrkit.errors import DataError
+    from detrkit.terminal import say
 
     if out.suffix == ".json" or out.is_file():
         raise DataError(f"{out}: --images writes a folder, not a file")
@@ -96,7 +96,7 @@ def _trial_set(folder: Path, out: Path, images: int, seed: int, format: str, *, 
         counts = cut_trial_set(folder, out, images=images, seed=seed, format=format, links=links, progress=bar.update)
     for name, splits in counts.items():
         listed = ", ".join(f"{split} {number} images" for split, number in splits.items())
-        remark(f"wrote {out} ({name}): {listed}")
+        say(f"wrote {out} ({name}): {listed}")
 
 
 def split_command(
@@ -112,10 +112,11 @@ def split_command(
     """Split a train split into train and val; the images stay where they are."""
     from detrkit.data.convert import split_table, to_coco
     from detrkit.data.formats import find_sources, read_source
+    from detrkit.terminal import say
 
     paths = outputs_of(out, ["train", "val"], None, COCO_FILE, force)
-    source = sources_of(folder, format, annotations, images, SplitChoice.train)["train"]
+    source = sources_of(folder, format, annotations, images, Split.train)["train"]
     if annotations is None and "val" in find_sources(folder, format=format):
-        remark(f"{folder} has a val split already, which stays as it is: only its train split is divided")
+        say(f"{folder} has a val split already, which stays as it is: only its train split is divided")
     for name, table in split_table(read_source(source), val=val, seed=seed).items():
         write_coco(paths[name], to_coco(table, relative_to=out), force)

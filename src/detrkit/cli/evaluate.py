@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from detrkit.cli.choices import Split
 from detrkit.errors import DataError, RecipeError
 
 __all__ = ["eval_command"]
@@ -20,14 +21,6 @@ class Precision(StrEnum):
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
-
-
-class Split(StrEnum):
-    """Split of the data."""
-
-    train = "train"
-    val = "val"
-    test = "test"
 
 
 def eval_command(

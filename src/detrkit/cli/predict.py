@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from detrkit.cli.choices import OnError, TaskName
 from detrkit.errors import DataError, RunError
 
 if TYPE_CHECKING:
@@ -26,28 +27,12 @@ _DEFAULT_NMS = "0.7"  # DEFAULT_NMS of the predictor; importing it would load to
 _LOOKED_AT = 10  # images at most that are predicted again to say their best score
 
 
-class OnError(StrEnum):
-    """Policy for unreadable images."""
-
-    skip = "skip"
-    stop = "raise"
-
-
 class LabelsShown(StrEnum):
     """Objects that are named in pictures."""
 
     auto = "auto"
     all = "all"
     none = "none"
-
-
-class TaskName(StrEnum):
-    """Detections, instances, classes of pixels, panoptic segments."""
-
-    det = "det"
-    inst = "inst"
-    sem = "sem"
-    pan = "pan"
 
 
 class FileFormat(StrEnum):
