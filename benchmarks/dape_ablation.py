@@ -295,7 +295,7 @@ def difference(found: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
 
 def cost_table(rows: list[dict[str, Any]]) -> None:
     """Print memory and time of rows measured with the same setting."""
-    first, order = rows[0], (UPSTREAM, *GROUPS["ablation"])
+    first, order = rows[0], (UPSTREAM, *TITLES)
     where = first["hardware"] if first["device"] != "cpu" else f"{first['hardware']}, {first['threads']} thread(s)"
     queries = " + ".join(f"{count} {name.replace('_', '-')}" for name, count in first["queries"].items())
     size = " x ".join(map(str, first["size"]))
