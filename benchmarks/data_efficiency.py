@@ -102,7 +102,6 @@ TITLES = {
     "dape_corrected_decoder": "the same, in the decoder alone",
     "dape_corrected_content": "the same in both, content learned and sampled",
     "dape_value_position": "low-rank relation, position of rank 16 in values",
-    "dape_position_in_value": "DAPE, position of full rank in values",
 }
 # Additional settings of a data set: nuclei are many and small.
 DATA_SETTINGS: dict[str, dict[str, Any]] = {"nuclei": {"num_queries": 300}}
