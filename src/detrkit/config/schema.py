@@ -270,8 +270,13 @@ class ScheduleSection(Section):
 
 
 class LoggingSection(Section):
-    """Loggers beside the JSONL file, and steps between two log lines."""
+    """What a run tells: pictures, loggers beside the JSONL file, steps between two log lines."""
 
+    plots: bool = True
+    """Draw pictures into the run folder: curves, labels, training batches, predictions beside labels, curves of
+    precision and recall, confusion matrix."""
+    estimate: bool = True
+    """Measure three steps before the first epoch, and say how long the run will take and how much memory it needs."""
     tensorboard: bool = False
     """Also write TensorBoard files into the run folder."""
     wandb: bool = False

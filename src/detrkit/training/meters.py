@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-__all__ = ["Meter"]
+from detrkit.structures import Batch
+
+__all__ = ["Meter", "sides"]
+
+
+def sides(group: Sequence[Batch]) -> dict[str, float]:
+    """Width and height of the largest padded batch of a step."""
+    height, width = max((tuple(batch.images.shape[-2:]) for batch in group), key=lambda size: size[0] * size[1])
+    return {"width": width, "height": height}
 
 
 class Meter:

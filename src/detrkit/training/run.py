@@ -25,13 +25,15 @@ from detrkit.devices import resolve_device
 from detrkit.errors import DetrkitError, RecipeError
 from detrkit.files import write_json
 from detrkit.terminal import Console, say
+from detrkit.training.callbacks import Callback
 from detrkit.training.fingerprint import fingerprint
 from detrkit.training.folder import locked, open_folder, run_folder, start_folder
 from detrkit.training.interrupt import Interrupt
-from detrkit.training.loggers import Logger
+from detrkit.training.pictures import RunPictures
 from detrkit.training.progress import format_metric
 from detrkit.training.resume import as_begun, check_agreement, length_remark, validation_remark, without_start
 from detrkit.training.rng import seed_everything
+from detrkit.training.table import MetricsTable
 from detrkit.training.task import MINIMUM_STEPS, SHORT_FINE_TUNING, SHORT_STEPS, build_task, require_backbone, resolve
 from detrkit.training.trainer import Trainer
 
@@ -61,6 +63,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    callbacks: Sequence[Callback] = (),
     **overrides: object,
 ) -> RunResult:
     """Train a model.
@@ -69,6 +72,7 @@ def train(
         recipe: a YAML file, a recipe's name, a run folder, or a mapping of sections.
         resume: continue the run in the output folder exactly where it stopped; start a new one where there is none.
         overwrite: delete the run in the output folder.
+        callbacks: what else happens during the run (:class:`detrkit.training.Callback`), after the loggers.
         overrides: recipe keys, without the section where only one section has the key (``epochs=3``), else as
             ``**{"training.epochs": 3}``; a mapping gives several keys of a section (``model={"num_queries": 50}``).
 
@@ -81,8 +85,8 @@ def train(
     """
     loaded = load_recipe(recipe, overrides)
     if loaded.training.seeds is not None:
-        return _train_seeds(loaded, loaded.training.seeds, resume=resume, overwrite=overwrite)
-    return _train_one(loaded, resume=resume, overwrite=overwrite)
+        return _train_seeds(loaded, loaded.training.seeds, resume=resume, overwrite=overwrite, callbacks=callbacks)
+    return _train_one(loaded, resume=resume, overwrite=overwrite, callbacks=callbacks)
 
 
 def _accelerator(recipe: Recipe) -> Accelerator:
@@ -125,7 +129,9 @@ def _locked_by_first(folder: Path) -> Iterator[None]:
         yield
 
 
-def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
+def _train_one(
+    recipe: Recipe, *, resume: bool, overwrite: bool, callbacks: Sequence[Callback] = ()
+) -> RunResult:
     folder = run_folder(recipe)
     with contextlib.ExitStack() as stack:
         stack.enter_context(stack.enter_context(Interrupt()).immediate())  # until the trainer has something to save
@@ -152,18 +158,19 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
             if remark := length_remark(recipe, state, batches=batches):
                 say(remark)
         accelerator.wait_for_everyone()  # all processes have read the folder before one writes to it
-        loggers: list[Logger] = []
+        watching: list[Callback] = []
         if accelerator.is_main_process:
             loggers = start_folder(folder, recipe, resumed=state is not None)
-        for logger in loggers:
-            stack.callback(logger.close)
+            for logger in loggers:
+                stack.callback(logger.close)
+            watching = [*loggers, MetricsTable(), *([RunPictures()] if recipe.logging.plots else []), *callbacks]
         trainer = Trainer(
             recipe=recipe,
             task=task,
             sampler=sampler,
             accelerator=accelerator,
             folder=folder,
-            loggers=loggers,
+            callbacks=watching,
             data=data,
             validation=validation,
             state=state,
@@ -172,7 +179,6 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
         if accelerator.is_main_process:
             _announce(trainer, folder)
         best = trainer.fit()
-        trainer.log("end", best=best.value)
     weights = folder / "best" / "model.safetensors"
     if not weights.exists():
         weights = folder / "last" / "model.safetensors"  # never evaluated
@@ -242,13 +248,15 @@ class _Seeds(TypedDict):
     seeds: dict[str, dict[str, float | None]]
 
 
-def _train_seeds(recipe: Recipe, seeds: Sequence[int], *, resume: bool, overwrite: bool) -> RunResult:
+def _train_seeds(
+    recipe: Recipe, seeds: Sequence[int], *, resume: bool, overwrite: bool, callbacks: Sequence[Callback] = ()
+) -> RunResult:
     folder = run_folder(recipe)
     results: dict[int, RunResult] = {}
     with _locked_by_first(folder):
         for seed in seeds:
             training = {"seed": seed, "seeds": None, "output": str(folder / f"seed{seed}")}
-            results[seed] = _train_one(recipe.updated(training=training), resume=resume, overwrite=overwrite)
+            results[seed] = _train_one(recipe.updated(training=training), resume=resume, overwrite=overwrite, callbacks=callbacks)
         mean, std = _mean_std([result.metrics for result in results.values()])
         metrics: _Seeds = {"mean": mean, "std": std, "seeds": {str(seed): one.metrics for seed, one in results.items()}}
         if PartialState().is_main_process:
