@@ -89,3 +89,7 @@ class Callback:
 
     def on_log(self, row: Row) -> None:
         """For every row of ``log.jsonl``: loggers need nothing else."""
+
+    def acts(self, moment: str) -> bool:
+        """Whether the class has something to do at a moment (``"on_step"``)."""
+        return getattr(type(self), moment) is not getattr(Callback, moment)

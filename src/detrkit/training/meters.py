@@ -26,9 +26,10 @@ class Meter:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
-        self._clear()
+        self.clear()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Forget what was added since the last row."""
         self._sums: dict[str, Tensor] = {}
         self._steps = self._images = 0
         self._start = time.monotonic()
@@ -59,5 +60,5 @@ class Meter:
         seconds = max(1e-9, time.monotonic() - self._start)
         speed = self._images * self._accelerator.num_processes / seconds
         row = dict(zip(names, means, strict=True))
-        self._clear()
+        self.clear()
         return {"loss": row.pop("loss"), **row, "images_per_second": round(speed, 2)}

@@ -63,7 +63,8 @@ class RunPictures(Callback):
 
         def draw() -> None:
             categories = trainer.task.train_data.categories
-            picture = draw_batch(step.batches, categories, mean=model.image_mean or (0,) * 3, std=model.image_std or (1,) * 3)
+            mean, std = model.image_mean or (0, 0, 0), model.image_std or (1, 1, 1)
+            picture = draw_batch(step.batches, categories, mean=mean, std=std)
             write_picture(trainer.folder / f"train_batch{step.number - 1}.jpg", picture, format="JPEG")
 
         self._draw(trainer, draw)
@@ -95,8 +96,8 @@ class RunPictures(Callback):
             self._failed = True
             reason = (str(error).splitlines() or [""])[0]
             trainer.progress.print(
-                f"warning: a picture of the run cannot be drawn ({type(error).__name__}: {reason}); no further ones are "
-                "tried (logging.plots=false: none at all)"
+                f"warning: a picture of the run cannot be drawn ({type(error).__name__}: {reason}); no further ones "
+                "are tried (logging.plots=false: none at all)"
             )
         self._spent += time.monotonic() - start
 

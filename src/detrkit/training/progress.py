@@ -39,7 +39,7 @@ def duration(seconds: float) -> str:
 
 
 def numbers_line(numbers: Mapping[str, float]) -> str:
-    """The numbers of a log row for people: total loss, the losses of the last layer, rate, speed, image size, memory."""
+    """The numbers of a log row for people: loss, its terms in the last layer, rate, speed, image size, memory."""
     # like loss_bbox; those of other layers and groups have a second underscore
     each = [f"{name[5:]} {numbers[name]:.3f}" for name in numbers if name.startswith("loss_") and "_" not in name[5:]]
     terms = f" ({', '.join(each)})" if each else ""

@@ -7,6 +7,7 @@ import math
 import os
 import statistics
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from detrkit.errors import DetrkitError, RecipeError
 from detrkit.files import write_json
 from detrkit.terminal import Console, say
 from detrkit.training.callbacks import Callback
+from detrkit.training.clock import RunClock
 from detrkit.training.fingerprint import fingerprint
 from detrkit.training.folder import locked, open_folder, run_folder, start_folder
 from detrkit.training.interrupt import Interrupt
@@ -34,7 +36,7 @@ from detrkit.training.progress import format_metric
 from detrkit.training.resume import as_begun, check_agreement, length_remark, validation_remark, without_start
 from detrkit.training.rng import seed_everything
 from detrkit.training.table import MetricsTable
-from detrkit.training.task import MINIMUM_STEPS, SHORT_FINE_TUNING, SHORT_STEPS, build_task, require_backbone, resolve
+from detrkit.training.task import build_task, require_backbone, resolve
 from detrkit.training.trainer import Trainer
 
 __all__ = ["RunResult", "train"]
@@ -129,10 +131,8 @@ def _locked_by_first(folder: Path) -> Iterator[None]:
         yield
 
 
-def _train_one(
-    recipe: Recipe, *, resume: bool, overwrite: bool, callbacks: Sequence[Callback] = ()
-) -> RunResult:
-    folder = run_folder(recipe)
+def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool, callbacks: Sequence[Callback] = ()) -> RunResult:
+    folder, began = run_folder(recipe), time.monotonic()
     with contextlib.ExitStack() as stack:
         stack.enter_context(stack.enter_context(Interrupt()).immediate())  # until the trainer has something to save
         stack.enter_context(_locked_by_first(folder))
@@ -174,6 +174,7 @@ def _train_one(
             data=data,
             validation=validation,
             state=state,
+            clock=None if recipe.training.minutes is None else RunClock(recipe.training.minutes, began=began),
         )
         del state
         if accelerator.is_main_process:
@@ -213,6 +214,8 @@ def _announce(trainer: Trainer, folder: Path) -> None:
         if lines:
             text = f"{len(lines)} boxes or images left out of the {part} data, the first: {lines[0]}"
             console.print(text, highlight=False, markup=False, soft_wrap=True)
+    minutes = trainer.recipe.training.minutes
+    length = f"{trainer.total_steps} optimizer steps" if minutes is None else f"{minutes:g} minutes"
     sizes = sum(parameter.numel() for parameter in trainer.parameters) / 1e6
     images = len({record.image_id for record in data.records})
     times = f" {len(data) // images} times per epoch" if len(data) > images else ""
@@ -220,7 +223,7 @@ def _announce(trainer: Trainer, folder: Path) -> None:
         times = f" ({math.ceil(data.chances.sum())} per epoch, those of rare classes several times)"
     console.print(
         f"{getattr(model, 'name', 'model')}: {sizes:.1f} M parameters to train, {images} images{times}, "
-        f"{trainer.total_steps} optimizer steps -> {folder}",
+        f"{length} -> {folder}",
         highlight=False,
         soft_wrap=True,
     )
@@ -228,15 +231,6 @@ def _announce(trainer: Trainer, folder: Path) -> None:
         console.print("training.patience has no effect: this run is never evaluated", highlight=False)
     if trainer.step:
         console.print(f"continuing after step {trainer.step}", highlight=False)
-    short = SHORT_STEPS if trainer.recipe.model.init is None else SHORT_FINE_TUNING
-    if trainer.total_steps < short:
-        key = "epochs" if trainer.recipe.training.iterations is None else "iterations"
-        console.print(
-            f"warning: {trainer.total_steps} optimizer steps are too short for a detection transformer (usual outcome: "
-            f"AP 0); {MINIMUM_STEPS} and more work: raise training.{key}",
-            highlight=False,
-            soft_wrap=True,
-        )
 
 
 # ---------------------------------------------------------------------------------------------------- several seeds
@@ -256,7 +250,8 @@ def _train_seeds(
     with _locked_by_first(folder):
         for seed in seeds:
             training = {"seed": seed, "seeds": None, "output": str(folder / f"seed{seed}")}
-            results[seed] = _train_one(recipe.updated(training=training), resume=resume, overwrite=overwrite, callbacks=callbacks)
+            one = recipe.updated(training=training)
+            results[seed] = _train_one(one, resume=resume, overwrite=overwrite, callbacks=callbacks)
         mean, std = _mean_std([result.metrics for result in results.values()])
         metrics: _Seeds = {"mean": mean, "std": std, "seeds": {str(seed): one.metrics for seed, one in results.items()}}
         if PartialState().is_main_process:

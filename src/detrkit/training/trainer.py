@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor
 
 from detrkit import weights
 from detrkit.config import Recipe
@@ -27,6 +28,8 @@ from detrkit.training import checkpoint
 from detrkit.training.best import Best
 from detrkit.training.callbacks import Callback, Evaluation, Step
 from detrkit.training.checkpoint import RunState
+from detrkit.training.clock import RunClock
+from detrkit.training.cost import plan_run
 from detrkit.training.ema import EMA
 from detrkit.training.fingerprint import Fingerprint, fingerprint
 from detrkit.training.interrupt import Interrupt, Interrupted
@@ -34,10 +37,10 @@ from detrkit.training.memory import memory_in_use
 from detrkit.training.meters import Meter, sides
 from detrkit.training.optimizer import build_optimizer, frozen_norms, parameter_groups, set_learning_rate
 from detrkit.training.progress import TrainingProgress
-from detrkit.training.resume import kept_best
-from detrkit.training.rng import preserved_rng, restore_rng, rng_state, seed_everything
+from detrkit.training.rng import preserved_rng, rng_state, seed_everything
 from detrkit.training.schedule import build_schedule, length_in_steps
 from detrkit.training.skip import skip_step
+from detrkit.training.state import restore_run, run_state
 from detrkit.training.task import Task, Validation
 from detrkit.training.validate import validate
 
@@ -57,6 +60,7 @@ class Trainer:
         data: fingerprint of the training data, to be stored with every state.
         validation: fingerprint of the validation data, likewise.
         state: result of :func:`detrkit.training.checkpoint.load_state`, to resume a run exactly.
+        clock: plans the number of steps of a run of so many minutes; None: the recipe says how many.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Trainer:
         data: Fingerprint | None = None,
         validation: Fingerprint | None = None,
         state: RunState | None = None,
+        clock: RunClock | None = None,
     ) -> None:
         self.recipe, self.task, self.sampler = recipe, task, sampler
         self.accelerator, self.folder = accelerator, folder
@@ -83,9 +88,10 @@ class Trainer:
         self.loader = build_loader(
             task.train_data, sampler, workers=section.workers, size_divisor=task.model.config.input.size_divisor
         )
-        steps_per_epoch = math.ceil(self.batches / self.accumulate)
+        self.steps_per_epoch = per_epoch = math.ceil(self.batches / self.accumulate)
         self.total_steps = length_in_steps(section, batches=self.batches)
-        self.schedule = build_schedule(recipe.schedule, steps_per_epoch=steps_per_epoch, total_steps=self.total_steps)
+        self.schedule = build_schedule(recipe.schedule, steps_per_epoch=per_epoch, total_steps=self.total_steps)
+        self.clock = clock
 
         # a third faster on CPUs; on other devices the default layout is as fast in float32
         self.layout = torch.channels_last if accelerator.device.type == "cpu" else torch.contiguous_format
@@ -134,6 +140,7 @@ class Trainer:
         with Interrupt(answer) as self.interrupt, self.progress:
             self.notify("on_train_start")
             try:
+                plan_run(self)
                 self.train()
             except BaseException as caught:
                 error = caught
@@ -141,6 +148,17 @@ class Trainer:
             finally:
                 self.notify("on_end", error)
         return self.best
+
+    def follow_clock(self) -> None:
+        """Take the number of steps that is planned now."""
+        if self.clock is not None and self.clock.planned:
+            self.total_steps = self.progress.total = self.clock.total
+
+    def of_first(self, value: float) -> float:
+        """A measured value of the first process, on all of them."""
+        if self.accelerator.num_processes == 1:
+            return value
+        return float(broadcast_object_list([value])[0])
 
     def train(self) -> None:
         """Train, evaluate and save, epoch by epoch."""
@@ -181,9 +199,7 @@ class Trainer:
 
     def train_epoch(self) -> None:
         """Train the rest of the current epoch."""
-        self.wrapped.train()
-        for norm in self.frozen_norms:
-            norm.eval()
+        self.training_mode()
         for group in self.micro_batches():
             self.train_step(group)
             checkpoint_every = self.recipe.training.checkpoint_every
@@ -197,15 +213,25 @@ class Trainer:
             self.log("data", skipped_images=skipped)
             self.unreadable = len(skipped)
 
-    def micro_batches(self) -> Iterator[list[Batch]]:
+    def training_mode(self) -> None:
+        """All modules train, but for norms that are frozen."""
+        self.wrapped.train()
+        for norm in self.frozen_norms:
+            norm.eval()
+
+    def groups(self) -> Iterator[list[Batch]]:
         """This epoch's batches from the current position on, ``accumulate`` at a time."""
         self.task.train_data.set_epoch(self.recipe.training.seed, self.epoch)
         self.sampler.set_epoch(self.epoch, start_batch=self.batch)
         with preserved_rng():
             batches = iter(self.loader)
+        while group := list(islice(batches, self.accumulate)):
+            yield group
+
+    def micro_batches(self) -> Iterator[list[Batch]]:
+        """:meth:`groups`; an image that cannot be read ends the run with everything saved."""
         try:
-            while group := list(islice(batches, self.accumulate)):
-                yield group
+            yield from self.groups()
         except DataError as error:
             if self.accelerator.num_processes > 1:  # other processes would wait for this one to save
                 raise
@@ -214,7 +240,8 @@ class Trainer:
 
     def train_step(self, group: list[Batch]) -> None:
         """One optimizer step on one or several micro-batches."""
-        rates = set_learning_rate(self.optimizer, self.schedule(self.step))
+        factor = self.schedule(self.step) if self.clock is None else self.clock.factor(self.schedule, self.step)
+        rates = set_learning_rate(self.optimizer, factor)
         loss, norm, finite = self.forward_backward([batch.to(self.accelerator.device) for batch in group])
         if finite:
             self.optimizer.step()
@@ -241,8 +268,8 @@ class Trainer:
                 self.interrupt.signum or 2, f"stopped after step {self.step}; --resume continues from there"
             )
 
-    def forward_backward(self, group: list[Batch]) -> tuple[float, float, bool]:
-        """Gradients of the mean loss over the micro-batches of all processes: (loss, gradient norm, both finite?).
+    def backward(self, group: list[Batch]) -> Tensor:
+        """Gradients of the mean loss over the micro-batches of all processes; returns the loss of this process.
 
         The losses' normalisers count the objects of the whole accumulated batch on all processes, so that the
         split of a batch does not matter; DDP averages gradients, hence the division by the number of processes.
@@ -265,12 +292,20 @@ class Trainer:
             total += losses.total.detach()
             self.meter.add(losses.terms, share=1 / len(group))
         self.meter.step(total, images=sum(len(batch) for batch in group))
+        return total
 
+    def forward_backward(self, group: list[Batch]) -> tuple[float, float, bool]:
+        """:meth:`backward` with clipped gradients: (loss of all processes, gradient norm, both finite?)."""
+        total, world = self.backward(group), self.accelerator.num_processes
         # one exchange per step: all processes must take the same decision
-        asked = total.new_tensor([self.interrupt.requested, self.stop_reason != ""])
-        flags = torch.cat([torch.stack([total, (~torch.isfinite(total)).float()]), asked])
-        loss, infinite, interrupted, stopped = self.accelerator.reduce(flags, reduction="sum").tolist()
+        now = self.clock.seconds if self.clock is not None and self.accelerator.is_main_process else 0.0
+        known = total.new_tensor([self.interrupt.requested, self.stop_reason != "", now])
+        flags = torch.cat([torch.stack([total, (~torch.isfinite(total)).float()]), known])
+        loss, infinite, interrupted, stopped, now = self.accelerator.reduce(flags, reduction="sum").tolist()
         self.interrupted, self.stopped = interrupted > 0, stopped > 0
+        if self.clock is not None and self.clock.planned:
+            self.clock.tick(self.step + 1, now)
+            self.follow_clock()
         if infinite:
             return loss / world, math.nan, False
         norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.recipe.training.clip_norm or math.inf))
@@ -299,7 +334,10 @@ class Trainer:
             score=score, better=better, seconds=seconds, data=validation.data, metric=validation.metric, answers=answers
         )
         self.notify("on_evaluate", found)
-        self.meter.pause(time.monotonic() - start)
+        seconds = time.monotonic() - start
+        self.meter.pause(seconds)
+        if self.clock is not None:
+            self.clock.evaluated(self.of_first(seconds))
 
     @property
     def evaluated_model(self) -> Detector:
@@ -324,8 +362,7 @@ class Trainer:
 
     def notify(self, moment: str, *details: Any) -> None:
         """Call the callbacks that have something to do at this moment; what they draw at random changes nothing."""
-        called = [one for one in self.callbacks if getattr(type(one), moment) is not getattr(Callback, moment)]
-        if called:
+        if called := [callback for callback in self.callbacks if callback.acts(moment)]:
             with preserved_rng():
                 for callback in called:
                     getattr(callback, moment)(self, *details)
@@ -345,42 +382,10 @@ class Trainer:
         """Write ``last/``. All processes call this, because each has its own random states."""
         states = gather_object([rng_state()])
         if self.accelerator.is_main_process:
-            checkpoint.save_last(self.folder, self.state(states), self.save_model)
+            checkpoint.save_last(self.folder, run_state(self, states), self.save_model)
             self.notify("on_checkpoint", self.folder / "last")
         self.accelerator.wait_for_everyone()
 
-    def state(self, rng: list[dict[str, object]]) -> RunState:
-        """The state from which a resumed run equals, bit for bit on the same machine, an uninterrupted one."""
-        scaler = self.accelerator.scaler
-        state: RunState = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": None if self.ema is None else self.ema.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-            "rng": rng,
-            "position": {name: getattr(self, name) for name in _POSITION},
-            "best": self.best.state(),
-            "processes": self.accelerator.num_processes,
-            "batches": self.batches,
-            "recipe": self.recipe.to_dict(),
-            "data": self.data,
-        }
-        if self.validation is not None:
-            state["validation"] = self.validation
-        return state
-
     def load_state(self, state: RunState) -> None:
-        """Restore :meth:`state`."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None and state["ema"] is not None:
-            self.ema.load_state_dict(state["ema"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        for name, value in state["position"].items():
-            setattr(self, name, value)
-        self.best = kept_best(state, self.folder)
-        restore_rng(state["rng"][self.accelerator.process_index])
-
-
-_POSITION = ("epoch", "batch", "step", "skipped", "evaluated_step")
+        """Go on where the run was when the state was saved."""
+        restore_run(self, state)

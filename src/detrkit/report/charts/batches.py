@@ -21,6 +21,7 @@ __all__ = ["draw_batch"]
 
 _MOST = 16  # images on a sheet
 _ALL_NAMED = 25  # objects of an image
+_LEAST = 360  # pixels of the longer side of a drawn image: lines and names need room
 
 
 def draw_batch(
@@ -50,13 +51,15 @@ def draw_batch(
 
 def _with_targets(picture: Image.Image, target: Target, categories: Categories) -> Image.Image:
     labels = target.labels.tolist()
-    scale = np.asarray([picture.width, picture.height] * 2)
-    centre = target.boxes.cpu().numpy() * scale
+    height, width = picture.height, picture.width
+    scale = -(-_LEAST // max(width, height))
+    picture = picture.resize((scale * width, scale * height), Image.Resampling.BICUBIC)
+    centre = target.boxes.cpu().numpy() * np.asarray([picture.width, picture.height] * 2)
     boxes = np.concatenate([centre[:, :2] - centre[:, 2:] / 2, centre[:, :2] + centre[:, 2:] / 2], axis=1)
     colors = [category_color(categories[label], label) for label in labels]
     if target.masks is not None:
         colors = instance_colors(colors)
-        inside = target.masks[:, : picture.height, : picture.width].cpu().numpy()
+        inside = target.masks[:, :height, :width].cpu().numpy().repeat(scale, axis=1).repeat(scale, axis=2)
         tint_masks(picture, Masks.of(inside, (picture.height, picture.width)), colors)
     marks = [
         Mark(tuple(box), label, str(categories[label].name), shade=color)

@@ -40,6 +40,8 @@ def draw_comparisons(rows: Sequence[Compared], categories: Categories, *, thresh
             pictures.append(draw_detections(shown, image))
             captions.append(f"{len(shown)} found with a score of at least {threshold:.2f}")
         else:
-            pictures.append(draw_panoptic(found, image) if isinstance(found, PanopticMap) else draw_semantic(found, image))
+            pictures.append(
+                draw_panoptic(found, image) if isinstance(found, PanopticMap) else draw_semantic(found, image)
+            )
             captions.append("found")
     return sheet(pictures, columns=4 if len(pictures) > 2 else 2, captions=captions)

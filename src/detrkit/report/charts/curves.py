@@ -51,6 +51,14 @@ def draw_curves(table: Table, *, scores: Sequence[str], title: str = "") -> Figu
     return chart(panels, columns=4, size=(3.4, 2.5), title=title)
 
 
+def _finish(axes: Axes, table: Table, title: str) -> None:
+    """Title, and the same axis of whole steps for all panels."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set(title=title, xlabel="step", xlim=(0, 1.03 * max(row["step"] for row in table)))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
 def _column(table: Table, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     points = [(row["step"], row[name]) for row in table if name in row]
     steps, values = np.asarray(points, dtype=np.float64).reshape(-1, 2).T
@@ -68,7 +76,7 @@ def _loss(axes: Axes, *, table: Table, name: str) -> None:
         low, high = float(values.min()), float(np.percentile(values, 99.5))
         if high > low:
             axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-    axes.set(title="total loss" if name == "loss" else name, xlabel="step")
+    _finish(axes, table, "total loss" if name == "loss" else name)
 
 
 def _smooth(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
@@ -87,7 +95,7 @@ def _scores(axes: Axes, *, table: Table, names: Sequence[str]) -> None:
     best = int(values.argmax())
     axes.plot(steps[best], values[best], "o", color=_COLORS[0], markersize=7, fillstyle="none")
     axes.set_ylim(0, max(0.05, 1.12 * max(float(_column(table, name)[1].max()) for name in names)))
-    axes.set(title=f"validation (best {names[0]} {values[best]:.3f})", xlabel="step")
+    _finish(axes, table, f"validation (best {names[0]} {values[best]:.3f})")
     axes.legend(loc="best")
 
 
@@ -100,4 +108,4 @@ def _lines(axes: Axes, *, table: Table, names: Sequence[str], title: str, from_z
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     if from_zero:
         axes.set_ylim(bottom=0)
-    axes.set(title=title, xlabel="step")
+    _finish(axes, table, title)

@@ -23,7 +23,7 @@ __all__ = ["draw_label_charts"]
 _MOST_CLASSES = 20  # named bars; more would not be legible
 _COLOR = "#0a7cff"
 _COCO_SIZES = (32, 96)
-_CELLS = 40
+_CELLS = (12, 40)  # of a heat map along each axis: fewest and most
 
 
 def draw_label_charts(data: AnnotatedImages) -> Figure:
@@ -99,8 +99,9 @@ def _aspects(axes: Axes, *, aspects: NDArray[np.float64]) -> None:
     if not len(aspects):
         return
     limit = float(np.clip(np.abs(np.log(aspects)).max(), np.log(2), np.log(16)))
-    axes.hist(np.exp(np.log(aspects).clip(-limit, limit)), bins=np.exp(np.linspace(-limit, limit, 41)).tolist(),
-              color=_COLOR)
+    axes.hist(
+        np.exp(np.log(aspects).clip(-limit, limit)), bins=np.exp(np.linspace(-limit, limit, 41)).tolist(), color=_COLOR
+    )
     axes.set_xscale("log", base=2)
     ticks = [tick for tick in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16) if abs(np.log(tick)) <= limit * 1.001]
     axes.set_xticks(ticks, [f"{tick:g}" if tick >= 1 else f"1/{1 / tick:g}" for tick in ticks])
@@ -116,11 +117,10 @@ def _plain_log_ticks(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _heat(
-    axes: Axes, *, points: NDArray[np.float64], title: str, labels: tuple[str, str], image: bool = False
-) -> None:
+def _heat(axes: Axes, *, points: NDArray[np.float64], title: str, labels: tuple[str, str], image: bool = False) -> None:
     axes.grid(visible=False)
-    cells, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=_CELLS, range=((0, 1), (0, 1)))
+    number = int(np.clip(np.sqrt(len(points)), *_CELLS))
+    cells, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=number, range=((0, 1), (0, 1)))
     # of the counts the square root: rare places remain visible beside frequent ones
     axes.imshow(np.sqrt(cells), origin="lower", extent=(0, 1, 0, 1), cmap="viridis", aspect="auto")
     if image:
