@@ -13,6 +13,8 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
+from detrkit.data.coco_json import Row
+from detrkit.data.packed_masks import Rle
 from detrkit.metrics.coco_files import GroundTruth, Results, read_results
 from detrkit.metrics.protocol import IouType, PerImageMetric
 from detrkit.metrics.score import Score
@@ -25,6 +27,7 @@ __all__ = [
     "IOU75",
     "Curves",
     "InstanceMetric",
+    "Tide",
     "check_iou_type",
     "check_max_detections",
     "mean_defined",
@@ -52,6 +55,23 @@ class Curves(NamedTuple):
         return Curves(self.precision[:, :, index : index + 1], self.recall[:, index : index + 1])
 
 
+class Tide(NamedTuple):
+    """What kinds of errors cost how much AP50.
+
+    Kinds: ``Cls`` wrong class, ``Loc`` loose box, ``Both``, ``Dupe`` duplicate, ``Bkg`` nothing there, ``Miss`` missed;
+    ``cost`` has also ``FP`` (all false detections) and ``FN`` (all missed objects).
+    """
+
+    ap50: float
+    """AP at IoU 0.5, mean over the classes."""
+
+    cost: dict[str, float]
+    """How much higher it would be without the errors of a kind."""
+
+    counts: dict[str, int]
+    """Number of errors of each kind."""
+
+
 class InstanceMetric(PerImageMetric[Detections, list[ResultRow]]):
     """A protocol over a COCO results list.
 
@@ -77,6 +97,11 @@ class InstanceMetric(PerImageMetric[Detections, list[ResultRow]]):
         """The score of all images since the last reset."""
         rows = [row for rows in self.extracts.values() for row in rows]
         return self.score(read_results(rows, self.truth, iou_type=self.iou_type), image_ids=self.extracts)
+
+    @property
+    @abstractmethod
+    def limit(self) -> int:
+        """The most detections that count, per image and class, or with LVIS per image."""
 
     @abstractmethod
     def score(self, rows: Results, *, image_ids: Iterable[int] | None = None) -> Score:
@@ -106,14 +131,7 @@ class InstanceMetric(PerImageMetric[Detections, list[ResultRow]]):
                 ``lvis`` per image over all classes; the last axis of the result.
             lvis: the LVIS protocol, which takes one limit.
         """
-        truth = self._annotations
-        results = hotcoco.LVISResults(truth, rows, max_detections[-1]) if lvis else truth.load_res(rows)
-        evaluation = hotcoco.COCOeval(truth, results, self.iou_type, lvis_style=lvis)
-        evaluation.params.max_dets = list(max_detections)
-        if image_ids is not None:
-            numbers = self.truth.image_numbers
-            # no image has number 0; an empty list would mean all images
-            evaluation.params.img_ids = sorted(numbers[key] for key in image_ids if key in numbers) or [0]
+        evaluation = self._evaluation(rows, image_ids, max_detections=max_detections, lvis=lvis)
         if class_agnostic:
             evaluation.params.use_cats = False
         # Unlike summarize(), these two print nothing to stdout.
@@ -123,6 +141,37 @@ class InstanceMetric(PerImageMetric[Detections, list[ResultRow]]):
         if arrays is None:
             raise RuntimeError("hotcoco returned no evaluation")
         return Curves(arrays["precision"], arrays["recall"])
+
+    def tide(self, rows: Results, image_ids: Iterable[int] | None = None) -> Tide:
+        """What kinds of errors cost how much AP50 (TIDE, Bolya et al., ECCV 2020), as hotcoco computes it.
+
+        Args:
+            rows: as for :meth:`score`.
+            image_ids: as for :meth:`score`.
+        """
+        lvis = self.protocol == "lvis"
+        evaluation = self._evaluation(rows, image_ids, max_detections=[self.limit], lvis=lvis)
+        evaluation.evaluate()
+        found = evaluation.tide_errors()
+        return Tide(ap50=found["ap_base"], cost=dict(found["delta_ap"]), counts=dict(found["counts"]))
+
+    def mask_of(self, annotation: Row) -> Rle:
+        """The mask of an object of the ground truth as compressed run lengths."""
+        return self._annotations.ann_to_rle(annotation)
+
+    def _evaluation(
+        self, rows: Results, image_ids: Iterable[int] | None, *, max_detections: Sequence[int], lvis: bool
+    ) -> hotcoco.COCOeval:
+        """The evaluation of results, ready to run."""
+        truth = self._annotations
+        results = hotcoco.LVISResults(truth, rows, max_detections[-1]) if lvis else truth.load_res(rows)
+        evaluation = hotcoco.COCOeval(truth, results, self.iou_type, lvis_style=lvis)
+        evaluation.params.max_dets = list(max_detections)
+        if image_ids is not None:
+            numbers = self.truth.image_numbers
+            # no image has number 0; an empty list would mean all images
+            evaluation.params.img_ids = sorted(numbers[key] for key in image_ids if key in numbers) or [0]
+        return evaluation
 
 
 def check_iou_type(iou_type: str) -> None:
