@@ -60,7 +60,6 @@ def chart(panels: Sequence[Panel], *, columns: int, size: tuple[float, float], t
             axes.set_axis_off()
         if title:
             figure.suptitle(title.replace("$", r"\$"))
-        figure.canvas.draw()  # with this style; saving draws again, where the style no longer matters
     return figure
 
 
