@@ -43,6 +43,14 @@ def golden_count() -> dict[str, Any]:
     return _counts
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Stop where a worker of pytest-xdist does not see the groups of tests, which would set up every model twice."""
+    if session.config.getoption("loadgroup", False):
+        marked = [item.nodeid for item in session.items if item.get_closest_marker("xdist_group")]
+        if marked and not marked[0].rpartition("@")[0]:
+            raise pytest.UsageError("this pytest-xdist does not know the node ids of this pytest: groups are ignored")
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
