@@ -77,6 +77,10 @@ def test_metadata_that_are_no_mapping(file: Path, text: str, message: str) -> No
         ("categories", [], "names 0 classes, but its model has 3"),
         ("recipe", "x", "has recipe = 'x'"),
         ("extra", 7, "has extra = 7"),
+        ("thresholds", [0.5], r"has thresholds = \[0.5\]"),
+        ("thresholds", {"per_class": [0.5, 0.5, 0.5]}, "has thresholds that cannot be used .'overall' is not a number"),
+        ("thresholds", {"overall": 2, "per_class": []}, "has thresholds that cannot be used .*between 0 and 1"),
+        ("thresholds", {"overall": 0.5, "per_class": [0.5]}, "has thresholds of 1 classes, but its model has 3"),
     ],
 )
 def test_metadata_of_other_types(file: Path, key: str, value: Any, message: str) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["demo_command"]
 
 RECIPE = "recipes/dape/blood_cells/dape_lite0.yaml"
-_COUNTED = 0.5  # minimum score of objects that are counted and drawn
+_COUNTED = 0.5  # minimum score of objects that are counted and drawn, where the checkpoint has no thresholds
 
 
 def demo_command(
@@ -38,6 +38,8 @@ def demo_command(
     console.soft_wrap = True
 
     predictor = Predictor(DEFAULT_MODEL, device=device, threshold=0.0)
+    own = predictor.thresholds
+    least = [_COUNTED] * len(predictor.categories) if own is None else own.by_label.tolist()
     size = sum(parameter.numel() for parameter in predictor.model.parameters()) / 1e6
     count = len(ground_truth["images"])
     console.print(f"{DEFAULT_MODEL}: {size:.1f} million parameters, {count} blood smears it was not trained on")
@@ -50,7 +52,8 @@ def demo_command(
             picture = read_image(images / "images" / row["file_name"])
             detections = predictor.predict(picture)
             results += detections.to_coco(row["id"])
-            folder.add(row["file_name"], detections.keep(detections.scores >= _COUNTED), picture)
+            counted = [score >= least[label] for label, score in zip(detections.labels, detections.scores, strict=True)]
+            folder.add(row["file_name"], detections.keep([k for k, one in enumerate(counted) if one]), picture)
             bar.update(number, count)
     seconds = time.perf_counter() - start
     folder.write()
@@ -63,7 +66,7 @@ def demo_command(
 
     table = Table("cell", title="On the labelled images", title_justify="left")
     shown = score.headline[:2]
-    for column in (*shown, "labelled", f"found at score {_COUNTED}"):
+    for column in (*shown, "labelled", f"found at score {_COUNTED}" if own is None else "found"):
         table.add_column(column, justify="right")
     for category_id, name in names.items():
         numbers = (f"{score.per_class[name][column] or 0:.3f}" for column in shown)

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from detrkit.inference.prediction_folder import PredictionFolder
     from detrkit.inference.predictor import Predictor
     from detrkit.inference.sources import ImageInput
+    from detrkit.structures import Categories, Thresholds
 
-__all__ = ["PredictCommand", "predict_command", "predict_images"]
+__all__ = ["PredictCommand", "predict_command", "predict_images", "thresholds_line"]
 
 _DEFAULT_NMS = "0.7"  # DEFAULT_NMS of the predictor; importing it would load torch for --help
 
+_LISTED = 8  # classes whose thresholds are printed one by one
 _LOOKED_AT = 10  # images at most that are predicted again to say their best score
 
 
@@ -83,8 +85,8 @@ def predict_command(
             "--threshold",
             min=0,
             max=1,
-            help="Minimum score; 0 keeps all top-k. Default 0.3 (0 with --format cityscapes); for pan the model's own, "
-            "for sem none.",
+            help="Minimum score; 0 keeps all top-k. Default: that of the checkpoint for each class, chosen on "
+            "validation images, else 0.3 (0 with --format cityscapes); for pan the model's own, for sem none.",
         ),
     ] = None,
     nms: Annotated[
@@ -185,6 +187,9 @@ def predict_command(
         folder.write()
     console = stdout()
     console.soft_wrap = True
+    chosen_for = predictor.default_thresholds(chosen) if threshold is None else None
+    if chosen_for is not None:
+        stderr().print(thresholds_line(chosen_for, predictor.categories), markup=False, soft_wrap=True)
     console.print(f"{folder.count} images, {_summary(folder.counts(), chosen)}", markup=False)
     files = [out / "predictions.json", *([out / TASK_FILES[chosen]] if chosen in TASK_FILES else [])]
     files += [out / SUBMISSION] if submits else []
@@ -194,6 +199,20 @@ def predict_command(
         stderr().print(skipped, markup=False, soft_wrap=True)
     if chosen in ("det", "inst") and not folder.counts():
         stderr().print(_best_score(predictor, found, folder), markup=False, soft_wrap=True)
+
+
+def thresholds_line(thresholds: Thresholds, categories: Categories) -> str:
+    """Which thresholds of a checkpoint are used, in words."""
+    own = dict(zip(categories, thresholds.per_class, strict=True))
+    named = {str(category.name): value for category, value in own.items() if category.name is not None}
+    values = [value for value in named.values() if value is not None]
+    text = f"{thresholds.overall:.2f}"
+    if 0 < len(values) <= _LISTED:
+        listed = ", ".join(f"{name} {value:.2f}" for name, value in named.items() if value is not None)
+        text = listed if len(values) == len(named) else f"{listed}, else {text}"
+    elif values:
+        text += f" ({min(values):.2f} to {max(values):.2f} for {len(values)} classes)"
+    return f"score thresholds: {text} (highest F1 on the validation images; --threshold chooses another)"
 
 
 def _keep(folder: PredictionFolder, total: int) -> None:

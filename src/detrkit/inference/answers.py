@@ -24,7 +24,7 @@ from detrkit.inference.segmentation import (
 )
 from detrkit.losses.classes import ClassLoss, build_classes
 from detrkit.ops.boxes import cxcywh_to_xyxy
-from detrkit.structures import Categories, Detections, Masks, PanopticMap, Predictions, Segment, SemanticMap
+from detrkit.structures import Categories, Detections, Masks, PanopticMap, Predictions, Segment, SemanticMap, Thresholds
 from detrkit.structures.segment_maps import no_class
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def answer(
     config: DetectorConfig[Architecture],
     categories: Categories | None = None,
     task: str | None = None,
-    threshold: float | None = None,
+    threshold: float | Thresholds | None = None,
     paths: Sequence[Path | None] | None = None,
 ) -> list[Answer]:
     """Answer a task for every image of a batch.
@@ -121,8 +121,9 @@ def answer(
         config: configuration of the model.
         categories: classes in label order; unnamed slots are never returned, stuff never as a detection.
         task: "det", "inst", "sem" or "pan"; None: the model's own.
-        threshold: minimum score, inclusive, of detections, of segments, and of the class of a pixel. None: all
-            detections, segments by the configuration's threshold, and a class for every pixel.
+        threshold: minimum score, inclusive, of detections, of segments, and of the class of a pixel; ``Thresholds``:
+            of the detections of each class. None: all detections, segments by the configuration's threshold, and a
+            class for every pixel.
         paths: files of the images, where known.
 
     Raises:
@@ -133,6 +134,8 @@ def answer(
     if categories is None:
         categories = default_categories(config.architecture.num_classes)
     reader = _READERS[check_task(config, task)]
+    per_class = threshold.by_label.astype(np.float32) if isinstance(threshold, Thresholds) else None
+    least = float(per_class.min()) if per_class is not None else threshold
     classes = build_classes(config)
     answers = []
     for index, frame in enumerate(frames):
@@ -145,10 +148,13 @@ def answer(
             config=config,
             classes=classes,
             categories=categories,
-            threshold=threshold,
+            threshold=least,
             path=None if paths is None else paths[index],
         )
-        answers.append(reader(image))
+        found = reader(image)
+        if per_class is not None and isinstance(found, Detections):
+            found = found.keep(found.scores >= per_class[found.labels])
+        answers.append(found)
     return answers
 
 

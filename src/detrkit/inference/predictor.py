@@ -21,7 +21,7 @@ from detrkit.inference.preprocess import eval_transform
 from detrkit.inference.sources import open_image
 from detrkit.models import Detector
 from detrkit.models.presets import DEFAULT_MODEL
-from detrkit.structures import Detections, PanopticMap, SemanticMap, pad_images
+from detrkit.structures import Detections, PanopticMap, SemanticMap, Thresholds, pad_images
 from detrkit.weights import open_checkpoint
 from detrkit.weights.find import find_checkpoint
 from detrkit.weights.published.web import is_url
@@ -29,7 +29,7 @@ from detrkit.weights.published.web import is_url
 __all__ = ["DEFAULT_NMS", "DEFAULT_THRESHOLD", "Predictor"]
 
 DEFAULT_THRESHOLD = 0.3
-"""The score threshold of detections and instances if none is given."""
+"""The score threshold of detections and instances if neither the caller nor the checkpoint gives one."""
 
 DEFAULT_NMS = 0.7
 """The IoU threshold of NMS if none is given, as published (DE-DETR)."""
@@ -47,8 +47,9 @@ class Predictor:
         device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
         batch_size: images per forward pass. Images of different sizes in a batch are padded, which changes scores
             slightly.
-        threshold: the default score threshold of :meth:`predict`, for every task. None: 0.3 for detections and
-            instances, ``panoptic_threshold`` of the configuration for panoptic segments, none for classes of pixels.
+        threshold: the default score threshold of :meth:`predict`, for every task. None: for detections and instances
+            that of each class in the checkpoint (:attr:`thresholds`), or 0.3 where it has none for the task;
+            ``panoptic_threshold`` of the configuration for panoptic segments, none for classes of pixels.
         nms: IoU threshold of class-wise non-maximum suppression; None: the value of the model's configuration.
         nms_decay: factor for the scores of suppressed objects, which are then kept. The IoU threshold is ``nms``, else
             that of the configuration, else 0.7. None: the value of the configuration, or, if ``nms`` is given,
@@ -104,6 +105,19 @@ class Predictor:
     def tasks(self) -> tuple[str, ...]:
         """The tasks that the model answers, the one that it was trained for first."""
         return ANSWERS[self.config.architecture.task]
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """The score thresholds of the checkpoint, chosen on validation images by the highest F1; None: it has none.
+
+        They are those of the task that the model was trained for: the scores of instances weigh the quality of masks,
+        those of their boxes do not.
+        """
+        return self.model.thresholds
+
+    def default_thresholds(self, task: str) -> Thresholds | None:
+        """The thresholds of the checkpoint that hold for a task where no other is given."""
+        return self.thresholds if self.threshold is None and task == self.config.architecture.task else None
 
     @overload
     def predict(
@@ -170,7 +184,7 @@ class Predictor:
                 a list of these. Values: uint8; other integers up to 255, or with 16 bits up to 65535; floats from 0 to
                 1, or to 255; bool.
             threshold: minimum score, inclusive, of detections, of segments, and of the class of a pixel; 0.0 keeps all
-                top-k; None: the threshold of the predictor.
+                top-k; None: that of the predictor, see ``threshold`` there.
             task: ``"det"``, ``"inst"``, ``"pan"`` or ``"sem"``, if the model answers it; None: the task that it was
                 trained for.
             channels: order of the colours of arrays and tensors, ``"rgb"`` or ``"bgr"`` (OpenCV); None: that of the
@@ -256,15 +270,15 @@ class Predictor:
         sides = (self.config.input.eval_short_side, self.config.input.eval_max_side)
         return open_image(source, channels=channels, max_pixels=self.max_pixels, seen=sides if reducible else None)
 
-    def _threshold(self, threshold: float | None, task: str) -> float | None:
+    def _threshold(self, threshold: float | None, task: str) -> float | Thresholds | None:
         chosen = self.threshold if threshold is None else _checked(threshold)
-        if chosen is None and task in ("det", "inst"):
-            return DEFAULT_THRESHOLD
-        return chosen
+        if chosen is not None or task not in ("det", "inst"):
+            return chosen
+        return self.default_thresholds(task) or DEFAULT_THRESHOLD
 
     @torch.no_grad()
     def _batch(
-        self, sources: Sequence[ImageSource], thresholds: Mapping[str, float | None], channels: Channels
+        self, sources: Sequence[ImageSource], thresholds: Mapping[str, float | Thresholds | None], channels: Channels
     ) -> list[dict[str, Answer]]:
         opened = [self.open(source, channels=channels, tasks=tuple(thresholds)) for source in sources]
         pictures = [picture.image for picture in opened]

@@ -75,6 +75,10 @@ class CocoMetric(InstanceMetric):
             metric.boxes = cls(ground_truth, max_detections=limit)
         return metric
 
+    @property
+    def limit(self) -> int:
+        return self.limits[-1]
+
     def compute(self) -> Score:
         """The score of all images since the last reset; with masks also ``box_AP``, ``box_AP50`` and ``box_AP75``."""
         score = super().compute()

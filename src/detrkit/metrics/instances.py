@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detrkit.data.coco_json import Row
+from detrkit.data.packed_masks import Rle
 from detrkit.metrics.coco_files import GroundTruth
 from detrkit.metrics.object_table import ObjectTable
 from detrkit.metrics.protocol import IouType, PerImageMetric
@@ -29,6 +30,7 @@ __all__ = [
     "IOU75",
     "Curves",
     "InstanceMetric",
+    "Tide",
     "check_iou_type",
     "check_max_detections",
     "mean_defined",
@@ -56,6 +58,23 @@ class Curves(NamedTuple):
     def of_class(self, index: int) -> Curves:
         """The curves of one class."""
         return Curves(self.precision[:, :, index : index + 1], self.recall[:, index : index + 1])
+
+
+class Tide(NamedTuple):
+    """What kinds of errors cost how much AP50.
+
+    Kinds: ``Cls`` wrong class, ``Loc`` loose box, ``Both``, ``Dupe`` duplicate, ``Bkg`` nothing there, ``Miss`` missed;
+    ``cost`` has also ``FP`` (all false detections) and ``FN`` (all missed objects).
+    """
+
+    ap50: float
+    """AP at IoU 0.5, mean over the classes."""
+
+    cost: dict[str, float]
+    """How much higher it would be without the errors of a kind."""
+
+    counts: dict[str, int]
+    """Number of errors of each kind."""
 
 
 class InstanceMetric(PerImageMetric[Detections, list[ResultRow]]):
@@ -90,6 +109,11 @@ class InstanceMetric(PerImageMetric[Detections, list[ResultRow]]):
         """The score of all images since the last reset."""
         rows = [row for rows in self.extracts.values() for row in rows]
         return self.score(read_results(rows, self.truth, iou_type=self.iou_type), image_ids=self.extracts)
+
+    @property
+    @abstractmethod
+    def limit(self) -> int:
+        """The most detections that count, per image and class, or with LVIS per image."""
 
     @abstractmethod
     def score(self, rows: ObjectTable, *, image_ids: Iterable[int] | None = None) -> Score:
@@ -131,6 +155,36 @@ class InstanceMetric(PerImageMetric[Detections, list[ResultRow]]):
         if arrays is None:
             raise RuntimeError("hotcoco returned no evaluation")
         return Curves(arrays["precision"], arrays["recall"])
+
+    def tide(self, rows: ObjectTable, image_ids: Iterable[int] | None = None) -> Tide:
+        """What kinds of errors cost how much AP50 (TIDE, Bolya et al., ECCV 2020), as hotcoco computes it.
+
+        Args:
+            rows: as for :meth:`score`.
+            image_ids: as for :meth:`score`.
+        """
+        truth, lvis = self._coco(list(self._truth.truth_rows(1))), self.protocol == "lvis"
+        table = _sorted(rows)
+        found = table.numbers if self.iou_type == "bbox" else list(table.mask_results())
+        results = hotcoco.LVISResults(truth, found, self.limit) if lvis else truth.load_res(found)
+        evaluation = hotcoco.COCOeval(truth, results, self.iou_type, lvis_style=lvis)
+        evaluation.params.max_dets = [self.limit]
+        if image_ids is not None:
+            numbers = self.truth.image_numbers
+            # no image has number 0; an empty list would mean all images
+            evaluation.params.img_ids = sorted(numbers[key] for key in image_ids if key in numbers) or [0]
+        evaluation.evaluate()
+        errors = evaluation.tide_errors()
+        return Tide(ap50=errors["ap_base"], cost=dict(errors["delta_ap"]), counts=dict(errors["counts"]))
+
+    def run_lengths(self, objects: ObjectTable) -> list[Rle]:
+        """The masks of objects as compressed run lengths."""
+        data = self._coco([])
+        return [data.ann_to_rle(row) for row in objects.outlines()]
+
+    def _coco(self, annotations: list[Row]) -> hotcoco.COCO:
+        images, categories = self.truth.image_rows, self.truth.category_rows
+        return hotcoco.COCO({"images": images, "annotations": annotations, "categories": categories})
 
     def _parts(
         self, results: ObjectTable, image_ids: Iterable[int] | None, limit: int | None

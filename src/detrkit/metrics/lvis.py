@@ -75,6 +75,10 @@ class LvisMetric(InstanceMetric):
         limit = data.max_detections or _MAX_DETECTIONS
         return cls(data.coco_ground_truth(), iou_type=data.iou_type, max_detections=limit)
 
+    @property
+    def limit(self) -> int:
+        return self.max_detections
+
     def score(self, rows: ObjectTable, *, image_ids: Iterable[int] | None = None) -> Score:
         """The LVIS numbers, overall and per class."""
         curves = self.curves(rows, image_ids, max_detections=[self.max_detections], lvis=True)

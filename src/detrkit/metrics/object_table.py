@@ -62,6 +62,21 @@ class ObjectTable:
         """(N,) scores, or areas."""
         return self.numbers[:, _VALUE]
 
+    @property
+    def boxes(self) -> NDArray[np.float64]:
+        """(N, 4) x, y, width, height in pixels."""
+        return self.numbers[:, _BOX]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) numbers of the categories."""
+        return self.numbers[:, _CATEGORY].astype(np.int64)
+
+    @property
+    def crowds(self) -> NDArray[np.bool_]:
+        """(N,) whether an object of the ground truth is a crowd region."""
+        return self.numbers[:, _CROWD] == 1
+
     def with_values(self, values: NDArray[np.float64]) -> ObjectTable:
         """The table with other scores or areas."""
         numbers = self.numbers.copy()
@@ -79,6 +94,13 @@ class ObjectTable:
             if self.masks is not None:
                 row["segmentation"] = _segmentation(self.masks.packed(place))
             yield row
+
+    def outlines(self) -> Iterator[Row]:
+        """Annotations with masks and little else, also of results."""
+        assert self.masks is not None
+        for place, image in enumerate(self.images.tolist()):
+            mask = _segmentation(self.masks.packed(place))
+            yield {"id": place + 1, "image_id": image, "category_id": 0, "iscrowd": 0, "segmentation": mask}
 
     def mask_results(self) -> Iterator[Row]:
         """Rows of a COCO results list with masks alone: with a box, the evaluator would take the area of the box."""

@@ -14,7 +14,7 @@ from detrkit.models.config import Architecture, DetectorConfig
 from detrkit.nn.backbone import Backbone, FeatureMap
 from detrkit.nn.queries import Decoded
 from detrkit.nn.tokens import Tokens
-from detrkit.structures import Categories, MaskView, Predictions, QueryGroup, Target
+from detrkit.structures import Categories, MaskView, Predictions, QueryGroup, Target, Thresholds
 
 __all__ = ["Detector", "MaskHead", "build_backbone", "in_backbone"]
 
@@ -28,10 +28,11 @@ class MaskHead(Protocol):
 
 
 class Detector(nn.Module, ABC):
-    """Base of all models, with registry name, configuration and, once trained, class names."""
+    """Base of all models, with registry name, configuration and, once trained, class names and score thresholds."""
 
     name: str = ""
     categories: Categories | None = None
+    thresholds: Thresholds | None = None
 
     def __init__(self, *, config: DetectorConfig[Architecture], mask_head: MaskHead | None = None) -> None:
         super().__init__()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from detrkit.structures.predictions import Heatmap, MaskView, Predictions, QueryGroup
     from detrkit.structures.run_lengths import Masks
     from detrkit.structures.segment_maps import PanopticMap, Segment, SemanticMap
+    from detrkit.structures.thresholds import Thresholds
 
 __getattr__ = import_on_use(
     __name__,
@@ -28,6 +29,7 @@ __getattr__ = import_on_use(
         "run_lengths": ["Masks"],
         "predictions": ["Heatmap", "MaskView", "Predictions", "QueryGroup"],
         "segment_maps": ["PanopticMap", "Segment", "SemanticMap"],
+        "thresholds": ["Thresholds"],
     },
 )
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "Segment",
     "SemanticMap",
     "Target",
+    "Thresholds",
     "pad_images",
     "pad_masks",
 ]

@@ -19,7 +19,7 @@ from detrkit.errors import CheckpointError
 from detrkit.files import replacing
 from detrkit.models import create_model
 from detrkit.models.detector import Detector
-from detrkit.structures import Categories
+from detrkit.structures import Categories, Thresholds
 from detrkit.weights.published.download import fetch_again
 from detrkit.weights.reading import is_safetensors, refuse_not_finite
 
@@ -34,12 +34,14 @@ _METADATA: dict[str, tuple[type, ...]] = {
     "categories": (list, NoneType),
     "recipe": (dict, NoneType),
     "extra": (dict, NoneType),
+    "thresholds": (dict, NoneType),
 }
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """Metadata of a checkpoint: registry name, model configuration, classes in label order, recipe, extra, checksum."""
+    """Metadata of a checkpoint: registry name, model configuration, classes in label order, recipe, extra, checksum,
+    thresholds."""
 
     name: str
     config: dict[str, Any]
@@ -48,6 +50,8 @@ class CheckpointInfo:
     extra: dict[str, object]
     checksum: int | None = None
     """CRC-32 of the tensors; None in files of version 0.1."""
+    thresholds: Thresholds | None = None
+    """Score thresholds chosen on validation images; None where none were."""
 
 
 def save(
@@ -86,6 +90,8 @@ def save(
         "extra": extra or {},
         "checksum": _checksum(tensors),
     }
+    if model.thresholds is not None:
+        metadata["thresholds"] = model.thresholds.to_json()
     try:
         with replacing(path) as draft:
             save_file(tensors, draft, metadata={"detrkit": json.dumps(metadata, sort_keys=True)})
@@ -143,6 +149,11 @@ def _parse(path: Path, text: str) -> CheckpointInfo:
         categories = None if rows is None else Categories.from_json(rows)
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise _bad_metadata(path, "has categories that are not {id, name} each") from error
+    given = info.get("thresholds")
+    try:
+        thresholds = None if given is None else Thresholds.from_json(given)
+    except ValueError as error:
+        raise _bad_metadata(path, f"has thresholds that cannot be used ({error})") from error
     for category in categories or ():
         if not isinstance(category.name, str | None):
             raise _bad_metadata(path, f"has a class with the name {category.name!r}, which is not text")
@@ -153,6 +164,7 @@ def _parse(path: Path, text: str) -> CheckpointInfo:
         recipe=info.get("recipe"),
         extra=info.get("extra") or {},
         checksum=info.get("checksum"),
+        thresholds=thresholds,
     )
 
 
@@ -207,6 +219,9 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", check_finite: 
     classes = model.config.architecture.num_classes
     if info.categories is not None and len(info.categories) != classes:
         raise _bad_metadata(Path(path), f"names {len(info.categories)} classes, but its model has {classes}")
+    if info.thresholds is not None and len(info.thresholds.per_class) != classes:
+        count = len(info.thresholds.per_class)
+        raise _bad_metadata(Path(path), f"has thresholds of {count} classes, but its model has {classes}")
     tensors = _read_tensors(Path(path), info)
     state = {key: value.float() if value.dtype == torch.float16 else value for key, value in tensors.items()}
     try:
@@ -217,5 +232,5 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", check_finite: 
         ) from error
     if check_finite:
         refuse_not_finite(model.state_dict(), path)
-    model.categories = info.categories
+    model.categories, model.thresholds = info.categories, info.thresholds
     return model.to(device).eval()

@@ -1,0 +1,32 @@
+"""The detections of a set that reach their thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detrkit.report.scored_set import ScoredSet
+
+__all__ = ["above", "filled"]
+
+
+def filled(overall: float | None, per_class: Sequence[float | None], *, default: float) -> NDArray[np.float64]:
+    """(K,) the threshold of each class: its own, else that of all, else the default."""
+    return np.array([_first(own, overall, default) for own in per_class], dtype=np.float64)
+
+
+def _first(*values: float | None) -> float:
+    return next(value for value in values if value is not None)
+
+
+def above(data: ScoredSet, thresholds: NDArray[np.float64]) -> ScoredSet:
+    """The set with only the detections that reach the threshold of their class."""
+    found = data.found
+    kept = np.flatnonzero(found.score >= thresholds[found.label])
+    masks: list[Any] | None = None if found.masks is None else [found.masks[position] for position in kept.tolist()]
+    columns = {name: getattr(found, name)[kept] for name in ("image", "label", "boxes", "score", "lenient")}
+    return replace(data, found=replace(found, **columns, masks=masks))
