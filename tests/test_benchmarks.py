@@ -153,6 +153,19 @@ def test_rows_of_the_ablation_differ_only_in_their_options(benchmark: ModuleType
         }, row
 
 
+def test_a_probe_finds_what_a_linear_map_can_find(dape: ModuleType) -> None:
+    """Centres that are linear in the features are found entirely, features without them explain nothing."""
+    import dape_probe
+
+    torch.manual_seed(0)
+    centres, noise = torch.rand(400, 2), torch.randn(400, 5)
+    features = torch.cat((centres, noise), dim=1) @ torch.randn(7, 7)
+    found = dape_probe.probe((features[:200], centres[:200]), (features[200:], centres[200:]))
+    assert found["error"] < 0.01
+    assert found["explained"] > 0.999
+    assert dape_probe.probe((noise[:200], centres[:200]), (noise[200:], centres[200:]))["explained"] < 0.2
+
+
 def test_the_fit_to_a_full_relation_improves_with_rank(dape: ModuleType) -> None:
     torch.manual_seed(0)
     rows = dict(dape.fit_errors(PositionRelation(num_heads=2), [1, 4, 16], 300, seed=0))
