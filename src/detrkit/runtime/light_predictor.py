@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,10 +87,17 @@ class LightPredictor:
             DataError: an image cannot be read.
             RunError: the model gives NaN, or its engine fails.
         """
+        if isinstance(images, list | tuple):
+            return self.predict_all(images, threshold, channels=channels)
+        (found,) = self.predict_all([cast("ImageSource", images)], threshold, channels=channels)
+        return found
+
+    def predict_all(
+        self, images: Sequence[ImageSource], threshold: float | None = None, *, channels: Channels | None = None
+    ) -> list[Detections]:
+        """Find objects in every image of a list; see :meth:`predict`."""
         limit = self.threshold if threshold is None else _checked(threshold)
         order = self.channels if channels is None else check_channels(channels)
-        if not isinstance(images, list | tuple):
-            return self._batch([images], limit, order)[0]
         return [
             found
             for start in range(0, len(images), self.batch_size)
@@ -127,24 +136,30 @@ class LightPredictor:
             threshold=threshold,
         )
 
+    def detections(
+        self, outputs: dict[str, NDArray[np.float32]], index: int, picture: Image.Image, threshold: float
+    ) -> Detections:
+        """The detections of one image of a batch, in pixels of the picture.
+
+        Raises:
+            RunError: the outputs are NaN.
+        """
+        chosen = self.choose(outputs, index, threshold)
+        scale = np.array([picture.width, picture.height] * 2, np.float32)
+        return Detections(
+            boxes=(chosen.boxes * scale).clip(0, scale).astype(np.float32),
+            scores=chosen.scores.astype(np.float32),
+            labels=chosen.labels,
+            categories=self.categories,
+            image_size=(picture.height, picture.width),
+        )
+
     def _batch(self, sources: Sequence[ImageSource], threshold: float, channels: Channels) -> list[Detections]:
         pictures = [read_image(source, channels=channels) for source in sources]
         outputs = self.engine.run(*self.prepare(pictures))
-        found = []
-        for index, (picture, source) in enumerate(zip(pictures, sources, strict=True)):
-            chosen = self.choose(outputs, index, threshold)
-            scale = np.array([picture.width, picture.height] * 2, np.float32)
-            found.append(
-                Detections(
-                    boxes=(chosen.boxes * scale).clip(0, scale).astype(np.float32),
-                    scores=chosen.scores.astype(np.float32),
-                    labels=chosen.labels,
-                    categories=self.categories,
-                    image_size=(picture.height, picture.width),
-                    path=Path(source) if isinstance(source, str | Path) else None,
-                )
-            )
-        return found
+        found = [self.detections(outputs, index, picture, threshold) for index, picture in enumerate(pictures)]
+        paths = [Path(source) if isinstance(source, str | Path) else None for source in sources]
+        return [replace(one, path=path) for one, path in zip(found, paths, strict=True)]
 
 
 def _checked(threshold: float) -> float:
