@@ -22,7 +22,9 @@ QUERIES = 40
 
 def planted_info(name: str = "dino_r50_4scale", **changes: object) -> ArtefactInfo:
     """Metadata of a small model of three classes whose sides are 64 to 96 pixels."""
-    config = model_config(name, **small_options(name, eval_short_side=64, eval_max_side=96, num_queries=QUERIES, nms=0.5))
+    config = model_config(
+        name, **small_options(name, eval_short_side=64, eval_max_side=96, num_queries=QUERIES, nms=0.5)
+    )
     info = ArtefactInfo(
         name=name,
         task="det",

@@ -37,7 +37,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"batch": 2}, {"size": (96, 96)}, {"batch": 3, "size": (64, 96)}], ids=["free", "batch", "size", "both"]
+    "changes",
+    [{}, {"batch": 2}, {"size": (96, 96)}, {"batch": 3, "size": (64, 96)}],
+    ids=["free", "batch", "size", "both"],
 )
 def test_both_predictors_find_the_same(changes: dict[str, object], images: list[Path], tmp_path: Path) -> None:
     path = planted_onnx(tmp_path / "model.onnx", planted_info(**changes))
@@ -85,7 +87,9 @@ def test_it_runs_without_torch(images: list[Path], tmp_path: Path) -> None:
     assert [row["file_name"] for row in found["images"]] == [path.name for path in images]
     rows = [row for number, one in enumerate(wanted, start=1) for row in one.to_coco(number)]
     assert [row["category_id"] for row in found["annotations"]] == [row["category_id"] for row in rows]
-    np.testing.assert_allclose([row["score"] for row in found["annotations"]], [row["score"] for row in rows], atol=1e-5)
+    np.testing.assert_allclose(
+        [row["score"] for row in found["annotations"]], [row["score"] for row in rows], atol=1e-5
+    )
 
 
 def test_the_two_distributions_have_one_version() -> None:

@@ -21,9 +21,7 @@ from detrkit.runtime.prepare import normalised, resized
 @pytest.mark.parametrize("resize", ["round", "float32_truncate"])
 @pytest.mark.parametrize("canvas", [None, (64, 48)])
 @pytest.mark.parametrize("size", [(200, 150), (61, 97), (40, 30), (64, 64), (333, 20)])
-def test_prepared_images_are_those_of_torch(
-    size: tuple[int, int], canvas: tuple[int, int] | None, resize: str
-) -> None:
+def test_prepared_images_are_those_of_torch(size: tuple[int, int], canvas: tuple[int, int] | None, resize: str) -> None:
     """To 1e-5: bit for bit after the resize."""
     pixels = np.random.default_rng(size[0]).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     image = Image.fromarray(pixels)

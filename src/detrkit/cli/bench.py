@@ -28,7 +28,12 @@ def bench_command(
 
     notes = stderr()
     found = bench(
-        files, data=data, images=images, threads=threads, rounds=rounds, say=lambda line: notes.print(line, markup=False)
+        files,
+        data=data,
+        images=images,
+        threads=threads,
+        rounds=rounds,
+        say=lambda line: notes.print(line, markup=False),
     )
     if as_json:
         print_json(found)

@@ -56,9 +56,7 @@ def export_command(
     precision: Annotated[
         Precision, typer.Option("--precision", help="fp16: half the file; int8: OpenVINO, needs images.")
     ] = Precision.fp32,
-    batch: Annotated[
-        str, typer.Option("--batch", metavar="N|dynamic", help="Images per call.")
-    ] = "dynamic",
+    batch: Annotated[str, typer.Option("--batch", metavar="N|dynamic", help="Images per call.")] = "dynamic",
     size: Annotated[
         str, typer.Option("--size", metavar="H W|dynamic", help="Height and width of the canvas: --size 320 416.")
     ] = "dynamic",

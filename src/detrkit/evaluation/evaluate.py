@@ -49,8 +49,9 @@ def evaluate(
 
     Args:
         checkpoint: our ``.safetensors``, a run folder, a URL, the name of embedded or pulled weights, a model in
-            memory, an exported model (``.onnx``, ``.xml``, ``.pt2``), or an official ``.pth``. The model of a ``.pth`` is that of the recipe or is recognised from its
-            tensors; its labels are category ids of the data.
+            memory, an exported model (``.onnx``, ``.xml``, ``.pt2``), or an official ``.pth``.
+            The model of a ``.pth`` is that of the recipe or is recognised from its tensors; its labels are category ids
+            of the data.
         data: a data folder, a recipe (file, name, mapping) or a loaded data set.
         overrides: ``section.key=value`` settings: where the data are, image sizes, post-processing (``model.nms=0.7``).
             Keys that have no effect on an evaluation, or would need another network, are refused.

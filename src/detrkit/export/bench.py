@@ -104,9 +104,7 @@ class _Checkpoint:
         predictions, (images, _, valid) = outputs
         frame = Frame(tuple(images.shape[-2:]), tuple(valid), (picture.height, picture.width))
         categories, config = self.model.categories, self.model.config
-        return answer(
-            predictions, [frame], config=config, categories=categories, task="det", threshold=_THRESHOLD
-        )
+        return answer(predictions, [frame], config=config, categories=categories, task="det", threshold=_THRESHOLD)
 
 
 class _Artefact:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,6 +98,8 @@ def export_model(
     """
     out = Path(out)
     _check(out, format, precision, size, batch, images=images, data=data)
+    if opset not in OPSETS:
+        raise DataError(f"opset {opset}: give one from {OPSETS[0]} to {OPSETS[-1]}")
     path = None if isinstance(checkpoint, Detector) else find_checkpoint(checkpoint)
     if path is not None and path.suffix in FORMATS_OF_SUFFIX:
         raise CheckpointError(f"{path}: is an exported model already; give the checkpoint that it was made from")

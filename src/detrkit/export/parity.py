@@ -61,9 +61,7 @@ class Comparison:
     @property
     def agrees(self) -> bool:
         """Whether the differences are within the tolerances."""
-        return (
-            self.boxes <= BOX_TOLERANCE and self.scores <= SCORE_TOLERANCE and self.swapped <= SWAPS * self.queries
-        )
+        return self.boxes <= BOX_TOLERANCE and self.scores <= SCORE_TOLERANCE and self.swapped <= SWAPS * self.queries
 
 
 @dataclass

@@ -43,7 +43,8 @@ class Predictor:
 
     Args:
         path_or_name: a checkpoint (of detrkit, or an official one of a registered model), an exported model (``.onnx``,
-            ``.xml`` or ``.pt2`` of ``detrkit export``, on the CPU), a run folder, a URL, the name of weights in the package or of published weights that were pulled, or a model in memory.
+            ``.xml`` or ``.pt2`` of ``detrkit export``, on the CPU), a run folder, a URL, the name of weights in the
+            package or of published weights that were pulled, or a model in memory.
         device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
         batch_size: images per forward pass. Images of different sizes in a batch are padded, which changes scores
             slightly.

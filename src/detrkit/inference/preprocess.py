@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["eval_transform"]
 
 
-def eval_transform(
-    config: DetectorConfig[Architecture], *, canvas: tuple[int, int] | None = None
-) -> EvalTransform:
+def eval_transform(config: DetectorConfig[Architecture], *, canvas: tuple[int, int] | None = None) -> EvalTransform:
     """The resize and normalisation for evaluation and prediction.
 
     canvas: (height, width) that images must fit into, of a model that takes only one size (``Detector.canvas``).

@@ -34,7 +34,7 @@ def choose(
     rules: Rules,
     *,
     usable: NDArray[np.bool_] | None = None,
-    threshold: float | None = None,
+    threshold: float | NDArray[np.float32] | None = None,
 ) -> Chosen:
     """Choose the objects of one image.
 
@@ -43,7 +43,7 @@ def choose(
         boxes: (Q, 4) cxcywh in [0, 1].
         rules: scores, top-k and NMS.
         usable: (K,) classes that may be returned; None: all.
-        threshold: minimum score, inclusive; None: no limit.
+        threshold: minimum score, inclusive, of all classes or (K,) of each; None: no limit.
     """
     probability = _scores(logits.astype(np.float32), rules)
     corners = _corners(boxes.astype(np.float32))
@@ -66,14 +66,13 @@ def choose(
         else:
             lost = np.setdiff1d(np.arange(len(found.scores)), kept)
             lowered = found._replace(scores=found.scores * np.float32(rules.nms_decay))
-            found = Chosen(
-                *(np.concatenate((a, b)) for a, b in zip(found.take(kept), lowered.take(lost), strict=True))
-            )
+            found = Chosen(*(np.concatenate((a, b)) for a, b in zip(found.take(kept), lowered.take(lost), strict=True)))
     elif rules.scores == "softmax":
         found = found.take(np.argsort(-found.scores, kind="stable"))
     found = found.take(np.arange(min(rules.top_k, len(found.scores))))
     if threshold is not None:
-        found = found.take(found.scores >= np.float32(threshold))
+        least = threshold[found.labels] if isinstance(threshold, np.ndarray) else np.float32(threshold)
+        found = found.take(found.scores >= least)
     return found.take(np.argsort(-found.scores, kind="stable"))
 
 
@@ -94,9 +93,7 @@ def kept_by_nms(
     return _suppressed(boxes + apart[:, None], scores, threshold)
 
 
-def _suppressed(
-    boxes: NDArray[np.float32], scores: NDArray[np.float32], threshold: float
-) -> NDArray[np.int64]:
+def _suppressed(boxes: NDArray[np.float32], scores: NDArray[np.float32], threshold: float) -> NDArray[np.int64]:
     """Greedy suppression without regard to classes: indices that stay, best first."""
     order = np.argsort(-scores, kind="stable")
     x1, y1, x2, y2 = boxes[order].T

@@ -124,7 +124,9 @@ class ArtefactInfo:
             if not isinstance(values[key], kinds):
                 raise TypeError(f"{key} = {values[key]!r:.60}")
         rows, size = values["categories"], values["size"]
-        preprocess = {key: tuple(value) if isinstance(value, list) else value for key, value in values["preprocess"].items()}
+        preprocess: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values["preprocess"].items()
+        }
         return cls(
             **{
                 **values,

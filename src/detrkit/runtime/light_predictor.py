@@ -19,6 +19,7 @@ from detrkit.runtime.engines import open_engine
 from detrkit.runtime.prepare import normalised, on_canvas, resized
 from detrkit.structures.categories import Categories, Category
 from detrkit.structures.detections import Detections
+from detrkit.structures.thresholds import Thresholds
 
 __all__ = ["LightPredictor"]
 
@@ -34,7 +35,7 @@ class LightPredictor:
         path: ``.onnx``, ``.xml`` or ``.pt2`` of ``detrkit export``.
         threads: threads of the CPU; None: one per core that this process may use.
         batch_size: images per call, where the file takes any number.
-        threshold: the default score threshold; None: 0.3.
+        threshold: the default score threshold; None: that of each class in the checkpoint, or 0.3 where it has none.
         channels: order of the colours of arrays, ``"rgb"`` or ``"bgr"``.
 
     Raises:
@@ -58,7 +59,11 @@ class LightPredictor:
         self.info = self.engine.info
         if self.info.task == "sem":
             raise DataError(f"{path}: this model answers 'sem', classes of pixels, which needs detrkit with torch")
-        self.threshold = _THRESHOLD if threshold is None else _checked(threshold)
+        self.threshold: float | NDArray[np.float32] = _THRESHOLD
+        if threshold is not None:
+            self.threshold = _checked(threshold)
+        elif self.info.thresholds is not None and self.info.task == "det":
+            self.threshold = Thresholds.from_json(self.info.thresholds).by_label.astype(np.float32)
         self.channels = check_channels(channels)
         self.batch_size = self.info.batch or batch_size
         number = int(self.info.config["num_classes"])
@@ -115,7 +120,9 @@ class LightPredictor:
         missing = 0 if self.info.batch is None else self.info.batch - len(pixels)
         return on_canvas([*pixels, *pixels[-1:] * missing], self.info)
 
-    def choose(self, outputs: dict[str, NDArray[np.float32]], index: int, threshold: float) -> Chosen:
+    def choose(
+        self, outputs: dict[str, NDArray[np.float32]], index: int, threshold: float | NDArray[np.float32]
+    ) -> Chosen:
         """The objects of one image of a batch, boxes in [0, 1].
 
         Raises:
@@ -126,7 +133,8 @@ class LightPredictor:
         if self.info.with_postprocess:
             scores, labels = outputs["scores"][index], outputs["labels"][index].astype(np.int64)
             found = Chosen(scores, labels, outputs["boxes"][index], np.zeros_like(labels))
-            kept = (scores >= np.float32(threshold)) & (scores > 0)
+            least = threshold[labels] if isinstance(threshold, np.ndarray) else np.float32(threshold)
+            kept = (scores >= least) & (scores > 0)
             return found.take(kept)
         return choose(
             outputs["logits"][index],
@@ -137,7 +145,11 @@ class LightPredictor:
         )
 
     def detections(
-        self, outputs: dict[str, NDArray[np.float32]], index: int, picture: Image.Image, threshold: float
+        self,
+        outputs: dict[str, NDArray[np.float32]],
+        index: int,
+        picture: Image.Image,
+        threshold: float | NDArray[np.float32],
     ) -> Detections:
         """The detections of one image of a batch, in pixels of the picture.
 
@@ -154,7 +166,9 @@ class LightPredictor:
             image_size=(picture.height, picture.width),
         )
 
-    def _batch(self, sources: Sequence[ImageSource], threshold: float, channels: Channels) -> list[Detections]:
+    def _batch(
+        self, sources: Sequence[ImageSource], threshold: float | NDArray[np.float32], channels: Channels
+    ) -> list[Detections]:
         pictures = [read_image(source, channels=channels) for source in sources]
         outputs = self.engine.run(*self.prepare(pictures))
         found = [self.detections(outputs, index, picture, threshold) for index, picture in enumerate(pictures)]

@@ -33,7 +33,9 @@ class OnnxEngine:
 
     def run(self, images: NDArray[np.generic], padding_mask: NDArray[np.bool_]) -> dict[str, NDArray[np.float32]]:
         """Run a batch."""
-        feed = {name: value for name, value in (("images", images), ("padding_mask", padding_mask)) if name in self._inputs}
+        feed = {
+            name: value for name, value in (("images", images), ("padding_mask", padding_mask)) if name in self._inputs
+        }
         try:
             found = self._session.run(self._outputs, feed)
         except Exception as error:  # as above

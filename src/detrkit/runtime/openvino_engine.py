@@ -46,7 +46,9 @@ class OpenVINOEngine:
 
     def run(self, images: NDArray[np.generic], padding_mask: NDArray[np.bool_]) -> dict[str, NDArray[np.float32]]:
         """Run a batch."""
-        feed = {name: value for name, value in (("images", images), ("padding_mask", padding_mask)) if name in self._inputs}
+        feed = {
+            name: value for name, value in (("images", images), ("padding_mask", padding_mask)) if name in self._inputs
+        }
         try:
             with self._lock:
                 found = self._request.infer(feed)

@@ -15,7 +15,7 @@ from detrkit.models.detector import Detector
 from detrkit.models.registry import model_config
 from detrkit.nn.masks import sample_points
 from detrkit.runtime.engines import Engine, open_engine
-from detrkit.structures import Predictions, Target
+from detrkit.structures import Predictions, Target, Thresholds
 
 __all__ = ["ArtefactDetector", "DenseMasks", "open_artefact"]
 
@@ -68,6 +68,7 @@ class ArtefactDetector(Detector):
                 "it with detrkit.runtime.LightPredictor, or export it without --with-postprocess"
             )
         self.name, self.categories, self.canvas = info.name, info.categories, info.size
+        self.thresholds = None if info.thresholds is None else Thresholds.from_json(info.thresholds)
         self._engine = engine
         # where inputs are expected: engines take and give arrays of the host
         self.host = nn.Parameter(torch.zeros(0), requires_grad=False)
@@ -77,7 +78,10 @@ class ArtefactDetector(Detector):
         info, height, width = self._engine.info, images.shape[-2], images.shape[-1]
         canvas = self.full_canvas((height, width))
         below, right = canvas[0] - height, canvas[1] - width
-        images, padding_mask = F.pad(images, (0, right, 0, below)), F.pad(padding_mask, (0, right, 0, below), value=True)
+        images, padding_mask = (
+            F.pad(images, (0, right, 0, below)),
+            F.pad(padding_mask, (0, right, 0, below), value=True),
+        )
         parts = []
         for start in range(0, len(images), info.batch or len(images)):
             part = slice(start, start + (info.batch or len(images)))
