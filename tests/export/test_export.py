@@ -1,4 +1,4 @@
-"""Export of models: the files give the boxes of the checkpoint, the proof fails where they do not, bad input is named."""
+"""Export of models: files give the boxes of the checkpoint, the proof fails where they do not, bad input is named."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from detrkit.errors import CheckpointError
 from detrkit.export.export import export_model
 from detrkit.export.onnx_file import with_half_weights, write_onnx
 from detrkit.export.parity import Comparison, prove
-from detrkit.models import Detector, list_models
+from detrkit.models import Detector
 from detrkit.runtime.light_predictor import LightPredictor
 from detrkit.weights.artefact import open_artefact
 from tests.models.tester import add_noise_to_weights

@@ -103,9 +103,9 @@ def export_command(
     )
     megabytes = sum(path.stat().st_size for path in {target, target.with_suffix(".bin")} if path.is_file()) / 1e6
     console.print(f"{target}: {result.info.name}, {format.value}, {precision.value}, {megabytes:.1f} MB", markup=False)
-    if result.parity is None:
+    if with_postprocess:
         console.print("its post-processing is inside: run it with detrkit.runtime.LightPredictor", markup=False)
-        return
+    assert result.parity is not None
     _print_parity(console, result.parity)
     console.print(f"proof: {target.parent / 'parity.json'}", markup=False)
     if precision is Precision.fp32 and not result.parity.agrees:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from detrkit.errors import CheckpointError, DataError, RunError
 from detrkit.evaluation.evaluate import evaluate
 from detrkit.export.onnx_file import OPSETS, onnx_model, with_half_weights, write_onnx
 from detrkit.export.openvino_files import Batch, openvino_model, quantized, write_openvino
-from detrkit.export.parity import Parity, prove
+from detrkit.export.parity import Comparison, Parity, prove, prove_finished
 from detrkit.export.program import LEAST_SIDE, output_names, trace
 from detrkit.files import replacing, write_json
 from detrkit.inference.modes import in_single_precision
@@ -48,7 +49,7 @@ _CALIBRATION_IMAGES = 300  # of the user's images, at most
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A written file and its proof; None where the post-processing is in the file, or no proof was wanted."""
+    """A written file and its proof, if one was wanted."""
 
     path: Path
     info: ArtefactInfo
@@ -115,22 +116,26 @@ def export_model(
     transformed = list(_prepared(model, pictures[:_CALIBRATION_IMAGES], info))
     say(f"writing {out}")
     _write(program, out, info, format, model=model, images=transformed, opset=opset)
-    if not proof or with_postprocess:
-        if proof:
-            open_engine(out)  # that it loads
+    if not proof:
         return ExportResult(out, info, None)
     say("comparing the file with the checkpoint")
-    exported = open_artefact(out)
     parity = Parity(file=out.name, format=format, precision=precision)
     batches = (1, 3) if batch is None else (batch,)
-    parity.comparisons += prove(model, exported, transformed[:_PROOF_IMAGES], batches=batches)
+    compare: Callable[..., list[Comparison]]
+    if with_postprocess:
+        exported = None
+        compare = partial(prove_finished, model, open_engine(out))
+    else:
+        exported = open_artefact(out)
+        compare = partial(prove, model, exported)
+    parity.comparisons += compare(transformed[:_PROOF_IMAGES], batches=batches)
     if size is None:
         other = list(_prepared(model, pictures[:_PROOF_IMAGES], info, scale=0.7))
-        parity.comparisons += prove(model, exported, other, batches=batches[-1:])
-    if data is not None:
+        parity.comparisons += compare(other, batches=batches[-1:])
+    if data is not None and exported is not None:
         scores = {name: evaluate(one, data) for name, one in (("checkpoint", model), ("file", exported))}
         ap = {name: score["metrics"]["AP"] for name, score in scores.items()}
-        parity.ap = {name: None if not isinstance(value, int | float) else float(value) for name, value in ap.items()}
+        parity.ap = {name: float(value) if isinstance(value, int | float) else None for name, value in ap.items()}
         parity.data = Path(data).name
     write_json(out.parent / "parity.json", parity.to_json(), force=True)
     return ExportResult(out, info, parity)

@@ -10,13 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detrkit.export.program import Finished
 from detrkit.losses.classes import build_classes
 from detrkit.models.detector import Detector
 from detrkit.ops.boxes import cxcywh_to_xyxy, iou
+from detrkit.runtime.engines import Engine
+from detrkit.runtime.prepare import on_canvas
 from detrkit.structures import pad_images
 from detrkit.weights.artefact import ArtefactDetector
 
-__all__ = ["BOX_TOLERANCE", "SCORE_TOLERANCE", "SWAPS", "Comparison", "Parity", "prove"]
+__all__ = ["BOX_TOLERANCE", "SCORE_TOLERANCE", "SWAPS", "Comparison", "Parity", "prove", "prove_finished"]
 
 BOX_TOLERANCE = 1e-3
 """Largest difference of a box, as a share of the side of the image."""
@@ -27,6 +30,7 @@ SWAPS = 0.05
 are ranked by the last bits."""
 
 _FOUND = 0.3  # score of the objects that are matched
+_COMPARED = 0.05
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,37 @@ def prove(
                 matched=sum(part.matched for part in parts),
             )
         )
+    return found
+
+
+@torch.no_grad()
+def prove_finished(
+    model: Detector, engine: Engine, images: Sequence[Tensor], *, batches: Sequence[int] = (1, 3)
+) -> list[Comparison]:
+    """The same for a file with its post-processing inside: object by object, best first.
+
+    images: RGB (3, H_i, W_i) from 0 to 255. Objects with a score below 0.05 are not compared: many are equally bad.
+    """
+    reference, found = Finished(model).eval(), []
+    for batch in batches:
+        boxes = scores = 0.0
+        objects = matched = number = 0
+        for start in range(0, len(images), batch):
+            part = [image.numpy() for image in images[start : start + batch]]
+            inputs = on_canvas([*part, *part[-1:] * ((engine.info.batch or len(part)) - len(part))], engine.info)
+            wanted = [value.numpy()[: len(part)] for value in reference(*map(torch.from_numpy, inputs))]
+            outputs = engine.run(*inputs)
+            given = [outputs[name][: len(part)] for name in ("boxes", "scores", "labels")]
+            counted = wanted[1] >= _COMPARED
+            of_boxes = np.abs(wanted[0] - given[0]).max(-1)
+            boxes = max(boxes, float(of_boxes[counted].max(initial=0.0)))
+            scores = max(scores, float(np.abs(wanted[1] - given[1])[counted].max(initial=0.0)))
+            number += int(counted.sum())
+            good = wanted[1] >= _FOUND
+            objects += int(good.sum())
+            matched += int((good & (wanted[2] == given[2]) & (of_boxes <= BOX_TOLERANCE)).sum())
+        canvas = (inputs[0].shape[2], inputs[0].shape[3])
+        found.append(Comparison(batch, canvas, len(images), number, 0, boxes, scores, None, objects, matched))
     return found
 
 
