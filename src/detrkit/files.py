@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "beginning",
+    "cache_dir",
     "check_regular",
     "file_content",
     "has_link",
@@ -35,6 +36,13 @@ __all__ = [
 ]
 
 _LONGEST_NAME = 255  # bytes that file systems allow
+
+
+def cache_dir() -> Path:
+    """Folder of downloads and notes: DETRKIT_CACHE, else detrkit in the user's cache folder."""
+    if "DETRKIT_CACHE" in os.environ:
+        return Path(os.environ["DETRKIT_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "detrkit"
 
 
 def refuse_existing(path: Path, force: bool) -> None:

@@ -180,7 +180,7 @@ def make_recipe(folder: Path, **overrides: Any) -> Recipe:
         },
         "optimizer": {"lr": 1e-2, "lr_backbone": 1e-3},
         "schedule": {"kind": "cosine", "warmup": 3},
-        "logging": {"every": 1},
+        "logging": {"every": 1, "plots": False, "estimate": False},
     }
     return load_recipe(settings, overrides)
 

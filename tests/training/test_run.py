@@ -36,7 +36,7 @@ def test_files_of_a_run_folder(tmp_path: Path) -> None:
         result = train(make_recipe(tmp_path))
     folder = tmp_path / "run"
     assert result.folder == folder
-    assert file_names(folder) == ["best", "last", "log.jsonl", "recipe.yaml"]
+    assert file_names(folder) == ["best", "last", "log.jsonl", "metrics.csv", "recipe.yaml"]
     assert file_names(folder / "last") == ["model.safetensors", "previous.pt", "state.pt"]
     assert file_names(folder / "best") == ["model.safetensors"]
     recipe = load_recipe(folder)
@@ -77,7 +77,7 @@ def test_a_second_process_in_the_folder(tmp_path: Path) -> None:
                     train(recipe, **options)
             assert {path: path.read_bytes() for path in files} == files
         train(recipe, overwrite=True)
-    assert file_names(tmp_path / "run") == ["last", "log.jsonl", "recipe.yaml"]
+    assert file_names(tmp_path / "run") == ["last", "log.jsonl", "metrics.csv", "recipe.yaml"]
 
 
 def test_another_run_in_the_folder(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_another_run_in_the_folder(tmp_path: Path) -> None:
         (tmp_path / "run" / "notes.txt").write_text("mine", encoding="utf-8")
         train(make_recipe(tmp_path, epochs=2, evaluate_every=0), overwrite=True)
     assert [row["event"] for row in read_log(tmp_path / "run" / "log.jsonl")].count("start") == 1
-    assert file_names(tmp_path / "run") == ["last", "log.jsonl", "notes.txt", "recipe.yaml"]
+    assert file_names(tmp_path / "run") == ["last", "log.jsonl", "metrics.csv", "notes.txt", "recipe.yaml"]
     assert load_recipe(tmp_path / "run").training.epochs == 2
 
 
@@ -253,7 +253,7 @@ def test_batches_are_padded_to_the_size_divisor(tmp_path: Path) -> None:
             sampler=AspectRatioBatchSampler(length=3, batch_size=2),
             accelerator=Accelerator(cpu=True),
             folder=tmp_path,
-            loggers=[],
+            callbacks=[],
         )
         batch = next(iter(trainer.loader))
         assert batch.images.shape[2:] == (side, side)

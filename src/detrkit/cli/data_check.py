@@ -60,6 +60,7 @@ def check_command(
         return
     if not json:
         say(f"reading {folder} …")  # the modules below take a moment
+    from detrkit.data.checked import note_checked
     from detrkit.data.doctor import DataContents
     from detrkit.data.doctor import check as check_sources
 
@@ -71,6 +72,7 @@ def check_command(
 
     with progress_bar("reading") as bar:
         report = check_sources(sources, quick=quick, progress=bar.update, tell=tell)
+    note_checked(folder)
     if json:
         findings = [asdict(finding) for finding in report.findings]
         print_json({"failed": report.failed, **asdict(report.contents), "findings": findings})

@@ -184,6 +184,10 @@ class TrainingSection(Section):
     """Length in epochs. null without ``iterations``: 50, or as many as give 3,000 optimizer steps."""
     iterations: Count | None = None
     """Length in optimizer steps, instead of ``epochs``."""
+    minutes: Positive | None = None
+    """Length in minutes of this machine, evaluations and pictures included, instead of a number of steps: it is planned
+    from measured steps, again as the run goes, and the schedule that ``epochs`` or ``iterations`` describe is stretched
+    over it. A resumed run has what is left of them."""
     batch_size: Count = 4
     """Images per process and forward pass in training."""
     accumulate: Count = 1
@@ -270,8 +274,13 @@ class ScheduleSection(Section):
 
 
 class LoggingSection(Section):
-    """Loggers beside the JSONL file, and steps between two log lines."""
+    """What a run tells: pictures, loggers beside the JSONL file, steps between two log lines."""
 
+    plots: bool = True
+    """Draw pictures into the run folder: curves, labels, training batches, predictions beside labels, curves of
+    precision and recall, confusion matrix."""
+    estimate: bool = True
+    """Measure three steps before the first epoch, and say how long the run will take and how much memory it needs."""
     tensorboard: bool = False
     """Also write TensorBoard files into the run folder."""
     wandb: bool = False

@@ -43,6 +43,7 @@ def evaluate_model(
     progress: Progress | None = None,
     precision: Precision = "fp32",
     accelerator: Accelerator | None = None,
+    seen: Callable[[int, Answer], None] | None = None,
 ) -> Score:
     """Score a model on a data set with the data set's protocol.
 
@@ -61,6 +62,7 @@ def evaluate_model(
         progress: called after every batch.
         precision: precision of the forward pass.
         accelerator: its processes share the images.
+        seen: called with the id and the answer of every image of this process.
 
     Raises:
         DataError: an image cannot be read, or the data set has classes that the model does not have.
@@ -82,6 +84,8 @@ def evaluate_model(
         with closing(found):
             for image_id, detections in found:
                 metric.update(image_id, detections)
+                if seen is not None:
+                    seen(image_id, detections)
         if accelerator is not None and accelerator.num_processes > 1:
             metric.merge(_gather)
         return metric.compute()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from detrkit.training.auto.recipe import auto_recipe
+from detrkit.training.callbacks import Callback, Evaluation, Step
 from detrkit.training.run import RunResult, train
 
-__all__ = ["RunResult", "auto_recipe", "train"]
+__all__ = ["Callback", "Evaluation", "RunResult", "Step", "auto_recipe", "train"]

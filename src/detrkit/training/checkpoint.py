@@ -24,6 +24,7 @@ from detrkit.errors import CheckpointError, RunError
 from detrkit.files import replacing, sync
 from detrkit.terminal import say
 from detrkit.training.best import BestState
+from detrkit.training.clock import ClockState
 from detrkit.training.ema import EMAState
 from detrkit.training.fingerprint import Fingerprint
 
@@ -55,6 +56,8 @@ class RunState(TypedDict):
     """Of the training data; states of version 0.1 have none."""
     validation: NotRequired[Fingerprint]
     """Of the validation data, if there are any."""
+    clock: NotRequired[ClockState]
+    """Of a run that is planned by time."""
 
 
 def _is_disk_full(error: BaseException | None) -> bool:

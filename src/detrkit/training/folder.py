@@ -16,10 +16,14 @@ from detrkit.errors import RecipeError, RunError
 from detrkit.files import remove_drafts, replacing
 from detrkit.training.checkpoint import RunState, load_state, saving_failed
 from detrkit.training.loggers import Logger, build_loggers
+from detrkit.training.pictures import PICTURES
 
 __all__ = ["find_run", "locked", "open_folder", "run_folder", "start_folder"]
 
-_RUN_FILES = ("last", "last.new", "best", "log.jsonl", "recipe.yaml", "tensorboard", "wandb_id")
+_RUN_FILES = (
+    *("last", "last.new", "best", "log.jsonl", "recipe.yaml", "tensorboard", "wandb_id", "metrics.csv"),
+    *PICTURES,
+)
 
 
 def run_folder(recipe: Recipe) -> Path:

@@ -1,28 +1,34 @@
-"""Loggers of a run: ``log.jsonl`` always, TensorBoard and Weights & Biases on request."""
+"""Loggers of a run, which are callbacks: ``log.jsonl`` always, TensorBoard and Weights & Biases on request."""
 
 from __future__ import annotations
 
 import json
 import math
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from detrkit.config import Recipe
 from detrkit.errors import RunError
+from detrkit.training.callbacks import Callback, Row
 
 __all__ = ["JsonLines", "Logger", "TensorBoard", "WandB", "build_loggers", "read_log"]
 
-Row = Mapping[str, object]
 
+class Logger(Callback, ABC):
+    """A callback that writes the rows of the log somewhere, and is closed after the run."""
 
-class Logger(Protocol):
-    """Logs rows: ``event`` (start, resume, train, eval, skip, data, end), ``step``, ``epoch``, ``time``, numbers."""
+    def on_log(self, row: Row) -> None:
+        """Log the row."""
+        self.log(row)
 
+    @abstractmethod
     def log(self, row: Row) -> None:
         """Log one row."""
 
+    @abstractmethod
     def close(self) -> None:
         """Flush and close."""
 
@@ -36,7 +42,7 @@ def _plain(value: object) -> object:
     return value
 
 
-class JsonLines:
+class JsonLines(Logger):
     """A file with one JSON object per line, flushed after each row."""
 
     def __init__(self, path: Path) -> None:
@@ -63,7 +69,7 @@ def _numbers(row: Row) -> dict[str, float]:
     }
 
 
-class TensorBoard:
+class TensorBoard(Logger):
     """Scalars under ``<run>/tensorboard``.
 
     Raises:
@@ -88,7 +94,7 @@ class TensorBoard:
         self._writer.close()
 
 
-class WandB:
+class WandB(Logger):
     """Scalars and the recipe to Weights & Biases; a resumed run keeps the id stored in ``<run>/wandb_id``.
 
     Raises:

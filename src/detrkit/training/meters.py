@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-__all__ = ["Meter"]
+from detrkit.structures import Batch
+
+__all__ = ["Meter", "sides"]
+
+
+def sides(group: Sequence[Batch]) -> dict[str, float]:
+    """Width and height of the largest padded batch of a step."""
+    height, width = max((tuple(batch.images.shape[-2:]) for batch in group), key=lambda size: size[0] * size[1])
+    return {"width": width, "height": height}
 
 
 class Meter:
@@ -18,9 +26,10 @@ class Meter:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
-        self._clear()
+        self.clear()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Forget what was added since the last row."""
         self._sums: dict[str, Tensor] = {}
         self._steps = self._images = 0
         self._start = time.monotonic()
@@ -51,5 +60,5 @@ class Meter:
         seconds = max(1e-9, time.monotonic() - self._start)
         speed = self._images * self._accelerator.num_processes / seconds
         row = dict(zip(names, means, strict=True))
-        self._clear()
+        self.clear()
         return {"loss": row.pop("loss"), **row, "images_per_second": round(speed, 2)}

@@ -28,6 +28,7 @@ __all__ = ["as_begun", "check_agreement", "kept_best", "length_remark", "validat
 _CHANGEABLE = {
     *("training.output", "training.workers", "training.device", "training.evaluate_every", "training.checkpoint_every"),
     *("training.seeds", "training.patience", "training.epochs", "training.iterations"),
+    "training.minutes",
     *("data.root", "data.format", "data.on_error"),
     *("data.train.annotations", "data.train.images", "data.val.annotations", "data.val.images"),
 }
@@ -42,6 +43,8 @@ def as_begun(recipe: Recipe, state: RunState) -> Recipe:
     schedule: dict[str, object] = {}
     if recipe.training.epochs is None and recipe.training.iterations is None:
         training = {"epochs": begun.training.epochs, "iterations": begun.training.iterations}
+        if recipe.training.minutes is None:
+            training["minutes"] = begun.training.minutes
     if recipe.schedule.drop is None and recipe.schedule.kind == begun.schedule.kind:
         schedule = {"drop": begun.schedule.drop}
     return recipe.updated(model=model, training=training, schedule=schedule)
@@ -113,6 +116,8 @@ def _sorted(data: Fingerprint) -> Fingerprint:
 def length_remark(recipe: Recipe, state: RunState, *, batches: int) -> str:
     """What another length than that of the begun run does to the learning rate; empty where it is the same."""
     begun = load_recipe(state["recipe"])
+    if recipe.training.minutes is not None:
+        return ""  # as many steps as there is time for
     then, now = (length_in_steps(one.training, batches=batches) for one in (begun, recipe))
     if then == now:
         return ""

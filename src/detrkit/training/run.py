@@ -7,6 +7,7 @@ import math
 import os
 import statistics
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +26,17 @@ from detrkit.devices import resolve_device
 from detrkit.errors import DetrkitError, RecipeError
 from detrkit.files import write_json
 from detrkit.terminal import Console, say
+from detrkit.training.callbacks import Callback
+from detrkit.training.clock import RunClock
 from detrkit.training.fingerprint import fingerprint
 from detrkit.training.folder import locked, open_folder, run_folder, start_folder
 from detrkit.training.interrupt import Interrupt
-from detrkit.training.loggers import Logger
+from detrkit.training.pictures import RunPictures
 from detrkit.training.progress import format_metric
 from detrkit.training.resume import as_begun, check_agreement, length_remark, validation_remark, without_start
 from detrkit.training.rng import seed_everything
-from detrkit.training.task import MINIMUM_STEPS, SHORT_FINE_TUNING, SHORT_STEPS, build_task, require_backbone, resolve
+from detrkit.training.table import MetricsTable
+from detrkit.training.task import build_task, require_backbone, resolve
 from detrkit.training.trainer import Trainer
 
 __all__ = ["RunResult", "train"]
@@ -61,6 +65,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    callbacks: Sequence[Callback] = (),
     **overrides: object,
 ) -> RunResult:
     """Train a model.
@@ -69,6 +74,7 @@ def train(
         recipe: a YAML file, a recipe's name, a run folder, or a mapping of sections.
         resume: continue the run in the output folder exactly where it stopped; start a new one where there is none.
         overwrite: delete the run in the output folder.
+        callbacks: what else happens during the run (:class:`detrkit.training.Callback`), after the loggers.
         overrides: recipe keys, without the section where only one section has the key (``epochs=3``), else as
             ``**{"training.epochs": 3}``; a mapping gives several keys of a section (``model={"num_queries": 50}``).
 
@@ -81,8 +87,8 @@ def train(
     """
     loaded = load_recipe(recipe, overrides)
     if loaded.training.seeds is not None:
-        return _train_seeds(loaded, loaded.training.seeds, resume=resume, overwrite=overwrite)
-    return _train_one(loaded, resume=resume, overwrite=overwrite)
+        return _train_seeds(loaded, loaded.training.seeds, resume=resume, overwrite=overwrite, callbacks=callbacks)
+    return _train_one(loaded, resume=resume, overwrite=overwrite, callbacks=callbacks)
 
 
 def _accelerator(recipe: Recipe) -> Accelerator:
@@ -125,8 +131,8 @@ def _locked_by_first(folder: Path) -> Iterator[None]:
         yield
 
 
-def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
-    folder = run_folder(recipe)
+def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool, callbacks: Sequence[Callback] = ()) -> RunResult:
+    folder, began = run_folder(recipe), time.monotonic()
     with contextlib.ExitStack() as stack:
         stack.enter_context(stack.enter_context(Interrupt()).immediate())  # until the trainer has something to save
         stack.enter_context(_locked_by_first(folder))
@@ -152,27 +158,28 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool) -> RunResult:
             if remark := length_remark(recipe, state, batches=batches):
                 say(remark)
         accelerator.wait_for_everyone()  # all processes have read the folder before one writes to it
-        loggers: list[Logger] = []
+        watching: list[Callback] = []
         if accelerator.is_main_process:
             loggers = start_folder(folder, recipe, resumed=state is not None)
-        for logger in loggers:
-            stack.callback(logger.close)
+            for logger in loggers:
+                stack.callback(logger.close)
+            watching = [*loggers, MetricsTable(), *([RunPictures()] if recipe.logging.plots else []), *callbacks]
         trainer = Trainer(
             recipe=recipe,
             task=task,
             sampler=sampler,
             accelerator=accelerator,
             folder=folder,
-            loggers=loggers,
+            callbacks=watching,
             data=data,
             validation=validation,
             state=state,
+            clock=None if recipe.training.minutes is None else RunClock(recipe.training.minutes, began=began),
         )
         del state
         if accelerator.is_main_process:
             _announce(trainer, folder)
         best = trainer.fit()
-        trainer.log("end", best=best.value)
     weights = folder / "best" / "model.safetensors"
     if not weights.exists():
         weights = folder / "last" / "model.safetensors"  # never evaluated
@@ -207,6 +214,8 @@ def _announce(trainer: Trainer, folder: Path) -> None:
         if lines:
             text = f"{len(lines)} boxes or images left out of the {part} data, the first: {lines[0]}"
             console.print(text, highlight=False, markup=False, soft_wrap=True)
+    minutes = trainer.recipe.training.minutes
+    length = f"{trainer.total_steps} optimizer steps" if minutes is None else f"{minutes:g} minutes"
     sizes = sum(parameter.numel() for parameter in trainer.parameters) / 1e6
     images = len({record.image_id for record in data.records})
     times = f" {len(data) // images} times per epoch" if len(data) > images else ""
@@ -214,7 +223,7 @@ def _announce(trainer: Trainer, folder: Path) -> None:
         times = f" ({math.ceil(data.chances.sum())} per epoch, those of rare classes several times)"
     console.print(
         f"{getattr(model, 'name', 'model')}: {sizes:.1f} M parameters to train, {images} images{times}, "
-        f"{trainer.total_steps} optimizer steps -> {folder}",
+        f"{length} -> {folder}",
         highlight=False,
         soft_wrap=True,
     )
@@ -222,15 +231,6 @@ def _announce(trainer: Trainer, folder: Path) -> None:
         console.print("training.patience has no effect: this run is never evaluated", highlight=False)
     if trainer.step:
         console.print(f"continuing after step {trainer.step}", highlight=False)
-    short = SHORT_STEPS if trainer.recipe.model.init is None else SHORT_FINE_TUNING
-    if trainer.total_steps < short:
-        key = "epochs" if trainer.recipe.training.iterations is None else "iterations"
-        console.print(
-            f"warning: {trainer.total_steps} optimizer steps are too short for a detection transformer (usual outcome: "
-            f"AP 0); {MINIMUM_STEPS} and more work: raise training.{key}",
-            highlight=False,
-            soft_wrap=True,
-        )
 
 
 # ---------------------------------------------------------------------------------------------------- several seeds
@@ -242,13 +242,16 @@ class _Seeds(TypedDict):
     seeds: dict[str, dict[str, float | None]]
 
 
-def _train_seeds(recipe: Recipe, seeds: Sequence[int], *, resume: bool, overwrite: bool) -> RunResult:
+def _train_seeds(
+    recipe: Recipe, seeds: Sequence[int], *, resume: bool, overwrite: bool, callbacks: Sequence[Callback] = ()
+) -> RunResult:
     folder = run_folder(recipe)
     results: dict[int, RunResult] = {}
     with _locked_by_first(folder):
         for seed in seeds:
             training = {"seed": seed, "seeds": None, "output": str(folder / f"seed{seed}")}
-            results[seed] = _train_one(recipe.updated(training=training), resume=resume, overwrite=overwrite)
+            one = recipe.updated(training=training)
+            results[seed] = _train_one(one, resume=resume, overwrite=overwrite, callbacks=callbacks)
         mean, std = _mean_std([result.metrics for result in results.values()])
         metrics: _Seeds = {"mean": mean, "std": std, "seeds": {str(seed): one.metrics for seed, one in results.items()}}
         if PartialState().is_main_process:

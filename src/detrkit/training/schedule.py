@@ -24,12 +24,14 @@ class Schedule:
     gamma: float = 0.1
     warmup: int = 0
 
-    def __call__(self, step: int) -> float:
+    def __call__(self, step: int, *, phase: float | None = None) -> float:
+        """The factor. phase: part of the schedule that is over, where it is stretched over another number of steps."""
         factor = (step + 1) / self.warmup if step < self.warmup else 1.0
+        place = step if phase is None else phase * self.total_steps
         if self.kind in ("step", "multistep"):
-            factor *= self.gamma ** sum(step >= drop for drop in self.drop_steps)
+            factor *= self.gamma ** sum(place >= drop for drop in self.drop_steps)
         elif self.kind == "cosine" and step >= self.warmup:
-            progress = (step - self.warmup) / max(1, self.total_steps - self.warmup)
+            progress = max(0.0, place - self.warmup) / max(1, self.total_steps - self.warmup)
             factor *= 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         return factor
 

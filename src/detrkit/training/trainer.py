@@ -4,42 +4,47 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor
 
 from detrkit import weights
 from detrkit.config import Recipe
 from detrkit.data import build_loader
 from detrkit.data.samplers import AspectRatioBatchSampler
-from detrkit.errors import DataError, RunError
-from detrkit.evaluation.loop import evaluate_model
+from detrkit.errors import DataError
 from detrkit.losses import Normalisers
+from detrkit.models import Detector
 from detrkit.structures import Batch
 from detrkit.training import checkpoint
 from detrkit.training.best import Best
+from detrkit.training.callbacks import Callback, Evaluation, Step
 from detrkit.training.checkpoint import RunState
+from detrkit.training.clock import RunClock
+from detrkit.training.cost import plan_run
 from detrkit.training.ema import EMA
 from detrkit.training.fingerprint import Fingerprint, fingerprint
 from detrkit.training.interrupt import Interrupt, Interrupted
-from detrkit.training.loggers import Logger
-from detrkit.training.meters import Meter
+from detrkit.training.memory import memory_in_use
+from detrkit.training.meters import Meter, sides
 from detrkit.training.optimizer import build_optimizer, frozen_norms, parameter_groups, set_learning_rate
 from detrkit.training.progress import TrainingProgress
-from detrkit.training.resume import kept_best
-from detrkit.training.rng import preserved_rng, restore_rng, rng_state, seed_everything
+from detrkit.training.rng import preserved_rng, rng_state, seed_everything
 from detrkit.training.schedule import build_schedule, length_in_steps
+from detrkit.training.skip import skip_step
+from detrkit.training.state import restore_run, run_state
 from detrkit.training.task import Task, Validation
+from detrkit.training.validate import validate
 
 __all__ = ["Trainer"]
-
-MAX_SKIPPED = 3  # consecutive optimizer steps that may be skipped because loss or gradient is not finite
 
 
 class Trainer:
@@ -51,10 +56,11 @@ class Trainer:
         sampler: batches of this process per epoch.
         accelerator: device, precision and processes.
         folder: folder of the checkpoints.
-        loggers: loggers of the main process; empty on other processes.
+        callbacks: loggers and other callbacks; only those of the main process are called.
         data: fingerprint of the training data, to be stored with every state.
         validation: fingerprint of the validation data, likewise.
         state: result of :func:`detrkit.training.checkpoint.load_state`, to resume a run exactly.
+        clock: plans the number of steps of a run of so many minutes; None: the recipe says how many.
     """
 
     def __init__(
@@ -65,13 +71,15 @@ class Trainer:
         sampler: AspectRatioBatchSampler,
         accelerator: Accelerator,
         folder: Path,
-        loggers: list[Logger],
+        callbacks: Sequence[Callback] = (),
         data: Fingerprint | None = None,
         validation: Fingerprint | None = None,
         state: RunState | None = None,
+        clock: RunClock | None = None,
     ) -> None:
         self.recipe, self.task, self.sampler = recipe, task, sampler
-        self.accelerator, self.folder, self.loggers = accelerator, folder, loggers
+        self.accelerator, self.folder = accelerator, folder
+        self.callbacks = list(callbacks) if accelerator.is_main_process else []
         self.data = fingerprint(task.train_data) if data is None else data
         self.validation = validation
         section = recipe.training
@@ -80,9 +88,10 @@ class Trainer:
         self.loader = build_loader(
             task.train_data, sampler, workers=section.workers, size_divisor=task.model.config.input.size_divisor
         )
-        steps_per_epoch = math.ceil(self.batches / self.accumulate)
+        self.steps_per_epoch = per_epoch = math.ceil(self.batches / self.accumulate)
         self.total_steps = length_in_steps(section, batches=self.batches)
-        self.schedule = build_schedule(recipe.schedule, steps_per_epoch=steps_per_epoch, total_steps=self.total_steps)
+        self.schedule = build_schedule(recipe.schedule, steps_per_epoch=per_epoch, total_steps=self.total_steps)
+        self.clock = clock
 
         # a third faster on CPUs; on other devices the default layout is as fast in float32
         self.layout = torch.channels_last if accelerator.device.type == "cpu" else torch.contiguous_format
@@ -102,6 +111,7 @@ class Trainer:
         self.skipped = 0  # consecutive steps without an update
         self.evaluated_step = -1
         self.unreadable = 0  # number of damaged training images reported so far
+        self.stop_reason, self.stopped = "", False  # what a callback asked for, and whether all processes know it
         self.best = Best()
         self.meter = Meter(accelerator)
         seed_everything(1000 * section.seed + accelerator.process_index + 1)
@@ -117,7 +127,6 @@ class Trainer:
             RunError: the loss is not finite several times in a row, or a checkpoint cannot be written.
             Interrupted: Ctrl-C; ``last/`` is written.
         """
-        every = self.recipe.training.evaluate_every or 0
         self.progress = TrainingProgress(
             self.total_steps,
             done=self.step,
@@ -127,31 +136,61 @@ class Trainer:
         )
         finishing = "finishing step {}, then saving; a second Ctrl-C stops at once"
         answer = (lambda: finishing.format(self.step + 1)) if self.accelerator.is_main_process else None
+        error: BaseException | None = None
         with Interrupt(answer) as self.interrupt, self.progress:
-            while True:
-                if not self.finished and self.batch < self.batches:
-                    self.train_epoch()
-                finished = self.finished
-                due = every > 0 and (finished or (self.epoch + 1) % every == 0)
-                if due and self.task.validation is not None and self.evaluated_step != self.step:
-                    self.save()  # nothing is lost if the evaluation is interrupted
-                    with self.interrupt.immediate():
-                        self.evaluate(self.task.validation)
-                if self.batch >= self.batches:
-                    self.epoch, self.batch = self.epoch + 1, 0
-                self.save()
-                if self.finished:
-                    if self.out_of_patience:
-                        self.progress.print(
-                            f"stopped after step {self.step} of {self.total_steps}: the last {self.best.stale} "
-                            "evaluations were not better (training.patience)"
-                        )
-                    return self.best
+            self.notify("on_train_start")
+            try:
+                plan_run(self)
+                self.train()
+            except BaseException as caught:
+                error = caught
+                raise
+            finally:
+                self.notify("on_end", error)
+        return self.best
+
+    def follow_clock(self) -> None:
+        """Take the number of steps that is planned now."""
+        if self.clock is not None and self.clock.planned:
+            self.total_steps = self.progress.total = self.clock.total
+
+    def of_first(self, value: float) -> float:
+        """A measured value of the first process, on all of them."""
+        if self.accelerator.num_processes == 1:
+            return value
+        return float(broadcast_object_list([value])[0])
+
+    def train(self) -> None:
+        """Train, evaluate and save, epoch by epoch."""
+        every = self.recipe.training.evaluate_every or 0
+        while True:
+            if not self.finished and self.batch < self.batches:
+                self.train_epoch()
+            due = every > 0 and (self.finished or (self.epoch + 1) % every == 0)
+            if due and self.task.validation is not None and self.evaluated_step != self.step:
+                self.save()  # nothing is lost if the evaluation is interrupted
+                with self.interrupt.immediate():
+                    self.evaluate(self.task.validation)
+            if self.batch >= self.batches:
+                self.epoch, self.batch = self.epoch + 1, 0
+            self.save()
+            if self.finished:
+                if self.why_early:
+                    self.progress.print(f"stopped after step {self.step} of {self.total_steps}: {self.why_early}")
+                self.log("end", best=self.best.value)
+                return
 
     @property
     def finished(self) -> bool:
         """Whether no step is left to do."""
-        return self.step >= self.total_steps or self.out_of_patience
+        return self.step >= self.total_steps or self.out_of_patience or self.stopped
+
+    @property
+    def why_early(self) -> str:
+        """Why the run ends before its last step; empty where it does not."""
+        if self.out_of_patience:
+            return f"the last {self.best.stale} evaluations were not better (training.patience)"
+        return self.stop_reason if self.stopped else ""
 
     @property
     def out_of_patience(self) -> bool:
@@ -160,15 +199,13 @@ class Trainer:
 
     def train_epoch(self) -> None:
         """Train the rest of the current epoch."""
-        self.wrapped.train()
-        for norm in self.frozen_norms:
-            norm.eval()
+        self.training_mode()
         for group in self.micro_batches():
             self.train_step(group)
             checkpoint_every = self.recipe.training.checkpoint_every
             if checkpoint_every and self.step % checkpoint_every == 0:
                 self.save()
-            if self.step >= self.total_steps:
+            if self.finished:
                 break
         skipped = self.task.train_data.skipped_images  # only with data.on_error = skip
         if len(skipped) > self.unreadable:
@@ -176,15 +213,25 @@ class Trainer:
             self.log("data", skipped_images=skipped)
             self.unreadable = len(skipped)
 
-    def micro_batches(self) -> Iterator[list[Batch]]:
+    def training_mode(self) -> None:
+        """All modules train, but for norms that are frozen."""
+        self.wrapped.train()
+        for norm in self.frozen_norms:
+            norm.eval()
+
+    def groups(self) -> Iterator[list[Batch]]:
         """This epoch's batches from the current position on, ``accumulate`` at a time."""
         self.task.train_data.set_epoch(self.recipe.training.seed, self.epoch)
         self.sampler.set_epoch(self.epoch, start_batch=self.batch)
         with preserved_rng():
             batches = iter(self.loader)
+        while group := list(islice(batches, self.accumulate)):
+            yield group
+
+    def micro_batches(self) -> Iterator[list[Batch]]:
+        """:meth:`groups`; an image that cannot be read ends the run with everything saved."""
         try:
-            while group := list(islice(batches, self.accumulate)):
-                yield group
+            yield from self.groups()
         except DataError as error:
             if self.accelerator.num_processes > 1:  # other processes would wait for this one to save
                 raise
@@ -193,7 +240,8 @@ class Trainer:
 
     def train_step(self, group: list[Batch]) -> None:
         """One optimizer step on one or several micro-batches."""
-        rates = set_learning_rate(self.optimizer, self.schedule(self.step))
+        factor = self.schedule(self.step) if self.clock is None else self.clock.factor(self.schedule, self.step)
+        rates = set_learning_rate(self.optimizer, factor)
         loss, norm, finite = self.forward_backward([batch.to(self.accelerator.device) for batch in group])
         if finite:
             self.optimizer.step()
@@ -208,18 +256,20 @@ class Trainer:
             if self.step % self.recipe.logging.every == 0 or self.step == self.total_steps:
                 row = self.meter.row() | {"lr": rates.get("default", max(rates.values())), "grad_norm": norm}
                 row |= {f"lr_{name}": rate for name, rate in rates.items() if name != "default"}
+                row["memory_gb"] = round(memory_in_use(self.accelerator.device) / 1e9, 3)
                 self.log("train", **row)
-                self.progress.line(self.step, self.current_epoch, row)
+                self.progress.line(self.step, self.current_epoch, row | sides(group))
         else:
-            self.skip(group)
-        if self.stop:
+            skip_step(self, group)
+        self.notify("on_step", Step(number=self.step, loss=loss, batches=group))
+        if self.interrupted:
             self.save()
             raise Interrupted(
                 self.interrupt.signum or 2, f"stopped after step {self.step}; --resume continues from there"
             )
 
-    def forward_backward(self, group: list[Batch]) -> tuple[float, float, bool]:
-        """Gradients of the mean loss over the micro-batches of all processes: (loss, gradient norm, both finite?).
+    def backward(self, group: list[Batch]) -> Tensor:
+        """Gradients of the mean loss over the micro-batches of all processes; returns the loss of this process.
 
         The losses' normalisers count the objects of the whole accumulated batch on all processes, so that the
         split of a batch does not matter; DDP averages gradients, hence the division by the number of processes.
@@ -242,61 +292,32 @@ class Trainer:
             total += losses.total.detach()
             self.meter.add(losses.terms, share=1 / len(group))
         self.meter.step(total, images=sum(len(batch) for batch in group))
+        return total
 
+    def forward_backward(self, group: list[Batch]) -> tuple[float, float, bool]:
+        """:meth:`backward` with clipped gradients: (loss of all processes, gradient norm, both finite?)."""
+        total, world = self.backward(group), self.accelerator.num_processes
         # one exchange per step: all processes must take the same decision
-        flags = torch.stack([total, (~torch.isfinite(total)).float(), total.new_tensor(self.interrupt.requested)])
-        loss, infinite, stop = self.accelerator.reduce(flags, reduction="sum").tolist()
-        self.stop = stop > 0
+        now = self.clock.seconds if self.clock is not None and self.accelerator.is_main_process else 0.0
+        known = total.new_tensor([self.interrupt.requested, self.stop_reason != "", now])
+        flags = torch.cat([torch.stack([total, (~torch.isfinite(total)).float()]), known])
+        loss, infinite, interrupted, stopped, now = self.accelerator.reduce(flags, reduction="sum").tolist()
+        self.interrupted, self.stopped = interrupted > 0, stopped > 0
+        if self.clock is not None and self.clock.planned:
+            self.clock.tick(self.step + 1, now)
+            self.follow_clock()
         if infinite:
             return loss / world, math.nan, False
         norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.recipe.training.clip_norm or math.inf))
         # overflows are normal in fp16: the gradient scaler skips the step and lowers its scale
         return loss / world, norm, math.isfinite(norm) or self.recipe.training.precision == "fp16"
 
-    def skip(self, group: list[Batch]) -> None:
-        """Count a step with a loss or gradient that is not finite.
-
-        Raises:
-            RunError: too many such steps in a row.
-        """
-        self.skipped += 1
-        row = self.meter.row()
-        terms = {key: value for key, value in row.items() if key.startswith("loss")}
-        images = sorted(gather_object([int(target.image_id) for batch in group for target in batch.targets]))
-        self.log("skip", **terms, images=images)
-        text = (
-            f"step {self.step}: loss or gradient is not finite ("
-            + ", ".join(f"{key} {value:.4g}" for key, value in terms.items() if "_" not in key[5:])
-            + f"), images {', '.join(map(str, images))}"
-        )
-        if self.skipped >= MAX_SKIPPED:
-            raise RunError(
-                f"{text}; {self.skipped} steps in a row, giving up. Try a lower optimizer.lr, a longer schedule.warmup "
-                "or training.precision=fp32; last/ holds the checkpoint before"
-            )
-        self.progress.print(f"{text}; step skipped")
-
     # ------------------------------------------------------------------------------------ evaluation, log, state
 
     def evaluate(self, validation: Validation) -> None:
-        """Evaluate on the validation data, with the averaged weights when EMA is on; save the best weights so far."""
+        """Evaluate on the validation data; save the weights if they are the best so far."""
         start = time.monotonic()
-        section = self.recipe.training
-        model = self.model if self.ema is None else self.ema.module
-        # without masked padding, other images in a batch change a prediction slightly: use batches of one
-        batch_size = section.batch_size if self.task.model.config.architecture.mask_backbone_padding else 1
-        with preserved_rng():
-            score = evaluate_model(
-                model,
-                validation.data,
-                metric=validation.metric,
-                batch_size=batch_size,
-                workers=section.workers,
-                device=self.accelerator.device,
-                progress=self.progress.evaluating,
-                precision=section.precision,
-                accelerator=self.accelerator,
-            )
+        score, answers = validate(self, validation)
         self.evaluated_step = self.step
         better = self.best.beaten_by(score)
         self.best = replace(self.best, stale=self.best.stale + 1)
@@ -307,9 +328,26 @@ class Trainer:
         column = validation.metric.class_columns[0]
         per_class = {name: numbers.get(column) for name, numbers in score.per_class.items()}
         seconds = time.monotonic() - start
-        self.meter.pause(seconds)
         self.log("eval", **score.metrics, per_class=per_class, best=better, seconds=round(seconds, 2))
-        self.progress.evaluated(self.epoch + 1, score, self.best)
+        self.progress.evaluated(self.epoch + 1, score, self.best, validation.metric.class_columns)
+        found = Evaluation(
+            score=score, better=better, seconds=seconds, data=validation.data, metric=validation.metric, answers=answers
+        )
+        self.notify("on_evaluate", found)
+        seconds = time.monotonic() - start
+        self.meter.pause(seconds)
+        if self.clock is not None:
+            self.clock.evaluated(self.of_first(seconds))
+
+    @property
+    def evaluated_model(self) -> Detector:
+        """The model that is evaluated and kept: the average when EMA is on."""
+        return self.model if self.ema is None else self.ema.module
+
+    @property
+    def evaluation_batch(self) -> int:
+        """Images of a batch in evaluations; without masked padding, others in a batch change a prediction slightly."""
+        return self.recipe.training.batch_size if self.model.config.architecture.mask_backbone_padding else 1
 
     @property
     def current_epoch(self) -> int:
@@ -319,52 +357,35 @@ class Trainer:
     def log(self, event: str, **numbers: object) -> None:
         """Send a row to every logger."""
         row = {"event": event, "epoch": self.current_epoch, "step": self.step, "time": round(time.time(), 2), **numbers}
-        for logger in self.loggers:
-            logger.log(row)
+        for callback in self.callbacks:
+            callback.on_log(row)
+
+    def notify(self, moment: str, *details: Any) -> None:
+        """Call the callbacks that have something to do at this moment; what they draw at random changes nothing."""
+        if called := [callback for callback in self.callbacks if callback.acts(moment)]:
+            with preserved_rng():
+                for callback in called:
+                    getattr(callback, moment)(self, *details)
+
+    def stop(self, reason: str) -> None:
+        """End the run after this step, with an evaluation; of several processes, after the next one.
+
+        Resuming goes on from there.
+        """
+        self.stop_reason, self.stopped = reason, self.accelerator.num_processes == 1
 
     def save_model(self, path: Path) -> None:
         """Write the evaluated weights (the average when EMA is on) with the recipe."""
-        weights.save(self.model if self.ema is None else self.ema.module, path, recipe=self.recipe.to_dict())
+        weights.save(self.evaluated_model, path, recipe=self.recipe.to_dict())
 
     def save(self) -> None:
         """Write ``last/``. All processes call this, because each has its own random states."""
         states = gather_object([rng_state()])
         if self.accelerator.is_main_process:
-            checkpoint.save_last(self.folder, self.state(states), self.save_model)
+            checkpoint.save_last(self.folder, run_state(self, states), self.save_model)
+            self.notify("on_checkpoint", self.folder / "last")
         self.accelerator.wait_for_everyone()
 
-    def state(self, rng: list[dict[str, object]]) -> RunState:
-        """The state from which a resumed run equals, bit for bit on the same machine, an uninterrupted one."""
-        scaler = self.accelerator.scaler
-        state: RunState = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": None if self.ema is None else self.ema.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-            "rng": rng,
-            "position": {name: getattr(self, name) for name in _POSITION},
-            "best": self.best.state(),
-            "processes": self.accelerator.num_processes,
-            "batches": self.batches,
-            "recipe": self.recipe.to_dict(),
-            "data": self.data,
-        }
-        if self.validation is not None:
-            state["validation"] = self.validation
-        return state
-
     def load_state(self, state: RunState) -> None:
-        """Restore :meth:`state`."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None and state["ema"] is not None:
-            self.ema.load_state_dict(state["ema"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        for name, value in state["position"].items():
-            setattr(self, name, value)
-        self.best = kept_best(state, self.folder)
-        restore_rng(state["rng"][self.accelerator.process_index])
-
-
-_POSITION = ("epoch", "batch", "step", "skipped", "evaluated_step")
+        """Go on where the run was when the state was saved."""
+        restore_run(self, state)

@@ -23,7 +23,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from detrkit.errors import CheckpointError
-from detrkit.files import safe_name
+from detrkit.files import cache_dir, safe_name
 from detrkit.weights.published.catalogue import official_file_at
 from detrkit.weights.published.web import blocks, name_in, open_url, reason
 
@@ -46,13 +46,6 @@ _TIMEOUT = 60  # seconds without a byte
 _ATTEMPTS = 5  # connections in a row that were interrupted
 _PAUSE = 1.0  # seconds between them
 _MOST_BYTES = 16 << 30  # of a file whose size nobody has said
-
-
-def cache_dir() -> Path:
-    """Folder of the downloads: DETRKIT_CACHE, else detrkit in the user's cache folder."""
-    if "DETRKIT_CACHE" in os.environ:
-        return Path(os.environ["DETRKIT_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "detrkit"
 
 
 def pulled_path(name: str) -> Path:

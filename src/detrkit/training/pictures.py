@@ -1,0 +1,126 @@
+"""The pictures of a run folder: labels, training batches, predictions beside labels, curves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detrkit.errors import DataError
+from detrkit.files import write_picture
+from detrkit.report.charts.batches import draw_batch
+from detrkit.report.charts.canvas import save_chart
+from detrkit.report.charts.comparisons import draw_comparisons
+from detrkit.report.charts.curves import draw_curves
+from detrkit.report.charts.label_charts import draw_label_charts
+from detrkit.training.callbacks import Callback, Evaluation, Step
+from detrkit.training.loggers import read_log
+from detrkit.training.table import metrics_table
+
+if TYPE_CHECKING:
+    from detrkit.training.trainer import Trainer
+
+__all__ = ["PICTURES", "RunPictures"]
+
+TRAIN_BATCHES = 3
+VAL_SHEETS, VAL_IMAGES = 2, 4  # sheets, and images on each of them
+PICTURES = (
+    *("labels.png", "curves.png"),
+    *(f"train_batch{number}.jpg" for number in range(TRAIN_BATCHES)),
+    *(f"val_{number}.jpg" for number in range(VAL_SHEETS)),
+)
+"""Names of the files."""
+
+SHOWN_FROM = 0.3  # score of the detections that are drawn
+SHARE = 0.02  # of the time of a run that drawing may take before its end
+
+
+class RunPictures(Callback):
+    """Draws the run: labels and the first batches when it begins; curves and the best evaluation as it goes, as far as
+    this takes at most 2 % of its time, and at the end.
+
+    A picture that cannot be drawn ends the drawing with one warning, never the run.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._spent = 0.0
+        self._failed = False
+        self._best: Evaluation | None = None  # not drawn yet
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        """Draw the labels of the training images, unless the run is resumed."""
+        if trainer.step == 0:
+            data = trainer.task.train_data
+            self._draw(trainer, lambda: save_chart(draw_label_charts(data), trainer.folder / "labels.png"))
+
+    def on_step(self, trainer: Trainer, step: Step) -> None:
+        """Draw the first batches."""
+        if step.number > TRAIN_BATCHES:
+            return
+        model = trainer.model.config.input
+
+        def draw() -> None:
+            categories = trainer.task.train_data.categories
+            mean, std = model.image_mean or (0, 0, 0), model.image_std or (1, 1, 1)
+            picture = draw_batch(step.batches, categories, mean=mean, std=std)
+            write_picture(trainer.folder / f"train_batch{step.number - 1}.jpg", picture, format="JPEG")
+
+        self._draw(trainer, draw)
+
+    def on_evaluate(self, trainer: Trainer, evaluation: Evaluation) -> None:
+        """Draw the curves, and the evaluation if it is the best so far, unless that has taken too long already."""
+        if evaluation.better:
+            self._best = evaluation
+        if self._spent <= SHARE * (time.monotonic() - self._began):
+            self._draw_state(trainer)
+
+    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+        """Draw what is not drawn yet."""
+        self._draw_state(trainer)
+
+    def _draw_state(self, trainer: Trainer) -> None:
+        self._draw(trainer, lambda: _draw_curves(trainer))
+        best, self._best = self._best, None
+        if best is not None:
+            self._draw(trainer, lambda: _draw_validation(trainer.folder, best))
+
+    def _draw(self, trainer: Trainer, draw: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        start = time.monotonic()
+        try:
+            draw()
+        except Exception as error:  # whatever the drawing libraries raise: the training goes on
+            self._failed = True
+            reason = (str(error).splitlines() or [""])[0]
+            trainer.progress.print(
+                f"warning: a picture of the run cannot be drawn ({type(error).__name__}: {reason}); no further ones "
+                "are tried (logging.plots=false: none at all)"
+            )
+        self._spent += time.monotonic() - start
+
+
+def _draw_curves(trainer: Trainer) -> None:
+    table = metrics_table(read_log(trainer.folder / "log.jsonl"))
+    if table:
+        metric = None if trainer.task.validation is None else trainer.task.validation.metric
+        figure = draw_curves(table, scores=() if metric is None else metric.headline, title=trainer.folder.name)
+        save_chart(figure, trainer.folder / "curves.png")
+
+
+def _draw_validation(folder: Path, evaluation: Evaluation) -> None:
+    places = {record.image_id: place for place, record in enumerate(evaluation.data.records)}
+    shown = [image_id for image_id in sorted(evaluation.answers) if image_id in places][: VAL_SHEETS * VAL_IMAGES]
+    for number in range(-(-len(shown) // VAL_IMAGES)):
+        rows = []
+        for image_id in shown[number * VAL_IMAGES : (number + 1) * VAL_IMAGES]:
+            try:
+                image = evaluation.data.read_image(places[image_id])
+            except DataError:  # with data.on_error=skip
+                continue
+            rows.append((image, evaluation.data.records[places[image_id]], evaluation.answers[image_id]))
+        if rows:
+            sheet = draw_comparisons(rows, evaluation.data.categories, threshold=SHOWN_FROM)
+            write_picture(folder / f"val_{number}.jpg", sheet, format="JPEG")
