@@ -28,6 +28,7 @@ from detrkit.training import checkpoint
 from detrkit.training.best import Best
 from detrkit.training.callbacks import Callback, Evaluation, Step
 from detrkit.training.checkpoint import RunState
+from detrkit.training.chosen_thresholds import choose_thresholds, scored_answers
 from detrkit.training.clock import RunClock
 from detrkit.training.cost import plan_run
 from detrkit.training.ema import EMA
@@ -319,6 +320,8 @@ class Trainer:
         start = time.monotonic()
         score, answers = validate(self, validation)
         self.evaluated_step = self.step
+        model = self.evaluated_model
+        model.thresholds = choose_thresholds(model, validation.data, scored_answers(validation.metric, answers))
         better = self.best.beaten_by(score)
         self.best = replace(self.best, stale=self.best.stale + 1)
         if better:
