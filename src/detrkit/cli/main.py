@@ -23,6 +23,7 @@ from detrkit.cli.env import env_command
 from detrkit.cli.evaluate import eval_command
 from detrkit.cli.models import models_command
 from detrkit.cli.predict import PredictCommand, predict_command
+from detrkit.cli.report import report_command
 from detrkit.cli.spellings import option_meant
 from detrkit.cli.train import train_command
 from detrkit.errors import DetrkitError
@@ -39,6 +40,7 @@ app.command("demo")(demo_command)
 app.command("predict", cls=PredictCommand)(predict_command)
 app.command("train")(train_command)
 app.command("eval")(eval_command)
+app.command("report")(report_command)
 app.add_typer(score.app, name="score")
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")

@@ -5,20 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from detrkit.data.annotated_images import AnnotatedImages
 from detrkit.data.records import ImageRecord
+from detrkit.errors import DataError
+from detrkit.report.edge_fit import edge_fit
 
-__all__ = ["Facts", "SplitFacts", "data_facts", "read_facts"]
+__all__ = ["NAME", "Facts", "SplitFacts", "data_facts", "images_digest", "read_facts"]
 
 NAME = "facts.json"
+"""The file in the run folder."""
+
 TINY = 8.0
 """Pixels: objects smaller than one cell of the finest map of most detectors (stride 8)."""
 
@@ -66,6 +71,9 @@ class Facts:
         device: where the run was trained.
         train_score: the deciding number on some training images; None where it was not measured.
         train_images: how many.
+        short_steps: optimizer steps below which a run like this usually fails.
+        task: of the model.
+        val_digest: of the ids and names of the validation images, which the kept detections refer to.
     """
 
     train: SplitFacts
@@ -80,7 +88,9 @@ class Facts:
     device: str = ""
     train_score: float | None = None
     train_images: int = 0
-    more: dict[str, Any] = field(default_factory=dict)
+    short_steps: int | None = None
+    task: str = "det"
+    val_digest: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -93,6 +103,8 @@ class Facts:
         for name in ("train", "val"):
             if known.get(name) is not None:
                 known[name] = SplitFacts(**known[name])
+                offset = known[name].offset
+                known[name] = replace(known[name], offset=None if offset is None else tuple(offset))
         known["shared_names"] = tuple((a, b) for a, b in known.get("shared_names", ()))
         known["unreadable"] = tuple(known.get("unreadable", ()))
         return cls(**known)
@@ -113,31 +125,42 @@ def data_facts(
     *,
     short_side: int | None = None,
     max_side: int | None = None,
+    look: int = 0,
     **more: Any,
 ) -> Facts:
-    """The facts of the data of a run; images are read only where two files may be equal.
+    """The facts of the data of a run.
+
+    Images are read where two files may be equal, and some to see whether boxes lie on edges.
 
     Args:
         train: the training images.
         val: the validation images.
         short_side: shorter side of the network's input.
         max_side: its largest longer side.
+        look: images of each split that are read for the edges.
         more: further fields of :class:`Facts`.
     """
     sides = None if short_side is None or max_side is None else (short_side, max_side)
     shared = [] if val is None else _equal_files(_paths(train), _paths(val))
     return Facts(
-        train=_split(train, sides),
-        val=None if val is None else _split(val, sides),
+        train=_split(train, sides, look),
+        val=None if val is None else _split(val, sides, look),
         short_side=short_side,
         max_side=max_side,
+        val_digest="" if val is None else images_digest(val),
         shared_images=len({second for _, second in shared}),
         shared_names=tuple((first.name, second.name) for first, second in shared[:_NAMED]),
         **more,
     )
 
 
-def _split(data: AnnotatedImages, sides: tuple[int, int] | None) -> SplitFacts:
+def images_digest(data: AnnotatedImages) -> str:
+    """A short text that changes with the ids and names of the images."""
+    lines = sorted({f"{record.image_id} {record.file_name}" for record in data.records})
+    return hashlib.sha1("\n".join(lines).encode(), usedforsecurity=False).hexdigest()[:16]
+
+
+def _split(data: AnnotatedImages, sides: tuple[int, int] | None, look: int) -> SplitFacts:
     records = list({record.image_id: record for record in data.records}.values())
     counts = np.zeros(len(data.categories), dtype=np.int64)
     for record in records:
@@ -150,7 +173,24 @@ def _split(data: AnnotatedImages, sides: tuple[int, int] | None) -> SplitFacts:
         most=max((len(record.labels) for record in records), default=0),
         size=round(float(np.median(sizes)), 2) if len(sizes) else None,
         tiny=round(float((sizes < TINY).mean()), 4) if len(sizes) else 0.0,
+        offset=_offset(data, look),
     )
+
+
+def _offset(data: AnnotatedImages, look: int) -> tuple[float, float] | None:
+    """The move by which all boxes would fit the edges of their images, by a look at some of them."""
+    with_boxes = [position for position, record in enumerate(data.records) if len(record.labels)]
+    chosen = with_boxes[:: max(1, len(with_boxes) // look)][:look] if look else []
+
+    def pictures() -> Iterator[tuple[Image.Image, NDArray[np.float64]]]:
+        for position in chosen:
+            try:
+                yield data.read_image(position), data.records[position].boxes
+            except DataError:  # it is counted where it matters
+                continue
+
+    fit = edge_fit(pictures())
+    return (fit.dx, fit.dy) if fit.is_off else None
 
 
 def _sizes(record: ImageRecord, sides: tuple[int, int]) -> NDArray[np.float64]:
