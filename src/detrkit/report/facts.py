@@ -69,7 +69,7 @@ class Facts:
         parameters: of the model.
         queries: of the model.
         device: where the run was trained.
-        train_score: the deciding number on some training images; None where it was not measured.
+        train_score: the deciding number of the last weights on some training images; None where it was not measured.
         train_images: how many.
         short_steps: optimizer steps below which a run like this usually fails.
         task: of the model.

@@ -22,9 +22,9 @@ from detrkit.report.page_tables import (
     confusion_table,
     duration_text,
     error_table,
-    number,
     score_table,
     settings_table,
+    three_digits,
 )
 from detrkit.report.run_log import RunLog
 from detrkit.report.svg import bar_chart, reliability_chart
@@ -120,15 +120,15 @@ def _headline(run: RunRecord) -> list[tuple[str, str]]:
     found = run.analysis
     if found is None:
         best, metric = run.log.best, run.log.metric
-        rows = [] if best is None or metric is None else [(number(best.scores.get(metric)), metric)]
+        rows = [] if best is None or metric is None else [(three_digits(best.scores.get(metric)), metric)]
     else:
         kind = "masks" if found.data.iou_type == "segm" else "boxes"
-        rows = [(number(found.score.value), f"{found.score.primary} of {kind}")]
+        rows = [(three_digits(found.score.value), f"{found.score.primary} of {kind}")]
         overall = found.intervals.overall
         if overall is not None:
             rows.append((f"{overall.low:.2f}–{overall.high:.2f}", "95 % interval of AP"))
-        rows.append((number(found.score.metrics.get("AP50")), "AP50"))
-        rows.append((number(found.curve.at(found.threshold).f1), f"F1 from score {found.threshold:.2f}"))
+        rows.append((three_digits(found.score.metrics.get("AP50")), "AP50"))
+        rows.append((three_digits(found.curve.at(found.threshold).f1), f"F1 from score {found.threshold:.2f}"))
         rows.append((f"{found.duplicate_rate:.1%}", "duplicates among detections"))
     if run.log.best is not None:
         evaluations = len(run.log.evaluations)
@@ -153,8 +153,11 @@ def _findings(run: RunRecord, found: Analysis) -> dict[str, Any]:
         "curve_charts": curve_charts(found),
         "confusion": confusion_table(found),
         "tide": {
-            "svg": bar_chart([(name, value, number(value)) for name, value in bars], title="AP50 that errors cost"),
-            "caption": f"How much higher AP50 ({number(found.tide.ap50)}) would be without the errors of a kind (TIDE)",
+            "svg": bar_chart(
+                [(name, value, three_digits(value)) for name, value in bars], title="AP50 that errors cost"
+            ),
+            "caption": f"How much higher AP50 ({three_digits(found.tide.ap50)}) would be without the errors of a kind "
+            "(TIDE)",
             "rows": error_table(found),
         },
         "calibration": {
@@ -165,7 +168,7 @@ def _findings(run: RunRecord, found: Analysis) -> dict[str, Any]:
                 title="share of right detections by score",
             ),
             "caption": "Calibration: bars below the line are too sure of themselves, bars above too modest; expected "
-            f"calibration error {number(reliability.error)} over {int(reliability.count.sum())} detections",
+            f"calibration error {three_digits(reliability.error)} over {int(reliability.count.sum())} detections",
         },
         "duplicates": f"Duplicates: {found.mistakes.count('duplicate')} of {len(found.kept.found)} detections above "
         f"the thresholds ({found.duplicate_rate:.1%}).",

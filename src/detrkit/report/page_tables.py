@@ -20,9 +20,9 @@ __all__ = [
     "confusion_table",
     "duration_text",
     "error_table",
-    "number",
     "score_table",
     "settings_table",
+    "three_digits",
 ]
 
 Context = dict[str, Any]
@@ -41,7 +41,7 @@ ERRORS = {
 """The kinds of TIDE in words."""
 
 
-def number(value: float | None) -> str:
+def three_digits(value: float | None) -> str:
     """A fraction with three digits, as ``detrkit eval`` prints it."""
     return "–" if value is None or math.isnan(value) else f"{value:.3f}"
 
@@ -70,12 +70,12 @@ def class_table(analysis: Analysis, facts: Facts | None) -> Context:
                 name,
                 *([_count(counts.get(name))] if counts else []),
                 _count(curve.objects),
-                number(scores.get("AP")),
+                three_digits(scores.get("AP")),
                 _interval(analysis.intervals.per_class[label]),
-                number(scores.get("AP50")),
-                *([number(scores.get(column))] if has_recall else []),
+                three_digits(scores.get("AP50")),
+                *([three_digits(scores.get(column))] if has_recall else []),
                 f"{least:.2f}" + ("" if curve.objects >= FEWEST_OBJECTS else " *"),
-                *(number(value) if curve.objects else "–" for value in quality),
+                *(three_digits(value) if curve.objects else "–" for value in quality),
             ]
         )
     place = columns.index("AP")
@@ -87,12 +87,12 @@ def class_table(analysis: Analysis, facts: Facts | None) -> Context:
             "all",
             *([_count(total)] if counts else []),
             _count(whole.objects),
-            number(scores.get("AP")),
+            three_digits(scores.get("AP")),
             _interval(analysis.intervals.overall),
-            number(scores.get("AP50")),
-            *([number(scores.get(column))] if has_recall else []),
+            three_digits(scores.get("AP50")),
+            *([three_digits(scores.get(column))] if has_recall else []),
             f"{analysis.threshold:.2f}",
-            *(number(value) for value in whole.at(analysis.threshold)),
+            *(three_digits(value) for value in whole.at(analysis.threshold)),
         ]
     )
     notes = [
@@ -148,9 +148,11 @@ def error_table(analysis: Analysis) -> list[list[object]]:
     """Kinds of errors by what they cost, as hotcoco's TIDE says."""
     tide = analysis.tide
     kinds = sorted(ERRORS, key=lambda kind: -tide.cost.get(kind, 0.0))
-    rows: list[list[object]] = [[ERRORS[kind], number(tide.cost.get(kind)), tide.counts.get(kind, 0)] for kind in kinds]
-    rows.append(["all false detections", number(tide.cost.get("FP")), ""])
-    rows.append(["all missed objects", number(tide.cost.get("FN")), ""])
+    rows: list[list[object]] = [
+        [ERRORS[kind], three_digits(tide.cost.get(kind)), tide.counts.get(kind, 0)] for kind in kinds
+    ]
+    rows.append(["all false detections", three_digits(tide.cost.get("FP")), ""])
+    rows.append(["all missed objects", three_digits(tide.cost.get("FN")), ""])
     return rows
 
 
@@ -204,7 +206,7 @@ def score_table(log: RunLog) -> Context | None:
         rows = sorted(log.best.per_class.items(), key=lambda item: (item[1] is None, item[1]))
         return {
             "columns": ["class", log.metric or "score"],
-            "rows": [[name, number(value)] for name, value in rows],
+            "rows": [[name, three_digits(value)] for name, value in rows],
             "notes": [],
         }
     return None

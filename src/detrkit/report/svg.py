@@ -11,7 +11,7 @@ from markupsafe import Markup
 __all__ = ["Line", "bar_chart", "line_chart", "reliability_chart"]
 
 _WIDTH, _HEIGHT = 420, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 26, 40
 _LINES = 10  # colours of lines in the style of the page: .line0 … .line9
 _MOST_POINTS = 400
 
@@ -142,8 +142,7 @@ class _Frame:
             parts.append(text.format(self.x(value), _HEIGHT - _BOTTOM + 16, _short(value)))
         middle = (_LEFT + _WIDTH - _RIGHT) / 2
         parts.append(Markup('<text class="label x" x="{:.1f}" y="{}">{}</text>').format(middle, _HEIGHT - 6, x_label))
-        turned = Markup('<text class="label x" transform="translate(11 {:.1f}) rotate(-90)">{}</text>')
-        parts.append(turned.format((_TOP + _HEIGHT - _BOTTOM) / 2, y_label))
+        parts.append(Markup('<text class="label" x="4" y="14">{}</text>').format(y_label))
         return Markup("").join(parts)
 
     def mark(self, value: float, caption: str) -> Markup:
@@ -152,7 +151,7 @@ class _Frame:
         return Markup(
             '<line class="mark" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>'
             '<text class="caption" style="text-anchor:{3}" x="{4:.1f}" y="{5}">{6}</text>'
-        ).format(x, _TOP, _HEIGHT - _BOTTOM, anchor, x + gap, _TOP + 12, caption)
+        ).format(x, _TOP - 8, _HEIGHT - _BOTTOM, anchor, x + gap, _TOP - 10, caption)
 
 
 def _svg(parts: Sequence[Markup], title: str, *, height: int = _HEIGHT) -> Markup:

@@ -8,6 +8,7 @@ from detrkit.report.advice import Advice, Evidence
 
 __all__ = ["TRAINING_RULES"]
 
+_LEARNED = 0.3  # a score that a run reaches only if it has learned to detect, however short it was
 _SHORT = 1500  # steps, where the run has not recorded its own limit
 _RISING = 0.03  # share of the best score that the last part of a run has added, for the score to be still rising
 _LAST_PART = 0.25
@@ -31,9 +32,9 @@ def too_short(evidence: Evidence) -> Advice | None:
     steps = evidence.log.steps
     best = evidence.log.best
     value = None if best is None or evidence.log.metric is None else best.scores.get(evidence.log.metric)
-    if steps >= limit:
-        return None
     learned = 0.0 if value is None else value
+    if steps >= limit or learned >= _LEARNED:
+        return None
     return Advice(
         kind="too short",
         urgency=99 if learned < 0.15 else 72,
@@ -70,9 +71,9 @@ def still_rising(evidence: Evidence) -> Advice | None:
 def overfitted(evidence: Evidence) -> Advice | None:
     """The score on training images is much higher than on validation images."""
     facts, log = evidence.facts, evidence.log
-    if facts is None or facts.train_score is None or log.best is None or log.metric is None:
+    if facts is None or facts.train_score is None or not log.evaluations or log.metric is None:
         return None
-    value = log.best.scores.get(log.metric)
+    value = log.evaluations[-1].scores.get(log.metric)  # of the same weights
     if value is None or facts.train_score - value < _GAP:
         return None
     gap = facts.train_score - value
