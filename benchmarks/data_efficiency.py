@@ -35,6 +35,7 @@ _NO_REFINEMENT = {**_ONE_LEVEL, "refine_boxes": False}
 _NO_ROI = {**_NO_REFINEMENT, "sparse_sampling": False}
 # Options of DAPE; without all of them it is Relation-DETR.
 _PLAIN = {"sampling": "standard"}
+_CORRECTED = {"sampling": "corrected"}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "walk1_single_scale": ("de_detr_lite0", _ONE_LEVEL),
     "walk2_no_refinement": ("de_detr_lite0", _NO_REFINEMENT),
@@ -47,7 +48,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dape_full_harmonized": ("dape_lite0", {"relation": "full"}),
     "dape_content_static_sampled": ("dape_lite0", {"query_content": "static+sampled"}),
     "dape_content_sampled": ("dape_lite0", {"query_content": "sampled"}),
-    "dape_position_in_value": ("dape_lite0", {"position_in_value": True}),
+    "dape_corrected": ("dape_lite0", _CORRECTED),
+    "dape_corrected_encoder": ("dape_lite0", {**_CORRECTED, "sampling_in": "encoder"}),
+    "dape_corrected_decoder": ("dape_lite0", {**_CORRECTED, "sampling_in": "decoder"}),
+    "dape_corrected_content": ("dape_lite0", {**_CORRECTED, "query_content": "static+sampled"}),
+    "dape_value_position": ("dape_lite0", {**_PLAIN, "position_in_value": True}),
 }
 # Rows of a table in order; `--models NAME` trains all of them. Each row changes one thing.
 GROUPS = {
@@ -62,7 +67,11 @@ GROUPS = {
         "dape_lite0",
         "dape_content_static_sampled",
         "dape_content_sampled",
-        "dape_position_in_value",
+        "dape_corrected",
+        "dape_corrected_encoder",
+        "dape_corrected_decoder",
+        "dape_corrected_content",
+        "dape_value_position",
     ),
 }
 TITLES = {
@@ -88,7 +97,11 @@ TITLES = {
     "dape_full_harmonized": "full relation, harmonised sampling",
     "dape_content_static_sampled": "DAPE, content learned and sampled",
     "dape_content_sampled": "DAPE, content sampled",
-    "dape_position_in_value": "DAPE, position in values",
+    "dape_corrected": "low-rank relation, corrected positions",
+    "dape_corrected_encoder": "the same, in the encoder alone",
+    "dape_corrected_decoder": "the same, in the decoder alone",
+    "dape_corrected_content": "the same in both, content learned and sampled",
+    "dape_value_position": "low-rank relation, position of rank 16 in values",
 }
 # Additional settings of a data set: nuclei are many and small.
 DATA_SETTINGS: dict[str, dict[str, Any]] = {"nuclei": {"num_queries": 300}}

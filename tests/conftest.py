@@ -9,6 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Kernels run in Triton's interpreter, on any machine. Triton looks at the variable once, when it is imported, which any
+# test may cause, so it is set here for the whole process of a worker; nothing else in it uses Triton. On a GPU,
+# `TRITON_INTERPRET=0 pytest tests/ops tests/nn` tests the compiled kernels.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # Another instruction set for torch is one for the libraries it computes with: where bfloat16 attention finds AMX in one
 # and AVX2 in the other, it stops ("pack_vnni2 is only supported when avx512 is supported").
 _SAME_FOR_ONEDNN = {"avx2": "AVX2", "default": "SSE41"}
@@ -41,6 +46,14 @@ def shared() -> Path:
 def golden_count() -> dict[str, Any]:
     """Where golden tests record the cases and tensors they compared."""
     return _counts
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Stop where a worker of pytest-xdist does not see the groups of tests, which would set up every model twice."""
+    if session.config.getoption("loadgroup", False):
+        marked = [item.nodeid for item in session.items if item.get_closest_marker("xdist_group")]
+        if marked and not marked[0].rpartition("@")[0]:
+            raise pytest.UsageError("this pytest-xdist does not know the node ids of this pytest: groups are ignored")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -141,15 +141,29 @@ def test_rows_of_the_ablation_differ_only_in_their_options(benchmark: ModuleType
         name, switches = benchmark.VARIANTS.get(row, (row, {}))
         seen[row] = model_config(name, **switches).flat()
     base = {**seen.pop("relation_detr_lite0"), "relation": "full", "sampling": "standard"}
-    plain = {"code_rank": 16, "query_content": "static", "position_in_value": False}
+    plain = {"sampling_in": "both", "code_rank": 16, "code_residual": 0.5, "query_content": "static"}
+    plain["position_in_value"] = False
     assert model_config("dape_lite0", sampling="standard", relation="full").flat() == {**base, **plain}
-    free = {"relation", "relation_rank", "sampling", "query_content", "position_in_value"}
+    free = {"relation", "relation_rank", "sampling", "sampling_in", "query_content", "position_in_value"}
     found = [tuple(config[key] for key in sorted(free)) for config in seen.values()]
-    assert len(set(found)) == len(found) == 9
+    assert len(set(found)) == len(found) == len(seen)
     for row, config in seen.items():
         assert {key: value for key, value in config.items() if key not in free} == {
             key: value for key, value in {**base, **plain}.items() if key not in free
         }, row
+
+
+def test_a_probe_finds_what_a_linear_map_can_find(dape: ModuleType) -> None:
+    """Centres that are linear in the features are found entirely, features without them explain nothing."""
+    import dape_probe
+
+    torch.manual_seed(0)
+    centres, noise = torch.rand(400, 2), torch.randn(400, 5)
+    features = torch.cat((centres, noise), dim=1) @ torch.randn(7, 7)
+    found = dape_probe.probe((features[:200], centres[:200]), (features[200:], centres[200:]))
+    assert found["error"] < 0.01
+    assert found["explained"] > 0.999
+    assert dape_probe.probe((noise[:200], centres[:200]), (noise[200:], centres[200:]))["explained"] < 0.2
 
 
 def test_the_fit_to_a_full_relation_improves_with_rank(dape: ModuleType) -> None:

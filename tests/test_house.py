@@ -36,7 +36,7 @@ FORBIDDEN = {
 
 # Package -> packages that it may import besides itself. Imports flow one way: data and metrics do not depend on models,
 # models not on recipes or the trainer, weights not on the use of a model; training may evaluate but not predict.
-FLOOR = {"structures", "errors", "files", "on_use", "terminal", "ranges", "devices"}
+FLOOR = {"structures", "errors", "files", "on_use", "terminal", "ranges", "devices", "backends"}
 MAY_IMPORT = {
     "errors": set(),
     "on_use": set(),
@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "terminal": set(),
     "ranges": set(),
     "devices": {"errors"},
+    "backends": {"errors"},
     "structures": {"errors", "on_use"},
     "ops": FLOOR,
     "nn": FLOOR | {"ops"},

@@ -33,6 +33,8 @@ TINY_MODEL = {
 }
 # Laid over a training or evaluation: one optimizer step, small images, no weights from elsewhere.
 SMALL_RUN = {
+    "logging.plots": False,
+    "logging.estimate": False,
     "training.iterations": 1,
     "training.batch_size": 2,
     "training.accumulate": 1,

@@ -75,6 +75,7 @@ def test_own_data_without_a_recipe(trained: list[Any], capsys: pytest.CaptureFix
 TINY = [f"model.{key}={value}" for key, value in TINY_MODEL.items()]
 TINY += ["model.pretrained_backbone=false", "data.short_sides=[64]", "data.eval_short_side=64", "data.repeat=1"]
 TINY += ["training.workers=0", "training.device=cpu", "training.evaluate_every=0"]
+TINY += ["logging.plots=false", "logging.estimate=false"]
 
 
 def test_reasons_are_in_the_run_folder_and_survive_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Columns of results: the numbers that reading row by row gives, and nothing where a row needs a second look."""
+"""Quick reading of results: the numbers that reading row by row gives, and nothing where a row needs a second look."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detrkit.metrics import coco_files, result_columns
-from detrkit.metrics.coco_files import read_ground_truth, read_results
-from detrkit.metrics.result_columns import columns_of_file, columns_of_rows
+from detrkit.data import row_slices
+from detrkit.data.packed_masks import mask_rle
+from detrkit.data.row_slices import rows_of_list
+from detrkit.metrics import result_files
+from detrkit.metrics.coco_files import read_ground_truth
+from detrkit.metrics.object_table import ObjectTable, plain_results
+from detrkit.metrics.result_files import read_results
 
 IMAGES, CATEGORIES = {3: 1, 7: 2, 9: 3}, {1: 0, 18: 1}
 TRUTH = {
@@ -30,28 +34,37 @@ def rows(count: int) -> list[dict[str, Any]]:
             "category_id": int(random.choice([1, 18])),
             "bbox": [*random.uniform(0, 90, 4).round(2).tolist()],
             "score": float(random.random()),
-            "segmentation": {"size": [80, 100], "counts": "a}]b{"},  # braces and brackets, as run lengths may have
+            "segmentation": mask_rle(random.random((80, 100)) < 0.5),
+            "note": "a}]b{",  # braces and brackets, as run lengths may have
         }
         for _ in range(count)
     ]
 
 
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 @pytest.mark.parametrize("indent", [None, 1])
 @pytest.mark.parametrize("size", [1, 50, 1000, 10**6])
 def test_a_file_gives_what_reading_row_by_row_gives(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, size: int, indent: int | None
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, size: int, indent: int | None, iou_type: str
 ) -> None:
-    path, written = tmp_path / "found.json", rows(40)
-    path.write_text(json.dumps(written, indent=indent) + "\n")
-    truth = read_ground_truth(TRUTH, iou_type="bbox")
-    monkeypatch.setattr(coco_files, "_columns", lambda *_: None)
-    slow = read_results(path, truth, iou_type="bbox")
-    assert isinstance(slow, list)
-    wanted = [[row["image_id"], *row["bbox"], row["score"], row["category_id"]] for row in slow]
-    monkeypatch.setattr(result_columns, "_SLICE", size)
-    quick = columns_of_file(path, truth.image_numbers, truth.category_numbers)
-    assert quick is not None
-    assert quick.tolist() == wanted
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps(rows(40), indent=indent) + "\n")
+    truth = read_ground_truth(TRUTH, iou_type=iou_type)
+    with monkeypatch.context() as patch:
+        patch.setattr(result_files, "plain_results", lambda *_: None)
+        patch.setattr(result_files, "rows_of_list", lambda _: iter([None]))
+        slow = read_results(path, truth, iou_type=iou_type)
+    monkeypatch.setattr(row_slices, "_SLICE", size)
+    monkeypatch.setattr(result_files, "clean_owner", None)  # not called
+    monkeypatch.setattr(result_files, "clean_annotation", None)
+    quick = read_results(path, truth, iou_type=iou_type)
+    assert len(slow) == 40
+    assert quick.numbers.tolist() == slow.numbers.tolist()
+    assert list(map(packed, [quick])) == list(map(packed, [slow]))
+
+
+def packed(table: ObjectTable) -> list[bytes]:
+    return [] if table.masks is None else [table.masks.packed(place) for place in range(len(table))]
 
 
 @pytest.mark.parametrize(
@@ -79,8 +92,8 @@ def test_a_file_gives_what_reading_row_by_row_gives(
     ids=str,
 )
 def test_rows_with_anything_else_are_left_to_the_other_reading(change: dict[str, Any]) -> None:
-    assert columns_of_rows([ROW, {**ROW, **change}], IMAGES, CATEGORIES) is None
-    assert columns_of_rows([ROW, ROW], IMAGES, CATEGORIES) is not None
+    assert plain_results([ROW, {**ROW, **change}], IMAGES, CATEGORIES) is None
+    assert plain_results([ROW, ROW], IMAGES, CATEGORIES) is not None
 
 
 @pytest.mark.parametrize(
@@ -106,5 +119,9 @@ def test_rows_with_anything_else_are_left_to_the_other_reading(change: dict[str,
 def test_files_that_are_no_plain_list_of_rows_are_left_to_the_other_reading(tmp_path: Path, text: str) -> None:
     path = tmp_path / "found.json"
     path.write_text(text.replace("%s", json.dumps(ROW)), encoding="utf-8")
-    assert columns_of_file(path, IMAGES, CATEGORIES) is None
-    assert columns_of_file(tmp_path / "missing.json", IMAGES, CATEGORIES) is None
+    assert not is_cut(path)
+    assert not is_cut(tmp_path / "missing.json")
+
+
+def is_cut(path: Path) -> bool:
+    return all(chunk is not None and plain_results(chunk.rows, IMAGES, CATEGORIES) for chunk in rows_of_list(path))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from detrkit.metrics.coco import CocoMetric
-from detrkit.metrics.coco_files import read_results
 from detrkit.metrics.lvis import LvisMetric
+from detrkit.metrics.result_files import read_results
 from detrkit.report import Analysis, analyse, scored_set
 from detrkit.report.best_threshold import FEWEST_OBJECTS
 from detrkit.report.confusion import confusion_matrix

@@ -26,6 +26,8 @@ SMALL = {
     "training.accumulate": 1,
     "training.workers": 0,
     "training.device": "cpu",
+    "logging.plots": False,
+    "logging.estimate": False,
     "data.repeat": 1,
     "data.short_sides": [64],
     "data.max_side": 96,

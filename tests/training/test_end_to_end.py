@@ -83,7 +83,7 @@ def recipe(coco: Path, output: Path, **training: Any) -> dict[str, Any]:
         "training": {"epochs": 3, "batch_size": 2, "workers": 0, "ema": 0.9, "device": "cpu", "output": str(output)}
         | training,
         "optimizer": {"lr": 3e-4, "lr_backbone": 3e-5},
-        "logging": {"every": 1},
+        "logging": {"every": 1, "plots": False},
     }
 
 

@@ -52,7 +52,7 @@ def recipe(root: Path, output: Path, **training: Any) -> dict[str, Any]:
         "training": {"epochs": 2, "batch_size": 1, "workers": 0, "device": "cpu", "output": str(output)}
         | {"federated_classes": 1, "evaluate_every": 2}
         | training,
-        "logging": {"every": 1},
+        "logging": {"every": 1, "plots": False},
     }
 
 

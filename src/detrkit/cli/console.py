@@ -22,12 +22,16 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from detrkit.terminal import Console
+from detrkit.terminal import Console, say
 
 if TYPE_CHECKING:
     from detrkit.metrics import ScoreJson
 
-__all__ = ["local_checkpoint", "print_json", "print_score", "progress_bar", "stderr", "stdout"]
+__all__ = ["local_checkpoint", "print_json", "print_score", "progress_bar", "reading_bar", "stderr", "stdout"]
+
+
+_LARGE = 50_000_000
+"""Bytes of a file that is worth a remark."""
 
 
 def stdout() -> Console:
@@ -69,6 +73,18 @@ def progress_bar(description: str, total: int | None = None, *, in_bytes: bool =
     )
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         yield Bar(progress, progress.add_task(description, total=total))
+
+
+@contextmanager
+def reading_bar(*paths: Path) -> Iterator[None]:
+    """The progress of reading large JSON files on stderr: a bar, or, where that is not a terminal, a line."""
+    from detrkit.data.row_slices import telling_progress
+
+    large = [path for path in paths if path.is_file() and path.stat().st_size >= _LARGE]
+    if large and not stderr().is_terminal:
+        say("reading " + " and ".join(f"{path} ({path.stat().st_size / 1e6:.0f} MB)" for path in large) + " …")
+    with progress_bar("reading", in_bytes=True) as bar, telling_progress(bar.update):
+        yield
 
 
 def local_checkpoint(path_or_name: str) -> str | Path:

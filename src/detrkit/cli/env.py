@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from detrkit import __version__
+from detrkit.backends import BACKEND_VARIABLE, OPERATORS, backend_on, forced_backend, impossible_on
 
 __all__ = ["env_command"]
 
@@ -63,14 +64,16 @@ def environment() -> dict[str, object]:
                 continue
         return found
 
+    gpus, cuda = _gpus(), _cuda_build()
     return {
         "detrkit": __version__,
         "python": f"{platform.python_version()} on {platform.platform()}",
         "packages": versions(_PACKAGES),
         "optional packages": versions(_OPTIONAL),
         "cores": os.cpu_count(),
-        "gpus": _gpus(),
-        "cuda build": _cuda_build(),
+        "gpus": gpus,
+        "cuda build": cuda,
+        "kernels": _kernels("cuda" if gpus and cuda != "none" else "cpu"),
         "trained weights": embedded_names(),
         "cache folder": str(cache_dir()),
     }
@@ -81,7 +84,6 @@ def seen_by_torch() -> dict[str, object]:
     import torch
 
     from detrkit.devices import resolve_device
-    from detrkit.ops.ms_deform_attn import active_backend
 
     devices = [f"cpu ({torch.get_num_threads()} threads of {os.cpu_count()} cores)"]
     for index in range(torch.cuda.device_count()):
@@ -93,8 +95,18 @@ def seen_by_torch() -> dict[str, object]:
     return {
         "devices": devices,
         "device auto": str(auto),
-        "operators": {"ms_deform_attn": active_backend(auto.type)},
+        "kernels": _kernels(auto.type),
     }
+
+
+def _kernels(device_type: str) -> dict[str, str]:
+    """The implementation of each operator that a device uses, and what forces it."""
+    found = {}
+    for operator, written in OPERATORS.items():
+        name = backend_on(device_type, written)
+        reason = impossible_on(device_type, name)
+        found[operator] = name if reason is None else f"{name} is impossible: {reason}"
+    return found | ({} if forced_backend() is None else {"forced by": BACKEND_VARIABLE})
 
 
 def _gpus() -> list[str]:

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed at run time, 2 unusable arguments or input, 130 aft
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import sys
 import traceback
@@ -83,7 +84,7 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     try:
         with _warnings_as_lines():
-            code = app(words, prog_name="detrkit", standalone_mode=False)
+            code = _app_for(words)(words, prog_name="detrkit", standalone_mode=False)
             return code if isinstance(code, int) else 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -103,6 +104,15 @@ def run(arguments: Sequence[str]) -> int:
         hint = "" if debug else " (rerun with --debug for the traceback)"
         _print_error(f"{type(error).__name__}: {error}{hint}", debug=debug)
         return 1
+
+
+def _app_for(words: Sequence[str]) -> typer.Typer:
+    """The app with the command that is called alone: to make the options of all takes longer than some commands."""
+    name = next((word for word in words if not word.startswith("-")), None)
+    found = copy.copy(app)
+    found.registered_commands = [command for command in app.registered_commands if command.name == name]
+    found.registered_groups = [group for group in app.registered_groups if group.name == name]
+    return found if found.registered_commands or found.registered_groups else app
 
 
 def _print_usage_error(error: Any, *, debug: bool) -> int:

@@ -47,9 +47,11 @@ def coco_command(
     as_json: AsJson = False,
 ) -> None:
     """COCO AP and AR: 12 metrics, overall and per class."""
+    from detrkit.cli.console import reading_bar
     from detrkit.metrics import score_coco
 
-    score = score_coco(gt, results, iou_type=iou.value, max_detections=max_detections)
+    with reading_bar(gt, results):
+        score = score_coco(gt, results, iou_type=iou.value, max_detections=max_detections)
     _show(score, f"COCO {iou.value}: {results} against {gt}", as_json)
 
 
@@ -62,9 +64,11 @@ def lvis_command(
     as_json: AsJson = False,
 ) -> None:
     """LVIS AP, also of rare, common and frequent classes, and AR."""
+    from detrkit.cli.console import reading_bar
     from detrkit.metrics import score_lvis
 
-    score = score_lvis(gt, results, iou_type=iou.value, max_detections=max_detections)
+    with reading_bar(gt, results):
+        score = score_lvis(gt, results, iou_type=iou.value, max_detections=max_detections)
     _show(score, f"LVIS {iou.value}: {results} against {gt}", as_json)
 
 

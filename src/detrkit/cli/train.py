@@ -32,11 +32,18 @@ def train_command(
     seeds: Annotated[
         str | None, typer.Option("--seeds", metavar="0,1,2", help="Train each seed, print mean ± std.")
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            "--minutes", metavar="60", help="Plan the run for this time, evaluations included (training.minutes)."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder exactly.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the output folder.")] = False,
     wandb: Annotated[bool, typer.Option("--wandb", help="Also log to Weights & Biases.")] = False,
 ) -> None:
-    """Train a model; writes last/, best/model.safetensors, recipe.yaml and log.jsonl into the run folder.
+    """Train a model; writes last/, best/model.safetensors, recipe.yaml, log.jsonl, metrics.csv and pictures (curves,
+    labels, batches, predictions beside labels, precision and recall, confusion matrix) into the run folder.
 
     With --data and without a recipe, the settings are chosen from the data: model, queries, image size, augmentation,
     50 epochs or at least 3000 optimizer steps. Each choice is printed with its reason and written to recipe.yaml;
@@ -64,6 +71,8 @@ def train_command(
 
     options = {"data.root": data, "model.name": model, "training.output": output}
     given: dict[str, Any] = {key: str(value) for key, value in options.items() if value is not None}
+    if minutes is not None:
+        given["training.minutes"] = str(minutes)
     if wandb:
         given["logging.wandb"] = True
     more = [] if seeds is None else [f"training.seeds=[{seeds}]"]

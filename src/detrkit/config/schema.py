@@ -6,7 +6,17 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from detrkit.ranges import Count, CountOrZero, NonNegative, PartBelowOne, Positive, Share, Side
 
@@ -30,6 +40,14 @@ Counts = Annotated[list[Count], BeforeValidator(_as_list), Field(min_length=1)]
 Sides = Annotated[list[Side], BeforeValidator(_as_list), Field(min_length=1)]
 AboveZero = Annotated[Share, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+def _auto_or(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    return value if value == "auto" else check(value)
+
+
+def _itself(value: object) -> object:
+    return value
 
 
 class Section(BaseModel):
@@ -188,8 +206,9 @@ class TrainingSection(Section):
     """Length in minutes of this machine, evaluations and pictures included, instead of a number of steps: it is planned
     from measured steps, again as the run goes, and the schedule that ``epochs`` or ``iterations`` describe is stretched
     over it. A resumed run has what is left of them."""
-    batch_size: Count = 4
-    """Images per process and forward pass in training."""
+    batch_size: Annotated[Count, WrapValidator(_auto_or), PlainSerializer(_itself)] = 4
+    """Images per process and forward pass in training. ``auto``: as many of ``optimizer.lr_batch_size`` as memory has
+    room for, by the peak of measured steps, the others by ``accumulate``; without ``lr_batch_size`` as many as fit."""
     accumulate: Count = 1
     """Forward passes per optimizer step."""
     workers: Annotated[CountOrZero, Field(le=1024)] = 2
@@ -218,6 +237,11 @@ class TrainingSection(Section):
     """``auto``: CUDA, else MPS, else CPU."""
     output: Text | None = None
     """The run folder; null: ``runs/<recipe>-<data>``."""
+
+    @property
+    def auto_batch(self) -> bool:
+        """Whether the batch size is to be found by measuring."""
+        return str(self.batch_size) == "auto"
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

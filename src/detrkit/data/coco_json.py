@@ -7,10 +7,11 @@ Does not import torch, so that scoring starts at once.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detrkit.data.row_slices import Chunk, RowFile, chunks_of
 from detrkit.errors import DataError
 from detrkit.files import check_regular
 from detrkit.structures import FREQUENCIES, NEGATIVES, NOT_EXHAUSTIVE
@@ -22,6 +23,7 @@ __all__ = [
     "image_file",
     "is_federated",
     "lvis_problems",
+    "read_annotations",
     "read_json",
 ]
 
@@ -70,6 +72,24 @@ def read_json(
         raise DataError(f"{path}: has a number of thousands of digits, which no {what} has") from error
     except RecursionError as error:
         raise DataError(f"{path}: is nested too deeply for an {what} file") from error
+
+
+def read_annotations(source: object, what: str = "annotation") -> tuple[object, Iterable[Chunk], str]:
+    """Read COCO annotations, the rows some thousands at a time where the file allows it.
+
+    Returns:
+        The parsed data, whose list ``annotations`` is empty if its rows were left out; the annotations; the name of the
+        data for messages.
+
+    Raises:
+        DataError: as ``read_json`` raises it, or not COCO annotations.
+    """
+    if isinstance(source, str | Path):
+        found = RowFile.read(Path(source), "annotations")
+        if found is not None:
+            return {**found.rest, "annotations": []}, found, str(source)
+    data, name = read_json(source, what)
+    return data, chunks_of(annotation_lists(data, name)[1]), name
 
 
 def annotation_lists(data: object, name: object) -> tuple[Sequence[Row], Sequence[Row], Sequence[Row]]:

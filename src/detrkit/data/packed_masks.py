@@ -23,6 +23,7 @@ from detrkit.data.values import size as side
 from detrkit.errors import DataError
 
 __all__ = [
+    "RLE",
     "PackedMasks",
     "Polygons",
     "Rle",
@@ -39,7 +40,9 @@ Polygons = list[NDArray[np.float64]]
 Rle = dict[str, Any]
 """``{"size": [height, width], "counts": bytes}``, compressed."""
 
-_POLYGONS, _RLE, _VALUE = b"P", b"R", b"V"
+RLE = b"R"
+"""How a packed RLE begins: then height and width in four bytes each, little-endian, and the compressed counts."""
+_POLYGONS, _VALUE = b"P", b"V"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -113,7 +116,7 @@ def pack_value(value: int) -> bytes:
 
 def size_problem(packed: bytes, width: int, height: int) -> str | None:
     """What is wrong with the size of a packed mask on an image of this size, or None."""
-    if packed[:1] != _RLE:
+    if packed[:1] != RLE:
         return None
     found = struct.unpack_from("<II", packed, 1)
     if found == (height, width):
@@ -126,7 +129,7 @@ def unpack(packed: bytes) -> Polygons | Rle | int | None:
     kind = packed[:1]
     if kind == _VALUE:
         return int(struct.unpack("<I", packed[1:])[0])
-    if kind == _RLE:
+    if kind == RLE:
         return {"size": list(struct.unpack_from("<II", packed, 1)), "counts": packed[9:]}
     if not kind:
         return None
@@ -202,7 +205,7 @@ def _pack_rle(rle: Rle) -> bytes:
     if isinstance(counts, list):
         counts = hotcoco.mask.frPyObjects({"size": size, "counts": runs}, height, width)["counts"]
     data = counts.encode("ascii") if isinstance(counts, str) else bytes(counts)
-    return _RLE + struct.pack("<II", height, width) + data
+    return RLE + struct.pack("<II", height, width) + data
 
 
 def _runs(counts: object, height: int, width: int) -> list[int]:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 import hotcoco.mask
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from detrkit.data.geometry import Axis, Geometry
 from detrkit.data.packed_masks import PackedMasks, Polygons, Rle, unpack
@@ -105,6 +104,8 @@ def _draw_polygons(canvas: Bitmap, polygons: Polygons, geometry: Geometry) -> No
 
 
 def _draw_values(canvas: Bitmap, group_of: Mapping[int, int], values: NDArray[np.int32]) -> None:
+    from scipy import ndimage  # which most data do not need
+
     groups = replaced(values, {value: 1 + group for value, group in group_of.items()}, 0)
     for group, part in enumerate(ndimage.find_objects(groups, max_label=len(canvas))):
         if part is not None:

@@ -8,7 +8,6 @@ from functools import reduce
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from detrkit.losses.problem import Candidates, Matches, Problem
@@ -30,6 +29,8 @@ def _assign(cost: np.ndarray, copies: np.ndarray | None) -> tuple[np.ndarray, np
 
     With more originals and copies than queries, some queries are matched to an original and a copy, as published.
     """
+    from scipy.optimize import linear_sum_assignment  # a third of a second, which predictions need not wait for
+
     if copies is None or not copies.any():
         query, target = linear_sum_assignment(cost)
         return query, target

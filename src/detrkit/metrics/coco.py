@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from detrkit.metrics.coco_files import Results, read_ground_truth, read_results
+from detrkit.metrics.coco_files import read_ground_truth
 from detrkit.metrics.instances import (
     AREAS,
     IOU50,
@@ -18,7 +18,9 @@ from detrkit.metrics.instances import (
     check_max_detections,
     mean_defined,
 )
+from detrkit.metrics.object_table import ObjectTable
 from detrkit.metrics.protocol import AnnotatedData, IouType
+from detrkit.metrics.result_files import read_results
 from detrkit.metrics.score import Score
 
 __all__ = ["METRICS", "CocoMetric", "score_coco"]
@@ -88,7 +90,7 @@ class CocoMetric(InstanceMetric):
             score, metrics={**score.metrics, **{f"box_{name}": found.metrics[name] for name in self.headline}}
         )
 
-    def score(self, rows: Results, *, image_ids: Iterable[int] | None = None) -> Score:
+    def score(self, rows: ObjectTable, *, image_ids: Iterable[int] | None = None) -> Score:
         """The 12 COCO numbers, overall and per class."""
         curves = self.curves(rows, image_ids, class_agnostic=self.class_agnostic, max_detections=self.limits)
         names = [] if self.class_agnostic else self.truth.class_names

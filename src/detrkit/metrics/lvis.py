@@ -16,7 +16,7 @@ from typing import Self
 
 from detrkit.data.coco_json import lvis_problems
 from detrkit.errors import DataError
-from detrkit.metrics.coco_files import GroundTruth, Results, read_ground_truth, read_results
+from detrkit.metrics.coco_files import GroundTruth, read_ground_truth
 from detrkit.metrics.instances import (
     AREAS,
     IOU50,
@@ -27,7 +27,9 @@ from detrkit.metrics.instances import (
     check_max_detections,
     mean_defined,
 )
+from detrkit.metrics.object_table import ObjectTable
 from detrkit.metrics.protocol import AnnotatedData, IouType
+from detrkit.metrics.result_files import read_results
 from detrkit.metrics.score import Score
 from detrkit.structures import FREQUENCIES, NEGATIVES, NOT_EXHAUSTIVE
 
@@ -77,7 +79,7 @@ class LvisMetric(InstanceMetric):
     def limit(self) -> int:
         return self.max_detections
 
-    def score(self, rows: Results, *, image_ids: Iterable[int] | None = None) -> Score:
+    def score(self, rows: ObjectTable, *, image_ids: Iterable[int] | None = None) -> Score:
         """The LVIS numbers, overall and per class."""
         curves = self.curves(rows, image_ids, max_detections=[self.max_detections], lvis=True)
         by_frequency: dict[str, float | None] = {}

@@ -6,8 +6,8 @@ to load their checkpoints, and does not claim their figures.
 What changes against Relation-DETR; each change has its own option, and with all of them off it is Relation-DETR:
 
 1. **Harmonised sampling** (``sampling``): together with the content, deformable attention samples a code of the place
-   that the content comes from. The position encoding of the next layer is made from this code, in the encoder
-   (:class:`detrkit.nn.harmonized.HarmonizedEncoder`) and in the decoder (:class:`HarmonizedDecoder`).
+   that the content comes from. The position encoding of the next layer is made from this code or corrected by it, in
+   the encoder (:class:`detrkit.nn.harmonized.HarmonizedEncoder`), in the decoder (:class:`HarmonizedDecoder`) or both.
 2. **Low-rank relation** (``relation``, ``relation_rank``): the bias of self-attention is a product of factors of rank
    r, computed inside fused attention; nothing of size N² exists (:class:`detrkit.nn.relation.LowRankRelation`).
 3. Two further interpretations of the description, off by default: query content sampled from the memory at the query's
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -53,13 +54,14 @@ from detrkit.nn.harmonized import (
     HarmonizedEncoder,
     HarmonizedEncoderLayer,
     PositionCode,
+    PositionCorrection,
     PositionedAttn,
     PositionedCoSamplingAttn,
 )
 from detrkit.nn.queries import Decoded, Queries, attention_blocks
 from detrkit.nn.tokens import Tokens, joined, on_levels
 from detrkit.ops.ms_deform_attn import ms_deform_attn
-from detrkit.ranges import Width
+from detrkit.ranges import Share, Width
 
 __all__ = ["DAPE", "DAPEArchitecture", "HarmonizedDecoder", "build_dape"]
 
@@ -70,26 +72,30 @@ class DAPEArchitecture(RelationArchitecture):
 
     Attributes:
         relation_rank: rank of the relation, per head.
-        code_rank: channels of the code, rounded up to a multiple of the heads.
+        sampling: "harmonized": position encodings are made from sampled codes; "corrected": those of the own place are
+            corrected by sampled codes, and training starts as Relation-DETR; "standard": no codes.
+        sampling_in: where codes are sampled.
+        code_rank: channels of the code, rounded up to a multiple of the heads; also the rank of ``position_in_value``.
+        code_residual: share of a token's code that an encoder layer keeps; the rest is sampled.
     """
 
-    sampling: Literal["standard", "harmonized"] = "harmonized"
+    sampling: Literal["standard", "harmonized", "corrected"] = "harmonized"
+    sampling_in: Literal["both", "encoder", "decoder"] = "both"
     code_rank: Width = 16
+    code_residual: Share = 0.5
     relation: RelationKind = "low_rank"
     query_content: Literal["static", "sampled", "static+sampled"] = "static"
     position_in_value: bool = False
 
-    @property
-    def harmonized(self) -> bool:
-        """Whether codes are sampled together with content."""
-        return self.sampling == "harmonized"
+    def samples_codes(self, where: Literal["encoder", "decoder"]) -> bool:
+        """Whether the encoder or the decoder samples codes together with content."""
+        return self.sampling != "standard" and self.sampling_in in ("both", where)
 
-    @property
-    def attention(self) -> AttentionFactory:
-        """Type of the deformable attention of all layers."""
-        if self.harmonized:
-            return PositionedCoSamplingAttn if self.position_in_value else CoSamplingAttn
-        return PositionedAttn if self.position_in_value else MSDeformAttn
+    def attention(self, where: Literal["encoder", "decoder"]) -> AttentionFactory:
+        """Type of the deformable attention of all layers of the encoder or the decoder."""
+        if not self.position_in_value:
+            return CoSamplingAttn if self.samples_codes(where) else MSDeformAttn
+        return partial(PositionedCoSamplingAttn if self.samples_codes(where) else PositionedAttn, rank=self.code_rank)
 
 
 class HarmonizedDecoder(RelationDecoder):
@@ -111,7 +117,7 @@ class HarmonizedDecoder(RelationDecoder):
                 refined.reference if self.positions_in_valid_area else boxes[:, :, 0], content, index
             )
             if code is not None:
-                position = position + memory.encoding(code)
+                position = memory.encoding.of_queries(position, refined.reference, code)
             content, code = layer(content, position, boxes, memory, self.attention(blocks, refined.boxes))
             refined.step(content, last=index + 1 == len(self.layers))
         return refined.decoded(queries)
@@ -153,32 +159,36 @@ def sample_at_centres(memory: Tokens, reference: Tensor) -> Tensor:
 
 
 def _initialise_(layers: nn.ModuleList) -> None:
-    """Initialise as Deformable DETR; the map from positions to values keeps PyTorch's default."""
+    """Initialise as Deformable DETR; the map from positions to values starts at zero."""
     deformable_xavier_(layers)
     for module in layers.modules():
         if isinstance(module, PositionedAttn):
-            module.value_position.reset_parameters()
+            module.reset_value_position()
 
 
 def dape_encoder(architecture: DAPEArchitecture) -> DeformableEncoder:
-    """Build the encoder with fusion of its layers, and with codes if sampling is harmonised."""
-    options, number = layer_options(architecture), architecture.encoder_layers
-    attention = architecture.attention
-    if not architecture.harmonized:
-        layers = [DeformableEncoderLayer(**options, attention=attention) for _ in range(number)]
-        _initialise_(nn.ModuleList(layers))
-        return DeformableEncoder(layers, build_fusion(architecture))
-    coded = [HarmonizedEncoderLayer(**options, attention=attention) for _ in range(number)]
-    _initialise_(nn.ModuleList(coded))
+    """Build the encoder with fusion of its layers, and with codes if anything samples them."""
+    options, attention = layer_options(architecture), architecture.attention("encoder")
+    residual = architecture.code_residual
+    layers = [
+        HarmonizedEncoderLayer(**options, attention=attention, code_residual=residual)
+        if architecture.samples_codes("encoder")
+        else DeformableEncoderLayer(**options, attention=attention)
+        for _ in range(architecture.encoder_layers)
+    ]
+    _initialise_(nn.ModuleList(layers))
     fusion = build_fusion(architecture)
+    if architecture.sampling == "standard":
+        return DeformableEncoder(layers, fusion)
     rank = -(-architecture.code_rank // architecture.num_heads) * architecture.num_heads
-    return HarmonizedEncoder(coded, PositionCode(dim=architecture.hidden_dim, rank=rank), fusion)
+    code = PositionCode if architecture.sampling == "harmonized" else PositionCorrection
+    return HarmonizedEncoder(layers, code(dim=architecture.hidden_dim, rank=rank), fusion)
 
 
 def dape_layers(architecture: DAPEArchitecture) -> list[DeformableDecoderLayer]:
-    """Build the decoder's layers, which pass codes on if sampling is harmonised."""
-    layer = HarmonizedDecoderLayer if architecture.harmonized else DeformableDecoderLayer
-    options, attention = layer_options(architecture), architecture.attention
+    """Build the decoder's layers, which return codes if they sample them."""
+    layer = HarmonizedDecoderLayer if architecture.samples_codes("decoder") else DeformableDecoderLayer
+    options, attention = layer_options(architecture), architecture.attention("decoder")
     layers = [layer(**options, attention=attention) for _ in range(architecture.decoder_layers)]
     _initialise_(nn.ModuleList(layers))
     return layers
@@ -193,7 +203,7 @@ def build_dape(config: DetectorConfig[DAPEArchitecture], *, mask_head: MaskHead 
     encoder = dape_encoder(architecture)
     neck = build_neck(architecture, trunk["backbone"])
     query_modules = dino_query_modules(architecture)
-    decoder_type = HarmonizedDecoder if architecture.harmonized else RelationDecoder
+    decoder_type = HarmonizedDecoder if architecture.samples_codes("decoder") else RelationDecoder
     decoder = decoder_type(layers, **relation_parts(architecture, architecture))
     query_modules |= one_to_many_modules(architecture)
     if architecture.query_content != "static":

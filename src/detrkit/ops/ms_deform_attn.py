@@ -2,7 +2,9 @@
 
 A query reads a few points per level instead of all tokens: bilinear samples at ``locations``, summed with ``weights``.
 The operator is registered with ``torch.library`` (shapes and gradient included), so torch.compile and torch.export see
-one node. Implementations are listed in :data:`BACKENDS`; :func:`active_backend` gives the one that a device uses.
+one node. Implementations are listed in :data:`BACKENDS`; :func:`chosen_backend` gives the one that a call uses:
+Triton's kernels on a GPU, weighted bags on a CPU, plain torch elsewhere and for shapes that the kernels decline.
+``DETRKIT_BACKEND`` forces one.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from detrkit.backends import backend_on
 from detrkit.ops import ms_deform_attn_cpu
+from detrkit.ops.on_gpu import usable_backend
 
-__all__ = ["BACKENDS", "active_backend", "ms_deform_attn", "reference"]
+__all__ = ["BACKENDS", "active_backend", "chosen_backend", "ms_deform_attn", "reference"]
 
 
 Shapes = Sequence[Sequence[int]]
@@ -33,14 +37,18 @@ def _maps_and_points(value: Tensor, shapes: Shapes, locations: Tensor) -> Iterat
         yield maps, grid[:, :, :, level].transpose(1, 2).flatten(0, 1)
 
 
+def _sampled(maps: Tensor, points: Tensor) -> Tensor:
+    """Samples (B·H, D, Q, P) of maps (B·H, D, h, w); a level without cells gives zeros."""
+    if maps.numel() == 0:
+        return maps.new_zeros((*maps.shape[:2], *points.shape[1:3]))
+    return F.grid_sample(maps, points, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
 def reference(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
     """Reference implementation in plain, differentiable torch; shapes as in :func:`ms_deform_attn`."""
     batch, _, heads, dim = value.shape
     queries = locations.shape[1]
-    samples = [
-        F.grid_sample(maps, points, mode="bilinear", padding_mode="zeros", align_corners=False)
-        for maps, points in _maps_and_points(value, spatial_shapes, locations)
-    ]
+    samples = [_sampled(maps, points) for maps, points in _maps_and_points(value, spatial_shapes, locations)]
     share = weights.float().flatten(3).transpose(1, 2).flatten(0, 1)[:, None]
     mixed = (torch.cat(samples, dim=-1) * share).sum(-1)  # (B·H, D, Q)
     return mixed.view(batch, heads * dim, queries).transpose(1, 2).to(value.dtype).contiguous()
@@ -59,11 +67,12 @@ def reference_backward(
     share = weights.float().transpose(1, 2).flatten(0, 1)  # (B·H, Q, L, P)
     grad_value, grad_locations, grad_weights = [], [], []
     for level, (maps, points) in enumerate(_maps_and_points(value, spatial_shapes, locations)):
-        sampled = F.grid_sample(maps, points, mode="bilinear", padding_mode="zeros", align_corners=False)
-        grad_weights.append((sampled * outer).sum(1))
-        grad_maps, grad_points = torch.ops.aten.grid_sampler_2d_backward(
-            outer * share[:, None, :, level], maps, points, 0, 0, False, [True, True]
-        )
+        grad_weights.append((_sampled(maps, points) * outer).sum(1))
+        grad_maps, grad_points = torch.zeros_like(maps), torch.zeros_like(points)
+        if maps.numel():
+            grad_maps, grad_points = torch.ops.aten.grid_sampler_2d_backward(
+                outer * share[:, None, :, level], maps, points, 0, 0, False, [True, True]
+            )
         grad_value.append(grad_maps.unflatten(0, (batch, heads)).flatten(3).permute(0, 3, 1, 2))
         grad_locations.append(2 * grad_points)
     return (
@@ -81,15 +90,60 @@ class Backend:
     backward: Callable[[Tensor, Tensor, Shapes, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
+def _triton_forward(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    from detrkit.ops import ms_deform_attn_triton  # imports Triton, which not every installation has
+
+    return ms_deform_attn_triton.launch_forward(value, spatial_shapes, locations, weights)
+
+
+def _triton_backward(
+    gradient: Tensor, value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    from detrkit.ops import ms_deform_attn_triton
+
+    return ms_deform_attn_triton.launch_backward(gradient, value, spatial_shapes, locations, weights)
+
+
 BACKENDS: dict[str, Backend] = {
     "reference": Backend(reference, reference_backward),
     "cpu": Backend(ms_deform_attn_cpu.forward, ms_deform_attn_cpu.backward),
+    "triton": Backend(_triton_forward, _triton_backward),
 }
 
 
 def active_backend(device_type: str) -> str:
-    """Name of the implementation for a device type ("cpu", "cuda", "mps")."""
-    return device_type if device_type in BACKENDS else "reference"
+    """Name of the implementation for a device type ("cpu", "cuda", "mps"), unless it declines a shape."""
+    return backend_on(device_type)
+
+
+MOST_LEVELS, MOST_POINTS, WIDEST = 5, 8, 128
+TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def declines_sampling(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor) -> str | None:
+    """Say what the Triton kernels take instead of such tensors; None: they take them."""
+    width, levels, points = value.shape[3], locations.shape[3], locations.shape[4]
+    if not 1 <= width <= WIDEST:
+        return f"heads of 1 to {WIDEST} channels, not {width}"
+    if levels > MOST_LEVELS or points > MOST_POINTS:
+        return f"up to {MOST_LEVELS} levels of {MOST_POINTS} points, not {levels} of {points}"
+    for tensor in (value, locations, weights):
+        if tensor.dtype not in TRITON_DTYPES:
+            return f"floats of 16, 32 and 64 bits, not {str(tensor.dtype).removeprefix('torch.')}"
+        if tensor.device != value.device:
+            return f"tensors on one device, not on {value.device} and {tensor.device}"
+    if max(value.shape[1], value.shape[0] * value.shape[2] * locations.shape[1]) >= 2**31:
+        return "fewer than 2^31 tokens, and queries of all heads and images"
+    return None
+
+
+def chosen_backend(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor) -> str:
+    """Name of the implementation that a call with these tensors uses.
+
+    Raises:
+        DetrkitError: ``DETRKIT_BACKEND`` forces one that cannot run here or does not take such tensors.
+    """
+    return usable_backend("ms_deform_attn", value.device, declines_sampling(value, spatial_shapes, locations, weights))
 
 
 def _shapes(spatial_shapes: Tensor) -> list[list[int]]:
@@ -98,9 +152,10 @@ def _shapes(spatial_shapes: Tensor) -> list[list[int]]:
 
 @torch.library.custom_op("detrkit::ms_deform_attn", mutates_args=())
 def _forward(value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-    _check(value, spatial_shapes, locations, weights)
-    backend = BACKENDS[active_backend(value.device.type)]
-    return backend.forward(value, _shapes(spatial_shapes), locations, weights)
+    shapes = _shapes(spatial_shapes)
+    _check(value, shapes, locations, weights)
+    backend = BACKENDS[chosen_backend(value, shapes, locations, weights)]
+    return backend.forward(value, shapes, locations, weights)
 
 
 @_forward.register_fake
@@ -113,10 +168,9 @@ def _forward_fake(value: Tensor, spatial_shapes: Tensor, locations: Tensor, weig
 def _backward(
     gradient: Tensor, value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    backend = BACKENDS[active_backend(value.device.type)]
-    grad_value, grad_locations, grad_weights = backend.backward(
-        gradient, value, _shapes(spatial_shapes), locations, weights
-    )
+    shapes = _shapes(spatial_shapes)
+    backend = BACKENDS[chosen_backend(value, shapes, locations, weights)]
+    grad_value, grad_locations, grad_weights = backend.backward(gradient, value, shapes, locations, weights)
     return grad_value.contiguous(), grad_locations.contiguous(), grad_weights.contiguous()
 
 
@@ -142,14 +196,12 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 _forward.register_autograd(_gradients, setup_context=_save)
 
 
-def _check(value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor) -> None:
+def _check(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor) -> None:
     """Raise ValueError if the shapes do not fit together: samples would be read from wrong places."""
-    levels = spatial_shapes.shape[0]
-    tokens = sum(height * width for height, width in _shapes(spatial_shapes))
+    levels = len(spatial_shapes)
+    tokens = sum(height * width for height, width in spatial_shapes)
     if value.shape[1] != tokens:
-        raise ValueError(
-            f"value has {value.shape[1]} tokens, the spatial shapes {_shapes(spatial_shapes)} need {tokens}"
-        )
+        raise ValueError(f"value has {value.shape[1]} tokens, the spatial shapes {spatial_shapes} need {tokens}")
     batch, _, heads, _ = value.shape
     queries, points = locations.shape[1], locations.shape[4]
     if locations.shape != (batch, queries, heads, levels, points, 2) or locations.shape[:5] != weights.shape:

@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.metrics.coco_files import Results
 from detrkit.metrics.instances import InstanceMetric, Tide
+from detrkit.metrics.object_table import ObjectTable
 from detrkit.metrics.score import Score
 from detrkit.report.best_threshold import best_threshold, class_thresholds
 from detrkit.report.calibration import Calibration, calibration
@@ -106,7 +106,7 @@ class Analysis:
 
 
 def analyse(
-    metric: InstanceMetric, results: Results, *, image_ids: Iterable[int] | None = None, score: Score | None = None
+    metric: InstanceMetric, results: ObjectTable, *, image_ids: Iterable[int] | None = None, score: Score | None = None
 ) -> Analysis:
     """Analyse an evaluation.
 

@@ -12,8 +12,8 @@ import hotcoco.mask
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.metrics.coco_files import Results
 from detrkit.metrics.instances import InstanceMetric
+from detrkit.metrics.object_table import ObjectTable
 from detrkit.metrics.protocol import IouType
 from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE
 
@@ -123,7 +123,9 @@ class ScoredSet:
         return hotcoco.mask.iou(self.found.masks[found], self.truth.masks[truth], crowd)
 
 
-def scored_set(metric: InstanceMetric, results: Results, *, image_ids: Iterable[Hashable] | None = None) -> ScoredSet:
+def scored_set(
+    metric: InstanceMetric, results: ObjectTable, *, image_ids: Iterable[Hashable] | None = None
+) -> ScoredSet:
     """The detections that count, and the ground truth, of an evaluation.
 
     Args:
@@ -154,29 +156,26 @@ def _image(key: Hashable, row: dict[str, Any]) -> ScoredImage:
 
 
 def _labelled(metric: InstanceMetric, place: IntArray, *, masks: bool) -> LabelledObjects:
-    rows = [row for row in metric.truth.dataset["annotations"] if place[row["image_id"]] >= 0]
-    rows.sort(key=lambda row: place[row["image_id"]])
+    objects = metric.truth.objects
+    image = place[objects.images]
+    order = np.argsort(image, kind="stable")
+    order = order[image[order] >= 0]
+    objects = objects[order]
     return LabelledObjects(
-        image=place[[row["image_id"] for row in rows]] if rows else np.zeros(0, dtype=np.int64),
-        label=np.array([row["category_id"] for row in rows], dtype=np.int64),
-        boxes=_xyxy([row["bbox"] for row in rows]),
-        crowd=np.array([bool(row["iscrowd"]) for row in rows], dtype=bool),
-        masks=[metric.mask_of(row) for row in rows] if masks else None,
+        image=image[order],
+        label=objects.labels,
+        boxes=_xyxy(objects.boxes),
+        crowd=objects.crowds,
+        masks=metric.run_lengths(objects) if masks else None,
     )
 
 
 def _found(
-    metric: InstanceMetric, results: Results, place: IntArray, truth: LabelledObjects, *, masks: bool
+    metric: InstanceMetric, results: ObjectTable, place: IntArray, truth: LabelledObjects, *, masks: bool
 ) -> FoundObjects:
-    if isinstance(results, np.ndarray):
-        image, label = place[results[:, 0].astype(np.int64)], results[:, 6].astype(np.int64)
-        score, boxes = results[:, 5].copy(), _xyxy(results[:, 1:5])
-    else:
-        image = place[np.array([row["image_id"] for row in results], dtype=np.int64)]
-        label = np.array([row["category_id"] for row in results], dtype=np.int64)
-        score = np.array([row["score"] for row in results], dtype=np.float64)
-        outlines = [row["segmentation"] for row in results] if masks else []
-        boxes = _xyxy(_boxes_of(outlines) if masks else [row["bbox"] for row in results])
+    image, label, score = place[results.images], results.labels, results.values.copy()
+    outlines = metric.run_lengths(results) if masks else []
+    boxes = _xyxy(_boxes_of(outlines) if masks else results.boxes)
     kept, lenient = image >= 0, np.zeros(len(score), dtype=bool)
     if metric.protocol == "lvis":  # its limit counts all classes, also those that are not judged in an image
         kept[_beyond(metric.limit, score, image)] = False
@@ -213,7 +212,7 @@ def _lvis_rules(
     shape = max(1, int(place.max(initial=-1)) + 1), len(metric.truth.class_names)
     judged, partly = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
     judged[truth.image, truth.label] = True
-    for row in metric.truth.dataset["images"]:
+    for row in metric.truth.image_rows:
         position = place[row["id"]]
         if position >= 0:
             judged[position, row[NEGATIVES]] = True

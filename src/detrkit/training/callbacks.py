@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from detrkit.data import DetectionDataset
-from detrkit.metrics import Metric, Score
+from detrkit.metrics import Score
 from detrkit.structures import Batch
+from detrkit.training.task import Validation
 
 if TYPE_CHECKING:
     from detrkit.inference.answers import Answer
+    from detrkit.report import ScoredSet
     from detrkit.training.trainer import Trainer
 
 __all__ = ["Callback", "Evaluation", "Row", "Step"]
@@ -45,18 +46,19 @@ class Evaluation:
         score: its numbers, overall and per class.
         better: whether it is the best so far, so that its weights are now in ``best/``.
         seconds: how long it took.
-        data: the validation images.
-        metric: their protocol with its ground truth.
+        of: the validation images (``of.data``), and their protocol with its ground truth (``of.metric``).
         answers: by image id, the detections in every image of all processes; of the tasks sem and pan the maps of the
             first few images, because all would not fit into memory.
+        objects: the detections with the ground truth, for :mod:`detrkit.report`, if the evaluation is the best so far;
+            None for maps.
     """
 
     score: Score
     better: bool
     seconds: float
-    data: DetectionDataset
-    metric: Metric[Any]
+    of: Validation
     answers: Mapping[int, Answer]
+    objects: ScoredSet | None
 
 
 class Callback:

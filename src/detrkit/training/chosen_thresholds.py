@@ -8,8 +8,8 @@ from typing import Any
 from detrkit.data import DetectionDataset
 from detrkit.evaluation.class_ids import match_classes
 from detrkit.metrics import Metric
-from detrkit.metrics.coco_files import read_results
 from detrkit.metrics.instances import InstanceMetric
+from detrkit.metrics.result_files import read_results
 from detrkit.models import Detector
 from detrkit.report.best_threshold import best_threshold, class_thresholds
 from detrkit.report.matching import match_objects

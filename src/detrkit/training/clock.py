@@ -19,6 +19,7 @@ class ClockState(TypedDict):
     """:class:`RunClock` as it is stored in a checkpoint."""
 
     seconds: float
+    budget: float
     total: int
     first_total: int
     anchor: tuple[int, float]
@@ -45,6 +46,7 @@ class RunClock:
         self.between_evaluations = 0  # steps; 0: there is only the one at the end, if any
         self._began, self._earlier = time.monotonic() if began is None else began, 0.0
         self._anchor = (0, 0.0)
+        self._other_budget = False
         self._before: float | None = None  # end of the step before; None: something else came in between
 
     @property
@@ -57,10 +59,18 @@ class RunClock:
         """Whether there is a plan."""
         return self.first_total > 0
 
-    def begin(self, *, per_step: float, per_evaluation: float, now: float) -> None:
-        """The first plan, from measured seconds: a step, a whole evaluation (0: there is none)."""
-        self.per_step, self.per_evaluation = per_step, per_evaluation
-        self.total = self.first_total = max(1, self._steps_left(now))
+    def begin(self, *, per_step: float, per_evaluation: float, now: float, step: int = 0, phase: float = 0.0) -> None:
+        """The first plan, from measured seconds.
+
+        Args:
+            per_step: of a step.
+            per_evaluation: of a whole evaluation; 0: there is none.
+            now: spent so far.
+            step: steps that were done before there was a plan.
+            phase: position in the schedule after them.
+        """
+        self.per_step, self.per_evaluation, self._anchor = per_step, per_evaluation, (step, phase)
+        self.total = self.first_total = step + max(1, self._steps_left(now))
 
     def phase(self, step: int) -> float:
         """Position of a step in the schedule, from 0 at the beginning to 1 at the planned end."""
@@ -79,6 +89,14 @@ class RunClock:
         if self._before is not None:
             self.per_step = INERTIA * self.per_step + (1 - INERTIA) * (now - self._before)
         self._before = now
+        self._plan_again(step, now)
+
+    def resumed(self, step: int, now: float) -> None:
+        """The run goes on in another session; with other minutes there is another plan."""
+        if self._other_budget:
+            self._plan_again(step, now)
+
+    def _plan_again(self, step: int, now: float) -> None:
         left = self._steps_left(now)
         if abs(left - (self.total - step)) > WORTH * (self.total - step):
             phase = self.phase(step)
@@ -92,6 +110,7 @@ class RunClock:
         """The state for a checkpoint."""
         return {
             "seconds": self.seconds,
+            "budget": self.budget,
             "total": self.total,
             "first_total": self.first_total,
             "anchor": self._anchor,
@@ -104,6 +123,7 @@ class RunClock:
         self._earlier, self._anchor = state["seconds"], (state["anchor"][0], state["anchor"][1])
         self.total, self.first_total = state["total"], state["first_total"]
         self.per_step, self.per_evaluation = state["per_step"], state["per_evaluation"]
+        self._other_budget = state["budget"] != self.budget
 
     def _steps_left(self, now: float) -> int:
         """Steps that the rest of the time has room for, beside their evaluations and the one at the end."""

@@ -106,16 +106,24 @@ def plan_run(trainer: Trainer) -> None:
     clock, estimate = trainer.clock, trainer.recipe.logging.estimate
     if clock is not None and trainer.task.validation is not None:
         clock.between_evaluations = (trainer.recipe.training.evaluate_every or 0) * trainer.steps_per_epoch
-    if trainer.step == 0 and (clock is not None or estimate):
+    unplanned = clock is not None and not clock.planned
+    if unplanned or (trainer.step == 0 and estimate):
         with trainer.interrupt.immediate():
             cost = measure_cost(trainer)
-        if cost is not None and clock is not None:
-            per_step, evaluation = trainer.of_first(cost.step), trainer.of_first(cost.evaluation)
-            clock.begin(per_step=per_step, per_evaluation=evaluation, now=trainer.of_first(clock.seconds))
+        if cost is not None and clock is not None and unplanned:
+            clock.begin(
+                per_step=trainer.of_first(cost.step),
+                per_evaluation=trainer.of_first(cost.evaluation),
+                now=trainer.of_first(clock.seconds),
+                step=trainer.step,
+                phase=min(1.0, trainer.step / trainer.total_steps),
+            )
             trainer.follow_clock()
         if cost is not None and estimate:
             say_cost(trainer, cost)
-    trainer.follow_clock()
+    if clock is not None and clock.planned:
+        clock.resumed(trainer.step, trainer.of_first(clock.seconds))
+        trainer.follow_clock()
     if remark := short_remark(trainer):
         trainer.progress.print(remark)
 

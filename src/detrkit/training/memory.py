@@ -9,7 +9,9 @@ from typing import Self
 import psutil
 import torch
 
-__all__ = ["PeakMemory", "free_memory", "memory_in_use"]
+from detrkit.data.pixel_limit import free_memory
+
+__all__ = ["PeakMemory", "memory_in_use", "memory_left"]
 
 INTERVAL = 0.004  # seconds between two looks at the memory of the process
 
@@ -21,13 +23,13 @@ def memory_in_use(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that this process can still take: of the GPU, also what torch has reserved and not used; else of the
-    machine."""
+def memory_left(device: torch.device) -> int:
+    """Bytes that this process can still take: of the GPU, with what torch has reserved and does not use; else of the
+    machine and of the process's own limits."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
-    return int(psutil.virtual_memory().available)
+    return int(min(free_memory(), psutil.virtual_memory().available))
 
 
 class PeakMemory:

@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING
 
 from detrkit.errors import DataError
 from detrkit.files import write_picture
+from detrkit.report.best_threshold import best_threshold, class_thresholds
 from detrkit.report.charts.batches import draw_batch
 from detrkit.report.charts.canvas import save_chart
 from detrkit.report.charts.comparisons import draw_comparisons
+from detrkit.report.charts.confusion_charts import draw_confusion
 from detrkit.report.charts.curves import draw_curves
 from detrkit.report.charts.label_charts import draw_label_charts
+from detrkit.report.charts.score_curves import draw_precision_recall, draw_threshold_curve
+from detrkit.report.confusion import confusion_matrix
+from detrkit.report.matching import match_objects
+from detrkit.report.precision_recall import all_curves
+from detrkit.report.subset import filled
 from detrkit.training.callbacks import Callback, Evaluation, Step
 from detrkit.training.loggers import read_log
 from detrkit.training.table import metrics_table
@@ -26,13 +33,14 @@ __all__ = ["PICTURES", "RunPictures"]
 TRAIN_BATCHES = 3
 VAL_SHEETS, VAL_IMAGES = 2, 4  # sheets, and images on each of them
 PICTURES = (
-    *("labels.png", "curves.png"),
+    *("labels.png", "curves.png", "pr_curve.png", "p_curve.png", "r_curve.png", "f1_curve.png"),
+    *("confusion_matrix.png", "confusion_matrix_normalized.png"),
     *(f"train_batch{number}.jpg" for number in range(TRAIN_BATCHES)),
     *(f"val_{number}.jpg" for number in range(VAL_SHEETS)),
 )
 """Names of the files."""
 
-SHOWN_FROM = 0.3  # score of the detections that are drawn
+SHOWN_FROM = 0.3  # score of the detections that are drawn, where no threshold is better than another
 SHARE = 0.02  # of the time of a run that drawing may take before its end
 
 
@@ -84,7 +92,8 @@ class RunPictures(Callback):
         self._draw(trainer, lambda: _draw_curves(trainer))
         best, self._best = self._best, None
         if best is not None:
-            self._draw(trainer, lambda: _draw_validation(trainer.folder, best))
+            self._draw(trainer, lambda: _draw_scores(trainer.folder, best))
+            self._draw(trainer, lambda: _draw_validation(trainer.folder, best, _threshold(trainer)))
 
     def _draw(self, trainer: Trainer, draw: Callable[[], None]) -> None:
         if self._failed:
@@ -110,17 +119,42 @@ def _draw_curves(trainer: Trainer) -> None:
         save_chart(figure, trainer.folder / "curves.png")
 
 
-def _draw_validation(folder: Path, evaluation: Evaluation) -> None:
-    places = {record.image_id: place for place, record in enumerate(evaluation.data.records)}
+def _draw_scores(folder: Path, evaluation: Evaluation) -> None:
+    data = evaluation.objects
+    if data is None or not len(data.truth):
+        return
+    overall, classes = all_curves(data, match_objects(data))
+    best = best_threshold(overall)
+    ap50 = {name: numbers.get("AP50") for name, numbers in evaluation.score.per_class.items()}
+    charts = {"pr_curve": draw_precision_recall(overall, classes, ap50=ap50)}
+    for name, value in (("p_curve", "precision"), ("r_curve", "recall"), ("f1_curve", "F1")):
+        charts[name] = draw_threshold_curve(overall, classes, value=value, threshold=best)
+    default = SHOWN_FROM if best is None else best
+    thresholds = filled(default, class_thresholds(classes), default=default)
+    confusion = confusion_matrix(data, thresholds=thresholds)
+    charts["confusion_matrix"] = draw_confusion(confusion, normalized=False)
+    charts["confusion_matrix_normalized"] = draw_confusion(confusion, normalized=True)
+    for name, figure in charts.items():
+        save_chart(figure, folder / f"{name}.png")
+
+
+def _threshold(trainer: Trainer) -> float:
+    """The score from which detections are drawn: that of the highest F1 where it is known."""
+    chosen = trainer.evaluated_model.thresholds
+    return SHOWN_FROM if chosen is None else chosen.overall
+
+
+def _draw_validation(folder: Path, evaluation: Evaluation, threshold: float) -> None:
+    places = {record.image_id: place for place, record in enumerate(evaluation.of.data.records)}
     shown = [image_id for image_id in sorted(evaluation.answers) if image_id in places][: VAL_SHEETS * VAL_IMAGES]
     for number in range(-(-len(shown) // VAL_IMAGES)):
         rows = []
         for image_id in shown[number * VAL_IMAGES : (number + 1) * VAL_IMAGES]:
             try:
-                image = evaluation.data.read_image(places[image_id])
+                image = evaluation.of.data.read_image(places[image_id])
             except DataError:  # with data.on_error=skip
                 continue
-            rows.append((image, evaluation.data.records[places[image_id]], evaluation.answers[image_id]))
+            rows.append((image, evaluation.of.data.records[places[image_id]], evaluation.answers[image_id]))
         if rows:
-            sheet = draw_comparisons(rows, evaluation.data.categories, threshold=SHOWN_FROM)
+            sheet = draw_comparisons(rows, evaluation.of.data.categories, threshold=threshold)
             write_picture(folder / f"val_{number}.jpg", sheet, format="JPEG")

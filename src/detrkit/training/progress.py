@@ -132,15 +132,12 @@ class TrainingProgress:
 
 
 def _class_table(score: Score, columns: Sequence[str]) -> Table:
-    def value(name: str) -> float:
-        number = score.per_class[name].get(columns[0])
-        return 2.0 if number is None else number  # undefined: last
-
-    names = sorted(score.per_class, key=value)
-    more = len(names) - CLASSES_SHOWN
+    values = {name: numbers.get(columns[0]) for name, numbers in score.per_class.items()}
+    defined = {name: value for name, value in values.items() if value is not None}
+    names = sorted(defined, key=defined.__getitem__)
+    rest = [(len(names) - CLASSES_SHOWN, "better ones (log.jsonl)"), (len(values) - len(defined), "without objects")]
     table = Table("class", box=None, padding=(0, 2, 0, 0), caption_justify="left")
-    if more > 0:
-        table.caption = f"and {more} better ones; log.jsonl has all"
+    table.caption = ", ".join(f"{count} {words}" for count, words in rest if count > 0) or None
     for column in columns:
         table.add_column(column, justify="right")
     for name in names[:CLASSES_SHOWN]:

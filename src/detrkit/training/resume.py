@@ -45,6 +45,8 @@ def as_begun(recipe: Recipe, state: RunState) -> Recipe:
         training = {"epochs": begun.training.epochs, "iterations": begun.training.iterations}
         if recipe.training.minutes is None:
             training["minutes"] = begun.training.minutes
+    if recipe.training.auto_batch:  # measured once, when the run began
+        training |= {"batch_size": begun.training.batch_size, "accumulate": begun.training.accumulate}
     if recipe.schedule.drop is None and recipe.schedule.kind == begun.schedule.kind:
         schedule = {"drop": begun.schedule.drop}
     return recipe.updated(model=model, training=training, schedule=schedule)

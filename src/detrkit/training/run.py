@@ -26,6 +26,7 @@ from detrkit.devices import resolve_device
 from detrkit.errors import DetrkitError, RecipeError
 from detrkit.files import write_json
 from detrkit.terminal import Console, say
+from detrkit.training.batch_fit import fit_batch
 from detrkit.training.callbacks import Callback
 from detrkit.training.clock import RunClock
 from detrkit.training.fingerprint import fingerprint
@@ -145,6 +146,8 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool, callbacks: Sequ
         if state is not None:
             recipe = as_begun(recipe, state)
         task = build_task(recipe if state is None else without_start(recipe))
+        if recipe.training.auto_batch:
+            recipe = fit_batch(recipe, task, accelerator)
         sampler = _sampler(recipe, task.train_data, accelerator)
         batches = len(sampler)
         recipe = resolve(recipe, batches_per_epoch=batches, folder=folder)

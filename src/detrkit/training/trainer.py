@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -324,19 +324,20 @@ class Trainer:
         model.thresholds = choose_thresholds(model, validation.data, scored_answers(validation.metric, answers))
         better = self.best.beaten_by(score)
         self.best = replace(self.best, stale=self.best.stale + 1)
+        objects = None
         if better:
             self.best = Best(epoch=self.epoch + 1, metrics=dict(score.metrics), headline=score.headline)
             if self.accelerator.is_main_process:
+                objects, model = scored_answers(validation.metric, answers), self.evaluated_model
+                model.thresholds = choose_thresholds(model, validation.data, objects)
                 checkpoint.save_best(self.folder, self.save_model)
         column = validation.metric.class_columns[0]
         per_class = {name: numbers.get(column) for name, numbers in score.per_class.items()}
         seconds = time.monotonic() - start
         self.log("eval", **score.metrics, per_class=per_class, best=better, seconds=round(seconds, 2))
         self.progress.evaluated(self.epoch + 1, score, self.best, validation.metric.class_columns)
-        found = Evaluation(
-            score=score, better=better, seconds=seconds, data=validation.data, metric=validation.metric, answers=answers
-        )
-        self.notify("on_evaluate", found)
+        done = Evaluation(score=score, better=better, seconds=seconds, of=validation, answers=answers, objects=objects)
+        self.notify("on_evaluate", done)
         seconds = time.monotonic() - start
         self.meter.pause(seconds)
         if self.clock is not None:
@@ -345,7 +346,7 @@ class Trainer:
     @property
     def evaluated_model(self) -> Detector:
         """The model that is evaluated and kept: the average when EMA is on."""
-        return self.model if self.ema is None else self.ema.module
+        return self.model if self.ema is None else cast(Detector, self.ema.module)
 
     @property
     def evaluation_batch(self) -> int:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from scipy import ndimage
 
 from detrkit.data.coco_json import Row
 from detrkit.data.gtfine_files import (
@@ -130,6 +129,8 @@ def _read(file: Path) -> tuple[tuple[int, int], list[Row]]:
 
 def _regions(file: Path) -> tuple[tuple[int, int], list[Row], list[int]]:
     """Size, regions of the classes, and all values of a label image."""
+    from scipy import ndimage  # which other formats do not need
+
     values = read_instance_ids(file)
     counts = np.bincount(values.ravel())
     slices = ndimage.find_objects(values)  # index v - 1 holds the bounding box of value v

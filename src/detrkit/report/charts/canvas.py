@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["chart", "save_chart"]
 
-STYLE = {
+STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.grid": True,
@@ -33,7 +33,7 @@ Panel = Callable[["Axes"], None]
 """Draws on one pair of axes."""
 
 
-def chart(panels: list[Panel], *, columns: int, size: tuple[float, float], title: str = "") -> Figure:
+def chart(panels: Sequence[Panel], *, columns: int, size: tuple[float, float], title: str = "") -> Figure:
     """A figure with a grid of panels.
 
     Args:
@@ -60,7 +60,6 @@ def chart(panels: list[Panel], *, columns: int, size: tuple[float, float], title
             axes.set_axis_off()
         if title:
             figure.suptitle(title.replace("$", r"\$"))
-        figure.canvas.draw()  # with this style; saving draws again, where the style no longer matters
     return figure
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.drawing.palette import class_color
+from detrkit.drawing.palette import Color, category_color
 from detrkit.report.charts.canvas import chart
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_label_charts"]
 
-_MOST_CLASSES = 20  # named bars; more would not be legible
+_MOST_CLASSES = 15  # named bars; more would not be legible
 _COLOR = "#0a7cff"
 _COCO_SIZES = (32, 96)
 _CELLS = (12, 40)  # of a heat map along each axis: fewest and most
@@ -42,8 +42,9 @@ def draw_label_charts(data: AnnotatedImages) -> Figure:
     centres = (corners[:, :2] + corners[:, 2:]) / 2 / sides
     counts = np.bincount(owner, minlength=len(records))
     names = [str(category.name or category.id) for category in data.categories]
+    colors = [category_color(category, label) for label, category in enumerate(data.categories)]
     panels = [
-        partial(_classes, names=names, counts=np.bincount(labels, minlength=len(names))),
+        partial(_classes, names=names, colors=colors, counts=np.bincount(labels, minlength=len(names))),
         partial(_per_image, counts=counts),
         partial(_sizes, sizes=np.sqrt(extent.prod(axis=1))),
         partial(_aspects, aspects=extent[:, 0] / extent[:, 1]),
@@ -54,12 +55,11 @@ def draw_label_charts(data: AnnotatedImages) -> Figure:
     return chart(panels, columns=3, size=(4.2, 3.1), title=title)
 
 
-def _classes(axes: Axes, *, names: Sequence[str], counts: NDArray[np.int64]) -> None:
+def _classes(axes: Axes, *, names: Sequence[str], colors: Sequence[Color], counts: NDArray[np.int64]) -> None:
     order = np.argsort(-counts, kind="stable")
-    shown = order[:_MOST_CLASSES]
+    shown = order[: min(_MOST_CLASSES, max(1, int((counts > 0).sum())))]
     places = np.arange(len(shown))
-    colors = [tuple(value / 255 for value in class_color(int(label))) for label in shown]
-    axes.barh(places, counts[shown], color=colors)
+    axes.barh(places, counts[shown], color=[tuple(value / 255 for value in colors[label]) for label in shown])
     texts = [names[label] if len(names[label]) <= 18 else names[label][:17] + "…" for label in shown]
     axes.set_yticks(places, [text.replace("$", r"\$") for text in texts])
     axes.invert_yaxis()
@@ -67,8 +67,9 @@ def _classes(axes: Axes, *, names: Sequence[str], counts: NDArray[np.int64]) -> 
     for place, count in zip(places, counts[shown], strict=True):
         axes.annotate(f" {count:,}", (count, place), va="center", fontsize=8)
     axes.margins(x=0.18)
-    more = len(order) - len(shown)
-    axes.set(title=f"boxes of the first {len(shown)} classes, {more} more" if more else "boxes a class")
+    more, none = int((counts > 0).sum()) - len(shown), int((counts == 0).sum())
+    rest = ", ".join([f"{more} more"] * (more > 0) + [f"{none} without any"] * (none > 0))
+    axes.set(title=f"boxes of each class{f' ({rest})' if rest else ''}")
 
 
 def _per_image(axes: Axes, *, counts: NDArray[np.int64]) -> None:
@@ -76,7 +77,7 @@ def _per_image(axes: Axes, *, counts: NDArray[np.int64]) -> None:
     step = max(1, -(-(most + 1) // 30))
     axes.hist(counts, bins=np.arange(-0.5, most + step + 0.5, step).tolist(), color=_COLOR)
     middle = float(np.median(counts)) if len(counts) else 0.0
-    axes.set(title=f"boxes an image (median {middle:g}, most {most:,})", xlabel="boxes", ylabel="images")
+    axes.set(title=f"boxes per image (median {middle:g}, most {most:,})", xlabel="boxes", ylabel="images")
 
 
 def _sizes(axes: Axes, *, sizes: NDArray[np.float64]) -> None:

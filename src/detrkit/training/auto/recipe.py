@@ -67,10 +67,11 @@ def auto_recipe(
     short_side = _choose_image_size(draft, config, numbers, gpu=gpu)
     _choose_augmentation(draft, numbers, short_side)
     _note_image_sizes(draft, name)
-    total = _choose_batch(draft, queries=queries, memory=_gpu_memory() if gpu and not model.laptop else math.inf)
+    rates = rules.LAPTOP_RATES if model.laptop else rules.PUBLISHED_RATES
+    total = _choose_batch(draft, rates, queries=queries, memory=_gpu_memory() if gpu and not model.laptop else math.inf)
     epoch = _choose_epoch(draft, images=numbers.images, total=total)
     steps = _choose_length(draft, images=numbers.images, total=total, epoch=epoch, gpu=gpu)
-    _choose_optimizer(draft, model, steps=steps)
+    _choose_optimizer(draft, model, rates, steps=steps)
     _choose_evaluation(draft, val, steps=steps, epoch=epoch)
     cores = os.cpu_count() or 1
     draft.set_default("training.workers", min(4, max(1, cores - 1)) if gpu else 1)
@@ -183,8 +184,13 @@ def _choose_augmentation(draft: Draft, numbers: Statistics, short_side: int) -> 
     draft.choose("vertical flip", "data.vertical_flip", 0.0, reason)
 
 
-def _choose_batch(draft: Draft, *, queries: int, memory: float) -> int:
+def _choose_batch(draft: Draft, rates: rules.Rates, *, queries: int, memory: float) -> int:
     """Choose batch size and accumulation; returns the images per optimizer step over all processes."""
+    if str(draft.given.get("training.batch_size")) == "auto":
+        whole = int(draft.set_default("optimizer.lr_batch_size", rates.batch) or rates.batch)
+        draft.note(f"  batch auto: as many of {whole} images as memory has room for, the others are accumulated")
+        draft.choose("frozen batch norm", "model.frozen_batch_norm", True, "its statistics need larger batches")
+        return whole
     fitting = next(batch for needed, batch in rules.GIBIBYTES_FOR_BATCH if memory >= needed)
     if queries > rules.CROWDED:
         fitting = min(fitting, rules.BATCH // 2)
@@ -214,6 +220,10 @@ def _choose_length(draft: Draft, *, images: int, total: int, epoch: int, gpu: bo
         draft.note(f"  epochs {epochs:,}: yours")
         return int(epochs) * epoch
     wanted = rules.iterations(images=images, batch=total, gpu=gpu)
+    minutes = draft.given.get("training.minutes")
+    if minutes is not None and "training.iterations" not in draft.given:
+        draft.note(f"  optimizer steps: as many as {float(minutes):g} minutes have room for")
+        return int(draft.set_default("training.iterations", wanted))
     published = math.ceil(rules.EPOCHS * images / total)
     reason = f"{rules.EPOCHS} epochs"
     if wanted > published:
@@ -223,9 +233,8 @@ def _choose_length(draft: Draft, *, images: int, total: int, epoch: int, gpu: bo
     return int(draft.choose("optimizer steps", "training.iterations", wanted, reason))
 
 
-def _choose_optimizer(draft: Draft, model: Entry, *, steps: int) -> None:
+def _choose_optimizer(draft: Draft, model: Entry, rates: rules.Rates, *, steps: int) -> None:
     """Choose learning rates, schedule and EMA."""
-    rates = rules.LAPTOP_RATES if model.laptop else rules.PUBLISHED_RATES
     lr = draft.choose("learning rate", "optimizer.lr", rates.lr, f"{rates.source}, {rates.batch} images per step")
     draft.set_default("optimizer.lr_backbone", rates.backbone)
     if model.slow_sampling:

@@ -209,7 +209,7 @@ def _backbones(state: Mapping[str, Tensor], names: Collection[str]) -> list[str]
 @lru_cache(maxsize=64)
 def _backbone_names(name: str) -> list[frozenset[str]]:
     """Names of the tensors of a backbone, in each official layout."""
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutValues():
         backbone = Backbone(name=name)
     keys = [f"backbone.{key}" for key in backbone.state_dict() if not key.endswith("num_batches_tracked")]
     return [

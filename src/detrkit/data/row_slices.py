@@ -1,0 +1,211 @@
+"""Rows of large JSON files, some thousands at a time: memory for a part of them as Python objects, not for all.
+
+A file is cut between rows without looking at what they hold: text from the beginning of a row to a closing brace that
+parses as a list of objects is exactly some whole rows, as a brace inside a row leaves it open. Whatever cannot be cut
+so (another encoding than UTF-8, NaN, a list of other things) is left to ``detrkit.data.coco_json.read_json``.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detrkit.files import check_regular
+
+__all__ = ["Chunk", "RowFile", "chunks_of", "rows_of_list", "telling_progress", "without_collection"]
+
+_SLICE = 4 << 20
+"""Bytes of text that are parsed at a time: the memory that parsed rows need is this many times five."""
+_ENDS_TRIED = 8
+"""Closing braces tried as the end of a slice; an RLE in a row has one of its own."""
+_ROWS = 20_000
+"""Rows at a time of a list that is in memory."""
+_NOTHING = "no rows: they stand elsewhere"
+
+_tell: ContextVar[Callable[[int, int], object] | None] = ContextVar("progress of reading", default=None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunk:
+    """Some rows that follow each other."""
+
+    first: int
+    """The index of the first one."""
+    rows: Sequence[Any]
+    text: bytes = b""
+    """Their JSON, if they come from a file."""
+
+    def exact(self) -> Sequence[Any]:
+        """The rows as Python reads them: orjson makes floats of whole numbers of more than 64 bits."""
+        rows: Sequence[Any] = json.loads(b"[%b]" % self.text) if self.text else self.rows
+        return rows
+
+
+class _NotCutError(ValueError):
+    """The rows cannot be cut."""
+
+
+@contextmanager
+def telling_progress(tell: Callable[[int, int], object]) -> Iterator[None]:
+    """Context in which ``tell(bytes read, bytes of the file)`` is called while rows of a file are read."""
+    token = _tell.set(tell)
+    try:
+        yield
+    finally:
+        _tell.reset(token)
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Rows are many objects without cycles; looking for cycles among them takes nearly as long as parsing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def chunks_of(rows: Sequence[Any]) -> Iterator[Chunk]:
+    """The rows of a list in memory."""
+    for start in range(0, len(rows), _ROWS):
+        yield Chunk(start, rows[start : start + _ROWS])
+
+
+def rows_of_list(path: Path) -> Iterator[Chunk | None]:
+    """The rows of a file that is a list; None, after which nothing comes: it cannot be cut, or is empty."""
+    data = _content(path)
+    if data is None or data[:1] != b"[":
+        yield None
+        return
+    number = end = 0
+    try:
+        for start, end, rows in _slices(data, 1):
+            yield Chunk(number, rows, data[start:end])
+            number += len(rows)
+    except _NotCutError:
+        yield None
+    else:
+        if not data[end:].strip().startswith(b"]") or len(data[end:].strip()) > 1:
+            yield None
+
+
+@dataclass(frozen=True, eq=False)
+class RowFile:
+    """A JSON object in a file, of which one list is read in parts.
+
+    Attributes:
+        rest: the object, without that list.
+    """
+
+    rest: dict[str, Any]
+    _data: bytes
+    _cuts: list[tuple[int, int, int]]
+    """(first byte, last byte, first row) of each part."""
+
+    @classmethod
+    def read(cls, path: Path, key: str) -> RowFile | None:
+        """The file, if it can be cut at the rows of the list with this key.
+
+        Raises:
+            DataError: it is no regular file.
+        """
+        data = _content(path)
+        found = None if data is None else re.compile(rb'"%b"\s*:\s*\[\s*' % key.encode()).search(data)
+        if data is None or found is None:
+            return None
+        cuts, number, end = [], 0, found.end()
+        try:
+            with without_collection():
+                for start, end, rows in _slices(data, found.end()):
+                    cuts.append((start, end, number))
+                    number += len(rows)
+            behind = data[end:].lstrip()
+            text = b'%b"%b":"%b"%b' % (data[: found.start()], key.encode(), _NOTHING.encode(), behind[1:])
+            rest = json.loads(text.decode())
+        except ValueError:
+            return None
+        # of a list of this name inside another value the object has another value here
+        if not cuts or behind[:1] != b"]" or not isinstance(rest, dict) or rest.pop(key, None) != _NOTHING:
+            return None
+        return cls(rest, data, cuts)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        import orjson
+
+        tell = _tell.get()
+        for start, end, number in self._cuts:
+            text = self._data[start:end]
+            yield Chunk(number, orjson.loads(b"[%b]" % text), text)
+            if tell is not None:
+                tell(end, len(self._data))
+
+
+def _content(path: Path) -> bytes | None:
+    check_regular(path)
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _slices(data: bytes, start: int) -> Iterator[tuple[int, int, list[Any]]]:
+    """First and last byte of some rows, and the rows, up to the last of a list that begins at ``start``.
+
+    Raises:
+        _NotCutError: it is no list of objects, is empty, or goes on in a way that is not seen.
+    """
+    tell = _tell.get()
+    while True:
+        end, rows, last = _slice(data, start)
+        if not rows:
+            raise _NotCutError
+        yield start, end, rows
+        if tell is not None:
+            tell(end, len(data))
+        if last:
+            return
+        start = end + 1
+
+
+def _slice(data: bytes, start: int) -> tuple[int, list[Any], bool]:
+    """The end of some rows, the rows, and whether they are the last."""
+    import orjson
+
+    end = start + _SLICE
+    for _ in range(_ENDS_TRIED):
+        end = data.find(b"}", end) + 1 or len(data)
+        try:
+            rows = orjson.loads(b"[%b]" % data[start:end])
+        except orjson.JSONDecodeError as error:
+            length = len(error.doc[: error.pos].encode()) - 1
+            inside = data[start : start + length].rstrip()
+            rows = _parsed(inside[:-1]) if inside.endswith(b"]") else []  # the list may end before
+            if rows:
+                return start + len(inside) - 1, rows, True
+            if end == len(data):
+                break
+            continue
+        following = re.compile(rb"\s*(,|\])").match(data, end)
+        if following is None:
+            break
+        return following.start(1), rows, following[1] == b"]"
+    raise _NotCutError
+
+
+def _parsed(text: bytes) -> list[Any]:
+    import orjson
+
+    try:
+        rows: list[Any] = orjson.loads(b"[%b]" % text)
+    except orjson.JSONDecodeError:
+        return []
+    return rows
