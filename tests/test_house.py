@@ -175,8 +175,12 @@ def test_no_forbidden_dependency() -> None:
 
 
 def test_dependencies_have_no_upper_cap() -> None:
-    """Only lower bounds: the current releases of torch and related packages must always be installable."""
-    assert not [line for line in requirements() if any(mark in line for mark in ("<", "==", "~=", "@", "!="))]
+    """Only lower bounds: the current releases of torch and related packages must always be installable.
+
+    But for pytest, which no user installs: with its 9.2 pytest-xdist ignores groups of tests.
+    """
+    capped = [line for line in requirements() if any(mark in line for mark in ("<", "==", "~=", "@", "!="))]
+    assert [line.partition(">")[0] for line in capped] == ["pytest"]
 
 
 def test_file_names_are_unique() -> None:
