@@ -16,8 +16,8 @@ from detrkit.data.open import load_source
 from detrkit.data.records import OnError
 from detrkit.errors import DataError
 from detrkit.metrics import Metric, metric_for
-from detrkit.metrics.coco_files import read_results
 from detrkit.metrics.instances import InstanceMetric
+from detrkit.metrics.result_files import read_results
 from detrkit.report.analysis import analyse
 from detrkit.report.facts import images_digest, read_facts
 from detrkit.report.page import RunRecord

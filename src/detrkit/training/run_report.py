@@ -38,11 +38,11 @@ class RunReport(Callback):
 
     def on_evaluate(self, trainer: Trainer, evaluation: Evaluation) -> None:
         """Keep the detections of the best evaluation."""
-        if not evaluation.better or not isinstance(evaluation.metric, InstanceMetric):
+        if not evaluation.better or not isinstance(evaluation.of.metric, InstanceMetric):
             return
         found = {number: one for number, one in evaluation.answers.items() if isinstance(one, Detections)}
         rows = [row for number in sorted(found) for row in found[number].to_coco(number)]
-        self._unreadable = tuple(sorted({record.image_id for record in evaluation.data.records} - found.keys()))
+        self._unreadable = tuple(sorted({record.image_id for record in evaluation.of.data.records} - found.keys()))
         try:
             write_bytes(trainer.folder / PREDICTIONS, json.dumps(rows, separators=(",", ":")).encode())
         except Exception as error:
