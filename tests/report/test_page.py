@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from detrkit.cli.main import run as command
 from detrkit.metrics import score_coco
 from detrkit.report.page_tables import ERRORS
 from detrkit.report.run_folder import open_run, with_kept_detections
+from tests.cli.test_first_touch import HEAVY, PROGRAM
+from tests.cli.test_main import SOURCE
 from tests.report.runs import write_run
 from tests.report.sets import simulated
 from tests.report.test_analysis import judged
@@ -181,3 +185,13 @@ def screenshot(browser: str, page: Path, shot: Path, *, width: int, height: int 
     options += ["--blink-settings=preferredColorScheme=0"] if dark else []
     subprocess.run([browser, *options, page.resolve().as_uri()], check=True, capture_output=True, timeout=120)
     return shot
+
+
+def test_it_loads_no_torch(run: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    program = PROGRAM.format(heavy=HEAVY)
+    found = subprocess.run(
+        [sys.executable, "-c", program, "report", str(run)], capture_output=True, text=True, env=environment
+    )
+    assert found.returncode == 0, found.stderr
+    assert "loaded:\n" in found.stderr

@@ -44,7 +44,7 @@ def tiny_objects(evidence: Evidence) -> Advice | None:
     trained = f"data.short_sides=[{facts.short_side * larger}] data.max_side={facts.max_side * larger}"
     return Advice(
         kind="tiny objects",
-        urgency=95 if size < _SMALL else 70 + 20 * tiny,
+        urgency=98.5 if size < _SMALL else 70 + 20 * tiny,
         title="Larger images, or tiles",
         reason=f"half of the objects are smaller than {size:.0f} px at the {facts.short_side} px that the network "
         f"sees, {tiny:.0%} smaller than 8 px, one cell of its finest map",
@@ -61,7 +61,7 @@ def shared_images(evidence: Evidence) -> Advice | None:
     first = " = ".join(facts.shared_names[0]) if facts.shared_names else ""
     return Advice(
         kind="shared images",
-        urgency=93 + 6 * share,
+        urgency=98.6 + 0.4 * share,
         title="Take the training images out of the validation set",
         reason=f"{facts.shared_images} of {facts.val.images} validation images are also training images, byte by byte "
         f"({first}, …): AP is too high by an unknown amount",
@@ -79,7 +79,7 @@ def boxes_beside_edges(evidence: Evidence) -> Advice | None:
     listed = " and ".join(f"those of the {name} images by ({dx:+.0f}, {dy:+.0f}) px" for name, (dx, dy) in off.items())
     return Advice(
         kind="boxes off",
-        urgency=97,
+        urgency=99.2,
         title="Move the labelled boxes",
         reason=f"boxes lie beside the edges of what they show: {listed} (x, y) would put them there. A model learns "
         "such boxes as they are, so that no score shows it",

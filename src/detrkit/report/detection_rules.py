@@ -36,7 +36,7 @@ def mixed_classes(evidence: Evidence) -> Advice | None:
             pairs.append(f"{share:.0%} of {confusion.names[label]} as {confusion.names[other]}")
     return Advice(
         kind="mixed classes",
-        urgency=98,
+        urgency=99.5,
         title="Compare the class ids of training and validation labels",
         reason=f"{int(wrong.sum())} of {int(found.sum())} objects are found as another class: {', '.join(pairs)}. Ids "
         "that are off by one, or another order of the classes, look like this",
@@ -70,7 +70,7 @@ def duplicates(evidence: Evidence) -> Advice | None:
         return None
     return Advice(
         kind="duplicates",
-        urgency=min(92.0, 60 + 200 * rate + 500 * max(0.0, gain)),
+        urgency=min(92.0, 68 + 200 * rate + 500 * max(0.0, gain)),
         title="Suppress duplicates (NMS)",
         reason=f"{rate:.1%} of the detections are further ones of an object that is already found; suppression at IoU "
         f"0.7 changes AP by {gain:+.3f} on these images",
@@ -87,7 +87,7 @@ def boxes_moved(evidence: Evidence) -> Advice | None:
         return None
     return Advice(
         kind="boxes off",
-        urgency=96,
+        urgency=99.1,
         title="Compare where training and validation labels put their boxes",
         reason=f"detections lie ({dx:+.1f}, {dy:+.1f}) px beside the validation labels in the median, {same:.0%} of "
         "them on the same side: one of the two splits has its boxes off",

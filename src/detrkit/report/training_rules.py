@@ -33,11 +33,11 @@ def too_short(evidence: Evidence) -> Advice | None:
     best = evidence.log.best
     value = None if best is None or evidence.log.metric is None else best.scores.get(evidence.log.metric)
     learned = 0.0 if value is None else value
-    if steps >= limit or learned >= _LEARNED:
+    if steps >= limit or learned >= _LEARNED or evidence.signs is not None:
         return None
     return Advice(
         kind="too short",
-        urgency=99 if learned < 0.15 else 72,
+        urgency=98,  # before it, faults of the data: training longer on them is in vain
         title="Train longer",
         reason=f"{steps} optimizer steps; below {limit} a detection transformer has usually not learned to detect"
         + ("" if value is None else f" ({evidence.log.metric} is {value:.3f})"),
@@ -61,7 +61,7 @@ def still_rising(evidence: Evidence) -> Advice | None:
         return None
     return Advice(
         kind="still rising",
-        urgency=min(88.0, 50 + 150 * gain / max(later)),
+        urgency=min(78.0, 40 + 150 * gain / max(later)),
         title="Train longer: it was still learning",
         reason=f"the last {_LAST_PART:.0%} of the steps raised {log.metric} by {gain:.3f} to {max(later):.3f}",
         command=_longer(evidence, 1.5),
