@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
-from detrkit.training.checkpoint import RunState
+from detrkit.errors import CheckpointError
+from detrkit.training.checkpoint import MODEL, RunState
 from detrkit.training.resume import kept_best
 from detrkit.training.rng import restore_rng
+from detrkit.weights import read_info
 
 if TYPE_CHECKING:
     from detrkit.training.trainer import Trainer
@@ -56,5 +59,7 @@ def restore_run(trainer: Trainer, state: RunState) -> None:
         setattr(trainer, name, value)
     if trainer.clock is not None and "clock" in state:
         trainer.clock.load_state(state["clock"])
+    with contextlib.suppress(CheckpointError):  # the next evaluation chooses new ones
+        trainer.evaluated_model.thresholds = read_info(trainer.folder / "last" / MODEL).thresholds
     trainer.best = kept_best(state, trainer.folder)
     restore_rng(state["rng"][trainer.accelerator.process_index])
