@@ -93,8 +93,10 @@ def _seconds_per_image(trainer: Trainer, validation: Validation) -> float:
         _wait(device)
         times.append(time.monotonic())
     found.close()
-    first, rest = min(batch, len(times) - 2), len(times) - 1
-    return (times[-1] - times[first]) / max(1, rest - first) if first > 0 else times[-1] - times[0]
+    images = len(times) - 1
+    if images <= batch:  # the first batch, which warms up, is the only one
+        return (times[-1] - times[0]) / max(1, images)
+    return (times[-1] - times[batch]) / (images - batch)
 
 
 def _wait(device: torch.device) -> None:
