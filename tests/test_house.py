@@ -54,10 +54,12 @@ MAY_IMPORT = {
     "report": FLOOR | {"data", "metrics", "drawing"},  # no torch: what it reads was written by a run
     "losses": FLOOR | {"ops", "nn"},
     "models": FLOOR | {"ops", "nn"},
-    "weights": FLOOR | {"ops", "nn", "models"},
+    "runtime": FLOOR | {"data"},  # no torch: exported models run without it
+    "weights": FLOOR | {"ops", "nn", "models", "runtime"},
     "config": FLOOR,
-    "inference": FLOOR | {"ops", "losses", "models", "data", "weights", "drawing"},
-    "evaluation": FLOOR | {"models", "data", "metrics", "weights", "config", "inference"},
+    "inference": FLOOR | {"ops", "losses", "models", "data", "weights", "drawing", "runtime"},
+    "evaluation": FLOOR | {"models", "data", "metrics", "weights", "config", "inference", "runtime"},
+    "export": FLOOR | {"ops", "losses", "models", "data", "weights", "inference", "evaluation", "runtime"},
     "training": FLOOR
     | {"ops", "nn", "models", "losses", "data", "metrics", "weights", "config", "evaluation", "report"},
 }
@@ -175,8 +177,12 @@ def test_no_forbidden_dependency() -> None:
 
 
 def test_dependencies_have_no_upper_cap() -> None:
-    """Only lower bounds: the current releases of torch and related packages must always be installable."""
-    assert not [line for line in requirements() if any(mark in line for mark in ("<", "==", "~=", "@", "!="))]
+    """Only lower bounds: the current releases of torch and related packages must always be installable.
+
+    But for pytest, which no user installs: with its 9.2 pytest-xdist ignores groups of tests.
+    """
+    capped = [line for line in requirements() if any(mark in line for mark in ("<", "==", "~=", "@", "!="))]
+    assert [line.partition(">")[0] for line in capped] == ["pytest"]
 
 
 def test_file_names_are_unique() -> None:

@@ -133,7 +133,7 @@ def test_the_threshold_has_the_highest_f1(seed: int) -> None:
 def test_a_curve_without_detections() -> None:
     truth, _ = simulated(seed=0)
     metric = CocoMetric(truth)
-    found = analyse(metric, [], image_ids=list(metric.truth.image_numbers))
+    found = analyse(metric, read_results([], metric.truth, iou_type="bbox"), image_ids=list(metric.truth.image_numbers))
     assert found.threshold == 0.3
     assert found.curve.at(0.5) == (1.0, 0.0, 0.0)
     assert found.confusion.counts[:3, 3].sum() == len(truth["annotations"])

@@ -135,7 +135,7 @@ def answer(
         categories = default_categories(config.architecture.num_classes)
     reader = _READERS[check_task(config, task)]
     per_class = threshold.by_label.astype(np.float32) if isinstance(threshold, Thresholds) else None
-    least = float(per_class.min()) if per_class is not None else threshold
+    least = threshold if not isinstance(threshold, Thresholds) else float(threshold.by_label.min())
     classes = build_classes(config)
     answers = []
     for index, frame in enumerate(frames):
