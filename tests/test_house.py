@@ -54,10 +54,12 @@ MAY_IMPORT = {
     "report": FLOOR | {"data", "metrics", "drawing"},  # no torch: what it reads was written by a run
     "losses": FLOOR | {"ops", "nn"},
     "models": FLOOR | {"ops", "nn"},
-    "weights": FLOOR | {"ops", "nn", "models"},
+    "runtime": FLOOR | {"data"},  # no torch: exported models run without it
+    "weights": FLOOR | {"ops", "nn", "models", "runtime"},
     "config": FLOOR,
-    "inference": FLOOR | {"ops", "losses", "models", "data", "weights", "drawing"},
-    "evaluation": FLOOR | {"models", "data", "metrics", "weights", "config", "inference"},
+    "inference": FLOOR | {"ops", "losses", "models", "data", "weights", "drawing", "runtime"},
+    "evaluation": FLOOR | {"models", "data", "metrics", "weights", "config", "inference", "runtime"},
+    "export": FLOOR | {"ops", "losses", "models", "data", "weights", "inference", "evaluation", "runtime"},
     "training": FLOOR
     | {"ops", "nn", "models", "losses", "data", "metrics", "weights", "config", "evaluation", "report"},
 }

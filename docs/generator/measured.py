@@ -38,6 +38,18 @@ def training_masks() -> str:
     return table(["queries", "step", "peak, MiB", "masks add, MiB", "of multiplied out"], rows)
 
 
+def positions() -> str:
+    """What is left of a token's own place, layer by layer (``benchmarks/dape_probe.py positions``)."""
+    lines = (ROOT / "docs/results/dape_ablation.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = []
+    for probe in (row for row in map(json.loads, lines) if row["kind"] == "positions"):
+        moved = [f"{shift['change']:.2f}" for shift in probe["shifts"]] or ["–"] * len(probe["layers"])
+        for index, (layer, change) in enumerate(zip(probe["layers"], moved, strict=True)):
+            where = f"before layer {index + 1}" if index + 1 < len(moved) else "memory"
+            rows.append([probe["name"], where, f"{layer['error']:.3f}", f"{layer['explained']:.3f}", change])
+    return table(["detector", "tokens", "error of the place", "explained", "codes moved"], rows)
+
+
 def _recorded(name: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = json.loads((ROOT / f"docs/results/{name}.json").read_text(encoding="utf-8"))["rows"]
     return rows
@@ -46,4 +58,5 @@ def _recorded(name: str) -> list[dict[str, Any]]:
 SECTIONS = {
     "measured grid on blood cells": grid,
     "memory of a training step with masks": training_masks,
+    "positions of harmonised sampling": positions,
 }

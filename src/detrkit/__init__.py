@@ -54,8 +54,8 @@ _HOMES = {
     "detrkit.weights": ["load", "load_official", "save", "to_official"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
-_PACKAGES = {"config", "data", "errors", "evaluation", "inference", "losses", "metrics", "models", "nn", "ops"}
-_PACKAGES |= {"structures", "training", "weights"}
+_PACKAGES = {"config", "data", "errors", "evaluation", "export", "inference", "losses", "metrics", "models", "nn"}
+_PACKAGES |= {"ops", "runtime", "structures", "training", "weights"}
 
 __all__ = [
     "Batch",

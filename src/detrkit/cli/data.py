@@ -44,17 +44,18 @@ def stats_command(
     json: JsonFlag = False,
 ) -> None:
     """Show classes, boxes per image, box and image sizes. Unusable boxes and images are only counted."""
-    from detrkit.cli.console import print_json
+    from detrkit.cli.console import print_json, reading_bar
     from detrkit.cli.data_tables import print_statistics
     from detrkit.data.formats import usual_task
     from detrkit.data.open import load_source
     from detrkit.data.statistics import statistics
 
     sources = sources_of(folder, format, annotations, images, split, task)
-    found = {
-        name: statistics(load_source(source, task=task or usual_task(source), on_error="skip"))
-        for name, source in sources.items()
-    }
+    with reading_bar(*(source.annotations for source in sources.values())):
+        found = {
+            name: statistics(load_source(source, task=task or usual_task(source), on_error="skip"))
+            for name, source in sources.items()
+        }
     if json:
         print_json({name: numbers.to_json() for name, numbers in found.items()})
         return

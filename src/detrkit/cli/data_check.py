@@ -63,6 +63,7 @@ def check_command(
     from detrkit.data.checked import note_checked
     from detrkit.data.doctor import DataContents
     from detrkit.data.doctor import check as check_sources
+    from detrkit.data.row_slices import telling_progress
 
     sources = sources_of(folder, format, annotations, images, None, task)
 
@@ -70,7 +71,8 @@ def check_command(
         if not json:
             print(printable(f"{folder}: {contents}"), flush=True)
 
-    with progress_bar("reading") as bar:
+    # of large annotation files megabytes, then images
+    with progress_bar("reading") as bar, telling_progress(lambda done, all: bar.update(done >> 20, all >> 20)):
         report = check_sources(sources, quick=quick, progress=bar.update, tell=tell)
     note_checked(folder)
     if json:

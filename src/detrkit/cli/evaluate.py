@@ -14,6 +14,8 @@ from detrkit.errors import DataError, RecipeError
 
 __all__ = ["eval_command"]
 
+_WEIGHTS = (".safetensors", ".pth", ".onnx", ".xml", ".pt2")
+
 
 class Precision(StrEnum):
     """Floating-point format of the forward pass."""
@@ -40,7 +42,7 @@ def eval_command(
             "--checkpoint",
             "--model",
             metavar="CKPT|URL",
-            help="Our .safetensors, a run folder, an official .pth, a URL, or a name: embedded or pulled weights.",
+            help="Our .safetensors, a run folder, an official .pth, an exported .onnx, .xml or .pt2, a URL, or a name.",
         ),
     ] = None,
     split: Annotated[Split, typer.Option("--split", help="Split of the data.")] = Split.val,
@@ -95,7 +97,7 @@ def eval_command(
 
 def _holds_weights(path: Path) -> bool:
     """Whether a path is a run folder or a checkpoint, not a recipe."""
-    return (path / "recipe.yaml").is_file() or (path.is_file() and path.suffix in (".safetensors", ".pth"))
+    return (path / "recipe.yaml").is_file() or (path.is_file() and path.suffix in _WEIGHTS)
 
 
 def _run_of(path: Path) -> Path:

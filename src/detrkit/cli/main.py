@@ -19,9 +19,11 @@ import typer
 
 from detrkit import __version__
 from detrkit.cli import data, score, weights
+from detrkit.cli.bench import bench_command
 from detrkit.cli.demo import demo_command
 from detrkit.cli.env import env_command
 from detrkit.cli.evaluate import eval_command
+from detrkit.cli.export import ExportCommand, export_command
 from detrkit.cli.models import models_command
 from detrkit.cli.predict import PredictCommand, predict_command
 from detrkit.cli.report import report_command
@@ -42,6 +44,8 @@ app.command("predict", cls=PredictCommand)(predict_command)
 app.command("train")(train_command)
 app.command("eval")(eval_command)
 app.command("report")(report_command)
+app.command("export", cls=ExportCommand)(export_command)
+app.command("bench")(bench_command)
 app.add_typer(score.app, name="score")
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")

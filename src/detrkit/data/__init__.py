@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from detrkit.data.loader import build_loader, collate
     from detrkit.data.records import ImageRecord
     from detrkit.data.samplers import AspectRatioBatchSampler
-    from detrkit.data.transforms import EvalTransform, TrainTransform, resize_shape
+    from detrkit.data.sizes import resize_shape
+    from detrkit.data.transforms import EvalTransform, TrainTransform
 
 __getattr__ = import_on_use(
     __name__,
@@ -25,7 +26,8 @@ __getattr__ = import_on_use(
         "loader": ["build_loader", "collate"],
         "records": ["ImageRecord"],
         "samplers": ["AspectRatioBatchSampler"],
-        "transforms": ["EvalTransform", "TrainTransform", "resize_shape"],
+        "sizes": ["resize_shape"],
+        "transforms": ["EvalTransform", "TrainTransform"],
     },
 )
 __all__ = [

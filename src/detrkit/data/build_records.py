@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from array import array
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -72,12 +73,11 @@ def build_records(
         )
     index_of = {image["id"]: index for index, image in enumerate(images)}
     left_out = {image["id"] for image in table.images} - index_of.keys()
-    owners: list[int] = []
-    rows: list[Row] = []
+    kept = _Columns()
     masks: list[bytes] | None = [] if rules.masks else None
     unusable: list[str] = []
     orphans = 0
-    for row in table.annotations:
+    for place, row in enumerate(table.annotations):
         if row["category_id"] in left_aside:
             continue
         if row["category_id"] not in label_of:
@@ -98,38 +98,52 @@ def build_records(
                 raise DataError(f"{message}. {_SKIP.format('annotations')}") from None
             unusable.append(message)
         else:
-            owners.append(index)
-            rows.append(row)
-    if unusable and not rows:
+            kept.add(place, index, row, label_of[row["category_id"]])
+    if unusable and not kept.places:
         raise DataError(
             f"{table.origin}: all {len(unusable)} annotations are unusable, so none is left. The first: {unusable[0]}"
         )
     notes += unusable
     if orphans:
         notes.append(f"{table.origin}: {orphans} annotations of images that it does not list")
-    segments = _segments(images, owners, rows, label_of, categories)
+    owners = np.asarray(kept.owners, dtype=np.int64)
+    segments = _segments(images, owners, kept, categories)
     if masks is not None:
         segments = replace(segments, masks=PackedMasks.of(masks))
     for index in np.flatnonzero(segments.outside).tolist():
-        image = images[owners[index]]
-        notes.append(f"{_where(table, rows[index], image)}: bbox {rows[index]['bbox']} lies outside the image")
-    return _assemble(table, images, np.asarray(owners, dtype=np.int64), segments, label_of), categories, notes
+        row = table.annotations[kept.places[index]]
+        notes.append(f"{_where(table, row, images[owners[index]])}: bbox {row['bbox']} lies outside the image")
+    return _assemble(table, images, owners, segments, label_of), categories, notes
 
 
-def _segments(
-    images: list[Row], owners: list[int], rows: list[Row], label_of: dict[int, int], categories: Categories
-) -> Segments:
-    """The segments of valid rows, without masks. owners: the index of the image of each row."""
-    owner = np.asarray(owners, dtype=np.int64)
+class _Columns:
+    """Usable rows: their places in the table, the indices of their images, and their values."""
+
+    def __init__(self) -> None:
+        self.places, self.owners, self.labels = array("q"), array("q"), array("q")
+        self.boxes, self.areas, self.crowd = array("d"), array("d"), array("b")
+
+    def add(self, place: int, owner: int, row: Row, label: int) -> None:
+        """Add a row."""
+        self.places.append(place)
+        self.owners.append(owner)
+        self.labels.append(label)
+        self.boxes.extend(row["bbox"])
+        self.areas.append(row_area(row))
+        self.crowd.append(is_crowd(row))
+
+
+def _segments(images: list[Row], owner: NDArray[np.int64], rows: _Columns, categories: Categories) -> Segments:
+    """The segments of usable rows, without masks. owner: the index of the image of each row."""
     sizes = np.asarray([(image["width"], image["height"]) for image in images], dtype=np.float64).reshape(-1, 2)
-    boxes = np.asarray([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
+    boxes = np.asarray(rows.boxes, dtype=np.float64).reshape(-1, 4)
     corners = clipped(boxes, sizes[owner])
-    labels = np.asarray([label_of[row["category_id"]] for row in rows], dtype=np.int64)
+    labels = np.asarray(rows.labels, dtype=np.int64)
     return Segments(
         boxes=boxes,
         labels=labels,
-        areas=np.asarray([row_area(row) for row in rows], dtype=np.float64),
-        crowd=np.asarray([is_crowd(row) for row in rows], dtype=bool),
+        areas=np.asarray(rows.areas, dtype=np.float64),
+        crowd=np.asarray(rows.crowd, dtype=bool),
         outside=np.logical_or(*(corners[:, 2:] <= corners[:, :2]).T),
         things=np.asarray([category.is_thing for category in categories], dtype=bool)[labels],
     )

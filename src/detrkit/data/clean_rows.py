@@ -30,6 +30,7 @@ __all__ = [
     "has_mask",
     "id_reader",
     "is_crowd",
+    "is_plain",
     "outline_area",
     "outline_box",
     "row_area",
@@ -139,7 +140,7 @@ def clean_annotation(
         DataError: not an object, or it does not say which image and category it belongs to.
     """
     if _is_clean(row):
-        if type(row.get("id")) is int:
+        if is_plain(row):
             return row
         if row.get("id") is None and read_image_id is read_category_id is read_value:  # results have no ids
             return {**row, "where": row.get("where", where)}
@@ -215,6 +216,11 @@ def _is_clean(row: object) -> TypeGuard[Row]:
         and len(bbox) == 4
         and all(type(value) in _NUMBER for value in bbox)
     )
+
+
+def is_plain(row: object) -> bool:
+    """Whether ``clean_annotation`` gives the row itself, without telling anything; it does for most."""
+    return _is_clean(row) and type(row.get("id")) is int
 
 
 def _is_small(value: Any) -> bool:

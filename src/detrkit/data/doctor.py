@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from detrkit.data.clean_rows import has_mask, is_crowd, row_problem
+from detrkit.data.clean_rows import row_problem
 from detrkit.data.coco_json import lvis_problems
 from detrkit.data.file_checks import file_findings, reading_findings
 from detrkit.data.findings import Finding, Level, finding, row_name
@@ -24,6 +24,7 @@ from detrkit.data.inventory import explanation
 from detrkit.data.mask_checks import mask_findings
 from detrkit.data.once import read_once
 from detrkit.data.records import Table, missing_files, without_images
+from detrkit.data.repeat_checks import duplicate_annotations, id_findings
 from detrkit.data.value_checks import VALUE_CHECKS, class_differences
 from detrkit.errors import DataError
 from detrkit.files import check_regular
@@ -121,16 +122,17 @@ def check(
     findings: list[Finding] = []
     with read_once():
         tables = {split: read_source(source, announce=False) for split, source in sources.items()}
+    turned = {split: turned_images(table, table.images) for split, table in tables.items()}
+    upright_images = {split: upright(table.images, turned[split]) for split, table in tables.items()}
+    tables = {split: replace(table, images=upright_images[split]) for split, table in tables.items()}
     contents = _contents(sources, tables)
     if tell is not None:
         tell(contents)
     scans: dict[str, _Scan] = {}
     for split, table in tables.items():
-        turned = turned_images(table, table.images)
-        findings.append(_frames(split, table, turned))
-        table = tables[split] = replace(table, images=upright(table.images, turned))
+        findings.append(_frames(split, table, turned[split]))
         missing = missing_files([table.path(image) for image in table.images])
-        examinations = (_ids, _category_ids, _boxes, _duplicate_annotations, _federated)
+        examinations = (id_findings, _category_ids, _boxes, duplicate_annotations, _federated)
         for examine in (reading_findings, *VALUE_CHECKS, *examinations):
             findings += examine(split, table)
         findings += [*_balance(split, table, set(missing)), *_empty(split, table, set(missing))]
@@ -150,15 +152,13 @@ def _contents(sources: dict[str, Source], tables: dict[str, Table]) -> DataConte
     names = {str(row.get("name", row["id"])): None for table in tables.values() for row in table.categories}
     counts = {}
     for split, table in tables.items():
-        usable = [row for row in table.annotations if row_problem(row) is None]
-        masks = sum(map(has_mask, usable))
-        counts[split] = SplitCounts(images=len(table.images), boxes=len(usable), masks=masks)
+        counts[split] = SplitCounts(images=len(table.images), boxes=table.counts.usable, masks=table.counts.masks)
     return DataContents(format=next(iter(sources.values())).format, splits=counts, classes=tuple(names))
 
 
 def _frames(split: str, table: Table, turned: Mapping[int, tuple[int, int]]) -> Finding:
-    images = (image for image in table.images if image["id"] in turned)
-    found = [f"{image['file_name']}: listed as {image['width']}x{image['height']}" for image in images]
+    images = ((image["file_name"], turned[image["id"]]) for image in table.images if image["id"] in turned)
+    found = [f"{name}: listed as {height}x{width}" for name, (width, height) in images]  # here they are upright
     message = (
         "photos with width and height of the file as stored, but boxes of the upright picture (EXIF): swap width and "
         "height; training uses them upright"
@@ -166,26 +166,15 @@ def _frames(split: str, table: Table, turned: Mapping[int, tuple[int, int]]) -> 
     return finding("error", "image frame", split, found, message)
 
 
-def _ids(split: str, table: Table) -> Iterator[Finding]:
-    images = _duplicates(row["id"] for row in table.images)
-    categories = _duplicates(row["id"] for row in table.categories)
-    annotations = _duplicates(row.get("id") for row in table.annotations)
-    yield finding("error", "image ids", split, images, "occur twice in images")
-    yield finding("error", "category list", split, categories, "ids occur twice")
-    yield finding("warning", "annotation ids", split, annotations, "occur twice")
-    known = {row["id"] for row in table.images}
-    orphans = [row_name(row) for row in table.annotations if row["image_id"] not in known]
-    yield finding("warning", "annotation images", split, orphans, "annotations of images that are not listed: ignored")
-
-
-def _duplicates(values: Iterable[object]) -> list[str]:
-    return [str(value) for value, number in Counter(values).items() if number > 1 and value is not None]
-
-
 def _category_ids(split: str, table: Table) -> Iterator[Finding]:
     known = {row["id"] for row in table.categories}
-    used = {row["category_id"] for row in table.annotations}
-    unknown = [f"{row_name(row)}: {row['category_id']}" for row in table.annotations if row["category_id"] not in known]
+    used = table.counts.categories
+    if used <= known:
+        unknown = list[str]()
+    else:
+        unknown = [
+            f"{row_name(row)}: {row['category_id']}" for row in table.annotations if row["category_id"] not in known
+        ]
     message = "category ids that the categories do not have"
     for shift in (1, -1):
         if unknown and {value + shift for value in used} <= known:
@@ -214,17 +203,6 @@ def _boxes(split: str, table: Table) -> Iterator[Finding]:
     yield finding("warning", "boxes beyond border", split, beyond, "boxes that extend beyond the image: clipped")
 
 
-def _duplicate_annotations(split: str, table: Table) -> Iterator[Finding]:
-    seen: set[tuple[int, int, str]] = set()
-    repeated = []
-    for row in table.annotations:
-        key = (row["image_id"], row["category_id"], str(row.get("bbox")))
-        if key in seen:
-            repeated.append(row_name(row))
-        seen.add(key)
-    yield finding("warning", "duplicate boxes", split, repeated, "annotations with the class and box of another one")
-
-
 def _missing(source: Source, table: Table, missing: list[int]) -> Finding:
     message = "missing"
     if missing and (line := explanation(source.root, format=source.format, split=source.split)) is not None:
@@ -236,8 +214,9 @@ def _missing(source: Source, table: Table, missing: list[int]) -> Finding:
 
 
 def _balance(split: str, table: Table, missing: set[int]) -> Iterator[Finding]:
-    counts = Counter(row["category_id"] for row in table.annotations if not is_crowd(row))
-    crowds = {row["category_id"] for row in table.annotations if is_crowd(row)}  # another check names them
+    found = table.counts.classes
+    counts = Counter({number: count for (number, crowd), count in found.items() if not crowd})
+    crowds = {number for number, crowd in found if crowd}  # another check names them
     names = {row["id"]: str(row.get("name", row["id"])) for row in table.categories}
     absent = [names[number] for number in names if not counts[number] and number not in crowds]
     if not table.annotations and len(missing) == len(table.images):  # YOLO's boxes need the sizes of the images
@@ -251,7 +230,7 @@ def _balance(split: str, table: Table, missing: set[int]) -> Iterator[Finding]:
 
 
 def _empty(split: str, table: Table, missing: set[int]) -> Iterator[Finding]:
-    filled = {row["image_id"] for row in table.annotations}
+    filled = table.counts.images
     present = (row for index, row in enumerate(table.images) if index not in missing)
     empty = [str(row["file_name"]) for row in present if row["id"] not in filled]
     level: Level = "warning" if len(empty) * 2 > len(table.images) else "info"
@@ -382,9 +361,9 @@ def _across(tables: dict[str, Table]) -> Iterator[Finding]:
     differing = [line for split, names in others for line in class_differences(first, expected, split, names)]
     yield finding("error", "categories across splits", splits, differing, "splits have different classes")
     if "train" in tables:
-        trained = {row["category_id"] for row in tables["train"].annotations}
+        trained = tables["train"].counts.categories
         for split, table in tables.items():
-            unseen = {row["category_id"] for row in table.annotations} - trained
+            unseen = table.counts.categories - trained
             names = [str(lists[split].get(number, number)) for number in sorted(unseen)]
             if split != "train":
                 yield finding("warning", "untrained classes", split, names, "occur here but never in train")

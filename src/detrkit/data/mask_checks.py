@@ -57,15 +57,14 @@ def mask_findings(split: str, table: Table, *, quick: bool = False) -> Iterator[
         if not quick:
             yield from _map_findings(split, table)
         return
-    rows = [row for row in table.annotations if row.get("segmentation")]
-    if not rows:
+    if not table.counts.outlines:
         return
     missing = [row_name(row) for row in table.annotations if not row.get("segmentation")]
     message = f"annotations without segmentation: boxes use them, training of masks stops; {WAY_ON.format('rows')}"
     yield finding("warning", "missing masks", split, missing, message)
     faults = _Faults()
     sizes = {image["id"]: (image.get("width"), image.get("height")) for image in table.images}
-    for row in rows:
+    for row in (row for row in table.annotations if row.get("segmentation")):
         _examine(row, sizes.get(row["image_id"], (None, None)), faults, quick)
     message = "segmentations that are malformed: tasks with masks refuse them, 'det' does not read them"
     yield finding("error", MASK_VALUES, split, faults.malformed, message)

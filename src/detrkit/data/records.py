@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.data.clean_rows import is_crowd, row_area, row_problem
+from detrkit.data.clean_rows import has_mask, is_crowd, row_area, row_problem
 from detrkit.data.coco_json import Row
 from detrkit.data.findings import Finding
 from detrkit.data.listing import posix_name
@@ -22,6 +24,7 @@ __all__ = [
     "WAY_ON",
     "ImageRecord",
     "OnError",
+    "RowCounts",
     "ScoreProtocol",
     "Table",
     "coco_rows",
@@ -101,6 +104,54 @@ class ImageRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RowCounts:
+    """What the annotations of a table have, counted in one pass over them."""
+
+    usable: int
+    """Annotations that can be used, boxes among them."""
+    masks: int
+    """Those of them with a mask."""
+    classes: Mapping[tuple[int, bool], int]
+    """(category id, whether it is a crowd region) -> annotations."""
+    images: frozenset[int]
+    """The ids of images that annotations refer to."""
+    outlines: bool
+    """Whether any has a ``segmentation``."""
+    crowd_outlines: bool
+    """Whether any crowd region has one."""
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> RowCounts:
+        """Count rows."""
+        usable = masks = 0
+        classes = Counter[tuple[int, bool]]()
+        images: set[int] = set()
+        outlined: set[bool] = set()
+        for row in rows:
+            crowd = is_crowd(row)
+            classes[row["category_id"], crowd] += 1
+            images.add(row["image_id"])
+            if row.get("segmentation"):
+                outlined.add(crowd)
+            if row_problem(row) is None:
+                usable += 1
+                masks += has_mask(row)
+        return cls(
+            usable=usable,
+            masks=masks,
+            classes=classes,
+            images=frozenset(images),
+            outlines=bool(outlined),
+            crowd_outlines=True in outlined,
+        )
+
+    @property
+    def categories(self) -> set[int]:
+        """The ids of categories that annotations refer to."""
+        return {number for number, _ in self.classes}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Table:
     """The annotations of one split in COCO's structure, read from any format."""
 
@@ -111,7 +162,7 @@ class Table:
     images: list[Row]
     """Rows with id, file_name, and width and height where known. Formats with masks in PNG files add ``map``, a
     :class:`~detrkit.data.map_files.MapFile`, and ``problem``, why the image cannot be used, where it cannot."""
-    annotations: list[Row]
+    annotations: Sequence[Row]
     """Rows with id, image_id, category_id, bbox [x, y, w, h], area, iscrowd, and segmentation where there is one. COCO
     files do not have ``where``, file and line for messages, ``value``, that of the segment in the ``map`` of its image,
     and ``problem``, why the row cannot be used, where it cannot."""
@@ -132,6 +183,11 @@ class Table:
     """What the reader had to decide: warnings are announced, and ``data check`` lists all of them."""
     label_files: tuple[Path, ...] = ()
     """The annotation files that were read, of formats with one per image."""
+
+    @cached_property
+    def counts(self) -> RowCounts:
+        """What the annotations have."""
+        return RowCounts.of(self.annotations)
 
     def path(self, image: Row) -> Path:
         """The path of the file of an image row."""

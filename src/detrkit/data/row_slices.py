@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detrkit.errors import DataError
 from detrkit.files import check_regular
 
 __all__ = ["Chunk", "RowFile", "chunks_of", "rows_of_list", "telling_progress", "without_collection"]
 
-_SLICE = 4 << 20
+_SLICE = 2 << 20
 """Bytes of text that are parsed at a time: the memory that parsed rows need is this many times five."""
 _ENDS_TRIED = 8
 """Closing braces tried as the end of a slice; an RLE in a row has one of its own."""
@@ -107,9 +108,15 @@ class RowFile:
     """
 
     rest: dict[str, Any]
-    _data: bytes
-    _cuts: list[tuple[int, int, int]]
-    """(first byte, last byte, first row) of each part."""
+    rows: int
+    """How many rows the list has."""
+    firsts: list[int]
+    """The first row of each part."""
+    _path: Path
+    _state: tuple[int, int]
+    """Size and time of the file."""
+    _cuts: list[tuple[int, int]]
+    """The first byte of each part and that behind it."""
 
     @classmethod
     def read(cls, path: Path, key: str) -> RowFile | None:
@@ -119,14 +126,18 @@ class RowFile:
             DataError: it is no regular file.
         """
         data = _content(path)
+        state = (0, 0) if data is None else _state(path)
         found = None if data is None else re.compile(rb'"%b"\s*:\s*\[\s*' % key.encode()).search(data)
         if data is None or found is None:
             return None
-        cuts, number, end = [], 0, found.end()
+        cuts: list[tuple[int, int]] = []
+        firsts: list[int] = []
+        number, end = 0, found.end()
         try:
             with without_collection():
                 for start, end, rows in _slices(data, found.end()):
-                    cuts.append((start, end, number))
+                    cuts.append((start, end))
+                    firsts.append(number)
                     number += len(rows)
             behind = data[end:].lstrip()
             text = b'%b"%b":"%b"%b' % (data[: found.start()], key.encode(), _NOTHING.encode(), behind[1:])
@@ -136,17 +147,39 @@ class RowFile:
         # of a list of this name inside another value the object has another value here
         if not cuts or behind[:1] != b"]" or not isinstance(rest, dict) or rest.pop(key, None) != _NOTHING:
             return None
-        return cls(rest, data, cuts)
+        return cls(rest, number, firsts, path, state, cuts)
 
     def __iter__(self) -> Iterator[Chunk]:
+        tell = _tell.get()
+        for part, (_, end) in enumerate(self._cuts):
+            yield self.chunk(part)
+            if tell is not None:
+                tell(end, self._state[0])
+
+    def chunk(self, part: int) -> Chunk:
+        """The rows of one part.
+
+        Raises:
+            DataError: the file has changed.
+        """
         import orjson
 
-        tell = _tell.get()
-        for start, end, number in self._cuts:
-            text = self._data[start:end]
-            yield Chunk(number, orjson.loads(b"[%b]" % text), text)
-            if tell is not None:
-                tell(end, len(self._data))
+        start, end = self._cuts[part]
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(start)
+                text = file.read(end - start)
+            same = _state(self._path) == self._state
+        except OSError:
+            same = False
+        if not same:
+            raise DataError(f"{self._path}: has changed while it was read")
+        return Chunk(self.firsts[part], orjson.loads(b"[%b]" % text), text)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _content(path: Path) -> bytes | None:

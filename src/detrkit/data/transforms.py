@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
@@ -20,6 +19,7 @@ from torchvision.transforms.v2 import functional as F
 from detrkit.data.photometric import chance, distort_colours, jitter_colours, uniform
 from detrkit.data.records import ImageRecord
 from detrkit.data.scene import Scene, resize_in_float32
+from detrkit.data.sizes import fitted_shape, resize_shape, truncated_shape
 from detrkit.structures import Sample, Target
 
 __all__ = [
@@ -35,36 +35,6 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def resize_shape(height: int, width: int, short_side: int, max_side: int | None = None) -> tuple[int, int]:
-    """(height, width) whose shorter side is ``short_side``, or smaller if the longer side would exceed ``max_side``.
-
-    Rounds like the official code: to the nearest for a shorter side that ``max_side`` limits, down for the longer side.
-    """
-    low, high = min(height, width), max(height, width)
-    if max_side is not None and high * short_side > max_side * low:
-        short_side = max(1, round(max_side * low / high))
-    if low == short_side:
-        return height, width
-    if width < height:
-        return short_side * height // width, short_side
-    return short_side, short_side * width // height
-
-
-def truncated_shape(height: int, width: int, short_side: int, max_side: int | None = None) -> tuple[int, int]:
-    """The evaluation size of the Relation-DETR repository: both sides times one ratio in float32, rounded down.
-
-    For many sizes float32 gives one pixel less than exact arithmetic: 375 x 500 becomes 799 x 1066.
-    """
-    sides = np.array([height, width], np.float32)
-    # torch computes number / tensor as number * (1 / tensor); a direct division would round differently
-    inverse = np.float32(1) / sides
-    ratio = np.float32(short_side) * inverse.max()
-    if max_side is not None:
-        ratio = min(ratio, np.float32(max_side) * inverse.min())
-    new_height, new_width = (sides * ratio).astype(np.int64).clip(min=1).tolist()
-    return new_height, new_width
-
-
 @dataclass(frozen=True, kw_only=True)
 class EvalTransform:
     """Resize and normalise an image."""
@@ -78,14 +48,17 @@ class EvalTransform:
     """Mean of RGB in [0, 1]."""
     std: tuple[float, ...] = IMAGENET_STD
     """Standard deviation of RGB in [0, 1]."""
+    canvas: tuple[int, int] | None = None
+    """(height, width) that the resized image must fit into, for models of one fixed size; None: any."""
 
     def __call__(self, image: Image.Image, record: ImageRecord, task: str = "det") -> Sample:
         scene = Scene.of(image, record, task)
         if self.resize == "round":
-            scene = _with_sides(scene, self.short_side, self.max_side)
+            shape = resize_shape(image.height, image.width, self.short_side, self.max_side)
+            scene = _with_shape(scene, fitted_shape(shape, self.canvas))
         else:
             shape = truncated_shape(image.height, image.width, self.short_side, self.max_side)
-            scene = scene.resized(shape, resize_in_float32)
+            scene = scene.resized(fitted_shape(shape, self.canvas), resize_in_float32)
         return _sample(scene, record, task, self.mean, self.std)
 
 
@@ -174,8 +147,11 @@ class TrainTransform:
 
 def _with_sides(scene: Scene, short_side: int, max_side: int | None) -> Scene:
     """Resized by :func:`resize_shape`."""
-    height, width = resize_shape(scene.image.height, scene.image.width, short_side, max_side)
-    return scene if (width, height) == scene.image.size else scene.resized((height, width))
+    return _with_shape(scene, resize_shape(scene.image.height, scene.image.width, short_side, max_side))
+
+
+def _with_shape(scene: Scene, shape: tuple[int, int]) -> Scene:
+    return scene if shape == (scene.image.height, scene.image.width) else scene.resized(shape)
 
 
 def _region(image: Image.Image, height: int, width: int) -> tuple[int, int, int, int]:

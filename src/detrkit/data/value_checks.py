@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 
-from detrkit.data.clean_rows import OUTLINE, TEXT, is_crowd, row_problem
+from detrkit.data.clean_rows import OUTLINE, TEXT, row_problem
 from detrkit.data.findings import Finding, finding, row_name
 from detrkit.data.listing import posix_name
 from detrkit.data.records import Table
@@ -40,13 +40,15 @@ def _unusable(split: str, table: Table) -> Iterator[Finding]:
 
 def _crowds(split: str, table: Table) -> Iterator[Finding]:
     """Classes of which every box is a crowd region: nothing is trained on."""
-    crowds, others = Counter[int](), Counter[int]()
-    for row in table.annotations:
-        (crowds if is_crowd(row) else others)[row["category_id"]] += 1
+    counts = table.counts.classes
     names = {row["id"]: str(row.get("name", row["id"])) for row in table.categories}
-    only = [f"{name}: {crowds[number]}" for number, name in names.items() if crowds[number] and not others[number]]
+    only = [
+        f"{name}: {counts[number, True]}"
+        for number, name in names.items()
+        if (number, True) in counts and (number, False) not in counts
+    ]
     message = "classes whose boxes all have iscrowd 1: left out of training, ignored in evaluation"
-    if any(row.get("segmentation") and is_crowd(row) for row in table.annotations):
+    if table.counts.crowd_outlines:
         message += "; CVAT writes iscrowd 1 for brush masks: set it to 0 if these are single objects"
     yield finding("warning", "crowd classes", split, only, message)
 

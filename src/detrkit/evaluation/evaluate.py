@@ -17,7 +17,9 @@ from detrkit.evaluation.settings import check_overrides, evaluation_config
 from detrkit.inference.device import Precision
 from detrkit.metrics import ScoreJson
 from detrkit.models import Detector
+from detrkit.runtime.info import is_artefact
 from detrkit.weights import load
+from detrkit.weights.artefact import open_artefact
 from detrkit.weights.find import find_checkpoint
 from detrkit.weights.official.pth import open_official
 from detrkit.weights.ours import is_ours
@@ -47,8 +49,9 @@ def evaluate(
 
     Args:
         checkpoint: our ``.safetensors``, a run folder, a URL, the name of embedded or pulled weights, a model in
-            memory, or an official ``.pth``. The model of a ``.pth`` is that of the recipe or is recognised from its
-            tensors; its labels are category ids of the data.
+            memory, an exported model (``.onnx``, ``.xml``, ``.pt2``), or an official ``.pth``.
+            The model of a ``.pth`` is that of the recipe or is recognised from its tensors; its labels are category ids
+            of the data.
         data: a data folder, a recipe (file, name, mapping) or a loaded data set.
         overrides: ``section.key=value`` settings: where the data are, image sizes, post-processing (``model.nms=0.7``).
             Keys that have no effect on an evaluation, or would need another network, are refused.
@@ -126,6 +129,8 @@ def _model(checkpoint: str | Path | Detector, recipe: Recipe) -> tuple[Detector,
     if isinstance(checkpoint, Detector):
         return checkpoint, False
     path = find_checkpoint(checkpoint)
+    if is_artefact(path):
+        return open_artefact(path), False
     if is_ours(path):
         return load(path), False
     wanted = recipe.model.name if "name" in recipe.model.model_fields_set else None

@@ -115,7 +115,7 @@ def predict_dataset(
     target = next(detector.parameters()).device if device is None else resolve_device(device)
     rank, world = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     batches = _batches(dataset.aspect_ratios, batch_size)[rank::world]
-    dataset = dataset.with_transform(eval_transform(config))
+    dataset = dataset.with_transform(eval_transform(config, canvas=detector.canvas))
     loader = build_loader(dataset, batches, workers=workers, size_divisor=config.input.size_divisor)
 
     done, total = 0, sum(map(len, batches))

@@ -42,8 +42,9 @@ class Predictor:
     """Answers the tasks of a trained model: objects in images, their masks, segments, classes of pixels.
 
     Args:
-        path_or_name: a checkpoint (of detrkit, or an official one of a registered model), a run folder, a URL, the
-            name of weights in the package or of published weights that were pulled, or a model in memory.
+        path_or_name: a checkpoint (of detrkit, or an official one of a registered model), an exported model (``.onnx``,
+            ``.xml`` or ``.pt2`` of ``detrkit export``, on the CPU), a run folder, a URL, the name of weights in the
+            package or of published weights that were pulled, or a model in memory.
         device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
         batch_size: images per forward pass. Images of different sizes in a batch are padded, which changes scores
             slightly.
@@ -99,7 +100,7 @@ class Predictor:
             config = config.replace(nms=nms, nms_decay=nms_decay)
         self.config = config
         self.categories = self.model.categories or default_categories(config.architecture.num_classes)
-        self._transform = eval_transform(config)
+        self._transform = eval_transform(config, canvas=self.model.canvas)
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -33,6 +33,8 @@ class Detector(nn.Module, ABC):
     name: str = ""
     categories: Categories | None = None
     thresholds: Thresholds | None = None
+    canvas: tuple[int, int] | None = None
+    """(height, width) of the only canvas that the model takes; None: any."""
 
     def __init__(self, *, config: DetectorConfig[Architecture], mask_head: MaskHead | None = None) -> None:
         super().__init__()

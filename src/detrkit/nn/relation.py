@@ -4,7 +4,7 @@ depends on the relative position and size of the boxes of two queries.
 The bias of N queries has heads · N² entries, its features 64 · N². Kept for the backward pass, they take half of the
 memory of a training step (332 MiB per layer and image at N = 1100). :class:`FullRelation` therefore processes a few
 rows at a time and recomputes their bias in the backward pass: equal up to rounding, and no N × N
-matrix is stored.
+matrix is stored. On a GPU one kernel does both (:mod:`detrkit.ops.relation_attention`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from detrkit.nn.position import sine_embedding
+from detrkit.ops.relation_attention import fused_relation, relation_attention
 
 __all__ = ["FullRelation", "LowRankRelation", "PositionRelation", "box_relation"]
 
@@ -80,11 +81,20 @@ class FullRelation:
     """Added to the bias, broadcastable to (B, heads, N, N): -inf where a query must not see another; or None."""
 
     rows: int | None = None
-    """None: all queries at once."""
+    """None: all queries at once, and never in the fused kernel."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
         """Attend with this bias: q, k, v (B, heads, N, d) -> (B, heads, N, d)."""
         number = q.shape[2]
+        if self.rows is not None and isinstance(self.relation, PositionRelation):
+            module = self.relation
+            weight = module.pos_proj.weight.flatten(1)
+            if fused_relation(q, weight, self.blocked, dropout):
+                assert module.pos_proj.bias is not None
+                return relation_attention(
+                    q, k, v, self.source, self.target, weight, module.pos_proj.bias, self.blocked,
+                    scale=module.scale, temperature=module.temperature,
+                )  # fmt: skip
         rows = self.rows or number
         parts = []
         for start in range(0, number, rows):

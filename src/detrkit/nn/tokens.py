@@ -46,8 +46,8 @@ class Tokens:
         """Number of columns and rows per level, (L, 2) float."""
         numbers = [side for height, width in self.shapes for side in (width, height)]
         like = self.valid_cells
-        # not torch.tensor(numbers), which torch.export would treat as constants
-        return torch.stack([torch.full((), side, dtype=like.dtype, device=like.device) for side in numbers]).view(-1, 2)
+        # not torch.tensor(numbers), which torch.export would treat as constants; not scalars, which OpenVINO rejects
+        return torch.cat([torch.full((1,), side, dtype=like.dtype, device=like.device) for side in numbers]).view(-1, 2)
 
     @property
     def valid_ratios(self) -> Tensor:

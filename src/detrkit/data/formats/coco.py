@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from detrkit.data.clean_rows import clean_annotation, clean_category, clean_image, id_reader
+from detrkit.data.clean_rows import Tell, clean_annotation, clean_category, clean_image, id_reader, is_plain
 from detrkit.data.coco_json import Row, annotation_lists, is_federated, read_json
+from detrkit.data.file_rows import FileRows
 from detrkit.data.findings import Finding, finding
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, find_image_root, only
 from detrkit.data.listing import child, files_in
 from detrkit.data.records import Table
+from detrkit.data.row_slices import Chunk, RowFile, without_collection
 from detrkit.errors import DataError
 from detrkit.files import beginning
 
-__all__ = ["FORMAT", "image_folders", "parse_coco", "read"]
+__all__ = ["FORMAT", "image_folders", "parse_coco", "read", "read_coco"]
 
 # Files next to instances_*.json that are not its annotations.
 _OTHER_TASKS = ("panoptic", "captions", "keypoints", "stuff", "semantic", "image_info", "_sample", "lvis")
@@ -25,6 +27,8 @@ _OTHER_TASKS = ("panoptic", "captions", "keypoints", "stuff", "semantic", "image
 # How COCO files begin, as far as can be told without reading all of a large file.
 _COCO_BEGINNING = re.compile(r'\s*\{\s*"(images|annotations|categories|info|licenses)"\s*:')
 _HEAD = 4096
+_LARGE = 50_000_000
+"""Bytes of a file whose annotations are not kept in memory."""
 _YEAR = re.compile(r"20\d\d$")
 
 
@@ -103,8 +107,7 @@ def read(source: Source, *, folders: Iterable[Path] = ()) -> Table:
     Raises:
         DataError: the file is not COCO annotations, or the image folder is not found.
     """
-    data, _ = read_json(source.annotations, change=source.slim)
-    table = parse_coco(data, source.annotations, source.images or source.root)
+    table = read_coco(source, source.images or source.root)
     if source.images is not None and not source.images.is_dir():
         raise DataError(f"{source.images}: no such image folder")
     if table.images:
@@ -136,8 +139,44 @@ def image_folders(root: Path, split: str) -> Iterator[Path]:
     yield from (root / "images", root, root / "JPEGImages")
 
 
-def parse_coco(data: object, origin: Path, image_root: Path) -> Table:
+def read_coco(source: Source, image_root: Path) -> Table:
+    """The table of a COCO file. The annotations of a large one are read anew in each pass over them.
+
+    Raises:
+        DataError: as :func:`parse_coco` raises it, or the file cannot be read.
+    """
+    path = source.annotations
+    # packed masks are made once
+    if source.segmentations != "packed" and path.is_file() and path.stat().st_size >= _LARGE:
+        file = RowFile.read(path, "annotations")
+        if file is not None and not _named(file.rest):
+            return parse_coco({**file.rest, "annotations": []}, path, image_root, file=file, slim=source.slim)
+    data, _ = read_json(path, change=source.slim)
+    return parse_coco(data, path, image_root)
+
+
+def _named(rest: Row) -> bool:
+    """Whether images or categories have names in place of ids."""
+    lists = [rest.get(key) for key in ("images", "categories")]
+    return any(isinstance(row, dict) and isinstance(row.get("id"), str) for rows in lists for row in rows or ())
+
+
+def parse_coco(
+    data: object,
+    origin: Path,
+    image_root: Path,
+    *,
+    file: RowFile | None = None,
+    slim: Callable[[Row], Row] = lambda row: row,
+) -> Table:
     """A table from parsed COCO JSON.
+
+    Args:
+        data: the parsed JSON.
+        origin: its file, for messages.
+        image_root: the folder of the images.
+        file: has the annotations, if they are not among ``data``.
+        slim: reduces each of them.
 
     Raises:
         DataError: not COCO annotations, or a row whose ids, name or file name cannot be read.
@@ -156,16 +195,22 @@ def parse_coco(data: object, origin: Path, image_root: Path) -> Table:
     clean_categories = [
         clean_category(row, f"{origin}: categories[{k}]", category_ids) for k, row in enumerate(categories)
     ]
-    rows = []
-    for number, row in enumerate(annotations):
+
+    def clean(row: object, number: int, tell: Tell = lambda *_: None) -> Row:
         if isinstance(row, dict) and "segments_info" in row:
             raise DataError(
                 f"{origin}: holds panoptic segments; read it as format 'coco_panoptic', or use the instances file"
             )
         where = f"{origin}: annotations[{number}]"
-        rows.append(clean_annotation(row, where, read_image_id=image_ids, read_category_id=category_ids, tell=tell))
-    _number_names(clean_images, rows, "image_id")
-    _number_names(clean_categories, rows, "category_id")
+        return clean_annotation(row, where, read_image_id=image_ids, read_category_id=category_ids, tell=tell)
+
+    rows: Sequence[Row]
+    if file is None:
+        rows = [clean(row, number, tell) for number, row in enumerate(annotations)]
+        _number_names(clean_images, rows, "image_id")
+        _number_names(clean_categories, rows, "category_id")
+    else:
+        rows = _rows_of(file, slim, clean, tell)
     info = data.get("info") if isinstance(data, dict) else None
     return Table(
         origin=origin,
@@ -177,6 +222,29 @@ def parse_coco(data: object, origin: Path, image_root: Path) -> Table:
         protocol="lvis" if is_federated(clean_images) else "coco",
         readings=readings,
     )
+
+
+def _rows_of(file: RowFile, slim: Callable[[Row], Row], clean: Callable[..., Row], tell: Tell) -> FileRows:
+    """The cleaned rows of a file; values that are read otherwise than they are written are told once."""
+    plain: set[int] = set()
+
+    def raw(chunk: Chunk) -> list[object]:
+        return [slim(row) if isinstance(row, dict) else row for row in chunk.exact()]
+
+    with without_collection():
+        for chunk in file:
+            if all(is_plain(row) and "segments_info" not in row for row in chunk.rows):
+                plain.add(chunk.first)
+            else:
+                for number, row in enumerate(raw(chunk), start=chunk.first):
+                    clean(row, number, tell)
+
+    def read(chunk: Chunk) -> list[Row]:
+        if chunk.first in plain:
+            return [slim(row) for row in chunk.rows]
+        return [clean(row, number) for number, row in enumerate(raw(chunk), start=chunk.first)]
+
+    return FileRows(file, read)
 
 
 def _number_names(owners: list[Row], rows: list[Row], key: str) -> None:

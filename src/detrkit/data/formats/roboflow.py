@@ -6,9 +6,8 @@ from collections.abc import Hashable
 from dataclasses import replace
 from pathlib import Path
 
-from detrkit.data.coco_json import read_json
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
-from detrkit.data.formats.coco import parse_coco
+from detrkit.data.formats.coco import read_coco
 from detrkit.data.listing import child
 from detrkit.data.once import annotation_cache
 from detrkit.data.records import Table
@@ -60,8 +59,7 @@ def _table(source: Source) -> Table:
     path = source.annotations
     table = annotation_cache().pop(_table_key(source), None)
     if not isinstance(table, Table):
-        data, _ = read_json(path, change=source.slim)
-        table = parse_coco(data, path, path.parent)
+        table = read_coco(source, path.parent)
     return table if source.images is None else replace(table, image_root=source.images)
 
 

@@ -26,8 +26,8 @@ def upsample_corners(maps: Tensor, shape: tuple[int, int], cells: Tensor, new_ce
     """
     height, width = maps.shape[1:]
     step = (cells - 1) / (new_cells - 1).clamp(min=1)
-    # not one tensor of both numbers, which torch.export would treat as constants
-    span = [torch.full((), max(side - 1, 1), dtype=maps.dtype, device=maps.device) for side in (width, height)]
+    # not one tensor of both numbers, which torch.export would treat as constants; not scalars, which OpenVINO rejects
+    span = [torch.full((1,), max(side - 1, 1), dtype=maps.dtype, device=maps.device) for side in (width, height)]
     columns, rows = (torch.arange(size, device=maps.device) for size in shape[::-1])
     x = (columns * step[:, :1] / span[0] * 2 - 1)[:, None].expand(-1, shape[0], -1)
     y = (rows * step[:, 1:] / span[1] * 2 - 1)[:, :, None].expand(-1, -1, shape[1])

@@ -13,7 +13,9 @@ from detrkit.errors import CheckpointError
 from detrkit.files import replacing
 from detrkit.models import create_model
 from detrkit.models.detector import Detector
+from detrkit.runtime.info import is_artefact
 from detrkit.structures import Categories
+from detrkit.weights.artefact import open_artefact
 from detrkit.weights.official.class_names import CITYSCAPES_CATEGORIES, guess_categories
 from detrkit.weights.official.load import load_official, to_official
 from detrkit.weights.official.recognise import Recognition, recognise
@@ -81,13 +83,15 @@ def open_official(
 
 
 def open_checkpoint(path: str | Path, *, check_finite: bool = True) -> Detector:
-    """Open any checkpoint, ours or official, as a model in evaluation mode with its classes.
+    """Open any checkpoint, ours or official, or an exported model, as a model in evaluation mode with its classes.
 
     ``check_finite``: refuse weights that are NaN or infinite.
 
     Raises:
         CheckpointError: as :func:`open_official` and :func:`detrkit.weights.load`.
     """
+    if is_artefact(path):
+        return open_artefact(path)
     if is_ours(Path(path)):
         return load(path, check_finite=check_finite)
     opened = open_official(path, check_finite=check_finite)

@@ -1,0 +1,158 @@
+"""Export of models: files give the boxes of the checkpoint, the proof fails where they do not, bad input is named."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+import detrkit
+from detrkit.cli.main import run
+from detrkit.errors import CheckpointError
+from detrkit.export.export import export_model
+from detrkit.export.onnx_file import with_half_weights, write_onnx
+from detrkit.export.parity import Comparison, prove
+from detrkit.models import Detector
+from detrkit.runtime.light_predictor import LightPredictor
+from detrkit.weights.artefact import open_artefact
+from tests.models.tester import add_noise_to_weights
+from tests.runtime.planted_files import planted_info, planted_onnx
+from tests.small import small_model
+
+STANDARD = {"", "ai.onnx"}
+IMAGES = Path(detrkit.__file__).parent / "assets" / "blood_cells" / "images"
+
+
+def _small(name: str, **options: object) -> Detector:
+    """A model whose weights are noise, so that no output is constant."""
+    model = small_model(name, eval_short_side=64, eval_max_side=96, **options).eval()
+    add_noise_to_weights(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Detector, Path]:
+    """The default model, tiny, as ONNX for batches of any number of images of 96x96."""
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    model = _small("dape_lite0", encoder_layers=1)
+    result = export_model(model, path, format="onnx", size=(96, 96))
+    assert result.parity is not None
+    assert result.parity.agrees
+    return model, path
+
+
+@pytest.mark.xdist_group("export")
+def test_the_proof_is_beside_the_file(exported: tuple[Detector, Path]) -> None:
+    _, path = exported
+    found = json.loads((path.parent / "parity.json").read_text())
+    assert found["agrees"] is True
+    assert found["file"] == "model.onnx"
+    assert [one["batch"] for one in found["comparisons"]] == [1, 3]
+    for one in found["comparisons"]:
+        assert one["images"] >= 8
+        assert one["boxes"] <= 1e-3
+        assert one["scores"] <= 1e-4
+        assert one["canvas"] == [96, 96]
+
+
+@pytest.mark.xdist_group("export")
+def test_files_have_standard_operators_only(exported: tuple[Detector, Path]) -> None:
+    model = onnx.load(exported[1])
+    assert {entry.domain for entry in model.opset_import} <= STANDARD
+    assert {node.domain for node in model.graph.node} <= STANDARD
+    assert "GridSample" in {node.op_type for node in model.graph.node}
+
+
+@pytest.mark.xdist_group("export")
+def test_predictors_take_the_file(exported: tuple[Detector, Path]) -> None:
+    """The same objects as the checkpoint, with and without torch, apart from the padding to 96x96."""
+    _, path = exported
+    pictures = sorted(IMAGES.iterdir())[:3]
+    full = detrkit.Predictor(path, threshold=0.0).predict(pictures)
+    light = LightPredictor(path, threshold=0.0).predict_all(pictures)
+    for one, other in zip(full, light, strict=True):
+        assert len(one) == len(other) > 0
+        torch.testing.assert_close(torch.from_numpy(one.scores), torch.from_numpy(other.scores), atol=1e-5, rtol=0)
+
+
+@pytest.mark.xdist_group("export")
+def test_openvino_gives_the_same(exported: tuple[Detector, Path], tmp_path: Path) -> None:
+    from detrkit.export.openvino_files import openvino_model, write_openvino
+
+    model, path = exported
+    info = LightPredictor(path).info
+    write_openvino(openvino_model(onnx.load(path)), tmp_path / "model.xml", info)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+    found = open_artefact(tmp_path / "model.xml")
+    generator = torch.Generator().manual_seed(1)
+    images = [torch.randn(3, 64, 80, generator=generator) for _ in range(3)]
+    assert all(one.agrees for one in prove(model, found, images, batches=(1, 3)))
+
+
+@pytest.mark.xdist_group("export")
+def test_the_proof_finds_another_model(exported: tuple[Detector, Path], tmp_path: Path) -> None:
+    """One weight of a class head, moved by 1 %, is enough."""
+    model, path = exported
+    changed = onnx.load(path)
+    tensor = max(
+        (one for one in changed.graph.initializer if "class_embed" in one.name and one.name.endswith("bias")),
+        key=lambda one: one.name,
+    )
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 0.05, tensor.name))
+    other = tmp_path / "changed.onnx"
+    write_onnx(changed, other, LightPredictor(path).info)
+    images = [torch.randn(3, 64, 80, generator=torch.Generator().manual_seed(1))] * 2
+    (found,) = prove(model, open_artefact(other), images, batches=(1,))
+    assert not found.agrees
+
+
+@pytest.mark.xdist_group("export")
+def test_half_weights_halve_the_file(exported: tuple[Detector, Path], tmp_path: Path) -> None:
+    model, path = exported
+    info = replace(LightPredictor(path).info, precision="fp16")
+    half = tmp_path / "half.onnx"
+    write_onnx(with_half_weights(onnx.load(path)), half, info)
+    assert half.stat().st_size < 0.75 * path.stat().st_size
+    images = [torch.randn(3, 64, 80, generator=torch.Generator().manual_seed(1))] * 2
+    (found,) = prove(model, open_artefact(half), images, batches=(1,))
+    assert 0 < found.scores < 0.05
+
+
+def test_swaps_are_counted_up_to_a_limit() -> None:
+    whole = Comparison(1, (96, 96), 8, 100, 5, 1e-4, 1e-5, None, 3, 3)
+    assert whole.agrees
+    assert not replace(whole, swapped=6).agrees
+    assert not replace(whole, boxes=2e-3).agrees
+    assert not replace(whole, scores=2e-4).agrees
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--format onnx --out model.xml", "model.xml: files of onnx end in .onnx"),
+        ("--format onnx --precision int8 --out m.onnx", "onnx files have fp32, fp16"),
+        ("--format openvino --precision int8 --out m.xml", "give --images DIR or --data DIR"),
+        ("--format onnx --opset 11 --out m.onnx", "opset 11: give one from 18 to"),
+        ("--size 320 417 --out m.onnx", "--size 320 417: this model needs multiples of 32, for example 320 448"),
+        ("--size 320 --out m.onnx", "--size 320: give height and width in pixels"),
+        ("--batch many --out m.onnx", "--batch many: give a number of images, or dynamic"),
+        ("--images nowhere --out m.onnx", "nowhere: no such folder"),
+        ("--format tflite", "Invalid value for '--format'"),
+    ],
+)
+def test_options_that_cannot_be_used(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["export", "dape_lite0", *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error.replace("\n", " ")
+    assert error.strip().count("detrkit: error:") == 1
+
+
+def test_an_exported_model_is_no_checkpoint(tmp_path: Path) -> None:
+    path = planted_onnx(tmp_path / "model.onnx", planted_info())
+    with pytest.raises(CheckpointError, match="is an exported model already"):
+        export_model(path, tmp_path / "again.onnx", format="onnx")
