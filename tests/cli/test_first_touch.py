@@ -62,6 +62,7 @@ COMMANDS = {
     "data convert {data} --to yolo --out {out}/yolo": "",
     "data split {data} --val 0.5 --out {out}/split": "",
     "score coco --gt {data}/annotations/instances_val.json --results {root}/results.json": "",
+    "report --help": "",
     "env --torch": "torch",
     "predict {data}/images/val/val1.png --out {out}": "torch torchvision timm",
 }

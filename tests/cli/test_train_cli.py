@@ -57,6 +57,13 @@ def test_seeds(trained: list[Any]) -> None:
     assert [recipe.training.seeds for recipe, _ in trained] == [[0, 1, 2]] * 3 + [[7]]
 
 
+def test_minutes(trained: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "dela_detr_lite0", "--minutes", "60"]) == 0
+    assert run(["train", "--data", "my_data", "--minutes", "2.5", "device=cpu"]) == 0
+    assert [recipe.training.minutes for recipe, _ in trained] == [60, 2.5]
+    assert "optimizer steps: as many as 2.5 minutes have room for" in capsys.readouterr().err
+
+
 def test_own_data_without_a_recipe(trained: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", "--data", "my_data", "device=cpu"]) == 0
     captured = capsys.readouterr()

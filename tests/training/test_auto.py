@@ -164,6 +164,15 @@ def test_the_recipe_file_gives_the_same_recipe(tmp_path: Path) -> None:
     assert load_recipe(path).to_dict() == recipe.to_dict()
 
 
+def test_a_batch_that_is_to_be_measured(tmp_path: Path) -> None:
+    root = make(tmp_path / "data")
+    for model, total in (("dape_lite0", 4), ("detr_r50", 8)):
+        recipe = auto_recipe(root, {"training.batch_size": "auto", "model.name": model}, quiet=True)
+        assert recipe.training.auto_batch
+        assert recipe.optimizer.lr_batch_size == total, "images per step, whatever fits"
+        assert line(recipe, "batch auto").endswith("the others are accumulated")
+
+
 def test_given_values_win_and_other_choices_follow(tmp_path: Path) -> None:
     root = make(tmp_path / "data", boxes=[(80, 80)] * 40)
     given = ["model.name=dela_conditional_detr_lite0", "model.num_queries=60", "epochs=9", "lr=1e-3"]

@@ -205,7 +205,7 @@ class TrainingSection(Section):
     minutes: Positive | None = None
     """Length in minutes of this machine, evaluations and pictures included, instead of a number of steps: it is planned
     from measured steps, again as the run goes, and the schedule that ``epochs`` or ``iterations`` describe is stretched
-    over it. A resumed run has what is left of them."""
+    over it. A resumed run has what is left of them; with ``seeds`` each run has them."""
     batch_size: Annotated[Count, WrapValidator(_auto_or), PlainSerializer(_itself)] = 4
     """Images per process and forward pass in training. ``auto``: as many of ``optimizer.lr_batch_size`` as memory has
     room for, by the peak of measured steps, the others by ``accumulate``; without ``lr_batch_size`` as many as fit."""

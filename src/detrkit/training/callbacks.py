@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from detrkit.metrics import Score
+from detrkit.data import DetectionDataset
+from detrkit.metrics import Metric, Score
 from detrkit.structures import Batch
 from detrkit.training.task import Validation
 
@@ -46,11 +47,10 @@ class Evaluation:
         score: its numbers, overall and per class.
         better: whether it is the best so far, so that its weights are now in ``best/``.
         seconds: how long it took.
-        of: the validation images (``of.data``), and their protocol with its ground truth (``of.metric``).
+        of: the validation images and their protocol.
         answers: by image id, the detections in every image of all processes; of the tasks sem and pan the maps of the
             first few images, because all would not fit into memory.
-        objects: the detections with the ground truth, for :mod:`detrkit.report`, if the evaluation is the best so far;
-            None for maps.
+        objects: the detections with the ground truth, for :mod:`detrkit.report`; None for maps.
     """
 
     score: Score
@@ -59,6 +59,16 @@ class Evaluation:
     of: Validation
     answers: Mapping[int, Answer]
     objects: ScoredSet | None
+
+    @property
+    def data(self) -> DetectionDataset:
+        """The validation images."""
+        return self.of.data
+
+    @property
+    def metric(self) -> Metric[Any]:
+        """Their protocol with its ground truth."""
+        return self.of.metric
 
 
 class Callback:

@@ -43,6 +43,7 @@ class RunClock:
         self.budget = 60 * minutes
         self.total = self.first_total = 0  # steps planned now, and at the beginning
         self.per_step = self.per_evaluation = 0.0
+        self.closing = 0.0  # evaluations: what is scored for the report after the last one
         self.between_evaluations = 0  # steps; 0: there is only the one at the end, if any
         self._began, self._earlier = time.monotonic() if began is None else began, 0.0
         self._anchor = (0, 0.0)
@@ -128,7 +129,7 @@ class RunClock:
     def _steps_left(self, now: float) -> int:
         """Steps that the rest of the time has room for, beside their evaluations and the one at the end."""
         share, least = CLOSING
-        room = self.budget - now - max(share * self.budget, least) - self.per_evaluation
+        room = self.budget - now - max(share * self.budget, least) - (1 + self.closing) * self.per_evaluation
         steps = room / max(self.per_step, 1e-9)
         for _ in range(3 if self.between_evaluations else 0):  # fewer steps may have fewer evaluations
             evaluations = max(0, int(steps / self.between_evaluations))

@@ -24,6 +24,7 @@ __all__ = ["Cost", "measure_cost", "plan_run", "say_cost", "short_remark"]
 
 STEPS = 3  # that are measured; the first one warms up
 IMAGES = 3  # of the validation data, likewise
+AT_END = 50  # training images at most, which are scored for the report of a run
 ADAM_STATES = 2  # numbers that AdamW keeps for each parameter
 
 
@@ -92,8 +93,10 @@ def _seconds_per_image(trainer: Trainer, validation: Validation) -> float:
         _wait(device)
         times.append(time.monotonic())
     found.close()
-    first, rest = min(batch, len(times) - 2), len(times) - 1
-    return (times[-1] - times[first]) / max(1, rest - first) if first > 0 else times[-1] - times[0]
+    images = len(times) - 1
+    if images <= batch:  # the first batch, which warms up, is the only one
+        return (times[-1] - times[0]) / max(1, images)
+    return (times[-1] - times[batch]) / (images - batch)
 
 
 def _wait(device: torch.device) -> None:
@@ -105,6 +108,8 @@ def plan_run(trainer: Trainer) -> None:
     """Before the first epoch: plan the steps of a run of so many minutes, and say what the run will cost."""
     clock, estimate = trainer.clock, trainer.recipe.logging.estimate
     if clock is not None and trainer.task.validation is not None:
+        if trainer.recipe.logging.plots:
+            clock.closing = min(AT_END, len(trainer.task.train_data)) / max(1, len(trainer.task.validation.data))
         clock.between_evaluations = (trainer.recipe.training.evaluate_every or 0) * trainer.steps_per_epoch
     unplanned = clock is not None and not clock.planned
     if unplanned or (trainer.step == 0 and estimate):

@@ -145,16 +145,16 @@ def _threshold(trainer: Trainer) -> float:
 
 
 def _draw_validation(folder: Path, evaluation: Evaluation, threshold: float) -> None:
-    places = {record.image_id: place for place, record in enumerate(evaluation.of.data.records)}
+    places = {record.image_id: place for place, record in enumerate(evaluation.data.records)}
     shown = [image_id for image_id in sorted(evaluation.answers) if image_id in places][: VAL_SHEETS * VAL_IMAGES]
     for number in range(-(-len(shown) // VAL_IMAGES)):
         rows = []
         for image_id in shown[number * VAL_IMAGES : (number + 1) * VAL_IMAGES]:
             try:
-                image = evaluation.of.data.read_image(places[image_id])
+                image = evaluation.data.read_image(places[image_id])
             except DataError:  # with data.on_error=skip
                 continue
-            rows.append((image, evaluation.of.data.records[places[image_id]], evaluation.answers[image_id]))
+            rows.append((image, evaluation.data.records[places[image_id]], evaluation.answers[image_id]))
         if rows:
-            sheet = draw_comparisons(rows, evaluation.of.data.categories, threshold=threshold)
+            sheet = draw_comparisons(rows, evaluation.data.categories, threshold=threshold)
             write_picture(folder / f"val_{number}.jpg", sheet, format="JPEG")

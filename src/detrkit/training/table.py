@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detrkit.errors import RunError
 from detrkit.files import replacing
 from detrkit.training.callbacks import Callback, Row
 from detrkit.training.checkpoint import saving_failed
@@ -32,7 +34,8 @@ class MetricsTable(Callback):
 
     def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
         """Write the table."""
-        _write(trainer.folder)
+        with contextlib.suppress(RunError) if error is not None else contextlib.nullcontext():  # say the first error
+            _write(trainer.folder)
 
 
 def metrics_table(rows: Iterable[Row]) -> list[TableRow]:

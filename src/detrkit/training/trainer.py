@@ -319,15 +319,15 @@ class Trainer:
         """Evaluate on the validation data; save the weights if they are the best so far."""
         start = time.monotonic()
         score, answers = validate(self, validation)
-        self.evaluated_step = self.step
+        self.evaluated_step, objects = self.step, None
+        if self.accelerator.is_main_process:  # which writes the weights
+            model, objects = self.evaluated_model, scored_answers(validation.metric, answers)
+            model.thresholds = choose_thresholds(model, validation.data, objects)
         better = self.best.beaten_by(score)
         self.best = replace(self.best, stale=self.best.stale + 1)
-        objects = None
         if better:
             self.best = Best(epoch=self.epoch + 1, metrics=dict(score.metrics), headline=score.headline)
             if self.accelerator.is_main_process:
-                objects, model = scored_answers(validation.metric, answers), self.evaluated_model
-                model.thresholds = choose_thresholds(model, validation.data, objects)
                 checkpoint.save_best(self.folder, self.save_model)
         column = validation.metric.class_columns[0]
         per_class = {name: numbers.get(column) for name, numbers in score.per_class.items()}
