@@ -127,11 +127,11 @@ def trace(
     mask = torch.zeros(number, height, width, dtype=torch.bool)
     if number > 1:
         mask[-1, :, -width // 4 :] = True
-    free = Dim.DYNAMIC if batch is None else None
-    sides = (None, None) if size is not None else (Dim.DYNAMIC, Dim.DYNAMIC)
+    free = Dim.DYNAMIC if batch is None else Dim.STATIC
+    side = Dim.DYNAMIC if size is None else Dim.STATIC
     shapes = {
-        "images": {0: free, 2: sides[0], 3: sides[1]},
-        "padding_mask": {0: free, 1: sides[0], 2: sides[1]},
+        "images": {0: free, 2: side, 3: side},
+        "padding_mask": {0: free, 1: side, 2: side},
     }
     module = Finished(model) if with_postprocess else RawOutputs(model)
     try:
