@@ -17,7 +17,7 @@ from detrkit.models.presets import PRESETS
 from detrkit.models.registry import KINDS
 from detrkit.weights import inspect_checkpoint
 from detrkit.weights.official.keydiff import IGNORED, compare
-from detrkit.weights.official.recognise import on_meta, recognise
+from detrkit.weights.official.recognise import SIGNS, on_meta, recognise
 from tests.small import SMALL
 
 pytestmark = pytest.mark.xdist_group("recognise")  # one cache of layouts
@@ -46,6 +46,13 @@ def test_every_registered_model_is_recognised(name: str) -> None:
     counts = (model.config.num_classes, model.config.num_queries)
     config = on_meta(found.name, **found.options).config
     assert (config.num_classes, config.num_queries) == counts
+
+
+def test_signs_are_in_the_files_of_their_kinds_alone() -> None:
+    for kind in KINDS:
+        name = next(name for name in list_models() if PRESETS[name].kind == kind)
+        parts = {part for key in detrkit.to_official(on_meta(name)) for part in key.split(".")}
+        assert {sign for sign, kinds in SIGNS.items() if kind in kinds} == parts & SIGNS.keys(), kind
 
 
 def small(name: str, **overrides: Any) -> dict[str, Any]:

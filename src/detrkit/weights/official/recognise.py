@@ -21,12 +21,13 @@ from detrkit.errors import CheckpointError
 from detrkit.models import create_model, entry, list_models, model_config
 from detrkit.models.config import COMMON_OPTIONS
 from detrkit.models.detector import Detector
+from detrkit.models.presets import ALIASES, PRESETS
 from detrkit.nn.backbone import Backbone
 from detrkit.weights.official.keydiff import KeyDiff, compare
 from detrkit.weights.official.keymaps import KEYMAPS, official_names
 from detrkit.weights.published.catalogue import CATALOGUE
 
-__all__ = ["Recognition", "on_meta", "recognise"]
+__all__ = ["SIGNS", "Recognition", "on_meta", "recognise"]
 
 # Training arguments of the repositories that shapes do not show -> our options.
 _ARGUMENTS = {
@@ -55,6 +56,23 @@ _INVISIBLE = COMMON_OPTIONS - {
     "freeze_detector",
 }
 _HEAD_DIM = 32  # in every published model
+_CONDITIONAL = {"conditional_detr", "de_conditional_detr"}
+_OF_RELATION_DETR = {"deformable_detr_pp", "dino_pp", "relation_detr", "dape", "salience_detr"}
+# Part of a name in a file -> kinds of models whose files have it, all of them and no others. They only decide which
+# models are built first.
+SIGNS: Mapping[str, Collection[str]] = {
+    "sampling_offsets": _OF_RELATION_DETR | {"deformable_detr", "dino"},
+    "neck": _OF_RELATION_DETR,
+    "ca_qcontent_proj": _CONDITIONAL,
+    "multihead_attn": {"detr", "detr_panoptic", "de_detr"},
+    "bbox_attention": {"detr_panoptic"},
+    "hybrid_tgt_embed": {"relation_detr", "dape"},
+    "source_proj": {"dape"},
+    "enc_mask_predictor": {"salience_detr"},
+    "label_enc": {"dino"},
+}
+# The same of backbones, by the beginning of their names: others need not be built to compare their names.
+_BACKBONE_SIGN = ("layer1", "resnet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,10 +171,19 @@ def recognise(
     inferred = _options_from_tensors(detector) | _options_from_arguments(arguments or {})
     listed = _models_in_catalogue(file)
     candidates = list(_candidates(name, inferred, given))
+    parts = {part for key in state for part in key.split(".")}
     order = _backbones(detector, {candidate.backbone for candidate in candidates})
     candidates = [candidate for candidate in candidates if candidate.backbone in order]
     # of models with the same tensors the plainest, which has the shortest name
-    candidates.sort(key=lambda item: (item.name not in listed, order.index(item.backbone), item.rank, len(item.name)))
+    candidates.sort(
+        key=lambda item: (
+            item.name not in listed,
+            order[item.backbone],
+            _contradictions(item.name, parts),
+            item.rank,
+            len(item.name),
+        )
+    )
     if not _is_detector(state):
         candidates = candidates[:1]  # all are equally distant
     kinds: dict[tuple[object, ...], list[_Candidate]] = {}
@@ -189,13 +216,23 @@ def recognise(
     return best
 
 
+def _contradictions(name: str, parts: Collection[str]) -> int:
+    """How many signs speak against a model. parts: of the names in the file."""
+    model = ALIASES.get(name, name)
+    kind = PRESETS[model if model in PRESETS else model.rpartition("_q")[0]].kind
+    return sum((sign in parts) != (kind in kinds) for sign, kinds in SIGNS.items())
+
+
 def _is_detector(state: Mapping[str, Tensor]) -> bool:
     """Whether any name looks like a detection transformer."""
     return any(re.search(r"backbone|transformer|decoder|query|class_embed", name) for name in state)
 
 
-def _backbones(state: Mapping[str, Tensor], names: Collection[str]) -> list[str]:
-    """The backbones among ``names`` that the file may hold, the most likely first."""
+def _backbones(state: Mapping[str, Tensor], names: Collection[str]) -> dict[str, int]:
+    """The backbones among ``names`` that the file may hold, with their ranks: 0 for the most likely."""
+    sign, beginning = _BACKBONE_SIGN
+    if any(name.startswith("backbone.") and sign in name.split(".") for name in state):
+        names = [name for name in names if name.startswith(beginning)] or names
     share, found = {}, {}
     for name in names:
         layouts = _backbone_names(name)
@@ -203,7 +240,9 @@ def _backbones(state: Mapping[str, Tensor], names: Collection[str]) -> list[str]
         share[name] = max(len(wanted & state.keys()) / len(wanted) for wanted in layouts)
     likely = [name for name in names if share[name] >= max(share.values()) - 0.1]
     # a ResNet-101 has all the names of a ResNet-50
-    return sorted(likely, key=lambda name: (-share[name], -found[name], name))
+    fits = {name: (-share[name], -found[name]) for name in likely}
+    ranks = sorted(set(fits.values()))
+    return {name: ranks.index(fit) for name, fit in fits.items()}
 
 
 @lru_cache(maxsize=64)
