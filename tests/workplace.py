@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from detrkit.config import load_recipe
 from detrkit.structures import Categories, PanopticMap, Segment
 from tests.data.test_ade20k import ade20k_tree
 from tests.data.trees import lvis_tree, masks_tree, outlines_tree, panoptic_tree
@@ -197,6 +198,8 @@ def make_checkpoints(folder: Path) -> None:
         model.categories = detrkit.Categories.from_json([{"id": key, "name": name} for key, name in classes.items()])
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         detrkit.save(model, folder / path)
+    recipe = load_recipe({"model": {"name": "dela_detr_lite0"}, "data": {"root": "my_data"}})
+    (folder / "runs" / "mine" / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     options = TINY_MODEL | {"num_queries": 10, "denoising_queries": 10, "one_to_many_queries": 10}
     panoptic = detrkit.create_model("mask_dape_lite0", task="pan", num_classes=2, **options)
     panoptic.categories = detrkit.Categories(

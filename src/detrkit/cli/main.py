@@ -26,6 +26,7 @@ from detrkit.cli.evaluate import eval_command
 from detrkit.cli.export import ExportCommand, export_command
 from detrkit.cli.models import models_command
 from detrkit.cli.predict import PredictCommand, predict_command
+from detrkit.cli.report import report_command
 from detrkit.cli.spellings import option_meant
 from detrkit.cli.train import train_command
 from detrkit.errors import DetrkitError
@@ -42,6 +43,7 @@ app.command("demo")(demo_command)
 app.command("predict", cls=PredictCommand)(predict_command)
 app.command("train")(train_command)
 app.command("eval")(eval_command)
+app.command("report")(report_command)
 app.command("export", cls=ExportCommand)(export_command)
 app.command("bench")(bench_command)
 app.add_typer(score.app, name="score")

@@ -35,11 +35,13 @@ class Analysis:
         data: detections and ground truth.
         score: AP and AR by the protocol.
         tide: what kinds of errors cost.
+        limit: the most detections that count, per image and class, or with LVIS per image.
     """
 
     data: ScoredSet
     score: Score
     tide: Tide
+    limit: int = 100
 
     @cached_property
     def matches(self) -> ObjectMatches:
@@ -119,4 +121,5 @@ def analyse(
         data=scored_set(metric, results, image_ids=ids),
         score=metric.score(results, image_ids=ids) if score is None else score,
         tide=metric.tide(results, ids),
+        limit=metric.limit,
     )

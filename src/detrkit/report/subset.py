@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from detrkit.report.scored_set import ScoredSet
 
-__all__ = ["above", "filled"]
+__all__ = ["above", "filled", "with_found"]
 
 
 def filled(overall: float | None, per_class: Sequence[float | None], *, default: float) -> NDArray[np.float64]:
@@ -25,8 +25,12 @@ def _first(*values: float | None) -> float:
 
 def above(data: ScoredSet, thresholds: NDArray[np.float64]) -> ScoredSet:
     """The set with only the detections that reach the threshold of their class."""
-    found = data.found
-    kept = np.flatnonzero(found.score >= thresholds[found.label])
-    masks: list[Any] | None = None if found.masks is None else [found.masks[position] for position in kept.tolist()]
-    columns = {name: getattr(found, name)[kept] for name in ("image", "label", "boxes", "score", "lenient")}
+    return with_found(data, data.found.score >= thresholds[data.found.label])
+
+
+def with_found(data: ScoredSet, kept: NDArray[np.bool_]) -> ScoredSet:
+    """The set with only some of its detections (D,)."""
+    found, index = data.found, np.flatnonzero(kept)
+    masks: list[Any] | None = None if found.masks is None else [found.masks[position] for position in index.tolist()]
+    columns = {name: getattr(found, name)[index] for name in ("image", "label", "boxes", "score", "lenient")}
     return replace(data, found=replace(found, **columns, masks=masks))

@@ -56,6 +56,8 @@ class RunState(TypedDict):
     """Of the training data; states of version 0.1 have none."""
     validation: NotRequired[Fingerprint]
     """Of the validation data, if there are any."""
+    thresholds: NotRequired[dict[str, object]]
+    """Score thresholds chosen at the last evaluation, if it chose any."""
     clock: NotRequired[ClockState]
     """Of a run that is planned by time."""
 

@@ -22,6 +22,7 @@ __all__ = ["find_run", "locked", "open_folder", "run_folder", "start_folder"]
 
 _RUN_FILES = (
     *("last", "last.new", "best", "log.jsonl", "recipe.yaml", "tensorboard", "wandb_id", "metrics.csv"),
+    *("facts.json", "report.html"),
     *PICTURES,
 )
 

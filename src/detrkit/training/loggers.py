@@ -12,6 +12,7 @@ from typing import Any
 
 from detrkit.config import Recipe
 from detrkit.errors import RunError
+from detrkit.report.run_log import read_log
 from detrkit.training.callbacks import Callback, Row
 
 __all__ = ["JsonLines", "Logger", "TensorBoard", "WandB", "build_loggers", "read_log"]
@@ -131,20 +132,3 @@ def build_loggers(folder: Path, recipe: Recipe) -> list[Logger]:
     if recipe.logging.wandb:
         loggers.append(WandB(folder, recipe))
     return loggers
-
-
-def read_log(path: Path) -> list[dict[str, object]]:
-    """The rows of ``log.jsonl``, with repeated steps only once.
-
-    Steps after the last checkpoint of a killed process are in the file twice; the later rows are kept.
-    """
-    rows: list[dict[str, object]] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the last line of a killed process
-        if row.get("event") == "resume":
-            rows = [earlier for earlier in rows if earlier["step"] <= row["step"]]
-        rows.append(row)
-    return rows

@@ -36,6 +36,7 @@ from detrkit.training.pictures import RunPictures
 from detrkit.training.progress import format_metric
 from detrkit.training.resume import as_begun, check_agreement, length_remark, validation_remark, without_start
 from detrkit.training.rng import seed_everything
+from detrkit.training.run_report import RunReport
 from detrkit.training.table import MetricsTable
 from detrkit.training.task import build_task, require_backbone, resolve
 from detrkit.training.trainer import Trainer
@@ -166,7 +167,12 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool, callbacks: Sequ
             loggers = start_folder(folder, recipe, resumed=state is not None)
             for logger in loggers:
                 stack.callback(logger.close)
-            watching = [*loggers, MetricsTable(), *([RunPictures()] if recipe.logging.plots else []), *callbacks]
+            watching = [
+                *loggers,
+                MetricsTable(),
+                *([RunPictures(), RunReport()] if recipe.logging.plots else []),
+                *callbacks,
+            ]
         trainer = Trainer(
             recipe=recipe,
             task=task,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
-from detrkit.errors import CheckpointError
-from detrkit.training.checkpoint import MODEL, RunState
+from detrkit.structures import Thresholds
+from detrkit.training.checkpoint import RunState
 from detrkit.training.resume import kept_best
 from detrkit.training.rng import restore_rng
-from detrkit.weights import read_info
 
 if TYPE_CHECKING:
     from detrkit.training.trainer import Trainer
@@ -42,6 +40,8 @@ def run_state(trainer: Trainer, rng: list[dict[str, object]]) -> RunState:
     }
     if trainer.validation is not None:
         state["validation"] = trainer.validation
+    if trainer.evaluated_model.thresholds is not None:
+        state["thresholds"] = trainer.evaluated_model.thresholds.to_json()
     if trainer.clock is not None and trainer.clock.planned:
         state["clock"] = trainer.clock.state()
     return state
@@ -59,7 +59,7 @@ def restore_run(trainer: Trainer, state: RunState) -> None:
         setattr(trainer, name, value)
     if trainer.clock is not None and "clock" in state:
         trainer.clock.load_state(state["clock"])
-    with contextlib.suppress(CheckpointError):  # the next evaluation chooses new ones
-        trainer.evaluated_model.thresholds = read_info(trainer.folder / "last" / MODEL).thresholds
+    if "thresholds" in state:
+        trainer.evaluated_model.thresholds = Thresholds.from_json(state["thresholds"])
     trainer.best = kept_best(state, trainer.folder)
     restore_rng(state["rng"][trainer.accelerator.process_index])

@@ -1,0 +1,56 @@
+"""Detections of a checkpoint in the validation images of a recipe, for those who want more than a score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detrkit.config import Recipe
+from detrkit.data import DetectionDataset, load_dataset
+from detrkit.devices import resolve_device
+from detrkit.evaluation.loop import Progress, predict_dataset
+from detrkit.metrics import Metric, metric_for
+from detrkit.structures import Detections
+from detrkit.structures.detections import ResultRow
+from detrkit.weights import load
+
+__all__ = ["SplitDetections", "detect_split"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitDetections:
+    """What a checkpoint finds: COCO results rows (none for maps), ids of the images, the images and their protocol."""
+
+    rows: list[ResultRow]
+    image_ids: list[int]
+    data: DetectionDataset
+    metric: Metric[Any]
+
+
+def detect_split(
+    checkpoint: Path, recipe: Recipe, *, device: str = "auto", progress: Progress | None = None
+) -> SplitDetections:
+    """Detect objects in the validation images of a recipe.
+
+    Raises:
+        DataError, CheckpointError: the images or the checkpoint cannot be used.
+    """
+    model = load(checkpoint).to(resolve_device(device))
+    files = recipe.data.val
+    data = load_dataset(
+        recipe.data.root,
+        split="val",
+        format=recipe.data.format,
+        annotations=files.annotations,
+        images=files.images,
+        on_error=recipe.data.on_error,
+        task=model.config.architecture.task,
+        max_detections=recipe.data.max_detections,
+    )
+    rows: list[ResultRow] = []
+    image_ids = []
+    for image_id, found in predict_dataset(model, data, progress=progress):
+        image_ids.append(image_id)
+        rows += found.to_coco(image_id) if isinstance(found, Detections) else []
+    return SplitDetections(rows=rows, image_ids=image_ids, data=data, metric=metric_for(data))
