@@ -2,7 +2,8 @@
 # Benchmarks on a GPU, in sections of at most two minutes, most important first, nine minutes in total.
 #
 #   benchmarks/gpu.sh OUT [SECTION ...]           all sections or some of them; OUT: folder to write
-#   DEVICE=cpu SIZE=tiny benchmarks/gpu.sh OUT    a small trial on any machine: does every section run?
+#   DEVICE=cpu SIZE=tiny benchmarks/gpu.sh OUT    a small trial on any machine: does every section run? Kernels run in
+#                                                 Triton's interpreter then
 #
 # If packages are in a folder instead of an environment, put them on PYTHONPATH first, for example with
 # `source .gpu/enter.sh && benchmarks/gpu.sh OUT`. PYTHON is the interpreter (default: .venv, else python3).
@@ -19,34 +20,61 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 sections=( # name and time limit in seconds
-    "check 120"
-    "operators 60"
-    "speed 110"
-    "relation 60"
-    "dense 60"
-    "ablation 110"
+    "kernels 100"
+    "step 90"
+    "speed 100"
+    "check 90"
+    "tune 50"
+    "operators 20"
+    "relation 30"
+    "dense 30"
+    "ablation 20"
 )
+
+# Correctness and time of the Triton kernels; on a CPU in Triton's interpreter, whose times mean nothing.
+kernels() {
+    local small=() pairs=() code=0
+    if [ "$device" = cpu ]; then export DETRKIT_BACKEND=triton TRITON_INTERPRET=1; fi
+    if tiny; then small=(--scale 0.01 --heads 1 --repeats 1 --settings 1) pairs=(--queries 10 --images 1 --repeats 1); fi
+    python -m detrkit env --torch
+    bench ms_deform_attn.py --device "$device" --dtypes bf16 fp32 --json "$into/ms_deform_attn.json" "${small[@]}" || code=1
+    bench relation_attention.py --device "$device" --json "$into/relation_attention.json" "${pairs[@]}" || code=1
+    return $code
+}
+
+# Training steps beside the published formulation of Relation-DETR, which is checked where its recordings are.
+step() {
+    local small=() golden=()
+    if tiny; then small=(--models relation_detr_lite0 dape_lite0 --size 64 96 --images 1 --repeats 1); fi
+    if [ -d "${DETRKIT_SHARED:-../shared}/golden" ] && ! tiny; then golden=(--golden "${DETRKIT_SHARED:-../shared}"); fi
+    bench relation_step.py --device "$device" --json "$into/step.json" "${small[@]}" "${golden[@]}"
+}
+
+# Images per second of every R50 preset, the best known first.
+speed() {
+    local what=(--models relation_detr_r50 dape_r50 dino_r50_4scale detr_r50 de_detr_r50 deformable_detr_r50_two_stage
+        salience_detr_r50 conditional_detr_r50 '*_r50' '*_r50_*' --repeats 3)
+    if tiny; then what=(--models detr_r50 --repeats 1 --short-side 64 --batch-size 1 --threads 1); fi
+    bench speed.py --device "$device" --out "$into/speed.json" "${what[@]}"
+}
 
 check() {
     local small=()
     if tiny; then small=(--size tiny --models detr_lite0 dape_lite0); fi
-    python -m detrkit env
     bench gpu_check.py --device "$device" --out "$into/check.jsonl" "${small[@]}"
 }
 
-operators() {
-    local small=() code=0
-    if tiny; then small=(--scale 0.2); fi
-    bench roi_align.py --device "$device" --json "$into/roi_align.json" "${small[@]}" || code=1
-    bench ms_deform_attn.py --device "$device" --json "$into/ms_deform_attn.json" "${small[@]}" || code=1
-    return $code
+tune() {
+    local small=()
+    if [ "$device" = cpu ]; then export DETRKIT_BACKEND=triton TRITON_INTERPRET=1; fi
+    if tiny; then small=(--scale 0.01 --heads 1 --repeats 1 --most 1 --widths 34); fi
+    bench tune_kernels.py --device "$device" --json "$into/tuning.json" "${small[@]}"
 }
 
-speed() {
-    local what=(--models detr_r50 conditional_detr_r50 de_detr_r50 deformable_detr_r50_two_stage dino_r50_4scale
-        relation_detr_r50 salience_detr_r50 dape_r50 --repeats 5)
-    if tiny; then what=(--models detr_r50 --repeats 1 --short-side 64 --batch-size 1 --threads 1); fi
-    bench speed.py --device "$device" --out "$into/speed.json" "${what[@]}"
+operators() {
+    local small=()
+    if tiny; then small=(--scale 0.2); fi
+    bench roi_align.py --device "$device" --json "$into/roi_align.json" "${small[@]}"
 }
 
 relation() {

@@ -54,6 +54,10 @@ class Timing:
     forward_ms: float
     step_ms: float
     memory_mib: float
+    images_per_s: float
+    """Of the forward pass, one image at a time."""
+
+    trained_images_per_s: float
 
 
 def evaluation_sides(model: Detector) -> tuple[int, int]:
@@ -125,7 +129,8 @@ def measure(name: str, options: argparse.Namespace) -> Timing:
     memory = peak_mib(options.device)
     forward_ms = bench.forward_ms(options.repeats, WARMUP)
     parameters = sum(parameter.numel() for parameter in bench.model.parameters())
-    return Timing(name, parameters, bench.height, bench.width, forward_ms, step_ms, memory)
+    rates = (1000 / forward_ms, 1000 * options.batch_size / step_ms)
+    return Timing(name, parameters, bench.height, bench.width, forward_ms, step_ms, memory, *rates)
 
 
 def serve_measurements(name: str, options: argparse.Namespace) -> None:

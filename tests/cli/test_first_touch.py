@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.cli.test_main import SOURCE
 
-HEAVY = ("torch", "torchvision", "timm", "accelerate", "transformers", "tensorboard")
+HEAVY = ("torch", "torchvision", "timm", "accelerate", "transformers", "tensorboard", "scipy")
 PROGRAM = """
 import sys
 from detrkit.cli.main import run
@@ -64,6 +64,7 @@ COMMANDS = {
     "score coco --gt {data}/annotations/instances_val.json --results {root}/results.json": "",
     "report --help": "",
     "env --torch": "torch",
+    "predict {data}/images/val/val1.png --out {out}": "torch torchvision timm",
 }
 
 

@@ -130,7 +130,6 @@ def predict_command(
     from detrkit.cli.console import local_checkpoint, stderr, stdout
     from detrkit.inference.answers import check_task
     from detrkit.inference.cityscapes_submission import SUBMISSION, CityscapesSubmission
-    from detrkit.inference.data_set_ids import data_set_ids
     from detrkit.inference.earlier_run import MAP_FOLDERS, TASK_FILES, earlier_files
     from detrkit.inference.prediction_folder import PredictionFolder
     from detrkit.inference.predictor import Predictor
@@ -155,7 +154,12 @@ def predict_command(
     chosen = check_task(predictor.config, None if task is None else task.value)
     if chosen in MAP_FOLDERS:
         found = find_images(inputs, written=[*written, out / MAP_FOLDERS[chosen]], earlier=earlier)
-    listed = data_set_ids([Path(word) for word in inputs if os.path.isdir(word)], found)
+    folders = [Path(word) for word in inputs if os.path.isdir(word)]
+    listed = None
+    if folders:
+        from detrkit.inference.data_set_ids import data_set_ids  # with all formats, which single images need not
+
+        listed = data_set_ids(folders, found)
     if listed is not None:
         stderr().print(f"image ids are those of {listed.origin}", markup=False)
     file_names = [item.file_name for item in found]

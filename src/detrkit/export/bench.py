@@ -49,7 +49,7 @@ class BenchRow:
         file: its name.
         format, precision: of an exported model; "torch" and "fp32" for a checkpoint.
         megabytes: on the disk.
-        ap: AP on the data; None without data.
+        ap: AP on the data; None without data, or where the post-processing is in the file.
         pre, model, post: from the decoded picture to the input, through the network, and to detections.
         images_per_second: of the three together.
         peak_megabytes: largest memory of a process that only loads it and predicts; None if that failed.
@@ -167,13 +167,15 @@ def bench(
                 picture = read_image(file)
                 for runner, spent in zip(runners, times, strict=True):
                     _measure(runner, picture, spent if number else _Times())
-    for path, row, spent in zip(found, rows, times, strict=True):
+    for path, row, spent, runner in zip(found, rows, times, runners, strict=True):
+        info = runner.predictor.info if isinstance(runner, _Artefact) else None
+        row.precision = info.precision if info is not None else row.precision
         row.pre, row.model, row.post = (median(part) * 1e3 for part in (spent.pre, spent.model, spent.post))
         row.images_per_second = 1e3 / (row.pre + row.model + row.post)
         if memory:
             say(f"memory of {row.file}")
             row.peak_megabytes = _peak(path, files[:3], threads)
-        if data is not None:
+        if data is not None and not (info is not None and info.with_postprocess):
             say(f"AP of {row.file}")
             value = evaluate(path, data)["metrics"]["AP"]
             row.ap = float(value) if isinstance(value, int | float) else None
@@ -190,12 +192,7 @@ def _row(path: Path) -> BenchRow:
     form = FORMATS_OF_SUFFIX.get(path.suffix.lower(), "torch")
     parts = [path, path.with_suffix(".bin")] if form == "openvino" else [path]
     megabytes = sum(part.stat().st_size for part in parts if part.is_file()) / 1e6
-    precision = "fp32"
-    if form != "torch":
-        from detrkit.runtime.engines import open_engine
-
-        precision = open_engine(path).info.precision
-    return BenchRow(file=path.name, format=form, precision=precision, megabytes=round(megabytes, 1))
+    return BenchRow(file=path.name, format=form, precision="fp32", megabytes=round(megabytes, 1))
 
 
 def _measure(runner: _Runner, picture: Image.Image, spent: _Times) -> None:

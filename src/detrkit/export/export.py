@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,10 +102,14 @@ def export_model(
     _check(out, format, precision, size, batch, images=images, data=data)
     if opset not in OPSETS:
         raise DataError(f"opset {opset}: give one from {OPSETS[0]} to {OPSETS[-1]}")
-    path = None if isinstance(checkpoint, Detector) else find_checkpoint(checkpoint)
-    if path is not None and path.suffix in FORMATS_OF_SUFFIX:
-        raise CheckpointError(f"{path}: is an exported model already; give the checkpoint that it was made from")
-    model = in_single_precision(checkpoint if path is None else open_checkpoint(path)).cpu().eval()
+    if isinstance(checkpoint, Detector):
+        path, model = None, copy.deepcopy(checkpoint)  # the caller's stays where it is
+    else:
+        path = find_checkpoint(checkpoint)
+        if path.suffix in FORMATS_OF_SUFFIX:
+            raise CheckpointError(f"{path}: is an exported model already; give the checkpoint that it was made from")
+        model = open_checkpoint(path)
+    model = in_single_precision(model).cpu().eval()
     divisor = model.config.input.size_divisor
     if size is not None and any(side % divisor for side in size):
         near = " ".join(str(-(-side // divisor) * divisor) for side in size)

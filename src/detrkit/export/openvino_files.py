@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["openvino_model", "quantized", "write_openvino"]
 
-Batch = tuple["NDArray[np.float32]", "NDArray[np.bool_]"]
+Batch = tuple["NDArray[np.generic]", "NDArray[np.bool_]"]
 
 
 def openvino_model(model: onnx.ModelProto) -> Any:

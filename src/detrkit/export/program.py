@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torchvision.ops import nms
 
+from detrkit.errors import DataError, RunError
 from detrkit.inference.postprocess import default_categories
 from detrkit.losses.classes import build_classes
 from detrkit.models.detector import Detector
@@ -113,19 +114,30 @@ def trace(
         batch: images per call; None: any number.
         size: (height, width) of the canvas; None: any, from :data:`LEAST_SIDE` on.
         with_postprocess: :class:`Finished` instead of :class:`RawOutputs`.
+
+    Raises:
+        DataError: the backbone cannot be traced for any size.
+        RunError: the model cannot be traced.
     """
+    if size is None and model.config.architecture.backbone.startswith("swin"):
+        raise DataError(f"'{model.name}': windows of Swin are traced for one size only; give --size H W")
     height, width = size or _EXAMPLE
     number = batch or 2  # one image would be traced as a program for one image
     images = torch.randn(number, 3, height, width, generator=torch.Generator().manual_seed(0))
     mask = torch.zeros(number, height, width, dtype=torch.bool)
     if number > 1:
         mask[-1, :, -width // 4 :] = True
-    free = Dim.DYNAMIC if batch is None else None
-    sides = (None, None) if size is not None else (Dim.DYNAMIC, Dim.DYNAMIC)
+    free = Dim.DYNAMIC if batch is None else Dim.STATIC
+    side = Dim.DYNAMIC if size is None else Dim.STATIC
     shapes = {
-        "images": {0: free, 2: sides[0], 3: sides[1]},
-        "padding_mask": {0: free, 1: sides[0], 2: sides[1]},
+        "images": {0: free, 2: side, 3: side},
+        "padding_mask": {0: free, 1: side, 2: side},
     }
     module = Finished(model) if with_postprocess else RawOutputs(model)
-    with torch.no_grad():
-        return torch.export.export(module.eval(), (images, mask), dynamic_shapes=shapes, strict=False)
+    try:
+        with torch.no_grad():
+            return torch.export.export(module.eval(), (images, mask), dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # the exporter has many types
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = "" if batch is not None and size is not None else "; with --batch 1 and --size H W it may be"
+        raise RunError(f"'{model.name}' cannot be traced for these sizes{hint} ({first[:200]})") from error

@@ -8,6 +8,7 @@ whether a call can use it. Elsewhere :class:`detrkit.nn.relation.FullRelation` c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,6 +41,19 @@ def declines_relation(q: Tensor, weight: Tensor, blocked: Tensor | None, dropout
     return None
 
 
+def _decide(device: torch.device, shared_memory: int, declined: str | None) -> bool:
+    if device.type == "cuda" and declined is None:
+        properties = torch.cuda.get_device_properties(device)
+        has = int(getattr(properties, "shared_memory_per_block_optin", shared_memory))  # not declared in torch's stubs
+        if has < shared_memory:
+            declined = f"GPUs with {shared_memory} bytes of shared memory for a block, not {has}"
+    return usable_backend("relation_attention", device, declined, oldest=(8, 0)) == "triton"
+
+
+# What runs is decided when a program is compiled, not traced into it.
+_is_triton: Callable[[torch.device, int, str | None], bool] = torch.compiler.assume_constant_result(_decide)
+
+
 def fused_relation(q: Tensor, weight: Tensor, blocked: Tensor | None, dropout: float) -> bool:
     """Whether :func:`relation_attention` runs with these tensors here.
 
@@ -49,15 +63,6 @@ def fused_relation(q: Tensor, weight: Tensor, blocked: Tensor | None, dropout: f
     if torch.compiler.is_exporting():
         return False  # exported programs contain operators that every runtime has
     return _is_triton(q.device, SHARED_MEMORY.get(q.dtype, 0), declines_relation(q, weight, blocked, dropout))
-
-
-@torch.compiler.assume_constant_result  # what runs is decided when a program is compiled, not traced into it
-def _is_triton(device: torch.device, shared_memory: int, declined: str | None) -> bool:
-    if device.type == "cuda" and declined is None:
-        has = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
-        if has < shared_memory:
-            declined = f"GPUs with {shared_memory} bytes of shared memory for a block, not {has}"
-    return usable_backend("relation_attention", device, declined, oldest=(8, 0)) == "triton"
 
 
 @torch.library.custom_op("detrkit::relation_attention", mutates_args=())

@@ -65,8 +65,8 @@ def choose(
             found = found.take(kept)
         else:
             lost = np.setdiff1d(np.arange(len(found.scores)), kept)
-            lowered = found._replace(scores=found.scores * np.float32(rules.nms_decay))
-            found = Chosen(*(np.concatenate((a, b)) for a, b in zip(found.take(kept), lowered.take(lost), strict=True)))
+            lower = np.where(np.isin(np.arange(len(found.scores)), lost), np.float32(rules.nms_decay), np.float32(1))
+            found = found._replace(scores=found.scores * lower).take(np.concatenate((kept, lost)))
     elif rules.scores == "softmax":
         found = found.take(np.argsort(-found.scores, kind="stable"))
     found = found.take(np.arange(min(rules.top_k, len(found.scores))))

@@ -15,6 +15,7 @@ from detrkit.data.findings import Finding, finding
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, find_image_root, only
 from detrkit.data.listing import child, files_in
 from detrkit.data.records import Table
+from detrkit.data.row_cache import ColumnRows, cache_key, recall, remember
 from detrkit.data.row_slices import Chunk, RowFile, without_collection
 from detrkit.errors import DataError
 from detrkit.files import beginning
@@ -146,13 +147,28 @@ def read_coco(source: Source, image_root: Path) -> Table:
         DataError: as :func:`parse_coco` raises it, or the file cannot be read.
     """
     path = source.annotations
-    # packed masks are made once
+    # what is neither converted nor checked needs the standard values of rows alone
+    key = None if source.segmentations == "as in the file" else cache_key(path, source.segmentations)
+    known = None if key is None else recall(key)
+    if known is not None:
+        return parse_coco({**known[0], "annotations": []}, path, image_root, rows=known[1])
+    table, rest = _parsed(source, image_root)
+    if key is not None and not _named(rest):
+        remember(key, rest, table.annotations)
+    return table
+
+
+def _parsed(source: Source, image_root: Path) -> tuple[Table, Row]:
+    """The table, and the file without its annotations."""
+    path = source.annotations
     if source.segmentations != "packed" and path.is_file() and path.stat().st_size >= _LARGE:
         file = RowFile.read(path, "annotations")
         if file is not None and not _named(file.rest):
-            return parse_coco({**file.rest, "annotations": []}, path, image_root, file=file, slim=source.slim)
-    data, _ = read_json(path, change=source.slim)
-    return parse_coco(data, path, image_root)
+            table = parse_coco({**file.rest, "annotations": []}, path, image_root, rows=file, slim=source.slim)
+            return table, file.rest
+    data, _ = read_json(path, change=source.slim)  # packed masks are made once
+    table = parse_coco(data, path, image_root)
+    return table, {key: value for key, value in data.items() if key != "annotations"} if isinstance(data, dict) else {}
 
 
 def _named(rest: Row) -> bool:
@@ -166,7 +182,7 @@ def parse_coco(
     origin: Path,
     image_root: Path,
     *,
-    file: RowFile | None = None,
+    rows: RowFile | ColumnRows | None = None,
     slim: Callable[[Row], Row] = lambda row: row,
 ) -> Table:
     """A table from parsed COCO JSON.
@@ -175,8 +191,8 @@ def parse_coco(
         data: the parsed JSON.
         origin: its file, for messages.
         image_root: the folder of the images.
-        file: has the annotations, if they are not among ``data``.
-        slim: reduces each of them.
+        rows: the annotations, if they are not among ``data``: in their file, or as they were read before.
+        slim: reduces each of them that is in the file.
 
     Raises:
         DataError: not COCO annotations, or a row whose ids, name or file name cannot be read.
@@ -204,19 +220,19 @@ def parse_coco(
         where = f"{origin}: annotations[{number}]"
         return clean_annotation(row, where, read_image_id=image_ids, read_category_id=category_ids, tell=tell)
 
-    rows: Sequence[Row]
-    if file is None:
-        rows = [clean(row, number, tell) for number, row in enumerate(annotations)]
-        _number_names(clean_images, rows, "image_id")
-        _number_names(clean_categories, rows, "category_id")
+    found: Sequence[Row]
+    if rows is None:
+        found = [clean(row, number, tell) for number, row in enumerate(annotations)]
+        _number_names(clean_images, found, "image_id")
+        _number_names(clean_categories, found, "category_id")
     else:
-        rows = _rows_of(file, slim, clean, tell)
+        found = rows if isinstance(rows, ColumnRows) else _rows_of(rows, slim, clean, tell)
     info = data.get("info") if isinstance(data, dict) else None
     return Table(
         origin=origin,
         image_root=image_root,
         images=clean_images,
-        annotations=rows,
+        annotations=found,
         categories=clean_categories,
         info=info if isinstance(info, dict) else {},
         protocol="lvis" if is_federated(clean_images) else "coco",

@@ -1,0 +1,95 @@
+"""A training step of Relation-DETR and DAPE beside the published formulation of Relation-DETR, in one run.
+
+    python benchmarks/relation_step.py [--device cuda] [--golden ../shared] [--json FILE]
+
+"published": the operators of the published repository in plain torch: deformable attention by grid sampling (what it
+falls back to where its extension is not compiled) and the relation with all intermediate tensors kept. With
+``--golden`` it must first reproduce the recorded losses of the official implementation. Batch 2, 800 x 1333 pixels,
+bf16 autocast, 20 objects an image: seconds, images per second, peak memory, and both as shares of the published form.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import peak_mib, save_rows, timed
+from relation import boxes, golden
+from relation_attention import forced
+
+import detrkit
+from detrkit.losses import build_criterion
+from detrkit.structures import Target
+
+
+def measure(name: str, published: bool, options: argparse.Namespace) -> dict[str, Any]:
+    """Forward, losses, backward and update."""
+    torch.manual_seed(0)
+    device = options.device
+    model: Any = detrkit.create_model(name).to(device).train()
+    if published:
+        model.decoder.relation.rows = None
+    criterion = build_criterion(model.config)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    labels = torch.randint(0, model.config.num_classes, (options.objects,))
+    target = Target(labels=labels, boxes=boxes(options.objects, "cpu", 0)[0]).to(device)
+    targets = criterion.prepare([target] * options.images)
+    images = torch.randn(options.images, 3, *options.size, device=device)
+    losses: list[float] = []
+
+    def step() -> None:
+        with torch.autocast(device, torch.bfloat16):
+            out = model(images, None, targets)
+        total = criterion(out, targets).total
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        losses.append(float(total.detach()))
+
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    with forced("reference") if published else nullcontext():
+        seconds = timed(step, device, options.repeats, warmup=1 if device == "cpu" else 3)
+    return {"model": "published" if published else name, "seconds": seconds, "images_per_s": options.images / seconds,
+            "peak_MiB": peak_mib(device), "loss": losses[-1]}  # fmt: skip
+
+
+def main() -> None:
+    """Print one line per model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
+    parser.add_argument("--models", nargs="+", default=["relation_detr_r50", "dape_r50"])
+    parser.add_argument("--images", type=int, default=2)
+    parser.add_argument("--objects", type=int, default=20)
+    parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--golden", type=Path, help="folder with golden/: check the published form first")
+    parser.add_argument("--json")
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    error = None
+    if options.golden is not None:
+        with forced("reference"):
+            error = golden(options.golden)
+        print(f"published form against 60 recorded losses: {error:.1e} relative")
+    # the published form last: where it does not fit, the others are measured
+    for name, published in [*((name, False) for name in options.models), (options.models[0], True)]:
+        rows.append(measure(name, published, options) | {"golden_losses_relative_error": error if published else None})
+        for row in rows if published else []:
+            row |= {f"{key}_of_published": row[key] / rows[-1][key] for key in ("seconds", "peak_MiB")}
+        save_rows(options.json, rows, options.device)
+        row = rows[-1]
+        print(f"{row['model']:20} {row['seconds'] * 1e3:8.1f} ms a step, peak {row['peak_MiB']:.0f} MiB", flush=True)
+    for row in rows:
+        print(
+            f"{row['model']:20} {row['seconds_of_published']:.2f} of the published form's time, "
+            f"{row['peak_MiB_of_published']:.2f} of its memory"
+        )
+
+
+if __name__ == "__main__":
+    main()
