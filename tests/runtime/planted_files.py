@@ -41,7 +41,7 @@ def planted_info(name: str = "dino_r50_4scale", **changes: object) -> ArtefactIn
         rules=Rules(scores="sigmoid", top_k=config.postprocess.top_k, nms=0.5),
         version=detrkit.__version__,
     )
-    return replace(info, **changes)  # type: ignore[arg-type]  # names and types are those of the fields
+    return replace(info, **changes)
 
 
 def planted_onnx(path: Path, info: ArtefactInfo, *, metadata: str | None = None) -> Path:

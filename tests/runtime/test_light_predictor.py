@@ -14,7 +14,7 @@ from PIL import Image
 
 import detrkit
 from detrkit.errors import CheckpointError, DataError, DetrkitError
-from detrkit.runtime.command import main
+from detrkit.runtime.command import run_command
 from detrkit.runtime.engines import open_engine
 from detrkit.runtime.info import ArtefactInfo
 from detrkit.runtime.light_predictor import LightPredictor
@@ -62,8 +62,8 @@ class Refuse:
         if name.partition(".")[0] in {"torch", "torchvision", "timm", "scipy", "pydantic", "typer", "rich", "yaml"}:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Refuse())
-from detrkit.runtime.command import main
-sys.exit(main(sys.argv[1:]))
+from detrkit.runtime.command import run_command
+sys.exit(run_command(sys.argv[1:]))
 """
 
 
@@ -143,5 +143,5 @@ def test_files_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture
     semantic = planted_onnx(tmp_path / "sem.onnx", planted_info(task="sem"))
     with pytest.raises(DataError, match="answers 'sem'"):
         LightPredictor(semantic)
-    assert main([str(tmp_path / "gone.onnx"), "x.jpg"]) == 2
+    assert run_command([str(tmp_path / "gone.onnx"), "x.jpg"]) == 2
     assert "detrkit-runtime: error:" in capsys.readouterr().err

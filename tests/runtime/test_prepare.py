@@ -13,7 +13,7 @@ from detrkit.data.records import ImageRecord
 from detrkit.data.transforms import EvalTransform
 from detrkit.inference.postprocess import select
 from detrkit.losses.classes import Focal, Softmax
-from detrkit.runtime.choose import choose
+from detrkit.runtime.choose import chosen_objects
 from detrkit.runtime.info import Preprocess, Rules
 from detrkit.runtime.prepare import normalised, resized
 
@@ -27,8 +27,8 @@ def test_prepared_images_are_those_of_torch(size: tuple[int, int], canvas: tuple
     image = Image.fromarray(pixels)
     sides = {"short_side": 64, "max_side": 96, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     record = ImageRecord(image_id=0, path=Path(), file_name="", width=size[0], height=size[1])
-    wanted = EvalTransform(**sides, resize=resize, canvas=canvas)(image, record).image.numpy()  # type: ignore[arg-type]  # a table of keyword arguments
-    rule = Preprocess(**sides, resize=resize)  # type: ignore[arg-type]  # a table of keyword arguments
+    wanted = EvalTransform(**sides, resize=resize, canvas=canvas)(image, record).image.numpy()
+    rule = Preprocess(**sides, resize=resize)
     found = normalised(resized(image, rule, canvas), rule)
     assert found.shape == wanted.shape
     assert canvas is None or (found.shape[1] <= canvas[0] and found.shape[2] <= canvas[1])
@@ -55,8 +55,8 @@ def test_chosen_objects_are_those_of_torch(queries: int, nms: tuple[float, float
         class_mask=torch.from_numpy(usable),
     )
     order = wanted.scores.argsort(descending=True, stable=True)
-    rules = Rules(scores=scores, top_k=30, nms=threshold, nms_decay=decay)  # type: ignore[arg-type]  # one of the two
-    found = choose(logits, boxes, rules, usable=usable)
+    rules = Rules(scores=scores, top_k=30, nms=threshold, nms_decay=decay)
+    found = chosen_objects(logits, boxes, rules, usable=usable)
     assert len(found.scores) == len(wanted.scores) > 5
     for name in ("scores", "boxes"):
         np.testing.assert_allclose(getattr(found, name), getattr(wanted, name)[order].numpy(), atol=1e-5, rtol=0)

@@ -30,7 +30,7 @@ class ExportCommand(TyperCommand):
         return super().parse_args(ctx, words)
 
 
-class Format(StrEnum):
+class ArtefactFormat(StrEnum):
     """Format of the file."""
 
     onnx = "onnx"
@@ -38,7 +38,7 @@ class Format(StrEnum):
     torch_export = "torch-export"
 
 
-class Precision(StrEnum):
+class ArtefactPrecision(StrEnum):
     """Numbers in the file."""
 
     fp32 = "fp32"
@@ -48,14 +48,14 @@ class Precision(StrEnum):
 
 def export_command(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="Checkpoint, run folder, URL or name.")],
-    format: Annotated[Format, typer.Option("--format", help="Format of the file.")] = Format.onnx,
+    format: Annotated[ArtefactFormat, typer.Option("--format", help="Format of the file.")] = ArtefactFormat.onnx,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="The file: .onnx, .xml (and .bin) or .pt2; default: model.…"),
     ] = None,
     precision: Annotated[
-        Precision, typer.Option("--precision", help="fp16: half the file; int8: OpenVINO, needs images.")
-    ] = Precision.fp32,
+        ArtefactPrecision, typer.Option("--precision", help="fp16: half the file; int8: OpenVINO, needs images.")
+    ] = ArtefactPrecision.fp32,
     batch: Annotated[str, typer.Option("--batch", metavar="N|dynamic", help="Images per call.")] = "dynamic",
     size: Annotated[
         str, typer.Option("--size", metavar="H W|dynamic", help="Height and width of the canvas: --size 320 416.")
@@ -108,7 +108,7 @@ def export_command(
     assert result.parity is not None
     _print_parity(console, result.parity)
     console.print(f"proof: {target.parent / 'parity.json'}", markup=False)
-    if precision is Precision.fp32 and not result.parity.agrees:
+    if precision is ArtefactPrecision.fp32 and not result.parity.agrees:
         raise RunError(f"{target}: differs from the checkpoint by more than the tolerances (see parity.json)")
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from detrkit.runtime.info import Rules
 
-__all__ = ["Chosen", "choose", "kept_by_nms"]
+__all__ = ["Chosen", "chosen_objects", "kept_by_nms"]
 
 _PRE_NMS_TOP_K = 2000  # minimum number of candidates before NMS, as with torch
 _ONE_BY_ONE = 4000  # box coordinates above which torchvision suppresses class by class
@@ -28,7 +28,7 @@ class Chosen(NamedTuple):
         return Chosen(self.scores[index], self.labels[index], self.boxes[index], self.queries[index])
 
 
-def choose(
+def chosen_objects(
     logits: NDArray[np.float32],
     boxes: NDArray[np.float32],
     rules: Rules,

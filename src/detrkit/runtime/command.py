@@ -12,10 +12,10 @@ from detrkit.data.images import IMAGE_SUFFIXES
 from detrkit.errors import DataError, DetrkitError
 from detrkit.runtime.light_predictor import LightPredictor
 
-__all__ = ["main"]
+__all__ = ["run_command"]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def run_command(arguments: Sequence[str] | None = None) -> int:
     """Predict images and write ``{"images": […], "categories": […], "annotations": […]}``; returns the exit code."""
     parser = argparse.ArgumentParser(prog="detrkit-runtime", description="Find objects with an exported model.")
     parser.add_argument("model", help="file of detrkit export: .onnx or .xml")
@@ -66,4 +66,4 @@ def _files(arguments: Sequence[str]) -> list[tuple[str, Path]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command())

@@ -14,7 +14,7 @@ from PIL import Image
 from detrkit.data.arrays import Channels, check_channels
 from detrkit.data.images import ImageSource, read_image
 from detrkit.errors import DataError, RunError
-from detrkit.runtime.choose import Chosen, choose
+from detrkit.runtime.choose import Chosen, chosen_objects
 from detrkit.runtime.engines import open_engine
 from detrkit.runtime.prepare import normalised, on_canvas, resized
 from detrkit.structures.categories import Categories, Category
@@ -136,7 +136,7 @@ class LightPredictor:
             least = threshold[labels] if isinstance(threshold, np.ndarray) else np.float32(threshold)
             kept = (scores >= least) & (scores > 0)
             return found.take(kept)
-        return choose(
+        return chosen_objects(
             outputs["logits"][index],
             outputs["boxes"][index],
             self.info.rules,
