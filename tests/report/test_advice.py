@@ -13,9 +13,8 @@ import yaml
 from detrkit.config import load_recipe
 from detrkit.data.formats import find_source
 from detrkit.data.open import load_source
-from detrkit.report.advice import Advice, advise
+from detrkit.report.advice import Advice
 from detrkit.report.facts import data_facts, read_facts
-from detrkit.report.page import RULES
 from detrkit.report.run_folder import open_run, with_kept_detections
 from tests.report.runs import log_rows
 from tests.report.spoilt import NAMES, SIDE, SPOILT, Case
@@ -49,7 +48,7 @@ def written(root: Path, case: Case) -> Path:
 def advice_for(root: Path, case: Case) -> list[Advice]:
     run = with_kept_detections(open_run(written(root, case)))
     assert run is not None
-    return advise(run.evidence, RULES)
+    return run.advice
 
 
 @pytest.mark.parametrize("seed", [0])

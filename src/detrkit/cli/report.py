@@ -37,8 +37,7 @@ def report_command(
     of the best evaluation are read from the run folder; where it has none, or with --data, they are made anew.
     """
     from detrkit.cli.console import stderr, stdout
-    from detrkit.report.advice import advise
-    from detrkit.report.page import RULES, write_report
+    from detrkit.report.page import write_report
     from detrkit.report.run_folder import open_run, with_kept_detections
 
     if data is not None and not data.exists():
@@ -50,7 +49,7 @@ def report_command(
     target = write_report(found, out)
     console = stdout()
     console.soft_wrap = True
-    for number, advice in enumerate(advise(found.evidence, RULES)[:3], start=1):
+    for number, advice in enumerate(found.advice[:3], start=1):
         stderr().print(f"{number}. {advice.title}: {advice.reason}", markup=False, soft_wrap=True)
     console.print(str(target), markup=False)
 

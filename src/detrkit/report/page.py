@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime
 import shlex
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from detrkit import __version__
 from detrkit.files import write_bytes
-from detrkit.report.advice import Evidence, advise
+from detrkit.report.advice import Advice, Evidence, advise
 from detrkit.report.analysis import Analysis
 from detrkit.report.data_rules import DATA_RULES
 from detrkit.report.detection_rules import DETECTION_RULES
@@ -61,11 +62,12 @@ class RunRecord:
     analysis: Analysis | None = None
     read: ReadImage | None = None
 
-    @property
-    def evidence(self) -> Evidence:
-        """What rules are told."""
+    @cached_property
+    def advice(self) -> list[Advice]:
+        """What to do next, the most urgent first."""
         run = shlex.quote(str(self.folder))
-        return Evidence(run=run, recipe=self.recipe, log=self.log, facts=self.facts, analysis=self.analysis)
+        evidence = Evidence(run=run, recipe=self.recipe, log=self.log, facts=self.facts, analysis=self.analysis)
+        return advise(evidence, RULES)
 
 
 def write_report(run: RunRecord, path: Path | None = None) -> Path:
@@ -95,7 +97,7 @@ def render_report(run: RunRecord) -> str:
         title=run.folder.resolve().name,
         subtitle=_subtitle(run),
         headline=_headline(run),
-        advice=advise(run.evidence, RULES),
+        advice=run.advice,
         training_charts=training_charts(run.log),
         classes=score_table(run.log) if run.analysis is None else class_table(run.analysis, run.facts),
         analysis=run.analysis is not None,
@@ -184,12 +186,13 @@ def _findings(run: RunRecord, found: Analysis) -> dict[str, Any]:
 def _commands(run: RunRecord) -> list[tuple[str, str]]:
     """What to type to repeat, use and continue the run."""
     folder = shlex.quote(str(run.folder))
-    length = "training.iterations" if run.evidence.setting("training.iterations") else "training.epochs"
-    longer = int(1.5 * float(run.evidence.setting(length) or 0)) or "N"
+    training = run.recipe.get("training") or {}
+    length = "iterations" if training.get("iterations") else "epochs"
+    longer = int(1.5 * float(training.get(length) or 0)) or "N"
     return [
         ("Repeat it", f"detrkit train {folder}/recipe.yaml training.output={folder}-again"),
         ("Predict", f"detrkit predict IMAGES --model {folder} --out predictions"),
         ("Evaluate", f"detrkit eval {folder}"),
-        ("Continue it for longer", f"detrkit train {folder} --resume {length}={longer}"),
+        ("Continue it for longer", f"detrkit train {folder} --resume training.{length}={longer}"),
         ("Write this report anew", f"detrkit report {folder}"),
     ]

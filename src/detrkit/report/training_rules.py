@@ -125,14 +125,14 @@ def few_validation_images(evidence: Evidence) -> Advice | None:
         return None
     interval, images = evidence.analysis.intervals.overall, len(evidence.analysis.data.images)
     wide = interval.high - interval.low
-    if images >= _FEW_IMAGES and wide < _WIDE:
+    if wide == 0 or (images >= _FEW_IMAGES and wide < _WIDE):
         return None
     return Advice(
         kind="few validation images",
         urgency=40 if images < _FEW_IMAGES else 20,
         title="More validation images",
-        reason=f"AP {interval.value:.3f} is known to lie between {interval.low:.3f} and {interval.high:.3f} only, from "
-        f"{images} images: smaller differences between runs mean nothing",
+        reason=f"AP {interval.value:.3f} from {images} images may be {interval.low:.3f} to {interval.high:.3f} on "
+        "others of the same kind: smaller differences between runs mean nothing",
         command=f"detrkit data split {evidence.data} --val 0.3 --out NEW_FOLDER",
     )
 

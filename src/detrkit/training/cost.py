@@ -140,8 +140,8 @@ def say_cost(trainer: Trainer, cost: Cost) -> None:
     training, evaluating = trainer.total_steps * cost.step, evaluations * cost.evaluation
     rate = 60 / max(cost.step, 1e-9)
     text = (
-        f"cost here: {trainer.total_steps:,} optimizer steps at {_rate(rate)} a minute (measured on {STEPS}) take "
-        f"{_in_words(training)}"
+        f"cost here: {_counted(trainer.total_steps, 'optimizer step')} at {_rate(rate)} a minute (measured on {STEPS}) "
+        f"take {_in_words(training)}"
     )
     if evaluations:
         images = len(trainer.task.validation.data) if trainer.task.validation is not None else 0

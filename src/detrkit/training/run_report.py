@@ -25,6 +25,7 @@ __all__ = ["RunReport"]
 _LOOKED_AT = 30  # images of each split, for the edges below boxes
 _SCORED = 50  # training images that are scored at the end, fewer where that would take longer than …
 _SECONDS = 20.0
+_SAID = 50  # urgency of the advice that is printed too
 
 
 class RunReport(Callback):
@@ -64,6 +65,8 @@ class RunReport(Callback):
                 ids = {record.image_id for record in validation.data.records} - set(facts.unreadable)
                 run = with_detections(run, validation.metric, validation.data, kept, image_ids=ids)
             trainer.progress.print(f"report: {write_report(run)}")
+            if run.advice and run.advice[0].urgency >= _SAID:
+                trainer.progress.print(f"next: {run.advice[0].title}: {run.advice[0].reason}")
         except Exception as problem:  # whatever a drawing or an odd data set raises: the weights are there
             _warn(trainer, "the report cannot be written", problem)
 
