@@ -10,7 +10,10 @@ from detrkit.training.schedule import Schedule
 
 __all__ = ["ClockState", "RunClock"]
 
-CLOSING = (0.03, 5.0)  # share of the time, and seconds at least, for what comes after the last evaluation
+# For what comes after the last evaluation (pictures, the page of the run) a share of the time is kept, but at least so
+# many seconds, for which a short run gives up a larger share.
+CLOSING = 0.03
+CLOSING_SECONDS, OF_SHORT_RUNS = 20.0, 0.12
 WORTH = 0.02  # a plan that is off by less is kept
 INERTIA = 0.9  # of the mean of step times: about the last ten steps count
 
@@ -128,8 +131,8 @@ class RunClock:
 
     def _steps_left(self, now: float) -> int:
         """Steps that the rest of the time has room for, beside their evaluations and the one at the end."""
-        share, least = CLOSING
-        room = self.budget - now - max(share * self.budget, least) - (1 + self.closing) * self.per_evaluation
+        closing = max(CLOSING * self.budget, min(CLOSING_SECONDS, OF_SHORT_RUNS * self.budget))
+        room = self.budget - now - closing - (1 + self.closing) * self.per_evaluation
         steps = room / max(self.per_step, 1e-9)
         for _ in range(3 if self.between_evaluations else 0):  # fewer steps may have fewer evaluations
             evaluations = max(0, int(steps / self.between_evaluations))
