@@ -115,8 +115,8 @@ def _attend_backward(
 def _attend_backward_fake(
     gradient: Tensor, output: Tensor, logs: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    weight, bias = rest[2], rest[3]
-    return tuple(x.new_empty(x.shape) for x in (q, k, v, weight, bias))  # type: ignore[return-value]  # five of them
+    by_q, by_k, by_v, by_weight, by_bias = (x.new_empty(x.shape) for x in (q, k, v, rest[2], rest[3]))
+    return by_q, by_k, by_v, by_weight, by_bias
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
