@@ -93,6 +93,11 @@ class ArtefactDetector(Detector):
             masks = DenseMasks(found["masks"][None, :, :, : -(-height // 4), : -(-width // 4)])
         return Predictions(found["logits"][None].float(), found["boxes"][None].float(), masks=masks)
 
+    @property
+    def precision(self) -> str:
+        """Precision of the file: "fp32", "fp16" (weights) or "int8"."""
+        return self._engine.info.precision
+
     def full_canvas(self, shape: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the canvas on which the file sees images of a smaller (height, width).
 
