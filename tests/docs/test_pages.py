@@ -144,7 +144,14 @@ def test_training_commands_run(command: str, here: Path, tmp_path: Path, wandb: 
     assert ("init" in wandb) == ("--wandb" in command)
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in TRAININGS], ids=label)
+OTHERS = [
+    pytest.param(command, marks=[pytest.mark.slow] * (arguments(command)[0] == "export"))  # converting takes its time
+    for command in COMMANDS
+    if command not in TRAININGS
+]
+
+
+@pytest.mark.parametrize("command", OTHERS, ids=label)
 def test_other_commands_run(command: str, here: Path) -> None:
     words = miniature(arguments(command), here / "unused")
     make_room(words)
