@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from detrkit.errors import DetrkitError
-from detrkit.ops.ms_deform_attn import BACKENDS, chosen_backend, ms_deform_attn
-from detrkit.ops.on_gpu import LAUNCHES
+from detrkit.ops.ms_deform_attn import BACKENDS, chosen_backend, ms_deform_attn, sampling_trial
+from detrkit.ops.on_gpu import LAUNCHES, failure_of, worst_error
 from tests.ops.kernels import triton_device
 
 kernels: Any = pytest.importorskip("detrkit.ops.ms_deform_attn_triton")
@@ -277,3 +277,23 @@ def test_forced_backends_run(monkeypatch: pytest.MonkeyPatch) -> None:
         DetrkitError, match=r"DETRKIT_BACKEND=tritn: there is no such backend\. Did you mean 'triton'\?"
     ):
         ms_deform_attn(value, shapes, locations, weights)
+
+
+def test_the_trial_before_the_first_use_passes() -> None:
+    assert sampling_trial(torch.device(DEVICE)) < 1
+
+
+def test_kernels_that_fail_their_trial_are_not_used() -> None:
+    """Wrong numbers, NaN, or an exception of Triton: one warning with the reason."""
+
+    def broken(device: torch.device) -> float:
+        raise RuntimeError("ptxas: no such GPU\nmore")
+
+    trials = {"wrong here": lambda _: 7.0, "inf times": lambda _: math.inf, "ptxas: no such GPU": broken}
+    for expected, trial in trials.items():
+        with pytest.warns(UserWarning, match=expected):
+            assert failure_of("ms_deform_attn", trial, torch.device(DEVICE)) is not None
+    assert failure_of("ms_deform_attn", lambda _: 0.5, torch.device(DEVICE)) is None
+    one = torch.ones(3)
+    assert worst_error([(one, one), (one * math.nan, one)], 1e-3) == math.inf
+    assert worst_error([(one * 1.001, one)], 1e-3) == pytest.approx(1.0, rel=1e-3)

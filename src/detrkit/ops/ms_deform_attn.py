@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from detrkit.backends import backend_on
 from detrkit.ops import ms_deform_attn_cpu
-from detrkit.ops.on_gpu import usable_backend
+from detrkit.ops.on_gpu import usable_backend, worst_error
 
 __all__ = ["BACKENDS", "active_backend", "chosen_backend", "ms_deform_attn", "reference"]
 
@@ -143,7 +143,29 @@ def chosen_backend(value: Tensor, spatial_shapes: Shapes, locations: Tensor, wei
     Raises:
         DetrkitError: ``DETRKIT_BACKEND`` forces one that cannot run here or does not take such tensors.
     """
-    return usable_backend("ms_deform_attn", value.device, declines_sampling(value, spatial_shapes, locations, weights))
+    declined = declines_sampling(value, spatial_shapes, locations, weights)
+    return usable_backend("ms_deform_attn", value.device, declined, trial=sampling_trial)
+
+
+ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 4e-2}
+"""Largest error in a trial, relative to the largest number."""
+
+
+def sampling_trial(device: torch.device) -> float:
+    """Compare the kernels with the reference on a small call (:data:`detrkit.ops.on_gpu.Trial`)."""
+    draw, shapes, errors = torch.Generator().manual_seed(0), [[5, 7], [2, 3]], []
+    value = torch.randn(2, 41, 2, 34, generator=draw)
+    locations = torch.rand(2, 9, 2, 2, 4, 2, generator=draw) * 1.4 - 0.2
+    weights = torch.rand(2, 9, 2, 2, 4, generator=draw)
+    gradient = torch.randn(2, 9, 68, generator=draw)
+    for dtype, allowed in ALLOWED.items():
+        inputs = value.to(device, dtype), shapes, locations.to(device), weights.to(device)
+        outer = gradient.to(device, dtype)
+        kernel, known = BACKENDS["triton"], BACKENDS["reference"]
+        found = kernel.forward(*inputs), *kernel.backward(outer, *inputs)
+        expected = known.forward(*inputs), *known.backward(outer, *inputs)
+        errors.append(worst_error(zip(found, expected, strict=True), allowed))
+    return max(errors)
 
 
 def _shapes(spatial_shapes: Tensor) -> list[list[int]]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
+import warnings
 from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,18 +15,28 @@ from torch import Tensor
 
 from detrkit.backends import OPERATORS, backend_on, forced_backend, forced_in_vain, impossible_on
 
-__all__ = ["LAUNCHES", "launching_on", "usable_backend"]
+__all__ = ["LAUNCHES", "Trial", "failure_of", "launching_on", "usable_backend", "worst_error"]
 
 LAUNCHES: Counter[str] = Counter()
 """How often each Triton kernel was launched in this process."""
 
 OLDEST = (7, 5)  # compute capability that Triton still compiles for
 
+Trial = Callable[[torch.device], float]
+"""Runs a kernel forward and backward on small inputs; returns its largest error in units of what is allowed."""
 
-def usable_backend(operator: str, device: torch.device, declined: str | None, oldest: tuple[int, int] = OLDEST) -> str:
+
+def usable_backend(
+    operator: str, device: torch.device, declined: str | None, *, trial: Trial, oldest: tuple[int, int] = OLDEST
+) -> str:
     """The backend of an operator for a call with tensors on a device.
 
-    declined: why the Triton kernels do not take these tensors, or None. oldest: compute capability that they need.
+    Args:
+        operator: its name.
+        device: where the tensors are.
+        declined: why the Triton kernels do not take these tensors, or None.
+        trial: done once before the kernels' first use on a GPU; where it fails, the reference runs.
+        oldest: compute capability that the kernels need.
 
     Raises:
         DetrkitError: ``DETRKIT_BACKEND`` forces one that cannot run here or does not take these tensors.
@@ -32,6 +45,8 @@ def usable_backend(operator: str, device: torch.device, declined: str | None, ol
     reason = impossible_on(device.type, name)
     if name == "triton" and reason is None:
         reason = _cannot_launch(device, oldest) or (declined and f"{operator} takes {declined}")
+        if reason is None and device.type == "cuda":
+            reason = failure_of(operator, trial, device)
     if reason is None:
         return name
     if forced_backend() is None:
@@ -39,9 +54,39 @@ def usable_backend(operator: str, device: torch.device, declined: str | None, ol
     raise forced_in_vain(name, reason)
 
 
+def worst_error(pairs: Iterable[tuple[Tensor, Tensor]], allowed: float) -> float:
+    """The largest difference of pairs (found, expected) relative to the largest expected number, in units of
+    ``allowed``; infinite if a number found is not finite."""
+    errors = [
+        (found.double() - expected.double()).abs().max() / expected.double().abs().max().clamp(min=1e-3)
+        for found, expected in pairs
+    ]
+    worst = float(torch.stack(errors).max())
+    return worst / allowed if math.isfinite(worst) else math.inf
+
+
 def launching_on(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Launch kernels on the device of a tensor, on its current stream."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+
+
+@functools.cache
+def failure_of(operator: str, trial: Trial, device: torch.device) -> str | None:
+    """Why the kernels of an operator are not to be trusted on a device: wrong numbers, or none; None: they are.
+
+    Kernels are compiled on the user's machine, by its versions of Triton and driver, for its GPU: they may meet a
+    combination that nobody has seen. Then a training is slower, with a warning, but not wrong.
+    """
+    try:
+        error = trial(device)
+        reason = None if error <= 1 else f"its results are wrong here ({error:.3g} times the error that is allowed)"
+    except Exception as failure:  # whatever Triton, its compiler and the driver raise
+        first = (str(failure).splitlines() or [""])[0]
+        reason = f"it does not run here ({type(failure).__name__}: {first})"
+    if reason is not None:
+        reason = f"{operator} in Triton: {reason}"
+        warnings.warn(f"{reason}; the reference is used, which is slower. Please report this", stacklevel=2)
+    return reason
 
 
 @functools.cache
