@@ -50,6 +50,16 @@ def positions() -> str:
     return table(["detector", "tokens", "error of the place", "explained", "codes moved"], rows)
 
 
+def first_touch() -> str:
+    """How soon commands answer and results are scored (``benchmarks/first_touch.py``)."""
+    rows = []
+    for row in _recorded("first_touch_cpu"):
+        beside = row.get("of_beside")
+        peer = ["–", "–"] if beside is None else [f"{row['beside']}: {beside['wall']:.2f} s", f"{row['ratio']:.3g}"]
+        rows.append([row["what"], f"{row['wall']:.2f} s", *peer, f"{row['peak'] / 1e6:,.0f} MB"])
+    return table(["command", "time", "beside", "times faster", "peak memory"], rows)
+
+
 def _recorded(name: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = json.loads((ROOT / f"docs/results/{name}.json").read_text(encoding="utf-8"))["rows"]
     return rows
@@ -59,4 +69,5 @@ SECTIONS = {
     "measured grid on blood cells": grid,
     "memory of a training step with masks": training_masks,
     "positions of harmonised sampling": positions,
+    "first touch": first_touch,
 }
