@@ -33,7 +33,7 @@ def too_short(evidence: Evidence) -> Advice | None:
     best = evidence.log.best
     value = None if best is None or evidence.log.metric is None else best.scores.get(evidence.log.metric)
     learned = 0.0 if value is None else value
-    if steps >= limit or learned >= _LEARNED or evidence.signs is not None:
+    if steps >= limit or learned >= _LEARNED:
         return None
     return Advice(
         kind="too short",
