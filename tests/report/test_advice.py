@@ -80,3 +80,11 @@ def test_facts_are_kept_as_they_are(tmp_path: Path) -> None:
     assert json.loads(json.dumps(facts.to_json())) == values
     assert facts.train.offset == pytest.approx((-20, -20), abs=2)
     assert read_facts(tmp_path) is None
+
+
+def test_a_run_of_few_steps_is_too_short_also_where_it_finds_something(tmp_path: Path) -> None:
+    case = Case(0)
+    case.steps, case.scores = 43, (0.063,)
+    found = advice_for(tmp_path, case)
+    assert found[0].kind == "too short"
+    assert "43 optimizer steps" in found[0].reason
