@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from detrkit.nn.position import sine_embedding
+from detrkit.ops.on_gpu import worst_error
 from detrkit.ops.relation_attention import fused_relation, relation_attention
 
 __all__ = ["FullRelation", "LowRankRelation", "PositionRelation", "box_relation"]
@@ -87,14 +88,9 @@ class FullRelation:
         """Attend with this bias: q, k, v (B, heads, N, d) -> (B, heads, N, d)."""
         number = q.shape[2]
         if self.rows is not None and isinstance(self.relation, PositionRelation):
-            module = self.relation
-            weight = module.pos_proj.weight.flatten(1)
-            if fused_relation(q, weight, self.blocked, dropout):
-                assert module.pos_proj.bias is not None
-                return relation_attention(
-                    q, k, v, self.source, self.target, weight, module.pos_proj.bias, self.blocked,
-                    scale=module.scale, temperature=module.temperature,
-                )  # fmt: skip
+            weight = self.relation.pos_proj.weight.flatten(1)
+            if fused_relation(q, weight, self.blocked, dropout, trial=relation_trial):
+                return self.fused(self.relation, q, k, v)
         rows = self.rows or number
         parts = []
         for start in range(0, number, rows):
@@ -107,11 +103,41 @@ class FullRelation:
                 parts.append(self._rows(*arguments))
         return torch.cat(parts, dim=2)
 
+    def fused(self, module: PositionRelation, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """:meth:`attend` in one kernel, with the relation of a module."""
+        assert module.pos_proj.bias is not None
+        return relation_attention(
+            q, k, v, self.source, self.target, module.pos_proj.weight.flatten(1), module.pos_proj.bias, self.blocked,
+            scale=module.scale, temperature=module.temperature,
+        )  # fmt: skip
+
     def _rows(self, q: Tensor, k: Tensor, v: Tensor, source: Tensor, blocked: Tensor | None, dropout: float) -> Tensor:
         bias = self.relation(source, self.target).to(q.dtype)
         if blocked is not None:
             bias = bias + blocked.to(q.dtype)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+
+
+def relation_trial(device: torch.device) -> float:
+    """Compare the kernel with all rows at once on a small call (:data:`detrkit.ops.on_gpu.Trial`)."""
+    draw = torch.Generator().manual_seed(0)
+    boxes = torch.rand(2, 2, 21, 4, generator=draw) * 0.4 + 0.1
+    *inputs, gradient = torch.randn(4, 2, 4, 21, 16, generator=draw)
+    with torch.device("meta"):  # no random number of a run is drawn
+        module = PositionRelation(num_heads=4)
+    module.to_empty(device="cpu")
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.2, generator=draw)
+
+    def results(where: torch.device, *, fused: bool) -> tuple[Tensor, ...]:
+        own = module.to(where)
+        q, k, v = (leaf.detach().to(where).requires_grad_() for leaf in inputs)
+        relation = FullRelation(own, *boxes.to(where))
+        mixed = relation.fused(own, q, k, v) if fused else relation.attend(q, k, v, 0.0)
+        return mixed.detach(), *torch.autograd.grad(mixed, [q, k, v, *own.parameters()], gradient.to(where))
+
+    expected, found = results(torch.device("cpu"), fused=False), results(device, fused=True)
+    return worst_error(zip(found, expected, strict=True), 2e-2)  # products may be in TF32, of sines of large angles
 
 
 class LowRankRelation(nn.Module):

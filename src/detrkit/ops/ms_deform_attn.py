@@ -158,12 +158,14 @@ def sampling_trial(device: torch.device) -> float:
     locations = torch.rand(2, 9, 2, 2, 4, 2, generator=draw) * 1.4 - 0.2
     weights = torch.rand(2, 9, 2, 2, 4, generator=draw)
     gradient = torch.randn(2, 9, 68, generator=draw)
+
+    def results(name: str, where: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        inputs = value.to(where, dtype), shapes, locations.to(where), weights.to(where)
+        backend = BACKENDS[name]
+        return backend.forward(*inputs), *backend.backward(gradient.to(where, dtype), *inputs)
+
     for dtype, allowed in ALLOWED.items():
-        inputs = value.to(device, dtype), shapes, locations.to(device), weights.to(device)
-        outer = gradient.to(device, dtype)
-        kernel, known = BACKENDS["triton"], BACKENDS["reference"]
-        found = kernel.forward(*inputs), *kernel.backward(outer, *inputs)
-        expected = known.forward(*inputs), *known.backward(outer, *inputs)
+        found, expected = results("triton", device, dtype), results("reference", torch.device("cpu"), dtype)
         errors.append(worst_error(zip(found, expected, strict=True), allowed))
     return max(errors)
 

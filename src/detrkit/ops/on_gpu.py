@@ -23,7 +23,8 @@ LAUNCHES: Counter[str] = Counter()
 OLDEST = (7, 5)  # compute capability that Triton still compiles for
 
 Trial = Callable[[torch.device], float]
-"""Runs a kernel forward and backward on small inputs; returns its largest error in units of what is allowed."""
+"""Runs a kernel forward and backward on small inputs, and on the CPU what it stands in for; returns its largest error
+in units of what is allowed."""
 
 
 def usable_backend(
@@ -55,10 +56,10 @@ def usable_backend(
 
 
 def worst_error(pairs: Iterable[tuple[Tensor, Tensor]], allowed: float) -> float:
-    """The largest difference of pairs (found, expected) relative to the largest expected number, in units of
+    """The largest difference of pairs (found, expected on the CPU) relative to the largest expected number, in units of
     ``allowed``; infinite if a number found is not finite."""
     errors = [
-        (found.double() - expected.double()).abs().max() / expected.double().abs().max().clamp(min=1e-3)
+        (found.cpu().double() - expected.double()).abs().max() / expected.double().abs().max().clamp(min=1e-3)
         for found, expected in pairs
     ]
     worst = float(torch.stack(errors).max())
@@ -78,7 +79,9 @@ def failure_of(operator: str, trial: Trial, device: torch.device) -> str | None:
     combination that nobody has seen. Then a training is slower, with a warning, but not wrong.
     """
     try:
-        error = trial(device)
+        # whatever the first call stands in: a prediction, mixed precision
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            error = trial(device)
         reason = None if error <= 1 else f"its results are wrong here ({error:.3g} times the error that is allowed)"
     except Exception as failure:  # whatever Triton, its compiler and the driver raise
         first = (str(failure).splitlines() or [""])[0]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrkit.ops.on_gpu import usable_backend, worst_error
+from detrkit.ops.on_gpu import Trial, usable_backend
 
 __all__ = ["declines_relation", "fused_relation", "relation_attention"]
 
@@ -41,28 +41,31 @@ def declines_relation(q: Tensor, weight: Tensor, blocked: Tensor | None, dropout
     return None
 
 
-def _decide(device: torch.device, shared_memory: int, declined: str | None) -> bool:
+def _decide(device: torch.device, shared_memory: int, declined: str | None, trial: Trial) -> bool:
     if device.type == "cuda" and declined is None:
         properties = torch.cuda.get_device_properties(device)
         has = int(getattr(properties, "shared_memory_per_block_optin", shared_memory))  # not declared in torch's stubs
         if has < shared_memory:
             declined = f"GPUs with {shared_memory} bytes of shared memory for a block, not {has}"
-    return usable_backend("relation_attention", device, declined, trial=relation_trial, oldest=(8, 0)) == "triton"
+    return usable_backend("relation_attention", device, declined, trial=trial, oldest=(8, 0)) == "triton"
 
 
 # What runs is decided when a program is compiled, not traced into it.
-_is_triton: Callable[[torch.device, int, str | None], bool] = torch.compiler.assume_constant_result(_decide)
+_is_triton: Callable[[torch.device, int, str | None, Trial], bool] = torch.compiler.assume_constant_result(_decide)
 
 
-def fused_relation(q: Tensor, weight: Tensor, blocked: Tensor | None, dropout: float) -> bool:
+def fused_relation(q: Tensor, weight: Tensor, blocked: Tensor | None, dropout: float, *, trial: Trial) -> bool:
     """Whether :func:`relation_attention` runs with these tensors here.
+
+    trial: compares it with the form that it stands in for, once before its first use on a GPU.
 
     Raises:
         DetrkitError: ``DETRKIT_BACKEND=triton`` asks for it, and it cannot.
     """
     if torch.compiler.is_exporting():
         return False  # exported programs contain operators that every runtime has
-    return _is_triton(q.device, SHARED_MEMORY.get(q.dtype, 0), declines_relation(q, weight, blocked, dropout))
+    declined = declines_relation(q, weight, blocked, dropout)
+    return _is_triton(q.device, SHARED_MEMORY.get(q.dtype, 0), declined, trial)
 
 
 @torch.library.custom_op("detrkit::relation_attention", mutates_args=())
@@ -166,35 +169,3 @@ def relation_attention(
         q, k.to(q.dtype), v.to(q.dtype), *boxes, weight.float(), bias.float(), blocked, scale, temperature
     )
     return mixed
-
-
-def plain_relation_attention(
-    q: Tensor, k: Tensor, v: Tensor, source: Tensor, target: Tensor, weight: Tensor, bias: Tensor
-) -> Tensor:
-    """:func:`relation_attention` in plain torch with matrices N x N, to compare with; without ``blocked``."""
-    source, target = source[:, :, None], target[:, None]
-    offset = ((source[..., :2] - target[..., :2]).abs() / (source[..., 2:] + 1e-5) + 1.0).log()
-    ratio = ((source[..., 2:] + 1e-5) / (target[..., 2:] + 1e-5)).log()
-    relation = torch.cat((offset, ratio), dim=-1) * 100.0
-    count = weight.shape[1] // 4
-    steps = 10000.0 ** (torch.arange(0, count, 2, device=q.device) / count)
-    angles = relation[..., None] / steps
-    features = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-3)
-    added = torch.relu(features @ weight.T + bias).permute(0, 3, 1, 2)
-    return ((q @ k.mT) / q.shape[-1] ** 0.5 + added).softmax(-1) @ v
-
-
-def relation_trial(device: torch.device) -> float:
-    """Compare the kernels with plain torch on a small call (:data:`detrkit.ops.on_gpu.Trial`)."""
-    draw = torch.Generator().manual_seed(0)
-    boxes = (torch.rand(2, 2, 21, 4, generator=draw) * 0.4 + 0.1).to(device)
-    leaves = [torch.randn(2, 4, 21, 16, generator=draw) for _ in range(3)]
-    leaves += [torch.randn(4, 64, generator=draw) * 0.2, torch.randn(4, generator=draw) * 0.2]
-    gradient = torch.randn(2, 4, 21, 16, generator=draw).to(device)
-    results = []
-    for attend in (relation_attention, plain_relation_attention):
-        q, k, v, weight, bias = inputs = [leaf.to(device).requires_grad_() for leaf in leaves]
-        with torch.enable_grad():
-            mixed = attend(q, k, v, boxes[0], boxes[1], weight, bias)
-            results.append((mixed.detach(), *torch.autograd.grad(mixed, inputs, gradient)))
-    return worst_error(zip(*results, strict=True), 2e-2)  # products may be in TF32, and the sines are of large angles
