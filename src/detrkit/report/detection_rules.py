@@ -95,19 +95,24 @@ def boxes_moved(evidence: Evidence) -> Advice | None:
     )
 
 
-def loose_boxes(evidence: Evidence) -> Advice | None:
-    """Boxes that are nearly right cost more than any other error."""
+def _cost_of_worst(evidence: Evidence, kind: str) -> float | None:
+    """The AP50 that a kind of error costs, if no other kind costs more, and it is worth a word."""
     if evidence.signs is None or evidence.analysis is None:
         return None
-    cost = evidence.analysis.tide.cost
-    worst = max((kind for kind in cost if kind not in ("FP", "FN")), key=lambda kind: cost[kind])
-    if worst != "Loc" or cost["Loc"] < _LOOSE:
+    cost = {name: value for name, value in evidence.analysis.tide.cost.items() if name not in ("FP", "FN")}
+    return cost[kind] if kind == max(cost, key=lambda name: cost[name]) and cost[kind] >= _LOOSE else None
+
+
+def loose_boxes(evidence: Evidence) -> Advice | None:
+    """Boxes that are nearly right cost more than any other error."""
+    cost = _cost_of_worst(evidence, "Loc")
+    if cost is None:
         return None
     return Advice(
         kind="loose boxes",
-        urgency=35 + 100 * cost["Loc"],
+        urgency=35 + 100 * cost,
         title="Boxes are loose: look whether the labels are tight",
-        reason=f"with all boxes of the right objects tight enough, AP50 would be {cost['Loc']:.3f} higher, more than "
+        reason=f"with all boxes of the right objects tight enough, AP50 would be {cost:.3f} higher, more than "
         "with any other error mended",
         command=f"detrkit data view {evidence.data} --out LOOK",
     )
@@ -115,17 +120,14 @@ def loose_boxes(evidence: Evidence) -> Advice | None:
 
 def missed_objects(evidence: Evidence) -> Advice | None:
     """Missed objects cost more than any other error."""
-    if evidence.signs is None or evidence.analysis is None:
-        return None
-    cost = evidence.analysis.tide.cost
-    worst = max((kind for kind in cost if kind not in ("FP", "FN")), key=lambda kind: cost[kind])
-    if worst != "Miss" or cost["Miss"] < _LOOSE:
+    cost = _cost_of_worst(evidence, "Miss")
+    if cost is None:
         return None
     return Advice(
         kind="missed objects",
-        urgency=30 + 80 * cost["Miss"],
+        urgency=30 + 80 * cost,
         title="Most of what is lost are missed objects",
-        reason=f"with none missed, AP50 would be {cost['Miss']:.3f} higher; the worst images below show which",
+        reason=f"with none missed, AP50 would be {cost:.3f} higher; the worst images below show which",
     )
 
 

@@ -17,7 +17,7 @@ from detrkit.metrics.object_table import ObjectTable
 from detrkit.metrics.protocol import IouType
 from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE
 
-__all__ = ["FoundObjects", "LabelledObjects", "ScoredImage", "ScoredSet", "scored_set"]
+__all__ = ["FoundObjects", "LabelledObjects", "ScoredImage", "ScoredSet", "scored_set", "xywh"]
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -119,7 +119,7 @@ class ScoredSet:
             return np.zeros(shape)
         crowd = self.truth.crowd[truth].tolist()
         if self.found.masks is None or self.truth.masks is None:
-            return hotcoco.mask.iou(_xywh(self.found.boxes[found]), _xywh(self.truth.boxes[truth]), crowd)
+            return hotcoco.mask.iou(xywh(self.found.boxes[found]), xywh(self.truth.boxes[truth]), crowd)
         return hotcoco.mask.iou(self.found.masks[found], self.truth.masks[truth], crowd)
 
 
@@ -231,7 +231,8 @@ def _xyxy(boxes: object) -> FloatArray:
     return corners
 
 
-def _xywh(boxes: FloatArray) -> FloatArray:
+def xywh(boxes: FloatArray) -> FloatArray:
+    """Boxes (N, 4) xyxy as x, y, width, height."""
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 

@@ -16,7 +16,7 @@ from detrkit.report.confusion import Confusion, confusion_matrix
 from detrkit.report.intervals import ap_intervals
 from detrkit.report.matching import COCO_IOUS, match_objects
 from detrkit.report.precision_recall import ThresholdCurve, curve_of
-from detrkit.report.scored_set import ScoredSet
+from detrkit.report.scored_set import ScoredSet, xywh
 from detrkit.report.subset import with_found
 
 __all__ = ["Signs", "Unlabelled"]
@@ -101,7 +101,7 @@ def without_overlaps(data: ScoredSet, *, iou: float = _NMS) -> ScoredSet:
         boxes, labels = found.boxes[rows], found.label[rows]
         if len(boxes) < 2:
             continue
-        sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+        sides = xywh(boxes)
         overlap = hotcoco.mask.iou(sides, sides, [False] * len(sides))
         close = np.triu((overlap > iou) & (labels[:, None] == labels[None]), k=1)
         alive = kept[rows]
