@@ -14,8 +14,6 @@ from detrkit.errors import DataError, RecipeError
 
 __all__ = ["eval_command"]
 
-_WEIGHTS = (".safetensors", ".pth", ".onnx", ".xml", ".pt2")
-
 
 class Precision(StrEnum):
     """Floating-point format of the forward pass."""
@@ -97,7 +95,10 @@ def eval_command(
 
 def _holds_weights(path: Path) -> bool:
     """Whether a path is a run folder or a checkpoint, not a recipe."""
-    return (path / "recipe.yaml").is_file() or (path.is_file() and path.suffix in _WEIGHTS)
+    from detrkit.runtime.info import is_artefact
+
+    weights = path.suffix in (".safetensors", ".pth") or is_artefact(path)
+    return (path / "recipe.yaml").is_file() or (path.is_file() and weights)
 
 
 def _run_of(path: Path) -> Path:

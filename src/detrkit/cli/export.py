@@ -83,8 +83,9 @@ def export_command(
     from detrkit.cli.console import local_checkpoint, stdout
     from detrkit.cli.console import stderr as remarks
     from detrkit.export.export import export_model
+    from detrkit.runtime.info import SUFFIX_OF_FORMAT
 
-    target = out or Path("model" + {"onnx": ".onnx", "openvino": ".xml"}.get(format.value, ".pt2"))
+    target = out or Path(f"model{SUFFIX_OF_FORMAT[format.value]}")
     console, notes = stdout(), remarks()
     console.soft_wrap = True
     result = export_model(

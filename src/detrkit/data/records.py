@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from detrkit.data.findings import Finding
 from detrkit.data.listing import posix_name
 from detrkit.data.map_files import MapFile
 from detrkit.data.segments import Segments, clipped
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = [
     "WAY_ON",
@@ -61,6 +64,11 @@ class ImageRecord:
     map_file: MapFile | None = None
     negatives: NDArray[np.int64] | None = None
     not_exhaustive: NDArray[np.int64] | None = None
+
+    @classmethod
+    def unlabelled(cls, image: Image.Image) -> Self:
+        """The record of an upright image without annotations, as transforms want one."""
+        return cls(image_id=0, path=Path(), file_name="", width=image.width, height=image.height)
 
     def segment_map(self) -> NDArray[np.int32] | None:
         """The values (H, W) of the map file, or None.

@@ -17,22 +17,22 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
-from detrkit.data.images import IMAGE_SUFFIXES, read_image
+from detrkit.data.images import read_image
 from detrkit.data.records import ImageRecord
-from detrkit.errors import DataError
 from detrkit.evaluation.evaluate import evaluate
+from detrkit.export.example_images import example_images
 from detrkit.inference.answers import Frame, answer
 from detrkit.inference.preprocess import eval_transform
 from detrkit.runtime.engines import usable_cores
 from detrkit.runtime.info import FORMATS_OF_SUFFIX, is_artefact
 from detrkit.runtime.light_predictor import LightPredictor
 from detrkit.structures import pad_images
+from detrkit.structures.thresholds import DEFAULT_THRESHOLD
 from detrkit.weights import open_checkpoint
-from detrkit.weights.find import ASSETS, find_checkpoint
+from detrkit.weights.find import find_checkpoint
 
 __all__ = ["BenchRow", "bench"]
 
-_THRESHOLD = 0.3
 _PEAK = """
 import resource, sys
 from detrkit.{module} import {name} as Predictor
@@ -92,8 +92,7 @@ class _Checkpoint:
         self.transform = eval_transform(self.model.config)
 
     def prepare(self, picture: Image.Image) -> Any:
-        record = ImageRecord(image_id=0, path=Path(), file_name="", width=picture.width, height=picture.height)
-        sample = self.transform(picture, record)
+        sample = self.transform(picture, ImageRecord.unlabelled(picture))
         return *pad_images([sample.image], self.model.config.input.size_divisor), sample.image.shape[-2:]
 
     @torch.no_grad()
@@ -104,7 +103,9 @@ class _Checkpoint:
         predictions, (images, _, valid) = outputs
         frame = Frame(tuple(images.shape[-2:]), tuple(valid), (picture.height, picture.width))
         categories, config = self.model.categories, self.model.config
-        return answer(predictions, [frame], config=config, categories=categories, task="det", threshold=_THRESHOLD)
+        return answer(
+            predictions, [frame], config=config, categories=categories, task="det", threshold=DEFAULT_THRESHOLD
+        )
 
 
 class _Artefact:
@@ -120,7 +121,7 @@ class _Artefact:
         return self.predictor.engine.run(*inputs)
 
     def finish(self, outputs: Any, picture: Image.Image) -> object:
-        return self.predictor.detections(outputs, 0, picture, _THRESHOLD)
+        return self.predictor.detections(outputs, 0, picture, DEFAULT_THRESHOLD)
 
 
 def bench(
@@ -151,11 +152,7 @@ def bench(
         DataError, CheckpointError: an image or a model cannot be used.
     """
     threads = threads or usable_cores()
-    folder = Path(images or data or ASSETS / "blood_cells" / "images")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if not files:
-        raise DataError(f"{folder}: no images")
-    files = files[:12]
+    files = example_images(images, data)[:12]
     found = [find_checkpoint(path) for path in paths]
     rows = [_row(path) for path in found]
     with _torch_threads(threads):

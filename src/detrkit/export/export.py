@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from detrkit import __version__
-from detrkit.data.images import IMAGE_SUFFIXES, read_image
+from detrkit.data.images import read_image
 from detrkit.data.records import ImageRecord
 from detrkit.errors import CheckpointError, DataError, RunError
 from detrkit.evaluation.evaluate import evaluate
+from detrkit.export.example_images import example_images
 from detrkit.export.onnx_file import OPSETS, onnx_model, with_half_weights, write_onnx
 from detrkit.export.openvino_files import Batch, openvino_model, quantized, write_openvino
 from detrkit.export.parity import Comparison, Parity, prove, prove_finished
@@ -31,11 +32,11 @@ from detrkit.losses.classes import build_classes
 from detrkit.models.config import Architecture, DetectorConfig
 from detrkit.models.detector import Detector
 from detrkit.runtime.engines import open_engine
-from detrkit.runtime.info import FORMATS_OF_SUFFIX, METADATA_KEY, ArtefactInfo, Preprocess, Rules
+from detrkit.runtime.info import METADATA_KEY, SUFFIX_OF_FORMAT, ArtefactInfo, Preprocess, Rules, is_artefact
 from detrkit.runtime.prepare import on_canvas
 from detrkit.weights import open_checkpoint
 from detrkit.weights.artefact import open_artefact
-from detrkit.weights.find import ASSETS, find_checkpoint
+from detrkit.weights.find import find_checkpoint
 from detrkit.weights.ours import is_ours, read_info
 
 __all__ = ["ExportFormat", "ExportPrecision", "ExportResult", "export_model"]
@@ -106,7 +107,7 @@ def export_model(
         path, model = None, copy.deepcopy(checkpoint)  # the caller's stays where it is
     else:
         path = find_checkpoint(checkpoint)
-        if path.suffix in FORMATS_OF_SUFFIX:
+        if is_artefact(path):
             raise CheckpointError(f"{path}: is an exported model already; give the checkpoint that it was made from")
         model = open_checkpoint(path)
     model = in_single_precision(model).cpu().eval()
@@ -117,7 +118,7 @@ def export_model(
     info = _info(model, path, precision, batch, size, with_postprocess=with_postprocess, licence=licence)
     say(f"tracing {info.name}")
     program = trace(model, batch=batch, size=size, with_postprocess=with_postprocess)
-    pictures = _pictures(images, data) if proof or precision == "int8" else []
+    pictures = example_images(images, data) if proof or precision == "int8" else []
     transformed = list(_prepared(model, pictures[:_CALIBRATION_IMAGES], info))
     say(f"writing {out}")
     _write(program, out, info, format, model=model, images=transformed, opset=opset)
@@ -159,7 +160,7 @@ def _check(
     """Refuse what cannot be done before anything is loaded."""
     if format not in _PRECISIONS:
         raise DataError(f"format '{format}': give one of {', '.join(_PRECISIONS)}")
-    ending = next(suffix for suffix, name in FORMATS_OF_SUFFIX.items() if name == format)
+    ending = SUFFIX_OF_FORMAT[format]
     if out.suffix.lower() != ending:
         raise DataError(f"{out}: files of {format} end in {ending}")
     if precision not in _PRECISIONS[format]:
@@ -261,21 +262,7 @@ def _batches(images: Sequence[Tensor], info: ArtefactInfo) -> Iterator[Batch]:
     """Prepared images in batches of the size that the file takes."""
     batch = info.batch or 1
     for start in range(0, len(images), batch):
-        part = [image.numpy() for image in images[start : start + batch]]
-        yield on_canvas([*part, *part[-1:] * (batch - len(part))], info)
-
-
-def _pictures(images: str | Path | None, data: str | Path | None) -> list[Path]:
-    """Files for the proof and for int8, in order of their names.
-
-    Raises:
-        DataError: there are none.
-    """
-    folder = Path(images or data or ASSETS / "blood_cells" / "images")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if not found:
-        raise DataError(f"{folder}: no images")
-    return found
+        yield on_canvas([image.numpy() for image in images[start : start + batch]], info)
 
 
 def _prepared(model: Detector, paths: Sequence[Path], info: ArtefactInfo, *, scale: float = 1.0) -> Iterator[Tensor]:
@@ -288,8 +275,7 @@ def _prepared(model: Detector, paths: Sequence[Path], info: ArtefactInfo, *, sca
     transform = eval_transform(config, canvas=info.size)
     for path in paths:
         image = read_image(path)
-        record = ImageRecord(image_id=0, path=path, file_name=path.name, width=image.width, height=image.height)
-        pixels = transform(image, record).image
+        pixels = transform(image, ImageRecord.unlabelled(image)).image
         if info.with_postprocess:  # the file normalises
             mean, std = (torch.tensor(values or ())[:, None, None] for values in (transform.mean, transform.std))
             pixels = (pixels * std + mean) * 255

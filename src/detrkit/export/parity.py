@@ -140,7 +140,7 @@ def prove_finished(
         objects = matched = number = 0
         for start in range(0, len(images), batch):
             part = [image.numpy() for image in images[start : start + batch]]
-            inputs = on_canvas([*part, *part[-1:] * ((engine.info.batch or len(part)) - len(part))], engine.info)
+            inputs = on_canvas(part, engine.info)
             wanted = [value.numpy()[: len(part)] for value in reference(*map(torch.from_numpy, inputs))]
             outputs = engine.run(*inputs)
             given = [outputs[name][: len(part)] for name in ("boxes", "scores", "labels")]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
-from PIL import Image
 
 from detrkit.data.arrays import Channels, check_channels
 from detrkit.data.images import ImageSource, Picture
@@ -22,14 +21,12 @@ from detrkit.inference.sources import open_image
 from detrkit.models import Detector
 from detrkit.models.presets import DEFAULT_MODEL
 from detrkit.structures import Detections, PanopticMap, SemanticMap, Thresholds, pad_images
+from detrkit.structures.thresholds import DEFAULT_THRESHOLD
 from detrkit.weights import open_checkpoint
 from detrkit.weights.find import find_checkpoint
 from detrkit.weights.published.web import is_url
 
 __all__ = ["DEFAULT_NMS", "DEFAULT_THRESHOLD", "Predictor"]
-
-DEFAULT_THRESHOLD = 0.3
-"""The score threshold of detections and instances if neither the caller nor the checkpoint gives one."""
 
 DEFAULT_NMS = 0.7
 """The IoU threshold of NMS if none is given, as published (DE-DETR)."""
@@ -283,7 +280,7 @@ class Predictor:
     ) -> list[dict[str, Answer]]:
         opened = [self.open(source, channels=channels, tasks=tuple(thresholds)) for source in sources]
         pictures = [picture.image for picture in opened]
-        samples = [self._transform(picture, _record(picture)) for picture in pictures]
+        samples = [self._transform(picture, ImageRecord.unlabelled(picture)) for picture in pictures]
         images, mask = pad_images([sample.image for sample in samples], self.config.input.size_divisor)
         with evaluating(self.model), autocast(self.device, self.precision):
             predictions = self.model(images.to(self.device), mask.to(self.device))
@@ -325,8 +322,3 @@ def _load(path_or_name: str | Path | Detector) -> Detector:
 
 def _path(source: ImageSource) -> Path | None:
     return Path(source) if isinstance(source, str | Path) and not is_url(str(source)) else None
-
-
-def _record(image: Image.Image) -> ImageRecord:
-    """A record without annotations, as the evaluation transform requires one."""
-    return ImageRecord(image_id=0, path=Path(), file_name="", width=image.width, height=image.height)

@@ -21,10 +21,9 @@ from detrkit.report.mistakes import Mistakes, WorstImage, find_mistakes, worst_i
 from detrkit.report.precision_recall import ThresholdCurve, curve_of
 from detrkit.report.scored_set import ScoredSet, scored_set
 from detrkit.report.subset import above, filled
+from detrkit.structures.thresholds import DEFAULT_THRESHOLD
 
 __all__ = ["Analysis", "analyse"]
-
-_HABIT = 0.3  # where no detection is right, so that no threshold is better than another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +61,12 @@ class Analysis:
     def threshold(self) -> float:
         """The score threshold of the highest F1 over all objects."""
         best = best_threshold(self.curve)
-        return _HABIT if best is None else best
+        return DEFAULT_THRESHOLD if best is None else best
 
     @cached_property
     def thresholds(self) -> NDArray[np.float64]:
         """(K,) the score threshold of each class: of its highest F1, or that of all where the class has few objects."""
-        return filled(self.threshold, class_thresholds(self.class_curves), default=_HABIT)
+        return filled(self.threshold, class_thresholds(self.class_curves), default=DEFAULT_THRESHOLD)
 
     @cached_property
     def confusion(self) -> Confusion:

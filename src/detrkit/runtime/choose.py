@@ -65,8 +65,8 @@ def chosen_objects(
             found = found.take(kept)
         else:
             lost = np.setdiff1d(np.arange(len(found.scores)), kept)
-            lower = np.where(np.isin(np.arange(len(found.scores)), lost), np.float32(rules.nms_decay), np.float32(1))
-            found = found._replace(scores=found.scores * lower).take(np.concatenate((kept, lost)))
+            found.scores[lost] *= np.float32(rules.nms_decay)
+            found = found.take(np.concatenate((kept, lost)))
     elif rules.scores == "softmax":
         found = found.take(np.argsort(-found.scores, kind="stable"))
     found = found.take(np.arange(min(rules.top_k, len(found.scores))))

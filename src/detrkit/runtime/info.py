@@ -12,13 +12,23 @@ from typing import Any, Literal
 from detrkit.errors import CheckpointError
 from detrkit.structures.categories import Categories
 
-__all__ = ["FORMATS_OF_SUFFIX", "METADATA_KEY", "ArtefactInfo", "Preprocess", "Rules", "is_artefact"]
+__all__ = [
+    "FORMATS_OF_SUFFIX",
+    "METADATA_KEY",
+    "SUFFIX_OF_FORMAT",
+    "ArtefactInfo",
+    "Preprocess",
+    "Rules",
+    "is_artefact",
+]
 
 METADATA_KEY = "detrkit"
 """Where the JSON is: ``metadata_props`` of ONNX, ``rt_info`` of OpenVINO, an extra file of torch.export."""
 
 FORMATS_OF_SUFFIX = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch-export"}
 """Ending of a file -> format."""
+
+SUFFIX_OF_FORMAT = {form: suffix for suffix, form in FORMATS_OF_SUFFIX.items()}
 
 _SCHEMA = "detrkit-artefact-1"
 

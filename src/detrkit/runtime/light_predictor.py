@@ -19,11 +19,9 @@ from detrkit.runtime.engines import open_engine
 from detrkit.runtime.prepare import normalised, on_canvas, resized
 from detrkit.structures.categories import Categories, Category
 from detrkit.structures.detections import Detections
-from detrkit.structures.thresholds import Thresholds
+from detrkit.structures.thresholds import DEFAULT_THRESHOLD, Thresholds
 
 __all__ = ["LightPredictor"]
-
-_THRESHOLD = 0.3
 
 
 class LightPredictor:
@@ -59,7 +57,7 @@ class LightPredictor:
         self.info = self.engine.info
         if self.info.task == "sem":
             raise DataError(f"{path}: this model answers 'sem', classes of pixels, which needs detrkit with torch")
-        self.threshold: float | NDArray[np.float32] = _THRESHOLD
+        self.threshold: float | NDArray[np.float32] = DEFAULT_THRESHOLD
         if threshold is not None:
             self.threshold = _checked(threshold)
         elif self.info.thresholds is not None and self.info.task == "det":
@@ -117,8 +115,7 @@ class LightPredictor:
             pixels = [np.asarray(image, np.float32).transpose(2, 0, 1) for image in small]
         else:
             pixels = [normalised(image, rule) for image in small]
-        missing = 0 if self.info.batch is None else self.info.batch - len(pixels)
-        return on_canvas([*pixels, *pixels[-1:] * missing], self.info)
+        return on_canvas(pixels, self.info)
 
     def choose(
         self, outputs: dict[str, NDArray[np.float32]], index: int, threshold: float | NDArray[np.float32]

@@ -42,8 +42,10 @@ def on_canvas(
     """Pad images (3, H_i, W_i) with zeros at the right and bottom to one canvas of the model.
 
     Returns:
-        Images (B, 3, H, W) and padding mask (B, H, W), True = padding.
+        Images (B, 3, H, W) and padding mask (B, H, W), True = padding. Where the file takes more images at once than
+        there are, the last one fills its batch.
     """
+    images = [*images, *[images[-1]] * ((info.batch or 0) - len(images))]
     height, width = info.canvas(max(image.shape[1] for image in images), max(image.shape[2] for image in images))
     canvas = np.zeros((len(images), 3, height, width), images[0].dtype)
     mask = np.ones((len(images), height, width), np.bool_)

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Thresholds"]
+__all__ = ["DEFAULT_THRESHOLD", "Thresholds"]
+
+DEFAULT_THRESHOLD = 0.3
+"""The score threshold of detections and instances if neither the caller nor the checkpoint gives one."""
 
 
 @dataclass(frozen=True, kw_only=True)

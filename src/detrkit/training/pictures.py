@@ -21,6 +21,7 @@ from detrkit.report.confusion import confusion_matrix
 from detrkit.report.matching import match_objects
 from detrkit.report.precision_recall import all_curves
 from detrkit.report.subset import filled
+from detrkit.structures.thresholds import DEFAULT_THRESHOLD
 from detrkit.training.callbacks import Callback, Evaluation, Step
 from detrkit.training.loggers import read_log
 from detrkit.training.table import metrics_table
@@ -40,7 +41,6 @@ PICTURES = (
 )
 """Names of the files."""
 
-SHOWN_FROM = 0.3  # score of the detections that are drawn, where no threshold is better than another
 SHARE = 0.02  # of the time of a run that drawing may take before its end
 
 
@@ -129,7 +129,7 @@ def _draw_scores(folder: Path, evaluation: Evaluation) -> None:
     charts = {"pr_curve": draw_precision_recall(overall, classes, ap50=ap50)}
     for name, value in (("p_curve", "precision"), ("r_curve", "recall"), ("f1_curve", "F1")):
         charts[name] = draw_threshold_curve(overall, classes, value=value, threshold=best)
-    default = SHOWN_FROM if best is None else best
+    default = DEFAULT_THRESHOLD if best is None else best
     thresholds = filled(default, class_thresholds(classes), default=default)
     confusion = confusion_matrix(data, thresholds=thresholds)
     charts["confusion_matrix"] = draw_confusion(confusion, normalized=False)
@@ -141,7 +141,7 @@ def _draw_scores(folder: Path, evaluation: Evaluation) -> None:
 def _threshold(trainer: Trainer) -> float:
     """The score from which detections are drawn: that of the highest F1 where it is known."""
     chosen = trainer.evaluated_model.thresholds
-    return SHOWN_FROM if chosen is None else chosen.overall
+    return DEFAULT_THRESHOLD if chosen is None else chosen.overall
 
 
 def _draw_validation(folder: Path, evaluation: Evaluation, threshold: float) -> None:
