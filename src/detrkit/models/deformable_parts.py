@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from detrkit.models.config import Architecture
 from detrkit.models.detector import build_backbone
 from detrkit.nn.backbone import Backbone
-from detrkit.nn.deformable import DeformableDecoderLayer, DeformableEncoderLayer, deformable_xavier_
+from detrkit.nn.deformable import DeformableDecoderLayer, DeformableEncoderLayer, LayerOptions, deformable_xavier_
 from detrkit.nn.heads import MLP
 from detrkit.nn.position import SinePosition
 from detrkit.nn.projection import LevelProjection
@@ -25,7 +25,6 @@ from detrkit.ranges import CountOrZero, Few, Layers, Number, Positive, Width
 __all__ = [
     "DeformableArchitecture",
     "Heads",
-    "LayerOptions",
     "Neck",
     "Trunk",
     "box_head",
@@ -87,17 +86,6 @@ class DeformableArchitecture(Architecture):
     def finer_maps(self) -> int:
         """The map at 1/4, which the mask branch reads, where it is none of the detector's own levels."""
         return int(self.task != "det" and self.backbone_levels < 4)
-
-
-class LayerOptions(TypedDict):
-    """Constructor arguments of encoder and decoder layers."""
-
-    dim: int
-    num_heads: int
-    num_levels: int
-    num_points: int
-    ffn_dim: int
-    dropout: float
 
 
 def layer_options(architecture: DeformableArchitecture) -> LayerOptions:

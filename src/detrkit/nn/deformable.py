@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ __all__ = [
     "DeformableDecoderLayer",
     "DeformableEncoder",
     "DeformableEncoderLayer",
+    "LayerOptions",
     "MSDeformAttn",
     "MemoryFusion",
     "deformable_xavier_",
@@ -84,6 +85,17 @@ class AttentionFactory(Protocol):
     """Builds the deformable attention of a layer: :class:`MSDeformAttn` or a subclass."""
 
     def __call__(self, *, dim: int, num_heads: int, num_levels: int, num_points: int) -> MSDeformAttn: ...
+
+
+class LayerOptions(TypedDict):
+    """Constructor arguments of encoder and decoder layers."""
+
+    dim: int
+    num_heads: int
+    num_levels: int
+    num_points: int
+    ffn_dim: int
+    dropout: float
 
 
 def deformable_xavier_(module: nn.Module) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from detrkit.nn.deformable import (
     DeformableDecoderLayer,
     DeformableEncoder,
     DeformableEncoderLayer,
+    LayerOptions,
     MemoryFusion,
     MSDeformAttn,
 )
@@ -174,24 +176,11 @@ class HarmonizedEncoderLayer(DeformableEncoderLayer):
     def __init__(
         self,
         *,
-        dim: int,
-        num_heads: int,
-        num_levels: int,
-        num_points: int,
-        ffn_dim: int,
-        dropout: float,
         attention: AttentionFactory = CoSamplingAttn,
         code_residual: float = 0.5,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        super().__init__(
-            dim=dim,
-            num_heads=num_heads,
-            num_levels=num_levels,
-            num_points=num_points,
-            ffn_dim=ffn_dim,
-            dropout=dropout,
-            attention=attention,
-        )
+        super().__init__(attention=attention, **options)
         self.code_residual = code_residual
 
     def forward(self, tokens: Tokens, reference: Tensor) -> Tokens:

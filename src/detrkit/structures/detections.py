@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import supervision
     from PIL import Image
 
-__all__ = ["Detections", "ResultRow"]
+__all__ = ["Detections", "ResultRow", "result_rows"]
 
 
 class ResultRow(TypedDict):
@@ -152,3 +152,8 @@ class Detections:
         from detrkit.drawing import draw_detections
 
         return draw_detections(self, image, labels=labels)
+
+
+def result_rows(found: Mapping[int, Detections]) -> list[ResultRow]:
+    """COCO results rows of several images, by image id."""
+    return [row for image_id in sorted(found) for row in found[image_id].to_coco(image_id)]

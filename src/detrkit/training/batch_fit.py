@@ -15,9 +15,8 @@ from detrkit.data.transforms import TrainTransform
 from detrkit.errors import RunError
 from detrkit.structures import Sample
 from detrkit.terminal import say
-from detrkit.training.cost import ADAM_STATES
 from detrkit.training.memory import PeakMemory, memory_left
-from detrkit.training.rng import preserved_rng
+from detrkit.training.rehearsal import optimizer_bytes, without_trace
 from detrkit.training.task import Task
 
 __all__ = ["fit_batch", "largest_batch"]
@@ -68,26 +67,20 @@ def _measured(recipe: Recipe, task: Task, accelerator: Accelerator, *, most: int
     """(largest batch that fits, how it was found, in words)."""
     device = accelerator.device
     model = task.model.to(device)
-    trained = [value for value in model.parameters() if value.requires_grad]
-    copies = ADAM_STATES * sum(value.numel() * value.element_size() for value in trained)
+    copies = optimizer_bytes(value for value in model.parameters() if value.requires_grad)
     if recipe.training.ema:
-        copies += sum(value.numel() * value.element_size() for value in model.parameters())
+        copies += sum(value.nbytes for value in model.parameters())
     free = memory_left(device)
     room = SHARE * free - copies
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
     peaks: dict[int, int] = {}
     try:
-        with preserved_rng():
+        with without_trace(model):
             samples = _largest_samples(task)
             _peak(task, accelerator, samples[:1])  # warms up: libraries and their workspaces
             for images in (1, 2) if most < 4 else (2, 4):
                 peaks[images] = _peak(task, accelerator, [samples[place % 2] for place in range(images)])
     except torch.cuda.OutOfMemoryError:
         torch.cuda.empty_cache()
-    finally:
-        model.zero_grad(set_to_none=True)
-        for name, value in model.named_buffers():
-            value.copy_(buffers[name])
     words = ", ".join(f"{images} images {peak / 1e9:.2f} GB" for images, peak in peaks.items())
     words = f"a step took at its peak {words}" if peaks else "no step"
     words += f"; {free / 1e9:.1f} GB are free, of which the optimizer needs {copies / 1e9:.2f}"

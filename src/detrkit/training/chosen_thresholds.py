@@ -16,6 +16,7 @@ from detrkit.report.matching import match_objects
 from detrkit.report.precision_recall import all_curves
 from detrkit.report.scored_set import ScoredSet, scored_set
 from detrkit.structures import Detections, Thresholds
+from detrkit.structures.detections import result_rows
 
 __all__ = ["choose_thresholds", "scored_answers"]
 
@@ -30,8 +31,9 @@ def scored_answers(metric: Metric[Any], answers: Mapping[int, object]) -> Scored
     if not isinstance(metric, InstanceMetric):
         return None
     found = {image_id: one for image_id, one in answers.items() if isinstance(one, Detections)}
-    rows = [row for image_id in sorted(found) for row in found[image_id].to_coco(image_id)]
-    return scored_set(metric, read_results(rows, metric.truth, iou_type=metric.iou_type), image_ids=list(found))
+    return scored_set(
+        metric, read_results(result_rows(found), metric.truth, iou_type=metric.iou_type), image_ids=list(found)
+    )
 
 
 def choose_thresholds(model: Detector, dataset: DetectionDataset, data: ScoredSet | None) -> Thresholds | None:

@@ -14,7 +14,7 @@ from detrkit.data.checked import was_checked
 from detrkit.errors import DataError
 from detrkit.evaluation.loop import predict_dataset
 from detrkit.training.memory import PeakMemory
-from detrkit.training.rng import preserved_rng
+from detrkit.training.rehearsal import optimizer_bytes, without_trace
 from detrkit.training.task import MINIMUM_STEPS, SHORT_FINE_TUNING, SHORT_STEPS, Validation
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ __all__ = ["Cost", "measure_cost", "plan_run", "say_cost", "short_remark"]
 STEPS = 3  # that are measured; the first one warms up
 IMAGES = 3  # of the validation data, likewise
 AT_END = 50  # training images at most, which are scored for the report of a run
-ADAM_STATES = 2  # numbers that AdamW keeps for each parameter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +48,8 @@ def measure_cost(trainer: Trainer) -> Cost | None:
     Returns:
         The cost, or None where a training image cannot be read: the training will say so.
     """
-    buffers = {name: value.clone() for name, value in trainer.model.named_buffers()}
     device, times = trainer.accelerator.device, [time.monotonic()]
-    with preserved_rng():
+    with without_trace(trainer.model):
         try:
             with PeakMemory(device) as memory:
                 trainer.training_mode()
@@ -64,18 +62,14 @@ def measure_cost(trainer: Trainer) -> Cost | None:
         except DataError:
             return None
         finally:
-            trainer.optimizer.zero_grad(set_to_none=True)
             trainer.meter.clear()
-            for name, value in trainer.model.named_buffers():
-                value.copy_(buffers[name])
     measured = [after - before for before, after in pairwise(times)]
     rest = measured[1:] or measured
     images = 0 if validation is None else len(validation.data)
-    states = ADAM_STATES * sum(value.numel() * value.element_size() for value in trainer.parameters)
     return Cost(
         step=sum(rest) / len(rest),
         evaluation=per_image * images / trainer.accelerator.num_processes,
-        memory=memory.peak + states,
+        memory=memory.peak + optimizer_bytes(trainer.parameters),
     )
 
 

@@ -14,6 +14,7 @@ from detrkit.report.facts import NAME, Facts, data_facts, read_facts
 from detrkit.report.page import write_report
 from detrkit.report.run_folder import PREDICTIONS, open_run, with_detections
 from detrkit.structures import Detections
+from detrkit.structures.detections import result_rows
 from detrkit.training.callbacks import Callback, Evaluation
 from detrkit.training.task import SHORT_FINE_TUNING, SHORT_STEPS
 
@@ -45,10 +46,9 @@ class RunReport(Callback):
         if not evaluation.better or not isinstance(evaluation.of.metric, InstanceMetric):
             return
         found = {number: one for number, one in evaluation.answers.items() if isinstance(one, Detections)}
-        rows = [row for number in sorted(found) for row in found[number].to_coco(number)]
         self._unreadable = tuple(sorted({record.image_id for record in evaluation.of.data.records} - found.keys()))
         try:
-            write_bytes(trainer.folder / PREDICTIONS, json.dumps(rows, separators=(",", ":")).encode())
+            write_bytes(trainer.folder / PREDICTIONS, json.dumps(result_rows(found), separators=(",", ":")).encode())
         except Exception as error:
             _warn(trainer, "the detections of the best evaluation cannot be kept", error)
 
