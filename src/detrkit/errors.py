@@ -14,6 +14,7 @@ __all__ = [
     "RunError",
     "did_you_mean",
     "first_few",
+    "first_line",
 ]
 
 
@@ -58,6 +59,11 @@ def did_you_mean(word: str, valid: Iterable[str]) -> str:
         return f" Valid: {', '.join(options)}." if options else ""
     nearest = difflib.get_close_matches(word, options, n=3, cutoff=0.0)
     return f" The nearest of {len(options)}: {', '.join(nearest)}."
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that says something; without one, the name of its type."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def first_few(values: Sequence[object], most: int) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.export import ExportedProgram
 
-from detrkit.errors import DetrkitError, RunError
+from detrkit.errors import DetrkitError, RunError, first_line
 from detrkit.files import write_bytes
 from detrkit.runtime.info import METADATA_KEY, ArtefactInfo
 
@@ -55,8 +55,7 @@ def onnx_model(program: ExportedProgram, outputs: Sequence[str], *, opset: int =
                 output_names=list(outputs),
             )
         except Exception as error:  # the converter has many types
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise RunError(f"this model cannot be converted to ONNX: {first[:300]}") from error
+            raise RunError(f"this model cannot be converted to ONNX: {first_line(error)[:300]}") from error
         optimizer.fold_constants(converted.model)
         optimizer.remove_unused_nodes(converted.model)
         proto: onnx.ModelProto = converted.model_proto

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torchvision.ops import nms
 
-from detrkit.errors import DataError, RunError
+from detrkit.errors import DataError, RunError, first_line
 from detrkit.inference.postprocess import default_categories
 from detrkit.losses.classes import build_classes
 from detrkit.models.detector import Detector
@@ -138,6 +138,5 @@ def trace(
         with torch.no_grad():
             return torch.export.export(module.eval(), (images, mask), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # the exporter has many types
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = "" if batch is not None and size is not None else "; with --batch 1 and --size H W it may be"
-        raise RunError(f"'{model.name}' cannot be traced for these sizes{hint} ({first[:200]})") from error
+        raise RunError(f"'{model.name}' cannot be traced for these sizes{hint} ({first_line(error)[:200]})") from error

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from detrkit.backends import OPERATORS, backend_on, forced_backend, forced_in_vain, impossible_on
+from detrkit.errors import first_line
 
 __all__ = ["LAUNCHES", "Trial", "failure_of", "launching_on", "usable_backend", "worst_error"]
 
@@ -84,8 +85,7 @@ def failure_of(operator: str, trial: Trial, device: torch.device) -> str | None:
             error = trial(device)
         reason = None if error <= 1 else f"its results are wrong here ({error:.3g} times the error that is allowed)"
     except Exception as failure:  # whatever Triton, its compiler and the driver raise
-        first = (str(failure).splitlines() or [""])[0]
-        reason = f"it does not run here ({type(failure).__name__}: {first})"
+        reason = f"it does not run here ({type(failure).__name__}: {first_line(failure)})"
     if reason is not None:
         reason = f"{operator} in Triton: {reason}"
         warnings.warn(f"{reason}; the reference is used, which is slower. Please report this", stacklevel=2)

@@ -14,7 +14,7 @@ from detrkit.data.annotated_images import AnnotatedImages
 from detrkit.data.formats import find_source
 from detrkit.data.open import load_source
 from detrkit.data.records import OnError
-from detrkit.errors import DataError
+from detrkit.errors import DataError, first_line
 from detrkit.metrics import Metric, metric_for
 from detrkit.metrics.instances import InstanceMetric
 from detrkit.metrics.result_files import read_results
@@ -43,7 +43,7 @@ def open_run(folder: Path) -> RunRecord:
     try:
         recipe = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+        raise DataError(f"{path}: cannot be read ({first_line(error)})") from error
     if not isinstance(recipe, dict):
         raise DataError(f"{path}: not a recipe")
     log = run_log(folder / "log.jsonl")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EvaluationRow", "RunLog", "read_log", "run_log"]
+__all__ = ["EvaluationRow", "RunLog", "read_log", "run_log", "seconds_at"]
 
-LogRow = dict[str, Any]
+LogRow = Mapping[str, Any]
 
 _NOT_SCORES = {"event", "epoch", "step", "time", "per_class", "best", "seconds"}
 
@@ -99,7 +100,7 @@ def run_log(path: Path) -> RunLog:
         steps=max((int(row["step"]) for row in rows), default=0),
         images=next((row["images"] for row in reversed(starts) if "images" in row), None),
         left_out=max((row.get("left_out", 0) + row.get("left_out_val", 0) for row in starts), default=0),
-        seconds=_seconds(rows),
+        seconds=max(seconds_at(rows), default=0.0),
         losses=[(row["step"], row["loss"]) for row in train if row.get("loss") is not None],
         rates=[(row["step"], row["lr"]) for row in train if row.get("lr") is not None],
         speed=speeds[len(speeds) // 2] if speeds else None,
@@ -122,11 +123,12 @@ def _evaluation(row: LogRow) -> EvaluationRow:
     )
 
 
-def _seconds(rows: list[LogRow]) -> float:
-    total, began, last = 0.0, None, 0.0
+def seconds_at(rows: Iterable[LogRow]) -> Iterator[float]:
+    """For each row the seconds of training before it; pauses between sessions do not count."""
+    began: float | None = None
+    before = seconds = 0.0
     for row in rows:
-        if row["event"] in ("start", "resume"):
-            total += 0.0 if began is None else last - began
-            began = float(row["time"])
-        last = float(row["time"])
-    return total + (0.0 if began is None else last - began)
+        if began is None or row["event"] in ("start", "resume"):
+            began, before = float(row["time"]), seconds
+        seconds = before + float(row["time"]) - began
+        yield seconds

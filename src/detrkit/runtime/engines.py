@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from detrkit.errors import CheckpointError, DetrkitError, RunError
+from detrkit.errors import CheckpointError, DetrkitError, RunError, first_line
 from detrkit.runtime.info import FORMATS_OF_SUFFIX, ArtefactInfo
 
 if TYPE_CHECKING:
@@ -79,11 +79,11 @@ def usable_cores() -> int:
 
 def refused(path: Path, engine: str, error: BaseException) -> CheckpointError:
     """The error for a file that an engine does not load."""
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return CheckpointError(f"{path}: {engine} cannot load it, it may be truncated or damaged ({first[:200]})")
+    return CheckpointError(
+        f"{path}: {engine} cannot load it, it may be truncated or damaged ({first_line(error)[:200]})"
+    )
 
 
 def failed(path: Path, engine: str, shape: tuple[int, ...], error: BaseException) -> RunError:
     """The error for a batch that an engine does not run."""
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return RunError(f"{path}: {engine} failed on images of shape {shape} ({first[:200]})")
+    return RunError(f"{path}: {engine} failed on images of shape {shape} ({first_line(error)[:200]})")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detrkit.errors import DataError
+from detrkit.errors import DataError, first_line
 from detrkit.files import write_picture
 from detrkit.report.best_threshold import best_threshold, class_thresholds
 from detrkit.report.charts.batches import draw_batch
@@ -103,10 +103,9 @@ class RunPictures(Callback):
             draw()
         except Exception as error:  # whatever the drawing libraries raise: the training goes on
             self._failed = True
-            reason = (str(error).splitlines() or [""])[0]
             trainer.progress.print(
-                f"warning: a picture of the run cannot be drawn ({type(error).__name__}: {reason}); no further ones "
-                "are tried (logging.plots=false: none at all)"
+                f"warning: a picture of the run cannot be drawn ({type(error).__name__}: {first_line(error)}); no "
+                "further ones are tried (logging.plots=false: none at all)"
             )
         self._spent += time.monotonic() - start
 

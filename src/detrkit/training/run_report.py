@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from detrkit.errors import first_line
 from detrkit.evaluation.loop import evaluate_model
 from detrkit.files import write_bytes, write_json
 from detrkit.metrics import Score, metric_for
@@ -112,5 +113,4 @@ def _score_on_training_images(trainer: Trainer, count: int) -> Score | None:
 
 
 def _warn(trainer: Trainer, what: str, error: Exception) -> None:
-    reason = (str(error).splitlines() or [""])[0]
-    trainer.progress.print(f"warning: {what} ({type(error).__name__}: {reason})")
+    trainer.progress.print(f"warning: {what} ({type(error).__name__}: {first_line(error)})")

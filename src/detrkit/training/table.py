@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from detrkit.errors import RunError
 from detrkit.files import replacing
+from detrkit.report.run_log import seconds_at
 from detrkit.training.callbacks import Callback, Row
 from detrkit.training.checkpoint import saving_failed
 from detrkit.training.loggers import read_log
@@ -46,12 +47,9 @@ def metrics_table(rows: Iterable[Row]) -> list[TableRow]:
         rows: the rows of a log as ``read_log`` gives them.
     """
     table: dict[int, TableRow] = {}
-    began, before, seconds = 0.0, 0.0, 0.0
-    for row in rows:
-        now, step = _number(row["time"]), int(_number(row["step"]))
-        if row["event"] in ("start", "resume"):
-            began, before = now, seconds
-        seconds = before + now - began
+    rows = list(rows)
+    for row, seconds in zip(rows, seconds_at(rows), strict=True):
+        step = int(_number(row["step"]))
         if row["event"] in ("train", "eval"):
             of_step = table.setdefault(step, {"epoch": _number(row["epoch"]), "step": step})
             of_step["time"] = round(seconds, 2)

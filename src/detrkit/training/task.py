@@ -14,7 +14,7 @@ from detrkit.config import Recipe
 from detrkit.data import DetectionDataset, load_dataset
 from detrkit.data.repeats import images_of_classes
 from detrkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
-from detrkit.errors import CheckpointError, DataError, RecipeError
+from detrkit.errors import CheckpointError, DataError, RecipeError, first_line
 from detrkit.losses import Criterion, FederatedClasses, build_classes, build_criterion
 from detrkit.metrics import Metric, metric_for
 from detrkit.models import Detector, create_model, model_config
@@ -239,7 +239,7 @@ def build_model(recipe: Recipe, categories: Categories) -> Detector:
     except (TypeError, ValueError) as error:
         raise RecipeError(f"{recipe.source}: model: {error}") from error
     except (RuntimeError, MemoryError) as error:  # torch has no other error for a network that does not fit
-        raise RecipeError(f"{recipe.source}: model: cannot be built ({str(error).splitlines()[0]})") from error
+        raise RecipeError(f"{recipe.source}: model: cannot be built ({first_line(error)})") from error
     model.categories = categories
     if section.init is not None:
         start_from(model, section.init)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from detrkit.errors import CheckpointError
+from detrkit.errors import CheckpointError, first_line
 from detrkit.files import replacing
 from detrkit.models import create_model
 from detrkit.models.detector import Detector
@@ -227,9 +227,7 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", check_finite: 
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise CheckpointError(
-            f"{path}: weights do not fit model '{info.name}' ({str(error).splitlines()[0]})"
-        ) from error
+        raise CheckpointError(f"{path}: weights do not fit model '{info.name}' ({first_line(error)})") from error
     if check_finite:
         refuse_not_finite(model.state_dict(), path)
     model.categories, model.thresholds = info.categories, info.thresholds
