@@ -218,6 +218,8 @@ class HarmonizedEncoder(DeformableEncoder):
         """Run one layer and return the tokens for the next, with positions from their codes."""
         assert isinstance(tokens, CodedTokens)
         coded: CodedTokens = layer(tokens, reference)
+        if coded.code is tokens.code:  # a plain layer
+            return coded
         return replace(coded, position=self.code.of_tokens(coded))
 
 
