@@ -22,7 +22,11 @@ from detrkit.runtime.prepare import normalised, resized
 @pytest.mark.parametrize("canvas", [None, (64, 48)])
 @pytest.mark.parametrize("size", [(200, 150), (61, 97), (40, 30), (64, 64), (333, 20)])
 def test_prepared_images_are_those_of_torch(size: tuple[int, int], canvas: tuple[int, int] | None, resize: str) -> None:
-    """To 1e-5: bit for bit after the resize."""
+    """To 1e-5: bit for bit after the resize.
+
+    Where torch computes without fused multiply-add, its float32 resize rounds other sums up and down: then single
+    values may be one grey level off.
+    """
     pixels = np.random.default_rng(size[0]).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     sides = {"short_side": 64, "max_side": 96, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -32,7 +36,13 @@ def test_prepared_images_are_those_of_torch(size: tuple[int, int], canvas: tuple
     found = normalised(resized(image, rule, canvas), rule)
     assert found.shape == wanted.shape
     assert canvas is None or (found.shape[1] <= canvas[0] and found.shape[2] <= canvas[1])
-    np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=0)
+    differs = np.abs(found - wanted) > 1e-5
+    if resize == "float32_truncate" and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        levels = np.abs(found - wanted) * 255 * np.array(sides["std"])[:, None, None]
+        assert levels.max() < 1.01
+        assert differs.mean() < 1e-3
+    else:
+        assert not differs.any()
 
 
 @pytest.mark.parametrize("scores", ["softmax", "sigmoid"])

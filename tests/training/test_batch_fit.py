@@ -24,6 +24,11 @@ def test_a_line_through_two_measured_peaks(room: float, batch: int) -> None:
     assert largest_batch({1: 2 * GB, 2: 3 * GB}, room=room * GB, most=64) == batch
 
 
+def test_steps_without_a_measurable_peak_set_no_limit() -> None:
+    assert largest_batch({2: 0, 4: 0}, room=1.0, most=16) == 16
+    assert largest_batch({2: 0, 4: 0}, room=-1.0, most=16) == 0
+
+
 def test_noise_makes_no_image_free() -> None:
     assert largest_batch({2: 2 * GB, 4: 2 * GB}, room=4 * GB, most=64) == 10
 

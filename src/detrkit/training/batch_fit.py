@@ -60,6 +60,8 @@ def largest_batch(peaks: dict[int, int], *, room: float, most: int) -> int:
     few, many = min(peaks), max(peaks)
     per_image = (peaks[many] - peaks[few]) / (many - few) if many > few else peaks[few] / few
     per_image = max(per_image, 0.25 * peaks[few] / few)  # noise must not make further images free
+    if per_image <= 0:  # a tiny model, or memory that the process had already: nothing to be seen
+        return most if room > 0 else 0
     return int(max(0, min(most, few + (room - peaks[few]) // per_image)))
 
 
