@@ -24,7 +24,8 @@ sections=( # name and time limit in seconds
     "step 90"
     "speed 100"
     "check 90"
-    "tune 50"
+    "tune 60"
+    "tests 75"
     "operators 20"
     "relation 30"
     "dense 30"
@@ -53,21 +54,47 @@ step() {
 # Images per second of every R50 preset, the best known first.
 speed() {
     local what=(--models relation_detr_r50 dape_r50 dino_r50_4scale detr_r50 de_detr_r50 deformable_detr_r50_two_stage
-        salience_detr_r50 conditional_detr_r50 '*_r50' '*_r50_*' --repeats 3)
+        salience_detr_r50 conditional_detr_r50 '*_r50' '*_r50_*' --repeats 3 --bf16)
     if tiny; then what=(--models detr_r50 --repeats 1 --short-side 64 --batch-size 1 --threads 1); fi
     bench speed.py --device "$device" --out "$into/speed.json" "${what[@]}"
 }
 
 check() {
-    local small=()
-    if tiny; then small=(--size tiny --models detr_lite0 dape_lite0); fi
-    bench gpu_check.py --device "$device" --out "$into/check.jsonl" "${small[@]}"
+    if tiny; then
+        bench gpu_check.py --device "$device" --out "$into/check.jsonl" --size tiny --models detr_lite0 dape_lite0
+        return
+    fi
+    local code=0 share running=()
+    for share in 'c*_lite0 di*_lite0' 'da*_lite0 de_*_lite0' 'def*_lite0 del*_lite0' 'det*_lite0 [e-z]*_lite0'; do
+        read -ra share <<<"$share"
+        bench gpu_check.py --device "$device" --out "$into/check.jsonl" --models "${share[@]}" & # nothing is timed
+        running+=($!)
+    done
+    for share in "${running[@]}"; do wait "$share" || code=1; done
+    return $code
+}
+
+# The tests of the kernels, on the GPU; on a CPU a few of them, in the interpreter.
+tests() {
+    local where=(tests/ops/test_ms_deform_attn_triton.py tests/nn/test_relation_attention_triton.py) what=(-n 12)
+    if [ "$device" = cpu ]; then what=(-n 0 -k trial) TRITON_INTERPRET=1; else TRITON_INTERPRET=0; fi
+    export TRITON_INTERPRET
+    python -m pytest -q "${what[@]}" --junit-xml "$into/tests.xml" "${where[@]}"
+    local code=$?
+    python - "$into" <<'PROGRAM'
+import json, pathlib, sys, xml.etree.ElementTree
+folder = pathlib.Path(sys.argv[1])
+suite = xml.etree.ElementTree.parse(folder / "tests.xml").getroot().find("testsuite")
+folder.joinpath("tests.json").write_text(json.dumps({k: suite.get(k) for k in ("tests", "failures", "errors", "skipped")}))
+PROGRAM
+    rm -f "$into/tests.xml"
+    return $code
 }
 
 tune() {
     local small=()
     if [ "$device" = cpu ]; then export DETRKIT_BACKEND=triton TRITON_INTERPRET=1; fi
-    if tiny; then small=(--scale 0.01 --heads 1 --repeats 1 --most 1 --widths 34); fi
+    if tiny; then small=(--scale 0.01 --heads 1 --repeats 1 --most 1 --widths 34 --relation 10); fi
     bench tune_kernels.py --device "$device" --json "$into/tuning.json" "${small[@]}"
 }
 

@@ -5,7 +5,9 @@
 It times one call of the operator, forward and forward with backward. Samples lie around the centres of the tokens (an
 encoder layer) or around random points (a decoder layer). Both implementations must agree before they are timed; on a
 GPU so must the deterministic gradient of values. "floor" is the time in which the device copies as many bytes as a call
-must move at least: every input read once and every output written once; "share" is floor / time.
+must move at least: every input read once and every output written once; "share" is floor / time. "rows" is the time of
+a Triton kernel that only reads the token rows of all corners, and with the backward pass reads them again and adds to
+as many rows with atomics: what the caches of the device give the memory accesses of the operator, without arithmetic.
 
 DETRKIT_BACKEND=triton TRITON_INTERPRET=1 tries the kernels on a CPU, without meaningful times (--scale 0.01 --heads 1).
 """
@@ -17,6 +19,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import triton
+import triton.language as tl
 from measuring import MIB, save_rows, timed
 from torch import Tensor
 
@@ -69,6 +73,59 @@ def copied_bytes_per_s(device: str) -> float:
     source = torch.zeros((1024 if device.startswith("cuda") else 64) * MIB, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / timed(lambda: target.copy_(source), device, repeats=5)
+
+
+@triton.jit
+def _rows_kernel(
+    values, sums, rows, output, queries, tokens, HEADS: tl.constexpr, WIDTH: tl.constexpr, CORNERS: tl.constexpr,
+    BLOCK: tl.constexpr, ADD: tl.constexpr,
+):  # fmt: skip
+    blocks = (queries + BLOCK - 1) // BLOCK
+    head, rest = tl.program_id(0) % HEADS, tl.program_id(0) // HEADS
+    image, query = rest // blocks, (rest % blocks) * BLOCK + tl.arange(0, BLOCK)
+    inside = query < queries
+    channel = tl.arange(0, WIDTH)[None, :]
+    start = image * tokens * HEADS * WIDTH + head * WIDTH
+    total = tl.full((BLOCK, WIDTH), 0.0, tl.float32)
+    for corner in range(CORNERS):
+        row = tl.load(rows + ((image * queries + query) * HEADS + head) * CORNERS + corner, mask=inside, other=0)
+        where = start + row[:, None] * (HEADS * WIDTH) + channel
+        read = tl.load(values + where, mask=inside[:, None], other=0.0).to(tl.float32)
+        total += read
+        if ADD:
+            tl.atomic_add(sums + where, read, mask=inside[:, None], sem="relaxed")
+    where = ((image * queries + query) * HEADS + head)[:, None] * WIDTH + channel
+    tl.store(output + where, total, mask=inside[:, None])
+
+
+def rows_seconds(arguments: Inputs, device: str, repeats: int) -> dict[str, float]:
+    """Seconds of the memory accesses to token rows alone."""
+    value, shapes, locations, _ = arguments
+    images, tokens, heads, width = value.shape
+    queries = locations.shape[1]
+    sizes = torch.tensor(shapes, device=device)
+    start = torch.cat((sizes.new_zeros(1), sizes.prod(-1).cumsum(0)[:-1]))[:, None]
+    height, wide = sizes[:, None, 0], sizes[:, None, 1]
+    column = (locations[..., 0] * wide - 0.5).floor().clamp(-2, 10**6).long()
+    row = (locations[..., 1] * height - 0.5).floor().clamp(-2, 10**6).long()
+    corners = [
+        start + (row + down).clamp(min=0).minimum(height - 1) * wide + (column + right).clamp(min=0).minimum(wide - 1)
+        for down in (0, 1)
+        for right in (0, 1)
+    ]
+    rows = torch.stack(corners, dim=-1).flatten(3).int().contiguous()
+    output = torch.empty(images, queries, heads, width, dtype=value.dtype, device=device)
+    sums = torch.zeros(value.shape, device=device)
+
+    def run(add: bool, block: int) -> None:
+        grid = (images * heads * triton.cdiv(queries, block),)
+        _rows_kernel[grid](
+            value, sums, rows, output, queries, tokens, heads, width, rows.shape[-1], block, add, num_warps=4
+        )
+
+    warmup = min(1, repeats - 1)
+    forward = timed(lambda: run(False, 32), device, repeats, warmup)
+    return {"forward_s": forward, "both_s": forward + timed(lambda: run(True, 16), device, repeats, warmup)}
 
 
 def measure(backend: Backend, outer: Tensor, arguments: Inputs, device: str, repeats: int) -> dict[str, float]:
@@ -136,6 +193,7 @@ def main() -> None:
             row = {"setting": name, "dtype": dtype, active: found[active], "reference": found["reference"]}
             row |= {"ratio": ratio, "floor": floor, "share_of_floor": share}
             if active == "triton":
+                row["rows"] = rows_seconds(arguments, args.device, args.repeats)
                 row["deterministic"] = check_deterministic(both[active], outer, arguments, AGREEMENT[dtype])
                 row["launches"] = dict(LAUNCHES)
             rows.append(row)
@@ -143,7 +201,8 @@ def main() -> None:
                 f"{name:44} {dtype} forward {found[active]['forward_s'] * 1e3:7.2f} of "
                 f"{found['reference']['forward_s'] * 1e3:7.2f} ms ({ratio['forward_s']:.1f} x, floor "
                 f"{share['forward_s']:.0%})   with backward {found[active]['both_s'] * 1e3:7.2f} of "
-                f"{found['reference']['both_s'] * 1e3:7.2f} ms ({ratio['both_s']:.1f} x, floor {share['both_s']:.0%})",
+                f"{found['reference']['both_s'] * 1e3:7.2f} ms ({ratio['both_s']:.1f} x, floor {share['both_s']:.0%})"
+                + "".join(f" rows {name} {1e3 * seconds:.2f} ms" for name, seconds in row.get("rows", {}).items()),
                 flush=True,
             )
             save_rows(args.json, rows, args.device)

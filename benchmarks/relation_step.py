@@ -5,12 +5,14 @@
 "published": the operators of the published repository in plain torch: deformable attention by grid sampling (what it
 falls back to where its extension is not compiled) and the relation with all intermediate tensors kept. With
 ``--golden`` it must first reproduce the recorded losses of the official implementation. Batch 2, 800 x 1333 pixels,
-bf16 autocast, 20 objects an image: seconds, images per second, peak memory, and both as shares of the published form.
+bf16 autocast, 20 objects an image: seconds, images per second, peak memory, and both as shares of the published form;
+on a GPU also the number of kernels and how long each takes.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -54,8 +56,24 @@ def measure(name: str, published: bool, options: argparse.Namespace) -> dict[str
         torch.cuda.reset_peak_memory_stats()
     with forced("reference") if published else nullcontext():
         seconds = timed(step, device, options.repeats, warmup=1 if device == "cpu" else 3)
-    return {"model": "published" if published else name, "seconds": seconds, "images_per_s": options.images / seconds,
-            "peak_MiB": peak_mib(device), "loss": losses[-1]}  # fmt: skip
+        row = {"model": "published" if published else name, "seconds": seconds,
+               "images_per_s": options.images / seconds, "peak_MiB": peak_mib(device), "loss": losses[-1]}  # fmt: skip
+        return row | busy(step, seconds) if device == "cuda" else row
+
+
+def busy(step: Callable[[], None], seconds: float) -> dict[str, Any]:
+    """Kernels of a step, the share of its time in which the GPU runs one, and the kernels with most time."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        step()
+        torch.cuda.synchronize()
+    found = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)
+    total = sum(event.self_device_time_total for event in found) / 1e6
+    return {
+        "kernels": sum(event.count for event in found),
+        "gpu_seconds": total,
+        "busy": total / seconds,
+        "slowest": [[e.key[:90], e.count, round(e.self_device_time_total / 1e3, 3)] for e in found[:25]],
+    }
 
 
 def main() -> None:

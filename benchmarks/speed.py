@@ -82,7 +82,7 @@ class Bench:
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         torch.manual_seed(0)
         torch.set_num_threads(options.threads)
-        self.device, objects = options.device, options.objects
+        self.device, self.bf16, objects = options.device, options.bf16, options.objects
         self.clock = time.process_time if options.cpu_seconds else time.perf_counter
         self.model = create_model(name).to(self.device)
         self.criterion = build_criterion(self.model.config)
@@ -93,9 +93,15 @@ class Bench:
         target = Target(labels=labels, boxes=boxes, original_size=size, size=size).to(self.device)
         self.targets = [target] * options.batch_size
 
+    def autocast(self) -> torch.autocast:
+        """Mixed precision where it is asked for."""
+        return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16)
+
     def loss(self) -> Tensor:
         targets = self.criterion.prepare(self.targets)
-        total: Tensor = self.criterion(self.model(self.images, None, targets), targets).total
+        with self.autocast():
+            out = self.model(self.images, None, targets)
+        total: Tensor = self.criterion(out, targets).total
         return total
 
     def step(self) -> None:
@@ -110,7 +116,7 @@ class Bench:
     def forward_ms(self, repeats: int, warmup: int = 0) -> float:
         """Milliseconds of a forward pass of one image."""
         self.model.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), self.autocast():
             return 1000 * timed(lambda: self.model(self.images[:1]), self.device, repeats, warmup, self.clock)
 
     def kept_mib(self) -> float:
@@ -151,7 +157,7 @@ def measure_both(name: str, options: argparse.Namespace) -> dict[str, Ratio]:
     """Step and forward in milliseconds, peak and kept memory in MiB, for both checkouts."""
     arguments = ["--answer", "--models", name, "--device", options.device, "--threads", str(options.threads)]
     arguments += ["--batch-size", str(options.batch_size), "--objects", str(options.objects)]
-    arguments += ["--cpu-seconds"] if options.cpu_seconds else []
+    arguments += [f"--{name}" for name in ("cpu-seconds", "bf16") if vars(options)[name.replace("-", "_")]]
     arguments += [] if options.short_side is None else ["--short-side", str(options.short_side)]
     with ExitStack() as stack:
         old, new = (
@@ -175,6 +181,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--objects", type=int, default=20, help="boxes per image")
     parser.add_argument("--repeats", type=int, default=10, help="repeats per measurement; with --against pairs")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="time this checkout against another")
+    parser.add_argument("--bf16", action="store_true", help="mixed precision, bfloat16")
     parser.add_argument("--cpu-seconds", action="store_true", help="measure CPU time instead of wall time")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)
@@ -226,7 +233,7 @@ def main() -> None:
     if options.answer:
         serve_measurements(names[0], options)
         return
-    title = f"{device_name()}, {options.threads} thread(s), torch {torch.__version__}, fp32"
+    title = f"{device_name()}, {options.threads} thread(s), torch {torch.__version__}, {'bf16' if options.bf16 else 'fp32'}"
     rows: list[dict[str, object]] = []
 
     def store(row: dict[str, object]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["BACKWARD_LAUNCHES", "CANDIDATES", "FORWARD_LAUNCHES", "RELATION_LAUNCH", "Launch", "RelationLaunch"]
+__all__ = ["BACKWARD_LAUNCHES", "CANDIDATES", "FORWARD_LAUNCHES", "RELATION_CANDIDATES", "RELATION_LAUNCH", "Launch", "RelationLaunch"]
 
 
 class Launch(NamedTuple):
@@ -58,3 +58,7 @@ RELATION_LAUNCH = RelationLaunch(16, 16, 8)
 
 CANDIDATES = tuple(Launch(queries, warps) for queries in (4, 8, 16, 32, 64, 128) for warps in (1, 2, 4, 8))
 """What the measurement tries; more than 16 values per thread spill."""
+
+RELATION_CANDIDATES = tuple(
+    RelationLaunch(rows, columns, warps) for rows, columns in ((16, 16), (16, 32), (32, 16)) for warps in (4, 8, 16)
+)
