@@ -233,7 +233,8 @@ def main() -> None:
     if options.answer:
         serve_measurements(names[0], options)
         return
-    title = f"{device_name()}, {options.threads} thread(s), torch {torch.__version__}, {'bf16' if options.bf16 else 'fp32'}"
+    dtype = "bf16" if options.bf16 else "fp32"
+    title = f"{device_name()}, {options.threads} thread(s), torch {torch.__version__}, {dtype}"
     rows: list[dict[str, object]] = []
 
     def store(row: dict[str, object]) -> None:

@@ -15,7 +15,6 @@ import torch
 import triton
 from measuring import save_rows, timed
 from ms_deform_attn import DTYPES, SETTINGS, inputs
-
 from relation import boxes, mask
 from torch import Tensor
 

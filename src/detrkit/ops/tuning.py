@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["BACKWARD_LAUNCHES", "CANDIDATES", "FORWARD_LAUNCHES", "RELATION_CANDIDATES", "RELATION_LAUNCH", "Launch", "RelationLaunch"]
+__all__ = [
+    "BACKWARD_LAUNCHES",
+    "CANDIDATES",
+    "FORWARD_LAUNCHES",
+    "RELATION_CANDIDATES",
+    "RELATION_LAUNCH",
+    "Launch",
+    "RelationLaunch",
+]
 
 
 class Launch(NamedTuple):
