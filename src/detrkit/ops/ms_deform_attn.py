@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from detrkit.backends import backend_on
 from detrkit.ops import ms_deform_attn_cpu
+from detrkit.ops.exporting import is_exporting
 from detrkit.ops.on_gpu import usable_backend, worst_error
 
 __all__ = ["BACKENDS", "active_backend", "chosen_backend", "ms_deform_attn", "reference"]
@@ -256,6 +257,6 @@ def ms_deform_attn(value: Tensor, spatial_shapes: Tensor | Shapes, locations: Te
     """
     if isinstance(spatial_shapes, Tensor):
         return _forward(value, spatial_shapes, locations, weights)
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return reference(value, spatial_shapes, locations, weights)
     return _forward(value, torch.tensor(spatial_shapes), locations, weights)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detrkit.ops.exporting import is_exporting
 from detrkit.ops.on_gpu import Trial, usable_backend
 
 __all__ = ["declines_relation", "fused_relation", "relation_attention"]
@@ -62,7 +63,7 @@ def fused_relation(q: Tensor, weight: Tensor, blocked: Tensor | None, dropout: f
     Raises:
         DetrkitError: ``DETRKIT_BACKEND=triton`` asks for it, and it cannot.
     """
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return False  # exported programs contain operators that every runtime has
     declined = declines_relation(q, weight, blocked, dropout)
     return _is_triton(q.device, SHARED_MEMORY.get(q.dtype, 0), declined, trial)

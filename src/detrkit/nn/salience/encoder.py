@@ -16,6 +16,7 @@ from detrkit.nn.deformable import MSDeformAttn
 from detrkit.nn.position import LearnedPosition
 from detrkit.nn.tokens import Tokens, gather_rows, on_levels
 from detrkit.nn.transformer import FeedForwardLayer
+from detrkit.ops.exporting import is_exporting
 
 __all__ = ["Focus", "SalienceEncoder", "SalienceEncoderLayer", "SalienceFilter"]
 
@@ -69,7 +70,7 @@ class SalienceFilter(nn.Module):
         per_image = (tokens.valid_cells.prod(-1) * self.level_filter_ratio).long().clamp(min=1)
         sizes, start, best, index = tokens.sizes, 0, [], []
         levels = zip(salience.split(sizes, dim=1), tokens.padding_mask.split(sizes, dim=1), strict=True)
-        exporting = torch.compiler.is_exporting()
+        exporting = is_exporting()
         counts = _shares(sizes, self.ratios[0]) if exporting else per_image.amax(0).tolist()
         for level, (count, (scores, padding)) in enumerate(zip(counts, levels, strict=True)):
             # published: padding gets the lowest score of the level

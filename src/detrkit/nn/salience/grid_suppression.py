@@ -7,6 +7,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
 from detrkit.nn.tokens import Tokens, gather_rows
+from detrkit.ops.exporting import is_exporting
 
 __all__ = ["suppress_neighbours"]
 
@@ -29,9 +30,7 @@ def suppress_neighbours(scores: Tensor, candidates: Tensor, tokens: Tokens, *, t
     image = torch.arange(batch, device=level.device)[:, None]
     values = scores.gather(1, candidates).flatten().float()
     group = (image * len(widths) + level).flatten()
-    if (
-        torch.compiler.is_exporting()
-    ):  # batched_nms chooses its algorithm by the number of boxes, which is not known yet
+    if is_exporting():  # batched_nms chooses its algorithm by the number of boxes, which is not known yet
         kept = nms(boxes + group[:, None] * (widths.max() + 2), values, threshold)
     else:
         kept = batched_nms(boxes, values, group, threshold)
