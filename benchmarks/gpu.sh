@@ -67,7 +67,7 @@ check() {
     local code=0 share running=()
     for share in 'c*_lite0 di*_lite0' 'da*_lite0 de_*_lite0' 'def*_lite0 del*_lite0' 'det*_lite0 [e-z]*_lite0'; do
         read -ra share <<<"$share"
-        bench gpu_check.py --device "$device" --out "$into/check.jsonl" --models "${share[@]}" & # nothing is timed
+        OMP_NUM_THREADS=4 bench gpu_check.py --device "$device" --out "$into/check.jsonl" --models "${share[@]}" &
         running+=($!)
     done
     for share in "${running[@]}"; do wait "$share" || code=1; done

@@ -43,7 +43,8 @@ Inputs = tuple[Tensor, list[list[int]], Tensor, Tensor]
 
 
 def inputs(images: int, height: int, width: int, queries: int | None, device: str, heads: int = HEADS) -> Inputs:
-    """value, shapes, locations, weights; samples lie within a few cells of their query."""
+    """value, shapes, locations, weights. Samples lie within a few cells of their query, and none within a thousandth of
+    a cell of a line between cells, where the gradient of a location jumps and rounding decides."""
     torch.manual_seed(0)
     shapes = [[-(-height // stride), -(-width // stride)] for stride in STRIDES]
     if queries is None:
@@ -53,6 +54,9 @@ def inputs(images: int, height: int, width: int, queries: int | None, device: st
         centre = torch.rand(images, queries, 2)
     spread = torch.tensor([[2.0 / w, 2.0 / h] for h, w in shapes])[:, None]
     locations = centre[:, :, None, None, None] + spread * torch.randn(*centre.shape[:2], heads, 4, POINTS, 2)
+    size = torch.tensor([[w, h] for h, w in shapes])[:, None]
+    cell = (locations * size - 0.5).floor()
+    locations = (cell + (locations * size - 0.5 - cell).clamp(1e-3, 1 - 1e-3) + 0.5) / size
     value = torch.randn(images, sum(h * w for h, w in shapes), heads, DIM)
     weights = torch.rand(locations.shape[:-1])
     return value.to(device), shapes, locations.to(device), weights.to(device)

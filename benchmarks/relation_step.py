@@ -12,8 +12,10 @@ on a GPU also the number of kernels and how long each takes.
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +44,18 @@ def measure(name: str, published: bool, options: argparse.Namespace) -> dict[str
     images = torch.randn(options.images, 3, *options.size, device=device)
     losses: list[float] = []
 
-    def step() -> None:
+    def step(phase: Callable[[str], object] = str) -> None:
         with torch.autocast(device, torch.bfloat16):
             out = model(images, None, targets)
+        phase("forward")
         total = criterion(out, targets).total
+        phase("losses")
         optimizer.zero_grad()
         total.backward()
+        phase("backward")
         optimizer.step()
         losses.append(float(total.detach()))
+        phase("update")
 
     if device == "cuda":
         torch.cuda.empty_cache()
@@ -58,7 +64,20 @@ def measure(name: str, published: bool, options: argparse.Namespace) -> dict[str
         seconds = timed(step, device, options.repeats, warmup=1 if device == "cpu" else 3)
         row = {"model": "published" if published else name, "seconds": seconds,
                "images_per_s": options.images / seconds, "peak_MiB": peak_mib(device), "loss": losses[-1]}  # fmt: skip
-        return row | busy(step, seconds) if device == "cuda" else row
+        return row | {"phases_s": phases(step, device)} | (busy(step, seconds) if device == "cuda" else {})
+
+
+def phases(step: Callable[[Callable[[str], object]], None], device: str) -> dict[str, float]:
+    """Seconds of the parts of a step, each waited for."""
+    marks = [("", time.perf_counter())]
+
+    def mark(name: str) -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        marks.append((name, time.perf_counter()))
+
+    step(mark)
+    return {name: now - before for (_, before), (name, now) in pairwise(marks)}
 
 
 def busy(step: Callable[[], None], seconds: float) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def tune_relation(args: argparse.Namespace, queries: int) -> list[dict[str, Any]
 
     rows: list[dict[str, Any]] = []
     for launch in RELATION_CANDIDATES[: args.most]:
-        relation_kernels.RELATION_LAUNCH = launch
+        relation_kernels.RELATION_FORWARD_LAUNCH = relation_kernels.RELATION_BACKWARD_LAUNCH = launch
         row: dict[str, Any] = {"relation": list(launch), "dtype": args.dtype, "queries": queries}
         try:
             out, before = forward().square().sum(), LAUNCHES.total()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from detrkit.errors import DetrkitError
 from detrkit.nn.relation import FullRelation, PositionRelation, relation_trial
-from detrkit.ops.on_gpu import LAUNCHES
+from detrkit.ops.on_gpu import LAUNCHES, failure_of
 from tests.ops.kernels import triton_device
 
 kernels: Any = pytest.importorskip("detrkit.ops.relation_attention_triton")
@@ -28,6 +28,8 @@ RUNS = {"relation_attention forward", "relation_attention backward"}
 @pytest.fixture(autouse=True)
 def forced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DETRKIT_BACKEND", "triton")
+    if DEVICE != "cpu":  # the trial before the first use launches kernels too
+        assert failure_of("relation_attention", relation_trial, torch.empty(0, device=DEVICE).device) is None
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ def test_many_shapes(setting: Setting) -> None:
 
 
 def test_equals_the_row_wise_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # of the row-wise form's map, a convolution
     relation, states = Setting(queries=19, heads=4, masks=1).inputs()
     assert isinstance(relation.relation, PositionRelation)
     leaves = [*states, *relation.relation.parameters()]

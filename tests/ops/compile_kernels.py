@@ -17,7 +17,12 @@ from triton.compiler import ASTSource
 
 from detrkit.ops import ms_deform_attn_triton as sampling
 from detrkit.ops import relation_attention_triton as relation
-from detrkit.ops.tuning import BACKWARD_LAUNCHES, FORWARD_LAUNCHES, RELATION_LAUNCH
+from detrkit.ops.tuning import (
+    BACKWARD_LAUNCHES,
+    FORWARD_LAUNCHES,
+    RELATION_BACKWARD_LAUNCH,
+    RELATION_FORWARD_LAUNCH,
+)
 
 VALUES = {"values", "gradient", "output", "q", "k", "v", "grad_q", "grad_k", "grad_v"}
 NUMBERS = {"tokens", "queries", "blocked_image"} | {f"{side}{n}" for n in range(5) for side in ("height", "width")}
@@ -69,11 +74,12 @@ def main() -> None:
                 print(json.dumps(row | {"width": width, "fixed": fixed}))
         for dtype in ("bf16", "fp32"):
             constants = {"REAL": 8, "HEADS": 8, "TRUE": 32, "WIDTH": 32, "FREQUENCIES": 8, "MASKED": True}
-            constants |= {"ROWS": RELATION_LAUNCH.rows, "COLUMNS": RELATION_LAUNCH.columns, "PRODUCT": DTYPES[dtype]}
-            constants |= {"LOG_BASE": -2 / 16 * math.log2(10000), "PRECISION": "ieee" if dtype == "fp32" else "tf32"}
+            constants |= {"PRODUCT": DTYPES[dtype], "PRECISION": "ieee" if dtype == "fp32" else "tf32"}
+            constants |= {"LOG_BASE": -2 / 16 * math.log2(10000)}
             for name in ("_forward_kernel", "_backward_rows_kernel", "_backward_columns_kernel"):
-                kernel = getattr(relation, name)
-                print(json.dumps(compiled(kernel, dtype, constants, RELATION_LAUNCH.warps, capability)))
+                launch = RELATION_FORWARD_LAUNCH if name == "_forward_kernel" else RELATION_BACKWARD_LAUNCH
+                own = constants | {"ROWS": launch.rows, "COLUMNS": launch.columns}
+                print(json.dumps(compiled(getattr(relation, name), dtype, own, launch.warps, capability)))
 
 
 if __name__ == "__main__":

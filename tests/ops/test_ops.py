@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detrkit.ops.boxes import cxcywh_to_xyxy, generalized_iou, inverse_sigmoid, xyxy_to_cxcywh
-from detrkit.ops.roi_align import roi_align_bags
+from detrkit.ops.roi_align import roi_align, roi_align_bags, roi_align_maps
 
 BOX = st.tuples(*[st.floats(0, 1, width=32)] * 2, *[st.floats(2**-10, 1, width=32)] * 2)
 
@@ -64,15 +66,14 @@ def test_roi_align_equals_torchvision(h: int, w: int, bins: int, ratio: int, ali
     size = torch.rand(2, 3, 2, generator=generator) * torch.tensor([8 * w, 8 * h])
     boxes = torch.cat((corner, corner + size), dim=-1)
     tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1).requires_grad_()
-    bags = roi_align_bags(
-        boxes,
-        shapes=[tuple(m.shape[-2:]) for m in maps],
-        strides=[8, 16],
-        resolution=bins,
-        sampling_ratio=ratio,
-        aligned=aligned,
-    )
-    ours = bags.pool(tokens)
+    options: dict[str, Any] = {
+        "shapes": [tuple(m.shape[-2:]) for m in maps],
+        "strides": [8, 16],
+        "resolution": bins,
+        "sampling_ratio": ratio,
+        "aligned": aligned,
+    }
+    ours = roi_align(tokens, boxes, **options)
     leaves = [m.clone().requires_grad_() for m in maps]
     oracle = torch.cat(
         [
@@ -87,6 +88,12 @@ def test_roi_align_equals_torchvision(h: int, w: int, bins: int, ratio: int, ali
     (oracle * weight).sum().backward()
     gradient = torch.cat([leaf.grad.flatten(2).transpose(1, 2) for leaf in leaves], dim=1)
     torch.testing.assert_close(tokens.grad, gradient, atol=1e-4, rtol=1e-4)
+    # the form that a GPU uses
+    maps_pooled = roi_align_maps(tokens, boxes, **options)
+    torch.testing.assert_close(maps_pooled, oracle)
+    (again,) = torch.autograd.grad((maps_pooled * weight).sum(), tokens)
+    torch.testing.assert_close(again, gradient, atol=1e-5, rtol=1e-5)
+    assert roi_align_maps(tokens.bfloat16(), boxes, **options).dtype == torch.bfloat16
 
 
 def test_roi_align_with_valid_sizes_equals_that_of_the_cropped_map() -> None:

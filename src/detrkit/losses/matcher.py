@@ -25,21 +25,40 @@ MAX_PAIRS = 8_000_000
 
 
 def _assign(cost: np.ndarray, copies: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Matched query and target indices for a cost matrix (Q, n). With ``copies`` (n,) bool, originals go first.
+    """Matched query and target indices for a cost matrix (n, Q), in the order of the queries. With ``copies`` (n,)
+    bool, originals go first.
 
     With more originals and copies than queries, some queries are matched to an original and a copy, as published.
     """
+    if copies is None or not copies.any():
+        return _pairs(cost)
+    (originals,), (repeated,) = np.nonzero(~copies), np.nonzero(copies)
+    query, target = _pairs(cost[originals])
+    rest = cost[repeated]
+    rest[:, query] = TAKEN
+    query2, target2 = _pairs(rest)
+    return np.concatenate((query, query2)), np.concatenate((originals[target], repeated[target2]))
+
+
+def _pairs(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The cheapest assignment of a cost matrix (n, Q): query and target indices.
+
+    Objects are the rows, as they lie in memory: with queries as rows SciPy finds the same assignment in three times the
+    time, since it solves the transposed problem of more rows than columns.
+    """
     from scipy.optimize import linear_sum_assignment  # a third of a second, which predictions need not wait for
 
-    if copies is None or not copies.any():
-        query, target = linear_sum_assignment(cost)
-        return query, target
-    (originals,), (repeated,) = np.nonzero(~copies), np.nonzero(copies)
-    query, target = linear_sum_assignment(cost[:, originals])
-    rest = cost[:, repeated]
-    rest[query] = TAKEN
-    query2, target2 = linear_sum_assignment(rest)
-    return np.concatenate((query, query2)), np.concatenate((originals[target], repeated[target2]))
+    target, query = linear_sum_assignment(cost)
+    order = query.argsort()
+    return query[order], target[order]
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    """A copy on the CPU, by way of page-locked memory, which PyTorch keeps for the next step: several times as fast."""
+    if not tensor.is_cuda:
+        return tensor.cpu()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor)
 
 
 class HungarianMatcher:
@@ -80,7 +99,7 @@ class HungarianMatcher:
         """Match several problems, with one device-to-host copy of all costs."""
         costs = [self.cost(problem) if len(problem.labels) else None for problem in problems]
         flat = [cost.flatten() for cost in costs if cost is not None]
-        host = self._finite(torch.cat(flat).cpu().numpy()) if flat else np.zeros(0)
+        host = self._finite(_to_host(torch.cat(flat)).numpy()) if flat else np.zeros(0)
         result, start = [], 0
         for problem, cost in zip(problems, costs, strict=True):
             device = problem.group.logits.device
@@ -110,7 +129,7 @@ class HungarianMatcher:
             start = 0
             for image, target in enumerate(targets):
                 if len(target):
-                    query, chosen = _assign(of_layer[start : start + len(target)].T, copies[image])
+                    query, chosen = _assign(of_layer[start : start + len(target)], copies[image])
                     rows.append(
                         np.stack((np.full_like(query, layer), np.full_like(query, image), query, chosen + start))
                     )

@@ -34,7 +34,7 @@ from detrkit.nn.queries import Block, Decoded, Queries, attention_blocks, query_
 from detrkit.nn.tokens import Tokens, flatten_levels, joined
 from detrkit.nn.transformer import DecoderLayer, Encoder, xavier_
 from detrkit.ops.boxes import cxcywh_to_xyxy, inverse_sigmoid
-from detrkit.ops.roi_align import roi_align_bags
+from detrkit.ops.roi_align import roi_align
 from detrkit.ranges import Count, CountOrZero, Few
 from detrkit.structures import Predictions, Target
 
@@ -149,7 +149,9 @@ class SparseDecoder(Decoder):
             encoded = memory.encoded
             return attention.project_memory(encoded.content, encoded.position), encoded.padding_mask
         scale = memory.sizes_px.flip(1).repeat(1, 2)[:, None]  # (B, 1, 4): width, height, width, height
-        bags = roi_align_bags(
+        # RoIAlign is linear: project the maps once, then pool keys and values together.
+        pooled = roi_align(
+            attention.project_memory(memory.content, memory.position),
             cxcywh_to_xyxy(boxes[-1].detach()) * scale,
             shapes=list(memory.shapes),
             strides=list(memory.strides),
@@ -158,8 +160,7 @@ class SparseDecoder(Decoder):
             aligned=self.architecture.roi_aligned,
             valid_size=memory.sizes_px if self.architecture.mask_backbone_padding else None,
         )
-        # RoIAlign is linear: project the maps once, then pool keys and values together.
-        return bags.pool(attention.project_memory(memory.content, memory.position)), None
+        return pooled, None
 
     def run_layer(
         self,

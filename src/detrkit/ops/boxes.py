@@ -10,25 +10,27 @@ __all__ = ["cxcywh_to_xyxy", "generalized_iou", "inverse_sigmoid", "iou", "xyxy_
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """Convert boxes (…, 4) from centre and size to corners."""
-    cx, cy, w, h = boxes.unbind(-1)
-    return torch.stack((cx - 0.5 * w, cy - 0.5 * h, cx + 0.5 * w, cy + 0.5 * h), dim=-1)
+    centre, half = boxes[..., :2], 0.5 * boxes[..., 2:]
+    return torch.cat((centre - half, centre + half), dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """Convert boxes (…, 4) from corners to centre and size."""
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    return torch.stack(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1), dim=-1)
+    first, last = boxes[..., :2], boxes[..., 2:]
+    return torch.cat(((first + last) / 2, last - first), dim=-1)
 
 
 def _overlap(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Intersection and union of xyxy boxes that broadcast against each other."""
-    area1 = (first[..., 2] - first[..., 0]) * (first[..., 3] - first[..., 1])
-    area2 = (second[..., 2] - second[..., 0]) * (second[..., 3] - second[..., 1])
-    overlap = (torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])).clamp(
-        min=0
-    )
-    intersection = overlap[..., 0] * overlap[..., 1]
-    return intersection, area1 + area2 - intersection
+    overlap = torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])
+    intersection = _area(overlap.clamp(min=0))
+    return intersection, _area(first[..., 2:] - first[..., :2]) + _area(
+        second[..., 2:] - second[..., :2]
+    ) - intersection
+
+
+def _area(size: Tensor) -> Tensor:
+    return size[..., 0] * size[..., 1]
 
 
 def iou(first: Tensor, second: Tensor) -> Tensor:
@@ -46,7 +48,7 @@ def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
     eps = torch.finfo(first.dtype).tiny
     intersection, union = _overlap(first, second)
     hull = torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2])
-    enclosing = hull[..., 0] * hull[..., 1]
+    enclosing = _area(hull)
     return intersection / union.clamp(min=eps) - (enclosing - union) / enclosing.clamp(min=eps)
 
 

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from detrkit.ops.on_gpu import LAUNCHES, launching_on
-from detrkit.ops.tuning import RELATION_LAUNCH
+from detrkit.ops.tuning import RELATION_BACKWARD_LAUNCH, RELATION_FORWARD_LAUNCH, RelationLaunch
 
 __all__ = ["launch_relation_backward", "launch_relation_forward"]
 
@@ -249,7 +249,9 @@ def _backward_columns_kernel(
     tl.store(grad_v + start * TRUE + other, by_v, mask=known)
 
 
-def _arguments(q: Tensor, weight: Tensor, blocked: Tensor | None, temperature: float) -> dict[str, Any]:
+def _arguments(
+    launch: RelationLaunch, q: Tensor, weight: Tensor, blocked: Tensor | None, temperature: float
+) -> dict[str, Any]:
     """Constants of the kernels."""
     _, heads, _, width = q.shape
     features = weight.shape[1] // 4
@@ -261,14 +263,14 @@ def _arguments(q: Tensor, weight: Tensor, blocked: Tensor | None, temperature: f
         "HEADS": triton.next_power_of_2(heads),
         "TRUE": width,
         "WIDTH": max(16, triton.next_power_of_2(width)),  # the shortest sum of a product on tensor cores
-        "ROWS": RELATION_LAUNCH.rows,
-        "COLUMNS": RELATION_LAUNCH.columns,
+        "ROWS": launch.rows,
+        "COLUMNS": launch.columns,
         "FREQUENCIES": features // 2,
         "LOG_BASE": -2.0 / features * math.log2(temperature),
         "MASKED": blocked is not None,
         "PRODUCT": _TYPES[product],
         "PRECISION": "ieee" if exact or torch.version.hip else "tf32",
-        "num_warps": RELATION_LAUNCH.warps,
+        "num_warps": launch.warps,
         "num_stages": 1,  # nothing to prefetch: arithmetic takes longer than reading keys
     }
 
@@ -292,11 +294,12 @@ def launch_relation_forward(
     if output.numel() == 0:
         return output, logs
     mask, apart = _blocked(blocked, source)
-    grid = (batch * triton.cdiv(queries, RELATION_LAUNCH.rows),)
+    launch = RELATION_FORWARD_LAUNCH
+    grid = (batch * triton.cdiv(queries, launch.rows),)
     with launching_on(q):
         _forward_kernel[grid](
             q, k, v, source, target, weight.contiguous(), bias.contiguous(), mask, output, logs, queries, apart,
-            width**-0.5, scale, **_arguments(q, weight, blocked, temperature),
+            width**-0.5, scale, **_arguments(launch, q, weight, blocked, temperature),
         )  # fmt: skip
     LAUNCHES["relation_attention forward"] += 1
     return output, logs
@@ -315,15 +318,16 @@ def launch_relation_backward(
         return grad_q, grad_k, grad_v, torch.zeros_like(weight), torch.zeros_like(bias)
     deltas = (gradient.float() * output.float()).sum(-1)
     mask, apart = _blocked(blocked, source)
-    row_programs = batch * triton.cdiv(queries, RELATION_LAUNCH.rows)
+    launch = RELATION_BACKWARD_LAUNCH
+    row_programs = batch * triton.cdiv(queries, launch.rows)
     by_weight = torch.empty((row_programs, *weight.shape), dtype=torch.float32, device=q.device)
     by_bias = torch.empty((row_programs, heads), dtype=torch.float32, device=q.device)
     same = (q, k, v, source, target, weight, bias, mask, gradient, logs, deltas)
     numbers = (queries, apart, width**-0.5, scale)
-    constants = _arguments(q, weight, blocked, temperature)
+    constants = _arguments(launch, q, weight, blocked, temperature)
     with launching_on(q):
         _backward_rows_kernel[(row_programs,)](*same, grad_q, by_weight, by_bias, *numbers, **constants)
-        grid = (batch * triton.cdiv(queries, RELATION_LAUNCH.columns),)
+        grid = (batch * triton.cdiv(queries, launch.columns),)
         _backward_columns_kernel[grid](*same, grad_k, grad_v, *numbers, **constants)
     LAUNCHES["relation_attention backward"] += 1
     return grad_q, grad_k, grad_v, by_weight.sum(0), by_bias.sum(0)

@@ -1,9 +1,9 @@
-"""RoIAlign on tokens of several levels in one call: every bin is a weighted bag of map cells.
+"""RoIAlign on tokens of several levels in one call: weighted bags of map cells, or torchvision's kernel on a GPU.
 
 RoIAlign (aligned, fixed sampling ratio) averages bilinear samples, so each output bin is a fixed linear combination of
 at most ``4 · ratio²`` cells. As an ``embedding_bag`` over channel-last tokens it reads whole rows, pools all levels and
-images at once and needs no intermediate tensor of samples. ``torchvision.ops.roi_align`` is its oracle in the tests;
-``benchmarks/roi_align.py`` compares their speed.
+images at once and needs no intermediate tensor of samples. On a CPU that is faster than ``torchvision.ops.roi_align``,
+its oracle in the tests; on a GPU slower (``benchmarks/roi_align.py`` compares them).
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["RoIBags", "roi_align_bags"]
+from detrkit.backends import forced_backend
+from detrkit.ops.exporting import is_exporting
+
+__all__ = ["RoIBags", "roi_align", "roi_align_bags", "roi_align_maps"]
 
 
 class RoIBags:
@@ -103,3 +106,53 @@ def roi_align_bags(
     index = torch.cat(indices, dim=2) + image_start
     weight = torch.cat(weights, dim=2)
     return RoIBags(index.flatten(0, 2), weight.flatten(0, 2), (batch, queries, index.shape[2]))
+
+
+def roi_align_maps(
+    tokens: Tensor,
+    boxes: Tensor,
+    *,
+    shapes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    resolution: int,
+    sampling_ratio: int = 2,
+    aligned: bool = True,
+) -> Tensor:
+    """The same by torchvision, level by level; arguments and order as in :func:`roi_align_bags`."""
+    from torchvision.ops import roi_align as pool
+
+    regions, pooled = list(boxes.float()), []
+    levels = tokens.float().split([height * width for height, width in shapes], dim=1)  # it has no kernel for bfloat16
+    for level, shape, stride in zip(levels, shapes, strides, strict=True):
+        maps = level.transpose(1, 2).unflatten(2, shape)
+        pooled.append(pool(maps, regions, resolution, 1 / stride, sampling_ratio, aligned).flatten(2).transpose(1, 2))
+    return torch.cat(pooled, dim=1).view(*boxes.shape[:2], -1, tokens.shape[-1]).to(tokens.dtype)
+
+
+def roi_align(
+    tokens: Tensor,
+    boxes: Tensor,
+    *,
+    shapes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    resolution: int,
+    sampling_ratio: int = 2,
+    aligned: bool = True,
+    valid_size: Tensor | None = None,
+) -> Tensor:
+    """Pool boxes from tokens (B, S, C), levels one after the other: (B, Q, L·K², C), by the faster way of the device.
+
+    torchvision's kernel has no valid sizes, and its gradient is not deterministic: weighted bags do these. Arguments as
+    in :func:`roi_align_bags`.
+    """
+    kernel = tokens.is_cuda and valid_size is None and forced_backend() != "reference"
+    if kernel and not torch.are_deterministic_algorithms_enabled() and not is_exporting():
+        return roi_align_maps(
+            tokens, boxes, shapes=shapes, strides=strides, resolution=resolution, sampling_ratio=sampling_ratio,
+            aligned=aligned,
+        )  # fmt: skip
+    bags = roi_align_bags(
+        boxes, shapes=shapes, strides=strides, resolution=resolution, sampling_ratio=sampling_ratio, aligned=aligned,
+        valid_size=valid_size,
+    )  # fmt: skip
+    return bags.pool(tokens)

@@ -1,8 +1,9 @@
 """Block sizes of the Triton kernels, as data.
 
-Estimates: no GPU has measured them yet. They give every thread one or two vectors of 16 bytes of a row of values, and
-a launch of the presets (encoder: 2 x 22,223 queries, 8 heads; decoder: 1,100 queries) at least four blocks per
-multiprocessor. ``benchmarks/tune_kernels.py`` measures the candidates on the presets' shapes and prints these tables.
+They give every thread one or two vectors of 16 bytes of a row of values, and a launch of the presets (encoder: 2 x
+22,223 queries, 8 heads; decoder: 1,100 queries) at least four blocks per multiprocessor. ``benchmarks/tune_kernels.py``
+measures the candidates on the presets' shapes; widths 32 and 64 and the relation are measured on an H200
+(docs/results.md), the others are estimates.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ __all__ = [
     "BACKWARD_LAUNCHES",
     "CANDIDATES",
     "FORWARD_LAUNCHES",
+    "RELATION_BACKWARD_LAUNCH",
     "RELATION_CANDIDATES",
-    "RELATION_LAUNCH",
+    "RELATION_FORWARD_LAUNCH",
     "Launch",
     "RelationLaunch",
 ]
@@ -62,7 +64,8 @@ BACKWARD_LAUNCHES = {
     64: Launch(8, 4),
     128: Launch(4, 4),
 }
-RELATION_LAUNCH = RelationLaunch(16, 16, 8)
+RELATION_FORWARD_LAUNCH = RelationLaunch(16, 32, 4)
+RELATION_BACKWARD_LAUNCH = RelationLaunch(16, 16, 4)
 
 CANDIDATES = tuple(Launch(queries, warps) for queries in (4, 8, 16, 32, 64, 128) for warps in (1, 2, 4, 8))
 """What the measurement tries; more than 16 values per thread spill."""
