@@ -37,7 +37,9 @@ def measure(name: str, published: bool, options: argparse.Namespace) -> dict[str
     if published:
         model.decoder.relation.rows = None
     criterion = build_criterion(model.config)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    fused = device == "cuda" and not published  # as in `detrkit train`, and as published
+    optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=fused)
     labels = torch.randint(0, model.config.num_classes, (options.objects,))
     target = Target(labels=labels, boxes=boxes(options.objects, "cpu", 0)[0]).to(device)
     targets = criterion.prepare([target] * options.images)

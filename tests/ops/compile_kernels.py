@@ -74,7 +74,7 @@ def main() -> None:
                 print(json.dumps(row | {"width": width, "fixed": fixed}))
         for dtype in ("bf16", "fp32"):
             constants = {"REAL": 8, "HEADS": 8, "TRUE": 32, "WIDTH": 32, "FREQUENCIES": 8, "MASKED": True}
-            constants |= {"PRODUCT": DTYPES[dtype], "PRECISION": "ieee" if dtype == "fp32" else "tf32"}
+            constants |= {"PRODUCT": DTYPES[dtype], "PRECISION": "tf32x3" if dtype == "fp32" else "tf32"}
             constants |= {"LOG_BASE": -2 / 16 * math.log2(10000)}
             for name in ("_forward_kernel", "_backward_rows_kernel", "_backward_columns_kernel"):
                 launch = RELATION_FORWARD_LAUNCH if name == "_forward_kernel" else RELATION_BACKWARD_LAUNCH
