@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.test_main import SOURCE
+from tests.runtime.planted_files import planted_info, planted_onnx
 
 HEAVY = ("torch", "torchvision", "timm", "accelerate", "transformers", "tensorboard", "scipy")
 PROGRAM = """
@@ -41,6 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = root / "data" / "annotations" / f"instances_{split}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content))
+    planted_onnx(root / "model.onnx", planted_info())
     (root / "results.json").write_text(json.dumps([{"image_id": 1, "score": 0.9, **boxes}]))
     return root
 
@@ -64,6 +66,7 @@ COMMANDS = {
     "score coco --gt {data}/annotations/instances_val.json --results {root}/results.json": "",
     "report --help": "",
     "env --torch": "torch",
+    "predict {data}/images/val/val1.png --out {out} --model {root}/model.onnx": "",
     "predict {data}/images/val/val1.png --out {out}": "torch torchvision timm",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,10 +16,13 @@ from detrkit.cli.choices import OnError, TaskName
 from detrkit.errors import DataError, RunError
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from detrkit.data.images import Picture
     from detrkit.inference.prediction_folder import PredictionFolder
-    from detrkit.inference.predictor import Predictor
     from detrkit.inference.sources import ImageInput
+    from detrkit.inference.tasks import ImagePredictor
+    from detrkit.runtime.engines import Engine
     from detrkit.structures import Categories, Thresholds
 
 __all__ = ["PredictCommand", "predict_command", "predict_images", "thresholds_line"]
@@ -125,16 +129,16 @@ def predict_command(
     task sem writes classes.json and semantic/ (class maps). With --format cityscapes, cityscapes/ is what its benchmark
     takes of inst, sem or pan. Predictions of an earlier run in this folder are replaced.
     """
+    opened = _start_engine(model, device)
+
     from PIL import Image
 
-    from detrkit.cli.console import local_checkpoint, stderr, stdout
-    from detrkit.inference.answers import check_task
+    from detrkit.cli.console import stderr, stdout
     from detrkit.inference.cityscapes_submission import SUBMISSION, CityscapesSubmission
     from detrkit.inference.earlier_run import MAP_FOLDERS, TASK_FILES, earlier_files
     from detrkit.inference.prediction_folder import PredictionFolder
-    from detrkit.inference.predictor import Predictor
     from detrkit.inference.sources import find_images
-    from detrkit.models.presets import DEFAULT_MODEL
+    from detrkit.inference.tasks import check_task
 
     if max_pixels is not None:  # Pillow has a limit of its own, and refuses images of twice as many
         Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
@@ -143,15 +147,10 @@ def predict_command(
     submits = file_format is FileFormat.cityscapes
     written += [out / SUBMISSION] if submits else []
     found = find_images(inputs, written=written, earlier=earlier)
-    predictor = Predictor(
-        local_checkpoint(DEFAULT_MODEL if model is None else model),
-        device=device,
-        batch_size=batch_size,
-        nms=nms,
-        nms_decay=nms_decay,
-        max_pixels=max_pixels,
-    )
-    chosen = check_task(predictor.config, None if task is None else task.value)
+    options = {"batch_size": batch_size, "nms": nms, "nms_decay": nms_decay, "max_pixels": max_pixels}
+    wanted = None if task is None else task.value
+    predictor = _predictor_for(wanted, model, device, opened, options)
+    chosen = check_task(predictor.tasks[0], wanted)
     if chosen in MAP_FOLDERS:
         found = find_images(inputs, written=[*written, out / MAP_FOLDERS[chosen]], earlier=earlier)
     folders = [Path(word) for word in inputs if os.path.isdir(word)]
@@ -205,6 +204,38 @@ def predict_command(
         stderr().print(_best_score(predictor, found, folder), markup=False, soft_wrap=True)
 
 
+def _start_engine(model: str | None, device: str) -> Future[Engine] | None:
+    """An exported model that needs no torch, opened while other modules are imported; None: it is another file."""
+    from detrkit.runtime.engines import needs_no_torch, open_engine
+
+    if model is None or device not in ("auto", "cpu") or not needs_no_torch(model) or not os.path.isfile(model):
+        return None
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(1).submit(open_engine, model)
+
+
+def _predictor_for(
+    task: str | None, model: str | None, device: str, opened: Future[Engine] | None, options: Mapping[str, Any]
+) -> ImagePredictor:
+    """The predictor of a model; an exported one finds boxes without torch, whose import takes seconds."""
+    if opened is not None and model is not None:
+        from detrkit.inference.artefact_predictor import ArtefactPredictor, answers_without_torch
+
+        engine = opened.result()
+        if answers_without_torch(engine.info, task):
+            return ArtefactPredictor(engine, Path(model), **options)
+        from detrkit.inference.predictor import Predictor
+        from detrkit.weights.artefact import ArtefactDetector
+
+        return Predictor(ArtefactDetector(engine, Path(model)), device=device, **options)
+    from detrkit.cli.console import local_checkpoint
+    from detrkit.inference.predictor import Predictor
+    from detrkit.models.presets import DEFAULT_MODEL
+
+    return Predictor(local_checkpoint(DEFAULT_MODEL if model is None else model), device=device, **options)
+
+
 def thresholds_line(thresholds: Thresholds, categories: Categories) -> str:
     """Which thresholds of a checkpoint are used, in words."""
     own = dict(zip(categories, thresholds.per_class, strict=True))
@@ -234,7 +265,7 @@ def _keep(folder: PredictionFolder, total: int) -> None:
     stderr().print(done, markup=False, soft_wrap=True)
 
 
-def _best_score(predictor: Predictor, inputs: list[ImageInput], folder: PredictionFolder) -> str:
+def _best_score(predictor: ImagePredictor, inputs: list[ImageInput], folder: PredictionFolder) -> str:
     """A hint where nothing reached the threshold: the best score in the first images that could be read."""
     skipped = {row["file_name"] for row in folder.skipped}
     looked_at = [item for item in inputs if item.file_name not in skipped][:_LOOKED_AT]
@@ -261,7 +292,12 @@ def _summary(counts: dict[str, int], task: str) -> str:
 
 
 def predict_images(
-    predictor: Predictor, inputs: list[ImageInput], folder: PredictionFolder, *, threshold: float | None, skip: bool
+    predictor: ImagePredictor,
+    inputs: list[ImageInput],
+    folder: PredictionFolder,
+    *,
+    threshold: float | None,
+    skip: bool,
 ) -> None:
     """Predict images in batches, with a progress bar, and write the results into a folder.
 

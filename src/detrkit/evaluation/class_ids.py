@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from detrkit.data import DetectionDataset
 from detrkit.errors import DataError, first_few
-from detrkit.inference.answers import Answer
+from detrkit.inference.tasks import Answer
 from detrkit.models import Detector
 from detrkit.structures import Categories, Category, Detections
 

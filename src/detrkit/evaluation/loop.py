@@ -12,10 +12,11 @@ from torch import nn
 from detrkit.data import DetectionDataset, build_loader
 from detrkit.devices import resolve_device
 from detrkit.evaluation.class_ids import ClassMap, match_classes
-from detrkit.inference.answers import Answer, Frame, answer
+from detrkit.inference.answers import Frame, answer
 from detrkit.inference.device import Precision, autocast
 from detrkit.inference.modes import evaluating
 from detrkit.inference.preprocess import eval_transform
+from detrkit.inference.tasks import Answer
 from detrkit.metrics import Metric, Score, metric_for
 from detrkit.models import Architecture, Detector, DetectorConfig
 from detrkit.structures import Batch

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detrkit.data.images import Picture
-from detrkit.errors import DataError, RunError
+from detrkit.errors import RunError
 from detrkit.inference.detr_segmentation import DETRPanopticRules, detr_instance_masks, detr_panoptic_segments
 from detrkit.inference.postprocess import Selected, default_categories, select, without_duplicates
 from detrkit.inference.segmentation import (
@@ -22,6 +21,7 @@ from detrkit.inference.segmentation import (
     panoptic_segments,
     semantic_labels,
 )
+from detrkit.inference.tasks import Answer, check_task
 from detrkit.losses.classes import ClassLoss, build_classes
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.structures import Categories, Detections, Masks, PanopticMap, Predictions, Segment, SemanticMap, Thresholds
@@ -30,12 +30,7 @@ from detrkit.structures.segment_maps import no_class
 if TYPE_CHECKING:
     from detrkit.models.config import Architecture, DetectorConfig
 
-__all__ = ["ANSWERS", "Answer", "Frame", "answer", "check_task", "in_full_size", "postprocess"]
-
-Answer = Detections | PanopticMap | SemanticMap
-
-ANSWERS = {"det": ("det",), "inst": ("inst", "det"), "sem": ("sem",), "pan": ("pan", "inst", "det", "sem")}
-"""The tasks that a model trained for a task answers, its own first."""
+__all__ = ["Frame", "answer", "postprocess"]
 
 
 @dataclass(frozen=True)
@@ -50,20 +45,6 @@ class Frame:
 
     original: tuple[int, int]
     """The upright file."""
-
-
-def check_task(config: DetectorConfig[Architecture], task: str | None) -> str:
-    """The task to answer; None is the model's own.
-
-    Raises:
-        DataError: the model does not answer it.
-    """
-    own = config.architecture.task
-    if task is None:
-        return own
-    if task not in ANSWERS[own]:
-        raise DataError(f"task '{task}': this model was made for '{own}' and answers {', '.join(ANSWERS[own])}")
-    return task
 
 
 @dataclass(frozen=True)
@@ -133,7 +114,7 @@ def answer(
     _check_numbers(predictions)
     if categories is None:
         categories = default_categories(config.architecture.num_classes)
-    reader = _READERS[check_task(config, task)]
+    reader = _READERS[check_task(config.architecture.task, task)]
     per_class = threshold.by_label.astype(np.float32) if isinstance(threshold, Thresholds) else None
     least = threshold if not isinstance(threshold, Thresholds) else float(threshold.by_label.min())
     classes = build_classes(config)
@@ -156,14 +137,6 @@ def answer(
             found = found.keep(found.scores >= per_class[found.labels])
         answers.append(found)
     return answers
-
-
-def in_full_size(found: Answer, picture: Picture) -> Answer:
-    """An answer for a picture that may have been decoded smaller, in pixels of the full size."""
-    if not picture.is_reduced:
-        return found
-    assert isinstance(found, Detections)  # maps are made of full pictures alone
-    return found.resized((picture.full_size[1], picture.full_size[0]))
 
 
 def _check_numbers(predictions: Predictions) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from detrkit.data.gtfine_files import CITYSCAPES_CATEGORIES, LABEL_CLASSES, frame_name
 from detrkit.errors import DataError
-from detrkit.inference.answers import Answer
+from detrkit.inference.tasks import Answer
 from detrkit.structures import Categories, Detections, SemanticMap
 
 __all__ = ["SUBMISSION", "CityscapesSubmission", "submitted_files"]

@@ -17,10 +17,10 @@ from detrkit.drawing.marks import Captions
 from detrkit.drawing.palette import category_color
 from detrkit.errors import DataError
 from detrkit.files import refuse_links, write_bytes, write_json, write_picture
-from detrkit.inference.answers import Answer, in_full_size
 from detrkit.inference.cityscapes_submission import SUBMISSION, CityscapesSubmission
 from detrkit.inference.earlier_run import MAP_FOLDERS, TASK_FILES, earlier_files
 from detrkit.inference.picture_names import picture_names, whole_name
+from detrkit.inference.tasks import Answer, in_full_size
 from detrkit.structures import Categories, Detections, PanopticMap, SemanticMap
 from detrkit.structures.detections import ResultRow
 from detrkit.structures.segment_maps import SegmentRow

@@ -12,12 +12,13 @@ from detrkit.data.arrays import Channels, check_channels
 from detrkit.data.images import ImageSource, Picture
 from detrkit.data.records import ImageRecord
 from detrkit.devices import resolve_device
-from detrkit.inference.answers import ANSWERS, Answer, Frame, answer, check_task, in_full_size
+from detrkit.inference.answers import Frame, answer
 from detrkit.inference.device import Precision, autocast
 from detrkit.inference.modes import evaluating, in_single_precision
 from detrkit.inference.postprocess import default_categories
 from detrkit.inference.preprocess import eval_transform
 from detrkit.inference.sources import open_image
+from detrkit.inference.tasks import ANSWERS, Answer, check_task, in_full_size, nms_threshold
 from detrkit.models import Detector
 from detrkit.models.presets import DEFAULT_MODEL
 from detrkit.structures import Detections, PanopticMap, SemanticMap, Thresholds, pad_images
@@ -26,10 +27,7 @@ from detrkit.weights import open_checkpoint
 from detrkit.weights.find import find_checkpoint
 from detrkit.weights.published.web import is_url
 
-__all__ = ["DEFAULT_NMS", "DEFAULT_THRESHOLD", "Predictor"]
-
-DEFAULT_NMS = 0.7
-"""The IoU threshold of NMS if none is given, as published (DE-DETR)."""
+__all__ = ["DEFAULT_THRESHOLD", "Predictor"]
 
 _Many = list[Any] | tuple[Any, ...]
 _Objects = Literal["det", "inst"]
@@ -91,8 +89,7 @@ class Predictor:
         self.device = resolve_device(device)
         self.model = in_single_precision(_load(path_or_name)).to(self.device)
         config = self.model.config
-        if nms is None and nms_decay is not None:
-            nms = DEFAULT_NMS if config.postprocess.nms is None else config.postprocess.nms
+        nms = nms_threshold(nms, nms_decay, config.postprocess.nms)
         if nms is not None:
             config = config.replace(nms=nms, nms_decay=nms_decay)
         self.config = config
@@ -198,7 +195,7 @@ class Predictor:
             RunError: the model predicts NaN.
             ValueError: ``threshold`` or ``channels`` is out of range.
         """
-        chosen = check_task(self.config, task)
+        chosen = check_task(self.config.architecture.task, task)
         found = [answers[chosen] for answers in self._stream(images, threshold, [chosen], channels)]
         return found if isinstance(images, list | tuple) else found[0]
 
@@ -241,7 +238,7 @@ class Predictor:
         Raises:
             DataError, RunError, ValueError: see :meth:`predict`.
         """
-        chosen = self.tasks if tasks is None else [check_task(self.config, task) for task in tasks]
+        chosen = self.tasks if tasks is None else [check_task(self.config.architecture.task, task) for task in tasks]
         found = list(self._stream(images, threshold, chosen, channels))
         return found if isinstance(images, list | tuple) else found[0]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Engine", "open_engine", "usable_cores"]
+__all__ = ["Engine", "needs_no_torch", "open_engine", "usable_cores"]
 
 _ENGINES = {
     "onnx": ("onnx_engine", "OnnxEngine", "onnxruntime"),
@@ -42,6 +42,11 @@ class Engine(Protocol):
             (B, Q, H/4, W/4) logits. With post-processing in the file: "boxes" (B, K, 4) xyxy, "scores", "labels".
         """
         ...
+
+
+def needs_no_torch(path: str | Path) -> bool:
+    """Whether a path has the ending of an exported model that another engine than torch runs."""
+    return FORMATS_OF_SUFFIX.get(Path(path).suffix.lower(), "torch-export") != "torch-export"
 
 
 def open_engine(path: str | Path, *, threads: int | None = None) -> Engine:

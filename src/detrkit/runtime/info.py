@@ -19,6 +19,7 @@ __all__ = [
     "ArtefactInfo",
     "Preprocess",
     "Rules",
+    "check_raw",
     "is_artefact",
 ]
 
@@ -154,6 +155,19 @@ class ArtefactInfo:
         divisor = self.preprocess.size_divisor
         tall, wide = (-(-max(side, self.least_side) // divisor) * divisor for side in (height, width))
         return tall, wide
+
+
+def check_raw(info: ArtefactInfo, path: Path) -> None:
+    """Refuse a file with post-processing inside where thresholds, NMS and tasks are chosen.
+
+    Raises:
+        CheckpointError: it has.
+    """
+    if info.with_postprocess:
+        raise CheckpointError(
+            f"{path}: has its post-processing inside, so that thresholds, NMS and tasks cannot be chosen here; run "
+            "it with detrkit.runtime.LightPredictor, or export it without --with-postprocess"
+        )
 
 
 def is_artefact(path: str | Path) -> bool:

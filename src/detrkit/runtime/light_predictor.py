@@ -13,9 +13,9 @@ from PIL import Image
 
 from detrkit.data.arrays import Channels, check_channels
 from detrkit.data.images import ImageSource, read_image
-from detrkit.errors import DataError, RunError
+from detrkit.errors import CheckpointError, DataError, RunError
 from detrkit.runtime.choose import Chosen, chosen_objects
-from detrkit.runtime.engines import open_engine
+from detrkit.runtime.engines import Engine, open_engine
 from detrkit.runtime.prepare import normalised, on_canvas, resized
 from detrkit.structures.categories import Categories, Category
 from detrkit.structures.detections import Detections
@@ -35,6 +35,7 @@ class LightPredictor:
         batch_size: images per call, where the file takes any number.
         threshold: the default score threshold; None: that of each class in the checkpoint, or 0.3 where it has none.
         channels: order of the colours of arrays, ``"rgb"`` or ``"bgr"``.
+        engine: the file, where it is open already.
 
     Raises:
         CheckpointError: the file is missing or damaged.
@@ -50,10 +51,11 @@ class LightPredictor:
         batch_size: int = 1,
         threshold: float | None = None,
         channels: Channels = "rgb",
+        engine: Engine | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.engine = open_engine(path, threads=threads)
+        self.engine = open_engine(path, threads=threads) if engine is None else engine
         self.info = self.engine.info
         if self.info.task == "sem":
             raise DataError(f"{path}: this model answers 'sem', classes of pixels, which needs detrkit with torch")
@@ -64,7 +66,11 @@ class LightPredictor:
             self.threshold = Thresholds.from_json(self.info.thresholds).by_label.astype(np.float32)
         self.channels = check_channels(channels)
         self.batch_size = self.info.batch or batch_size
-        number = int(self.info.config["num_classes"])
+        number = self.info.config.get("num_classes")
+        if not isinstance(number, int):
+            raise CheckpointError(
+                f"{path}: its detrkit metadata says no number of classes; export the checkpoint again"
+            )
         self.categories = self.info.categories or Categories(Category(n, f"class {n}") for n in range(number))
         usable = np.array([category.name is not None and category.is_thing for category in self.categories])
         self._usable = None if usable.all() else usable
@@ -125,7 +131,11 @@ class LightPredictor:
         Raises:
             RunError: the outputs are NaN.
         """
-        if any(not np.isfinite(value[index]).all() for name, value in outputs.items() if name in ("boxes", "scores")):
+        if any(
+            np.isnan(value[index]).any() if name == "logits" else not np.isfinite(value[index]).all()
+            for name, value in outputs.items()
+            if name in ("boxes", "logits", "scores")
+        ):
             raise RunError("the model predicts NaN: the file is damaged, or its precision is too low")
         if self.info.with_postprocess:
             scores, labels = outputs["scores"][index], outputs["labels"][index].astype(np.int64)

@@ -13,7 +13,7 @@ from detrkit.structures import Batch
 from detrkit.training.task import Validation
 
 if TYPE_CHECKING:
-    from detrkit.inference.answers import Answer
+    from detrkit.inference.tasks import Answer
     from detrkit.report import ScoredSet
     from detrkit.training.trainer import Trainer
 

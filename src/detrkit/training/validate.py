@@ -13,7 +13,7 @@ from detrkit.training.rng import preserved_rng
 from detrkit.training.task import Validation
 
 if TYPE_CHECKING:
-    from detrkit.inference.answers import Answer
+    from detrkit.inference.tasks import Answer
     from detrkit.training.trainer import Trainer
 
 __all__ = ["MAPS_KEPT", "validate"]

@@ -15,6 +15,7 @@ from detrkit.models.detector import Detector
 from detrkit.models.registry import model_config
 from detrkit.nn.masks import sample_points
 from detrkit.runtime.engines import Engine, open_engine
+from detrkit.runtime.info import check_raw
 from detrkit.structures import Predictions, Target, Thresholds
 
 __all__ = ["ArtefactDetector", "DenseMasks", "open_artefact"]
@@ -62,11 +63,7 @@ class ArtefactDetector(Detector):
         except Exception as error:  # the metadata may hold anything
             raise CheckpointError(f"{path}: made for a model this version cannot describe ({error})") from error
         super().__init__(config=config)
-        if info.with_postprocess:
-            raise CheckpointError(
-                f"{path}: has its post-processing inside, so that thresholds, NMS and tasks cannot be chosen here; run "
-                "it with detrkit.runtime.LightPredictor, or export it without --with-postprocess"
-            )
+        check_raw(info, path)
         self.name, self.categories, self.canvas = info.name, info.categories, info.size
         self.thresholds = None if info.thresholds is None else Thresholds.from_json(info.thresholds)
         self._engine = engine
