@@ -14,6 +14,10 @@ from hypothesis import HealthCheck, settings
 # `TRITON_INTERPRET=0 pytest tests/ops tests/nn` tests the compiled kernels.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# Nothing is fetched by itself in a test, but from the server that a test has started. Like the user's HF_HUB_OFFLINE,
+# it leaves addresses that are given alone.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 # Another instruction set for torch is one for the libraries it computes with: where bfloat16 attention finds AMX in one
 # and AVX2 in the other, it stops ("pack_vnni2 is only supported when avx512 is supported").
 _SAME_FOR_ONEDNN = {"avx2": "AVX2", "default": "SSE41"}

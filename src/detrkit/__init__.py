@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from detrkit.data import load_dataset
     from detrkit.errors import CheckpointError, DataError, DetrkitError, RecipeError, RunError
     from detrkit.evaluation.evaluate import evaluate
+    from detrkit.hub import from_pretrained, push_to_hub
     from detrkit.inference.predictor import Predictor
     from detrkit.metrics import Score, score_cityscapes, score_coco, score_lvis, score_panoptic, score_semantic
     from detrkit.models import create_model, list_models
@@ -37,6 +38,7 @@ _HOMES = {
     "detrkit.data": ["load_dataset"],
     "detrkit.errors": ["CheckpointError", "DataError", "DetrkitError", "RecipeError", "RunError"],
     "detrkit.evaluation.evaluate": ["evaluate"],
+    "detrkit.hub": ["from_pretrained", "push_to_hub"],
     "detrkit.inference.predictor": ["Predictor"],
     "detrkit.metrics": ["Score", "score_cityscapes", "score_coco", "score_lvis", "score_panoptic", "score_semantic"],
     "detrkit.models": ["create_model", "list_models"],
@@ -54,7 +56,19 @@ _HOMES = {
     "detrkit.weights": ["load", "load_official", "save", "to_official"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
-_PACKAGES = {"config", "data", "errors", "evaluation", "export", "inference", "losses", "metrics", "models", "nn"}
+_PACKAGES = {
+    "config",
+    "data",
+    "errors",
+    "evaluation",
+    "export",
+    "hub",
+    "inference",
+    "losses",
+    "metrics",
+    "models",
+    "nn",
+}
 _PACKAGES |= {"ops", "runtime", "structures", "training", "weights"}
 
 __all__ = [
@@ -79,11 +93,13 @@ __all__ = [
     "auto_recipe",
     "create_model",
     "evaluate",
+    "from_pretrained",
     "list_models",
     "load",
     "load_dataset",
     "load_official",
     "load_recipe",
+    "push_to_hub",
     "save",
     "score_cityscapes",
     "score_coco",

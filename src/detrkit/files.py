@@ -28,6 +28,7 @@ __all__ = [
     "remove_drafts",
     "replacing",
     "safe_name",
+    "scratch_folder",
     "short_name",
     "sync",
     "write_bytes",
@@ -171,6 +172,13 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder that is removed after the block."""
+    with tempfile.TemporaryDirectory(prefix="detrkit-") as name:
+        yield Path(name)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -6,12 +6,17 @@ import os
 import sys
 import unicodedata
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console as _Console
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-__all__ = ["Console", "one_line", "printable", "say"]
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+__all__ = ["Bar", "Console", "one_line", "printable", "progress_bar", "say"]
 
 # Control characters, line and paragraph separators, and marks that turn the direction of the text around.
 _CONTROL = {"Cc", "Zl", "Zp"}
@@ -48,3 +53,39 @@ class Console(_Console):
         """The segments of a renderable, with printable text."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+class Bar:
+    """A running progress bar; :meth:`update` can be used as a progress callback."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+
+    def update(self, done: int, total: int | None = None) -> None:
+        """Set the completed amount and the total."""
+        self._progress.update(self._task, completed=done, total=total)
+
+
+@contextmanager
+def progress_bar(description: str, total: int | None = None, *, in_bytes: bool = False) -> Iterator[Bar]:
+    """A bar with count (or megabytes) and time left on stderr; silent where stderr is not a terminal."""
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True, highlight=False)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn() if in_bytes else MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        yield Bar(progress, progress.add_task(description, total=total))

@@ -10,19 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
-from detrkit.terminal import Console, say
+from detrkit.terminal import Console, progress_bar, say
 
 if TYPE_CHECKING:
     from detrkit.metrics import ScoreJson
@@ -47,32 +37,6 @@ def stderr() -> Console:
 def print_json(value: object) -> None:
     """Print one JSON value on stdout."""
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-class Bar:
-    """A running progress bar; :meth:`update` can be used as a progress callback."""
-
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task = progress, task
-
-    def update(self, done: int, total: int | None = None) -> None:
-        """Set the completed amount and the total."""
-        self._progress.update(self._task, completed=done, total=total)
-
-
-@contextmanager
-def progress_bar(description: str, total: int | None = None, *, in_bytes: bool = False) -> Iterator[Bar]:
-    """A bar with count (or megabytes) and time left on stderr; silent where stderr is not a terminal."""
-    console = stderr()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn() if in_bytes else MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        yield Bar(progress, progress.add_task(description, total=total))
 
 
 @contextmanager

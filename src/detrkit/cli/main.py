@@ -30,6 +30,7 @@ from detrkit.cli.report import report_command
 from detrkit.cli.spellings import option_meant
 from detrkit.cli.train import train_command
 from detrkit.errors import DetrkitError
+from detrkit.offline import off_the_network
 
 __all__ = ["app", "main", "run"]
 
@@ -66,6 +67,9 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (in any position).")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use no network (in any position); DETRKIT_OFFLINE=1 does the same.")
+    ] = False,
 ) -> None:
     """Detection transformers that train on your data."""
     if context.invoked_subcommand is None:
@@ -82,12 +86,13 @@ def run(arguments: Sequence[str]) -> int:
     words = list(arguments)
     own = words[: words.index("--")] if "--" in words else words
     debug = "--debug" in own
-    words = [word for word in own if word != "--debug"] + words[len(own) :]
+    offline = "--offline" in own
+    words = [word for word in own if word not in ("--debug", "--offline")] + words[len(own) :]
     if "" in (word.partition("=")[2] if word.startswith("--") and "=" in word else word for word in own):
         _print_error("an argument is empty (is a variable not set?)", debug=False)
         return 2
     try:
-        with _warnings_as_lines():
+        with _warnings_as_lines(), off_the_network() if offline else contextlib.nullcontext():
             code = _app_for(words)(words, prog_name="detrkit", standalone_mode=False)
             return code if isinstance(code, int) else 0
     except SystemExit as stop:

@@ -47,8 +47,9 @@ def train_command(
 
     With --data and without a recipe, the settings are chosen from the data: model, queries, image size, augmentation,
     50 epochs or at least 3000 optimizer steps. Each choice is printed with its reason and written to recipe.yaml;
-    --model and overrides win. Nothing is downloaded, except ImageNet weights of a model that you name and whose
-    backbone is in no package, and a model.init URL. --resume without --output finds the run on this data in runs/.
+    --model and overrides win. A model that you name starts from its published detector, which is downloaded the first
+    time, where there is one, else from ImageNet weights of its backbone; model.init=FILE, model.init=null and --offline
+    choose otherwise. Nothing else is downloaded. --resume without --output finds the run on this data in runs/.
 
     The total batch is batch_size x accumulate x processes: with optimizer.lr_batch_size=B the learning rate is
     multiplied by sqrt(total batch / B), otherwise it is used unchanged.
@@ -99,7 +100,7 @@ def _from_data(data: str, given: dict[str, Any], overrides: list[str], *, resume
     from detrkit.config import load_recipe, override_values
     from detrkit.training import auto_recipe
     from detrkit.training.auto.draft import Draft
-    from detrkit.training.auto.model_choice import choose_model
+    from detrkit.training.auto.model_choice import choose_model, fetch_start
     from detrkit.training.folder import find_run
     from detrkit.training.task import require_backbone
 
@@ -107,6 +108,8 @@ def _from_data(data: str, given: dict[str, Any], overrides: list[str], *, resume
     existing = find_run(values) if resume else None
     if existing is None:
         if "model.init" not in values:  # before the data are read, which may take long
+            choose_model(Draft(values), gpu=False)  # nothing is fetched for options that no model has
+            fetch_start(values)
             draft = Draft(values)
             choose_model(draft, gpu=False)
             require_backbone(draft.recipe())

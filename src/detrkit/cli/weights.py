@@ -1,4 +1,4 @@
-"""``detrkit weights list|pull|convert|inspect``: published checkpoints, and the contents of checkpoint files."""
+"""``detrkit weights list|pull|push|convert|inspect``: published checkpoints, the hub, what checkpoint files hold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["app"]
 
 _GROUPS_SHOWN = 24
 
-app = typer.Typer(no_args_is_help=True, help="Checkpoints: list, pull, convert, inspect.")
+app = typer.Typer(no_args_is_help=True, help="Checkpoints: list, pull, push, convert, inspect.")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 File = Annotated[
@@ -87,6 +87,42 @@ def pull_command(
         f"      detrkit train --data DIR --model {pulled.item.model} model.init={model}    # your own classes",
     ):
         console.print(line, markup=False, soft_wrap=True)
+
+
+@app.command("push")
+def push_command(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="RUN|CKPT", help="A run folder, or a checkpoint of ours.", show_default=False)
+    ],
+    repository: Annotated[
+        str, typer.Argument(metavar="OWNER/NAME", help="Repository of the hub; made if missing.", show_default=False)
+    ],
+    licence: Annotated[
+        str | None,
+        typer.Option(
+            "--licence", "--license", metavar="NAME", help="Of the weights, e.g. apache-2.0; default: not said."
+        ),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+    revision: Annotated[str | None, typer.Option("--revision", metavar="BRANCH", help="Default: main.")] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="Write the files here to look at; upload nothing.")
+    ] = None,
+) -> None:
+    """Upload a checkpoint to the Hugging Face hub, with a card written from its run: data, numbers with intervals,
+    thresholds, limits, licence, papers. Log in first: 'hf auth login', or HF_TOKEN. HF_ENDPOINT names another server.
+    """
+    from detrkit.cli.console import stdout
+    from detrkit.hub import push_to_hub, repository_files
+
+    console = stdout()
+    if to is not None:
+        for path in repository_files(checkpoint, repository, to, licence=licence):
+            console.print(str(path), markup=False, soft_wrap=True)
+        return
+    url = push_to_hub(checkpoint, repository, licence=licence, private=private, revision=revision)
+    console.print(url, markup=False, soft_wrap=True)
+    console.print(f"next: detrkit predict IMAGES --model hf://{repository}", markup=False, soft_wrap=True)
 
 
 @app.command("convert")

@@ -38,8 +38,9 @@ class Predictor:
 
     Args:
         path_or_name: a checkpoint (of detrkit, or an official one of a registered model), an exported model (``.onnx``,
-            ``.xml`` or ``.pt2`` of ``detrkit export``, on the CPU), a run folder, a URL, the name of weights in the
-            package or of published weights that were pulled, or a model in memory.
+            ``.xml`` or ``.pt2`` of ``detrkit export``, on the CPU), a run folder, a URL, a repository of the hub
+            (``hf://OWNER/NAME``), the name of weights in the package or of published weights, which are downloaded
+            when they are first used, or a model in memory.
         device: ``"auto"`` (CUDA, else MPS, else CPU) or a torch device.
         batch_size: images per forward pass. Images of different sizes in a batch are padded, which changes scores
             slightly.
@@ -314,7 +315,9 @@ def _checked(threshold: float) -> float:
 
 
 def _load(path_or_name: str | Path | Detector) -> Detector:
-    return path_or_name if isinstance(path_or_name, Detector) else open_checkpoint(find_checkpoint(path_or_name))
+    if isinstance(path_or_name, Detector):
+        return path_or_name
+    return open_checkpoint(find_checkpoint(path_or_name, fetch_names=True))
 
 
 def _path(source: ImageSource) -> Path | None:

@@ -61,6 +61,7 @@ from detrkit.nn.harmonized import (
 from detrkit.nn.queries import Decoded, Queries, attention_blocks
 from detrkit.nn.tokens import Tokens, joined, on_levels
 from detrkit.ops.ms_deform_attn import ms_deform_attn
+from detrkit.ops.zeroed import zeroed
 from detrkit.ranges import Share, Width
 
 __all__ = ["DAPE", "DAPEArchitecture", "HarmonizedDecoder", "build_dape"]
@@ -153,7 +154,7 @@ class DAPE(RelationDETR):
 def sample_at_centres(memory: Tokens, reference: Tensor) -> Tensor:
     """Average the levels of the memory at the centres of boxes (B, Q, 4) -> (B, Q, C)."""
     points = on_levels(reference[..., :2], memory)[:, :, None, :, None]
-    value = memory.content.masked_fill(memory.padding_mask[..., None], 0.0)[:, :, None]
+    value = zeroed(memory.content, memory.padding_mask[..., None])[:, :, None]
     weights = torch.full(points.shape[:-1], 1 / points.shape[3], device=points.device)
     return ms_deform_attn(value, memory.shapes, points.float(), weights)
 

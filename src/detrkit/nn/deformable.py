@@ -15,6 +15,7 @@ from detrkit.nn.queries import Block
 from detrkit.nn.tokens import Tokens, on_levels
 from detrkit.nn.transformer import FeedForwardLayer, xavier_
 from detrkit.ops.ms_deform_attn import ms_deform_attn
+from detrkit.ops.zeroed import zeroed
 
 __all__ = [
     "AttentionFactory",
@@ -69,7 +70,7 @@ class MSDeformAttn(nn.Module):
 
     def sample(self, values: Tensor, query: Tensor, reference: Tensor, tokens: Tokens) -> Tensor:
         """Sample values (B, S, heads, D) with the offsets and weights of the query -> (B, Q, heads · D)."""
-        values = values.masked_fill(tokens.padding_mask[..., None, None], 0.0)
+        values = zeroed(values, tokens.padding_mask[..., None, None])
         levels_points = (self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).float().unflatten(-1, (*levels_points, 2))
         weights = self.attention_weights(query).float().unflatten(-1, (self.num_heads, -1)).softmax(-1)

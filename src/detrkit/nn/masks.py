@@ -20,6 +20,7 @@ from detrkit.nn.backbone import FeatureMap
 from detrkit.nn.heads import MLP
 from detrkit.nn.projection import MaskedGroupNorm
 from detrkit.nn.tokens import Tokens
+from detrkit.ops.zeroed import zeroed
 
 __all__ = ["EmbeddedMasks", "MaskBranch", "PixelEmbedding", "positions_by_image", "sample_points"]
 
@@ -76,7 +77,7 @@ class PixelEmbedding(nn.Module):
         lateral = self.lateral_norm(self.lateral(fine.tensor), mask)
         step = -(-fine.tensor.shape[-1] // memory.shape[-1])
         coarse = _enlarged(_continued(memory, mask, step), step)[..., : lateral.shape[-2], : lateral.shape[-1]]
-        mixed = (lateral + coarse).masked_fill(mask[:, None], 0.0)
+        mixed = zeroed(lateral + coarse, mask[:, None])
         embedded: Tensor = self.embed(F.relu(self.smooth_norm(self.smooth(mixed), mask)))
         return embedded
 

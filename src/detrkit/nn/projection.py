@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.nn.backbone import FeatureMap, level_mask
+from detrkit.ops.zeroed import zeroed
 
 __all__ = ["LevelProjection", "MaskedGroupNorm", "project_levels"]
 
@@ -55,7 +56,7 @@ class LevelProjection(nn.Module):
         if self.norm is not None:
             x = self.norm(x, mask if mask_padding else None)
         elif mask_padding:
-            x = x.masked_fill(mask[:, None], 0.0)
+            x = zeroed(x, mask[:, None])
         return FeatureMap(x, mask, stride)
 
 

@@ -31,9 +31,11 @@ class RoIBags:
     def pool(self, tokens: Tensor) -> Tensor:
         """Pool tokens (B, S, C), levels one after the other, to (B, Q, L·K², C)."""
         channels = tokens.shape[-1]
-        pooled = F.embedding_bag(
-            self.index, tokens.reshape(-1, channels), per_sample_weights=self.weight.to(tokens.dtype), mode="sum"
-        )
+        rows, weight = tokens.reshape(-1, channels), self.weight.to(tokens.dtype)
+        if is_exporting():  # ONNX has no bags: a loop over them would be written
+            pooled = torch.bmm(weight[:, None], rows[self.index])
+        else:
+            pooled = F.embedding_bag(self.index, rows, per_sample_weights=weight, mode="sum")
         return pooled.view(*self.shape, channels)
 
 

@@ -1,12 +1,13 @@
-"""Find a weight file by path, run folder, URL or name (of embedded weights or of a pulled published checkpoint)."""
+"""Find a weight file by path, run folder, URL, repository of the hub, or name (of embedded or published weights)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from detrkit.errors import CheckpointError
-from detrkit.weights.published.catalogue import CATALOGUE
 from detrkit.weights.published.download import fetch, pulled_path
+from detrkit.weights.published.first_use import fetch_published, not_here, published_named
+from detrkit.weights.published.hub_files import HUB, hub_checkpoint
 from detrkit.weights.published.web import is_url
 
 __all__ = ["ASSETS", "embedded_names", "find_checkpoint"]
@@ -19,12 +20,13 @@ def embedded_names() -> list[str]:
     return sorted(path.stem for path in ASSETS.glob("*.safetensors"))
 
 
-def find_checkpoint(path_or_name: str | Path) -> Path:
+def find_checkpoint(path_or_name: str | Path, *, fetch_names: bool = False) -> Path:
     """Return the path of a weight file.
 
     Args:
-        path_or_name: a file, a run folder (its best checkpoint), a URL (downloaded into the cache), the name of
-            embedded weights, or the name of a published checkpoint that has been pulled.
+        path_or_name: a file, a run folder (its best checkpoint), a URL or ``hf://OWNER/NAME[@REVISION]`` (downloaded
+            into the cache), the name of embedded weights, of a published checkpoint, or of a model that has one.
+        fetch_names: download a published checkpoint that is not in the cache.
 
     Raises:
         CheckpointError: no such file or name; the message lists the existing names or the files that were tried.
@@ -34,6 +36,8 @@ def find_checkpoint(path_or_name: str | Path) -> Path:
         raise CheckpointError("an empty text names no checkpoint (is a variable not set?)")
     if is_url(text):
         return fetch(text)
+    if text.startswith(HUB):
+        return hub_checkpoint(text.removeprefix(HUB))
     path = Path(path_or_name)
     if path.is_dir():
         tried = [path / "best" / "model.safetensors", path / "model.safetensors", path / "last" / "model.safetensors"]
@@ -47,10 +51,11 @@ def find_checkpoint(path_or_name: str | Path) -> Path:
     embedded = ASSETS / f"{text}.safetensors"
     if path.name == text and embedded.is_file():
         return embedded
-    if text in CATALOGUE:
-        if not pulled_path(text).is_file():
-            raise CheckpointError(f"the published weights '{text}' are not here yet: {CATALOGUE[text].how_to_get}")
-        return pulled_path(text)
+    published = published_named(text)
+    if published is not None:
+        if not fetch_names and not pulled_path(published.name).is_file():
+            raise not_here(published)
+        return fetch_published(published)
     if path.suffix or path.name != text:
         raise CheckpointError(f"{path}: no such checkpoint file")
     names = ", ".join(embedded_names()) or "none"

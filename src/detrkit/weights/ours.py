@@ -23,7 +23,7 @@ from detrkit.structures import Categories, Thresholds
 from detrkit.weights.published.download import fetch_again
 from detrkit.weights.reading import is_safetensors, refuse_not_finite
 
-__all__ = ["CheckpointInfo", "is_ours", "load", "read_info", "save", "verify"]
+__all__ = ["CheckpointInfo", "copy_with_recipe", "is_ours", "load", "read_info", "save", "verify"]
 
 _FORMAT = "detrkit-1"
 
@@ -92,12 +92,16 @@ def save(
     }
     if model.thresholds is not None:
         metadata["thresholds"] = model.thresholds.to_json()
+    _write(tensors, metadata, path)
+    return path
+
+
+def _write(tensors: dict[str, Tensor], metadata: Mapping[str, object], path: Path) -> None:
     try:
         with replacing(path) as draft:
             save_file(tensors, draft, metadata={"detrkit": json.dumps(metadata, sort_keys=True)})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written ({error}); an earlier file there is untouched") from error
-    return path
 
 
 def is_ours(path: Path) -> bool:
@@ -198,6 +202,18 @@ def verify(path: str | Path) -> None:
         CheckpointError: the file is missing, damaged or not one of ours.
     """
     _read_tensors(Path(path), read_info(path))
+
+
+def copy_with_recipe(path: Path, target: Path, recipe: Mapping[str, object] | None) -> None:
+    """Write a copy of one of our checkpoints with another recipe; all else stays as it is.
+
+    Raises:
+        CheckpointError: the file is damaged or not one of ours, or the copy cannot be written.
+    """
+    tensors = _read_tensors(path, read_info(path))
+    with safe_open(path, framework="pt") as file:
+        metadata = {**json.loads(file.metadata()["detrkit"]), "recipe": recipe}
+    _write(tensors, metadata, target)
 
 
 def load(path: str | Path, *, device: torch.device | str = "cpu", check_finite: bool = True) -> Detector:

@@ -28,6 +28,7 @@ from detrkit.nn.backbone.padding import (
 )
 from detrkit.nn.backbone.same_padding import SameConv2d
 from detrkit.nn.backbone.shifted_windows import ShiftedWindowBlock
+from detrkit.ops.zeroed import zeroed
 
 __all__ = ["Backbone", "FeatureMap", "level_mask"]
 
@@ -191,7 +192,7 @@ class Backbone(nn.Module):
         maps = []
         for tensor, stride in zip(tensors, self.strides, strict=True):
             mask = cells_mask(sizes, stride, *tensor.shape[-2:])
-            maps.append(FeatureMap(tensor.masked_fill(mask[:, None], 0.0), mask, stride))
+            maps.append(FeatureMap(zeroed(tensor, mask[:, None]), mask, stride))
         return maps
 
     def _has_padding(self, padding_mask: Tensor, extra: tuple[int, ...]) -> bool:

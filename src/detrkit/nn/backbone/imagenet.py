@@ -9,12 +9,14 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from detrkit.errors import CheckpointError
+from detrkit.offline import is_offline
 
 __all__ = ["PACKAGED_WEIGHTS", "load_backbone_weights", "require_packaged", "timm_names", "whole_network"]
 
@@ -103,6 +105,16 @@ def require_packaged(name: str) -> None:
         )
 
 
+def _from_hub(name: str) -> dict[str, Tensor]:
+    """timm's tensors from the hub; offline, those that are in the cache of the hub."""
+    before = huggingface_hub.constants.HF_HUB_OFFLINE  # read from the environment when the library was imported
+    huggingface_hub.constants.HF_HUB_OFFLINE = before or is_offline()
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE = before
+
+
 def load_backbone_weights(body: nn.Module, name: str, source: str | Path | bool = True) -> None:
     """Load ImageNet weights into a features_only network.
 
@@ -128,11 +140,12 @@ def load_backbone_weights(body: nn.Module, name: str, source: str | Path | bool 
         state = _read(path, bare, {given: own[key] for key, given in names.items()})
     else:
         try:
-            state = timm.create_model(name, pretrained=True).state_dict()
+            state = _from_hub(name)
         except Exception as error:
             raise CheckpointError(
                 f"ImageNet weights of '{name}' could not be downloaded ({type(error).__name__}). "
-                f"Without network access: {_advice(bare)}; or pretrained_backbone=false"
+                f"Without network access{' (--offline or a variable)' if is_offline() else ''}: {_advice(bare)}; or "
+                "pretrained_backbone=false"
             ) from error
     missing = [key for key in names.values() if key not in state]
     if missing:

@@ -17,6 +17,8 @@ from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from detrkit.ops.zeroed import zeroed
+
 __all__ = [
     "CheckpointedBlocks",
     "Padding",
@@ -84,14 +86,14 @@ def _zero_padding(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor
     """Set the padding of a map (B, C, h, w) to zero."""
     (x, *rest) = inputs
     mask = current_padding_mask(x.shape[-2], x.shape[-1])
-    return inputs if mask is None else (x.masked_fill(mask[:, None], 0.0), *rest)
+    return inputs if mask is None else (zeroed(x, mask[:, None]), *rest)
 
 
 def _zero_padding_channels_last(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Set the padding of a map (B, h, w, C) to zero."""
     (x, *rest) = inputs
     mask = current_padding_mask(x.shape[1], x.shape[2])
-    return inputs if mask is None else (x.masked_fill(mask[..., None], 0.0), *rest)
+    return inputs if mask is None else (zeroed(x, mask[..., None]), *rest)
 
 
 def zero_padding_in(network: nn.Module) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from detrkit.errors import RecipeError
+from detrkit.errors import CheckpointError, RecipeError
 from detrkit.models import Architecture, DetectorConfig, model_config
 from detrkit.models.config import COMMON_OPTIONS
 from detrkit.models.presets import DEFAULT_MODEL
 from detrkit.nn.backbone.imagenet import PACKAGED_WEIGHTS
+from detrkit.terminal import say
 from detrkit.training.auto.draft import Draft
 from detrkit.weights import CATALOGUE, OfficialFile, open_checkpoint, pulled_path
 from detrkit.weights.find import find_checkpoint
+from detrkit.weights.published.download import is_begun
+from detrkit.weights.published.first_use import fetch_published, published_named
 
-__all__ = ["available_checkpoint", "choose_model"]
+__all__ = ["available_checkpoint", "choose_model", "fetch_start"]
 
 # Families that learn most from few images (DE-DETR paper, Tables 2 and 3), best first; others need to be named.
 FAMILIES = ("de_conditional_detr", "de_detr", "conditional_detr", "detr")
@@ -55,6 +58,8 @@ def choose_model(draft: Draft, *, gpu: bool) -> tuple[str, DetectorConfig[Archit
         found, unfit = available_checkpoint(name, draft.given), available_checkpoint(name)
         if found is None and unfit is not None:
             draft.note(f"  note: {unfit.name} is at hand, but {_conflict(name, draft.given)} asks for other weights")
+        elif found is None and (published := published_named(name)) is not None:
+            draft.note(f"  note: a better start, not at hand: {published.name} ({published.how_to_get})")
     if found is not None:
         reason = f"a published detector (AP {found.ap} on {found.data}); heads start new where classes differ"
         init = draft.choose("start", "model.init", found.name, reason)
@@ -70,6 +75,33 @@ def choose_model(draft: Draft, *, gpu: bool) -> tuple[str, DetectorConfig[Archit
         draft.choose("ImageNet weights of the backbone", "model.pretrained_backbone", True, "few images need them")
         draft.set_default("model.backbone_weights", "package" if packaged else None)
     return name, config
+
+
+def fetch_start(given: Mapping[str, object]) -> None:
+    """Fetch the published detector that a training of a named model can start from, into the cache.
+
+    Nothing is fetched where one is there, where there is none that a program can fetch, or where ``model.init``,
+    ``model.pretrained_backbone`` or another option of the model asks for other weights. Without a connection the
+    training starts without it; a line on stderr says so.
+
+    Args:
+        given: dotted keys and values of the user, with ``model.name``.
+
+    Raises:
+        CheckpointError: the download broke off (the next one goes on there), or the file is not the published one.
+    """
+    name = str(given.get("model.name"))
+    published = published_named(name)
+    if published is None or {"model.init", "model.pretrained_backbone"} & given.keys():
+        return
+    if available_checkpoint(name, given) is not None or _conflict(name, given) is not None:
+        return
+    try:
+        fetch_published(published)
+    except CheckpointError as error:
+        if published.address is not None and is_begun(published.address):
+            raise
+        say(f"{error}; this training starts without them")
 
 
 def _conflict(model: str, given: Mapping[str, object]) -> str | None:

@@ -36,6 +36,7 @@ __all__ = [
     "fetch",
     "fetch_again",
     "file_name",
+    "is_begun",
     "pulled_path",
 ]
 
@@ -77,6 +78,11 @@ def fetch(url: str, progress: Progress | None = None) -> Path:
     return download(url, cached(url), sha256=sha256, size=size, progress=progress)
 
 
+def is_begun(url: str) -> bool:
+    """Whether the cache has the file behind a URL, or a part of it."""
+    return cached(url).is_file() or _part_of(cached(url)).size > 0
+
+
 def download(
     url: str, target: Path, *, sha256: str | None = None, size: int | None = None, progress: Progress | None = None
 ) -> Path:
@@ -97,7 +103,7 @@ def download(
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target, url):
             if not _is_good(target, sha256=sha256, size=size):
-                part = _Part(target.with_name(f"{target.name}.part"))
+                part = _part_of(target)
                 _complete(url, part, sha256=sha256, size=size, progress=progress)
                 os.replace(part.path, target)
                 part.clear()
@@ -180,6 +186,10 @@ class _Part:
             return note["validator"], note["total"]
         except (OSError, ValueError, KeyError, TypeError):
             return None, None
+
+
+def _part_of(target: Path) -> _Part:
+    return _Part(target.with_name(f"{target.name}.part"))
 
 
 def _complete(url: str, part: _Part, *, sha256: str | None, size: int | None, progress: Progress | None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from detrkit.errors import DataError
+from detrkit.offline import no_addresses
 
 __all__ = ["BLOCK", "blocks", "fetch_image", "is_url", "name_in", "open_url", "reason", "refuse_other_schemes"]
 
@@ -62,6 +63,8 @@ def open_url(url: str, *, timeout: float, headers: Mapping[str, str] | None = No
     parts = urlsplit(url.strip())
     if not is_url(url.strip()):
         raise ValueError("only http and https are fetched")
+    if no_addresses():
+        raise ValueError("--offline or DETRKIT_OFFLINE forbids it")
     host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
     safe = "/%:=&?~+!$,;'@()*[]#"
     encoded = urlunsplit((parts.scheme.lower(), host, quote(parts.path, safe), quote(parts.query, safe), ""))
