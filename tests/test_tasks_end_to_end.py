@@ -18,12 +18,12 @@ QUERIES = {"num_queries": 10, "denoising_queries": 10, "one_to_many_queries": 10
 MODEL = {"name": "mask_dape_lite0", **TINY_MODEL, **QUERIES}
 
 
-def trained(root: Path, output: Path, task: str) -> detrkit.RunResult:
+def trained(root: Path, output: Path, task: str, **more: Any) -> detrkit.RunResult:
     """Some steps of a tiny model: enough that it takes pixels for what most of them are."""
     recipe = {"model": {**MODEL, "task": task}, "data": {"root": str(root)}}
     settings = SMALL_RUN | {"training.iterations": 15, "training.epochs": None, "training.output": str(output)}
     settings |= {"optimizer.lr": 3e-3, "optimizer.lr_batch_size": None, "schedule.warmup": 0}
-    return detrkit.train(recipe, **settings)
+    return detrkit.train(recipe, **settings | more)
 
 
 def scored(words: list[str | Path]) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def gtfine_score(task: str, root: Path, out: Path) -> dict[str, Any]:
 def test_cityscapes(tmp_path: Path, task: str, names: list[str]) -> None:
     """Void, groups, small objects, single caravans and trailers; the test split has no labels."""
     root = gtfine_tree(tmp_path / "cityscapes")
-    run = trained(root, tmp_path / "run", task)
+    run = trained(root, tmp_path / "run", task, **{"logging.plots": task == "pan"})
     predicted(run, [root / "leftImg8bit" / "val"], tmp_path / "val", "--format", "cityscapes")
     score = gtfine_score(task, root, tmp_path / "val")
     for name in names:
@@ -61,6 +61,17 @@ def test_cityscapes(tmp_path: Path, task: str, names: list[str]) -> None:
     if task == "sem":
         assert score["mIoU"] <= run.metrics["mIoU"] + 1e-6
         assert score["aAcc"] > 0
+    if task == "pan":
+        page = (run.folder / "report.html").read_text(encoding="utf-8")
+        assert f"<b>{run.metrics['PQ']:.3f}</b><span>PQ</span>" in page
+        assert "Labelled pixels, as they are found" in page
+        assert (run.folder / "confusion_matrix.png").is_file()
+        (run.folder / "best" / "map_scores.json").unlink()
+        assert (
+            detrkit_cli(["report", str(run.folder), "--out", str(tmp_path / "again.html"), "--device", "cpu"])[0] == 0
+        )
+        again = (tmp_path / "again.html").read_text(encoding="utf-8")
+        assert page.split('id="confusion"')[1].split("</section>")[0] in again
     shutil.rmtree(root / "gtFine")
     predicted(run, [root / "leftImg8bit" / "test"], tmp_path / "test", "--format", "cityscapes")
     files = [path.name for path in (tmp_path / "test" / "cityscapes").rglob("*")]

@@ -111,6 +111,7 @@ def random_maps(seed: int, count: int = 30) -> list[tuple[Array, Array]]:
 def test_random_maps_equal_a_slow_reference_and_hotcoco(tmp_path: Path) -> None:
     oracle = SemanticEval(CLASSES)
     hit, true, seen = ([0] * 4 for _ in range(3))
+    pixels = np.zeros((4, 5), dtype=int)
     for number, (truth, found) in enumerate(random_maps(0)):
         save(tmp_path / "gt" / f"{number}.png", truth)
         save(tmp_path / "found" / f"{number}.png", found)
@@ -120,12 +121,14 @@ def test_random_maps_equal_a_slow_reference_and_hotcoco(tmp_path: Path) -> None:
                 true[one] += 1
                 seen[other] += 1
                 hit[one] += one == other
+                pixels[one, other] += 1
     score = score_semantic(tmp_path / "gt", tmp_path / "found", CLASSES)
     expected = oracle.results()
     assert score.metrics == pytest.approx({name: expected[name] for name in score.metrics}, abs=1e-12)
     for label, name in enumerate(CLASSES):
         iou = hit[label] / (true[label] + seen[label] - hit[label])
         assert score.per_class[name] == pytest.approx({"IoU": iou, "Acc": hit[label] / true[label]}, abs=1e-12)
+    np.testing.assert_array_equal(score.pixels, pixels)
 
 
 # The metric.

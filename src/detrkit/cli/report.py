@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,6 +45,8 @@ def report_command(
         raise DataError(f"{data}: no such data folder")
     opened = open_run(run)
     found = with_kept_detections(opened) if data is None else None
+    if found is None and opened.maps is not None and data is None:
+        found = opened  # scores of maps are kept
     if found is None:
         found = _evaluated(opened, data, device)
     target = write_report(found, out)
@@ -59,10 +62,13 @@ def _evaluated(run: RunRecord, data: Path | None, device: str) -> RunRecord:
     from detrkit.cli.console import progress_bar
     from detrkit.config import load_recipe
     from detrkit.evaluation.split_detections import detect_split
+    from detrkit.report.map_scores import MapScores
     from detrkit.report.run_folder import with_detections
     from detrkit.weights.find import find_checkpoint
 
     recipe = load_recipe(run.folder, {} if data is None else {"data.root": str(data)})
     with progress_bar("evaluating") as bar:
         found = detect_split(find_checkpoint(run.folder), recipe, device=device, progress=bar.update)
+    if found.score is not None and found.score.pixels is not None:
+        return replace(run, maps=MapScores(score=found.score, columns=found.metric.class_columns))
     return with_detections(run, found.metric, found.data, found.rows, image_ids=found.image_ids)

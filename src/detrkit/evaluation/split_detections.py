@@ -10,7 +10,8 @@ from detrkit.config import Recipe
 from detrkit.data import DetectionDataset, load_dataset
 from detrkit.devices import resolve_device
 from detrkit.evaluation.loop import Progress, predict_dataset
-from detrkit.metrics import Metric, metric_for
+from detrkit.metrics import Metric, Score, metric_for
+from detrkit.metrics.instances import InstanceMetric
 from detrkit.structures import Detections
 from detrkit.structures.detections import ResultRow
 from detrkit.weights import load
@@ -20,12 +21,14 @@ __all__ = ["SplitDetections", "detect_split"]
 
 @dataclass(frozen=True, kw_only=True)
 class SplitDetections:
-    """What a checkpoint finds: COCO results rows (none for maps), ids of the images, the images and their protocol."""
+    """What a checkpoint finds: COCO results rows, ids of the images, the images and their protocol; of maps the score
+    and no rows."""
 
     rows: list[ResultRow]
     image_ids: list[int]
     data: DetectionDataset
     metric: Metric[Any]
+    score: Score | None = None
 
 
 def detect_split(
@@ -48,9 +51,14 @@ def detect_split(
         task=model.config.architecture.task,
         max_detections=recipe.data.max_detections,
     )
+    metric = metric_for(data)
     rows: list[ResultRow] = []
     image_ids = []
     for image_id, found in predict_dataset(model, data, progress=progress):
         image_ids.append(image_id)
-        rows += found.to_coco(image_id) if isinstance(found, Detections) else []
-    return SplitDetections(rows=rows, image_ids=image_ids, data=data, metric=metric_for(data))
+        if isinstance(found, Detections):
+            rows += found.to_coco(image_id)
+        else:
+            metric.update(image_id, found)
+    score = None if isinstance(metric, InstanceMetric) else metric.compute()
+    return SplitDetections(rows=rows, image_ids=image_ids, data=data, metric=metric, score=score)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self, runtime_checkable
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,16 @@ _GROUPS = {"All": "", "Things": "_things", "Stuff": "_stuff"}
 """The groups of classes, and what is added to the names of their numbers."""
 _IOU, _HIT, _FALSE, _MISSED = range(4)
 """What is counted of each class: the sum of IoUs, matches, found segments and true segments without a match."""
+
+
+class _Counts(NamedTuple):
+    """What is kept of an image."""
+
+    segments: FloatArray
+    """A row for each class that occurs: label, then sum of IoUs, matches, false and missed segments."""
+
+    pixels: NDArray[np.int64]
+    """(N, 3): class as labelled, class as found (as many as there are classes: none), number of pixels."""
 
 
 @runtime_checkable
@@ -70,7 +80,7 @@ class PanopticScore(Score):
         }
 
 
-class PanopticMetric(PerImageMetric[PanopticMap, FloatArray]):
+class PanopticMetric(PerImageMetric[PanopticMap, _Counts]):
     """Panoptic quality, segmentation quality and recognition quality.
 
     Of each image it keeps the counts of the classes that occur there. Ground truth is read when its image is met.
@@ -102,8 +112,8 @@ class PanopticMetric(PerImageMetric[PanopticMap, FloatArray]):
         content, images = data.panoptic_ground_truth()
         return cls(content, images=images)
 
-    def extract(self, image_id: int, found: PanopticMap) -> FloatArray:
-        """Its counts, a row for each class that occurs: label, then sum of IoUs, matches, false and missed segments.
+    def extract(self, image_id: int, found: PanopticMap) -> _Counts:
+        """Its counts: of segments and pixels for each class that occurs.
 
         Raises:
             DataError: the map has not the size of the ground truth, or the image is not in it.
@@ -114,18 +124,21 @@ class PanopticMetric(PerImageMetric[PanopticMap, FloatArray]):
         if found.categories.ids != self.truth.categories.ids:
             raise ValueError(f"image {image_id}: the map is of other classes than {self.truth.source}")
         listed = [ListedSegment(segment.id, segment.label, None, False) for segment in found.segments]
-        return _count(self.truth.images[image_id], found.ids, listed, f"the map of image {image_id}")
+        classes = len(self.truth.categories)
+        return _count(self.truth.images[image_id], found.ids, listed, f"the map of image {image_id}", classes)
 
     def compute(self) -> PanopticScore:
         """The score of all that it was told since the last reset."""
         return self.score(self.extracts[image_id] for image_id in sorted(self.extracts))
 
-    def score(self, counts: Iterable[FloatArray]) -> PanopticScore:
+    def score(self, counts: Iterable[_Counts]) -> PanopticScore:
         """The score of the counts of images."""
-        sums = np.zeros((len(self.truth.categories), 4))
-        for rows in counts:
-            sums[rows[:, 0].astype(np.int64)] += rows[:, 1:]
-        return _score(sums, self.truth.categories, self.truth.class_names)
+        classes = len(self.truth.categories)
+        sums, pixels = np.zeros((classes, 4)), np.zeros((classes, classes + 1), dtype=np.int64)
+        for image in counts:
+            sums[image.segments[:, 0].astype(np.int64)] += image.segments[:, 1:]
+            pixels[image.pixels[:, 0], image.pixels[:, 1]] += image.pixels[:, 2]
+        return _score(sums, pixels, self.truth.categories, self.truth.class_names)
 
 
 def score_panoptic(
@@ -153,17 +166,19 @@ def score_panoptic(
     metric = PanopticMetric(ground_truth, images=gt_images)
     found = read_panoptic_results(results, metric.truth, results_images)
 
-    def count(image_id: Hashable) -> FloatArray:
-        file = found[image_id]
-        return _count(metric.truth.images[image_id], file.ids(), file.segments, file.where)
+    def count(image_id: Hashable) -> _Counts:
+        file, classes = found[image_id], len(metric.truth.categories)
+        return _count(metric.truth.images[image_id], file.ids(), file.segments, file.where, classes)
 
     return metric.score(in_threads(count, metric.truth.images))
 
 
-def _count(truth: SegmentFile, found: NDArray[np.integer], listed: Iterable[ListedSegment], where: str) -> FloatArray:
-    """Counts of one image, a row for each class that occurs: label, then the four of ``_IOU``, ``_HIT``, …
+def _count(
+    truth: SegmentFile, found: NDArray[np.integer], listed: Iterable[ListedSegment], where: str, classes: int
+) -> _Counts:
+    """Counts of one image.
 
-    found: segment ids (H, W) · listed: what is said of them · where: what messages call them.
+    found: segment ids (H, W) · listed: what is said of them · where: what messages call them · classes: their number.
     """
     ids = truth.ids()
     if ids.shape != found.shape:
@@ -214,7 +229,21 @@ def _count(truth: SegmentFile, found: NDArray[np.integer], listed: Iterable[List
             excused += overlap.get((crowds[label], found_id), 0)
         if not excused / found_area[found_id] > 0.5:
             row(label)[_FALSE] += 1
-    return np.array([[label, *counts[label]] for label in sorted(counts)]).reshape(-1, 5)
+    segments = np.array([[label, *counts[label]] for label in sorted(counts)]).reshape(-1, 5)
+    return _Counts(segments, _class_pixels(overlap, true_of, {0: classes} | label_of))
+
+
+def _class_pixels(
+    overlap: Mapping[tuple[int, int], int], true_of: Mapping[int, ListedSegment], label_of: Mapping[int, int]
+) -> NDArray[np.int64]:
+    """(N, 3): class as labelled, class as found and their pixels, without void and crowds."""
+    counts: dict[tuple[int, int], int] = {}
+    for (true_id, found_id), shared in overlap.items():
+        true = true_of.get(true_id)
+        if true is not None and not true.is_crowd:
+            pair = true.label, label_of[found_id]
+            counts[pair] = counts.get(pair, 0) + shared
+    return np.array([[*pair, shared] for pair, shared in counts.items()], dtype=np.int64).reshape(-1, 3)
 
 
 def _overlaps(first: NDArray[np.integer], second: NDArray[np.integer]) -> dict[tuple[int, int], int]:
@@ -242,7 +271,7 @@ def _sums(overlap: Mapping[tuple[int, int], int], side: int) -> dict[int, int]:
     return areas
 
 
-def _score(sums: FloatArray, categories: Categories, names: list[str]) -> PanopticScore:
+def _score(sums: FloatArray, pixels: NDArray[np.int64], categories: Categories, names: list[str]) -> PanopticScore:
     """Numbers of counts (classes, 4)."""
     iou, hit, false, missed = sums.T
     occurs = hit + false + missed > 0
@@ -266,4 +295,5 @@ def _score(sums: FloatArray, categories: Categories, names: list[str]) -> Panopt
         per_class=per_class,
         headline=PanopticMetric.headline,
         num_classes=num_classes,
+        pixels=pixels,
     )

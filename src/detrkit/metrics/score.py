@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TypedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["Numbers", "NumbersJson", "Score", "ScoreJson"]
 
@@ -34,6 +38,8 @@ class Score:
         metrics: numbers over all classes.
         per_class: the same numbers for each class, by class name.
         headline: names of the numbers of a summary; the first one selects the best weights of a run.
+        pixels: (K, K + 1) of maps, how many pixels that are labelled as a class (row) are found as a class (column), or
+            in the last column as none; None for objects.
     """
 
     protocol: str
@@ -41,6 +47,7 @@ class Score:
     metrics: Numbers
     per_class: Mapping[str, Numbers]
     headline: tuple[str, ...]
+    pixels: NDArray[np.int64] | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     @property
     def primary(self) -> str:

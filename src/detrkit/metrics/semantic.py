@@ -182,4 +182,4 @@ def _score(counts: Iterable[Counts], categories: Categories, *, found_alone: boo
         name: {"IoU": float(one) if has_iou else None, "Acc": float(other) if seen else None}
         for name, one, other, seen, has_iou in zip(names, iou, accuracy, occurs, rated, strict=True)
     }
-    return Score(SemanticMetric.protocol, "segm", metrics, per_class, SemanticMetric.headline)
+    return Score(SemanticMetric.protocol, "segm", metrics, per_class, SemanticMetric.headline, pixels=matrix)

@@ -10,6 +10,7 @@ from typing import Any
 
 from detrkit.report.analysis import Analysis
 from detrkit.report.facts import Facts
+from detrkit.report.map_scores import MapScores
 from detrkit.report.run_log import RunLog
 from detrkit.report.signs import Signs
 
@@ -45,6 +46,7 @@ class Evidence:
         log: its log.
         facts: facts about its data; None where it has recorded none.
         analysis: its best evaluation; None where there is none of objects.
+        maps: its best evaluation; None where there is none of maps.
     """
 
     run: str
@@ -52,6 +54,7 @@ class Evidence:
     log: RunLog
     facts: Facts | None = None
     analysis: Analysis | None = None
+    maps: MapScores | None = None
 
     @cached_property
     def signs(self) -> Signs | None:

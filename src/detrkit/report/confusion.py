@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from detrkit.report.matching import match_objects
 from detrkit.report.scored_set import ScoredSet
 from detrkit.report.subset import above
 
-__all__ = ["Confusion", "confusion_matrix"]
+__all__ = ["Confusion", "confusion_matrix", "short_count"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +20,15 @@ class Confusion:
     """A confusion matrix of K classes and background.
 
     Attributes:
-        names: K class names and ``"background"``.
+        names: K class names and a name for the background.
         counts: (K + 1, K + 1), rows: labelled as, columns: found as; last row: found where nothing is labelled; last
             column: missed.
+        of: what is counted. Pixels without a label do not count, so that the last row of pixels is empty.
     """
 
     names: tuple[str, ...]
     counts: NDArray[np.int64]
+    of: Literal["objects", "pixels"] = "objects"
 
     @property
     def shares(self) -> NDArray[np.float64]:
@@ -55,3 +58,11 @@ def confusion_matrix(data: ScoredSet, *, thresholds: NDArray[np.float64], iou: f
     missed[objects] = False
     counts[:classes, classes] = np.bincount(kept.truth.label[missed], minlength=classes)
     return Confusion(names=(*data.class_names, "background"), counts=counts)
+
+
+def short_count(number: int) -> str:
+    """A number as it fits into a cell: 812, 8,120, 81k, 8.1M."""
+    if number < 10_000:
+        return f"{number:,}"
+    value, unit = (number / 1e3, "k") if number < 999_500 else (number / 1e6, "M")
+    return f"{value:.1f}{unit}" if value < 10 else f"{value:,.0f}{unit}"

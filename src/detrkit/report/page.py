@@ -16,7 +16,10 @@ from detrkit.report.analysis import Analysis
 from detrkit.report.data_rules import DATA_RULES
 from detrkit.report.detection_rules import DETECTION_RULES
 from detrkit.report.facts import Facts
+from detrkit.report.map_rules import MAP_RULES
+from detrkit.report.map_scores import MapScores
 from detrkit.report.page_charts import curve_charts, training_charts
+from detrkit.report.page_maps import map_class_table, map_findings, map_headline
 from detrkit.report.page_tables import (
     ERRORS,
     class_table,
@@ -34,7 +37,7 @@ from detrkit.report.training_rules import TRAINING_RULES
 
 __all__ = ["RULES", "RunRecord", "render_report", "write_report"]
 
-RULES = (*TRAINING_RULES, *DATA_RULES, *DETECTION_RULES)
+RULES = (*TRAINING_RULES, *DATA_RULES, *DETECTION_RULES, *MAP_RULES)
 """All rules of "What to do next"."""
 
 NAME = "report.html"
@@ -51,6 +54,7 @@ class RunRecord:
         log: its log.
         facts: facts about its data; None where it has recorded none.
         analysis: its best evaluation; None where the protocol is not one of objects, or nothing was kept.
+        maps: its best evaluation where the protocol is one of maps, panoptic or semantic.
         read: reads a validation image for its picture.
     """
 
@@ -60,13 +64,16 @@ class RunRecord:
     log: RunLog
     facts: Facts | None = None
     analysis: Analysis | None = None
+    maps: MapScores | None = None
     read: ReadImage | None = None
 
     @cached_property
     def advice(self) -> list[Advice]:
         """What to do next, the most urgent first."""
         run = shlex.quote(str(self.folder))
-        evidence = Evidence(run=run, recipe=self.recipe, log=self.log, facts=self.facts, analysis=self.analysis)
+        evidence = Evidence(
+            run=run, recipe=self.recipe, log=self.log, facts=self.facts, analysis=self.analysis, maps=self.maps
+        )
         return advise(evidence, RULES)
 
 
@@ -99,9 +106,8 @@ def render_report(run: RunRecord) -> str:
         headline=_headline(run),
         advice=run.advice,
         training_charts=training_charts(run.log),
-        classes=score_table(run.log) if run.analysis is None else class_table(run.analysis, run.facts),
         analysis=run.analysis is not None,
-        **({} if run.analysis is None else _findings(run, run.analysis)),
+        **{"classes": score_table(run.log), "class_bars": None, "confusion": None, **_evaluation(run)},
         settings=settings_table(run.recipe, run.log, run.facts),
         recipe=run.recipe_text,
         commands=_commands(run),
@@ -120,7 +126,9 @@ def _subtitle(run: RunRecord) -> str:
 def _headline(run: RunRecord) -> list[tuple[str, str]]:
     """The numbers at the top: value and what it is."""
     found = run.analysis
-    if found is None:
+    if run.maps is not None:
+        rows = map_headline(run.maps)
+    elif found is None:
         best, metric = run.log.best, run.log.metric
         rows = [] if best is None or metric is None else [(three_digits(best.scores.get(metric)), metric)]
     else:
@@ -138,6 +146,13 @@ def _headline(run: RunRecord) -> list[tuple[str, str]]:
     return rows
 
 
+def _evaluation(run: RunRecord) -> dict[str, Any]:
+    """The parts of the page about the best evaluation, as far as the run has kept it."""
+    if run.analysis is not None:
+        return {"classes": class_table(run.analysis, run.facts), **_findings(run, run.analysis)}
+    return {} if run.maps is None else {"classes": map_class_table(run.maps), **map_findings(run.maps)}
+
+
 def _findings(run: RunRecord, found: Analysis) -> dict[str, Any]:
     """The parts of the page about detections."""
     cost = {name: found.tide.cost.get(kind, 0.0) for kind, name in ERRORS.items()}
@@ -153,7 +168,7 @@ def _findings(run: RunRecord, found: Analysis) -> dict[str, Any]:
         pictures.append({"name": image.file_name, "uri": uri, "text": counts, "reason": worst.reason, "color": color})
     return {
         "curve_charts": curve_charts(found),
-        "confusion": confusion_table(found),
+        "confusion": confusion_table(found.confusion),
         "tide": {
             "svg": bar_chart(
                 [(name, value, three_digits(value)) for name, value in bars], title="AP50 that errors cost"

@@ -10,12 +10,14 @@ import numpy as np
 
 from detrkit.report.analysis import Analysis
 from detrkit.report.best_threshold import FEWEST_OBJECTS
+from detrkit.report.confusion import Confusion, short_count
 from detrkit.report.facts import Facts
 from detrkit.report.intervals import Interval
 from detrkit.report.run_log import RunLog
 
 __all__ = [
     "ERRORS",
+    "Context",
     "class_table",
     "confusion_table",
     "duration_text",
@@ -104,44 +106,46 @@ def class_table(analysis: Analysis, facts: Facts | None) -> Context:
     return {"columns": columns, "rows": rows, "notes": notes}
 
 
-def confusion_table(analysis: Analysis) -> Context:
+_CONFUSION_NOTES = {
+    "objects": "At the thresholds of the classes, and IoU 0.5. Below the number of objects its share of the row. Last "
+    "row: found where nothing is labelled; last column: missed.",
+    "pixels": "Labelled pixels, as they are found. Below their number its share of the row. Last column: found as no "
+    "class.",
+}
+
+
+def confusion_table(confusion: Confusion) -> Context:
     """The confusion matrix, or for many classes its largest entries."""
-    confusion = analysis.confusion
-    note = (
-        "At the thresholds of the classes, and IoU 0.5. Below the number of objects its share of the row. Last row: "
-        "found where nothing is labelled; last column: missed."
-    )
-    names = confusion.names
-    if len(names) - 1 <= _MATRIX:
-        last = len(names) - 1
+    names, last = confusion.names, len(confusion.names) - 1
+    if last <= _MATRIX:
+        counts, shares = confusion.counts.tolist(), confusion.shares.tolist()
         rows = [
-            (
-                name,
-                [
-                    {"count": "" if row == column == last else count, "share": float(share), "text": f"{share:.0%}"}
-                    | ({"text": "", "share": 0.0} if row == column == last else {})
-                    for column, (count, share) in enumerate(
-                        zip(confusion.counts[row].tolist(), confusion.shares[row].tolist(), strict=True)
-                    )
-                ],
-            )
+            (name, [_cell(*pair) for pair in zip(counts[row], shares[row], strict=True)])
             for row, name in enumerate(names)
+            if row < last or confusion.of == "objects"
         ]
-        return {"note": note, "names": names, "rows": rows, "pairs": []}
+        if confusion.of == "objects":
+            rows[last][1][last] = {"count": "", "share": 0.0, "text": ""}
+        return {"what": confusion.of, "note": _CONFUSION_NOTES[confusion.of], "names": names, "rows": rows, "pairs": []}
     counts = confusion.counts.copy()
     np.fill_diagonal(counts, 0)
     counts[-1] = counts[:, -1] = 0
     order = np.argsort(-counts, axis=None)[:_PAIRS]
     places = [divmod(int(place), len(names)) for place in order if counts.flat[place]]
     pairs = [
-        [names[row], names[column], int(counts[row, column]), f"{confusion.shares[row, column]:.0%}"]
+        [names[row], names[column], short_count(int(counts[row, column])), f"{confusion.shares[row, column]:.0%}"]
         for row, column in places
     ]
     return {
+        "what": confusion.of,
         "note": f"The {len(pairs)} most frequent confusions of {len(names) - 1} classes.",
         "rows": [],
         "pairs": pairs,
     }
+
+
+def _cell(count: int, share: float) -> Context:
+    return {"count": short_count(count), "share": share, "text": f"{share:.0%}"}
 
 
 def error_table(analysis: Analysis) -> list[list[object]]:
@@ -201,7 +205,7 @@ def settings_table(recipe: Mapping[str, Any], log: RunLog, facts: Facts | None) 
 
 
 def score_table(log: RunLog) -> Context | None:
-    """Classes of a run whose protocol is not one of objects: the deciding number of each at the best evaluation."""
+    """Classes of a run that has kept nothing but its log: the deciding number of each at the best evaluation."""
     if log.best is not None and log.best.per_class:
         rows = sorted(log.best.per_class.items(), key=lambda item: (item[1] is None, item[1]))
         return {

@@ -20,17 +20,21 @@ from detrkit.metrics.instances import InstanceMetric
 from detrkit.metrics.result_files import read_results
 from detrkit.report.analysis import analyse
 from detrkit.report.facts import images_digest, read_facts
+from detrkit.report.map_scores import read_map_scores
 from detrkit.report.page import RunRecord
 from detrkit.report.run_log import run_log
 
-__all__ = ["PREDICTIONS", "open_run", "with_detections", "with_kept_detections"]
+__all__ = ["MAP_SCORES", "PREDICTIONS", "open_run", "with_detections", "with_kept_detections"]
 
 PREDICTIONS = Path("best") / "predictions.json"
 """COCO results of the best evaluation, in the run folder."""
 
+MAP_SCORES = Path("best") / "map_scores.json"
+"""The same of maps: the score of each class and the pixels it is taken for."""
+
 
 def open_run(folder: Path) -> RunRecord:
-    """A run without its detections.
+    """A run without its detections; scores of maps it has kept as they are.
 
     Raises:
         DataError: not a run folder.
@@ -46,8 +50,8 @@ def open_run(folder: Path) -> RunRecord:
         raise DataError(f"{path}: cannot be read ({first_line(error)})") from error
     if not isinstance(recipe, dict):
         raise DataError(f"{path}: not a recipe")
-    log = run_log(folder / "log.jsonl")
-    return RunRecord(folder=folder, recipe=recipe, recipe_text=text, log=log, facts=read_facts(folder))
+    log, maps = run_log(folder / "log.jsonl"), read_map_scores(folder / MAP_SCORES)
+    return RunRecord(folder=folder, recipe=recipe, recipe_text=text, log=log, facts=read_facts(folder), maps=maps)
 
 
 def with_kept_detections(run: RunRecord) -> RunRecord | None:

@@ -14,6 +14,7 @@ _WIDTH, _HEIGHT = 420, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 26, 40
 _LINES = 10  # colours of lines in the style of the page: .line0 … .line9
 _MOST_POINTS = 400
+_NAME = 14  # characters of a name beside a bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +75,10 @@ def line_chart(
     return _svg(parts, title)
 
 
-def bar_chart(bars: Sequence[tuple[str, float, str]], *, title: str, most: float | None = None) -> Markup:
-    """Horizontal bars: (name, value, text at its end)."""
+def bar_chart(
+    bars: Sequence[tuple[str, float, str]], *, title: str, most: float | None = None, room: float = 70
+) -> Markup:
+    """Horizontal bars: (name, value, text at its end), which has ``room`` beside the longest one."""
     if not bars:
         return Markup("")
     longest = max((value for _, value, _ in bars), default=0.0) if most is None else most
@@ -83,12 +86,22 @@ def bar_chart(bars: Sequence[tuple[str, float, str]], *, title: str, most: float
     parts = []
     for number, (name, value, text) in enumerate(bars):
         top = 8 + step * number
-        width = 0.0 if longest <= 0 else (_WIDTH - left - 70) * max(0.0, value) / longest
+        width = 0.0 if longest <= 0 else (_WIDTH - left - room) * max(0.0, value) / longest
         parts.append(
             Markup(
                 '<text class="name" x="{}" y="{}">{}</text><rect class="bar" x="{}" y="{}" width="{:.1f}" height="16"/>'
                 '<text class="value" x="{:.1f}" y="{}">{}</text>'
-            ).format(left - 8, top + 13, name, left, top, max(1.0, width), left + width + 6, top + 13, text)
+            ).format(
+                left - 8,
+                top + 13,
+                name if len(name) <= _NAME else name[: _NAME - 1] + "…",
+                left,
+                top,
+                max(1.0, width),
+                left + width + 6,
+                top + 13,
+                text,
+            )
         )
     return _svg(parts, title, height=16 + step * len(bars))
 

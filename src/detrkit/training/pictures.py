@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,8 @@ from detrkit.report.charts.confusion_charts import draw_confusion
 from detrkit.report.charts.curves import draw_curves
 from detrkit.report.charts.label_charts import draw_label_charts
 from detrkit.report.charts.score_curves import draw_precision_recall, draw_threshold_curve
-from detrkit.report.confusion import confusion_matrix
+from detrkit.report.confusion import Confusion, confusion_matrix
+from detrkit.report.map_scores import MapScores
 from detrkit.report.matching import match_objects
 from detrkit.report.precision_recall import all_curves
 from detrkit.report.subset import filled
@@ -27,6 +28,8 @@ from detrkit.training.loggers import read_log
 from detrkit.training.table import metrics_table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from detrkit.training.trainer import Trainer
 
 __all__ = ["PICTURES", "RunPictures"]
@@ -119,6 +122,9 @@ def _draw_curves(trainer: Trainer) -> None:
 
 
 def _draw_scores(folder: Path, evaluation: Evaluation) -> None:
+    if evaluation.score.pixels is not None:
+        maps = MapScores(score=evaluation.score, columns=evaluation.metric.class_columns)
+        _save(folder, _confusion_charts(maps.confusion))
     data = evaluation.objects
     if data is None or not len(data.truth):
         return
@@ -130,9 +136,17 @@ def _draw_scores(folder: Path, evaluation: Evaluation) -> None:
         charts[name] = draw_threshold_curve(overall, classes, value=value, threshold=best)
     default = DEFAULT_THRESHOLD if best is None else best
     thresholds = filled(default, class_thresholds(classes), default=default)
-    confusion = confusion_matrix(data, thresholds=thresholds)
-    charts["confusion_matrix"] = draw_confusion(confusion, normalized=False)
-    charts["confusion_matrix_normalized"] = draw_confusion(confusion, normalized=True)
+    _save(folder, charts | _confusion_charts(confusion_matrix(data, thresholds=thresholds)))
+
+
+def _confusion_charts(confusion: Confusion) -> dict[str, Figure]:
+    return {
+        "confusion_matrix": draw_confusion(confusion, normalized=False),
+        "confusion_matrix_normalized": draw_confusion(confusion, normalized=True),
+    }
+
+
+def _save(folder: Path, charts: Mapping[str, Figure]) -> None:
     for name, figure in charts.items():
         save_chart(figure, folder / f"{name}.png")
 

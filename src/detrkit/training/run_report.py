@@ -12,8 +12,9 @@ from detrkit.files import write_bytes, write_json
 from detrkit.metrics import Score, metric_for
 from detrkit.metrics.instances import InstanceMetric
 from detrkit.report.facts import NAME, Facts, data_facts, read_facts
+from detrkit.report.map_scores import MapScores
 from detrkit.report.page import write_report
-from detrkit.report.run_folder import PREDICTIONS, open_run, with_detections
+from detrkit.report.run_folder import MAP_SCORES, PREDICTIONS, open_run, with_detections
 from detrkit.structures import Detections
 from detrkit.structures.detections import result_rows
 from detrkit.training.callbacks import Callback, Evaluation
@@ -31,8 +32,8 @@ _SAID = 50  # urgency of the advice that is printed too
 
 
 class RunReport(Callback):
-    """Keeps the detections of the best evaluation in ``best/predictions.json``; at the end of a finished run writes
-    ``facts.json`` and ``report.html``.
+    """Keeps the detections of the best evaluation in ``best/predictions.json``, of maps their scores in
+    ``best/map_scores.json``; at the end of a finished run writes ``facts.json`` and ``report.html``.
 
     What cannot be written is one warning and never ends the run.
     """
@@ -42,9 +43,14 @@ class RunReport(Callback):
         self._each = 0.0  # seconds that the last evaluation took for an image
 
     def on_evaluate(self, trainer: Trainer, evaluation: Evaluation) -> None:
-        """Keep the detections of the best evaluation."""
+        """Keep the detections of the best evaluation, or the scores of its maps."""
         self._each = evaluation.seconds / max(1, len(evaluation.of.data))
-        if not evaluation.better or not isinstance(evaluation.of.metric, InstanceMetric):
+        if not evaluation.better:
+            return
+        if evaluation.score.pixels is not None:
+            maps = MapScores(score=evaluation.score, columns=evaluation.metric.class_columns)
+            write_json(trainer.folder / MAP_SCORES, maps.to_json(), force=True)
+        if not isinstance(evaluation.of.metric, InstanceMetric):
             return
         found = {number: one for number, one in evaluation.answers.items() if isinstance(one, Detections)}
         self._unreadable = tuple(sorted({record.image_id for record in evaluation.of.data.records} - found.keys()))

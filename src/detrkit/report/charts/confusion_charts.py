@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detrkit.report.charts.canvas import chart
+from detrkit.report.confusion import short_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +27,7 @@ def draw_confusion(confusion: Confusion, *, normalized: bool) -> Figure:
 
     Args:
         confusion: the matrix.
-        normalized: shares of the rows in place of numbers of objects.
+        normalized: shares of the rows in place of numbers.
     """
     side = float(np.clip(2.4 + 0.42 * len(confusion.names), 4.6, 16))
     panel = partial(_matrix, confusion=confusion, normalized=normalized)
@@ -41,19 +42,20 @@ def _matrix(axes: Axes, *, confusion: Confusion, normalized: bool) -> None:
     if len(names) <= _WITH_NAMES:
         classes, places = [_short(name) for name in names[:-1]], range(len(names))
         slanted: Any = {"rotation": 45, "ha": "right"} if len(names) > 4 else {}
-        axes.set_xticks(places, [*classes, "background"], **slanted)
-        axes.set_yticks(places, [*classes, "background"])
+        axes.set_xticks(places, [*classes, names[-1]], **slanted)
+        axes.set_yticks(places, [*classes, names[-1]])
     axes.axvline(len(names) - 1.5, color="#888888", linewidth=0.8)
     axes.axhline(len(names) - 1.5, color="#888888", linewidth=0.8)
     if len(names) <= _WITH_NUMBERS:
         for row, column in np.ndindex(*counts.shape):
             share = confusion.shares[row, column]
             if counts[row, column]:
-                text = f"{share:.2f}" if normalized else f"{counts[row, column]:,}"
+                text = f"{share:.2f}" if normalized else short_count(int(counts[row, column]))
                 color = "white" if share > 0.55 else "#222222"
                 axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
-    kind = "shares of the labelled objects" if normalized else "numbers of objects"
-    axes.set(title=f"{kind}\n(IoU 0.5, best thresholds)", xlabel="found as", ylabel="labelled as")
+    kind = f"shares of the labelled {confusion.of}" if normalized else f"numbers of {confusion.of}"
+    how = "\n(IoU 0.5, best thresholds)" if confusion.of == "objects" else ""
+    axes.set(title=kind + how, xlabel="found as", ylabel="labelled as")
     axes.spines[:].set_visible(True)
 
 
