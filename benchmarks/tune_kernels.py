@@ -74,7 +74,7 @@ def main() -> None:
     """Print milliseconds of every candidate, encoder and decoder layer together, the fastest first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
-    parser.add_argument("--widths", type=int, nargs="+", default=[32, 34])
+    parser.add_argument("--widths", type=int, nargs="*", default=[32, 34])
     parser.add_argument("--dtype", default="bf16", choices=DTYPES)
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the image size; less than 1 for a trial")
     parser.add_argument("--heads", type=int, default=8)

@@ -34,12 +34,13 @@ def _features(
     source, target, i, j, queries, scale, axis: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, FREQUENCIES: tl.constexpr, LOG_BASE: tl.constexpr,
 ):  # fmt: skip
-    """Sine embedding of one of the four log-ratios of boxes i and j: (rows · columns, 2 · frequencies).
+    """Sine embedding of one of the four log-ratios of boxes i and j: (rows · columns, 2 · frequencies), sine and cosine of
+    each frequency side by side.
 
-    Sine and cosine are one polynomial each on [-π/4, π/4]; a cosine is a sine one quarter turn ahead. The angle is
-    reduced with π/2 in three parts, exact for angles up to 10^4; the largest is scale · log(1 / eps + 1) ≈ 1,152.
+    Sine and cosine are one polynomial each on [-π/4, π/4]. The angle is reduced with π/2 in three parts, exact for
+    angles up to 10^4; the largest is scale · log(1 / eps + 1) ≈ 1,152.
     """
-    channel = tl.arange(0, 2 * FREQUENCIES)
+    frequency = tl.arange(0, FREQUENCIES)
     pair = tl.arange(0, ROWS * COLUMNS)
     row, column = i + pair // COLUMNS, j + pair % COLUMNS
     if axis < 2:  # offset along x or y, in widths or heights of box i
@@ -51,10 +52,10 @@ def _features(
         size = tl.load(source + 4 * row + axis, mask=row < queries, other=1.0) + EPS
         ratio = size / (tl.load(target + 4 * column + axis, mask=column < queries, other=1.0) + EPS)
     relation = tl.log(ratio) * scale
-    angle = relation[:, None] * tl.exp2((channel // 2).to(tl.float32) * LOG_BASE)[None, :]
+    angle = relation[:, None] * tl.exp2(frequency.to(tl.float32) * LOG_BASE)[None, :]
     quarters = tl.floor(angle * 0.6366197723675814 + 0.5)
     angle = ((angle - quarters * 1.5703125) - quarters * 4.837512969970703e-4) - quarters * 7.549789954891882e-8
-    turn = quarters.to(tl.int32) + (channel % 2)[None, :]
+    turn = quarters.to(tl.int32)
     square = angle * angle
     sine = angle + angle * square * (-1.6666654611e-1 + square * (8.3321608736e-3 - square * 1.9515295891e-4))
     cosine = (
@@ -62,8 +63,11 @@ def _features(
         - 0.5 * square
         + square * square * (4.166664568298827e-2 + square * (-1.388731625493765e-3 + square * 2.443315711809948e-5))
     )
-    value = tl.where((turn & 1) == 0, sine, cosine)
-    return tl.where((turn & 2) == 0, value, -value)
+    odd = (turn & 1) != 0
+    sines = tl.where(odd, cosine, sine)
+    cosines = tl.where(odd, sine, cosine)
+    both = tl.join(tl.where((turn & 2) == 0, sines, -sines), tl.where(((turn + 1) & 2) == 0, cosines, -cosines))
+    return tl.reshape(both, (ROWS * COLUMNS, 2 * FREQUENCIES))
 
 
 @triton.jit

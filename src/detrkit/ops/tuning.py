@@ -71,5 +71,5 @@ CANDIDATES = tuple(Launch(queries, warps) for queries in (4, 8, 16, 32, 64, 128)
 """What the measurement tries; more than 16 values per thread spill."""
 
 RELATION_CANDIDATES = tuple(
-    RelationLaunch(rows, columns, warps) for rows, columns in ((16, 16), (16, 32), (32, 16)) for warps in (4, 8, 16)
+    RelationLaunch(*sizes) for sizes in ((16, 32, 4), (16, 16, 4), (16, 16, 2), (16, 64, 4), (32, 16, 4), (32, 32, 8))
 )

@@ -1,0 +1,86 @@
+"""Figures of ``benchmarks/gpu.sh``, recorded in ``docs/results/gpu.json`` with the card on which each was measured."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from generator.headers import ROOT
+from generator.tables import table
+
+__all__ = ["SECTIONS"]
+
+
+def _recorded(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / "docs/results/gpu.json").read_text(encoding="utf-8"))[name]
+    return found
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.2f}"
+
+
+def sampling() -> str:
+    """Deformable attention (``benchmarks/ms_deform_attn.py``)."""
+    rows = []
+    for row in _recorded("ms_deform_attn")["rows"]:
+        cells = [row["setting"], row["dtype"]]
+        for key in ("forward_s", "both_s"):
+            cells += [_ms(row["reference"][key]), _ms(row["triton"][key]), f"{row['ratio'][key]:.1f}"]
+            cells += [f"{row['rows'][key] / row['triton'][key]:.0%}", f"{row['share_of_floor'][key]:.0%}"]
+        rows.append(cells)
+    names = ["grid_sample, ms", "Triton, ms", "times faster", "of the accesses", "of a copy"]
+    return table(["one call", "values", *names, *(f"with backward: {name}" for name in names)], rows)
+
+
+def relation() -> str:
+    """Attention with the full relation (``benchmarks/relation_attention.py``)."""
+    rows = []
+    for row in _recorded("relation_attention")["rows"]:
+        error = "–" if row["error"] is None else f"{row['error']:.1e}"
+        times = [_ms(row["forward_s"]), _ms(row["both_s"]), f"{1 / row['time_of_row_wise']:.1f}"]
+        rows.append([row["form"], row["dtype"], *times, f"{row['kept_MiB']:.1f}", error])
+    names = ["forward, ms", "with backward, ms", "times faster than rows", "kept, MiB", "error"]
+    return table(["form", "values", *names], rows)
+
+
+def step() -> str:
+    """Training steps (``benchmarks/relation_step.py``)."""
+    rows = []
+    for row in _recorded("step")["rows"]:
+        shares = [f"{1 / row['seconds_of_published']:.2f}", f"{row['peak_MiB_of_published']:.2f}"]
+        numbers = [f"{1e3 * row['seconds']:.0f}", f"{row['images_per_s']:.1f}", f"{row['peak_MiB']:,.0f}", *shares]
+        rows.append([row["model"], *numbers, f"{row['busy']:.0%}"])
+    names = ["ms", "images/s", "peak, MiB", "times faster", "of the memory", "GPU busy"]
+    return table(["step", *names], rows)
+
+
+def pooling() -> str:
+    """RoIAlign (``benchmarks/roi_align.py``)."""
+    rows = [
+        [row["setting"], f"{1e3 * row['bags_s']:.1f}", f"{1e3 * row['torchvision_s']:.1f}", f"{1 / row['ratio']:.1f}"]
+        for row in _recorded("roi_align")["rows"]
+    ]
+    return table(["one decoder layer", "weighted bags, ms", "torchvision, ms", "times faster"], rows)
+
+
+def speed() -> str:
+    """Images per second of presets (``benchmarks/speed.py``)."""
+    rows = []
+    for row in _recorded("speed")["timings"]:
+        size = f"{row['height']} x {row['width']}"
+        times = [f"{row['forward_ms']:.1f}", f"{row['images_per_s']:.1f}", f"{row['step_ms']:.0f}"]
+        rows.append(
+            [f"`{row['model']}`", size, *times, f"{row['trained_images_per_s']:.1f}", f"{row['memory_mib']:,.0f}"]
+        )
+    names = ["image", "forward, 1 image, ms", "images/s", "step, 2 images, ms", "images/s trained", "peak, MiB"]
+    return table(["model", *names], sorted(rows))
+
+
+SECTIONS = {
+    "GPU: deformable attention": sampling,
+    "GPU: relation": relation,
+    "GPU: training steps": step,
+    "GPU: RoIAlign": pooling,
+    "GPU: images per second": speed,
+}
