@@ -34,9 +34,9 @@ def _features(
     source, target, i, j, queries, scale, axis: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, FREQUENCIES: tl.constexpr, LOG_BASE: tl.constexpr,
 ):  # fmt: skip
-    """Sine embedding of one of the four log-ratios of boxes i and j: (rows · columns, 2 · frequencies), sine and cosine of
-    each frequency side by side.
+    """Sine embedding of one of the four log-ratios of boxes i and j: (rows · columns, 2 · frequencies).
 
+    Sine and cosine of a frequency lie side by side and share the reduction of the angle.
     Sine and cosine are one polynomial each on [-π/4, π/4]. The angle is reduced with π/2 in three parts, exact for
     angles up to 10^4; the largest is scale · log(1 / eps + 1) ≈ 1,152.
     """
