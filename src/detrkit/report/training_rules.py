@@ -52,7 +52,7 @@ def still_rising(evidence: Evidence) -> Advice | None:
     """The score was still rising when the run ended."""
     log = evidence.log
     series = [] if log.metric is None else log.series(log.metric)
-    if len(series) < 3:
+    if len(series) < 3 or too_short(evidence) is not None:  # which says so with another length
         return None
     start = log.steps * (1 - _LAST_PART)
     earlier = [value for step, value in series if step <= start]
