@@ -87,6 +87,23 @@ def boxes_beside_edges(evidence: Evidence) -> Advice | None:
     )
 
 
+def boxes_anywhere(evidence: Evidence) -> Advice | None:
+    """Labelled boxes that have nothing to do with what the images show."""
+    facts = evidence.facts
+    splits = {} if facts is None else {"training": facts.train, "validation": facts.val}
+    lost = [name for name, split in splits.items() if split is not None and split.anywhere]
+    if not lost:
+        return None
+    return Advice(
+        kind="boxes anywhere",
+        urgency=99.3,
+        title="Look whether the boxes belong to these images",
+        reason=f"edges in the {' and '.join(lost)} images follow the boxes only by chance: boxes of other images, "
+        "or drawn on pictures of another size, shape or orientation, look like this",
+        command=f"detrkit data view {evidence.data} --out LOOK",
+    )
+
+
 def too_few_queries(evidence: Evidence) -> Advice | None:
     """More objects in an image than the model can find."""
     facts = evidence.facts
@@ -119,4 +136,12 @@ def left_out(evidence: Evidence) -> Advice | None:
     )
 
 
-DATA_RULES = (rare_classes, tiny_objects, shared_images, boxes_beside_edges, too_few_queries, left_out)
+DATA_RULES = (
+    rare_classes,
+    tiny_objects,
+    shared_images,
+    boxes_beside_edges,
+    boxes_anywhere,
+    too_few_queries,
+    left_out,
+)

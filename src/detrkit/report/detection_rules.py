@@ -46,7 +46,7 @@ def mixed_classes(evidence: Evidence) -> Advice | None:
 
 def missing_labels(evidence: Evidence) -> Advice | None:
     """Sure detections of things that have no label."""
-    if evidence.signs is None:
+    if evidence.signs is None or mixed_classes(evidence) is not None:  # then few detections count as right
         return None
     found = evidence.signs.unlabelled
     if found.share < _UNLABELLED or found.without < _FEWEST:

@@ -1,10 +1,12 @@
-"""Whether labelled boxes lie on the edges of what they show, or all of them beside it by the same few pixels.
+"""Whether labelled boxes lie on the edges of what they show, all beside it by the same few pixels, or anywhere.
 
-A model cannot tell: it learns boxes that are moved like any others, and is scored on boxes that are moved alike.
+A model cannot tell: it learns boxes that are moved like any others, and is scored on boxes that are moved alike. Boxes
+of another image, or drawn on a picture of another size, shape or orientation, have edges near them as anywhere else.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -19,7 +21,11 @@ REACH = 32
 
 _LEAST_BOXES = 30
 _LEAST_MOVE = 4.0  # pixels
-_LEAST_GAIN = 0.25  # standard deviations over the moves of a box, in the mean over the boxes
+_LEAST_GAIN = 0.25  # standard deviations over the moves of a box, in the mean over the boxes, and …
+_CHANCE_GAIN = 6.0  # … over the root of the number of boxes: chance makes up to 4 of it (measured)
+_ANYWHERE_BOXES = 60
+_ANYWHERE = 2.1  # times the root of the number of boxes: wrong frames have up to 1.9, 85 sound boxes 2.5 (measured)
+_CLEAR = 0.2
 
 
 class EdgeFit(NamedTuple):
@@ -33,11 +39,22 @@ class EdgeFit(NamedTuple):
 
     boxes: int
 
+    contrast: float
+    """How much the mean strength of edges differs from move to move (standard deviation, mean over the sides): near 0
+    where edges do not follow the boxes."""
+
     @property
     def is_off(self) -> bool:
         """Whether the boxes lie beside what they show."""
         moved = max(abs(self.dx), abs(self.dy)) >= _LEAST_MOVE
-        return moved and self.boxes >= _LEAST_BOXES and self.gain >= _LEAST_GAIN
+        least = max(_LEAST_GAIN, _CHANCE_GAIN / math.sqrt(max(1, self.boxes)))
+        return moved and self.boxes >= _LEAST_BOXES and self.gain >= least and not self.is_anywhere
+
+    @property
+    def is_anywhere(self) -> bool:
+        """Whether edges follow the boxes no more than chance would make them."""
+        chance = _ANYWHERE / math.sqrt(max(1, self.boxes))
+        return self.boxes >= _ANYWHERE_BOXES and self.contrast < min(_CLEAR, chance)
 
 
 def edge_fit(pictures: Iterable[tuple[Image.Image, NDArray[np.float64]]]) -> EdgeFit:
@@ -56,14 +73,18 @@ def edge_fit(pictures: Iterable[tuple[Image.Image, NDArray[np.float64]]]) -> Edg
         for x1, y1, x2, y2 in np.rint(boxes).astype(np.int64).tolist():
             if min(x2 - x1, y2 - y1) < 4 or not _inside((x1, y1, x2, y2), gray.shape):
                 continue
-            profiles[0] += _profile(beside, x1 + moves, y1, y2)
-            profiles[1] += _profile(above, y1 + moves, x1, x2)
-            profiles[2] += _profile(beside, x2 + moves, y1, y2)
-            profiles[3] += _profile(above, y2 + moves, x1, x2)
-            count += 1
+            sides = (
+                _profile(beside, x1 + moves, y1, y2),
+                _profile(above, y1 + moves, x1, x2),
+                _profile(beside, x2 + moves, y1, y2),
+                _profile(above, y2 + moves, x1, x2),
+            )
+            profiles += sides
+            count += any(side.any() for side in sides)  # a plain picture says nothing
     dx, gain_x = _move(left, right)
     dy, gain_y = _move(top, bottom)
-    return EdgeFit(dx=dx, dy=dy, gain=(gain_x + gain_y) / max(1, count), boxes=count)
+    contrast = float(profiles.std(axis=1).mean()) / max(1, count)
+    return EdgeFit(dx=dx, dy=dy, gain=(gain_x + gain_y) / max(1, count), boxes=count, contrast=contrast)
 
 
 def _along(strength: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from PIL import Image
 from detrkit.data.annotated_images import AnnotatedImages
 from detrkit.data.records import ImageRecord
 from detrkit.errors import DataError
-from detrkit.report.edge_fit import edge_fit
+from detrkit.report.edge_fit import EdgeFit, edge_fit
 
 __all__ = ["NAME", "Facts", "SplitFacts", "data_facts", "images_digest", "read_facts"]
 
@@ -43,6 +43,7 @@ class SplitFacts:
         tiny: share of the objects smaller than 8 pixels there.
         offset: (dx, dy) pixels by which moving all boxes would make them fit edges in the images best; None where
             moving them would not, or it was not measured.
+        anywhere: whether edges in the images follow the boxes no more than chance would make them.
     """
 
     images: int
@@ -52,6 +53,7 @@ class SplitFacts:
     size: float | None = None
     tiny: float = 0.0
     offset: tuple[float, float] | None = None
+    anywhere: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +168,7 @@ def _split(data: AnnotatedImages, sides: tuple[int, int] | None, look: int) -> S
     for record in records:
         counts += np.bincount(record.labels, minlength=len(counts))
     sizes = np.concatenate([np.zeros(0), *(_sizes(record, sides) for record in records)]) if sides else np.zeros(0)
+    fit = _edges(data, look)
     return SplitFacts(
         images=len(records),
         objects=int(counts.sum()),
@@ -173,12 +176,13 @@ def _split(data: AnnotatedImages, sides: tuple[int, int] | None, look: int) -> S
         most=max((len(record.labels) for record in records), default=0),
         size=round(float(np.median(sizes)), 2) if len(sizes) else None,
         tiny=round(float((sizes < TINY).mean()), 4) if len(sizes) else 0.0,
-        offset=_offset(data, look),
+        offset=(fit.dx, fit.dy) if fit.is_off else None,
+        anywhere=fit.is_anywhere,
     )
 
 
-def _offset(data: AnnotatedImages, look: int) -> tuple[float, float] | None:
-    """The move by which all boxes would fit the edges of their images, by a look at some of them."""
+def _edges(data: AnnotatedImages, look: int) -> EdgeFit:
+    """How boxes fit the edges of their images, by a look at some of them."""
     with_boxes = [position for position, record in enumerate(data.records) if len(record.labels)]
     chosen = with_boxes[:: max(1, len(with_boxes) // look)][:look] if look else []
 
@@ -189,8 +193,7 @@ def _offset(data: AnnotatedImages, look: int) -> tuple[float, float] | None:
             except DataError:  # it is counted where it matters
                 continue
 
-    fit = edge_fit(pictures())
-    return (fit.dx, fit.dy) if fit.is_off else None
+    return edge_fit(pictures())
 
 
 def _sizes(record: ImageRecord, sides: tuple[int, int]) -> NDArray[np.float64]:

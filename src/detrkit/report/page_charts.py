@@ -77,8 +77,9 @@ def curve_charts(analysis: Analysis) -> list[PageChart]:
         lines=lines,
     )
     values = zip(("precision", "recall", "F1"), analysis.curve.on_grid(_GRID), strict=True)
+    judged = int((analysis.curve.score.max(initial=0.0) >= _GRID).sum())  # above it nothing is found
     over = [
-        Line(name=name, color=number, points=list(zip(_GRID.tolist(), column.tolist(), strict=True)))
+        Line(name=name, color=number, points=list(zip(_GRID[:judged].tolist(), column[:judged].tolist(), strict=True)))
         for number, (name, column) in enumerate(values)
     ]
     best = analysis.threshold

@@ -187,6 +187,8 @@ def _ticks(low: float, high: float, number: int) -> list[float]:
 
 def _short(value: float) -> str:
     value = 0.0 if abs(value) < 1e-12 else value
+    if 0 < abs(value) < 0.001:
+        return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
     return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:.4g}"
 
 

@@ -9,6 +9,7 @@ from detrkit.report.advice import Advice, Evidence
 __all__ = ["TRAINING_RULES"]
 
 _LEARNED = 0.3  # a score that a run reaches only if it has learned to detect, however short it was
+_FINDS = 0.6  # F1 without regard to classes, of a run that has learned to find objects whatever its labels are
 _SHORT = 1500  # steps, where the run has not recorded its own limit
 _RISING = 0.03  # share of the best score that the last part of a run has added, for the score to be still rising
 _LAST_PART = 0.25
@@ -35,9 +36,11 @@ def too_short(evidence: Evidence) -> Advice | None:
     learned = 0.0 if value is None else value
     if steps >= limit or learned >= _LEARNED:
         return None
+    finds = 0.0 if evidence.signs is None else float(evidence.signs.any_class.f1.max(initial=0.0))
     return Advice(
         kind="too short",
-        urgency=98,  # before it, faults of the data: training longer on them is in vain
+        # before it, faults of the data: training longer on them is in vain, and a low score may come from them alone
+        urgency=98 if finds < _FINDS else 60,
         title="Train longer",
         reason=f"{steps} optimizer steps; below {limit} a detection transformer has usually not learned to detect"
         + ("" if value is None else f" ({evidence.log.metric} is {value:.3f})"),
@@ -49,7 +52,7 @@ def still_rising(evidence: Evidence) -> Advice | None:
     """The score was still rising when the run ended."""
     log = evidence.log
     series = [] if log.metric is None else log.series(log.metric)
-    if len(series) < 3:
+    if len(series) < 3 or too_short(evidence) is not None:  # which says so with another length
         return None
     start = log.steps * (1 - _LAST_PART)
     earlier = [value for step, value in series if step <= start]
