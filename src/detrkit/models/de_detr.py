@@ -36,7 +36,7 @@ from detrkit.nn.transformer import DecoderLayer, Encoder, xavier_
 from detrkit.ops.boxes import cxcywh_to_xyxy, inverse_sigmoid
 from detrkit.ops.roi_align import roi_align
 from detrkit.ranges import Count, CountOrZero, Few
-from detrkit.structures import Predictions, Target
+from detrkit.structures import Predictions
 
 __all__ = ["DEDETR", "DEDETRArchitecture", "SparseDecoder", "build_de_detr"]
 
@@ -229,7 +229,7 @@ class DEDETR(Detector):
                 head.load_state_dict(first.state_dict())
         nn.init.constant_(last.get_parameter("bias")[2:], -2.0)
 
-    def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
+    def detect(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
         """Encode stride 32; the first decoder layer attends globally, further ones to features sampled from boxes."""
         maps = self.backbone(images, padding_mask)
         memory = self.encode(maps, padding_mask)

@@ -39,7 +39,7 @@ from detrkit.nn.proposals import Proposals, anchors, best_tokens
 from detrkit.nn.queries import Decoded, Queries, attention_blocks
 from detrkit.nn.tokens import Tokens, flatten_levels, joined, on_levels
 from detrkit.ops.boxes import inverse_sigmoid
-from detrkit.structures import Predictions, QueryGroup, Target
+from detrkit.structures import Predictions, QueryGroup
 
 __all__ = ["DeformableDETR", "DeformableDecoder", "build_deformable_detr"]
 
@@ -127,7 +127,7 @@ class DeformableDETR(Detector):
         self.class_embed = class_embed
         self.bbox_embed = bbox_embed
 
-    def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
+    def detect(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
         """Encode all levels; take queries from embeddings or proposals; decode around their references."""
         maps = self.backbone(images, padding_mask)
         memory: Tokens = self.encoder(self.tokens(maps, padding_mask))

@@ -5,14 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from detrkit.models.compiled import CompiledNetwork
 from detrkit.models.config import Architecture, DetectorConfig
 from detrkit.nn.backbone import Backbone, FeatureMap
-from detrkit.nn.queries import Decoded
+from detrkit.nn.queries import Decoded, Queries
 from detrkit.nn.tokens import Tokens
 from detrkit.structures import Categories, MaskView, Predictions, QueryGroup, Target, Thresholds
 
@@ -40,6 +41,7 @@ class Detector(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.mask_head = mask_head
+        self._compiled: CompiledNetwork | None = None
 
     def forward(
         self, images: Tensor, padding_mask: Tensor | None = None, targets: list[Target] | None = None
@@ -60,11 +62,27 @@ class Detector(nn.Module, ABC):
                 f"padding_mask must be bool {tuple(images.shape[:1] + images.shape[2:])}, "
                 f"got {padding_mask.dtype} {tuple(padding_mask.shape)}"
             )
-        return self.detect(images, padding_mask, targets)
+        detect = self._compiled or self.detect
+        return detect(images, padding_mask, self.denoising_sets(targets))
+
+    def compile(self, **options: Any) -> None:  # type: ignore[override]  # positional arguments would be flags
+        """Compile :meth:`detect` in place, with the options of ``torch.compile``; copies are not compiled."""
+        self._compiled = CompiledNetwork(self.detect, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles consist of: graphs belong to one object."""
+        return super().__getstate__() | {"_compiled": None}
+
+    def denoising_sets(self, targets: list[Target] | None) -> list[Queries]:
+        """Return sets of queries made of targets, in training; most models have none."""
+        return []
 
     @abstractmethod
-    def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
-        """Run the paper's forward pass; shapes as in :meth:`forward`."""
+    def detect(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
+        """Run the paper's forward pass; shapes as in :meth:`forward`.
+
+        denoising: sets of queries made of targets (:meth:`denoising_sets`), to be decoded with the others.
+        """
 
     def predictions(
         self,

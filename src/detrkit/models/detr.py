@@ -23,7 +23,7 @@ from detrkit.nn.queries import Decoded, Queries, attention_blocks, query_groups
 from detrkit.nn.tokens import Tokens, flatten_levels, joined
 from detrkit.nn.transformer import DecoderLayer, Encoder, xavier_
 from detrkit.ranges import Few
-from detrkit.structures import Predictions, Target
+from detrkit.structures import Predictions
 
 __all__ = ["DETR", "DETRArchitecture", "Decoder", "build_detr", "build_encoder", "build_position", "decoder_layers"]
 
@@ -139,7 +139,7 @@ class DETR(Detector):
         self.class_embed = nn.Linear(dim, architecture.class_slots)
         self.bbox_embed = MLP(dim, dim, 4, num_layers=3)
 
-    def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
+    def detect(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
         """Run backbone, encoder, decoder and heads."""
         maps = self.backbone(images, padding_mask)
         c5 = replace(maps[-1], tensor=self.input_proj(maps[-1].tensor))

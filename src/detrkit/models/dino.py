@@ -250,12 +250,12 @@ class DINO(DeformableDETR):
     tgt_embed: nn.Embedding
     refpoint_embed: nn.Embedding
 
-    def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
+    def detect(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
         """Encode; take queries from proposals and, in training, from objects with noise; decode."""
         maps = self.backbone(images, padding_mask)
         memory: Tokens = self.encoder(self.tokens(maps, padding_mask))
         queries, proposals = self.queries(memory)
-        decoded = self.decode([*self.denoising_sets(targets), queries], memory)
+        decoded = self.decode([*denoising, queries], memory)
         return self.predictions(decoded, memory, maps, proposals)
 
     def denoising_sets(self, targets: list[Target] | None) -> list[Queries]:

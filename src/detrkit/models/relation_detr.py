@@ -48,7 +48,7 @@ from detrkit.nn.queries import MATCHING, Block, Queries
 from detrkit.nn.relation import LowRankRelation, PositionRelation
 from detrkit.nn.tokens import Tokens
 from detrkit.ranges import Few, Number, Positive, RowsOrZero, Width
-from detrkit.structures import Predictions, QueryGroup, Target
+from detrkit.structures import Predictions, QueryGroup
 
 __all__ = [
     "RelationArchitecture",
@@ -202,14 +202,14 @@ class RelationDETR(DINO):
     one_to_many_class_embed: nn.Linear
     one_to_many_bbox_embed: MLP
 
-    def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
+    def detect(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
         """Encode; take queries from proposals; add denoising and one-to-many queries in training; decode."""
         maps = self.backbone(images, padding_mask)
         memory: Tokens = self.encoder(self.tokens(maps, padding_mask))
         features, anchor = self.candidates(memory)
         proposals = Proposals.of(features, anchor, self.enc_class_embed, self.enc_bbox_embed)
         queries, encoder = self.select(proposals, memory, self.tgt_embed)
-        sets, groups = [*self.denoising_sets(targets), queries], {"encoder": encoder}
+        sets, groups = [*denoising, queries], {"encoder": encoder}
         if self.training and self.config.architecture.one_to_many_queries:
             one_to_many, groups["one_to_many_encoder"] = self.one_to_many(features, anchor, memory)
             sets.append(one_to_many)

@@ -38,13 +38,14 @@ from detrkit.nn.backbone.padding import valid_sizes
 from detrkit.nn.deformable import DeformableDecoderLayer, deformable_xavier_
 from detrkit.nn.position import LearnedPosition, StoredSinePosition
 from detrkit.nn.proposals import Proposals, anchors, best_tokens
+from detrkit.nn.queries import Queries
 from detrkit.nn.salience.encoder import SalienceEncoder, SalienceEncoderLayer, SalienceFilter
 from detrkit.nn.salience.grid_suppression import suppress_neighbours
 from detrkit.nn.salience.plux_pyramid import PluXPyramid
 from detrkit.nn.salience.salience import SaliencePredictor, SalienceTarget
 from detrkit.nn.tokens import Tokens, to_tokens
 from detrkit.ranges import Few, NonNegative, Number, Positive, Rows, Share, Width
-from detrkit.structures import Heatmap, Predictions, Target
+from detrkit.structures import Heatmap, Predictions
 
 __all__ = [
     "SalienceArchitecture",
@@ -133,14 +134,14 @@ class SalienceDETR(DINO):
     filter: SalienceFilter
     neck: PluXPyramid
 
-    def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
+    def detect(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
         """Run DINO on the refined memory; in training, salience is also a prediction."""
         maps = self.backbone(images, padding_mask)
         tokens = self.tokens(maps, padding_mask)
         salience = self.score(tokens)
         memory = self.refine(tokens, salience)
         queries, proposals = self.queries(memory)
-        decoded = self.decode([*self.denoising_sets(targets), queries], memory)
+        decoded = self.decode([*denoising, queries], memory)
         out = self.predictions(decoded, memory, maps, proposals)
         if self.training:
             objective = self.config.objective

@@ -123,7 +123,7 @@ class PositionCode(nn.Module):
 
     def of_cells(self, tokens: Tokens) -> Tensor:
         """Return the code φ (B, S, r) of the place of every token."""
-        side = torch.log(0.05 * 2.0 ** tokens.levels()).to(tokens.content.device)
+        side = tokens.sides().log()
         return self._of(tokens.centres(), side[:, None].expand(tokens.content.shape[0], -1, 1))
 
     def of_boxes(self, boxes: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def anchors(tokens: Tokens) -> tuple[Tensor, Tensor]:
     Tokens are not usable in padding or if centre or side is outside (0.01, 0.99); their logits are +inf.
     """
     centres = tokens.centres()
-    side = (0.05 * 2.0 ** tokens.levels()).to(centres)[None, :, None].expand(centres.shape[0], -1, 2)
+    side = tokens.sides()[None, :, None].expand(centres.shape[0], -1, 2)
     boxes = torch.cat((centres, side), dim=-1)
     usable = ((boxes > 0.01) & (boxes < 0.99)).all(-1) & ~tokens.padding_mask
     logits = torch.log(boxes / (1 - boxes)).masked_fill(~usable[..., None], torch.inf)

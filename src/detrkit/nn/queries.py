@@ -125,17 +125,18 @@ def attention_blocks(queries: Sequence[Queries]) -> list[Block]:
 def _blocked(sets: Sequence[Queries]) -> Tensor | None:
     if len(sets) == 1 and sets[0].blocked is None:
         return None
-    device = sets[0].content.device
-    owner = torch.cat([torch.full((query_set.number,), index, device=device) for index, query_set in enumerate(sets)])
-    seen = torch.tensor(
-        [[query_set is other or other.name in query_set.sees for other in sets] for query_set in sets]
-    ).to(device)
-    blocked = ~seen[owner[:, None], owner][None, None]
+    device, total = sets[0].content.device, sum(query_set.number for query_set in sets)
+    rows = []
+    for query_set in sets:
+        unseen = [query_set is not other and other.name not in query_set.sees for other in sets]
+        row = [torch.full((other.number,), no, device=device) for other, no in zip(sets, unseen, strict=True)]
+        rows.append(torch.cat(row).expand(query_set.number, -1))
+    blocked = torch.cat(rows)[None, None]
     start = 0
     for query_set in sets:
         if query_set.blocked is not None:
-            rows = (start, len(owner) - start - query_set.number)
-            blocked = blocked | nn.functional.pad(query_set.blocked, rows + rows)
+            around = (start, total - start - query_set.number)
+            blocked = blocked | nn.functional.pad(query_set.blocked, around + around)
         start += query_set.number
     return torch.zeros(blocked.shape, device=device).masked_fill(blocked, -torch.inf)
 

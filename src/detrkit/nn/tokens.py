@@ -54,6 +54,11 @@ class Tokens:
         """Share of width and height per level that is valid, (B, L, 2)."""
         return self.valid_cells / self.extents
 
+    def sides(self) -> Tensor:
+        """Return the side of the proposal of every token, 0.05 · 2^level, (S,) float in shares of the image."""
+        like = self.valid_cells
+        return torch.cat([like.new_full((size,), 0.05 * 2.0**level) for level, size in enumerate(self.sizes)])
+
     def levels(self) -> Tensor:
         """Return the level of every token, (S,) int64 on the CPU."""
         return torch.cat([torch.full((size,), level) for level, size in enumerate(self.sizes)])

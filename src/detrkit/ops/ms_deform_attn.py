@@ -189,37 +189,63 @@ def sampling_trial(device: torch.device) -> float:
     return max(errors)
 
 
-def _shapes(spatial_shapes: Tensor) -> list[list[int]]:
-    return [[int(height), int(width)] for height, width in spatial_shapes.tolist()]
-
-
-@torch.library.custom_op("detrkit::ms_deform_attn", mutates_args=())
-def _forward(value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-    shapes = _shapes(spatial_shapes)
+def _run(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
     _check(value, shapes, locations, weights)
     backend = BACKENDS[chosen_backend(value, shapes, locations, weights)]
     return backend.forward(value, shapes, locations, weights)
 
 
-@_forward.register_fake
-def _forward_fake(value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-    batch, _, heads, dim = value.shape
-    return value.new_empty(batch, locations.shape[1], heads * dim)
+def _run_backward(
+    gradient: Tensor, value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    backend = BACKENDS[chosen_backend(value, shapes, locations, weights)]
+    grad_value, grad_locations, grad_weights = backend.backward(gradient, value, shapes, locations, weights)
+    return grad_value.contiguous(), grad_locations.contiguous(), grad_weights.contiguous()
+
+
+def _shapes(spatial_shapes: Tensor) -> list[list[int]]:
+    return [[int(height), int(width)] for height, width in spatial_shapes.tolist()]
+
+
+def _pairs(sides: Sequence[int]) -> list[list[int]]:
+    return [list(pair) for pair in zip(sides[::2], sides[1::2], strict=True)]
+
+
+# Twice the same operator: with the shapes as a tensor, and with heights and widths in turn as plain numbers. Numbers
+# stay numbers where a model is compiled; a tensor would have to be made on the host, and read again.
+
+
+@torch.library.custom_op("detrkit::ms_deform_attn", mutates_args=())
+def _forward(value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    return _run(value, _shapes(spatial_shapes), locations, weights)
 
 
 @torch.library.custom_op("detrkit::ms_deform_attn_backward", mutates_args=())
 def _backward(
     gradient: Tensor, value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    shapes = _shapes(spatial_shapes)
-    backend = BACKENDS[chosen_backend(value, shapes, locations, weights)]
-    grad_value, grad_locations, grad_weights = backend.backward(gradient, value, shapes, locations, weights)
-    return grad_value.contiguous(), grad_locations.contiguous(), grad_weights.contiguous()
+    return _run_backward(gradient, value, _shapes(spatial_shapes), locations, weights)
 
 
-@_backward.register_fake
+@torch.library.custom_op("detrkit::ms_deform_attn_sides", mutates_args=())
+def _sides_forward(value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
+    return _run(value, _pairs(sides), locations, weights)
+
+
+@torch.library.custom_op("detrkit::ms_deform_attn_sides_backward", mutates_args=())
+def _sides_backward(
+    gradient: Tensor, value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _run_backward(gradient, value, _pairs(sides), locations, weights)
+
+
+def _fake(value: Tensor, shapes: Tensor | Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
+    batch, _, heads, dim = value.shape
+    return value.new_empty(batch, locations.shape[1], heads * dim)
+
+
 def _backward_fake(
-    gradient: Tensor, value: Tensor, spatial_shapes: Tensor, locations: Tensor, weights: Tensor
+    gradient: Tensor, value: Tensor, shapes: Tensor | Sequence[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     return value.new_empty(value.shape), locations.new_empty(locations.shape), weights.new_empty(weights.shape)
 
@@ -236,7 +262,24 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return grad_value, None, grad_locations, grad_weights
 
 
+def _sides_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    value, ctx.sides, locations, weights = inputs
+    ctx.save_for_backward(value, locations, weights)
+
+
+def _sides_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    value, locations, weights = ctx.saved_tensors
+    grad_value, grad_locations, grad_weights = _sides_backward(
+        gradient.contiguous(), value, ctx.sides, locations, weights
+    )
+    return grad_value, None, grad_locations, grad_weights
+
+
+for _operator, _operator_backward in ((_forward, _backward), (_sides_forward, _sides_backward)):
+    _operator.register_fake(_fake)
+    _operator_backward.register_fake(_backward_fake)
 _forward.register_autograd(_gradients, setup_context=_save)
+_sides_forward.register_autograd(_sides_gradients, setup_context=_sides_save)
 
 
 def _check(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor) -> None:
@@ -261,7 +304,7 @@ def ms_deform_attn(value: Tensor, spatial_shapes: Tensor | Shapes, locations: Te
 
     Args:
         value: (B, S, H, D) tokens of all levels one after the other, split into heads.
-        spatial_shapes: height and width of each level, as plain numbers or as an (L, 2) int64 tensor. A tensor on the
+        spatial_shapes: height and width of each level, best as plain numbers, or as an (L, 2) int64 tensor. One on the
             CPU needs no device synchronisation.
         locations: (B, Q, H, L, P, 2) sampling points (x, y) in [0, 1]; samples outside a level are zero.
         weights: (B, Q, H, L, P) attention weights.
@@ -276,4 +319,4 @@ def ms_deform_attn(value: Tensor, spatial_shapes: Tensor | Shapes, locations: Te
         return _forward(value, spatial_shapes, locations, weights)
     if is_exporting():
         return exported(value, spatial_shapes, locations, weights)
-    return _forward(value, torch.tensor(spatial_shapes), locations, weights)
+    return _sides_forward(value, [side for shape in spatial_shapes for side in shape], locations, weights)
