@@ -30,7 +30,8 @@ def interleaved_sine(values: Tensor, divisors: Tensor) -> Tensor:
 
 def sine_boxes(boxes: Tensor, features: int, *, order: tuple[int, ...] = (0, 1, 2, 3)) -> Tensor:
     """Embed box coordinates in [0, 1] (…, 4), scaled to 2π and reordered -> (…, 4 · features)."""
-    return sine_embedding(boxes[..., list(order)] * (2 * math.pi), features).flatten(-2)
+    ordered = torch.stack([boxes[..., axis] for axis in order], dim=-1)  # an index would be made on the host
+    return sine_embedding(ordered * (2 * math.pi), features).flatten(-2)
 
 
 class SinePosition(nn.Module):

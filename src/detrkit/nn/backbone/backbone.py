@@ -198,7 +198,7 @@ class Backbone(nn.Module):
     def _has_padding(self, padding_mask: Tensor, extra: tuple[int, ...]) -> bool:
         """Whether there is padding; also True if a check would need device synchronisation or break a trace."""
         windows = self.family.name == "swin"  # they always add cells to fill windows
-        if windows or padding_mask.is_cuda or torch.compiler.is_compiling():
+        if windows or padding_mask.device.type != "cpu" or torch.compiler.is_compiling():
             return True
         return extra != (0, 0, 0, 0) or bool(padding_mask.any())
 
