@@ -26,6 +26,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from torch import Tensor
 
 import detrkit
 from detrkit.losses import build_criterion
+from detrkit.ops.boxes import cxcywh_to_xyxy
+from detrkit.structures import Target
 
 TOLERANCE = 2e-4  # another order of operations alone gives differences up to 2e-5 in float32
 RESUMED = 1e-2
@@ -85,6 +88,18 @@ def finite(tensors: Mapping[str, Tensor]) -> bool:
     return bool(tensors) and all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
 
 
+def with_masks(target: Target) -> Target:
+    """Objects that fill their boxes."""
+    height, width = target.size
+    x1, y1, x2, y2 = (cxcywh_to_xyxy(target.boxes) * torch.tensor([width, height] * 2)).round().long().T
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)
+    inside = [
+        (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+        for left, top, right, bottom in zip(x1, y1, x2, y2, strict=True)
+    ]
+    return replace(target, masks=torch.stack(inside))
+
+
 def check_step(name: str, device: str, canvas: tuple[int, int], precision: str) -> Found:
     """Loss, gradient norm and, in fp16, loss scale of one training step with finite numbers."""
     torch.manual_seed(0)
@@ -93,6 +108,8 @@ def check_step(name: str, device: str, canvas: tuple[int, int], precision: str) 
     parameters = {key: value for key, value in model.named_parameters() if value.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), lr=1e-4)
     kind, (images, mask, targets) = PRECISIONS[precision], batch(0, canvas)
+    if model.config.architecture.task != "det":
+        targets = [with_masks(target) for target in targets]
     images, mask = images.to(device), mask.to(device)
     targets = criterion.prepare([target.to(device) for target in targets])
     scale = LARGEST_SCALE if precision == "fp16" else 1.0
@@ -154,7 +171,8 @@ def generate_data(folder: Path) -> Path:
                 label = int(torch.randint(2, (), generator=draw))
                 ImageDraw.Draw(picture).rectangle((x, y, x + w - 1, y + h - 1), fill=("red", "blue")[label])
                 one = {"id": len(boxes) + 1, "image_id": number, "category_id": label + 1, "bbox": [x, y, w, h]}
-                boxes.append(one | {"area": w * h, "iscrowd": 0})
+                outline = [x, y, x + w, y, x + w, y + h, x, y + h]
+                boxes.append(one | {"area": w * h, "iscrowd": 0, "segmentation": [outline]})
             picture.save(folder / "images" / split / f"{number}.png")
             images.append({"id": number, "file_name": f"{number}.png", "width": 128, "height": 96})
         categories = [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}]

@@ -51,7 +51,8 @@ def tune_relation(args: argparse.Namespace, queries: int) -> list[dict[str, Any]
 
     rows: list[dict[str, Any]] = []
     for launch in RELATION_CANDIDATES[: args.most]:
-        relation_kernels.RELATION_FORWARD_LAUNCH = relation_kernels.RELATION_BACKWARD_LAUNCH = launch
+        for name in ("RELATION_FORWARD", "RELATION_ROWS", "RELATION_COLUMNS"):
+            setattr(relation_kernels, name, dict.fromkeys((2, 4), launch))
         row: dict[str, Any] = {"relation": list(launch), "dtype": args.dtype, "queries": queries}
         try:
             out, before = forward().square().sum(), LAUNCHES.total()

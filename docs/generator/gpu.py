@@ -1,4 +1,4 @@
-"""Figures of ``benchmarks/gpu.sh``, recorded in ``docs/results/gpu.json`` with the card on which each was measured."""
+"""Figures of ``benchmarks/gpu.sh`` on one card, recorded in ``docs/results/gpu.json`` with the run of each."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def relation() -> str:
     for row in _recorded("relation_attention")["rows"]:
         error = "–" if row["error"] is None else f"{row['error']:.1e}"
         times = [_ms(row["forward_s"]), _ms(row["both_s"]), f"{1 / row['time_of_row_wise']:.1f}"]
-        rows.append([row["form"], row["dtype"], *times, f"{row['kept_MiB']:.1f}", error])
+        rows.append([str(row["run"]), row["form"], row["dtype"], *times, f"{row['kept_MiB']:.1f}", error])
     names = ["forward, ms", "with backward, ms", "times faster than rows", "kept, MiB", "error"]
-    return table(["form", "values", *names], rows)
+    return table(["run", "form", "values", *names], rows)
 
 
 def step() -> str:
@@ -50,9 +50,9 @@ def step() -> str:
     for row in _recorded("step")["rows"]:
         shares = [f"{1 / row['seconds_of_published']:.2f}", f"{row['peak_MiB_of_published']:.2f}"]
         numbers = [f"{1e3 * row['seconds']:.0f}", f"{row['images_per_s']:.1f}", f"{row['peak_MiB']:,.0f}", *shares]
-        rows.append([row["model"], *numbers, f"{row['busy']:.0%}"])
+        rows.append([str(row["run"]), row["model"], *numbers, f"{row['busy']:.0%}"])
     names = ["ms", "images/s", "peak, MiB", "times faster", "of the memory", "GPU busy"]
-    return table(["step", *names], rows)
+    return table(["run", "step", *names], rows)
 
 
 def pooling() -> str:
@@ -64,23 +64,9 @@ def pooling() -> str:
     return table(["one decoder layer", "weighted bags, ms", "torchvision, ms", "times faster"], rows)
 
 
-def speed() -> str:
-    """Images per second of presets (``benchmarks/speed.py``)."""
-    rows = []
-    for row in _recorded("speed")["timings"]:
-        size = f"{row['height']} x {row['width']}"
-        times = [f"{row['forward_ms']:.1f}", f"{row['images_per_s']:.1f}", f"{row['step_ms']:.0f}"]
-        rows.append(
-            [f"`{row['model']}`", size, *times, f"{row['trained_images_per_s']:.1f}", f"{row['memory_mib']:,.0f}"]
-        )
-    names = ["image", "forward, 1 image, ms", "images/s", "step, 2 images, ms", "images/s trained", "peak, MiB"]
-    return table(["model", *names], sorted(rows))
-
-
 SECTIONS = {
     "GPU: deformable attention": sampling,
     "GPU: relation": relation,
     "GPU: training steps": step,
     "GPU: RoIAlign": pooling,
-    "GPU: images per second": speed,
 }

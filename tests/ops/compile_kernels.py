@@ -20,8 +20,9 @@ from detrkit.ops import relation_attention_triton as relation
 from detrkit.ops.tuning import (
     BACKWARD_LAUNCHES,
     FORWARD_LAUNCHES,
-    RELATION_BACKWARD_LAUNCH,
-    RELATION_FORWARD_LAUNCH,
+    RELATION_COLUMNS,
+    RELATION_FORWARD,
+    RELATION_ROWS,
 )
 
 VALUES = {"values", "gradient", "output", "q", "k", "v", "grad_q", "grad_k", "grad_v"}
@@ -74,11 +75,13 @@ def main() -> None:
                 print(json.dumps(row | {"width": width, "fixed": fixed}))
         for dtype in ("bf16", "fp32"):
             constants = {"REAL": 8, "HEADS": 8, "TRUE": 32, "WIDTH": 32, "FREQUENCIES": 8, "MASKED": True}
-            constants |= {"PRODUCT": DTYPES[dtype], "PRECISION": "tf32x3" if dtype == "fp32" else "tf32"}
-            constants |= {"LOG_BASE": -2 / 16 * math.log2(10000)}
-            for name in ("_forward_kernel", "_backward_rows_kernel", "_backward_columns_kernel"):
-                launch = RELATION_FORWARD_LAUNCH if name == "_forward_kernel" else RELATION_BACKWARD_LAUNCH
-                own = constants | {"ROWS": launch.rows, "COLUMNS": launch.columns}
+            constants |= {"PRODUCT": DTYPES[dtype], "LOG_BASE": -2 / 16 * math.log2(10000)}
+            names = {"_forward_kernel": RELATION_FORWARD, "_backward_rows_kernel": RELATION_ROWS}
+            names |= {"_backward_columns_kernel": RELATION_COLUMNS}
+            for name, launches in names.items():
+                launch = launches[4 if dtype == "fp32" else 2]
+                own = constants | {"ROWS": launch.rows, "COLUMNS": launch.columns, "TOGETHER": launch.together}
+                own["PRECISION"] = launch.exact if dtype == "fp32" else "tf32"
                 print(json.dumps(compiled(getattr(relation, name), dtype, own, launch.warps, capability)))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
-from functools import reduce
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, reduce
 
 import numpy as np
 import torch
@@ -22,6 +24,8 @@ TAKEN = 1e6
 NOT_FINITE = 1e8
 # Maximum number of query-object pairs per cost computation; more are computed in several groups of layers.
 MAX_PAIRS = 8_000_000
+# From so many pairs on, assignments run in threads: fewer are solved before threads have started.
+MANY_PAIRS = 200_000
 
 
 def _assign(cost: np.ndarray, copies: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -51,6 +55,12 @@ def _pairs(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     target, query = linear_sum_assignment(cost)
     order = query.argsort()
     return query[order], target[order]
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Threads for assignments, which SciPy solves without holding Python's lock."""
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="assignment")
 
 
 def _to_host(tensor: Tensor) -> Tensor:
@@ -124,17 +134,18 @@ class HungarianMatcher:
     def _solve(self, cost: np.ndarray, targets: list[Target]) -> np.ndarray:
         """Rows layer, image, query, target (4, L·M) from costs (L, G, Q)."""
         copies = [self._copies(target) for target in targets]
-        rows: list[np.ndarray] = []
-        for layer, of_layer in enumerate(cost):
-            start = 0
-            for image, target in enumerate(targets):
-                if len(target):
-                    query, chosen = _assign(of_layer[start : start + len(target)], copies[image])
-                    rows.append(
-                        np.stack((np.full_like(query, layer), np.full_like(query, image), query, chosen + start))
-                    )
-                start += len(target)
-        return np.concatenate(rows, axis=1)
+        counts = [len(target) for target in targets]
+        starts = [sum(counts[:image]) for image in range(len(counts))]
+        places = [(layer, image) for layer in range(len(cost)) for image, count in enumerate(counts) if count]
+
+        def solve(place: tuple[int, int]) -> np.ndarray:
+            layer, image = place
+            start = starts[image]
+            query, target = _assign(cost[layer, start : start + counts[image]], copies[image])
+            return np.stack((np.full_like(query, layer), np.full_like(query, image), query, target + start))
+
+        run = map if cost.size < MANY_PAIRS else _threads().map
+        return np.concatenate(list(run(solve, places)), axis=1)
 
     def _copies(self, target: Target) -> np.ndarray | None:
         return target.is_copy.cpu().numpy() if self.two_stage and target.is_copy is not None else None

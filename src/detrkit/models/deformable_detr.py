@@ -183,6 +183,7 @@ class DeformableDETR(Detector):
 
     def from_boxes(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
         """Make content and position (B, Q, C) of queries from the sine embedding (B, Q, 2C) of their boxes."""
+        embedded = embedded.to(self.pos_trans.weight.dtype)  # made in float32 or better
         position, content = self.pos_trans_norm(self.pos_trans(embedded)).chunk(2, dim=-1)
         return content, position
 

@@ -133,7 +133,8 @@ class PositionCode(nn.Module):
 
     def _of(self, centres: Tensor, log_sides: Tensor) -> Tensor:
         place = torch.cat((centres, log_sides), dim=-1)
-        code: Tensor = self.proj(sine_embedding(place * (2 * math.pi), self.features).flatten(-2))
+        embedded = sine_embedding(place * (2 * math.pi), self.features).flatten(-2)
+        code: Tensor = self.proj(embedded.to(self.proj.weight.dtype))
         return code
 
     def of_tokens(self, tokens: CodedTokens) -> Tensor:

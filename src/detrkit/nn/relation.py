@@ -164,7 +164,7 @@ class LowRankRelation(nn.Module):
             boxes = boxes.float()
             sizes = boxes[..., 2:].clamp(min=1e-3).log() * self.size_scale
             values = torch.cat((boxes[..., :2] * (2 * math.pi), sizes), dim=-1)
-            embedded = sine_embedding(values, self.features).flatten(-2)
+            embedded = sine_embedding(values, self.features).flatten(-2).to(proj.weight.dtype)
         return proj(embedded).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from detrkit.ops.on_gpu import LAUNCHES, launching_on
-from detrkit.ops.tuning import RELATION_BACKWARD_LAUNCH, RELATION_FORWARD_LAUNCH, RelationLaunch
+from detrkit.ops.tuning import RELATION_COLUMNS, RELATION_FORWARD, RELATION_ROWS, RelationLaunch
 
 __all__ = ["launch_relation_backward", "launch_relation_forward"]
 
@@ -33,14 +33,15 @@ _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16:
 def _features(
     source, target, i, j, queries, scale, axis: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, FREQUENCIES: tl.constexpr, LOG_BASE: tl.constexpr,
+    TOGETHER: tl.constexpr,
 ):  # fmt: skip
     """Sine embedding of one of the four log-ratios of boxes i and j: (rows · columns, 2 · frequencies).
 
-    Sine and cosine of a frequency lie side by side and share the reduction of the angle.
-    Sine and cosine are one polynomial each on [-π/4, π/4]. The angle is reduced with π/2 in three parts, exact for
-    angles up to 10^4; the largest is scale · log(1 / eps + 1) ≈ 1,152.
+    Sine and cosine are one polynomial each on [-π/4, π/4]; a cosine is a sine one quarter turn ahead. The angle is
+    reduced with π/2 in three parts, exact for angles up to 10^4; the largest is scale · log(1 / eps + 1) ≈ 1,152.
+
+    TOGETHER: both of a frequency are made from one reduction, which halves the arithmetic and needs more registers.
     """
-    frequency = tl.arange(0, FREQUENCIES)
     pair = tl.arange(0, ROWS * COLUMNS)
     row, column = i + pair // COLUMNS, j + pair % COLUMNS
     if axis < 2:  # offset along x or y, in widths or heights of box i
@@ -52,10 +53,22 @@ def _features(
         size = tl.load(source + 4 * row + axis, mask=row < queries, other=1.0) + EPS
         ratio = size / (tl.load(target + 4 * column + axis, mask=column < queries, other=1.0) + EPS)
     relation = tl.log(ratio) * scale
+    if TOGETHER:
+        frequency = tl.arange(0, FREQUENCIES)
+        sine, cosine, turn = _sine_and_cosine(relation, frequency, LOG_BASE)
+        both = tl.join(_turned(sine, cosine, turn), _turned(sine, cosine, turn + 1))
+        return tl.reshape(both, (ROWS * COLUMNS, 2 * FREQUENCIES))
+    channel = tl.arange(0, 2 * FREQUENCIES)
+    sine, cosine, turn = _sine_and_cosine(relation, channel // 2, LOG_BASE)
+    return _turned(sine, cosine, turn + (channel % 2)[None, :])
+
+
+@triton.jit
+def _sine_and_cosine(relation, frequency, LOG_BASE: tl.constexpr):
+    """Sine and cosine of the angles (pairs, frequencies) less whole quarter turns, and the number of these."""
     angle = relation[:, None] * tl.exp2(frequency.to(tl.float32) * LOG_BASE)[None, :]
     quarters = tl.floor(angle * 0.6366197723675814 + 0.5)
     angle = ((angle - quarters * 1.5703125) - quarters * 4.837512969970703e-4) - quarters * 7.549789954891882e-8
-    turn = quarters.to(tl.int32)
     square = angle * angle
     sine = angle + angle * square * (-1.6666654611e-1 + square * (8.3321608736e-3 - square * 1.9515295891e-4))
     cosine = (
@@ -63,11 +76,14 @@ def _features(
         - 0.5 * square
         + square * square * (4.166664568298827e-2 + square * (-1.388731625493765e-3 + square * 2.443315711809948e-5))
     )
-    odd = (turn & 1) != 0
-    sines = tl.where(odd, cosine, sine)
-    cosines = tl.where(odd, sine, cosine)
-    both = tl.join(tl.where((turn & 2) == 0, sines, -sines), tl.where(((turn + 1) & 2) == 0, cosines, -cosines))
-    return tl.reshape(both, (ROWS * COLUMNS, 2 * FREQUENCIES))
+    return sine, cosine, quarters.to(tl.int32)
+
+
+@triton.jit
+def _turned(sine, cosine, turn):
+    """The sine, so many quarter turns further."""
+    value = tl.where((turn & 1) == 0, sine, cosine)
+    return tl.where((turn & 2) == 0, value, -value)
 
 
 @triton.jit
@@ -75,12 +91,15 @@ def _scores(
     q, k, weight, bias, blocked, source, target, i, j, queries, softmax_scale, relation_scale,
     REAL: tl.constexpr, HEADS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     FREQUENCIES: tl.constexpr, LOG_BASE: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
+    TOGETHER: tl.constexpr,
 ):  # fmt: skip
     """The map's output (pairs, heads), and the logits (heads, rows, columns)."""
     head, channel = tl.arange(0, HEADS)[None, :], tl.arange(0, 2 * FREQUENCIES)[:, None]
     raw = tl.load(bias + head, mask=head < REAL, other=0.0) + tl.full((ROWS * COLUMNS, HEADS), 0.0, tl.float32)
     for axis in tl.static_range(4):  # one after another: together they would need too many registers
-        features = _features(source, target, i, j, queries, relation_scale, axis, ROWS, COLUMNS, FREQUENCIES, LOG_BASE)
+        features = _features(
+            source, target, i, j, queries, relation_scale, axis, ROWS, COLUMNS, FREQUENCIES, LOG_BASE, TOGETHER
+        )
         where = weight + (4 * head + axis) * (2 * FREQUENCIES) + channel
         mapped = tl.load(where, mask=(head < REAL) & (channel >= 0), other=0.0)
         raw = tl.dot(features, mapped, acc=raw, input_precision=PRECISION)
@@ -113,7 +132,7 @@ def _forward_kernel(
     softmax_scale, relation_scale,
     REAL: tl.constexpr, HEADS: tl.constexpr, TRUE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, FREQUENCIES: tl.constexpr, LOG_BASE: tl.constexpr, MASKED: tl.constexpr,
-    PRECISION: tl.constexpr, PRODUCT: tl.constexpr,
+    PRECISION: tl.constexpr, PRODUCT: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
     blocks = (queries + ROWS - 1) // ROWS
     image = (tl.program_id(0) // blocks).to(tl.int64)
@@ -133,7 +152,7 @@ def _forward_kernel(
         values = tl.load(v + start * TRUE + other, mask=known, other=0.0).to(PRODUCT)
         _, logits = _scores(
             own, keys, weight, bias, blocked, source, target, i, j, queries, softmax_scale, relation_scale,
-            REAL, HEADS, ROWS, COLUMNS, FREQUENCIES, LOG_BASE, MASKED, PRECISION,
+            REAL, HEADS, ROWS, COLUMNS, FREQUENCIES, LOG_BASE, MASKED, PRECISION, TOGETHER,
         )  # fmt: skip
         new = tl.maximum(largest, tl.max(logits, axis=2))
         safe = tl.where(new == float("-inf"), 0.0, new)  # a query that sees no key yet
@@ -165,7 +184,7 @@ def _backward_rows_kernel(
     queries, blocked_image, softmax_scale, relation_scale,
     REAL: tl.constexpr, HEADS: tl.constexpr, TRUE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, FREQUENCIES: tl.constexpr, LOG_BASE: tl.constexpr, MASKED: tl.constexpr,
-    PRECISION: tl.constexpr, PRODUCT: tl.constexpr,
+    PRECISION: tl.constexpr, PRODUCT: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
     FEATURES: tl.constexpr = 2 * FREQUENCIES
     blocks = (queries + ROWS - 1) // ROWS
@@ -192,7 +211,7 @@ def _backward_rows_kernel(
         values = tl.load(v + start * TRUE + other, mask=known, other=0.0).to(PRODUCT)
         raw, logits = _scores(
             own, keys, weight, bias, blocked, source, target, i, j, queries, softmax_scale, relation_scale,
-            REAL, HEADS, ROWS, COLUMNS, FREQUENCIES, LOG_BASE, MASKED, PRECISION,
+            REAL, HEADS, ROWS, COLUMNS, FREQUENCIES, LOG_BASE, MASKED, PRECISION, TOGETHER,
         )  # fmt: skip
         _, slope = _slopes(outer, values, logits, log, delta, PRECISION)
         by_q += tl.dot(slope.to(PRODUCT), keys, input_precision=PRECISION)
@@ -200,7 +219,7 @@ def _backward_rows_kernel(
         slope = tl.where(raw > 0.0, slope, 0.0)
         for axis in tl.static_range(4):
             features = _features(
-                source, target, i, j, queries, relation_scale, axis, ROWS, COLUMNS, FREQUENCIES, LOG_BASE
+                source, target, i, j, queries, relation_scale, axis, ROWS, COLUMNS, FREQUENCIES, LOG_BASE, TOGETHER
             )
             part = tl.dot(tl.trans(features), slope, input_precision=PRECISION)
             by_weight += tl.where(axes == axis, part[None, :, :], 0.0)
@@ -220,7 +239,7 @@ def _backward_columns_kernel(
     softmax_scale, relation_scale,
     REAL: tl.constexpr, HEADS: tl.constexpr, TRUE: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, FREQUENCIES: tl.constexpr, LOG_BASE: tl.constexpr, MASKED: tl.constexpr,
-    PRECISION: tl.constexpr, PRODUCT: tl.constexpr,
+    PRECISION: tl.constexpr, PRODUCT: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
     blocks = (queries + COLUMNS - 1) // COLUMNS
     image = (tl.program_id(0) // blocks).to(tl.int64)
@@ -244,7 +263,7 @@ def _backward_columns_kernel(
         delta = tl.load(deltas + start + head * queries + row, mask=known_row, other=0.0)
         _, logits = _scores(
             own, keys, weight, bias, blocked, source, target, i, j, queries, softmax_scale, relation_scale,
-            REAL, HEADS, ROWS, COLUMNS, FREQUENCIES, LOG_BASE, MASKED, PRECISION,
+            REAL, HEADS, ROWS, COLUMNS, FREQUENCIES, LOG_BASE, MASKED, PRECISION, TOGETHER,
         )  # fmt: skip
         share, slope = _slopes(outer, values, logits, log, delta, PRECISION)
         by_v += tl.dot(tl.permute(share.to(PRODUCT), (0, 2, 1)), outer, input_precision=PRECISION)
@@ -271,10 +290,10 @@ def _arguments(
         "COLUMNS": launch.columns,
         "FREQUENCIES": features // 2,
         "LOG_BASE": -2.0 / features * math.log2(temperature),
+        "TOGETHER": launch.together,
         "MASKED": blocked is not None,
         "PRODUCT": _TYPES[product],
-        # float32 by three products on tensor cores: ten times as fast as without them, and as exact
-        "PRECISION": "ieee" if torch.version.hip else "tf32x3" if exact else "tf32",
+        "PRECISION": "ieee" if torch.version.hip else launch.exact if exact else "tf32",
         "num_warps": launch.warps,
         "num_stages": 1,  # nothing to prefetch: arithmetic takes longer than reading keys
     }
@@ -299,7 +318,7 @@ def launch_relation_forward(
     if output.numel() == 0:
         return output, logs
     mask, apart = _blocked(blocked, source)
-    launch = RELATION_FORWARD_LAUNCH
+    launch = RELATION_FORWARD[q.element_size()]
     grid = (batch * triton.cdiv(queries, launch.rows),)
     with launching_on(q):
         _forward_kernel[grid](
@@ -323,16 +342,18 @@ def launch_relation_backward(
         return grad_q, grad_k, grad_v, torch.zeros_like(weight), torch.zeros_like(bias)
     deltas = (gradient.float() * output.float()).sum(-1)
     mask, apart = _blocked(blocked, source)
-    launch = RELATION_BACKWARD_LAUNCH
-    row_programs = batch * triton.cdiv(queries, launch.rows)
+    by_rows, by_columns = RELATION_ROWS[q.element_size()], RELATION_COLUMNS[q.element_size()]
+    row_programs = batch * triton.cdiv(queries, by_rows.rows)
     by_weight = torch.empty((row_programs, *weight.shape), dtype=torch.float32, device=q.device)
     by_bias = torch.empty((row_programs, heads), dtype=torch.float32, device=q.device)
     same = (q, k, v, source, target, weight, bias, mask, gradient, logs, deltas)
     numbers = (queries, apart, width**-0.5, scale)
-    constants = _arguments(launch, q, weight, blocked, temperature)
+    shape = (q, weight, blocked, temperature)
     with launching_on(q):
-        _backward_rows_kernel[(row_programs,)](*same, grad_q, by_weight, by_bias, *numbers, **constants)
-        grid = (batch * triton.cdiv(queries, launch.columns),)
-        _backward_columns_kernel[grid](*same, grad_k, grad_v, *numbers, **constants)
+        _backward_rows_kernel[(row_programs,)](
+            *same, grad_q, by_weight, by_bias, *numbers, **_arguments(by_rows, *shape)
+        )
+        grid = (batch * triton.cdiv(queries, by_columns.columns),)
+        _backward_columns_kernel[grid](*same, grad_k, grad_v, *numbers, **_arguments(by_columns, *shape))
     LAUNCHES["relation_attention backward"] += 1
     return grad_q, grad_k, grad_v, by_weight.sum(0), by_bias.sum(0)
