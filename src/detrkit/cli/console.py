@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-from rich.table import Table
-
-from detrkit.terminal import Console, progress_bar, say
+from detrkit.bars import may_show_bars, progress_bar
+from detrkit.terminal import say
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from detrkit.console import Console
     from detrkit.metrics import ScoreJson
 
 __all__ = ["local_checkpoint", "print_json", "print_score", "progress_bar", "reading_bar", "stderr", "stdout"]
@@ -26,11 +27,15 @@ _LARGE = 50_000_000
 
 def stdout() -> Console:
     """Console for results."""
+    from detrkit.console import Console
+
     return Console(highlight=False)
 
 
 def stderr() -> Console:
     """Console for everything else: progress, warnings, remarks."""
+    from detrkit.console import Console
+
     return Console(stderr=True, highlight=False)
 
 
@@ -45,7 +50,7 @@ def reading_bar(*paths: Path) -> Iterator[None]:
     from detrkit.data.row_slices import telling_progress
 
     large = [path for path in paths if path.is_file() and path.stat().st_size >= _LARGE]
-    if large and not stderr().is_terminal:
+    if large and not (may_show_bars() and stderr().is_terminal):
         say("reading " + " and ".join(f"{path} ({path.stat().st_size / 1e6:.0f} MB)" for path in large) + " …")
     with progress_bar("reading", in_bytes=True) as bar, telling_progress(bar.update):
         yield
@@ -101,6 +106,9 @@ def print_score(score: ScoreJson, *, title: str, console: Console | None = None)
 
 def _table(heading: str, rows: Mapping[str, Mapping[str, float | None]], columns: Sequence[str]) -> Table:
     """A row of numbers for each name; without ``heading`` the names are left out."""
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(heading) if heading else Table()
     for column in columns:
         table.add_column(column, justify="right", min_width=6)

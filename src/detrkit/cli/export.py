@@ -12,8 +12,8 @@ from typer.core import TyperCommand
 from detrkit.errors import DataError, RunError
 
 if TYPE_CHECKING:
+    from detrkit.console import Console
     from detrkit.export.parity import Parity
-    from detrkit.terminal import Console
 
 __all__ = ["ExportCommand", "export_command"]
 

@@ -230,10 +230,14 @@ def _predictor_for(
 
         return Predictor(ArtefactDetector(engine, Path(model)), device=device, **options)
     from detrkit.cli.console import local_checkpoint
-    from detrkit.inference.predictor import Predictor
+    from detrkit.collection import without_collection
     from detrkit.models.presets import DEFAULT_MODEL
 
-    return Predictor(local_checkpoint(DEFAULT_MODEL if model is None else model), device=device, **options)
+    weights = local_checkpoint(DEFAULT_MODEL if model is None else model)
+    with without_collection():
+        from detrkit.inference.predictor import Predictor
+
+        return Predictor(weights, device=device, **options)
 
 
 def thresholds_line(thresholds: Thresholds, categories: Categories) -> str:
