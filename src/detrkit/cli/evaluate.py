@@ -69,8 +69,10 @@ def eval_command(
         )
 
     from detrkit.cli.console import local_checkpoint, print_json, print_score, progress_bar
-    from detrkit.evaluation.evaluate import evaluate
+    from detrkit.collection import without_collection
 
+    with without_collection():
+        from detrkit.evaluation.evaluate import evaluate
     weights = local_checkpoint(checkpoint)
     with progress_bar("evaluating") as bar:
         score = evaluate(

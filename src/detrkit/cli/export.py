@@ -82,9 +82,11 @@ def export_command(
 
     from detrkit.cli.console import local_checkpoint, stdout
     from detrkit.cli.console import stderr as remarks
-    from detrkit.export.export import export_model
+    from detrkit.collection import without_collection
     from detrkit.runtime.info import SUFFIX_OF_FORMAT
 
+    with without_collection():
+        from detrkit.export.export import export_model
     target = out or Path(f"model{SUFFIX_OF_FORMAT[format.value]}")
     console, notes = stdout(), remarks()
     console.soft_wrap = True

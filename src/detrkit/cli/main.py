@@ -18,6 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from detrkit import __version__
+from detrkit.cli.quick_help import prepare_help
 from detrkit.cli.spellings import option_meant
 from detrkit.errors import DetrkitError
 from detrkit.offline import off_the_network
@@ -104,6 +105,8 @@ def run(arguments: Sequence[str]) -> int:
         _print_error("an argument is empty (is a variable not set?)", debug=False)
         return 2
     try:
+        if not words or not {"--help", "-h"}.isdisjoint(own):
+            prepare_help()
         with _warnings_as_lines(), off_the_network() if offline else contextlib.nullcontext():
             code = _app_for(words)(words, prog_name="detrkit", standalone_mode=False)
             return code if isinstance(code, int) else 0

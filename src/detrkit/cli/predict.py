@@ -225,9 +225,11 @@ def _predictor_for(
         engine = opened.result()
         if answers_without_torch(engine.info, task):
             return ArtefactPredictor(engine, Path(model), **options)
-        from detrkit.inference.predictor import Predictor
-        from detrkit.weights.artefact import ArtefactDetector
+        from detrkit.collection import without_collection
 
+        with without_collection():
+            from detrkit.inference.predictor import Predictor
+            from detrkit.weights.artefact import ArtefactDetector
         return Predictor(ArtefactDetector(engine, Path(model)), device=device, **options)
     from detrkit.cli.console import local_checkpoint
     from detrkit.collection import without_collection
