@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from detrkit.console import Console
     from detrkit.metrics import ScoreJson
 
-__all__ = ["local_checkpoint", "print_json", "print_score", "progress_bar", "reading_bar", "stderr", "stdout"]
+__all__ = [
+    "local_checkpoint",
+    "print_json",
+    "print_line",
+    "print_score",
+    "progress_bar",
+    "reading_bar",
+    "stderr",
+    "stdout",
+]
 
 
 _LARGE = 50_000_000
@@ -37,6 +46,14 @@ def stderr() -> Console:
     from detrkit.console import Console
 
     return Console(stderr=True, highlight=False)
+
+
+def print_line(text: str, *, to_stderr: bool = False) -> None:
+    """Print a line as it is; where it might steer the terminal through rich, which takes out what does."""
+    if text.isascii() and text.isprintable():
+        print(text, file=sys.stderr if to_stderr else sys.stdout)
+    else:
+        (stderr() if to_stderr else stdout()).print(text, markup=False, soft_wrap=True)
 
 
 def print_json(value: object) -> None:
@@ -58,8 +75,8 @@ def reading_bar(*paths: Path) -> Iterator[None]:
 
 def local_checkpoint(path_or_name: str) -> str | Path:
     """The path or name of a checkpoint; a URL is downloaded first, with a progress bar."""
+    from detrkit.weights.published.addresses import is_url
     from detrkit.weights.published.download import fetch
-    from detrkit.weights.published.web import is_url
 
     if not is_url(path_or_name):
         return path_or_name
