@@ -14,7 +14,7 @@ from PIL import Image
 from tests.cli.test_main import SOURCE
 from tests.runtime.planted_files import planted_info, planted_onnx
 
-HEAVY = ("torch", "torchvision", "timm", "accelerate", "transformers", "tensorboard", "scipy", "markdown_it")
+HEAVY = ("torch", "torchvision", "timm", "accelerate", "transformers", "tensorboard", "scipy", "sympy", "markdown_it")
 PROGRAM = """
 import sys
 from detrkit.cli.main import run

@@ -24,9 +24,9 @@ def bench_command(
     from rich.table import Table
 
     from detrkit.cli.console import print_json, stderr, stdout
-    from detrkit.collection import without_collection
+    from detrkit.cli.quick_imports import quick_imports
 
-    with without_collection():
+    with quick_imports():
         from detrkit.export.bench import bench
     notes = stderr()
     found = bench(

@@ -25,14 +25,14 @@ def demo_command(
 ) -> None:
     """Count blood cells with the embedded model: AP on labelled images, pictures, JSON. No download."""
     from detrkit.cli.console import progress_bar, stdout
-    from detrkit.collection import without_collection
+    from detrkit.cli.quick_imports import quick_imports
     from detrkit.data.images import read_image
     from detrkit.inference.prediction_folder import PredictionFolder
     from detrkit.metrics import score_coco
     from detrkit.models.presets import DEFAULT_MODEL
     from detrkit.weights.find import ASSETS
 
-    with without_collection():
+    with quick_imports():
         from detrkit.inference.predictor import Predictor
     images = ASSETS / "blood_cells"
     ground_truth = json.loads((images / "annotations.json").read_bytes())

@@ -69,9 +69,9 @@ def eval_command(
         )
 
     from detrkit.cli.console import local_checkpoint, print_json, print_score, progress_bar
-    from detrkit.collection import without_collection
+    from detrkit.cli.quick_imports import quick_imports
 
-    with without_collection():
+    with quick_imports():
         from detrkit.evaluation.evaluate import evaluate
     weights = local_checkpoint(checkpoint)
     with progress_bar("evaluating") as bar:

@@ -82,10 +82,10 @@ def export_command(
 
     from detrkit.cli.console import local_checkpoint, stdout
     from detrkit.cli.console import stderr as remarks
-    from detrkit.collection import without_collection
+    from detrkit.cli.quick_imports import quick_imports
     from detrkit.runtime.info import SUFFIX_OF_FORMAT
 
-    with without_collection():
+    with quick_imports():
         from detrkit.export.export import export_model
     target = out or Path(f"model{SUFFIX_OF_FORMAT[format.value]}")
     console, notes = stdout(), remarks()

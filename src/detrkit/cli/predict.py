@@ -222,18 +222,18 @@ def _predictor_for(
         engine = opened.result()
         if answers_without_torch(engine.info, task):
             return ArtefactPredictor(engine, Path(model), **options)
-        from detrkit.collection import without_collection
+        from detrkit.cli.quick_imports import quick_imports
 
-        with without_collection():
+        with quick_imports():
             from detrkit.inference.predictor import Predictor
             from detrkit.weights.artefact import ArtefactDetector
         return Predictor(ArtefactDetector(engine, Path(model)), device=device, **options)
     from detrkit.cli.console import local_checkpoint
-    from detrkit.collection import without_collection
+    from detrkit.cli.quick_imports import quick_imports
     from detrkit.models.presets import DEFAULT_MODEL
 
     weights = local_checkpoint(DEFAULT_MODEL if model is None else model)
-    with without_collection():
+    with quick_imports():
         from detrkit.inference.predictor import Predictor
 
         return Predictor(weights, device=device, **options)

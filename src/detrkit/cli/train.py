@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detrkit.collection import without_collection
+from detrkit.cli.quick_imports import quick_imports
 from detrkit.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def train_command(
         else:
             recipe = _from_data(str(data), given, [*more, *overrides], resume=resume)
 
-        with without_collection():
+        with quick_imports():
             from detrkit.training import train
             from detrkit.training.interrupt import Interrupted
         try:
@@ -100,7 +100,7 @@ def _from_data(data: str, given: dict[str, Any], overrides: list[str], *, resume
     """The recipe chosen from the data; with ``resume``, the recipe of the existing run."""
     from detrkit.config import load_recipe, override_values
 
-    with without_collection():
+    with quick_imports():
         from detrkit.training import auto_recipe
         from detrkit.training.auto.draft import Draft
         from detrkit.training.auto.model_choice import choose_model, fetch_start
