@@ -4,9 +4,10 @@
 
 Each command runs in a process of its own, as in a shell; the best of a few runs counts. Beside predictions: importing
 torch, torchvision and timm alone, which they cannot do without; beside scores: pycocotools on the same files
-(``--images`` images with 100 detections each). Both sides in one run, in wall and in CPU seconds (user and system), as
-a busy machine stretches the former. Scores of both must be equal: the largest difference of the 12 numbers is printed.
-Memory: the largest resident set of a process over the size of the files that it reads, with ``--rows`` rows in each.
+(``--images`` images with 100 detections each). Both sides in turns in one run, in wall and in CPU seconds (user and
+system), as a busy machine stretches the former. Scores of both must be equal: the largest difference of the 12 numbers
+is printed. Memory: the largest resident set of a process over the size of the files that it reads, with ``--rows`` rows
+in each.
 """
 
 from __future__ import annotations
@@ -53,21 +54,32 @@ class Cost:
 
 def measured(command: Sequence[str], repeats: int) -> tuple[Cost, str]:
     """The least that a command took in several runs, and what it printed in the last."""
-    costs, printed = [], ""
-    for _ in range(repeats):
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as problems:
-            start = time.perf_counter()
-            process = subprocess.Popen(command, stdout=out, stderr=problems)
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            wall = time.perf_counter() - start
-            out.seek(0)
-            problems.seek(0)
-            printed = out.read()
-            if process.returncode:
-                raise RuntimeError(f"{' '.join(command)}: {problems.read()}")
-        costs.append(Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024))
-    return Cost(*(min(getattr(cost, name) for cost in costs) for name in ("wall", "cpu", "peak"))), printed
+    return in_turns([command], repeats)[0]
+
+
+def in_turns(commands: Sequence[Sequence[str]], repeats: int) -> list[tuple[Cost, str]]:
+    """The least that each of some commands took in several rounds, and what it printed in the last."""
+    rounds = [[_run(command) for command in commands] for _ in range(repeats)]
+    return [(_least([cost for cost, _ in runs]), runs[-1][1]) for runs in zip(*rounds, strict=True)]
+
+
+def _run(command: Sequence[str]) -> tuple[Cost, str]:
+    """What a command took, and what it printed."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as problems:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=out, stderr=problems)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        wall = time.perf_counter() - start
+        out.seek(0)
+        problems.seek(0)
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {problems.read()}")
+        return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024), out.read()
+
+
+def _least(costs: Sequence[Cost]) -> Cost:
+    return Cost(*(min(getattr(cost, name) for cost in costs) for name in ("wall", "cpu", "peak")))
 
 
 def make_detections(folder: Path, images: int, objects: int, detections: int, classes: int = 80) -> tuple[Path, Path]:
@@ -188,17 +200,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ours, _ = measured([*HERE, *words], given.repeats)
             rows.add(" ".join(words).replace(data, "DIR"), ours, "<= 0.35 s" if words == ["--help"] else "<= 1 s")
         photo = f"{data}/images/train/1.png"
-        imports, _ = measured(IMPORTS, given.repeats)
         predict = [*HERE, "predict", photo, "--out", f"{folder}/out"]
-        ours, _ = measured(predict, given.repeats)
+        (imports, _), (ours, _) = in_turns([IMPORTS, predict], given.repeats)
         rows.beside("predict photo.png", ours, "import torch, torchvision, timm", imports, "<= 1.15 x the imports")
         if given.exported is not None:
             ours, _ = measured([*predict, "--model", str(given.exported)], given.repeats)
             rows.add(f"predict photo.png, {given.exported.suffix}", ours, "<= 1.5 s")
         files = make_detections(folder, given.images, 7, 100)
         score = [*HERE, "score", "coco", "--json", "--gt"]
-        ours, printed = measured([*score, str(files[0]), "--results", str(files[1])], given.repeats)
-        theirs, stats = measured([sys.executable, "-c", PYCOCOTOOLS, *map(str, files)], 1)
+        command = [*score, str(files[0]), "--results", str(files[1])]
+        before, _ = measured(command, given.repeats)
+        (theirs, stats), (after, printed) = in_turns(
+            [[sys.executable, "-c", PYCOCOTOOLS, *map(str, files)], command], 1
+        )
+        ours = _least([before, after])
         numbers = json.loads(printed)["metrics"]
         difference = max(abs(numbers[name] - value) for name, value in zip(NUMBERS, json.loads(stats), strict=True))
         what = f"score coco, {given.images} images x 100"

@@ -36,12 +36,28 @@ FORBIDDEN = {
 
 # Package -> packages that it may import besides itself. Imports flow one way: data and metrics do not depend on models,
 # models not on recipes or the trainer, weights not on the use of a model; training may evaluate but not predict.
-FLOOR = {"structures", "errors", "files", "on_use", "terminal", "ranges", "devices", "backends", "offline"}
+FLOOR = {
+    "structures",
+    "errors",
+    "files",
+    "on_use",
+    "collection",
+    "terminal",
+    "console",
+    "bars",
+    "ranges",
+    "devices",
+    "backends",
+    "offline",
+}
 MAY_IMPORT = {
     "errors": set(),
     "on_use": set(),
     "files": {"errors"},
+    "collection": set(),
     "terminal": set(),
+    "console": {"terminal"},
+    "bars": {"console"},
     "ranges": set(),
     "offline": set(),
     "devices": {"errors"},

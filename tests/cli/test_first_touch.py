@@ -14,7 +14,7 @@ from PIL import Image
 from tests.cli.test_main import SOURCE
 from tests.runtime.planted_files import planted_info, planted_onnx
 
-HEAVY = ("torch", "torchvision", "timm", "accelerate", "transformers", "tensorboard", "scipy")
+HEAVY = ("torch", "torchvision", "timm", "accelerate", "transformers", "tensorboard", "scipy", "sympy", "markdown_it")
 PROGRAM = """
 import sys
 from detrkit.cli.main import run
@@ -80,3 +80,20 @@ def test_modules_that_a_command_loads(folder: Path, tmp_path: Path, command: str
     assert found.returncode == 0, found.stderr
     line = next(line for line in found.stderr.splitlines() if line.startswith("loaded:"))
     assert line.split()[1:] == loaded.split()
+
+
+def test_help_leaves_the_modules_that_it_does_without() -> None:
+    program = """
+from detrkit.cli.quick_help import prepare_help
+prepare_help()
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.traceback import Traceback
+Console().print(Markdown("# heading"))
+print(Markdown.__module__, Traceback.__module__)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert found.returncode == 0, found.stderr
+    assert "heading" in found.stdout
+    assert found.stdout.splitlines()[-1] == "rich.markdown rich.traceback"

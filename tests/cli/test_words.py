@@ -13,8 +13,9 @@ from detrkit.cli.spellings import _OPTIONS, option_meant
 from detrkit.config import load_recipe
 from detrkit.config.schema import SECTIONS
 from detrkit.config.spellings import _ELSEWHERE, setting_meant
+from detrkit.console import Console
 from detrkit.errors import RecipeError, did_you_mean
-from detrkit.terminal import Console, one_line, printable
+from detrkit.terminal import one_line, printable
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import hotcoco
 import numpy as np
 import pytest
 
-from detrkit.metrics import CocoMetric, LvisMetric, instances
+from detrkit.metrics import instances
+from detrkit.metrics.coco import CocoMetric
+from detrkit.metrics.lvis import LvisMetric
 from detrkit.metrics.result_files import read_results
 
 IMAGES, CLASSES = 30, 9

@@ -15,8 +15,8 @@ import pytest
 
 from detrkit.errors import CheckpointError
 from detrkit.weights.published import download as module
+from detrkit.weights.published.addresses import is_url
 from detrkit.weights.published.download import cache_dir, cached, check_file, download, fetch
-from detrkit.weights.published.web import is_url
 from detrkit.weights.reading import read_state_dict
 from tests.weights.server import Served, Server
 

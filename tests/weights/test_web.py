@@ -14,8 +14,9 @@ import pytest
 from detrkit.errors import CheckpointError, DataError
 from detrkit.weights.published import download as downloads
 from detrkit.weights.published import web
+from detrkit.weights.published.addresses import is_url
 from detrkit.weights.published.download import download
-from detrkit.weights.published.web import fetch_image, is_url, open_url
+from detrkit.weights.published.web import fetch_image, open_url
 
 OK = b"HTTP/1.1 200 OK\r\n"
 Script = Callable[[socket.socket], None]

@@ -24,8 +24,10 @@ def bench_command(
     from rich.table import Table
 
     from detrkit.cli.console import print_json, stderr, stdout
-    from detrkit.export.bench import bench
+    from detrkit.cli.quick_imports import quick_imports
 
+    with quick_imports():
+        from detrkit.export.bench import bench
     notes = stderr()
     found = bench(
         files,

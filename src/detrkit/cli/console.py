@@ -9,15 +9,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-from rich.table import Table
-
-from detrkit.terminal import Console, progress_bar, say
+from detrkit.bars import may_show_bars, progress_bar
+from detrkit.terminal import say
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from detrkit.console import Console
     from detrkit.metrics import ScoreJson
 
-__all__ = ["local_checkpoint", "print_json", "print_score", "progress_bar", "reading_bar", "stderr", "stdout"]
+__all__ = [
+    "local_checkpoint",
+    "print_json",
+    "print_line",
+    "print_score",
+    "progress_bar",
+    "reading_bar",
+    "stderr",
+    "stdout",
+]
 
 
 _LARGE = 50_000_000
@@ -26,12 +36,24 @@ _LARGE = 50_000_000
 
 def stdout() -> Console:
     """Console for results."""
+    from detrkit.console import Console
+
     return Console(highlight=False)
 
 
 def stderr() -> Console:
     """Console for everything else: progress, warnings, remarks."""
+    from detrkit.console import Console
+
     return Console(stderr=True, highlight=False)
+
+
+def print_line(text: str, *, to_stderr: bool = False) -> None:
+    """Print a line as it is; where it might steer the terminal through rich, which takes out what does."""
+    if text.isascii() and text.isprintable():
+        print(text, file=sys.stderr if to_stderr else sys.stdout)
+    else:
+        (stderr() if to_stderr else stdout()).print(text, markup=False, soft_wrap=True)
 
 
 def print_json(value: object) -> None:
@@ -45,7 +67,7 @@ def reading_bar(*paths: Path) -> Iterator[None]:
     from detrkit.data.row_slices import telling_progress
 
     large = [path for path in paths if path.is_file() and path.stat().st_size >= _LARGE]
-    if large and not stderr().is_terminal:
+    if large and not (may_show_bars() and stderr().is_terminal):
         say("reading " + " and ".join(f"{path} ({path.stat().st_size / 1e6:.0f} MB)" for path in large) + " …")
     with progress_bar("reading", in_bytes=True) as bar, telling_progress(bar.update):
         yield
@@ -53,8 +75,8 @@ def reading_bar(*paths: Path) -> Iterator[None]:
 
 def local_checkpoint(path_or_name: str) -> str | Path:
     """The path or name of a checkpoint; a URL is downloaded first, with a progress bar."""
+    from detrkit.weights.published.addresses import is_url
     from detrkit.weights.published.download import fetch
-    from detrkit.weights.published.web import is_url
 
     if not is_url(path_or_name):
         return path_or_name
@@ -101,6 +123,9 @@ def print_score(score: ScoreJson, *, title: str, console: Console | None = None)
 
 def _table(heading: str, rows: Mapping[str, Mapping[str, float | None]], columns: Sequence[str]) -> Table:
     """A row of numbers for each name; without ``heading`` the names are left out."""
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(heading) if heading else Table()
     for column in columns:
         table.add_column(column, justify="right", min_width=6)

@@ -25,13 +25,15 @@ def demo_command(
 ) -> None:
     """Count blood cells with the embedded model: AP on labelled images, pictures, JSON. No download."""
     from detrkit.cli.console import progress_bar, stdout
+    from detrkit.cli.quick_imports import quick_imports
     from detrkit.data.images import read_image
     from detrkit.inference.prediction_folder import PredictionFolder
-    from detrkit.inference.predictor import Predictor
     from detrkit.metrics import score_coco
     from detrkit.models.presets import DEFAULT_MODEL
     from detrkit.weights.find import ASSETS
 
+    with quick_imports():
+        from detrkit.inference.predictor import Predictor
     images = ASSETS / "blood_cells"
     ground_truth = json.loads((images / "annotations.json").read_bytes())
     console = stdout()

@@ -8,7 +8,6 @@ import platform
 import re
 import shutil
 import subprocess
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +51,8 @@ def env_command(
 
 def environment() -> dict[str, object]:
     """Versions, GPUs and folders of this installation, found without importing torch."""
+    from importlib import metadata
+
     from detrkit.weights.find import embedded_names
     from detrkit.weights.published.download import cache_dir
 

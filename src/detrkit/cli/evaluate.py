@@ -69,8 +69,10 @@ def eval_command(
         )
 
     from detrkit.cli.console import local_checkpoint, print_json, print_score, progress_bar
-    from detrkit.evaluation.evaluate import evaluate
+    from detrkit.cli.quick_imports import quick_imports
 
+    with quick_imports():
+        from detrkit.evaluation.evaluate import evaluate
     weights = local_checkpoint(checkpoint)
     with progress_bar("evaluating") as bar:
         score = evaluate(

@@ -12,8 +12,8 @@ from typer.core import TyperCommand
 from detrkit.errors import DataError, RunError
 
 if TYPE_CHECKING:
+    from detrkit.console import Console
     from detrkit.export.parity import Parity
-    from detrkit.terminal import Console
 
 __all__ = ["ExportCommand", "export_command"]
 
@@ -82,9 +82,11 @@ def export_command(
 
     from detrkit.cli.console import local_checkpoint, stdout
     from detrkit.cli.console import stderr as remarks
-    from detrkit.export.export import export_model
+    from detrkit.cli.quick_imports import quick_imports
     from detrkit.runtime.info import SUFFIX_OF_FORMAT
 
+    with quick_imports():
+        from detrkit.export.export import export_model
     target = out or Path(f"model{SUFFIX_OF_FORMAT[format.value]}")
     console, notes = stdout(), remarks()
     console.soft_wrap = True

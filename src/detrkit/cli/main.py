@@ -6,52 +6,66 @@ Exit codes: 0 done, 1 failed at run time, 2 unusable arguments or input, 130 aft
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from detrkit import __version__
-from detrkit.cli import data, score, weights
-from detrkit.cli.bench import bench_command
-from detrkit.cli.demo import demo_command
-from detrkit.cli.env import env_command
-from detrkit.cli.evaluate import eval_command
-from detrkit.cli.export import ExportCommand, export_command
-from detrkit.cli.models import models_command
-from detrkit.cli.predict import PredictCommand, predict_command
-from detrkit.cli.report import report_command
+from detrkit.cli.quick_help import prepare_help
 from detrkit.cli.spellings import option_meant
-from detrkit.cli.train import train_command
 from detrkit.errors import DetrkitError
 from detrkit.offline import off_the_network
 
-__all__ = ["app", "main", "run"]
+__all__ = ["main", "root", "run"]
 
-app = typer.Typer(
-    name="detrkit",
-    help="Detection transformers that train on your data.",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("demo")(demo_command)
-app.command("predict", cls=PredictCommand)(predict_command)
-app.command("train")(train_command)
-app.command("eval")(eval_command)
-app.command("report")(report_command)
-app.command("export", cls=ExportCommand)(export_command)
-app.command("bench")(bench_command)
-app.add_typer(score.app, name="score")
-app.add_typer(data.app, name="data")
-app.add_typer(weights.app, name="weights")
-app.command("models")(models_command)
-app.command("env")(env_command)
+_COMMANDS = {
+    "demo": "demo:demo_command",
+    "predict": "predict:predict_command:PredictCommand",
+    "train": "train:train_command",
+    "eval": "evaluate:eval_command",
+    "report": "report:report_command",
+    "export": "export:export_command:ExportCommand",
+    "bench": "bench:bench_command",
+    "score": "score:app",
+    "data": "data:app",
+    "weights": "weights:app",
+    "models": "models:models_command",
+    "env": "env:env_command",
+}
+"""Command -> its module, its function or group, and its class if it has one; in the order of ``--help``."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        return _app_with(_COMMANDS)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def _app_with(names: Iterable[str]) -> typer.Typer:
+    """The app with these commands: to load and to make all of them takes longer than some of them run."""
+    made = typer.Typer(
+        name="detrkit",
+        help="Detection transformers that train on your data.",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback(invoke_without_command=True)(root)
+    for name in names:
+        place, attribute, *kind = _COMMANDS[name].split(":")
+        module = import_module(f"detrkit.cli.{place}")
+        command = getattr(module, attribute)
+        if isinstance(command, typer.Typer):
+            made.add_typer(command, name=name)
+        else:
+            made.command(name, cls=getattr(module, kind[0]) if kind else None)(command)
+    return made
 
 
 def _version(wanted: bool) -> None:
@@ -60,7 +74,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
     version: Annotated[
@@ -92,6 +105,8 @@ def run(arguments: Sequence[str]) -> int:
         _print_error("an argument is empty (is a variable not set?)", debug=False)
         return 2
     try:
+        if not words or not {"--help", "-h"}.isdisjoint(own):
+            prepare_help()
         with _warnings_as_lines(), off_the_network() if offline else contextlib.nullcontext():
             code = _app_for(words)(words, prog_name="detrkit", standalone_mode=False)
             return code if isinstance(code, int) else 0
@@ -116,12 +131,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _app_for(words: Sequence[str]) -> typer.Typer:
-    """The app with the command that is called alone: to make the options of all takes longer than some commands."""
+    """The app with the command that is called; with all where it is none of them."""
     name = next((word for word in words if not word.startswith("-")), None)
-    found = copy.copy(app)
-    found.registered_commands = [command for command in app.registered_commands if command.name == name]
-    found.registered_groups = [group for group in app.registered_groups if group.name == name]
-    return found if found.registered_commands or found.registered_groups else app
+    return _app_with([name] if name in _COMMANDS else _COMMANDS)
 
 
 def _print_usage_error(error: Any, *, debug: bool) -> int:
@@ -141,7 +153,7 @@ def _print_usage_error(error: Any, *, debug: bool) -> int:
 
 def _print_error(message: str, *, debug: bool) -> None:
     """Print an error in one line on stderr, after its traceback with ``--debug``."""
-    from detrkit.terminal import one_line  # with rich, which ``--version`` does without
+    from detrkit.terminal import one_line
 
     if debug:
         traceback.print_exc()

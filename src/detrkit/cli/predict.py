@@ -133,7 +133,7 @@ def predict_command(
 
     from PIL import Image
 
-    from detrkit.cli.console import stderr, stdout
+    from detrkit.cli.console import print_line
     from detrkit.inference.cityscapes_submission import SUBMISSION, CityscapesSubmission
     from detrkit.inference.earlier_run import MAP_FOLDERS, TASK_FILES, earlier_files
     from detrkit.inference.prediction_folder import PredictionFolder
@@ -160,7 +160,7 @@ def predict_command(
 
         listed = data_set_ids(folders, found)
     if listed is not None:
-        stderr().print(f"image ids are those of {listed.origin}", markup=False)
+        print_line(f"image ids are those of {listed.origin}", to_stderr=True)
     file_names = [item.file_name for item in found]
     submission = CityscapesSubmission(predictor.categories, task=chosen, file_names=file_names) if submits else None
     if submits and chosen == "inst" and threshold is None:
@@ -188,20 +188,17 @@ def predict_command(
                 else folder.skipped[0]["error"]
             )
         folder.write()
-    console = stdout()
-    console.soft_wrap = True
     chosen_for = predictor.default_thresholds(chosen) if threshold is None else None
     if chosen_for is not None:
-        stderr().print(thresholds_line(chosen_for, predictor.categories), markup=False, soft_wrap=True)
-    console.print(f"{folder.count} images, {_summary(folder.counts(), chosen)}", markup=False)
+        print_line(thresholds_line(chosen_for, predictor.categories), to_stderr=True)
+    print_line(f"{folder.count} images, {_summary(folder.counts(), chosen)}")
     files = [out / "predictions.json", *([out / TASK_FILES[chosen]] if chosen in TASK_FILES else [])]
     files += [out / SUBMISSION] if submits else []
-    console.print(" and ".join(map(str, files)) + (f", pictures in {out / 'images'}" if images else ""), markup=False)
+    print_line(" and ".join(map(str, files)) + (f", pictures in {out / 'images'}" if images else ""))
     if folder.skipped:
-        skipped = f"{len(folder.skipped)} images skipped: {out / 'skipped.json'} says why"
-        stderr().print(skipped, markup=False, soft_wrap=True)
+        print_line(f"{len(folder.skipped)} images skipped: {out / 'skipped.json'} says why", to_stderr=True)
     if chosen in ("det", "inst") and not folder.counts():
-        stderr().print(_best_score(predictor, found, folder), markup=False, soft_wrap=True)
+        print_line(_best_score(predictor, found, folder), to_stderr=True)
 
 
 def _start_engine(model: str | None, device: str) -> Future[Engine] | None:
@@ -225,15 +222,21 @@ def _predictor_for(
         engine = opened.result()
         if answers_without_torch(engine.info, task):
             return ArtefactPredictor(engine, Path(model), **options)
-        from detrkit.inference.predictor import Predictor
-        from detrkit.weights.artefact import ArtefactDetector
+        from detrkit.cli.quick_imports import quick_imports
 
+        with quick_imports():
+            from detrkit.inference.predictor import Predictor
+            from detrkit.weights.artefact import ArtefactDetector
         return Predictor(ArtefactDetector(engine, Path(model)), device=device, **options)
     from detrkit.cli.console import local_checkpoint
-    from detrkit.inference.predictor import Predictor
+    from detrkit.cli.quick_imports import quick_imports
     from detrkit.models.presets import DEFAULT_MODEL
 
-    return Predictor(local_checkpoint(DEFAULT_MODEL if model is None else model), device=device, **options)
+    weights = local_checkpoint(DEFAULT_MODEL if model is None else model)
+    with quick_imports():
+        from detrkit.inference.predictor import Predictor
+
+        return Predictor(weights, device=device, **options)
 
 
 def thresholds_line(thresholds: Thresholds, categories: Categories) -> str:
@@ -252,7 +255,7 @@ def thresholds_line(thresholds: Thresholds, categories: Categories) -> str:
 
 def _keep(folder: PredictionFolder, total: int) -> None:
     """Write what there is when the prediction ends early."""
-    from detrkit.cli.console import stderr
+    from detrkit.cli.console import print_line
 
     done = f"stopped after {folder.count} of {total} images"
     if folder.count:
@@ -262,7 +265,7 @@ def _keep(folder: PredictionFolder, total: int) -> None:
             done += f", whose results cannot be kept: {error}"
         else:
             done += f"; {folder.folder} holds their results"
-    stderr().print(done, markup=False, soft_wrap=True)
+    print_line(done, to_stderr=True)
 
 
 def _best_score(predictor: ImagePredictor, inputs: list[ImageInput], folder: PredictionFolder) -> str:

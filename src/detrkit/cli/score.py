@@ -48,9 +48,11 @@ def coco_command(
 ) -> None:
     """COCO AP and AR: 12 metrics, overall and per class."""
     from detrkit.cli.console import reading_bar
-    from detrkit.metrics import score_coco
+    from detrkit.collection import without_collection
 
-    with reading_bar(gt, results):
+    with reading_bar(gt, results), without_collection():
+        from detrkit.metrics import score_coco
+
         score = score_coco(gt, results, iou_type=iou.value, max_detections=max_detections)
     _show(score, f"COCO {iou.value}: {results} against {gt}", as_json)
 
@@ -65,9 +67,11 @@ def lvis_command(
 ) -> None:
     """LVIS AP, also of rare, common and frequent classes, and AR."""
     from detrkit.cli.console import reading_bar
-    from detrkit.metrics import score_lvis
+    from detrkit.collection import without_collection
 
-    with reading_bar(gt, results):
+    with reading_bar(gt, results), without_collection():
+        from detrkit.metrics import score_lvis
+
         score = score_lvis(gt, results, iou_type=iou.value, max_detections=max_detections)
     _show(score, f"LVIS {iou.value}: {results} against {gt}", as_json)
 

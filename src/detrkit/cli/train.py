@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detrkit.cli.quick_imports import quick_imports
 from detrkit.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -84,9 +85,9 @@ def train_command(
         else:
             recipe = _from_data(str(data), given, [*more, *overrides], resume=resume)
 
-        from detrkit.training import train
-        from detrkit.training.interrupt import Interrupted
-
+        with quick_imports():
+            from detrkit.training import train
+            from detrkit.training.interrupt import Interrupted
         try:
             result = train(recipe, resume=resume, overwrite=overwrite)
         except Interrupted as stop:
@@ -98,12 +99,13 @@ def train_command(
 def _from_data(data: str, given: dict[str, Any], overrides: list[str], *, resume: bool) -> Recipe:
     """The recipe chosen from the data; with ``resume``, the recipe of the existing run."""
     from detrkit.config import load_recipe, override_values
-    from detrkit.training import auto_recipe
-    from detrkit.training.auto.draft import Draft
-    from detrkit.training.auto.model_choice import choose_model, fetch_start
-    from detrkit.training.folder import find_run
-    from detrkit.training.task import require_backbone
 
+    with quick_imports():
+        from detrkit.training import auto_recipe
+        from detrkit.training.auto.draft import Draft
+        from detrkit.training.auto.model_choice import choose_model, fetch_start
+        from detrkit.training.folder import find_run
+        from detrkit.training.task import require_backbone
     values = {**override_values(given), **override_values(overrides)}
     existing = find_run(values) if resume else None
     if existing is None:

@@ -156,8 +156,8 @@ def convert_weights_command(
     from detrkit.cli.console import local_checkpoint, stdout
     from detrkit.weights.find import find_checkpoint
     from detrkit.weights.ours import is_ours
+    from detrkit.weights.published.addresses import is_url
     from detrkit.weights.published.download import file_name
-    from detrkit.weights.published.web import is_url
 
     path = find_checkpoint(local_checkpoint(file))
     # beside a file of the user, never into the package or the cache

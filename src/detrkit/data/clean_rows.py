@@ -14,7 +14,7 @@ import numpy as np
 
 from detrkit.data.coco_json import Json, Row, image_file
 from detrkit.data.packed_masks import pack, unpack
-from detrkit.data.values import as_box, box_problem, is_absent, is_name, read_value, shown, size, whole
+from detrkit.data.values import LARGEST, as_box, box_problem, is_absent, is_name, read_value, shown, size, whole
 from detrkit.errors import DataError
 from detrkit.structures import NEGATIVES, NOT_EXHAUSTIVE
 
@@ -85,6 +85,8 @@ def clean_image(row: object, where: str, read_id: IdReader, tell: Tell = lambda 
     Raises:
         DataError: not an object, or without id.
     """
+    if read_id is read_value and _is_clean_image(row):
+        return row
     row = _mapping(row, where)
     number = read_id(row, "id", where)
     found: Row = {"id": number, "file_name": image_file(row)}
@@ -107,6 +109,18 @@ def clean_image(row: object, where: str, read_id: IdReader, tell: Tell = lambda 
             found[key] = [value if number is None else number for value, number in numbers]
     changed = _changed(row, **found)
     return {key: value for key, value in changed.items() if key not in removed} if removed else changed
+
+
+def _is_clean_image(row: object) -> TypeGuard[Row]:
+    """Whether an image is as COCO describes it, without the lists of LVIS; most are."""
+    return (
+        type(row) is dict
+        and _is_small(row.get("id"))
+        and type(row.get("file_name")) is str
+        and all(type(row.get(side, 1)) is int and 0 < row.get(side, 1) <= LARGEST for side in ("width", "height"))
+        and NEGATIVES not in row
+        and NOT_EXHAUSTIVE not in row
+    )
 
 
 def clean_category(row: object, where: str, read_id: IdReader) -> Row:

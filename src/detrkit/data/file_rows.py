@@ -9,8 +9,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import overload
 
+from detrkit.collection import without_collection
 from detrkit.data.coco_json import Row
-from detrkit.data.row_slices import Chunk, RowFile, without_collection
+from detrkit.data.row_slices import Chunk, RowFile
 
 __all__ = ["ChunkReader", "FileRows"]
 

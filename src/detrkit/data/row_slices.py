@@ -7,23 +7,25 @@ so (another encoding than UTF-8, NaN, a list of other things) is left to ``detrk
 
 from __future__ import annotations
 
-import gc
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from detrkit.collection import without_collection
+from detrkit.data.uniform_rows import UniformRows, uniform_rows
 from detrkit.errors import DataError
 from detrkit.files import check_regular
 
-__all__ = ["Chunk", "RowFile", "chunks_of", "rows_of_list", "telling_progress", "without_collection"]
+__all__ = ["Chunk", "RowFile", "chunks_of", "rows_of_list", "telling_progress"]
 
-_SLICE = 2 << 20
-"""Bytes of text that are parsed at a time: the memory that parsed rows need is this many times five."""
+_SLICE = 128 << 10
+"""Bytes of text that are parsed at a time: so few that its rows, five times as many, stay in a cache of the CPU."""
 _ENDS_TRIED = 8
 """Closing braces tried as the end of a slice; an RLE in a row has one of its own."""
 _ROWS = 20_000
@@ -33,15 +35,31 @@ _NOTHING = "no rows: they stand elsewhere"
 _tell: ContextVar[Callable[[int, int], object] | None] = ContextVar("progress of reading", default=None)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Chunk:
     """Some rows that follow each other."""
 
     first: int
     """The index of the first one."""
-    rows: Sequence[Any]
+    parsed: Sequence[Any]
+    """The rows; empty where they are uniform."""
     text: bytes = b""
     """Their JSON, if they come from a file."""
+    uniform: UniformRows | None = None
+    """Their numbers, if they are uniform."""
+
+    @classmethod
+    def of(cls, first: int, rows: Sequence[Any] | UniformRows, text: bytes) -> Chunk:
+        """The rows of a part of a file."""
+        return cls(first, (), text, rows) if isinstance(rows, UniformRows) else cls(first, rows, text)
+
+    def __len__(self) -> int:
+        return len(self.parsed if self.uniform is None else self.uniform)
+
+    @cached_property
+    def rows(self) -> Sequence[Any]:
+        """The rows."""
+        return self.parsed if self.uniform is None else _parsed(self.text)
 
     def exact(self) -> Sequence[Any]:
         """The rows as Python reads them: orjson makes floats of whole numbers of more than 64 bits."""
@@ -63,18 +81,6 @@ def telling_progress(tell: Callable[[int, int], object]) -> Iterator[None]:
         _tell.reset(token)
 
 
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """Rows are many objects without cycles; looking for cycles among them takes nearly as long as parsing."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
 def chunks_of(rows: Sequence[Any]) -> Iterator[Chunk]:
     """The rows of a list in memory."""
     for start in range(0, len(rows), _ROWS):
@@ -83,14 +89,14 @@ def chunks_of(rows: Sequence[Any]) -> Iterator[Chunk]:
 
 def rows_of_list(path: Path) -> Iterator[Chunk | None]:
     """The rows of a file that is a list; None, after which nothing comes: it cannot be cut, or is empty."""
-    data = _content(path)
+    data = _content(path) if _begins(path, b"[") else None
     if data is None or data[:1] != b"[":
         yield None
         return
     number = end = 0
     try:
         for start, end, rows in _slices(data, 1):
-            yield Chunk(number, rows, data[start:end])
+            yield Chunk.of(number, rows, data[start:end])
             number += len(rows)
     except _NotCutError:
         yield None
@@ -125,7 +131,7 @@ class RowFile:
         Raises:
             DataError: it is no regular file.
         """
-        data = _content(path)
+        data = _content(path) if _begins(path, b"{") else None
         state = (0, 0) if data is None else _state(path)
         found = None if data is None else re.compile(rb'"%b"\s*:\s*\[\s*' % key.encode()).search(data)
         if data is None or found is None:
@@ -162,8 +168,6 @@ class RowFile:
         Raises:
             DataError: the file has changed.
         """
-        import orjson
-
         start, end = self._cuts[part]
         try:
             with open(self._path, "rb") as file:
@@ -174,7 +178,7 @@ class RowFile:
             same = False
         if not same:
             raise DataError(f"{self._path}: has changed while it was read")
-        return Chunk(self.firsts[part], orjson.loads(b"[%b]" % text), text)
+        return Chunk.of(self.firsts[part], uniform_rows(text) or _parsed(text), text)
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -182,15 +186,24 @@ def _state(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _content(path: Path) -> bytes | None:
+def _begins(path: Path, sign: bytes) -> bool:
+    """Whether a file has this first byte, apart from white space; a large one of another kind is not read for it."""
     check_regular(path)
+    try:
+        with open(path, "rb") as file:
+            return file.read(64).lstrip().startswith(sign)
+    except OSError:
+        return False
+
+
+def _content(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
     except OSError:
         return None
 
 
-def _slices(data: bytes, start: int) -> Iterator[tuple[int, int, list[Any]]]:
+def _slices(data: bytes, start: int) -> Iterator[tuple[int, int, list[Any] | UniformRows]]:
     """First and last byte of some rows, and the rows, up to the last of a list that begins at ``start``.
 
     Raises:
@@ -209,15 +222,17 @@ def _slices(data: bytes, start: int) -> Iterator[tuple[int, int, list[Any]]]:
         start = end + 1
 
 
-def _slice(data: bytes, start: int) -> tuple[int, list[Any], bool]:
+def _slice(data: bytes, start: int) -> tuple[int, list[Any] | UniformRows, bool]:
     """The end of some rows, the rows, and whether they are the last."""
     import orjson
 
     end = start + _SLICE
     for _ in range(_ENDS_TRIED):
         end = data.find(b"}", end) + 1 or len(data)
+        text = data[start:end]
+        rows: list[Any] | UniformRows | None
         try:
-            rows = orjson.loads(b"[%b]" % data[start:end])
+            rows = uniform_rows(text) or orjson.loads(b"[%b]" % text)
         except orjson.JSONDecodeError as error:
             length = len(error.doc[: error.pos].encode()) - 1
             inside = data[start : start + length].rstrip()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
-from filelock import FileLock, Timeout
 from PIL import Image
 
 from detrkit.data.images import Picture
@@ -123,6 +122,8 @@ class PredictionFolder:
         Raises:
             DataError: another one does so.
         """
+        from filelock import FileLock, Timeout
+
         lock = FileLock(self.folder / ".predicting.lock")
         try:
             lock.acquire(timeout=0)

@@ -25,7 +25,7 @@ from detrkit.structures import Detections, PanopticMap, SemanticMap, Thresholds,
 from detrkit.structures.thresholds import DEFAULT_THRESHOLD
 from detrkit.weights import open_checkpoint
 from detrkit.weights.find import find_checkpoint
-from detrkit.weights.published.web import is_url
+from detrkit.weights.published.addresses import is_url
 
 __all__ = ["DEFAULT_THRESHOLD", "Predictor"]
 

@@ -12,7 +12,7 @@ from detrkit.data.arrays import Channels
 from detrkit.data.images import IMAGE_SUFFIXES, ImageSource, Picture, read_image, read_picture
 from detrkit.errors import DataError
 from detrkit.files import safe_name
-from detrkit.weights.published.web import fetch_image, is_url, name_in, refuse_other_schemes
+from detrkit.weights.published.addresses import is_url, name_in, refuse_other_schemes
 
 __all__ = ["ImageInput", "find_images", "open_image", "refuse_unusable"]
 
@@ -51,6 +51,8 @@ def open_image(
     if isinstance(source, str):
         refuse_unusable(source)
         if is_url(source):
+            from detrkit.weights.published.web import fetch_image
+
             name, source = source, fetch_image(source)
     if seen is not None:
         return read_picture(source, seen=seen, channels=channels, max_pixels=max_pixels, name=name)

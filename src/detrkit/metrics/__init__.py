@@ -1,17 +1,37 @@
-"""Evaluation protocols: from ground truth and predictions to named numbers. They do not depend on models."""
+"""Evaluation protocols: from ground truth and predictions to named numbers. They do not depend on models.
+
+Modules are imported on first use: boxes are scored without reading maps.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from detrkit.metrics.cityscapes import CityscapesMetric, score_cityscapes
-from detrkit.metrics.coco import CocoMetric, score_coco
-from detrkit.metrics.lvis import LvisMetric, score_lvis
-from detrkit.metrics.panoptic import PanopticMetric, score_panoptic
-from detrkit.metrics.protocol import AnnotatedData, Metric
-from detrkit.metrics.score import Score, ScoreJson
-from detrkit.metrics.semantic import SemanticMetric, score_semantic
+from detrkit.on_use import import_on_use
 
+if TYPE_CHECKING:
+    from detrkit.metrics.cityscapes import score_cityscapes
+    from detrkit.metrics.coco import score_coco
+    from detrkit.metrics.lvis import score_lvis
+    from detrkit.metrics.panoptic import score_panoptic
+    from detrkit.metrics.protocol import Metric
+    from detrkit.metrics.protocols import PROTOCOLS, metric_for
+    from detrkit.metrics.score import Score, ScoreJson
+    from detrkit.metrics.semantic import score_semantic
+
+__getattr__ = import_on_use(
+    __name__,
+    {
+        "cityscapes": ["score_cityscapes"],
+        "coco": ["score_coco"],
+        "lvis": ["score_lvis"],
+        "panoptic": ["score_panoptic"],
+        "protocol": ["Metric"],
+        "protocols": ["PROTOCOLS", "metric_for"],
+        "score": ["Score", "ScoreJson"],
+        "semantic": ["score_semantic"],
+    },
+)
 __all__ = [
     "PROTOCOLS",
     "Metric",
@@ -24,17 +44,3 @@ __all__ = [
     "score_panoptic",
     "score_semantic",
 ]
-
-PROTOCOLS: dict[str, type[Metric[Any]]] = {
-    metric.protocol: metric for metric in (CityscapesMetric, CocoMetric, LvisMetric, PanopticMetric, SemanticMetric)
-}
-"""All protocols by name; a new one needs a file and an entry here."""
-
-
-def metric_for(data: AnnotatedData) -> Metric[Any]:
-    """The metric of a data set's protocol, with its ground truth prepared.
-
-    Raises:
-        DataError: the data set lacks information that its protocol needs.
-    """
-    return PROTOCOLS[data.protocol].of(data)

@@ -19,6 +19,7 @@ import hotcoco.mask
 import numpy as np
 from numpy.typing import NDArray
 
+from detrkit.collection import without_collection
 from detrkit.data.clean_rows import (
     IdReader,
     clean_annotation,
@@ -32,7 +33,6 @@ from detrkit.data.clean_rows import (
 from detrkit.data.coco_json import Json, Row, annotation_lists, read_annotations
 from detrkit.data.listing import posix_name
 from detrkit.data.packed_masks import RLE, pack, size_problem
-from detrkit.data.row_slices import without_collection
 from detrkit.data.values import read_value
 from detrkit.errors import DataError
 from detrkit.metrics.object_table import ObjectTable, TableDraft, plain_truth
@@ -138,7 +138,8 @@ def read_ground_truth(source: object, *, iou_type: str, name: str | None = None)
     with without_collection():
         for chunk in chunks:
             reader = partial(packed_masks, images=image_rows, where=where, first=chunk.first) if masks else None
-            plain = plain_truth(chunk.rows, image_numbers, category_numbers, reader)
+            rows = chunk.rows if masks or chunk.uniform is None else chunk.uniform
+            plain = plain_truth(rows, image_numbers, category_numbers, reader)
             if plain is not None:
                 draft.add(*plain)
                 continue

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from detrkit.data.coco_json import Row
 from detrkit.data.packed_masks import PackedMasks, text_rle, unpack
+from detrkit.data.uniform_rows import UniformRows
 from detrkit.data.values import LARGEST
 
 __all__ = ["MaskReader", "ObjectTable", "TableDraft", "plain_results", "plain_truth"]
@@ -30,7 +32,6 @@ MaskReader = Callable[[Sequence[Any], NDArray[np.int64]], list[bytes]]
 
 _IMAGE, _BOX, _VALUE, _CATEGORY, _CROWD = 0, slice(1, 5), 5, 6, 7
 _LARGEST_AREA = 1e9  # as in clean_rows: more needs a second look
-_INTEGER, _NUMBER = {int}, {int, float}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -143,8 +144,60 @@ class TableDraft:
         return ObjectTable(numbers=numbers, masks=None if self._masks is None else PackedMasks.of(self._masks))
 
 
+class _RowColumns:
+    """Columns of rows; see :class:`~detrkit.data.uniform_rows.UniformRows`."""
+
+    def __init__(self, rows: Sequence[Any]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def keys(self) -> set[object] | None:
+        """All keys of the rows; None: there are no rows, or not all are objects."""
+        if not self._rows or not set(map(type, self._rows)) <= {dict}:
+            return None
+        return set(chain.from_iterable(set(map(tuple, self._rows))))
+
+    def whole(self, key: str) -> list[int] | None:
+        """The whole numbers of a key; None: not all are."""
+        values = self._values(key)
+        return values if values is not None and set(map(type, values)) <= {int} else None
+
+    def numbers(self, key: str) -> NDArray[np.float64] | None:
+        """(N,) the numbers of a key; None: one is none."""
+        return _floats(self._values(key))
+
+    def boxes(self, key: str) -> NDArray[np.float64] | None:
+        """(N, 4) the boxes of a key; None: one is not four numbers."""
+        boxes = self._values(key)
+        if boxes is None or not set(map(type, boxes)) <= {list} or not set(map(len, boxes)) <= {4}:
+            return None
+        corners = _floats(list(chain.from_iterable(boxes)))
+        return None if corners is None else corners.reshape(-1, 4)
+
+    def _values(self, key: str) -> list[Any] | None:
+        try:
+            return list(map(itemgetter(key), self._rows))
+        except KeyError:
+            return None
+
+
+_Columns = UniformRows | _RowColumns
+
+
+def _floats(values: list[Any] | None) -> NDArray[np.float64] | None:
+    if values is None or not set(map(type, values)) <= {int, float}:
+        return None
+    try:
+        return np.fromiter(values, np.float64, len(values))
+    except OverflowError:  # a whole number beyond the range of floats
+        return None
+
+
 def plain_results(
-    rows: Sequence[Any], images: Numbers, categories: Numbers, masks: MaskReader | None = None
+    rows: Sequence[Any] | UniformRows, images: Numbers, categories: Numbers, masks: MaskReader | None = None
 ) -> tuple[Table, list[bytes]] | None:
     """Numbers (N, 7) of results and their masks; None: not all rows are as COCO describes them.
 
@@ -153,21 +206,24 @@ def plain_results(
     Raises:
         DataError: as ``masks`` raises it.
     """
-    keys = _keys(rows)
+    columns = rows if isinstance(rows, UniformRows) else _RowColumns(rows)
+    keys = columns.keys
     if keys is None:
         return None
-    table = np.zeros((len(rows), 7))
-    if not _owners(rows, images, categories, table):
+    table = np.zeros((len(columns), 7))
+    if not _owners(columns, images, categories, table):
         return None
-    if masks is None and not (_boxes(rows, table) and _plain_values(rows, keys, table)):
+    if masks is None and not (_boxes(columns, table) and _plain_values(columns, keys, table)):
         return None
-    if not _column(rows, "score", table) or not np.isfinite(table[:, _VALUE]).all():
+    scores = columns.numbers("score")
+    if scores is None or not np.isfinite(scores).all():
         return None
-    return table, [] if masks is None else masks(rows, table[:, _IMAGE].astype(np.int64))
+    table[:, _VALUE] = scores
+    return table, [] if masks is None else masks(_listed(rows), table[:, _IMAGE].astype(np.int64))
 
 
 def plain_truth(
-    rows: Sequence[Any], images: Numbers, categories: Numbers, masks: MaskReader | None = None
+    rows: Sequence[Any] | UniformRows, images: Numbers, categories: Numbers, masks: MaskReader | None = None
 ) -> tuple[Table, list[bytes]] | None:
     """Numbers (N, 8) of ground truth and their masks; None: not all rows are as COCO describes them, with equal keys.
 
@@ -176,73 +232,54 @@ def plain_truth(
     Raises:
         DataError: as ``masks`` raises it.
     """
-    keys = _keys(rows)
+    columns = rows if isinstance(rows, UniformRows) else _RowColumns(rows)
+    keys = columns.keys
     if keys is None:
         return None
-    table = np.zeros((len(rows), 8))
-    if not _owners(rows, images, categories, table) or not _boxes(rows, table):
+    table = np.zeros((len(columns), 8))
+    if not _owners(columns, images, categories, table) or not _boxes(columns, table):
         return None
     table[:, _VALUE] = table[:, 3] * table[:, 4] if masks is None else np.nan
-    if not _plain_values(rows, keys, table):
+    if not _plain_values(columns, keys, table):
         return None
     if "iscrowd" in keys:
-        table[:, _CROWD] = [row["iscrowd"] for row in rows]
-    return table, [] if masks is None else masks(rows, table[:, _IMAGE].astype(np.int64))
+        table[:, _CROWD] = columns.whole("iscrowd")
+    return table, [] if masks is None else masks(_listed(rows), table[:, _IMAGE].astype(np.int64))
 
 
-def _keys(rows: Sequence[Any]) -> set[object] | None:
-    """All keys of the rows; None: there are no rows, or not all are objects."""
-    if not rows or not set(map(type, rows)) <= {dict}:
-        return None
-    return set(chain.from_iterable(set(map(tuple, rows))))
+def _listed(rows: Sequence[Any] | UniformRows) -> Sequence[Any]:
+    assert not isinstance(rows, UniformRows)  # which have no masks
+    return rows
 
 
-def _owners(rows: Sequence[Any], images: Numbers, categories: Numbers, table: Table) -> bool:
+def _owners(columns: _Columns, images: Numbers, categories: Numbers, table: Table) -> bool:
     """Fill in images and categories; False: an id is no whole number, or not known."""
     for key, known, place in (("image_id", images, _IMAGE), ("category_id", categories, _CATEGORY)):
-        ids = [row.get(key) for row in rows]
-        if not set(map(type, ids)) <= _INTEGER:
+        ids = columns.whole(key)
+        if ids is None:
             return False
-        numbers = list(map(known.get, ids))
-        if None in numbers:
+        try:
+            table[:, place] = np.fromiter(map(known.get, ids), np.int64, len(ids))
+        except (TypeError, OverflowError):  # None; an id of its own beyond 63 bits
             return False
-        table[:, place] = numbers
     return True
 
 
-def _plain_values(rows: Sequence[Any], keys: set[object], table: Table) -> bool:
+def _plain_values(columns: _Columns, keys: set[object], table: Table) -> bool:
     """Fill in areas, where rows have them; False: an area or a crowd flag is not as COCO describes it."""
     if "area" in keys:
-        areas = table[:, _VALUE]
-        if not _column(rows, "area", table) or not ((areas >= 0) & (areas <= _LARGEST_AREA)).all():
+        areas = columns.numbers("area")
+        if areas is None or not ((areas >= 0) & (areas <= _LARGEST_AREA)).all():
             return False
-    crowds = [row.get("iscrowd") for row in rows] if "iscrowd" in keys else []
-    return "problem" not in keys and set(map(type, crowds)) <= _INTEGER and set(crowds) <= {0, 1}
+        table[:, _VALUE] = areas
+    crowds = columns.whole("iscrowd") if "iscrowd" in keys else []
+    return "problem" not in keys and crowds is not None and set(crowds) <= {0, 1}
 
 
-def _column(rows: Sequence[Any], key: str, table: Table) -> bool:
-    """Fill in scores or areas; False: one is no number."""
-    values = [row.get(key) for row in rows]
-    if not set(map(type, values)) <= _NUMBER:
-        return False
-    try:
-        table[:, _VALUE] = values
-    except OverflowError:  # a whole number beyond the range of floats
-        return False
-    return True
-
-
-def _boxes(rows: Sequence[Any], table: Table) -> bool:
+def _boxes(columns: _Columns, table: Table) -> bool:
     """Fill in boxes; False: one is not four numbers in range."""
-    boxes = [row.get("bbox") for row in rows]
-    if not set(map(type, boxes)) <= {list} or not set(map(len, boxes)) <= {4}:
-        return False
-    corners = list(chain.from_iterable(boxes))
-    if not set(map(type, corners)) <= _NUMBER:
-        return False
-    try:
-        found = np.asarray(corners, dtype=np.float64).reshape(-1, 4)
-    except OverflowError:
+    found = columns.boxes("bbox")
+    if found is None:
         return False
     table[:, _BOX] = found
     return bool((np.abs(found) <= LARGEST).all() and (found[:, 2:] >= 0).all())

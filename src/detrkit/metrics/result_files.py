@@ -11,9 +11,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from detrkit.collection import without_collection
 from detrkit.data.clean_rows import clean_annotation, clean_category, clean_owner, id_reader, row_problem
 from detrkit.data.coco_json import Json, Row, read_json
-from detrkit.data.row_slices import Chunk, RowFile, chunks_of, rows_of_list, without_collection
+from detrkit.data.row_slices import Chunk, RowFile, chunks_of, rows_of_list
 from detrkit.data.values import read_value
 from detrkit.errors import DataError
 from detrkit.metrics.coco_files import GroundTruth, by_id, in_id_order, packed_mask, packed_masks, rows_by_id
@@ -75,7 +76,8 @@ def _table(results: _Results, truth: GroundTruth, name: str, *, masks: bool) -> 
     with without_collection():
         for chunk in results.chunks:
             reader = partial(packed_masks, images=truth.image_rows, where=where, first=chunk.first) if masks else None
-            plain = plain_results(chunk.rows, results.images, results.categories, reader)
+            rows = chunk.rows if masks or chunk.uniform is None else chunk.uniform
+            plain = plain_results(rows, results.images, results.categories, reader)
             if plain is not None:
                 draft.add(*plain)
                 continue
@@ -164,7 +166,7 @@ def _identities(chunks: Iterable[Chunk]) -> NDArray[np.float64] | None:
     draft = TableDraft(width=7, masks=False)
     with without_collection():
         for chunk in chunks:
-            plain = plain_results(chunk.rows, _Itself(), _Itself())
+            plain = plain_results(chunk.rows if chunk.uniform is None else chunk.uniform, _Itself(), _Itself())
             if plain is None:
                 return None
             draft.add(*plain)

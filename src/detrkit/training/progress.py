@@ -11,9 +11,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
+from detrkit.console import Console
 from detrkit.metrics import Score
 from detrkit.metrics.score import Numbers
-from detrkit.terminal import Console, printable
+from detrkit.terminal import printable
 from detrkit.training.best import Best
 
 __all__ = ["TrainingProgress", "duration", "format_metric", "format_metrics", "numbers_line"]

@@ -19,13 +19,14 @@ from accelerate.state import AcceleratorState, PartialState
 from rich.table import Table
 
 from detrkit.config import Recipe, load_recipe
+from detrkit.console import Console
 from detrkit.data import DetectionDataset
 from detrkit.data.once import read_once
 from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.devices import resolve_device
 from detrkit.errors import DetrkitError, RecipeError
 from detrkit.files import write_json
-from detrkit.terminal import Console, say
+from detrkit.terminal import say
 from detrkit.training.batch_fit import fit_batch
 from detrkit.training.callbacks import Callback
 from detrkit.training.clock import RunClock

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from detrkit.errors import CheckpointError
+from detrkit.weights.published.addresses import is_url
 from detrkit.weights.published.download import fetch, pulled_path
 from detrkit.weights.published.first_use import fetch_published, not_here, published_named
 from detrkit.weights.published.hub_files import HUB, hub_checkpoint
-from detrkit.weights.published.web import is_url
 
 __all__ = ["ASSETS", "embedded_names", "find_checkpoint"]
 

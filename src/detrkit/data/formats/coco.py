@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from detrkit.collection import without_collection
 from detrkit.data.clean_rows import Tell, clean_annotation, clean_category, clean_image, id_reader, is_plain
 from detrkit.data.coco_json import Row, annotation_lists, is_federated, read_json
 from detrkit.data.file_rows import FileRows
@@ -16,7 +17,7 @@ from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, find_image_ro
 from detrkit.data.listing import child, files_in
 from detrkit.data.records import Table
 from detrkit.data.row_cache import ColumnRows, cache_key, recall, remember
-from detrkit.data.row_slices import Chunk, RowFile, without_collection
+from detrkit.data.row_slices import Chunk, RowFile
 from detrkit.errors import DataError
 from detrkit.files import beginning
 

@@ -24,8 +24,9 @@ from filelock import FileLock, Timeout
 
 from detrkit.errors import CheckpointError
 from detrkit.files import cache_dir, safe_name
+from detrkit.weights.published.addresses import name_in
 from detrkit.weights.published.catalogue import official_file_at
-from detrkit.weights.published.web import blocks, name_in, open_url, reason
+from detrkit.weights.published.web import blocks, open_url, reason
 
 __all__ = [
     "Progress",

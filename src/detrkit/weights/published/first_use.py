@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from detrkit.bars import progress_bar
 from detrkit.errors import CheckpointError
 from detrkit.offline import is_offline
-from detrkit.terminal import progress_bar, say
+from detrkit.terminal import say
 from detrkit.weights.published.catalogue import CATALOGUE, OfficialFile
 from detrkit.weights.published.download import cache_dir, pulled_path
 

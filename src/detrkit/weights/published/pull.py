@@ -8,9 +8,9 @@ from pathlib import Path
 from detrkit.errors import CheckpointError
 from detrkit.weights.official.pth import open_official
 from detrkit.weights.ours import read_info, save
+from detrkit.weights.published.addresses import is_url
 from detrkit.weights.published.catalogue import OfficialFile, find_official
 from detrkit.weights.published.download import Progress, cached, check_file, download, fetch, pulled_path
-from detrkit.weights.published.web import is_url
 
 __all__ = ["Pulled", "pull"]
 

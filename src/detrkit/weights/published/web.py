@@ -9,12 +9,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from detrkit.errors import DataError
 from detrkit.offline import no_addresses
+from detrkit.weights.published.addresses import is_url
 
-__all__ = ["BLOCK", "blocks", "fetch_image", "is_url", "name_in", "open_url", "reason", "refuse_other_schemes"]
+__all__ = ["BLOCK", "blocks", "fetch_image", "open_url", "reason"]
 
 BLOCK = 1 << 20
 """Bytes that are read at once."""
@@ -25,22 +26,6 @@ _PATIENCE = 60.0  # seconds before that is asked for
 _IMAGE_BYTES = 512 << 20  # of one image
 _IMAGE_SECONDS = 120.0  # for one image
 _IMAGE_SILENCE = 30.0  # without a byte
-
-
-def is_url(text: str) -> bool:
-    """Whether this is a web address (http or https) rather than a path."""
-    return text[:8].lower().startswith(("http://", "https://"))
-
-
-def refuse_other_schemes(text: str) -> None:
-    """Refuse addresses that are neither a path nor http or https.
-
-    Raises:
-        DataError: such an address, for example ``ftp://`` or ``file://``.
-    """
-    scheme, separator, _ = text.partition("://")
-    if separator and scheme.replace("+", "").isalnum() and not is_url(text):
-        raise DataError(f"{text}: only http:// and https:// are fetched; for other files give a path")
 
 
 class _OnlyWeb(urllib.request.HTTPRedirectHandler):
@@ -135,8 +120,3 @@ def reason(error: BaseException) -> str:
         return f"the server does not speak HTTP as it should ({type(error).__name__})"
     words = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error) or type(error).__name__
     return str(getattr(words, "strerror", None) or words)
-
-
-def name_in(url: str) -> str:
-    """The last part of the path of a URL, decoded; it may hold anything."""
-    return unquote(urlsplit(url).path.rpartition("/")[2])
