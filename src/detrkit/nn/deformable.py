@@ -14,6 +14,7 @@ from detrkit.nn.attention import MultiheadAttention
 from detrkit.nn.queries import Block
 from detrkit.nn.tokens import Tokens, on_levels
 from detrkit.nn.transformer import FeedForwardLayer, xavier_
+from detrkit.ops.exporting import is_exporting
 from detrkit.ops.ms_deform_attn import ms_deform_attn, sample_maps
 from detrkit.ops.zeroed import zeroed
 
@@ -71,7 +72,7 @@ class MSDeformAttn(nn.Module):
     def sample(self, values: Tensor, query: Tensor, reference: Tensor, tokens: Tokens) -> Tensor:
         """Sample values (B, S, heads, D) with the offsets and weights of the query -> (B, Q, heads · D)."""
         values = zeroed(values, tokens.padding_mask[..., None, None])
-        if torch.compiler.is_exporting():
+        if is_exporting():
             return self._sample_in_rows(values, query, reference, tokens)
         levels_points = (self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).float().unflatten(-1, (*levels_points, 2))
