@@ -2,9 +2,9 @@
 
     python docker/rehearse.py docker/Dockerfile.cpu /tmp/rehearsal
 
-COPY copies, RUN runs with the fresh environment's Python first on the path, ENV and ARG set variables, WORKDIR makes its
-folder; paths from the root are those below the folder. Accounts (useradd, chown) are left out: the user and the base
-image are what a rehearsal does not show.
+COPY copies, RUN runs with the fresh environment's Python first on the path, ENV and ARG set variables, WORKDIR makes
+its folder; paths from the root are those below the folder. Accounts (useradd, chown) are left out: the user and the
+base image are what a rehearsal does not show.
 """
 
 import argparse
