@@ -102,7 +102,7 @@ def test_list(here: Workplace) -> None:
 
 
 def test_pull_then_predict_and_evaluate_by_name(here: Workplace) -> None:
-    code, _, err = here.run("predict", "photo.png", "--model", "tiny")
+    code, _, err = here.run("weights", "inspect", "tiny")  # which fetches nothing by name, unlike predict
     assert code == 2
     assert err == (
         "detrkit: error: the published weights 'tiny' are not here yet: 'detrkit weights pull tiny' fetches it\n"

@@ -14,7 +14,8 @@ from detrkit.nn.attention import MultiheadAttention
 from detrkit.nn.queries import Block
 from detrkit.nn.tokens import Tokens, on_levels
 from detrkit.nn.transformer import FeedForwardLayer, xavier_
-from detrkit.ops.ms_deform_attn import ms_deform_attn
+from detrkit.ops.exporting import is_exporting
+from detrkit.ops.ms_deform_attn import ms_deform_attn, sample_maps
 from detrkit.ops.zeroed import zeroed
 
 __all__ = [
@@ -71,6 +72,8 @@ class MSDeformAttn(nn.Module):
     def sample(self, values: Tensor, query: Tensor, reference: Tensor, tokens: Tokens) -> Tensor:
         """Sample values (B, S, heads, D) with the offsets and weights of the query -> (B, Q, heads · D)."""
         values = zeroed(values, tokens.padding_mask[..., None, None])
+        if is_exporting():
+            return self._sample_in_rows(values, query, reference, tokens)
         levels_points = (self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).float().unflatten(-1, (*levels_points, 2))
         weights = self.attention_weights(query).float().unflatten(-1, (self.num_heads, -1)).softmax(-1)
@@ -80,6 +83,26 @@ class MSDeformAttn(nn.Module):
         else:
             locations = reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5
         return ms_deform_attn(values, tokens.shapes, locations, weights.unflatten(-1, levels_points[1:]))
+
+    def _sample_in_rows(self, values: Tensor, query: Tensor, reference: Tensor, tokens: Tokens) -> Tensor:
+        """:meth:`sample` for exported programs: points are computed with the queries last, as they are used."""
+        levels_points = (self.num_heads, self.num_levels, self.num_points)
+
+        def in_rows(x: Tensor) -> Tensor:  # (B, Q, H, L, P, …) -> (L, B, H, P, Q, …)
+            return x.movedim((3, 0, 2, 4, 1), (0, 1, 2, 3, 4))
+
+        offsets = 2 * self.sampling_offsets(query).float()
+        weights = self.attention_weights(query).float().unflatten(-1, (self.num_heads, -1)).softmax(-1)
+        centres = (2 * reference.float()[..., :2] - 1).movedim(2, 0)[:, :, None, None]  # (L, B, 1, 1, Q, 2)
+        if reference.shape[-1] == 2:
+            cells = (1 / tokens.extents.to(offsets))[None, None, None, :, None]  # (1, 1, 1, L, 1, 2)
+            offsets = offsets * cells.expand(1, 1, *levels_points, 2).flatten(2)
+            moves = in_rows(offsets.unflatten(-1, (*levels_points, 2)))
+        else:
+            sides = (reference.float()[..., 2:] * (0.5 / self.num_points)).movedim(2, 0)[:, :, None, None]
+            moves = in_rows(offsets.unflatten(-1, (*levels_points, 2))) * sides
+        shares = in_rows(weights.unflatten(-1, levels_points[1:]))
+        return sample_maps(values, tokens.shapes, (centres + moves).flatten(1, 2), shares.flatten(1, 2))
 
 
 class AttentionFactory(Protocol):

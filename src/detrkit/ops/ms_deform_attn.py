@@ -22,7 +22,7 @@ from detrkit.ops import ms_deform_attn_cpu
 from detrkit.ops.exporting import is_exporting
 from detrkit.ops.on_gpu import usable_backend, worst_error
 
-__all__ = ["BACKENDS", "active_backend", "chosen_backend", "ms_deform_attn", "reference"]
+__all__ = ["BACKENDS", "active_backend", "chosen_backend", "ms_deform_attn", "reference", "sample_maps"]
 
 
 Shapes = Sequence[Sequence[int]]
@@ -55,22 +55,37 @@ def reference(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights:
     return mixed.view(batch, heads * dim, queries).transpose(1, 2).to(value.dtype).contiguous()
 
 
-def exported(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """The same in the order that runtimes are fast in: queries last, so that they read and write whole rows, and a
-    running sum of levels instead of one tensor of all samples. Shapes as in :func:`ms_deform_attn`."""
+def sample_maps(value: Tensor, spatial_shapes: Shapes, grid: Tensor, shares: Tensor) -> Tensor:
+    """Multi-scale deformable attention in the order that runtimes of exported programs are fast in: queries last, so
+    that they read and write whole rows, and a running sum of levels instead of one tensor of all samples.
+
+    Args:
+        value: (B, S, H, D) as in :func:`ms_deform_attn`.
+        spatial_shapes: height and width of each level.
+        grid: (L, B·H, P, Q, 2) sampling points (x, y), from -1 to 1 inside a level.
+        shares: (L, B·H, P, Q) attention weights.
+
+    Returns:
+        (B, Q, H·D).
+    """
     batch, _, heads, dim = value.shape
-    grid = (2 * locations.float() - 1).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)  # (L, B·H, P, Q, 2)
-    shares = weights.float().permute(3, 0, 2, 4, 1).flatten(1, 2)[:, :, None]  # (L, B·H, 1, P, Q)
     mixed = None
     levels = value.float().split([height * width for height, width in spatial_shapes], dim=1)
     for level, points, share, (height, width) in zip(
         levels, grid.unbind(0), shares.unbind(0), spatial_shapes, strict=True
     ):
         maps = level.permute(0, 2, 3, 1).reshape(batch * heads, dim, height, width)
-        found = (_sampled(maps, points) * share).sum(2)
+        found = (_sampled(maps, points) * share[:, None]).sum(2)
         mixed = found if mixed is None else mixed + found
     assert mixed is not None, "no levels"
     return mixed.reshape(batch, heads * dim, -1).transpose(1, 2).to(value.dtype)
+
+
+def _exported(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """:func:`sample_maps` with the arguments of :func:`ms_deform_attn`."""
+    grid = (2 * locations.float() - 1).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
+    shares = weights.float().permute(3, 0, 2, 4, 1).flatten(1, 2)
+    return sample_maps(value, spatial_shapes, grid, shares)
 
 
 def reference_backward(
@@ -300,7 +315,7 @@ def _check(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Te
 def ms_deform_attn(value: Tensor, spatial_shapes: Tensor | Shapes, locations: Tensor, weights: Tensor) -> Tensor:
     """Multi-scale deformable attention: weighted sum of samples from several levels.
 
-    Exported programs contain :func:`exported`: every runtime has its operators, and it works for any image size.
+    Exported programs contain :func:`sample_maps`: every runtime has its operators, and it works for any image size.
 
     Args:
         value: (B, S, H, D) tokens of all levels one after the other, split into heads.
@@ -318,5 +333,5 @@ def ms_deform_attn(value: Tensor, spatial_shapes: Tensor | Shapes, locations: Te
     if isinstance(spatial_shapes, Tensor):
         return _forward(value, spatial_shapes, locations, weights)
     if is_exporting():
-        return exported(value, spatial_shapes, locations, weights)
+        return _exported(value, spatial_shapes, locations, weights)
     return _sides_forward(value, [side for shape in spatial_shapes for side in shape], locations, weights)

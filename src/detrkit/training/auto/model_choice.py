@@ -92,9 +92,9 @@ def fetch_start(given: Mapping[str, object]) -> None:
     """
     name = str(given.get("model.name"))
     published = published_named(name)
-    if published is None or {"model.init", "model.pretrained_backbone"} & given.keys():
+    if published is None or "model.init" in given or _conflict(name, given) is not None:
         return
-    if available_checkpoint(name, given) is not None or _conflict(name, given) is not None:
+    if available_checkpoint(name, given) is not None:
         return
     try:
         fetch_published(published)
