@@ -16,44 +16,61 @@ __all__ = ["frame_signs"]
 
 _SAMPLE = 20_000  # boxes that are looked at
 _LEAST = 20  # boxes
-_MANY = 0.2  # share of the boxes that do not fit into their images as they stand
-_FITTING = 0.98  # … and do when they are read otherwise
+_SOME = 0.05  # share of the boxes that do not fit into their images as they stand, and …
+_FITTING = 0.98  # … share that does when they are read otherwise
+_MANY = 0.2  # the same without another reading
+_OUTSIDE = 0.9
 _CORNER = 0.6  # of the sides of the images: boxes that all end before it were drawn on smaller pictures
 _IMAGES = 20
 
 
 def frame_signs(split: str, table: Table) -> Iterator[Finding]:
-    """An error where boxes fit their images only when they are read in another way."""
+    """An error where boxes fit their images only when they are read in another way.
+
+    A warning where they seem to be drawn on larger or smaller pictures: boxes of hidden parts, or of one corner of a
+    scene, look alike.
+    """
     boxes, sizes, images = _columns(table)
-    found = [] if len(boxes) < _LEAST else _readings(boxes, sizes, images)
-    yield finding("error", "box frame", split, found, "boxes that were not written for these pictures as COCO has them")
+    known = len(boxes) >= _LEAST
+    read, drawn = (_reading(boxes, sizes), _other_size(boxes, sizes, images)) if known else ("", "")
+    message = "boxes that were not written for these pictures as COCO has them"
+    yield finding("error", "box frame", split, [read] if read else [], message)
+    yield finding(
+        "warning", "box reach", split, [drawn] if drawn and not read else [], "boxes do not fit their pictures"
+    )
 
 
-def _readings(boxes: NDArray[np.float64], sizes: NDArray[np.float64], images: int) -> list[str]:
+def _reading(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> str:
+    """How boxes have to be read to fit their images; empty where they do, or nothing helps."""
     x, y, w, h = boxes.T
-    width, height = sizes.T
     if (boxes.max(axis=1) <= 1.0).mean() >= _FITTING:
-        return ["their numbers lie between 0 and 1: multiply them by width and height of the image"]
+        return "their numbers lie between 0 and 1: multiply them by width and height of the image"
     beyond = 1.0 - _share_inside(boxes, sizes)
-    if ((x >= width) | (y >= height) | (x + w <= 0) | (y + h <= 0)).mean() > 0.9:
-        return []  # another finding: they lie outside
-    if beyond >= _MANY:
-        corners = np.stack([x, y, w - x, h - y], axis=1)
-        readings = {
-            "[x1, y1, x2, y2] instead of [x, y, width, height]": corners,
-            "[y, x, height, width] instead of [x, y, width, height]": boxes[:, [1, 0, 3, 2]],
-            "the middle of the box instead of its corner": np.stack([x - w / 2, y - h / 2, w, h], axis=1),
-        }
-        for what, read in readings.items():
-            if (read[:, 2:] > 0).all(axis=1).mean() >= _FITTING and _share_inside(read, sizes) >= _FITTING:
-                return [f"{beyond:.0%} of them leave their images; all fit when read as {what}"]
-        reach = np.quantile(np.maximum((x + w) / width, (y + h) / height), _FITTING)
-        return [f"{beyond:.0%} of them leave their images, up to {reach:.1f} times as far: drawn on larger pictures?"]
-    reach_x, reach_y = float(((x + w) / width).max()), float(((y + h) / height).max())
-    if images >= _IMAGES and max(reach_x, reach_y) < _CORNER:
-        reach_of = f"{reach_x:.0%} of the width and {reach_y:.0%} of the height"
-        return [f"none reaches beyond {reach_of}: drawn on smaller pictures?"]
-    return []
+    readings = {
+        "[x1, y1, x2, y2] instead of [x, y, width, height]": np.stack([x, y, w - x, h - y], axis=1),
+        "[y, x, height, width] instead of [x, y, width, height]": boxes[:, [1, 0, 3, 2]],
+        "the middle of the box instead of its corner": np.stack([x - w / 2, y - h / 2, w, h], axis=1),
+    }
+    for what, read in readings.items() if beyond >= _SOME else ():
+        if (read[:, 2:] > 0).all(axis=1).mean() >= _FITTING and _share_inside(read, sizes) >= _FITTING:
+            return f"{beyond:.0%} of them leave their images; all fit when read as {what}"
+    return ""
+
+
+def _other_size(boxes: NDArray[np.float64], sizes: NDArray[np.float64], images: int) -> str:
+    """What speaks for pictures of another size."""
+    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    beyond, reach = 1.0 - _share_inside(boxes, sizes), high / sizes
+    outside = ((low >= sizes) | (high <= 0)).any(axis=1).mean()
+    if beyond >= _MANY and outside < _OUTSIDE:  # all of them outside is another finding
+        far = float(np.quantile(reach.max(axis=1), _FITTING))
+        return f"{beyond:.0%} of them leave their images, up to {far:.1f} times as far: drawn on larger pictures?"
+    width, height = reach.max(axis=0).tolist()
+    if images >= _IMAGES and max(width, height) < _CORNER:
+        return (
+            f"none reaches beyond {width:.0%} of the width and {height:.0%} of the height: drawn on smaller pictures?"
+        )
+    return ""
 
 
 def _share_inside(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> float:

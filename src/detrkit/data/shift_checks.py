@@ -26,37 +26,34 @@ _SPREAD = 0.1  # least standard deviation of the logarithms: a class may have th
 _WEIGHT = 3  # boxes of all classes that count for each class, for the same reason
 
 Boxes = tuple[NDArray[np.int64], NDArray[np.float64]]
-"""Class ids (N,) and logarithms of size and shape (N, 2)."""
+"""Places of the classes in the list of ids (N,), and logarithms of size and shape (N, 2)."""
 
 
 def shifted_classes(tables: Mapping[str, Table]) -> list[Finding]:
     """A warning where boxes of a split look like those of the training split only when their ids are shifted by one."""
     if "train" not in tables:
         return []
-    train, ids = _boxes(tables["train"]), sorted(row["id"] for row in tables["train"].categories)
+    ids = sorted(row["id"] for row in tables["train"].categories)
+    train = _boxes(tables["train"], ids)
     found = []
     for split, table in tables.items():
         if split == "train" or len(ids) < 2 or sorted(row["id"] for row in table.categories) != ids:
             continue  # other lists are another finding
-        found.append(finding("warning", "class ids", split, _reading(train, _boxes(table), ids), _MESSAGE))
+        found.append(finding("warning", "class ids", split, _reading(train, _boxes(table, ids), len(ids)), _MESSAGE))
     return found
 
 
 _MESSAGE = "boxes look like those of the next class in the training labels: ids that are off by one?"
 
 
-def _reading(train: Boxes, other: Boxes, ids: Sequence[int]) -> list[str]:
+def _reading(train: Boxes, other: Boxes, classes: int) -> list[str]:
     """In words, how the ids have to be shifted; empty where they need not."""
     if min(len(train[0]), len(other[0])) < _LEAST:
         return []
-    places = {number: place for place, number in enumerate(ids)}
-    known = [np.array([places.get(number, -1) for number in one[0].tolist()], dtype=np.int64) for one in (train, other)]
-    shares, shapes = _likelihoods(train[1][known[0] >= 0], known[0][known[0] >= 0], other[1], len(ids))
-    rows, labels = np.flatnonzero(known[1] >= 0), known[1][known[1] >= 0]
-    if not len(rows):
-        return []
+    labels, rows = other[0], np.arange(len(other[0]))
+    shares, shapes = _likelihoods(train[1], train[0], other[1], classes)
     for shift in (1, -1):
-        moved = (labels + shift) % len(ids)
+        moved = (labels + shift) % classes
         shape = float((shapes[rows, moved] - shapes[rows, labels]).mean())
         share = float((shares[moved] - shares[labels]).mean())
         if shape >= _SHAPE_GAIN and shape + share >= _GAIN:
@@ -82,16 +79,18 @@ def _likelihoods(
     return np.log((counts + 1) / (counts.sum() + classes)), density
 
 
-def _boxes(table: Table) -> Boxes:
+def _boxes(table: Table, ids: Sequence[int]) -> Boxes:
+    places = {number: place for place, number in enumerate(ids)}
     sizes = {row["id"]: (row.get("width"), row.get("height")) for row in table.images}
     step = max(1, len(table.annotations) // _SAMPLE)
-    ids, shapes = [], []
+    labels, shapes = [], []
     for number, row in enumerate(table.annotations):
-        if number % step or row_problem(row) is not None or row.get("iscrowd"):
+        place = places.get(row["category_id"])
+        if number % step or place is None or row_problem(row) is not None or row.get("iscrowd"):
             continue
         width, height = sizes.get(row["image_id"], (None, None))
         if width and height:
             w, h = row["bbox"][2:]
-            ids.append(int(row["category_id"]))
+            labels.append(place)
             shapes.append((math.log(w * h / (width * height)) / 2, math.log(w / h)))
-    return np.array(ids, dtype=np.int64), np.array(shapes, dtype=np.float64).reshape(-1, 2)
+    return np.array(labels, dtype=np.int64), np.array(shapes, dtype=np.float64).reshape(-1, 2)
