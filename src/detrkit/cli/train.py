@@ -41,6 +41,12 @@ def train_command(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder exactly.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the output folder.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Train nothing: check the labels, say the cost, learn four images (--minutes, default 5)."
+        ),
+    ] = False,
     wandb: Annotated[bool, typer.Option("--wandb", help="Also log to Weights & Biases.")] = False,
 ) -> None:
     """Train a model; writes last/, best/model.safetensors, recipe.yaml, log.jsonl, metrics.csv and pictures (curves,
@@ -65,6 +71,8 @@ def train_command(
         raise RecipeError("train needs a recipe or --data DIR (detrkit train --help)")
     if data is not None and not data.exists():
         raise DataError(f"{data}: no such data folder")
+    if check and (resume or overwrite or seeds is not None):
+        raise RecipeError("--check comes before a training: give it without --resume, --overwrite and --seeds")
     if resume and overwrite:
         raise RecipeError("--resume continues the run that --overwrite deletes: give one of them")
 
@@ -73,18 +81,23 @@ def train_command(
 
     options = {"data.root": data, "model.name": model, "training.output": output}
     given: dict[str, Any] = {key: str(value) for key, value in options.items() if value is not None}
-    if minutes is not None:
+    if minutes is not None and not check:
         given["training.minutes"] = str(minutes)
     if wandb:
         given["logging.wandb"] = True
     more = [] if seeds is None else [f"training.seeds=[{seeds}]"]
 
     with read_once():  # the choice of the recipe and the training read the same files
+        if check:
+            _check_labels(load_recipe(load_recipe(recipes[0] if recipes else {}, given), overrides))
         if recipes:
             recipe = load_recipe(load_recipe(recipes[0], given), [*more, *overrides])
         else:
             recipe = _from_data(str(data), given, [*more, *overrides], resume=resume)
 
+        if check:
+            _check_run(recipe, minutes)
+            return
         with quick_imports():
             from detrkit.training import train
             from detrkit.training.interrupt import Interrupted
@@ -94,6 +107,40 @@ def train_command(
             typer.echo(str(stop), err=True)
             raise typer.Exit(stop.exit_code) from None
     _report(result)
+
+
+def _check_labels(recipe: Recipe) -> None:
+    """Say what is wrong with the labels; end where a training would be in vain."""
+    from detrkit.report.label_check import label_doubts
+    from detrkit.terminal import say
+
+    doubts = label_doubts(recipe, str(recipe.model.overrides.get("task") or "det"))
+    for doubt in doubts:
+        say(f"{'fault' if doubt.stops else 'note'}: {doubt.text}")
+    faults = sum(doubt.stops for doubt in doubts)
+    if faults:
+        say(
+            f"not ready to train: {faults} fault{'s' * (faults > 1)} of the labels; all cases: detrkit data check "
+            f"{recipe.data.root}, pictures: detrkit data view {recipe.data.root} --out LOOK"
+        )
+        raise typer.Exit(1)
+
+
+def _check_run(recipe: Recipe, minutes: float | None) -> None:
+    """Say what a run of this recipe will meet; exit code 1 where four images cannot be learned."""
+    from detrkit.training.folder import run_folder
+    from detrkit.training.preflight import MINUTES, preflight
+    from detrkit.training.run import accelerator_of
+
+    folder = run_folder(recipe)
+    found = preflight(
+        recipe,
+        accelerator_of(recipe),
+        folder=folder.with_name(folder.name + "-check"),
+        minutes=MINUTES if minutes is None else minutes,
+    )
+    typer.echo(f"four images: {found}")
+    raise typer.Exit(1 if found.verdict == "failed" else 0)
 
 
 def _from_data(data: str, given: dict[str, Any], overrides: list[str], *, resume: bool) -> Recipe:

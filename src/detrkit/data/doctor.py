@@ -18,6 +18,7 @@ from detrkit.data.coco_json import lvis_problems
 from detrkit.data.file_checks import file_findings, reading_findings
 from detrkit.data.findings import Finding, Level, finding, row_name
 from detrkit.data.formats import FORMATS, Source, read_source
+from detrkit.data.frame_signs import frame_signs
 from detrkit.data.frames import BORDER_TOLERANCE, turned_images, upright
 from detrkit.data.images import image_size, read_image
 from detrkit.data.inventory import explanation
@@ -25,6 +26,7 @@ from detrkit.data.mask_checks import mask_findings
 from detrkit.data.once import read_once
 from detrkit.data.records import Table, missing_files, without_images
 from detrkit.data.repeat_checks import duplicate_annotations, id_findings
+from detrkit.data.shift_checks import shifted_classes
 from detrkit.data.value_checks import VALUE_CHECKS, class_differences
 from detrkit.errors import DataError
 from detrkit.files import check_regular
@@ -132,7 +134,7 @@ def check(
     for split, table in tables.items():
         findings.append(_frames(split, table, turned[split]))
         missing = missing_files([table.path(image) for image in table.images])
-        examinations = (id_findings, _category_ids, _boxes, duplicate_annotations, _federated)
+        examinations = (id_findings, _category_ids, _boxes, frame_signs, duplicate_annotations, _federated)
         for examine in (reading_findings, *VALUE_CHECKS, *examinations):
             findings += examine(split, table)
         findings += [*_balance(split, table, set(missing)), *_empty(split, table, set(missing))]
@@ -142,7 +144,7 @@ def check(
         findings += _scanned(split, table, scans[split], quick)
     findings += file_findings(sources, tables)
     findings += _absent(sources)
-    findings += _across(tables)
+    findings += [*_across(tables), *shifted_classes(tables)]
     if not quick:
         findings += _shared_images(tables, scans)
     return Report(findings=tuple(findings), contents=contents)

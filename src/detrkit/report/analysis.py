@@ -20,7 +20,7 @@ from detrkit.report.matching import COCO_IOUS, ObjectMatches, match_objects
 from detrkit.report.mistakes import Mistakes, WorstImage, find_mistakes, worst_images
 from detrkit.report.precision_recall import ThresholdCurve, curve_of
 from detrkit.report.scored_set import ScoredSet, scored_set
-from detrkit.report.subset import above, filled
+from detrkit.report.subset import above, threshold_of_each
 from detrkit.structures.thresholds import DEFAULT_THRESHOLD
 
 __all__ = ["Analysis", "analyse"]
@@ -66,7 +66,7 @@ class Analysis:
     @cached_property
     def thresholds(self) -> NDArray[np.float64]:
         """(K,) the score threshold of each class: of its highest F1, or that of all where the class has few objects."""
-        return filled(self.threshold, class_thresholds(self.class_curves), default=DEFAULT_THRESHOLD)
+        return threshold_of_each(self.threshold, class_thresholds(self.class_curves), default=DEFAULT_THRESHOLD)
 
     @cached_property
     def confusion(self) -> Confusion:

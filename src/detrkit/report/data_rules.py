@@ -14,7 +14,7 @@ _LIMIT = 100  # detections of an image that COCO's AP counts
 
 def rare_classes(evidence: Evidence) -> Advice | None:
     """Classes with hardly any training boxes."""
-    if evidence.facts is None:
+    if evidence.facts is None or evidence.facts.task == "sem":  # whose objects are the classes of an image
         return None
     counts = evidence.facts.train.classes
     rare = {name: count for name, count in counts.items() if count < _FEW}
@@ -26,7 +26,7 @@ def rare_classes(evidence: Evidence) -> Advice | None:
         kind="rare class",
         urgency=86 - min(rare.values()) / 2,
         title=f"Label more of {min(rare, key=lambda name: rare[name])}",
-        reason=f"training boxes: {listed}{more}; with fewer than {_FEW} a class is hardly learned",
+        reason=f"training objects: {listed}{more}; with fewer than {_FEW} a class is hardly learned",
         command=f"detrkit data stats {evidence.data}",
     )
 
@@ -64,7 +64,7 @@ def shared_images(evidence: Evidence) -> Advice | None:
         urgency=98.6 + 0.4 * share,
         title="Take the training images out of the validation set",
         reason=f"{facts.shared_images} of {facts.val.images} validation images are also training images, byte by byte "
-        f"({first}, …): AP is too high by an unknown amount",
+        f"({first}, …): scores are too high by an unknown amount",
         command=f"detrkit data check {evidence.data}",
     )
 

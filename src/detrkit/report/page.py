@@ -208,6 +208,7 @@ def _commands(run: RunRecord) -> list[tuple[str, str]]:
         ("Repeat it", f"detrkit train {folder}/recipe.yaml training.output={folder}-again"),
         ("Predict", f"detrkit predict IMAGES --model {folder} --out predictions"),
         ("Evaluate", f"detrkit eval {folder}"),
+        ("Speed: preparation, network and the rest, images a second", f"detrkit bench {folder} --images IMAGES"),
         ("Continue it for longer", f"detrkit train {folder} --resume training.{length}={longer}"),
         ("Write this report anew", f"detrkit report {folder}"),
     ]

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from detrkit.report.scored_set import ScoredSet
 
-__all__ = ["above", "filled", "with_found"]
+__all__ = ["above", "threshold_of_each", "with_found"]
 
 
-def filled(overall: float | None, per_class: Sequence[float | None], *, default: float) -> NDArray[np.float64]:
+def threshold_of_each(
+    overall: float | None, per_class: Sequence[float | None], *, default: float
+) -> NDArray[np.float64]:
     """(K,) the threshold of each class: its own, else that of all, else the default."""
     return np.array([_first(own, overall, default) for own in per_class], dtype=np.float64)
 

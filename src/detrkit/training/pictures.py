@@ -21,7 +21,7 @@ from detrkit.report.confusion import Confusion, confusion_matrix
 from detrkit.report.map_scores import MapScores
 from detrkit.report.matching import match_objects
 from detrkit.report.precision_recall import all_curves
-from detrkit.report.subset import filled
+from detrkit.report.subset import threshold_of_each
 from detrkit.structures.thresholds import DEFAULT_THRESHOLD
 from detrkit.training.callbacks import Callback, Evaluation, Step
 from detrkit.training.loggers import read_log
@@ -135,7 +135,7 @@ def _draw_scores(folder: Path, evaluation: Evaluation) -> None:
     for name, value in (("p_curve", "precision"), ("r_curve", "recall"), ("f1_curve", "F1")):
         charts[name] = draw_threshold_curve(overall, classes, value=value, threshold=best)
     default = DEFAULT_THRESHOLD if best is None else best
-    thresholds = filled(default, class_thresholds(classes), default=default)
+    thresholds = threshold_of_each(default, class_thresholds(classes), default=default)
     _save(folder, charts | _confusion_charts(confusion_matrix(data, thresholds=thresholds)))
 
 

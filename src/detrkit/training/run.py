@@ -41,6 +41,7 @@ from detrkit.training.run_report import RunReport
 from detrkit.training.table import MetricsTable
 from detrkit.training.task import build_task, require_backbone, resolve
 from detrkit.training.trainer import Trainer
+from detrkit.training.watch import Watch
 
 __all__ = ["RunResult", "train"]
 
@@ -94,7 +95,12 @@ def train(
     return _train_one(loaded, resume=resume, overwrite=overwrite, callbacks=callbacks)
 
 
-def _accelerator(recipe: Recipe) -> Accelerator:
+def accelerator_of(recipe: Recipe) -> Accelerator:
+    """Device, precision and processes of a recipe.
+
+    Raises:
+        RecipeError: the machine does not have them.
+    """
     section = recipe.training
     if AcceleratorState._shared_state and PartialState().num_processes == 1:
         # accelerate keeps device and precision until the process ends; another run may need different ones
@@ -142,14 +148,14 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool, callbacks: Sequ
         state = open_folder(folder, resume=resume, overwrite=overwrite)
         if state is None:
             require_backbone(recipe)
-        accelerator = _accelerator(recipe)
+        accelerator = accelerator_of(recipe)
         seed_everything(recipe.training.seed)  # the same initial weights on every process
         if state is not None:
             recipe = as_begun(recipe, state)
         task = build_task(recipe if state is None else without_start(recipe))
         if recipe.training.auto_batch:
             recipe = fit_batch(recipe, task, accelerator)
-        sampler = _sampler(recipe, task.train_data, accelerator)
+        sampler = epoch_sampler(recipe, task.train_data, accelerator)
         batches = len(sampler)
         recipe = resolve(recipe, batches_per_epoch=batches, folder=folder)
         data = fingerprint(task.train_data)
@@ -171,6 +177,7 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool, callbacks: Sequ
             watching = [
                 *loggers,
                 MetricsTable(),
+                Watch(),
                 *([RunPictures(), RunReport()] if recipe.logging.plots else []),
                 *callbacks,
             ]
@@ -196,7 +203,8 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool, callbacks: Sequ
     return RunResult(folder, weights, dict(best.metrics), best.headline)
 
 
-def _sampler(recipe: Recipe, data: DetectionDataset, accelerator: Accelerator) -> AspectRatioBatchSampler:
+def epoch_sampler(recipe: Recipe, data: DetectionDataset, accelerator: Accelerator) -> AspectRatioBatchSampler:
+    """The batches of an epoch of this process."""
     return AspectRatioBatchSampler(
         aspect_ratios=data.aspect_ratios,
         chances=data.chances,

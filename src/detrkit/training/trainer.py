@@ -62,6 +62,7 @@ class Trainer:
         validation: fingerprint of the validation data, likewise.
         state: result of :func:`detrkit.training.checkpoint.load_state`, to resume a run exactly.
         clock: plans the number of steps of a run of so many minutes; None: the recipe says how many.
+        quiet: print nothing.
     """
 
     def __init__(
@@ -77,8 +78,9 @@ class Trainer:
         validation: Fingerprint | None = None,
         state: RunState | None = None,
         clock: RunClock | None = None,
+        quiet: bool = False,
     ) -> None:
-        self.recipe, self.task, self.sampler = recipe, task, sampler
+        self.recipe, self.task, self.sampler, self.quiet = recipe, task, sampler, quiet
         self.accelerator, self.folder = accelerator, folder
         self.callbacks = list(callbacks) if accelerator.is_main_process else []
         self.data = fingerprint(task.train_data) if data is None else data
@@ -132,7 +134,7 @@ class Trainer:
             self.total_steps,
             done=self.step,
             best=self.best,
-            enabled=self.accelerator.is_main_process,
+            enabled=self.accelerator.is_main_process and not self.quiet,
             name=self.folder.name,
         )
         finishing = "finishing step {}, then saving; a second Ctrl-C stops at once"

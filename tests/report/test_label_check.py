@@ -1,0 +1,170 @@
+"""Before a training: planted faults of the labels are found without a model, and sound sets are met with silence."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from detrkit.cli.main import run as command
+from detrkit.config import load_recipe
+from detrkit.data.doctor import check
+from detrkit.data.formats import find_sources
+from detrkit.report.label_check import label_doubts
+
+WIDTH, HEIGHT = 480, 360
+SIDES = {1: (60, 60), 2: (30, 70), 3: (90, 34)}  # of the classes
+Split = dict[str, Any]
+
+
+def drawn(root: Path, seed: int, *, images: int = 24) -> dict[str, Split]:
+    """Rectangles of three shapes on noise, with their labels."""
+    rng, content = np.random.default_rng(seed), {}
+    for split in ("train", "val"):
+        (root / "images" / split).mkdir(parents=True)
+        rows: list[dict[str, Any]] = []
+        for number in range(1, images + 1):
+            picture = Image.fromarray(rng.integers(90, 130, (HEIGHT, WIDTH, 3), dtype=np.uint8))
+            canvas = ImageDraw.Draw(picture)
+            for column, line in ((0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1)):
+                kind = int(rng.choice(3, p=[0.5, 0.3, 0.2])) + 1
+                w, h = (int(side + rng.integers(-6, 7)) for side in SIDES[kind])
+                x, y = 160 * column + int(rng.integers(2, 160 - w)), 180 * line + int(rng.integers(2, 180 - h))
+                canvas.rectangle([x, y, x + w - 1, y + h - 1], fill=(30, 200, 40 * kind))
+                row = {"image_id": number, "category_id": kind, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
+                rows.append({"id": len(rows) + 1, **row})
+            picture.save(root / "images" / split / f"{number}.png")
+        listed = [{"id": n, "file_name": f"{n}.png", "width": WIDTH, "height": HEIGHT} for n in range(1, images + 1)]
+        categories = [{"id": number, "name": f"kind {number}"} for number in SIDES]
+        content[split] = {"images": listed, "annotations": rows, "categories": categories}
+    return content
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Split]]:
+    root = tmp_path_factory.mktemp("sound")
+    return root, drawn(root, 3)
+
+
+def with_boxes(read: Callable[[list[float]], list[float]]) -> Callable[[Split], None]:
+    def change(split: Split) -> None:
+        for row in split["annotations"]:
+            row["bbox"] = read(row["bbox"])
+
+    return change
+
+
+def with_ids(read: Callable[[int], int]) -> Callable[[Split], None]:
+    def change(split: Split) -> None:
+        for row in split["annotations"]:
+            row["category_id"] = read(row["category_id"])
+
+    return change
+
+
+def crowd(split: Split) -> None:
+    for row in split["annotations"]:
+        row["iscrowd"] = int(row["category_id"] == 2)
+
+
+def next_image(split: Split) -> None:
+    for row in split["annotations"]:
+        row["image_id"] = row["image_id"] % len(split["images"]) + 1
+
+
+def empty(split: Split) -> None:
+    split["annotations"] = []
+
+
+BOTH, TRAIN, VAL = ("train", "val"), ("train",), ("val",)
+FAULTS: dict[str, tuple[Callable[[Split], None], tuple[str, ...], str]] = {
+    "ids from 0": (with_ids(lambda number: number - 1), BOTH, "add 1 to every category_id"),
+    "ids from 2": (with_ids(lambda number: number + 1), TRAIN, "add -1 to every category_id"),
+    "valid ids off by one": (with_ids(lambda number: number % 3 + 1), VAL, "ids that are off by one?"),
+    "the same the other way": (with_ids(lambda number: (number + 1) % 3 + 1), TRAIN, "ids that are off by one?"),
+    "half the size": (with_boxes(lambda box: [side / 2 for side in box]), BOTH, "drawn on smaller pictures?"),
+    "twice the size": (with_boxes(lambda box: [side * 2 for side in box]), BOTH, "drawn on larger pictures?"),
+    "fractions": (with_boxes(lambda box: [side / WIDTH for side in box]), BOTH, "multiply them by width"),
+    "corners": (with_boxes(lambda box: [*box[:2], box[0] + box[2], box[1] + box[3]]), BOTH, "read as [x1, y1, x2, y2]"),
+    "swapped": (with_boxes(lambda box: [box[1], box[0], box[3], box[2]]), BOTH, "read as [y, x, height, width]"),
+    "middles": (with_boxes(lambda b: [b[0] + b[2] / 2, b[1] + b[3] / 2, *b[2:]]), BOTH, "the middle of the box"),
+    "mirrored": (with_boxes(lambda box: [WIDTH - box[0] - box[2], *box[1:]]), BOTH, "only by chance"),
+    "those of the next image": (next_image, TRAIN, "only by chance"),
+    "all outside": (with_boxes(lambda box: [box[0] + 2000, *box[1:]]), BOTH, "completely outside"),
+    "one class only crowd": (crowd, BOTH, "boxes all have iscrowd 1"),
+    "empty labels": (empty, BOTH, "images without boxes"),
+    "empty validation labels": (empty, VAL, "images without boxes"),
+}
+
+
+def planted(root: Path, sound: tuple[Path, dict[str, Split]], fault: str) -> Path:
+    change, splits, _ = FAULTS[fault]
+    content = copy.deepcopy(sound[1])
+    for split in splits:
+        change(content[split])
+    return written(root, sound[0] / "images", content)
+
+
+def written(root: Path, images: Path, content: dict[str, Split]) -> Path:
+    (root / "annotations").mkdir(parents=True)
+    (root / "images").symlink_to(images, target_is_directory=True)
+    for split, rows in content.items():
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(rows))
+    return root
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_are_found(tmp_path: Path, sound: tuple[Path, dict[str, Split]], fault: str) -> None:
+    data = planted(tmp_path / "data", sound, fault)
+    doubts = label_doubts(load_recipe({}, {"data.root": str(data)}), "det")
+    assert any(FAULTS[fault][2] in doubt.text for doubt in doubts), doubts
+    assert doubts[0].stops
+
+
+def test_a_sound_set_is_met_with_silence(tmp_path: Path, sound: tuple[Path, dict[str, Split]]) -> None:
+    data = written(tmp_path / "data", sound[0] / "images", sound[1])
+    assert label_doubts(load_recipe({}, {"data.root": str(data)}), "det") == []
+
+
+@pytest.mark.parametrize("name", ["blood_cells_det", "nuts_inst", pytest.param("nuclei_inst", marks=pytest.mark.slow)])
+def test_real_sets_are_met_with_silence(shared: Path, name: str) -> None:
+    task = "det" if name.endswith("det") else "inst"
+    assert label_doubts(load_recipe({}, {"data.root": str(shared / "data" / name)}), task) == []
+
+
+def test_the_command_ends_before_it_loads_a_model(
+    tmp_path: Path, sound: tuple[Path, dict[str, Split]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = planted(tmp_path / "data", sound, "ids from 0")
+    assert command(["train", "--data", str(data), "--check", "--output", str(tmp_path / "run")]) == 1
+    said = capfd.readouterr().err
+    assert "fault: category ids of train" in said
+    assert "not ready to train: 2 faults of the labels" in said
+    assert not list(tmp_path.glob("run*"))
+    assert command(["train", "--data", str(data), "--check", "--resume"]) == 2
+    shutil.rmtree(data / "annotations")
+    assert command(["train", "--data", str(data), "--check"]) == 2
+
+
+def test_large_ids_and_few_boxes_are_no_signs(tmp_path: Path, sound: tuple[Path, dict[str, Split]]) -> None:
+    """Large ids are compared as any others; five boxes prove nothing."""
+    content = copy.deepcopy(sound[1])
+    for split in content.values():
+        for row in split["categories"]:
+            row["id"] += 2**50
+        for row in split["annotations"]:
+            row["category_id"] += 2**50
+    for row in content["val"]["annotations"]:
+        row["category_id"] = 2**50 + (row["category_id"] - 2**50) % 3 + 1
+    report = check(find_sources(written(tmp_path / "large", sound[0] / "images", content)), quick=True)
+    assert [one.check for one in report.findings if one.level != "ok"] == ["class ids"]
+    content["val"]["annotations"] = content["val"]["annotations"][:5]
+    report = check(find_sources(written(tmp_path / "few", sound[0] / "images", content)), quick=True)
+    assert "class ids" not in [one.check for one in report.findings if one.level != "ok"]
