@@ -1,12 +1,13 @@
 """A training step of Relation-DETR and DAPE beside the published formulation of Relation-DETR, in one run.
 
-    python benchmarks/relation_step.py [--device cuda] [--golden ../shared] [--json FILE]
+    python benchmarks/relation_step.py [--device cuda] [--golden ../shared] [--compile] [--json FILE]
 
 "published": the operators of the published repository in plain torch: deformable attention by grid sampling (what it
 falls back to where its extension is not compiled) and the relation with all intermediate tensors kept. With
 ``--golden`` it must first reproduce the recorded losses of the official implementation. Batch 2, 800 x 1333 pixels,
 bf16 autocast, 20 objects an image: seconds, images per second, peak memory, and both as shares of the published form;
-on a GPU also the number of kernels and how long each takes.
+on a GPU also the number of kernels and how long each takes. ``--compile`` also measures every model compiled, with the
+seconds of compilation and the difference of the losses of the first step.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from detrkit.losses import build_criterion
 from detrkit.structures import Target
 
 
-def measure(name: str, published: bool, options: argparse.Namespace) -> dict[str, Any]:
-    """Forward, losses, backward and update."""
+def measure(name: str, form: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Forward, losses, backward and update, in a form: "eager", "compiled" or "published"."""
     torch.manual_seed(0)
-    device = options.device
+    device, published = options.device, form == "published"
     model: Any = detrkit.create_model(name).to(device).train()
     if published:
         model.decoder.relation.rows = None
@@ -45,6 +46,9 @@ def measure(name: str, published: bool, options: argparse.Namespace) -> dict[str
     targets = criterion.prepare([target] * options.images)
     images = torch.randn(options.images, 3, *options.size, device=device)
     losses: list[float] = []
+    if form == "compiled":
+        torch._dynamo.reset()
+        model.compile(mode=options.compile_mode)
 
     def step(phase: Callable[[str], object] = str) -> None:
         with torch.autocast(device, torch.bfloat16):
@@ -63,9 +67,16 @@ def measure(name: str, published: bool, options: argparse.Namespace) -> dict[str
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     with forced("reference") if published else nullcontext():
+        began = time.perf_counter()
+        torch.manual_seed(1)  # the same noise for all forms
+        step()
+        first = time.perf_counter() - began
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         seconds = timed(step, device, options.repeats, warmup=1 if device == "cpu" else 3)
-        row = {"model": "published" if published else name, "seconds": seconds,
-               "images_per_s": options.images / seconds, "peak_MiB": peak_mib(device), "loss": losses[-1]}  # fmt: skip
+        row = {"model": form if published else name, "form": form, "seconds": seconds, "first_step_s": first,
+               "images_per_s": options.images / seconds, "peak_MiB": peak_mib(device), "loss": losses[-1],
+               "first_loss": losses[0]}  # fmt: skip
         return row | {"phases_s": phases(step, device)} | (busy(step, seconds) if device == "cuda" else {})
 
 
@@ -107,6 +118,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--golden", type=Path, help="folder with golden/: check the published form first")
+    parser.add_argument("--compile", action="store_true", help="measure every model compiled, too")
+    parser.add_argument("--compile-mode", choices=("default", "reduce-overhead"), default="default")
+    parser.add_argument("--no-published", action="store_true", help="leave out the published form")
     parser.add_argument("--json")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -115,19 +129,36 @@ def main() -> None:
         with forced("reference"):
             error = golden(options.golden)
         print(f"published form against 60 recorded losses: {error:.1e} relative")
+    tasks = [(name, form) for name in options.models for form in ("eager", "compiled")[: 1 + options.compile]]
     # the published form last: where it does not fit, the others are measured
-    for name, published in [*((name, False) for name in options.models), (options.models[0], True)]:
-        rows.append(measure(name, published, options) | {"golden_losses_relative_error": error if published else None})
-        for row in rows if published else []:
-            row |= {f"{key}_of_published": row[key] / rows[-1][key] for key in ("seconds", "peak_MiB")}
+    for name, form in tasks + [(options.models[0], "published")] * (not options.no_published):
+        row = measure(name, form, options) | {"golden_losses_relative_error": error if form == "published" else None}
+        rows.append(row)
+        if form == "compiled":
+            eager = rows[-2]
+            row["loss_relative_difference"] = abs(row["first_loss"] - eager["first_loss"]) / abs(eager["first_loss"])
+            row["compile_s"] = row["first_step_s"] - eager["seconds"]
+            row |= {f"{key}_of_eager": row[key] / eager[key] for key in ("seconds", "peak_MiB")}
+        for other in rows if form == "published" else []:
+            other |= {f"{key}_of_published": other[key] / row[key] for key in ("seconds", "peak_MiB")}
         save_rows(options.json, rows, options.device)
-        row = rows[-1]
-        print(f"{row['model']:20} {row['seconds'] * 1e3:8.1f} ms a step, peak {row['peak_MiB']:.0f} MiB", flush=True)
-    for row in rows:
+        print(f"{_label(row)} {row['seconds'] * 1e3:8.1f} ms a step, peak {row['peak_MiB']:.0f} MiB", flush=True)
+        print(f"    {' · '.join(f'{part} {seconds * 1e3:.1f} ms' for part, seconds in row['phases_s'].items())}")
+        if form == "compiled":
+            print(
+                f"    {row['seconds_of_eager']:.2f} of the eager form's time; compiled in {row['compile_s']:.0f} s; "
+                f"the first loss differs by {row['loss_relative_difference']:.1e} relative",
+                flush=True,
+            )
+    for row in [] if options.no_published else rows:
         print(
-            f"{row['model']:20} {row['seconds_of_published']:.2f} of the published form's time, "
+            f"{_label(row)} {row['seconds_of_published']:.2f} of the published form's time, "
             f"{row['peak_MiB_of_published']:.2f} of its memory"
         )
+
+
+def _label(row: dict[str, Any]) -> str:
+    return f"{row['model']:20} {'compiled' if row['form'] == 'compiled' else '':8}"
 
 
 if __name__ == "__main__":

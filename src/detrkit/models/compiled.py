@@ -30,20 +30,21 @@ FILL = 200
 
 
 class CompiledNetwork:
-    """Calls :meth:`detrkit.models.detector.Detector.detect` as one compiled graph, with equal results.
+    """Calls :meth:`detrkit.models.detector.Detector.network` as one compiled graph, with equal results.
 
     Args:
-        detect: the method.
+        network: the method.
         options: of ``torch.compile``.
     """
 
-    def __init__(self, detect: Network, **options: Any) -> None:
-        limits: Any = torch._dynamo.config
-        limits.recompile_limit = max(limits.recompile_limit, GRAPHS)
-        self.graph = torch.compile(detect, **options)
+    def __init__(self, network: Network, **options: Any) -> None:
+        settings: Any = torch._dynamo.config
+        settings.recompile_limit = max(settings.recompile_limit, GRAPHS)
+        settings.optimize_ddp = False  # it would split the graph, and takes none with checkpoints
+        self.graph = torch.compile(network, **options)
 
     def __call__(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
-        """Shapes as in :meth:`detrkit.models.detector.Detector.forward`."""
+        """Arguments and result are those of the method."""
         out = self.graph(images, padding_mask, [_bare(filled(one, FILL)) for one in denoising])
         for one in denoising:
             out.groups[one.name] = _restored(out.groups[one.name], one)
