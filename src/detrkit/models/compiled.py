@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from detrkit.nn.queries import Queries
 from detrkit.structures import Predictions, QueryGroup
 
-__all__ = ["CompiledNetwork", "filled"]
+__all__ = ["CompiledNetwork", "filled_up"]
 
 Network = Callable[[Tensor, Tensor, Sequence[Queries]], Predictions]
 
@@ -45,13 +45,13 @@ class CompiledNetwork:
 
     def __call__(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
         """Arguments and result are those of the method."""
-        out = self.graph(images, padding_mask, [_bare(filled(one, FILL)) for one in denoising])
+        out = self.graph(images, padding_mask, [_bare(filled_up(one, FILL)) for one in denoising])
         for one in denoising:
             out.groups[one.name] = _restored(out.groups[one.name], one)
         return out
 
 
-def filled(queries: Queries, multiple: int) -> Queries:
+def filled_up(queries: Queries, multiple: int) -> Queries:
     """Add queries at the end, up to a multiple of a number, that see only themselves and that no other query sees."""
     number = queries.number
     more = -number % multiple
