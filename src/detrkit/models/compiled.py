@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from detrkit.nn.queries import Queries
 from detrkit.structures import Predictions, QueryGroup
 
-__all__ = ["CompiledNetwork", "filled_up"]
+__all__ = ["CompiledNetwork", "filled_up", "graph_inputs"]
 
 Network = Callable[[Tensor, Tensor, Sequence[Queries]], Predictions]
 
@@ -45,10 +45,16 @@ class CompiledNetwork:
 
     def __call__(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
         """Arguments and result are those of the method."""
-        out = self.graph(images, padding_mask, [_bare(filled_up(one, FILL)) for one in denoising])
+        out = self.graph(images, padding_mask, graph_inputs(denoising))
         for one in denoising:
             out.groups[one.name] = _restored(out.groups[one.name], one)
         return out
+
+
+def graph_inputs(denoising: Sequence[Queries]) -> list[Queries]:
+    """Return the sets that a graph takes in place of these: filled up, and without what only the losses read."""
+    # a graph would be made anew for each other number
+    return [replace(filled_up(one, FILL), pairs=None, ignored=None, normaliser=1.0) for one in denoising]
 
 
 def filled_up(queries: Queries, multiple: int) -> Queries:
@@ -70,11 +76,6 @@ def filled_up(queries: Queries, multiple: int) -> Queries:
         position=None if queries.position is None else F.pad(queries.position, (0, 0, 0, more)),
         blocked=blocked,
     )
-
-
-def _bare(queries: Queries) -> Queries:
-    """The queries without what only the losses read: a graph would be made anew for each other number."""
-    return replace(queries, pairs=None, ignored=None, normaliser=1.0)
 
 
 def _restored(group: QueryGroup, queries: Queries) -> QueryGroup:
