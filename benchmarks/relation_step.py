@@ -147,7 +147,7 @@ def main() -> None:
         if form == "compiled":
             print(
                 f"    {row['seconds_of_eager']:.2f} of the eager form's time; compiled in {row['compile_s']:.0f} s; "
-                f"first loss differs by {row['loss_relative_difference']:.1e} relative",
+                f"the first loss differs by {row['loss_relative_difference']:.1e} relative",
                 flush=True,
             )
     for row in [] if options.no_published else rows:

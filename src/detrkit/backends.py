@@ -18,6 +18,7 @@ __all__ = [
     "forced_backend",
     "forced_in_vain",
     "impossible_on",
+    "missing_for_compiling",
     "missing_for_triton",
 ]
 
@@ -56,6 +57,16 @@ def missing_for_triton() -> str | None:
         return "the package triton is not installed"
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         return "it needs a C compiler (gcc or clang) on the path, or its name in the variable CC"
+    return None
+
+
+def missing_for_compiling(device_type: str) -> str | None:
+    """What this installation lacks for ``torch.compile`` on a kind of device; None: nothing is known to be missing."""
+    if device_type == "cuda":
+        missing = missing_for_triton()
+        return missing and f"Triton cannot be used: {missing}"
+    if device_type == "cpu" and not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
+        return "it needs a compiler for C++ (g++ or clang++) on the path, or its name in the variable CXX"
     return None
 
 

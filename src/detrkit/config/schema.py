@@ -219,6 +219,10 @@ class TrainingSection(Section):
     """Train once with each of these and print mean and standard deviation."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of the forward pass; weights stay float32."""
+    compile: bool = False
+    """Compile the network of every training step with ``torch.compile``: minutes of compiling at the start, again for a
+    second canvas size and for a last batch of another size, then faster steps, most of all on a GPU. Results are equal
+    up to rounding. Needs a C compiler, on a CPU one for C++. Evaluations are not compiled."""
     clip_norm: Positive | None = 0.1
     """Maximum norm of the gradient of all parameters (clipping); null: no clipping."""
     ema: Annotated[PartBelowOne, Field(gt=0)] | None = None

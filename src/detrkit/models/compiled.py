@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from detrkit.nn.queries import Queries
 from detrkit.structures import Predictions, QueryGroup
 
-__all__ = ["CompiledNetwork", "filled"]
+__all__ = ["CompiledNetwork", "filled_up", "graph_inputs"]
 
 Network = Callable[[Tensor, Tensor, Sequence[Queries]], Predictions]
 
@@ -30,27 +30,34 @@ FILL = 200
 
 
 class CompiledNetwork:
-    """Calls :meth:`detrkit.models.detector.Detector.detect` as one compiled graph, with equal results.
+    """Calls :meth:`detrkit.models.detector.Detector.network` as one compiled graph, with equal results.
 
     Args:
-        detect: the method.
+        network: the method.
         options: of ``torch.compile``.
     """
 
-    def __init__(self, detect: Network, **options: Any) -> None:
-        limits: Any = torch._dynamo.config
-        limits.recompile_limit = max(limits.recompile_limit, GRAPHS)
-        self.graph = torch.compile(detect, **options)
+    def __init__(self, network: Network, **options: Any) -> None:
+        settings: Any = torch._dynamo.config
+        settings.recompile_limit = max(settings.recompile_limit, GRAPHS)
+        settings.optimize_ddp = False  # it would split the graph, and takes none with checkpoints
+        self.graph = torch.compile(network, **options)
 
     def __call__(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
-        """Shapes as in :meth:`detrkit.models.detector.Detector.forward`."""
-        out = self.graph(images, padding_mask, [_bare(filled(one, FILL)) for one in denoising])
+        """Arguments and result are those of the method."""
+        out = self.graph(images, padding_mask, graph_inputs(denoising))
         for one in denoising:
             out.groups[one.name] = _restored(out.groups[one.name], one)
         return out
 
 
-def filled(queries: Queries, multiple: int) -> Queries:
+def graph_inputs(denoising: Sequence[Queries]) -> list[Queries]:
+    """Return the sets that a graph takes in place of these: filled up, and without what only the losses read."""
+    # a graph would be made anew for each other number
+    return [replace(filled_up(one, FILL), pairs=None, ignored=None, normaliser=1.0) for one in denoising]
+
+
+def filled_up(queries: Queries, multiple: int) -> Queries:
     """Add queries at the end, up to a multiple of a number, that see only themselves and that no other query sees."""
     number = queries.number
     more = -number % multiple
@@ -69,11 +76,6 @@ def filled(queries: Queries, multiple: int) -> Queries:
         position=None if queries.position is None else F.pad(queries.position, (0, 0, 0, more)),
         blocked=blocked,
     )
-
-
-def _bare(queries: Queries) -> Queries:
-    """The queries without what only the losses read: a graph would be made anew for each other number."""
-    return replace(queries, pairs=None, ignored=None, normaliser=1.0)
 
 
 def _restored(group: QueryGroup, queries: Queries) -> QueryGroup:

@@ -229,7 +229,7 @@ class DEDETR(Detector):
                 head.load_state_dict(first.state_dict())
         nn.init.constant_(last.get_parameter("bias")[2:], -2.0)
 
-    def detect(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
+    def network(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
         """Encode stride 32; the first decoder layer attends globally, further ones to features sampled from boxes."""
         maps = self.backbone(images, padding_mask)
         memory = self.encode(maps, padding_mask)

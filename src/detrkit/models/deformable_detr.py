@@ -127,7 +127,7 @@ class DeformableDETR(Detector):
         self.class_embed = class_embed
         self.bbox_embed = bbox_embed
 
-    def detect(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
+    def network(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
         """Encode all levels; take queries from embeddings or proposals; decode around their references."""
         maps = self.backbone(images, padding_mask)
         memory: Tokens = self.encoder(self.tokens(maps, padding_mask))

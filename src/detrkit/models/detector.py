@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -28,7 +27,7 @@ class MaskHead(Protocol):
         ...
 
 
-class Detector(nn.Module, ABC):
+class Detector(nn.Module):
     """Base of all models, with registry name, configuration and, once trained, class names and score thresholds."""
 
     name: str = ""
@@ -62,27 +61,34 @@ class Detector(nn.Module, ABC):
                 f"padding_mask must be bool {tuple(images.shape[:1] + images.shape[2:])}, "
                 f"got {padding_mask.dtype} {tuple(padding_mask.shape)}"
             )
-        detect = self._compiled or self.detect
-        return detect(images, padding_mask, self.denoising_sets(targets))
+        return self.detect(images, padding_mask, targets)
 
-    def compile(self, **options: Any) -> None:  # type: ignore[override]  # positional arguments would be flags
-        """Compile :meth:`detect` in place, with the options of ``torch.compile``; copies are not compiled."""
-        self._compiled = CompiledNetwork(self.detect, **options)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what copies and pickles consist of: graphs belong to one object."""
-        return super().__getstate__() | {"_compiled": None}
+    def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
+        """Run :meth:`network`, in training compiled if :meth:`compile` was called; shapes as in :meth:`forward`."""
+        network = self._compiled if self.training and self._compiled is not None else self.network
+        return network(images, padding_mask, self.denoising_sets(targets))
 
     def denoising_sets(self, targets: list[Target] | None) -> list[Queries]:
         """Return sets of queries made of targets, in training; most models have none."""
         return []
 
-    @abstractmethod
-    def detect(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
+    def network(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
         """Run the paper's forward pass; shapes as in :meth:`forward`.
 
         denoising: sets of queries made of targets (:meth:`denoising_sets`), to be decoded with the others.
         """
+        raise NotImplementedError(f"{type(self).__name__} has neither a network nor a detect of its own")
+
+    def compile(self, **options: Any) -> None:  # type: ignore[override]  # positional arguments would be flags
+        """Compile :meth:`network` in place, for training, with the options of ``torch.compile``.
+
+        Evaluation stays as it is, since its canvases differ from image to image. Copies are not compiled.
+        """
+        self._compiled = CompiledNetwork(self.network, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles consist of: graphs belong to one object."""
+        return super().__getstate__() | {"_compiled": None}
 
     def predictions(
         self,

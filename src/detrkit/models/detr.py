@@ -139,7 +139,7 @@ class DETR(Detector):
         self.class_embed = nn.Linear(dim, architecture.class_slots)
         self.bbox_embed = MLP(dim, dim, 4, num_layers=3)
 
-    def detect(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
+    def network(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
         """Run backbone, encoder, decoder and heads."""
         maps = self.backbone(images, padding_mask)
         c5 = replace(maps[-1], tensor=self.input_proj(maps[-1].tensor))

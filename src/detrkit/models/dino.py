@@ -250,7 +250,7 @@ class DINO(DeformableDETR):
     tgt_embed: nn.Embedding
     refpoint_embed: nn.Embedding
 
-    def detect(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
+    def network(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
         """Encode; take queries from proposals and, in training, from objects with noise; decode."""
         maps = self.backbone(images, padding_mask)
         memory: Tokens = self.encoder(self.tokens(maps, padding_mask))

@@ -202,7 +202,7 @@ class RelationDETR(DINO):
     one_to_many_class_embed: nn.Linear
     one_to_many_bbox_embed: MLP
 
-    def detect(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
+    def network(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
         """Encode; take queries from proposals; add denoising and one-to-many queries in training; decode."""
         maps = self.backbone(images, padding_mask)
         memory: Tokens = self.encoder(self.tokens(maps, padding_mask))

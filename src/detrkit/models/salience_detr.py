@@ -134,7 +134,7 @@ class SalienceDETR(DINO):
     filter: SalienceFilter
     neck: PluXPyramid
 
-    def detect(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
+    def network(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
         """Run DINO on the refined memory; in training, salience is also a prediction."""
         maps = self.backbone(images, padding_mask)
         tokens = self.tokens(maps, padding_mask)

@@ -47,6 +47,9 @@ __all__ = [
 ]
 
 
+_PLAIN = tuple(item.name for item in fields(Tokens))  # torch.compile cannot ask a class
+
+
 @dataclass(frozen=True)
 class CodedTokens(Tokens):
     """Tokens with one code each: where in the image the content of the token comes from."""
@@ -210,7 +213,7 @@ class HarmonizedEncoder(DeformableEncoder):
 
     def forward(self, tokens: Tokens) -> Tokens:
         """tokens -> memory with content and code."""
-        plain = {field.name: getattr(tokens, field.name) for field in fields(Tokens)}
+        plain = {name: getattr(tokens, name) for name in _PLAIN}
         own = self.code.of_cells(tokens)
         coded = CodedTokens(**plain, code=own, own_code=own, own_position=tokens.position, encoding=self.code)
         return super().forward(replace(coded, position=self.code.of_tokens(coded)))

@@ -28,7 +28,7 @@ __all__ = ["as_begun", "check_agreement", "kept_best", "length_remark", "validat
 _CHANGEABLE = {
     *("training.output", "training.workers", "training.device", "training.evaluate_every", "training.checkpoint_every"),
     *("training.seeds", "training.patience", "training.epochs", "training.iterations"),
-    "training.minutes",
+    *("training.minutes", "training.compile"),
     *("data.root", "data.format", "data.on_error"),
     *("data.train.annotations", "data.train.images", "data.val.annotations", "data.val.images"),
 }

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from rich.table import Table
 
+from detrkit.backends import missing_for_compiling
 from detrkit.config import Recipe, load_recipe
 from detrkit.console import Console
 from detrkit.data import DetectionDataset
@@ -130,6 +131,8 @@ def accelerator_of(recipe: Recipe) -> Accelerator:
         raise RecipeError(f"training.device = {section.device}: this run would use {accelerator.device.type}")
     if section.precision == "fp16" and accelerator.device.type != "cuda":
         raise RecipeError("training.precision = fp16: needs a CUDA device; bf16 or fp32 run anywhere")
+    if section.compile and (missing := missing_for_compiling(accelerator.device.type)):
+        raise RecipeError(f"training.compile = true is impossible here: {missing}")
     return accelerator
 
 

@@ -107,6 +107,8 @@ class Trainer:
         groups = parameter_groups(self.model, recipe.optimizer, total_batch=total_batch)
         self.parameters = [parameter for group in groups for parameter in group.parameters]
         self.frozen_norms = frozen_norms(self.model, recipe.optimizer)
+        if section.compile:
+            self.model.compile()  # after the copy for the average, which is only evaluated
         self.wrapped = accelerator.prepare_model(self.model)
         self.optimizer = accelerator.prepare_optimizer(build_optimizer(groups, recipe.optimizer))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +14,9 @@ from detrkit.errors import CheckpointError
 from detrkit.models.detector import Detector
 from detrkit.models.registry import model_config
 from detrkit.nn.masks import sample_points
-from detrkit.nn.queries import Queries
 from detrkit.runtime.engines import Engine, open_engine
 from detrkit.runtime.info import check_raw
-from detrkit.structures import Predictions, Thresholds
+from detrkit.structures import Predictions, Target, Thresholds
 
 __all__ = ["ArtefactDetector", "DenseMasks", "open_artefact"]
 
@@ -71,7 +70,7 @@ class ArtefactDetector(Detector):
         # where inputs are expected: engines take and give arrays of the host
         self.host = nn.Parameter(torch.zeros(0), requires_grad=False)
 
-    def detect(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
+    def detect(self, images: Tensor, padding_mask: Tensor, targets: list[Target] | None) -> Predictions:
         """Run the file on the batch."""
         info, height, width = self._engine.info, images.shape[-2], images.shape[-1]
         canvas = self.full_canvas((height, width))
