@@ -18,7 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from detrkit import __version__
-from detrkit.cli import data, score, weights
+from detrkit.cli import data, recipes, score, weights
 from detrkit.cli.bench import bench_command
 from detrkit.cli.demo import demo_command
 from detrkit.cli.env import env_command
@@ -50,6 +50,7 @@ app.command("bench")(bench_command)
 app.add_typer(score.app, name="score")
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
+app.add_typer(recipes.app, name="recipes")
 app.command("models")(models_command)
 app.command("env")(env_command)
 
