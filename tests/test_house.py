@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "config": FLOOR,
     "inference": FLOOR | {"ops", "losses", "models", "data", "weights", "drawing", "runtime"},
     "evaluation": FLOOR | {"models", "data", "metrics", "weights", "config", "inference", "runtime"},
-    "export": FLOOR | {"ops", "losses", "models", "data", "weights", "inference", "evaluation", "runtime"},
+    "export": FLOOR | {"ops", "nn", "losses", "models", "data", "weights", "inference", "evaluation", "runtime"},
     "training": FLOOR
     | {"ops", "nn", "models", "losses", "data", "metrics", "weights", "config", "evaluation", "report"},
 }
