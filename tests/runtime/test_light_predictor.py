@@ -55,6 +55,21 @@ def test_both_predictors_find_the_same(changes: dict[str, object], images: list[
         assert found.path == wanted.path
 
 
+def test_both_predictors_choose_classes_and_numbers_alike(images: list[Path], tmp_path: Path) -> None:
+    path = planted_onnx(tmp_path / "model.onnx", planted_info())
+    every = detrkit.Predictor(path, threshold=0.0).predict(images)
+    name = every[0].names[0]
+    for options in ({"classes": name}, {"max_detections": 2}, {"classes": [name], "max_detections": 1}):
+        light = LightPredictor(path, threshold=0.0, **options).predict_all(images)
+        full = detrkit.Predictor(path, threshold=0.0, **options).predict(images)
+        assert [one.names for one in light] == [one.names for one in full]
+        for found, wanted in zip(light, full, strict=True):
+            assert len(wanted)
+            np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-5)
+    with pytest.raises(DataError, match="class 'none of these'"):
+        LightPredictor(path, classes=["none of these"])
+
+
 NO_TORCH = """
 import sys, time
 class Refuse:

@@ -170,7 +170,7 @@ def predict_command(
     written += [out / SUBMISSION] if submits else []
     written += [out / CROPS] if CROPS in formats else []
     found = find_images(inputs, written=written, earlier=earlier)
-    options = {"batch_size": batch_size, "nms": nms, "nms_decay": nms_decay, "max_pixels": max_pixels}
+    options: dict[str, Any] = {"batch_size": batch_size, "nms": nms, "nms_decay": nms_decay, "max_pixels": max_pixels}
     options |= {"classes": classes, "max_detections": max_detections, "tta": tta}
     wanted = None if task is None else task.value
     predictor = _predictor_for(wanted, model, device, opened, options)
