@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "offline": set(),
     "devices": {"errors"},
     "backends": {"errors"},
-    "structures": {"errors", "on_use"},
+    "structures": {"errors", "files", "on_use"},
     "ops": FLOOR,
     "nn": FLOOR | {"ops"},
     "data": FLOOR,
@@ -77,12 +77,12 @@ MAY_IMPORT = {
     "config": FLOOR,
     "inference": FLOOR | {"ops", "losses", "models", "data", "weights", "drawing", "runtime"},
     "evaluation": FLOOR | {"models", "data", "metrics", "weights", "config", "inference", "runtime"},
-    "export": FLOOR | {"ops", "losses", "models", "data", "weights", "inference", "evaluation", "runtime"},
+    "export": FLOOR | {"ops", "nn", "losses", "models", "data", "weights", "inference", "evaluation", "runtime"},
     "training": FLOOR
     | {"ops", "nn", "models", "losses", "data", "metrics", "weights", "config", "evaluation", "report"},
 }
 # Top-level packages, which may import all others.
-TOP = {"cli", "__init__", "__main__"}
+TOP = {"cli", "facade", "__init__", "__main__"}
 # Convenience methods of a type may import upwards inside a function, so that importing the type does not.
 LAZY_EXCEPTIONS = {("structures", "drawing")}
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from detrkit.data import load_dataset
     from detrkit.errors import CheckpointError, DataError, DetrkitError, RecipeError, RunError
     from detrkit.evaluation.evaluate import evaluate
+    from detrkit.facade import Model
     from detrkit.hub import from_pretrained, push_to_hub
     from detrkit.inference.predictor import Predictor
     from detrkit.metrics import Score, score_cityscapes, score_coco, score_lvis, score_panoptic, score_semantic
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         Batch,
         Categories,
         Category,
+        Detection,
         Detections,
         PanopticMap,
         Predictions,
@@ -38,6 +40,7 @@ _HOMES = {
     "detrkit.data": ["load_dataset"],
     "detrkit.errors": ["CheckpointError", "DataError", "DetrkitError", "RecipeError", "RunError"],
     "detrkit.evaluation.evaluate": ["evaluate"],
+    "detrkit.facade": ["Model"],
     "detrkit.hub": ["from_pretrained", "push_to_hub"],
     "detrkit.inference.predictor": ["Predictor"],
     "detrkit.metrics": ["Score", "score_cityscapes", "score_coco", "score_lvis", "score_panoptic", "score_semantic"],
@@ -46,6 +49,7 @@ _HOMES = {
         "Batch",
         "Categories",
         "Category",
+        "Detection",
         "Detections",
         "PanopticMap",
         "Predictions",
@@ -77,8 +81,10 @@ __all__ = [
     "Category",
     "CheckpointError",
     "DataError",
+    "Detection",
     "Detections",
     "DetrkitError",
+    "Model",
     "PanopticMap",
     "Predictions",
     "Predictor",

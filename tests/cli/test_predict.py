@@ -376,3 +376,46 @@ def test_escapes_in_class_names_do_not_reach_the_terminal(
     captured = capfd.readouterr()
     assert "\x1b" not in captured.out + captured.err
     assert r"\x1b]0;ownedred 1" in captured.out
+
+
+def test_only_some_classes_and_detections(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert predict(images, "--threshold", 0, "--classes", "red,9", "--max-detections", 1, out=tmp_path / "out") == 0
+    found = read(tmp_path / "out")["annotations"]
+    assert {row["category_id"] for row in found} <= {3, 9}
+    assert len(found) == len({row["image_id"] for row in found}) == 3
+    assert predict(images, "--classes", "rod", out=tmp_path / "none") == 2
+    assert "class 'rod': there is no such name or id. Did you mean 'red'?" in capfd.readouterr().err
+
+
+def test_a_pattern(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert predict(images / "**" / "*.png", "--tta", out=tmp_path / "out") == 0
+    assert [row["file_name"] for row in read(tmp_path / "out")["images"]] == ["b.png", "sub/b.png"]
+    assert predict(images / "*.gif", out=tmp_path / "none") == 2
+    assert "no image matches it as a pattern" in capfd.readouterr().err
+
+
+def test_files_of_objects(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    formats = [word for name in ("csv", "yolo", "crops") for word in ("--format", name)]
+    assert predict(images, *formats, out=out) == 0
+    rows = (out / "predictions.csv").read_text().splitlines()
+    assert len(rows) == 1 + len(read(out)["annotations"]) == 4
+    assert rows[1].startswith("b.png,")
+    assert (out / "labels" / "classes.txt").read_text().splitlines() == ["red", "green", "blue"]
+    assert (out / "labels" / "a.txt").read_text() == ""
+    assert len((out / "labels" / "sub" / "b.txt").read_text().split()) == 6
+    crop = Image.open(out / "crops" / "green" / "sub_b_001.png")
+    assert crop.size == (25, 65)
+    assert np.asarray(crop)[..., 1].min() == 240
+    assert sorted(path.name for path in (out / "crops").iterdir()) == ["blue", "green", "red"]
+    own = out / "crops" / "mine.txt"
+    own.write_text("of the user")
+    assert predict(images, "--classes", "red", *formats[:4], out=out) == 0
+    assert not list((out / "crops").rglob("*.png")), "those of the earlier run are gone"
+    assert own.read_text() == "of the user"
+    capfd.readouterr()
+    assert predict(images, "--format", "crops", out=out) == 2
+    assert "mine.txt: is not from an earlier run" in capfd.readouterr().err
+    assert predict(images, out=out) == 0
+    assert not (out / "labels" / "a.txt").exists()
+    assert not (out / "object_files.json").exists()

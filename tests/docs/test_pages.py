@@ -102,7 +102,9 @@ def miniature(words: list[str], output: Path) -> list[str]:
         model = Path(words[1]).name.split("_r50")[0]
         words = [*words[:-1], f"{model}.safetensors"]
     if words[0] == "train":
-        small = SMALL_RUN if any(word.startswith("model.init=") for word in words) else SMALL_RUN | SMALL_MODEL
+        small = (
+            SMALL_RUN if any(word.startswith(("model.init=", "--init")) for word in words) else SMALL_RUN | SMALL_MODEL
+        )
         if not words[1].startswith("--") and load_recipe(words[1]).model.init is not None:
             small |= {"model.init": None}  # of another size
         return [*words, *as_overrides(small | {"training.output": str(output)})]

@@ -367,3 +367,146 @@ def test_images_over_the_limit_of_pixels(predictor: Predictor) -> None:
     check(limited.predict(PICTURE))
     with pytest.raises(DataError, match="are more than --max-pixels 6144"):
         limited.predict(buffer.getvalue())
+
+
+# --- classes, number, views, streams ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classification", ["focal", "softmax"])
+@pytest.mark.parametrize("nms", [None, 0.5])
+def test_chosen_classes_are_a_part_of_all(classification: str, nms: float | None) -> None:
+    """With room for all, the result is that of all classes without the others; top-k counts the chosen alone."""
+
+    class Random(ColorDetector):
+        def detect(self, images: Any, padding_mask: Any, targets: Any) -> Any:
+            found = super().detect(images, padding_mask, targets)
+            generator = torch.Generator().manual_seed(1)
+            extra = int(classification == "softmax")
+            logits = torch.randn(1, len(images), 40, 3 + extra, generator=generator)
+            centres = torch.rand(1, len(images), 40, 4, generator=generator) * 0.2 + 0.4
+            return type(found)(logits, centres)
+
+    model = Random(classification=classification, top_k=200)
+    everything = Predictor(model, device="cpu", threshold=0.0, nms=nms)
+    found = everything.predict(PICTURE)
+    assert len(set(found.labels.tolist())) == 3
+    for classes, labels in (("blue", [2]), (["red", 9], [0, 2]), ("5,blue", [1, 2]), ([3], [0])):
+        part = everything.predict(PICTURE, classes=classes)
+        wanted = found[np.isin(found.labels, labels)]
+        assert part.to_dict() == wanted.to_dict()
+        assert Predictor(model, device="cpu", threshold=0.0, nms=nms, classes=classes).predict(
+            PICTURE, max_detections=4
+        ).to_dict() == (wanted[:4].to_dict())
+    few = Predictor(Random(classification=classification, top_k=3), device="cpu", threshold=0.0, nms=nms)
+    assert len(few.predict(PICTURE, classes="red")) == 3
+    assert len(few.predict(PICTURE, max_detections=7)) == 7
+    assert few.predict(PICTURE, max_detections=7).to_dict() == found[:7].to_dict()
+
+
+def test_unusable_choices(predictor: Predictor) -> None:
+    with pytest.raises(DataError, match=r"class 'bleu': there is no such name or id\. Did you mean 'blue'"):
+        predictor.predict(PICTURE, classes=["bleu"])
+    with pytest.raises(DataError, match="class '4': there is no such name or id; ids go from 3 to 9"):
+        Predictor(ColorDetector(), device="cpu", classes=[4])
+    with pytest.raises(DataError, match="none is named"):
+        predictor.predict(PICTURE, classes=[])
+    with pytest.raises(ValueError, match="max_detections must be at least 1"):
+        predictor.predict(PICTURE, max_detections=0)
+    with pytest.raises(TypeError, match=r"no option 'clases'\. Did you mean 'classes'"):
+        predictor.predict(PICTURE, clases="red")  # type: ignore[call-arg]  # what the test is about
+
+
+def test_folders_and_patterns_give_lists(predictor: Predictor, tmp_path: Path) -> None:
+    for name in ("b.png", "a.png", "sub/c.png"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PICTURE.save(path)
+    (tmp_path / "in" / "notes.txt").write_text("none")
+    (tmp_path / "x[1].png").write_bytes((tmp_path / "in" / "a.png").read_bytes())
+    for source, names in (
+        (tmp_path / "in", ["a.png", "b.png", "c.png"]),
+        (str(tmp_path / "in" / "*.png"), ["a.png", "b.png"]),
+        (tmp_path / "in" / "**" / "[ac]*", ["a.png", "c.png"]),
+        ([tmp_path / "in" / "b.png"], ["b.png"]),
+        (iter([tmp_path / "in" / "b.png"]), ["b.png"]),
+    ):
+        found = predictor.predict(source)
+        assert [one.path.name for one in found] == names
+        for one in found:
+            check(one)
+    check(predictor.predict(tmp_path / "x[1].png"))
+    with pytest.raises(DataError, match="no image matches it as a pattern"):
+        predictor.predict(str(tmp_path / "*.gif"))
+
+
+def test_tensors_of_other_channels(predictor: Predictor) -> None:
+    alpha = torch.from_numpy(np.array(PICTURE.convert("RGBA"))).permute(2, 0, 1)
+    check(predictor.predict(alpha))
+    gray = torch.from_numpy(np.array(PICTURE)[None, :, :, 0])
+    assert sorted(predictor.predict(gray, threshold=0.5).labels.tolist()) == [0, 1, 2]
+
+
+def test_a_stream_takes_images_as_they_come() -> None:
+    predictor = Predictor(ColorDetector(), device="cpu", batch_size=2)
+    taken: list[int] = []
+
+    def frames() -> Iterator[Image.Image]:
+        for number in range(1000):
+            taken.append(number)
+            yield PICTURE
+
+    found = predictor.stream(frames(), classes="red")
+    assert not taken
+    for number in range(3):
+        assert next(found).names == ["red"]
+        assert len(taken) == 2 * (number // 2 + 1), "only the images of one batch are read ahead"
+    with pytest.raises(ValueError, match="threshold is a score"):
+        predictor.stream(frames(), 1.5)
+    assert len(list(predictor.stream([PICTURE] * 3))) == 3
+    check(next(predictor.stream(np.asarray(PICTURE))))  # type: ignore[arg-type]  # one image is a stream too
+
+
+def test_streams_of_several_threads_do_not_mix() -> None:
+    predictor = Predictor(ColorDetector(), device="cpu", batch_size=2)
+    pictures = [picture((80, 60), (k % 3, (5 + k, 10, 40, 50))) for k in range(6)]
+    alone = [predictor.predict(one, classes=CATEGORIES[k % 3].id).to_dict() for k, one in enumerate(pictures)]
+    found: dict[int, list[Any]] = {}
+
+    def work(k: int) -> None:
+        stream = predictor.stream((pictures[k] for _ in range(8)), classes=CATEGORIES[k % 3].id)
+        found[k] = [one.to_dict() for one in stream]
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {k: [alone[k]] * 8 for k in range(6)}
+
+
+def test_two_views_of_an_image_are_made_one_set() -> None:
+    check(Predictor(ColorDetector(), device="cpu", tta=True).predict(PICTURE))
+
+    class Lopsided(ColorDetector):
+        """Sees nothing in the right half, where the mirror image has what was left."""
+
+        def detect(self, images: Any, padding_mask: Any, targets: Any) -> Any:
+            half = images.clone()
+            half[..., images.shape[-1] // 2 :] = 0
+            return super().detect(half, padding_mask, targets)
+
+    model = Lopsided()
+    plain = Predictor(model, device="cpu").predict(PICTURE, threshold=0.1)
+    found = Predictor(model, device="cpu", tta=True).predict(PICTURE, threshold=0.1)
+    assert plain.names == ["red"]
+    assert sorted(found.names) == ["blue", "red"]
+    red = found[found.names.index("red")]
+    np.testing.assert_allclose(red.box, plain.boxes[0], atol=1e-3)
+    assert red.score == pytest.approx(plain.scores[0] / 2, rel=1e-5)  # of one view alone
+
+
+def test_two_views_need_objects() -> None:
+    from tests.small import small_model
+
+    with pytest.raises(DataError, match="tta makes one set of objects"):
+        Predictor(small_model("dape_lite0", task="sem"), device="cpu", tta=True).predict(PICTURE)

@@ -139,3 +139,18 @@ def test_clear_errors(tmp_path: Path) -> None:
     for name in ("data.yaml", "a.json"):
         with pytest.raises(DataError, match=r"describes images but is none; give the folder that they are in"):
             names(tmp_path / name)
+
+
+def test_patterns_name_images_relative_to_what_stands_before_them(tmp_path: Path) -> None:
+    touch(tmp_path, "day1/a.jpg", "day1/b.PNG", "day1/notes.txt", "day2/sub/a.jpg", "night/c.jpg", ".day/x.jpg")
+    assert names(tmp_path / "day*") == ["day1/a.jpg", "day1/b.PNG", "day2/sub/a.jpg"]
+    assert names(tmp_path / "day1" / "*") == ["a.jpg", "b.PNG"]
+    assert names(tmp_path / "**" / "a.jpg") == ["day1/a.jpg", "day2/sub/a.jpg"]
+    assert names(tmp_path / "day[13]" / "?.jpg") == ["day1/a.jpg"]
+    assert names(tmp_path / "*" / "a.jpg", tmp_path / "day1") == ["b.PNG", "day1/a.jpg"]
+    touch(tmp_path, "what?.jpg", "x[1].jpg")
+    assert names(tmp_path / "what?.jpg", tmp_path / "x[1].jpg") == ["what?.jpg", "x[1].jpg"]
+    with pytest.raises(DataError, match=r"\*\.gif: no such image or folder, and no image matches it"):
+        find_images([str(tmp_path / "*.gif")])
+    with pytest.raises(DataError, match=r"no\[1: no such image or folder$"):
+        find_images([str(tmp_path / "no[1")])

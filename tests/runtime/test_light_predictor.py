@@ -55,6 +55,21 @@ def test_both_predictors_find_the_same(changes: dict[str, object], images: list[
         assert found.path == wanted.path
 
 
+def test_both_predictors_choose_classes_and_numbers_alike(images: list[Path], tmp_path: Path) -> None:
+    path = planted_onnx(tmp_path / "model.onnx", planted_info())
+    every = detrkit.Predictor(path, threshold=0.0).predict(images)
+    name = every[0].names[0]
+    for options in ({"classes": name}, {"max_detections": 2}, {"classes": [name], "max_detections": 1}):
+        light = LightPredictor(path, threshold=0.0, **options).predict_all(images)
+        full = detrkit.Predictor(path, threshold=0.0, **options).predict(images)
+        assert [one.names for one in light] == [one.names for one in full]
+        for found, wanted in zip(light, full, strict=True):
+            assert len(wanted)
+            np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-5)
+    with pytest.raises(DataError, match="class 'none of these'"):
+        LightPredictor(path, classes=["none of these"])
+
+
 NO_TORCH = """
 import sys, time
 class Refuse:
@@ -63,7 +78,11 @@ class Refuse:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Refuse())
 from detrkit.runtime.command import run_command
-sys.exit(run_command(sys.argv[1:]))
+code = run_command(sys.argv[1:3] + sys.argv[4:])
+from detrkit.runtime import LightPredictor
+found = LightPredictor(sys.argv[1], threshold=0.2).predict(sys.argv[3])
+print(found.summary(), len(found.crops()), found.draw().size, found[0].name, file=sys.stderr)
+sys.exit(code)
 """
 
 
@@ -78,7 +97,7 @@ def test_it_runs_without_torch(images: list[Path], tmp_path: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to((ROOT / "runtime" / source).resolve())
     path = planted_onnx(tmp_path / "model.onnx", planted_info())
-    words = [sys.executable, "-c", NO_TORCH, str(path), str(images[0].parent), "--threshold", "0.2"]
+    words = [sys.executable, "-c", NO_TORCH, str(path), str(images[0].parent), str(images[0]), "--threshold", "0.2"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
@@ -90,6 +109,8 @@ def test_it_runs_without_torch(images: list[Path], tmp_path: Path) -> None:
     np.testing.assert_allclose(
         [row["score"] for row in found["annotations"]], [row["score"] for row in rows], atol=1e-5
     )
+    first = wanted[0]
+    assert done.stderr.strip().endswith(f"{first.summary()} {len(first)} (120, 90) {first[0].name}")
 
 
 def test_the_two_distributions_have_one_version() -> None:

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import csv
+import json
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from detrkit.structures import Categories, Category, Detections
 
@@ -14,7 +20,8 @@ def found() -> Detections:
     boxes = np.arange(16, dtype=np.float32).reshape(4, 4)
     scores = np.array([0.9, 0.8, 0.7, 0.6], dtype=np.float32)
     labels = np.array([0, 2, 1, 0])
-    masks = np.arange(4)[:, None, None] == np.arange(6).reshape(2, 3)
+    masks = np.zeros((4, 20, 30), dtype=bool)
+    masks[range(4), [0, 0, 0, 1], [0, 1, 2, 0]] = True  # one pixel each
     return Detections(
         boxes=boxes, scores=scores, labels=labels, categories=OWN, image_size=(20, 30), masks=masks, image_id=7
     )
@@ -46,3 +53,101 @@ def test_to_coco_needs_an_image_id(found: Detections) -> None:
     found.image_id = None
     with pytest.raises(ValueError, match="needs an image id"):
         found.to_coco()
+
+
+def test_one_detection_has_its_values(found: Detections) -> None:
+    one = found[1]
+    assert (one.name, one.label, one.category_id) == ("unicorn", 2, 2)
+    assert one.score == pytest.approx(0.8)
+    assert one.box.tolist() == [4, 5, 6, 7]
+    assert one.mask is not None
+    assert np.argwhere(one.mask).tolist() == [[0, 1]]
+    assert len(one) == 1
+    assert found[-1].name == found[np.int64(3)].name == "cat"
+    assert [one.score for one in found] == found.scores.tolist()
+    for wrong, error in ((4, IndexError), (True, TypeError), ([True], IndexError)):
+        with pytest.raises(error):
+            found[wrong]
+
+
+def test_several_detections_are_chosen_like_numbers_of_an_array(found: Detections) -> None:
+    for index, left in (
+        (found.scores > 0.75, [0, 1]),
+        (slice(1, None), [1, 2, 3]),
+        ([2, 0], [2, 0]),
+        (np.array([3]), [3]),
+        ([False, True, False, True], [1, 3]),
+        ([], []),
+    ):
+        part = found[index]
+        assert type(part) is Detections
+        assert part.scores.tolist() == found.scores[left].tolist()
+        assert part.boxes.tolist() == found.boxes[left].tolist()
+        assert part.image_id == 7
+        assert part.masks is not None
+        assert [int(mask.argmax()) for mask in part.masks] == [[0, 1, 2, 30][position] for position in left]
+
+
+def test_values_for_files(found: Detections, tmp_path: Path) -> None:
+    values = found.to_dict()
+    assert json.loads(json.dumps(values)) == values
+    assert values["names"] == ["cat", "unicorn", "dog", "cat"]
+    assert values["image_size"] == [20, 30]
+    assert values["boxes"][1] == [4, 5, 6, 7]
+    assert values["masks"][2]["size"] == [20, 30]
+    text = found.to_csv(tmp_path / "new" / "found.csv")
+    assert (tmp_path / "new" / "found.csv").read_text() == text
+    rows = list(csv.DictReader(text.splitlines()))
+    assert [row["name"] for row in rows] == found.names
+    assert [float(rows[1][key]) for key in ("score", "x1", "y1", "x2", "y2")] == pytest.approx([0.8, 4, 5, 6, 7])
+    lines = found.to_yolo(tmp_path / "found.txt", scores=True).splitlines()
+    assert (tmp_path / "found.txt").read_text().splitlines() == lines
+    assert [float(value) for value in lines[1].split()] == pytest.approx(
+        [2, 5 / 30, 6 / 20, 2 / 30, 2 / 20, 0.8], abs=1e-6
+    )
+    assert found.to_yolo().splitlines()[1] == lines[1].rpartition(" ")[0]
+    assert found.summary() == "30x20: 4 objects (cat 2, dog 1, unicorn 1)"
+    assert found[[]].summary() == "30x20: 0 objects (none)"
+    assert found[[]].to_csv().splitlines() == ["file,name,score,x1,y1,x2,y2,label,category_id"]
+
+
+def test_a_data_frame_needs_pandas(found: Detections, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        found.to_dataframe()
+
+
+def test_a_data_frame_has_the_columns_of_the_csv(found: Detections) -> None:
+    pytest.importorskip("pandas")
+    frame = found.to_dataframe()
+    assert list(frame.columns) == found.to_csv().splitlines()[0].split(",")
+    assert frame["name"].tolist() == found.names
+
+
+def test_pictures_of_detections(tmp_path: Path) -> None:
+    pixels = np.arange(600, dtype=np.uint16).reshape(20, 30) % 251
+    image = Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
+    image.save(tmp_path / "photo.png")
+    boxes = np.array([[2, 3, 8, 9], [29.5, 19.5, 30, 20], [4, 4, 4, 4]], dtype=np.float32)
+    scores = np.array([0.9, 0.8, 0.7], dtype=np.float32)
+    found = Detections(
+        boxes=boxes,
+        scores=scores,
+        labels=np.array([0, 1, 2]),
+        categories=OWN,
+        image_size=(20, 30),
+        path=tmp_path / "photo.png",
+    )
+    crops = found.crops()
+    assert [crop.size for crop in crops] == [(6, 6), (1, 1), (1, 1)]
+    np.testing.assert_array_equal(np.asarray(crops[0]), np.asarray(image)[3:9, 2:8])
+    assert found.crops(image, margin=0.5)[0].size == (11, 12)  # cut off at the left
+    assert found[0].crops()[0].size == (6, 6)
+    assert found.save(tmp_path / "out" / "found.jpg") == tmp_path / "out" / "found.jpg"
+    assert Image.open(tmp_path / "out" / "found.jpg").size == (30, 20)
+    found.save(tmp_path / "found.png", labels="none")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "found.png")), np.asarray(found.draw(labels="none")))
+    with pytest.raises(ValueError, match=r"saved as \.png or \.jpg"):
+        found.save(tmp_path / "found.bmp")
+    with pytest.raises(ValueError, match="the image is 5x5"):
+        found.crops(Image.new("RGB", (5, 5)))

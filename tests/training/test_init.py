@@ -15,6 +15,7 @@ from detrkit.structures import Categories, Category
 from detrkit.training.task import build_model
 from tests.weights.server import Served, serving
 
+OF: dict[str, dict[str, object]] = {"de_detr_lite0": {}, "dape_lite0": {"one_to_many_queries": 6}}
 SMALL = {"num_queries": 5, "hidden_dim": 96, "encoder_layers": 1, "decoder_layers": 2, "ffn_dim": 32}
 
 
@@ -77,6 +78,59 @@ def test_other_classes_start_a_new_head_with_a_remark(saved: Path, capsys: pytes
     assert all("class_embed" in name for name in changed)
     assert model.config.num_classes == 3
     assert "3 class outputs in the file, 4 here: 4 tensors of the class heads start new" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["de_detr_lite0", "dape_lite0"])
+@pytest.mark.parametrize(
+    ("names", "rows", "said"),
+    [
+        (
+            ("fish", "dog", "cat"),
+            [None, 1, 0],
+            "the rows of the class heads follow the names dog, cat; fish starts new",
+        ),
+        (("dog",), [1], "the rows of the class heads follow the names dog\n"),
+        (("a", "b", "dog", "c"), [None, None, 1, None], "follow the names dog; a, b, c start new"),
+    ],
+)
+def test_rows_are_copied_by_name_from_a_detector_with_other_classes(
+    name: str,
+    names: tuple[str, ...],
+    rows: list[int | None],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    old = build(name, classes("cat", "dog"), None, **OF[name])
+    for key, value in old.state_dict().items():  # also biases, which all start alike
+        if any(part in key for part in ("class_embed", "label_encoder")):
+            value.copy_(torch.randn(value.shape))
+    path = weights.save(old, tmp_path / "start.safetensors")
+    torch.manual_seed(1)
+    fresh = build(name, classes(*names), None, **OF[name]).state_dict()
+    torch.manual_seed(1)
+    model = build(name, classes(*names), path, **OF[name]).state_dict()
+    assert said in capsys.readouterr().err
+    heads = [key for key in model if any(part in key for part in ("class_embed", "label_encoder"))]
+    assert any("label_encoder" in key for key in heads) == (name == "dape_lite0")
+    for key in heads:
+        given = old.state_dict()[key]
+        for place, row in enumerate(rows):
+            assert torch.equal(model[key][place], fresh[key][place] if row is None else given[row]), key
+        assert torch.equal(model[key][len(rows) :], given[2:]), "no-object is the last row and stays there"
+
+
+def test_rows_are_copied_by_name_from_an_official_file_of_coco(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"num_queries": 5, "encoder_layers": 1, "decoder_layers": 2, "ffn_dim": 32, "backbone": "resnet18"}
+    source = create_model("detr_r50", num_classes=91, **settings)
+    torch.save({"model": weights.to_official(source)}, tmp_path / "official.pth")
+    section = {"name": "detr_r50", "pretrained_backbone": False, "init": str(tmp_path / "official.pth")} | settings
+    model = build_model(load_recipe({"model": section}), classes("nucleus", "dog", "person")).state_dict()
+    old = source.state_dict()["class_embed.weight"]
+    assert torch.equal(model["class_embed.weight"][1:], old[[18, 1, 91]])
+    assert "follow the names dog, person; nucleus starts new" in capsys.readouterr().err
 
 
 def test_label_augmentation_may_be_added(saved: Path) -> None:

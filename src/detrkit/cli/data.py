@@ -10,6 +10,7 @@ import typer
 from detrkit.cli.choices import Split, TaskName
 from detrkit.cli.data_check import check_command
 from detrkit.cli.data_convert import convert_command
+from detrkit.cli.data_fetch import fetch_command
 from detrkit.cli.data_options import (
     Annotations,
     Folder,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Check, describe, convert, sample, split and view data sets.")
+app = typer.Typer(no_args_is_help=True, help="Fetch, check, describe, convert, sample, split and view data sets.")
 app.command("check")(check_command)
 
 
@@ -64,6 +65,7 @@ def stats_command(
 
 
 app.command("convert")(convert_command)
+app.command("fetch")(fetch_command)
 app.command("sample")(sample_command)
 app.command("split")(split_command)
 

@@ -36,6 +36,7 @@ _COMMANDS = {
     "score": "score:app",
     "data": "data:app",
     "weights": "weights:app",
+    "recipes": "recipes:app",
     "models": "models:models_command",
     "env": "env:env_command",
 }

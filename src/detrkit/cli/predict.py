@@ -42,9 +42,12 @@ class LabelsShown(StrEnum):
 
 
 class FileFormat(StrEnum):
-    """Files that are written."""
+    """Files that are written besides those of COCO."""
 
     coco = "coco"
+    csv = "csv"
+    yolo = "yolo"
+    crops = "crops"
     cityscapes = "cityscapes"
 
 
@@ -69,7 +72,9 @@ def _is_number(word: str) -> bool:
 
 
 def predict_command(
-    inputs: Annotated[list[str], typer.Argument(metavar="IMAGE|DIR|URL", help="Images, folders of images, URLs.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="IMAGE|DIR|URL", help="Images, folders of images, patterns, URLs.")
+    ],
     model: Annotated[
         str | None,
         typer.Option(
@@ -105,10 +110,24 @@ def predict_command(
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per batch.")] = 1,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    file_format: Annotated[
-        FileFormat,
-        typer.Option("--format", help="cityscapes: also write the files that the Cityscapes benchmark takes."),
-    ] = FileFormat.coco,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--classes", metavar="A,B", help="Only these classes: names or ids of the data set."),
+    ] = None,
+    max_detections: Annotated[
+        int | None, typer.Option("--max-detections", min=1, help="Detections of an image at most, best first.")
+    ] = None,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Predict the mirror image too; better boxes, twice the time.")
+    ] = False,
+    file_formats: Annotated[
+        list[FileFormat] | None,
+        typer.Option(
+            "--format",
+            help="Files besides COCO's, may be repeated: csv, yolo (label files), crops (pictures of the objects), "
+            "cityscapes (what its benchmark takes).",
+        ),
+    ] = None,
     images: Annotated[bool, typer.Option("--images/--no-images", help="Draw annotated pictures.")] = True,
     labels: Annotated[
         LabelsShown,
@@ -126,8 +145,9 @@ def predict_command(
 
     Writes predictions.json and results.json (COCO), annotated pictures below images/, and skipped.json, the list of
     images that could not be used, with the reasons. Task pan also writes panoptic.json and panoptic/ (COCO panoptic),
-    task sem writes classes.json and semantic/ (class maps). With --format cityscapes, cityscapes/ is what its benchmark
-    takes of inst, sem or pan. Predictions of an earlier run in this folder are replaced.
+    task sem writes classes.json and semantic/ (class maps). --format csv adds predictions.csv, yolo labels/ (with
+    scores), crops a picture of each object below crops/<class>/, cityscapes what its benchmark takes of inst, sem or
+    pan. Predictions of an earlier run in this folder are replaced.
     """
     opened = _start_engine(model, device)
 
@@ -136,6 +156,7 @@ def predict_command(
     from detrkit.cli.console import print_line
     from detrkit.inference.cityscapes_submission import SUBMISSION, CityscapesSubmission
     from detrkit.inference.earlier_run import MAP_FOLDERS, TASK_FILES, earlier_files
+    from detrkit.inference.object_files import CROPS
     from detrkit.inference.prediction_folder import PredictionFolder
     from detrkit.inference.sources import find_images
     from detrkit.inference.tasks import check_task
@@ -144,10 +165,13 @@ def predict_command(
         Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
     earlier = earlier_files(out, "det")
     written = [out / "images"] if images else []
-    submits = file_format is FileFormat.cityscapes
+    formats = {one.value for one in file_formats or []}
+    submits = "cityscapes" in formats
     written += [out / SUBMISSION] if submits else []
+    written += [out / CROPS] if CROPS in formats else []
     found = find_images(inputs, written=written, earlier=earlier)
-    options = {"batch_size": batch_size, "nms": nms, "nms_decay": nms_decay, "max_pixels": max_pixels}
+    options: dict[str, Any] = {"batch_size": batch_size, "nms": nms, "nms_decay": nms_decay, "max_pixels": max_pixels}
+    options |= {"classes": classes, "max_detections": max_detections, "tta": tta}
     wanted = None if task is None else task.value
     predictor = _predictor_for(wanted, model, device, opened, options)
     chosen = check_task(predictor.tasks[0], wanted)
@@ -174,6 +198,7 @@ def predict_command(
         file_names=file_names,
         image_ids=None if listed is None else listed.of(found),
         submission=submission,
+        formats=formats,
     )
     with folder.claimed():
         try:
@@ -194,6 +219,7 @@ def predict_command(
     print_line(f"{folder.count} images, {_summary(folder.counts(), chosen)}")
     files = [out / "predictions.json", *([out / TASK_FILES[chosen]] if chosen in TASK_FILES else [])]
     files += [out / SUBMISSION] if submits else []
+    files += folder.object_paths
     print_line(" and ".join(map(str, files)) + (f", pictures in {out / 'images'}" if images else ""))
     if folder.skipped:
         print_line(f"{len(folder.skipped)} images skipped: {out / 'skipped.json'} says why", to_stderr=True)
@@ -220,8 +246,9 @@ def _predictor_for(
         from detrkit.inference.artefact_predictor import ArtefactPredictor, answers_without_torch
 
         engine = opened.result()
-        if answers_without_torch(engine.info, task):
-            return ArtefactPredictor(engine, Path(model), **options)
+        if answers_without_torch(engine.info, task) and not options["tta"]:
+            own = {name: value for name, value in options.items() if name != "tta"}
+            return ArtefactPredictor(engine, Path(model), **own)
         from detrkit.cli.quick_imports import quick_imports
 
         with quick_imports():

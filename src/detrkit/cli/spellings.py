@@ -29,7 +29,12 @@ _OPTIONS: dict[str, dict[str, str]] = {
         **dict.fromkeys(
             ("imgsz", "img", "img-size", "image-size", "size"), "not needed: the checkpoint has its image size"
         ),
-        **dict.fromkeys(("save-txt", "save-json", "save"), "not needed: predictions.json and pictures are written"),
+        **dict.fromkeys(("save-json", "save"), "not needed: predictions.json and pictures are written"),
+        **dict.fromkeys(("save-txt", "save-conf"), "--format yolo"),
+        **dict.fromkeys(("save-crop", "save-crops", "crop", "crops"), "--format crops"),
+        **dict.fromkeys(("max-det", "topk", "top-k"), "--max-detections N"),
+        **dict.fromkeys(("augment", "flip"), "--tta"),
+        **dict.fromkeys(("class", "filter-classes"), "--classes A,B"),
         **dict.fromkeys(("show-labels", "hide-labels", "line-width"), "--labels auto|all|none"),
         **dict.fromkeys(("nosave", "no-save"), "--no-images"),
     },

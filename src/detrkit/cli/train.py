@@ -27,6 +27,12 @@ def train_command(
     ] = None,
     data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Data folder (data.root).")] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="Model (model.name).")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init", metavar="NAME|CKPT", help="Start from a trained detector: name, checkpoint, run (model.init)."
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="DIR", help="Run folder; default runs/<recipe>-<data>.")
     ] = None,
@@ -79,7 +85,7 @@ def train_command(
     from detrkit.config import load_recipe
     from detrkit.data.once import read_once
 
-    options = {"data.root": data, "model.name": model, "training.output": output}
+    options = {"data.root": data, "model.name": model, "model.init": init, "training.output": output}
     given: dict[str, Any] = {key: str(value) for key, value in options.items() if value is not None}
     if minutes is not None and not check:
         given["training.minutes"] = str(minutes)

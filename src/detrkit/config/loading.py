@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 
+import yaml
 from pydantic import ValidationError
 
 from detrkit.config.recipe_files import find_recipe, parse_value, read_yaml
@@ -13,7 +15,7 @@ from detrkit.config.schema import SECTIONS, Recipe, Section, leaves
 from detrkit.config.spellings import setting_meant
 from detrkit.errors import RecipeError, did_you_mean
 
-__all__ = ["load_recipe", "override_values"]
+__all__ = ["load_recipe", "override_values", "written_values"]
 
 
 _NAMES = {"model": "model.name", "data": "data.root"}  # what a text as the whole section stands for elsewhere
@@ -175,6 +177,19 @@ def override_values(overrides: Sequence[str] | Mapping[str, object]) -> dict[str
         RecipeError: unknown key or wrong value.
     """
     return dict(leaves(load_recipe({}, overrides).model_dump(mode="json", exclude_unset=True)))
+
+
+def written_values(path: Path) -> str:
+    """A recipe file as YAML of its own: the comments on its top, and its values over those of what it extends.
+
+    Raises:
+        RecipeError: the file is no recipe.
+    """
+    load_recipe(path)  # its values are checked
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    top = [f"{line}\n" for line in takewhile(lambda line: line.startswith("#"), lines)]
+    values = _resolve(read_yaml(path), str(path), path.parent, (path.resolve(),), {}).values
+    return "".join(top) + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def _flattened(value: object) -> list[object]:

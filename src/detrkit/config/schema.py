@@ -46,6 +46,10 @@ def _auto_or(value: object, check: ValidatorFunctionWrapHandler) -> object:
     return value if value == "auto" else check(value)
 
 
+def _as_texts(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
 def _itself(value: object) -> object:
     return value
 
@@ -80,8 +84,15 @@ class ModelSection(Section):
     installed package if there is one, else a download by timm."""
     init: Text | None = None
     """Start from a detector instead: a checkpoint (ours or official), a run folder, a URL, or the name of published
-    weights that were pulled. The class head starts new where the number of classes differs; else its rows follow the
-    names of the classes."""
+    weights that were pulled. The rows of its class heads follow the names of the classes; classes that it does not have
+    start new, or, where it has as many, take over a row that is left."""
+    freeze: Annotated[list[Text], BeforeValidator(_as_texts), Field(min_length=1)] | None = None
+    """Parts that keep their weights: ``backbone``, ``encoder``, ``decoder``, ``all_but_heads``, or patterns of names of
+    parameters (``encoder.layers.0.*``). null: everything learns that has a rate."""
+    lora: Count | None = None
+    """Rank of products that are trained beside the projections of attention and feed-forward blocks (LoRA), which keep
+    their weights; without ``freeze`` all but the heads is frozen. They are part of the weights in every checkpoint that
+    is written for use. null: none."""
 
     @property
     def overrides(self) -> dict[str, Any]:

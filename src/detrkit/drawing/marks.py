@@ -17,7 +17,7 @@ from detrkit.drawing.palette import Color, category_color, class_color, instance
 from detrkit.drawing.tint import tint_masks
 from detrkit.structures import Detections
 
-__all__ = ["Captions", "Mark", "caption_font", "draw_captions", "draw_detections", "draw_marks"]
+__all__ = ["Captions", "Mark", "caption_font", "draw_captions", "draw_detections", "draw_marks", "upright_picture"]
 
 Rectangle = tuple[float, float, float, float]
 
@@ -70,14 +70,7 @@ def draw_detections(
     """
     if labels not in get_args(Captions):
         raise ValueError(f"labels is 'auto', 'all' or 'none', got {labels!r}")
-    source = detections.path if image is None else image
-    if source is None:
-        raise ValueError("these detections carry no path: pass the image to draw on")
-    canvas = read_image(source).copy()
-    if (canvas.height, canvas.width) != tuple(detections.image_size):
-        height, width = detections.image_size
-        raise ValueError(f"the image is {canvas.width}x{canvas.height}, but the detections are for {width}x{height}")
-
+    canvas = upright_picture(detections, image).copy()
     rows = zip(
         detections.boxes.tolist(),
         detections.labels.tolist(),
@@ -94,6 +87,25 @@ def draw_detections(
     if labels != "none":
         draw_captions(canvas, marks, fitting=labels == "auto", most=_AMONG_MASKS if labels == "auto" else None)
     return canvas
+
+
+def upright_picture(
+    detections: Detections, image: Image.Image | NDArray[np.uint8] | str | Path | None = None
+) -> Image.Image:
+    """The RGB picture that detections are for; default: the file that they come from.
+
+    Raises:
+        ValueError: no image is given and the detections have no path, or the image has another size.
+        DataError: the image cannot be read.
+    """
+    source = detections.path if image is None else image
+    if source is None:
+        raise ValueError("these detections carry no path: pass the image that they were found in")
+    picture = read_image(source)
+    if (picture.height, picture.width) != tuple(detections.image_size):
+        height, width = detections.image_size
+        raise ValueError(f"the image is {picture.width}x{picture.height}, but the detections are for {width}x{height}")
+    return picture
 
 
 def draw_marks(canvas: Image.Image, marks: Sequence[Mark], *, labels: Captions = "all") -> None:

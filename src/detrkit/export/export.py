@@ -31,6 +31,7 @@ from detrkit.inference.preprocess import eval_transform
 from detrkit.losses.classes import build_classes
 from detrkit.models.config import Architecture, DetectorConfig
 from detrkit.models.detector import Detector
+from detrkit.nn.lora import merge_low_rank
 from detrkit.runtime.engines import open_engine
 from detrkit.runtime.info import METADATA_KEY, SUFFIX_OF_FORMAT, ArtefactInfo, Preprocess, Rules, is_artefact
 from detrkit.runtime.prepare import on_canvas
@@ -105,6 +106,7 @@ def export_model(
         raise DataError(f"opset {opset}: give one from {OPSETS[0]} to {OPSETS[-1]}")
     if isinstance(checkpoint, Detector):
         path, model = None, copy.deepcopy(checkpoint)  # the caller's stays where it is
+        merge_low_rank(model)
     else:
         path = find_checkpoint(checkpoint)
         if is_artefact(path):

@@ -30,7 +30,7 @@ from detrkit.structures.segment_maps import no_class
 if TYPE_CHECKING:
     from detrkit.models.config import Architecture, DetectorConfig
 
-__all__ = ["Frame", "answer", "postprocess"]
+__all__ = ["Frame", "answer", "best_of", "postprocess"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class _Image:
     categories: Categories
     threshold: float | None
     path: Path | None
+    wanted: Sequence[int] | None
+    most: int | None
 
     @property
     def all_masks(self) -> ImageMasks:
@@ -83,6 +85,14 @@ class _Image:
         usable = [category.name is not None and (category.is_thing or not things) for category in self.categories]
         return None if all(usable) else torch.tensor(usable, device=self.logits.device)
 
+    @property
+    def wanted_mask(self) -> Tensor | None:
+        """(K,) bool, the classes that are asked for; None: all."""
+        if self.wanted is None:
+            return None
+        asked = [label in self.wanted for label in range(len(self.categories))]
+        return torch.tensor(asked, device=self.logits.device)
+
 
 def answer(
     predictions: Predictions,
@@ -93,6 +103,8 @@ def answer(
     task: str | None = None,
     threshold: float | Thresholds | None = None,
     paths: Sequence[Path | None] | None = None,
+    wanted: Sequence[int] | None = None,
+    most: int | None = None,
 ) -> list[Answer]:
     """Answer a task for every image of a batch.
 
@@ -106,6 +118,8 @@ def answer(
             of the detections of each class. None: all detections, segments by the configuration's threshold, and a
             class for every pixel.
         paths: files of the images, where known.
+        wanted: labels of the classes to return; None: all. Top-k counts detections of these alone.
+        most: detections of an image to return, instead of the configuration's top-k.
 
     Raises:
         DataError: the model does not answer the task.
@@ -115,7 +129,6 @@ def answer(
     if categories is None:
         categories = default_categories(config.architecture.num_classes)
     reader = _READERS[check_task(config.architecture.task, task)]
-    per_class = threshold.by_label.astype(np.float32) if isinstance(threshold, Thresholds) else None
     least = threshold if not isinstance(threshold, Thresholds) else float(threshold.by_label.min())
     classes = build_classes(config)
     answers = []
@@ -131,12 +144,25 @@ def answer(
             categories=categories,
             threshold=least,
             path=None if paths is None else paths[index],
+            wanted=wanted,
+            most=most,
         )
         found = reader(image)
-        if per_class is not None and isinstance(found, Detections):
-            found = found.keep(found.scores >= per_class[found.labels])
+        if isinstance(found, Detections):
+            found = best_of(found, threshold if isinstance(threshold, Thresholds) else None, most)
+        elif wanted is not None:
+            found = found.relabel([k if k in wanted else None for k in range(len(categories))], categories)
         answers.append(found)
     return answers
+
+
+def best_of(found: Detections, threshold: float | Thresholds | None, most: int | None) -> Detections:
+    """The detections whose scores reach a threshold (inclusive) or that of their class, at most so many."""
+    if isinstance(threshold, Thresholds):
+        found = found.keep(found.scores >= threshold.by_label.astype(np.float32)[found.labels])
+    elif threshold is not None:
+        found = found.keep(found.scores >= np.float32(threshold))
+    return found if most is None else found.keep(slice(most))
 
 
 def _check_numbers(predictions: Predictions) -> None:
@@ -172,10 +198,11 @@ def _selected(image: _Image) -> Selected:
         image.logits,
         image.boxes,
         classes=image.classes,
-        top_k=options.top_k,
+        top_k=options.top_k if image.most is None else max(image.most, options.top_k),
         nms=options.nms,
         nms_decay=options.nms_decay,
         class_mask=image.class_mask(things=True),
+        wanted=image.wanted_mask,
     )
     if image.threshold is not None:
         kept = found.scores >= np.float32(image.threshold)

@@ -37,10 +37,12 @@ class ArtefactPredictor:
         nms: IoU threshold of class-wise non-maximum suppression; None: the value in the file.
         nms_decay: factor for the scores of suppressed objects; see :class:`detrkit.Predictor`.
         max_pixels: pixels of the largest image that is decoded; None: as many as fit into memory.
+        classes: names (or ids of the data set) of the classes to find; None: all.
+        max_detections: detections of an image at most; None: the model's own top-k.
 
     Raises:
         CheckpointError: the file has its post-processing inside.
-        DataError: the model answers no boxes.
+        DataError: the model answers no boxes, or has no such class.
     """
 
     def __init__(
@@ -52,9 +54,11 @@ class ArtefactPredictor:
         nms: float | None = None,
         nms_decay: float | None = None,
         max_pixels: int | None = None,
+        classes: str | int | Sequence[str | int] | None = None,
+        max_detections: int | None = None,
     ) -> None:
         check_raw(engine.info, path)
-        self._light = LightPredictor(path, engine=engine)
+        self._light = LightPredictor(path, engine=engine, classes=classes, max_detections=max_detections)
         rules = self._light.info.rules
         nms = nms_threshold(nms, nms_decay, rules.nms)
         if nms is not None:

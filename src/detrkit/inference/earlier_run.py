@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeGuard
 
 from detrkit.errors import DataError
 from detrkit.files import has_link
 from detrkit.inference.cityscapes_submission import SUBMISSION, submitted_files
+from detrkit.inference.object_files import earlier_object_files
 from detrkit.inference.picture_names import picture_names, whole_name
 
 __all__ = ["MAP_FOLDERS", "TASK_FILES", "earlier_files"]
@@ -21,13 +22,15 @@ MAP_FOLDERS = {"pan": "panoptic", "sem": "semantic"}
 """The folder of the maps of a task."""
 
 
-def earlier_files(folder: Path, task: str, *, submission: bool = False) -> set[Path]:
+def earlier_files(folder: Path, task: str, *, submission: bool = False, formats: Collection[str] = ()) -> set[Path]:
     """Pictures, maps and JSON files of an earlier run that a run for ``task`` replaces or removes; nothing in links.
 
-    submission: whether the run also writes a submission, which must have no other files.
+    submission: whether the run also writes a submission, which must have no other files · formats: files of objects
+    that it also writes.
 
     Raises:
-        DataError: a JSON file that the run would write, or a file in the folder of its submission, is not from detrkit.
+        DataError: a JSON file that the run would write, or a file in the folder of its submission or where it writes
+            files of objects, is not from detrkit.
     """
     predictions = _read(folder / "predictions.json", _is_predictions)
     _read(folder / "results.json", lambda data: isinstance(data, list))
@@ -38,6 +41,8 @@ def earlier_files(folder: Path, task: str, *, submission: bool = False) -> set[P
     files = [str(row["file_name"]) for row in images]
     names = [name for file in files for name in (announced[file], whole_name(file))]  # earlier versions kept the ending
     found = {_below(folder / "images", name) for name in names}
+
+    found |= {_below(folder, path) for path in earlier_object_files(folder, formats)}
 
     maps = {_below(folder / MAP_FOLDERS["sem"], name) for name in names}
     have_maps = any(path is not None and path.is_file() for path in maps)

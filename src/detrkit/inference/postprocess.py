@@ -40,6 +40,7 @@ def select(
     nms: float | None = None,
     nms_decay: float | None = None,
     class_mask: Tensor | None = None,
+    wanted: Tensor | None = None,
 ) -> Selected:
     """Select the objects of one image.
 
@@ -52,11 +53,15 @@ def select(
         nms: IoU threshold of class-wise NMS; None: no NMS.
         nms_decay: None removes suppressed objects; a factor multiplies their scores instead (published: 0.01) and puts
             them after the others.
-        class_mask: (K,) bool, classes that may be returned; None: all.
+        class_mask: (K,) bool, classes that exist; None: all. The others have no part in the choice.
+        wanted: (K,) bool, classes that are asked for; None: all. They are what a choice among all classes has of them,
+            but top-k counts them alone.
     """
     logits = logits.float()
     corners = cxcywh_to_xyxy(boxes.float())
     probability = classes.scores(logits)
+    if wanted is not None and not classes.exclusive:  # every class has objects of its own
+        class_mask = wanted if class_mask is None else wanted & class_mask
     if class_mask is not None:
         probability = probability.masked_fill(~class_mask, -1.0)  # below the score 0 of an allowed class
     if classes.exclusive:
@@ -73,6 +78,8 @@ def select(
     if class_mask is not None:  # top_k may exceed the number of candidates of the allowed classes
         allowed = class_mask[found.labels]
         found = Selected(*(value[allowed] for value in found))
+    if wanted is not None:
+        found = Selected(*(value[wanted[found.labels]] for value in found))
     if nms is not None:
         kept = batched_nms(found.boxes, found.scores, found.labels, nms)
         if nms_decay is None:

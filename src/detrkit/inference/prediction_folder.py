@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypedDict
 
@@ -18,6 +18,7 @@ from detrkit.errors import DataError
 from detrkit.files import refuse_links, write_bytes, write_json, write_picture
 from detrkit.inference.cityscapes_submission import SUBMISSION, CityscapesSubmission
 from detrkit.inference.earlier_run import MAP_FOLDERS, TASK_FILES, earlier_files
+from detrkit.inference.object_files import ObjectFiles
 from detrkit.inference.picture_names import picture_names, whole_name
 from detrkit.inference.tasks import Answer, in_full_size
 from detrkit.structures import Categories, Detections, PanopticMap, SemanticMap
@@ -56,6 +57,8 @@ class PredictionFolder:
     - ``classes.json`` and ``semantic/<name>.png``: names of the classes, and their numbers as pixels, 255 = none
       (16 bits and 65535 beyond 255 classes), for the task ``"sem"``
     - ``images/<name>.png``: the image with what was found
+    - of the further formats: ``predictions.csv``; ``labels/<name>.txt`` and ``labels/classes.txt``, as YOLO has them,
+      with scores; ``crops/<class>/<name>_<number>.png``
     - ``skipped.json``: file_name and error of every file that could not be used; an empty list if there was none
 
     Pictures and maps have ``.png`` in place of the ending of the image; where two images would meet, both keep theirs
@@ -72,6 +75,7 @@ class PredictionFolder:
         file_names: of all images to come, as far as known: decides which pictures would meet.
         image_ids: the id of every image by its file name; None: 1, 2, …
         submission: makes the files of a benchmark, which are written too, below ``cityscapes/``.
+        formats: files of objects that are written too: ``"csv"``, ``"yolo"``, ``"crops"``.
 
     Raises:
         DataError: the folder is a file or cannot be made, a folder in it that would be written to is a link, or it has
@@ -89,7 +93,9 @@ class PredictionFolder:
         file_names: Iterable[str] = (),
         image_ids: Mapping[str, int] | None = None,
         submission: CityscapesSubmission | None = None,
+        formats: Collection[str] = (),
     ) -> None:
+        self._objects = ObjectFiles(formats, categories, task=task)
         self.folder = Path(folder)
         self.submission = submission
         self.pictures = pictures
@@ -107,7 +113,9 @@ class PredictionFolder:
         self._names = picture_names(file_names)
         if self.folder.exists() and not self.folder.is_dir():
             raise DataError(f"{self.folder}: the output must be a folder, but this is a file")
-        self._earlier = earlier_files(self.folder, task, submission=submission is not None)
+        self._earlier = earlier_files(
+            self.folder, task, submission=submission is not None, formats=self._objects.formats
+        )
         for path in self._to_write():
             refuse_links(self.folder, path)
         try:
@@ -170,6 +178,8 @@ class PredictionFolder:
         self._images.append(row)
         if objects is not None:
             self._add_objects(objects, image_id)
+            for path, content in self._objects.files(file_name, self._name(file_name), objects, image):
+                self._save(self.folder / path, content)
         if self.pictures:
             drawn = found.draw(image, labels=self.labels) if isinstance(found, Detections) else found.draw(image)
             self._save(self.picture(file_name), drawn)
@@ -222,6 +232,11 @@ class PredictionFolder:
         return self._names[file_name]
 
     @property
+    def object_paths(self) -> list[Path]:
+        """Files and folders of the further formats."""
+        return [self.folder / path for path in self._objects.paths]
+
+    @property
     def count(self) -> int:
         """The number of images added."""
         return len(self._images)
@@ -260,6 +275,8 @@ class PredictionFolder:
         if self.submission is not None:
             for name, value in self.submission.summary().items():
                 self._write(f"{SUBMISSION}/{name}", value)
+        for name, content in self._objects.summary().items():
+            self._save(self.folder / name, content)
         for path in self._earlier:
             refuse_links(self.folder, path)
             path.unlink(missing_ok=True)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
+from PIL import Image
 
 from detrkit.data.arrays import Channels, check_channels
 from detrkit.data.images import ImageSource, Picture
 from detrkit.data.records import ImageRecord
 from detrkit.devices import resolve_device
-from detrkit.inference.answers import Frame, answer
+from detrkit.errors import DataError, did_you_mean
+from detrkit.inference.answers import Frame, answer, best_of
 from detrkit.inference.device import Precision, autocast
+from detrkit.inference.mirror import fused, mirror_image, mirrored
 from detrkit.inference.modes import evaluating, in_single_precision
 from detrkit.inference.postprocess import default_categories
 from detrkit.inference.preprocess import eval_transform
-from detrkit.inference.sources import open_image
+from detrkit.inference.sources import each_image, open_image
 from detrkit.inference.tasks import ANSWERS, Answer, check_task, in_full_size, nms_threshold
 from detrkit.models import Detector
 from detrkit.models.presets import DEFAULT_MODEL
@@ -31,6 +36,24 @@ __all__ = ["DEFAULT_THRESHOLD", "Predictor"]
 
 _Many = list[Any] | tuple[Any, ...]
 _Objects = Literal["det", "inst"]
+
+
+class _Options(TypedDict, total=False):
+    """What one call may choose differently from its predictor."""
+
+    channels: Channels | None
+    classes: str | int | Sequence[str | int] | None
+    max_detections: int | None
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call: least scores by task, order of the colours, labels that are asked for, most detections of an image."""
+
+    thresholds: dict[str, float | Thresholds | None]
+    channels: Channels
+    wanted: list[int] | None
+    most: int | None
 
 
 class Predictor:
@@ -56,6 +79,10 @@ class Predictor:
             (``cv2.imread``, ``VideoCapture``). Files, encoded bytes and Pillow images know theirs.
         max_pixels: pixels of the largest image that is decoded; None: as many as fit into the memory that is free. For
             boxes and masks a larger JPEG is decoded at a half, quarter or eighth, with a warning.
+        classes: names (or ids of the data set) of the classes to find; None: all.
+        max_detections: detections of an image at most; None: the model's own top-k.
+        tta: test-time augmentation: the mirror image is predicted too, in twice the time, and the objects of both are
+            made one set (:mod:`detrkit.inference.mirror`); for the tasks ``"det"`` and ``"inst"``.
 
     One predictor may be used from several threads at once. A model in memory is moved to ``device``; it predicts in
     evaluation mode and is left in the mode it was in. One with weights in half (or double) precision is copied to
@@ -64,7 +91,8 @@ class Predictor:
     Raises:
         CheckpointError: the weights are missing or cannot be read.
         DetrkitError: the machine has no such device.
-        ValueError: ``batch_size``, ``threshold`` or ``channels`` is out of range.
+        DataError: the model has no such class.
+        ValueError: ``batch_size``, ``threshold``, ``channels`` or ``max_detections`` is out of range.
     """
 
     def __init__(
@@ -79,14 +107,17 @@ class Predictor:
         precision: Precision = "fp32",
         channels: Channels = "rgb",
         max_pixels: int | None = None,
+        classes: str | int | Sequence[str | int] | None = None,
+        max_detections: int | None = None,
+        tta: bool = False,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.batch_size = batch_size
+        self.batch_size = _at_least_one("batch_size", batch_size)
         self.threshold = None if threshold is None else _checked(threshold)
         self.precision: Precision = precision
         self.channels = check_channels(channels)
         self.max_pixels = max_pixels
+        self.max_detections = None if max_detections is None else _at_least_one("max_detections", max_detections)
+        self.tta = tta
         self.device = resolve_device(device)
         self.model = in_single_precision(_load(path_or_name)).to(self.device)
         config = self.model.config
@@ -95,6 +126,7 @@ class Predictor:
             config = config.replace(nms=nms, nms_decay=nms_decay)
         self.config = config
         self.categories = self.model.categories or default_categories(config.architecture.num_classes)
+        self._wanted = None if classes is None else self.categories.labels_of(classes)
         self._transform = eval_transform(config, canvas=self.model.canvas)
 
     @property
@@ -117,42 +149,32 @@ class Predictor:
 
     @overload
     def predict(
-        self, images: ImageSource, threshold: float | None = None, *, task: _Objects, channels: Channels | None = None
+        self, images: ImageSource, threshold: float | None = None, *, task: _Objects, **options: Unpack[_Options]
     ) -> Detections: ...
 
     @overload
     def predict(
-        self,
-        images: ImageSource,
-        threshold: float | None = None,
-        *,
-        task: Literal["pan"],
-        channels: Channels | None = None,
+        self, images: ImageSource, threshold: float | None = None, *, task: Literal["pan"], **options: Unpack[_Options]
     ) -> PanopticMap: ...
 
     @overload
     def predict(
-        self,
-        images: ImageSource,
-        threshold: float | None = None,
-        *,
-        task: Literal["sem"],
-        channels: Channels | None = None,
+        self, images: ImageSource, threshold: float | None = None, *, task: Literal["sem"], **options: Unpack[_Options]
     ) -> SemanticMap: ...
 
     @overload
     def predict(
-        self, images: _Many, threshold: float | None = None, *, task: _Objects, channels: Channels | None = None
+        self, images: _Many, threshold: float | None = None, *, task: _Objects, **options: Unpack[_Options]
     ) -> list[Detections]: ...
 
     @overload
     def predict(
-        self, images: _Many, threshold: float | None = None, *, task: Literal["pan"], channels: Channels | None = None
+        self, images: _Many, threshold: float | None = None, *, task: Literal["pan"], **options: Unpack[_Options]
     ) -> list[PanopticMap]: ...
 
     @overload
     def predict(
-        self, images: _Many, threshold: float | None = None, *, task: Literal["sem"], channels: Channels | None = None
+        self, images: _Many, threshold: float | None = None, *, task: Literal["sem"], **options: Unpack[_Options]
     ) -> list[SemanticMap]: ...
 
     @overload
@@ -161,8 +183,7 @@ class Predictor:
         images: ImageSource | _Many,
         threshold: float | None = None,
         task: str | None = None,
-        *,
-        channels: Channels | None = None,
+        **options: Unpack[_Options],
     ) -> Any: ...
 
     def predict(
@@ -170,35 +191,56 @@ class Predictor:
         images: ImageSource | _Many,
         threshold: float | None = None,
         task: str | None = None,
-        *,
-        channels: Channels | None = None,
+        **options: Unpack[_Options],
     ) -> Any:
-        """Answer a task for one image, or for every image of a list.
+        """Answer a task for one image, or for every image of a list, a folder or a pattern.
 
         Args:
-            images: path, URL, Pillow image, array (H, W, 3) or (H, W), tensor (3, H, W) or (H, W), or encoded bytes; or
-                a list of these. Values: uint8; other integers up to 255, or with 16 bits up to 65535; floats from 0 to
-                1, or to 255; bool.
+            images: path, URL, Pillow image, array (H, W, 3) or (H, W), tensor (C, H, W) or (H, W), or encoded bytes; or
+                a list of these; or a folder, or a pattern such as ``"photos/*.jpg"`` (``**`` for folders in folders),
+                whose images are taken in the order of their names. Values: uint8; other integers up to 255, or with 16
+                bits up to 65535; floats from 0 to 1, or to 255; bool.
             threshold: minimum score, inclusive, of detections, of segments, and of the class of a pixel; 0.0 keeps all
                 top-k; None: that of the predictor, see ``threshold`` there.
             task: ``"det"``, ``"inst"``, ``"pan"`` or ``"sem"``, if the model answers it; None: the task that it was
                 trained for.
-            channels: order of the colours of arrays and tensors, ``"rgb"`` or ``"bgr"`` (OpenCV); None: that of the
-                predictor.
+            options: ``channels``, ``classes`` and ``max_detections`` for this call instead of those of the predictor.
 
         Returns:
             ``Detections`` for ``"det"`` and ``"inst"`` (with masks), ``PanopticMap`` or ``SemanticMap``; a list of them
-            for a list of images. All are in pixels of the upright image (EXIF applied). Boxes are xyxy, clipped to
-            the image, highest score first.
+            for a list, a folder or a pattern. All are in pixels of the upright image (EXIF applied). Boxes are xyxy,
+            clipped to the image, highest score first.
 
         Raises:
             DataError: an image cannot be read, which the message names, or the model does not answer the task.
             RunError: the model predicts NaN.
-            ValueError: ``threshold`` or ``channels`` is out of range.
+            ValueError: ``threshold``, ``channels`` or ``max_detections`` is out of range.
+        """
+        sources, is_one = each_image(images)
+        found = list(self.stream(sources, threshold, task, **options))
+        return found[0] if is_one else found
+
+    def stream(
+        self,
+        images: Iterable[ImageSource] | str | Path,
+        threshold: float | None = None,
+        task: str | None = None,
+        **options: Unpack[_Options],
+    ) -> Iterator[Any]:
+        """Answer a task for images as they come: one answer after the other, ``batch_size`` images in memory at a time.
+
+        ``for found in predictor.stream(frames): …`` works on a generator that never ends. Wrong arguments are errors
+        of the call; an image that cannot be read is an error when its turn comes.
+
+        Args:
+            images: an iterable of images, a folder, or a pattern; see :meth:`predict`, as for the other arguments.
+
+        Raises:
+            DataError, RunError, ValueError: see :meth:`predict`.
         """
         chosen = check_task(self.config.architecture.task, task)
-        found = [answers[chosen] for answers in self._stream(images, threshold, [chosen], channels)]
-        return found if isinstance(images, list | tuple) else found[0]
+        call = self._call(threshold, [chosen], options)
+        return (answers[chosen] for answers in self._stream(each_image(images)[0], call))
 
     @overload
     def answers(
@@ -206,8 +248,7 @@ class Predictor:
         images: ImageSource,
         threshold: float | None = None,
         tasks: Sequence[str] | None = None,
-        *,
-        channels: Channels | None = None,
+        **options: Unpack[_Options],
     ) -> dict[str, Answer]: ...
 
     @overload
@@ -216,8 +257,7 @@ class Predictor:
         images: _Many,
         threshold: float | None = None,
         tasks: Sequence[str] | None = None,
-        *,
-        channels: Channels | None = None,
+        **options: Unpack[_Options],
     ) -> list[dict[str, Answer]]: ...
 
     def answers(
@@ -225,8 +265,7 @@ class Predictor:
         images: ImageSource | _Many,
         threshold: float | None = None,
         tasks: Sequence[str] | None = None,
-        *,
-        channels: Channels | None = None,
+        **options: Unpack[_Options],
     ) -> dict[str, Answer] | list[dict[str, Answer]]:
         """Answer several tasks from one forward pass: a dict by task, or a list of them for a list of images.
 
@@ -234,24 +273,35 @@ class Predictor:
             images: see :meth:`predict`.
             threshold: see :meth:`predict`.
             tasks: the tasks; None: all that the model answers.
-            channels: see :meth:`predict`.
+            options: see :meth:`predict`.
 
         Raises:
             DataError, RunError, ValueError: see :meth:`predict`.
         """
         chosen = self.tasks if tasks is None else [check_task(self.config.architecture.task, task) for task in tasks]
-        found = list(self._stream(images, threshold, chosen, channels))
-        return found if isinstance(images, list | tuple) else found[0]
+        sources, is_one = each_image(images)
+        found = list(self._stream(sources, self._call(threshold, chosen, options)))
+        return found[0] if is_one else found
 
-    def _stream(
-        self, images: ImageSource | _Many, threshold: float | None, tasks: Sequence[str], channels: Channels | None
-    ) -> Iterator[dict[str, Answer]]:
+    def _call(self, threshold: float | None, tasks: Sequence[str], options: _Options) -> _Call:
+        unknown = options.keys() - _Options.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"no option '{min(unknown)}'.{did_you_mean(min(unknown), _Options.__annotations__)}")
+        if self.tta and not set(tasks) <= {"det", "inst"}:
+            raise DataError("tta makes one set of objects of two views: it is for the tasks det and inst")
+        order, classes, most = options.get("channels"), options.get("classes"), options.get("max_detections")
+        return _Call(
+            thresholds={task: self._threshold(threshold, task) for task in tasks},
+            channels=self.channels if order is None else check_channels(order),
+            wanted=self._wanted if classes is None else self.categories.labels_of(classes),
+            most=self.max_detections if most is None else _at_least_one("max_detections", most),
+        )
+
+    def _stream(self, sources: Iterable[ImageSource], call: _Call) -> Iterator[dict[str, Answer]]:
         """The answers of every image, by task."""
-        thresholds = {task: self._threshold(threshold, task) for task in tasks}
-        order = self.channels if channels is None else check_channels(channels)
-        sources = images if isinstance(images, list | tuple) else [images]
-        for start in range(0, len(sources), self.batch_size):
-            yield from self._batch(sources[start : start + self.batch_size], thresholds, order)
+        waiting = iter(sources)
+        while batch := list(islice(waiting, self.batch_size)):
+            yield from self._batch(batch, call)
 
     def open(self, source: ImageSource, *, channels: Channels = "rgb", tasks: Sequence[str] | None = None) -> Picture:
         """Read an image as :meth:`predict` does.
@@ -272,12 +322,34 @@ class Predictor:
             return chosen
         return self.default_thresholds(task) or DEFAULT_THRESHOLD
 
+    def _batch(self, sources: Sequence[ImageSource], call: _Call) -> list[dict[str, Answer]]:
+        opened = [self.open(source, channels=call.channels, tasks=tuple(call.thresholds)) for source in sources]
+        pictures, paths = [picture.image for picture in opened], [_path(source) for source in sources]
+        found = (self._of_both_views if self.tta else self._answers)(pictures, paths, call)
+        return [{task: in_full_size(found[task][k], picture) for task in found} for k, picture in enumerate(opened)]
+
+    def _of_both_views(
+        self, pictures: Sequence[Image.Image], paths: Sequence[Path | None], call: _Call
+    ) -> dict[str, list[Answer]]:
+        """Objects of the pictures and their mirror images, made one set, from two forward passes."""
+        every = replace(call, thresholds=dict.fromkeys(call.thresholds))
+        plain = self._answers(pictures, paths, every)
+        mirror = self._answers([mirror_image(picture) for picture in pictures], paths, every)
+        most = self.config.postprocess.top_k if call.most is None else call.most
+        return {
+            task: [
+                best_of(fused(one, mirrored(other)), threshold, most)
+                for one, other in zip(plain[task], mirror[task], strict=True)
+                if isinstance(one, Detections) and isinstance(other, Detections)  # the only ones of these tasks
+            ]
+            for task, threshold in call.thresholds.items()
+        }
+
     @torch.no_grad()
-    def _batch(
-        self, sources: Sequence[ImageSource], thresholds: Mapping[str, float | Thresholds | None], channels: Channels
-    ) -> list[dict[str, Answer]]:
-        opened = [self.open(source, channels=channels, tasks=tuple(thresholds)) for source in sources]
-        pictures = [picture.image for picture in opened]
+    def _answers(
+        self, pictures: Sequence[Image.Image], paths: Sequence[Path | None], call: _Call
+    ) -> dict[str, list[Answer]]:
+        """The answers of one forward pass by task, in pixels of the pictures."""
         samples = [self._transform(picture, ImageRecord.unlabelled(picture)) for picture in pictures]
         images, mask = pad_images([sample.image for sample in samples], self.config.input.size_divisor)
         with evaluating(self.model), autocast(self.device, self.precision):
@@ -290,7 +362,7 @@ class Predictor:
             )
             for sample, picture in zip(samples, pictures, strict=True)
         ]
-        found = {
+        return {
             task: answer(
                 predictions,
                 frames,
@@ -298,20 +370,24 @@ class Predictor:
                 categories=self.categories,
                 task=task,
                 threshold=threshold,
-                paths=[_path(source) for source in sources],
+                paths=paths,
+                wanted=call.wanted,
+                most=call.most,
             )
-            for task, threshold in thresholds.items()
+            for task, threshold in call.thresholds.items()
         }
-        return [
-            {task: in_full_size(answers[index], picture) for task, answers in found.items()}
-            for index, picture in enumerate(opened)
-        ]
 
 
 def _checked(threshold: float) -> float:
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is a score between 0 and 1, got {threshold}")
     return threshold
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value
 
 
 def _load(path_or_name: str | Path | Detector) -> Detector:

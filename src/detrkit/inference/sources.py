@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Collection, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any, cast
 from urllib.parse import urlsplit
 
-from detrkit.data.arrays import Channels
+import numpy as np
+
+from detrkit.data.arrays import Channels, is_tensor
 from detrkit.data.images import IMAGE_SUFFIXES, ImageSource, Picture, read_image, read_picture
 from detrkit.errors import DataError
 from detrkit.files import safe_name
 from detrkit.weights.published.addresses import is_url, name_in, refuse_other_schemes
 
-__all__ = ["ImageInput", "find_images", "open_image", "refuse_unusable"]
+__all__ = ["ImageInput", "each_image", "find_images", "open_image", "refuse_unusable"]
 
 _DESCRIPTIONS = frozenset({".csv", ".json", ".txt", ".xml", ".yaml", ".yml"})
+_MAGIC = re.compile(r"[*?]|\[[^]]+\]")  # a single bracket is a sign like others
 _VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
 
 
@@ -77,10 +83,11 @@ def find_images(
     """Find the images of command-line arguments, without duplicates and sorted by name.
 
     Folders are searched with their subfolders, except for hidden files. A file name is relative to its folder argument
-    (for a file or URL: its last part); equal names of different files are made relative to their common folder.
+    (of a pattern: to the folders before its first sign; for a file or URL: its last part); equal names of different
+    files are made relative to their common folder.
 
     Args:
-        arguments: files, folders and URLs.
+        arguments: files, folders, patterns (``photos/*.jpg``) and URLs.
         written: folders that pictures and maps will be written to. No input may be in them.
         earlier: pictures and maps of an earlier run, which are not inputs.
 
@@ -119,6 +126,9 @@ def _of_argument(argument: str, left_out: Collection[str]) -> Iterator[ImageInpu
         _refuse_video(argument, urlsplit(argument).path)
         yield ImageInput(argument, safe_name(name_in(argument)) or "image")
         return
+    if _is_pattern(argument):
+        yield from _of_pattern(argument, left_out)
+        return
     path = Path(argument)
     if not os.path.lexists(path):
         raise DataError(f"{argument}: no such image or folder")
@@ -138,6 +148,44 @@ def _of_argument(argument: str, left_out: Collection[str]) -> Iterator[ImageInpu
         raise DataError(f"{argument}: no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
     for name in names:
         yield ImageInput(path / name, str(name))
+
+
+def each_image(images: object) -> tuple[Iterable[Any], bool]:
+    """The images that an argument of ``predict`` stands for, and whether it is one image rather than several.
+
+    Several are those of a list or another iterable, of a folder, or of a pattern such as ``photos/*.jpg``.
+
+    Raises:
+        DataError: no image matches the pattern.
+    """
+    if isinstance(images, str | Path):
+        has_images = os.path.isdir(images) and any(_walk(Path(images)))  # reading an empty one says that it is none
+        if has_images or _is_pattern(os.fspath(images)):
+            return [item.source for item in find_images([os.fspath(images)])], False
+        return [images], True
+    is_one = isinstance(images, bytes | bytearray | np.ndarray) or is_tensor(images) or not isinstance(images, Iterable)
+    return ([images], True) if is_one else (cast("Iterable[Any]", images), False)
+
+
+def _is_pattern(argument: str) -> bool:
+    """Whether a text is a pattern such as ``photos/**/*.png``, and neither a URL nor the name of what exists."""
+    return bool(_MAGIC.search(argument)) and not is_url(argument) and not os.path.lexists(argument)
+
+
+def _of_pattern(argument: str, left_out: Collection[str]) -> Iterator[ImageInput]:
+    """Images that a pattern names, and those in folders that it names; names are relative to what stands before it."""
+    parts = Path(argument).parts
+    fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    base = Path(*parts[:fixed])
+    found = 0
+    for match in sorted(map(Path, glob.glob(argument, recursive=True))):
+        files = _walk(match) if match.is_dir() else [match] * (match.suffix.lower() in IMAGE_SUFFIXES)
+        for file in files:
+            if os.path.realpath(file) not in left_out:
+                found += 1
+                yield ImageInput(file, file.relative_to(base).as_posix())
+    if not found:
+        raise DataError(f"{argument}: no such image or folder, and no image matches it as a pattern")
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -79,7 +79,7 @@ class Detector(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has neither a network nor a detect of its own")
 
-    def compile(self, **options: Any) -> None:  # type: ignore[override]  # positional arguments would be flags
+    def compile(self, **options: Any) -> None:
         """Compile :meth:`network` in place, for training, with the options of ``torch.compile``.
 
         Evaluation stays as it is, since its canvases differ from image to image. Copies are not compiled.
@@ -88,7 +88,7 @@ class Detector(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies and pickles consist of: graphs belong to one object."""
-        return super().__getstate__() | {"_compiled": None}
+        return self.__dict__ | {"_compiled": None}
 
     def predictions(
         self,

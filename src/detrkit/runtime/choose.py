@@ -34,6 +34,8 @@ def chosen_objects(
     rules: Rules,
     *,
     usable: NDArray[np.bool_] | None = None,
+    wanted: NDArray[np.bool_] | None = None,
+    most: int | None = None,
     threshold: float | NDArray[np.float32] | None = None,
 ) -> Chosen:
     """Choose the objects of one image.
@@ -42,23 +44,30 @@ def chosen_objects(
         logits: (Q, C).
         boxes: (Q, 4) cxcywh in [0, 1].
         rules: scores, top-k and NMS.
-        usable: (K,) classes that may be returned; None: all.
+        usable: (K,) classes that exist; None: all.
+        wanted: (K,) classes that are asked for; None: all. Top-k counts these alone.
+        most: the maximum number of objects, instead of top-k.
         threshold: minimum score, inclusive, of all classes or (K,) of each; None: no limit.
     """
     probability = _scores(logits.astype(np.float32), rules)
     corners = _corners(boxes.astype(np.float32))
+    top_k = rules.top_k if most is None else max(most, rules.top_k)
+    if wanted is not None and rules.scores == "sigmoid":  # every class has objects of its own
+        usable = wanted if usable is None else usable & wanted
     if usable is not None:
         probability = np.where(usable, probability, np.float32(-1))
     if rules.scores == "softmax":
         labels = probability.argmax(1)
         queries = np.arange(len(labels))
     else:
-        candidates = rules.top_k if rules.nms is None else max(rules.top_k, _PRE_NMS_TOP_K)
+        candidates = top_k if rules.nms is None else max(top_k, _PRE_NMS_TOP_K)
         best = np.argsort(-probability, axis=None, kind="stable")[:candidates]
         queries, labels = np.divmod(best, probability.shape[1])
     found = Chosen(probability[queries, labels], labels.astype(np.int64), corners[queries], queries.astype(np.int64))
     if usable is not None:
         found = found.take(usable[found.labels])
+    if wanted is not None:
+        found = found.take(wanted[found.labels])
     if rules.nms is not None:
         kept = kept_by_nms(found.boxes, found.scores, found.labels, rules.nms)
         if rules.nms_decay is None:
@@ -69,11 +78,11 @@ def chosen_objects(
             found = found.take(np.concatenate((kept, lost)))
     elif rules.scores == "softmax":
         found = found.take(np.argsort(-found.scores, kind="stable"))
-    found = found.take(np.arange(min(rules.top_k, len(found.scores))))
+    found = found.take(np.arange(min(top_k, len(found.scores))))
     if threshold is not None:
         least = threshold[found.labels] if isinstance(threshold, np.ndarray) else np.float32(threshold)
         found = found.take(found.scores >= least)
-    return found.take(np.argsort(-found.scores, kind="stable"))
+    return found.take(np.argsort(-found.scores, kind="stable")[:most])
 
 
 def kept_by_nms(

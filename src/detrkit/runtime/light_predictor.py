@@ -36,10 +36,12 @@ class LightPredictor:
         threshold: the default score threshold; None: that of each class in the checkpoint, or 0.3 where it has none.
         channels: order of the colours of arrays, ``"rgb"`` or ``"bgr"``.
         engine: the file, where it is open already.
+        classes: names (or ids of the data set) of the classes to find; None: all.
+        max_detections: detections of an image at most; None: the model's own top-k.
 
     Raises:
         CheckpointError: the file is missing or damaged.
-        DataError: the model answers no boxes.
+        DataError: the model answers no boxes, or has no such class.
         DetrkitError: the engine is not installed.
     """
 
@@ -52,9 +54,12 @@ class LightPredictor:
         threshold: float | None = None,
         channels: Channels = "rgb",
         engine: Engine | None = None,
+        classes: str | int | Sequence[str | int] | None = None,
+        max_detections: int | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        for name, value in (("batch_size", batch_size), ("max_detections", max_detections)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         self.engine = open_engine(path, threads=threads) if engine is None else engine
         self.info = self.engine.info
         if self.info.task == "sem":
@@ -74,6 +79,10 @@ class LightPredictor:
         self.categories = self.info.categories or Categories(Category(n, f"class {n}") for n in range(number))
         usable = np.array([category.name is not None and category.is_thing for category in self.categories])
         self._usable = None if usable.all() else usable
+        self._wanted = None
+        if classes is not None:
+            self._wanted = np.isin(np.arange(len(self.categories)), self.categories.labels_of(classes))
+        self.max_detections = max_detections
 
     def predict(
         self,
@@ -142,12 +151,16 @@ class LightPredictor:
             found = Chosen(scores, labels, outputs["boxes"][index], np.zeros_like(labels))
             least = threshold[labels] if isinstance(threshold, np.ndarray) else np.float32(threshold)
             kept = (scores >= least) & (scores > 0)
-            return found.take(kept)
+            if self._wanted is not None:
+                kept &= self._wanted[labels]
+            return found.take(np.flatnonzero(kept)[: self.max_detections])
         return chosen_objects(
             outputs["logits"][index],
             outputs["boxes"][index],
             self.info.rules,
             usable=self._usable,
+            wanted=self._wanted,
+            most=self.max_detections,
             threshold=threshold,
         )
 

@@ -12,7 +12,7 @@ from detrkit.on_use import import_on_use
 if TYPE_CHECKING:
     from detrkit.structures.batch import Batch, Sample, pad_images, pad_masks
     from detrkit.structures.categories import FREQUENCIES, NEGATIVES, NOT_EXHAUSTIVE, Categories, Category
-    from detrkit.structures.detections import Detections
+    from detrkit.structures.detections import Detection, Detections
     from detrkit.structures.objects import OF_IMAGE, Objects, Target
     from detrkit.structures.predictions import Heatmap, MaskView, Predictions, QueryGroup
     from detrkit.structures.run_lengths import Masks
@@ -24,7 +24,7 @@ __getattr__ = import_on_use(
     {
         "batch": ["Batch", "Sample", "pad_images", "pad_masks"],
         "categories": ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "Categories", "Category"],
-        "detections": ["Detections"],
+        "detections": ["Detection", "Detections"],
         "objects": ["OF_IMAGE", "Objects", "Target"],
         "run_lengths": ["Masks"],
         "predictions": ["Heatmap", "MaskView", "Predictions", "QueryGroup"],
@@ -40,6 +40,7 @@ __all__ = [
     "Batch",
     "Categories",
     "Category",
+    "Detection",
     "Detections",
     "Heatmap",
     "MaskView",

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
+from detrkit.errors import DataError, did_you_mean
+
 __all__ = ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "Categories", "Category", "CategoryRow"]
 
 # Keys and values that LVIS adds to COCO annotations (Gupta et al., LVIS, section 4).
@@ -69,6 +71,32 @@ class Categories(tuple[Category, ...]):
                 row["color"] = list(category.color)
             rows.append(row)
         return rows
+
+    def labels_of(self, classes: str | int | Iterable[str | int]) -> list[int]:
+        """Labels, ascending, of the classes with these names or ids of the data set.
+
+        A text that is no name may list several with commas; digits that are no name are an id.
+
+        Raises:
+            DataError: no class is given, or one that there is not.
+        """
+        wanted = [classes] if isinstance(classes, str | int) else list(classes)
+        if not wanted:
+            raise DataError("classes: none is named; leave them out for all")
+        labels: set[int] = set()
+        for one in wanted:
+            text = str(one)
+            found = {label for label, category in enumerate(self) if category.name is not None and one == category.name}
+            if not found and "," in text:
+                found = set(self.labels_of([part.strip() for part in text.split(",") if part.strip()]))
+            elif not found and text.isdecimal():
+                found = {label for label, category in enumerate(self) if category.name and category.id == int(text)}
+            if not found:
+                names = [category.name for category in self.named if category.name is not None]
+                ids = f"; ids go from {min(self.ids)} to {max(self.ids)}" if text.isdecimal() and self else ""
+                raise DataError(f"class '{text}': there is no such name or id{ids}.{did_you_mean(text, names)}")
+            labels |= found
+        return sorted(labels)
 
     @property
     def names(self) -> list[str | None]:

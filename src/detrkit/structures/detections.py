@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detrkit.structures.categories import Categories
+from detrkit.structures.detection_texts import COLUMNS, as_csv, as_dict, as_rows, as_yolo, in_words
 from detrkit.structures.run_lengths import Masks, RunLengths
 
 if TYPE_CHECKING:
+    import pandas
     import supervision
     from PIL import Image
 
-__all__ = ["Detections", "ResultRow", "result_rows"]
+__all__ = ["Detection", "Detections", "ResultRow", "result_rows"]
+
+Index = NDArray[np.bool_] | NDArray[np.int64] | Sequence[int] | Sequence[bool] | slice
+"""Several detections: a mask (N,), positions, or a slice."""
 
 
 class ResultRow(TypedDict):
@@ -32,7 +38,10 @@ class ResultRow(TypedDict):
 
 @dataclass(kw_only=True)
 class Detections:
-    """Detections in one image, best first.
+    """Detections in one image, best first: a sequence of :class:`Detection`.
+
+    ``found[0]`` is the best one and ``for one in found`` goes through all; ``found[found.scores > 0.8]``,
+    ``found[:3]`` and ``found[[0, 2]]`` are ``Detections`` again.
 
     Attributes:
         boxes: float32 (N, 4) xyxy in pixels of the upright original, clipped to the image.
@@ -62,6 +71,27 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def __iter__(self) -> Iterator[Detection]:
+        return (self[position] for position in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int | np.integer) -> Detection: ...
+
+    @overload
+    def __getitem__(self, index: Index) -> Detections: ...
+
+    def __getitem__(self, index: int | np.integer | Index) -> Detections:
+        if isinstance(index, slice):
+            return self.keep(index)
+        chosen = np.asarray(index)
+        if chosen.ndim == 0:
+            if not np.issubdtype(chosen.dtype, np.integer):
+                raise TypeError(f"detections are chosen by a position, several, a mask or a slice, not {index!r}")
+            position = range(len(self))[int(chosen)]  # an IndexError where there is none
+            fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+            return Detection(**fields | _arrays(self, slice(position, position + 1)))
+        return self.keep(chosen if chosen.size else chosen.astype(np.int64))
+
     @property
     def category_ids(self) -> NDArray[np.int64]:
         """(N,) class ids of the data set."""
@@ -72,10 +102,10 @@ class Detections:
         """(N,) class names."""
         return [str(self.categories[label].name) for label in self.labels]
 
-    def keep(self, index: NDArray[np.bool_] | NDArray[np.int64] | Sequence[int] | slice) -> Detections:
+    def keep(self, index: Index) -> Detections:
         """The detections that ``index`` selects (mask, slice or positions), in that order."""
-        masks = None if self.masks is None else self.masks[index]
-        return replace(self, boxes=self.boxes[index], scores=self.scores[index], labels=self.labels[index], masks=masks)
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return Detections(**fields | _arrays(self, index))
 
     def resized(self, image_size: tuple[int, int]) -> Detections:
         """The same detections in pixels of the image at another (height, width)."""
@@ -139,6 +169,71 @@ class Detections:
             data={"class_name": np.asarray(self.names)},
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """The attributes as lists, numbers and texts, as JSON knows them; masks as COCO run lengths."""
+        return as_dict(self)
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """A row for each detection: file, name, score, x1, y1, x2, y2 in pixels, label, category_id.
+
+        Raises:
+            ImportError: the package ``pandas`` is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_dataframe needs the package pandas: pip install pandas") from error
+        return pandas.DataFrame(as_rows(self), columns=list(COLUMNS))
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """The columns of :meth:`to_dataframe` as CSV with a header; written to ``path`` where one is given.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        return _written(as_csv(self), path)
+
+    def to_yolo(self, path: str | Path | None = None, *, scores: bool = False) -> str:
+        """The lines of a YOLO label file: label, centre, width and height in [0, 1] of the image; masks are left out.
+
+        Args:
+            path: the ``.txt`` file to write; None: the text is only returned.
+            scores: end every line with its score.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        return _written(as_yolo(self, scores=scores), path)
+
+    def summary(self) -> str:
+        """What was found in one line: ``photo.jpg 640x480: 12 objects (RBC 9, WBC 2, Platelets 1)``."""
+        return in_words(self)
+
+    def crops(
+        self, image: Image.Image | NDArray[np.uint8] | str | Path | None = None, *, margin: float = 0.0
+    ) -> list[Image.Image]:
+        """The part of the image in every box, at least one pixel large.
+
+        Args:
+            image: the upright image; default: the file that the detections come from.
+            margin: width of the border around a box that is cut out too, as a part of the box's own sides.
+
+        Raises:
+            ValueError: no image is given and the detections have no path, or the image has another size.
+            DataError: the image cannot be read.
+        """
+        from detrkit.drawing import upright_picture
+
+        picture = upright_picture(self, image)
+        corners = []
+        for x1, y1, x2, y2 in self.boxes.tolist():
+            across, down = margin * (x2 - x1), margin * (y2 - y1)
+            left, top = max(0, math.floor(x1 - across)), max(0, math.floor(y1 - down))
+            right, bottom = min(picture.width, math.ceil(x2 + across)), min(picture.height, math.ceil(y2 + down))
+            left, top = min(left, picture.width - 1), min(top, picture.height - 1)
+            corners.append((left, top, max(right, left + 1), max(bottom, top + 1)))
+        return [picture.crop(corner) for corner in corners]
+
     def draw(
         self,
         image: Image.Image | NDArray[np.uint8] | str | Path | None = None,
@@ -152,6 +247,85 @@ class Detections:
         from detrkit.drawing import draw_detections
 
         return draw_detections(self, image, labels=labels)
+
+    def save(
+        self,
+        path: str | Path,
+        image: Image.Image | NDArray[np.uint8] | str | Path | None = None,
+        *,
+        labels: Literal["auto", "all", "none"] = "auto",
+    ) -> Path:
+        """Write the picture of :meth:`draw`; its ending chooses PNG or JPEG. Returns the path.
+
+        Raises:
+            ValueError: another ending, or as :meth:`draw` raises it.
+            RunError: the file cannot be written.
+        """
+        from detrkit.files import write_picture
+
+        target = Path(path)
+        kinds = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+        if target.suffix.lower() not in kinds:
+            raise ValueError(f"{target}: a picture is saved as .png or .jpg")
+        write_picture(target, self.draw(image, labels=labels), format=kinds[target.suffix.lower()])
+        return target
+
+    def show(self, image: Image.Image | NDArray[np.uint8] | str | Path | None = None) -> None:
+        """Show the picture of :meth:`draw` in the viewer of the system."""
+        self.draw(image).show()
+
+
+class Detection(Detections):
+    """One detection: ``Detections`` of length 1, whose values are also there one by one."""
+
+    @property
+    def box(self) -> NDArray[np.float32]:
+        """float32 (4,) xyxy in pixels of the upright original."""
+        return self.boxes[0]
+
+    @property
+    def score(self) -> float:
+        """From 0 to 1."""
+        return float(self.scores[0])
+
+    @property
+    def label(self) -> int:
+        """0..K-1."""
+        return int(self.labels[0])
+
+    @property
+    def category_id(self) -> int:
+        """The id of its class in the data set."""
+        return int(self.category_ids[0])
+
+    @property
+    def name(self) -> str:
+        """The name of its class."""
+        return self.names[0]
+
+    @property
+    def mask(self) -> NDArray[np.bool_] | None:
+        """bool (H, W), or None for boxes only."""
+        return None if self.masks is None else self.masks[0]
+
+
+def _arrays(found: Detections, index: Index) -> dict[str, Any]:
+    """The fields that differ from detection to detection."""
+    masks = None if found.masks is None else found.masks[index]
+    return {
+        "boxes": found.boxes[index],
+        "scores": found.scores[index],
+        "labels": found.labels[index],
+        "masks": masks,
+    }
+
+
+def _written(text: str, path: str | Path | None) -> str:
+    if path is not None:
+        from detrkit.files import write_bytes
+
+        write_bytes(Path(path), text.encode())
+    return text
 
 
 def result_rows(found: Mapping[int, Detections]) -> list[ResultRow]:

@@ -86,6 +86,15 @@ class Masks:
         runs = (self.encode(self._bitmap(one).astype(bool)[rows][None, :, columns])[0] for one in self._runs)
         return Masks(runs, size)
 
+    def mirrored(self) -> Masks:
+        """The masks of the image with left and right exchanged."""
+        return Masks((self.encode(self._decoded(one)[None, :, ::-1])[0] for one in self._runs), self.size)
+
+    @classmethod
+    def joined(cls, first: Masks, second: Masks) -> Masks:
+        """The masks of both, which are of one image."""
+        return cls([*first._runs, *second._runs], first.size)
+
     def part(self, index: int, box: tuple[int, int, int, int]) -> NDArray[np.bool_]:
         """The part of one mask in a box xyxy of whole pixels: bool (y2 - y1, x2 - x1)."""
         x1, y1, x2, y2 = box

@@ -11,8 +11,8 @@ from torch import nn
 from detrkit.config import OptimizerSection
 from detrkit.errors import RecipeError
 from detrkit.models import Detector
-from detrkit.models.detector import in_backbone
 from detrkit.nn.backbone import Backbone
+from detrkit.nn.lora import is_low_rank
 from detrkit.training.layer_depths import layer_depths
 from detrkit.weights.official.load import official_names
 
@@ -75,15 +75,16 @@ def parameter_groups(model: Detector, section: OptimizerSection, *, total_batch:
     return [part for group in groups for part in _split_by_decay(group, model, section.no_decay)]
 
 
-def frozen_norms(model: Detector, section: OptimizerSection) -> list[nn.Module]:
-    """Batch norms of a backbone that ``lr_backbone`` 0 freezes; they must stay in evaluation mode, or their statistics
-    go on moving."""
-    if section.lr_backbone != 0:
-        return []
+def frozen_norms(model: Detector) -> list[nn.Module]:
+    """Batch norms whose parameters are all frozen; they must stay in evaluation mode, or their statistics go on moving.
+
+    Called after :func:`parameter_groups`, which freezes the backbone where its rate is 0.
+    """
     return [
         module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and in_backbone(name)
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and not any(parameter.requires_grad for parameter in module.parameters())
     ]
 
 
@@ -104,10 +105,16 @@ def _undecayed_by_name(model: Detector, exempt: list[str]) -> set[int]:
 
     Norms with other names are decayed: in the neck, in the memory fusion, and in the blocks of ConvNeXt.
     """
-    official = official_names(model)
+    keys = [name for name, _ in model.named_parameters() if not is_low_rank(name)]
+    official = official_names(model, [_plain_name(key) for key in keys])
     return {
-        id(parameter) for key, parameter in model.named_parameters() if any(part in official[key][0] for part in exempt)
+        id(model.get_parameter(key)) for key in keys if any(part in official[_plain_name(key)][0] for part in exempt)
     }
+
+
+def _plain_name(key: str) -> str:
+    """The name of a parameter without the LoRA that it has."""
+    return key.replace(".parametrizations.", ".").removesuffix(".original")
 
 
 def _undecayed_by_type(model: Detector) -> set[int]:

@@ -33,6 +33,7 @@ from detrkit.training.callbacks import Callback
 from detrkit.training.clock import RunClock
 from detrkit.training.fingerprint import fingerprint
 from detrkit.training.folder import locked, open_folder, run_folder, start_folder
+from detrkit.training.frozen_parts import trainable_words
 from detrkit.training.interrupt import Interrupt
 from detrkit.training.pictures import RunPictures
 from detrkit.training.progress import format_metric
@@ -237,14 +238,13 @@ def _announce(trainer: Trainer, folder: Path) -> None:
             console.print(text, highlight=False, markup=False, soft_wrap=True)
     minutes = trainer.recipe.training.minutes
     length = f"{trainer.total_steps} optimizer steps" if minutes is None else f"{minutes:g} minutes"
-    sizes = sum(parameter.numel() for parameter in trainer.parameters) / 1e6
+    trained = trainable_words(model, sum(parameter.numel() for parameter in trainer.parameters), trainer.recipe)
     images = len({record.image_id for record in data.records})
     times = f" {len(data) // images} times per epoch" if len(data) > images else ""
     if data.chances is not None:
         times = f" ({math.ceil(data.chances.sum())} per epoch, those of rare classes several times)"
     console.print(
-        f"{getattr(model, 'name', 'model')}: {sizes:.1f} M parameters to train, {images} images{times}, "
-        f"{length} -> {folder}",
+        f"{getattr(model, 'name', 'model')}: {trained}, {images} images{times}, {length} -> {folder}",
         highlight=False,
         soft_wrap=True,
     )

@@ -21,6 +21,7 @@ from detrkit.models import Detector, create_model, model_config
 from detrkit.models.config import Architecture, DetectorConfig
 from detrkit.nn.backbone.imagenet import require_packaged
 from detrkit.structures import Categories
+from detrkit.training.frozen_parts import choose_parts
 from detrkit.weights import load_official
 from detrkit.weights.find import find_checkpoint
 
@@ -111,6 +112,7 @@ def build_task(recipe: Recipe) -> Task:
     require_boxes(train_data, recipe.data.root)
     val_data = _validation_data(recipe)
     model = build_model(recipe, train_data.categories)
+    choose_parts(model, recipe)
     if val_data is not None:
         _check_classes(train_data, val_data)  # an error now, not at the first evaluation
     config = model.config
@@ -269,8 +271,8 @@ def resolve(recipe: Recipe, *, batches_per_epoch: int, folder: Path) -> Recipe:
 def start_from(model: Detector, source: str | Path) -> None:
     """Load initial weights from a checkpoint, ours or official, into ``model``.
 
-    Class heads keep their initial values where the number of classes differs; where the number of queries differs, the
-    first queries are copied. Lines on stderr say so.
+    Rows of class heads follow the names of the classes, and start new where the file does not have the class; where the
+    number of queries differs, the first queries are copied. Lines on stderr say so.
 
     Args:
         model: the model, changed in place.

@@ -106,7 +106,7 @@ class Trainer:
         total_batch = section.batch_size * section.accumulate * accelerator.num_processes
         groups = parameter_groups(self.model, recipe.optimizer, total_batch=total_batch)
         self.parameters = [parameter for group in groups for parameter in group.parameters]
-        self.frozen_norms = frozen_norms(self.model, recipe.optimizer)
+        self.frozen_norms = frozen_norms(self.model)
         if section.compile:
             self.model.compile()  # after the copy for the average, which is only evaluated
         self.wrapped = accelerator.prepare_model(self.model)

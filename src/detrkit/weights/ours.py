@@ -19,6 +19,7 @@ from detrkit.errors import CheckpointError, first_line
 from detrkit.files import replacing
 from detrkit.models import create_model
 from detrkit.models.detector import Detector
+from detrkit.nn.lora import merged_state
 from detrkit.structures import Categories, Thresholds
 from detrkit.weights.published.download import fetch_again
 from detrkit.weights.reading import is_safetensors, refuse_not_finite
@@ -64,6 +65,8 @@ def save(
 ) -> Path:
     """Write a model to a ``.safetensors`` file atomically: the file is complete or does not appear.
 
+    What LoRA has learned is added to the weights, in the file alone.
+
     Args:
         model: a detrkit model.
         path: file to write; parent folders are created.
@@ -79,7 +82,7 @@ def save(
     path = Path(path)
     tensors = {
         key: (value.detach().half() if half and value.is_floating_point() else value.detach()).cpu().contiguous()
-        for key, value in model.state_dict().items()
+        for key, value in merged_state(model).items()
     }
     metadata = {
         "format": _FORMAT,

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from detrkit.errors import CheckpointError, first_few
 from detrkit.models.detector import Detector
+from detrkit.nn.lora import merged_state
 from detrkit.structures import Categories
-from detrkit.weights.official.class_names import CLASS_NAMES, decode_names, encode_names
+from detrkit.weights.official.class_names import CLASS_NAMES, decode_names, encode_names, guess_categories
 from detrkit.weights.official.keydiff import IGNORED, KeyDiff, Mismatch, compare
 from detrkit.weights.official.keymaps import backbone_layout, keeps_class_names, official_names, without_wrapper
 from detrkit.weights.official.recognise import recognise
@@ -31,32 +32,53 @@ _MASK_HEAD = "mask_head."
 
 @dataclass(frozen=True)
 class ClassRows:
-    """For each class of a model the row of the class heads in a file with as many classes."""
+    """For each class of a model its row in the class heads of a file."""
 
-    rows: list[int]
-    """Rows of the file: that of the name; for names that the file does not have, the rows that are left, in order."""
+    rows: list[int | None]
+    """Rows of the file: that of the name. With as many classes, names that the file does not have take the rows that
+    are left, in order; else they are None and start new."""
     named: list[str]
     """Classes that the file has, too."""
     kept: dict[str, str]
     """Other classes of the model -> the class of the file whose row they take over."""
+    new: list[str]
+    """Classes of the model that start new."""
+    given: int
+    """Classes of the file."""
 
     @classmethod
     def match(cls, given: Categories, wanted: Categories) -> Self | None:
-        """Match by name; None where names and order agree, or the numbers differ."""
+        """Match by name; None where names and order agree, or where the numbers differ and no name is in both."""
         old, new = ([str(category.name or category.id) for category in classes] for classes in (given, wanted))
-        if old == new or len(old) != len(new):
+        if old == new:
             return None
         left = {name: row for row, name in reversed(list(enumerate(old)))}
         rows = [left.pop(name, None) for name in new]
-        others = iter(sorted(set(range(len(old))) - set(rows)))
-        full = [next(others) if row is None else row for row in rows]
-        pairs = list(zip(new, full, rows, strict=True))
-        kept = {name: old[row] for name, row, found in pairs if found is None}
-        return cls(full, [name for name, _, found in pairs if found is not None], kept)
+        named = [name for name, found in zip(new, rows, strict=True) if found is not None]
+        others = [name for name, found in zip(new, rows, strict=True) if found is None]
+        if len(old) != len(new):
+            return cls(rows, named, {}, others, len(old)) if named else None
+        free = iter(sorted(set(range(len(old))) - set(rows)))
+        full = [next(free) if row is None else row for row in rows]
+        kept = {name: old[row] for name, row, found in zip(new, full, rows, strict=True) if found is None}
+        return cls([*full], named, kept, [], len(old))
+
+    def apply(self, own: Tensor, given: Tensor) -> Tensor:
+        """The tensor of a class head with the rows of the file; further rows, such as no-object, follow the classes."""
+        result = own.clone()
+        for place, row in enumerate(self.rows):
+            if row is not None:
+                result[place] = given[row]
+        if len(own) - len(self.rows) == len(given) - self.given:
+            result[len(self.rows) :] = given[self.given :]
+        return result
 
     def remark(self) -> str:
         """A sentence about it."""
-        parts = [f"the rows of the class heads follow the names {first_few(self.named, 12)}"] if self.named else []
+        follow = f"the rows of the class heads follow the names {first_few(self.named, 12)}"
+        parts = [follow] if self.named else []
+        if self.new:
+            parts.append(f"{first_few(self.new, 12)} start{'s' * (len(self.new) == 1)} new")
         if self.kept:
             old, new = (first_few(list(names), 12) for names in (self.kept.values(), self.kept))
             parts.append(f"the head trained as {old} is kept for {new} (as many classes with other names)")
@@ -85,14 +107,14 @@ class OfficialLoadReport:
     def remarks(self) -> list[str]:
         """Sentences about tensors that were not loaded in full; empty where everything fitted."""
         lines = []
-        if self.classes is not None:
+        if self.class_rows is not None:
+            lines.append(self.class_rows.remark())
+        elif self.classes is not None:
             count = sum(key.startswith(_CLASS_HEADS) for key in self.fresh)
             given, wanted = self.classes
             lines.append(
                 f"{given} class outputs in the file, {wanted} here: {count} tensors of the class heads start new"
             )
-        elif self.class_rows is not None:
-            lines.append(self.class_rows.remark())
         if self.queries is not None:
             groups = f" in each of {min(self.groups)} groups" if min(self.groups) > 1 else ""
             lines.append(f"{_count_remark('queries', *self.queries)}{groups}")
@@ -135,11 +157,12 @@ def load_official(
     Args:
         model: from :func:`detrkit.create_model`.
         state_dict_or_path: names -> tensors, or a ``.pth`` / ``.safetensors`` file.
-        new_head: allow other classes, another number of queries, and a file without mask head. With another number of
-            classes the class heads keep their initial values; with as many, their rows follow the names of the classes
-            where file and model have names. A mask head that the file lacks keeps its initial values. Of the query
-            embeddings the first ones are copied, as many as both have, per group in Group DETR. Everything else must
-            fit.
+        new_head: allow other classes, another number of queries, and a file without mask head. The rows of the class
+            heads, and of the label table of denoising, follow the names of the classes where file and model have names
+            (the classes of an official COCO file are known). A class that the file does not have keeps its initial
+            values, or, where the file has as many classes, takes over a row that is left. A mask head that the file
+            lacks keeps its initial values. Of the query embeddings the first ones are copied, as many as both have, per
+            group in Group DETR. Everything else must fit.
         check_finite: refuse weights that are NaN or infinite.
 
     Raises:
@@ -150,10 +173,11 @@ def load_official(
         raise TypeError(f"load_official needs a detrkit model, got {type(model).__name__}")
     if isinstance(state_dict_or_path, Mapping):
         path, where, given, ours, file_groups = None, "", dict(state_dict_or_path), None, None
+        arguments: Mapping[str, object] = {}
     else:
         path, where = Path(state_dict_or_path), f"{state_dict_or_path}: "
         contents = read_contents(path)
-        given = contents.state
+        given, arguments = contents.state, contents.arguments
         ours = read_info(path) if is_ours(path) else None
         file_groups = contents.arguments.get("group_detr") if ours is None else ours.config.get("groups", 1)
     own, names = model.state_dict(), _names(model, given)
@@ -173,7 +197,11 @@ def load_official(
         raise CheckpointError(problem + _advice(path, ours, given, remaining))
     report = OfficialLoadReport(ignored=[key for key in given if key.endswith(IGNORED)])
     report.fresh += masks if lacking else []
-    if new_head and model.categories is not None and (classes := _classes_of(model, ours, given)) is not None:
+    if (
+        new_head
+        and model.categories is not None
+        and (classes := _classes_of(model, ours, given, arguments)) is not None
+    ):
         report.class_rows = ClassRows.match(classes, model.categories)
     for key, accepted in names.items():
         present = [name for name in accepted if name in given]
@@ -193,8 +221,7 @@ def load_official(
         else:
             own[key] = value.to(own[key].dtype).reshape(own[key].shape)
             if report.class_rows is not None and key.startswith(_CLASS_HEADS):
-                rows = report.class_rows.rows  # further rows, such as no-object, stay where they are
-                own[key] = torch.cat([own[key][rows], own[key][len(rows) :]])
+                own[key] = report.class_rows.apply(own[key], own[key])
             report.loaded += 1
     if check_finite:
         refuse_not_finite(own, path)
@@ -204,11 +231,16 @@ def load_official(
     return report
 
 
-def _classes_of(model: Detector, ours: CheckpointInfo | None, given: Mapping[str, Tensor]) -> Categories | None:
-    """The classes that a file names."""
+def _classes_of(
+    model: Detector, ours: CheckpointInfo | None, given: Mapping[str, Tensor], arguments: Mapping[str, object]
+) -> Categories | None:
+    """The classes that a file names, or those of a well-known data set with as many."""
     if ours is not None:
         return ours.categories
-    return decode_names(given[CLASS_NAMES], model.config.architecture.num_classes) if CLASS_NAMES in given else None
+    heads = [official_names(model, [key])[key] for key in model.state_dict() if key.startswith(_CLASS_HEADS[0])]
+    rows = next((len(given[name]) for names in heads for name in names if name in given), 0)
+    architecture = model.config.architecture
+    return guess_categories(rows - (architecture.class_slots - architecture.num_classes), arguments, given)
 
 
 def _load_partially(change: Mismatch, own: Tensor, given: Tensor, report: OfficialLoadReport) -> Tensor:
@@ -217,7 +249,7 @@ def _load_partially(change: Mismatch, own: Tensor, given: Tensor, report: Offici
     if not change.key.startswith(_QUERIES):
         if not change.key.startswith("denoising."):  # the label table may have one row more than there are classes
             report.classes = (change.given[0], change.wanted[0])
-        return own
+        return own if report.class_rows is None else report.class_rows.apply(own, given.to(own.dtype))
     # rows are ordered by group (Group DETR): copy the groups and the queries per group that both have
     theirs, ours = (rows.unflatten(0, (groups, -1)) for rows, groups in zip((given, own), report.groups, strict=True))
     groups, queries = min(len(theirs), len(ours)), min(theirs.shape[1], ours.shape[1])
@@ -252,7 +284,7 @@ def to_official(model: nn.Module) -> dict[str, Tensor]:
     if not isinstance(model, Detector):
         raise TypeError(f"to_official needs a detrkit model, got {type(model).__name__}")
     layout = backbone_layout(model)
-    state = model.state_dict() | layout.constants_of(model)
+    state = merged_state(model) | layout.constants_of(model)
     names = official_names(model, state)
     official = {name: layout.reshape(name, state[key]) for key in names for name in names[key]}
     if model.categories is not None and keeps_class_names(model):
