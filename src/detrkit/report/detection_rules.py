@@ -14,6 +14,7 @@ _UNLABELLED = 0.1
 _DUPLICATES = 0.04
 _NMS_GAIN = 0.004
 _MOVED = 4.0  # pixels
+_MOVED_SHARE = 0.1  # of the side of an object: a model that has just begun is off by less, in some direction
 _SAME_SIDE = 0.8
 _LOOSE = 0.05  # AP50
 
@@ -82,8 +83,8 @@ def boxes_moved(evidence: Evidence) -> Advice | None:
     """Detections lie beside the validation labels, all in the same direction."""
     if evidence.signs is None:
         return None
-    dx, dy, same = evidence.signs.moved
-    if max(abs(dx), abs(dy)) < _MOVED or same < _SAME_SIDE:
+    dx, dy, same, share = evidence.signs.moved
+    if max(abs(dx), abs(dy)) < _MOVED or share < _MOVED_SHARE or same < _SAME_SIDE:
         return None
     return Advice(
         kind="boxes off",

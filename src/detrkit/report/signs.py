@@ -19,7 +19,7 @@ from detrkit.report.precision_recall import ThresholdCurve, curve_of
 from detrkit.report.scored_set import ScoredSet, xywh
 from detrkit.report.subset import with_found
 
-__all__ = ["Signs", "Unlabelled"]
+__all__ = ["Shift", "Signs", "Unlabelled"]
 
 _NMS = 0.7
 
@@ -38,6 +38,20 @@ class Unlabelled(NamedTuple):
     def share(self) -> float:
         """The share of the sure detections that have no label."""
         return self.without / max(1, self.sure)
+
+
+class Shift(NamedTuple):
+    """How detections lie beside the labels that they find, in the median."""
+
+    dx: float
+    dy: float
+    """Pixels from labels to detections."""
+
+    same: float
+    """The share of them that lie on that side."""
+
+    share: float
+    """The distance as a share of the side of an object."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,17 +95,19 @@ class Signs:
         return 0.0 if before is None or after is None else after.value - before.value
 
     @cached_property
-    def moved(self) -> tuple[float, float, float]:
-        """Median (dx, dy) in pixels from labels to the detections of them, and the share that moves to that side."""
+    def moved(self) -> Shift:
+        """How detections lie beside the labels that they find."""
         kept, mistakes = self.analysis.kept, self.analysis.mistakes
         near = np.array([kind in (None, "loose box") for kind in mistakes.found], dtype=bool) & (mistakes.object >= 0)
         if near.sum() < 20:
-            return 0.0, 0.0, 0.0
-        between = _middles(kept.found.boxes[near]) - _middles(kept.truth.boxes[mistakes.object[near]])
+            return Shift(0.0, 0.0, 0.0, 0.0)
+        objects = kept.truth.boxes[mistakes.object[near]]
+        between = _middles(kept.found.boxes[near]) - _middles(objects)
         dx, dy = np.median(between, axis=0).tolist()
         axis = int(abs(dy) > abs(dx))
         same = float((np.sign(between[:, axis]) == np.sign((dx, dy)[axis])).mean())
-        return dx, dy, same
+        side = float(np.median(np.sqrt(np.prod(objects[:, 2:] - objects[:, :2], axis=1))))
+        return Shift(dx, dy, same, max(abs(dx), abs(dy)) / max(side, 1.0))
 
 
 def without_overlaps(data: ScoredSet, *, iou: float = _NMS) -> ScoredSet:
