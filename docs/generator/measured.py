@@ -50,6 +50,17 @@ def positions() -> str:
     return table(["detector", "tokens", "error of the place", "explained", "codes moved"], rows)
 
 
+def variants() -> str:
+    """AP of DAPE's variants in runs that were interrupted (``benchmarks/data_efficiency.py``)."""
+    runs = sorted(_recorded("dape_variants_gpu"), key=lambda run: (-len(run["curve"]), -run["curve"][-1][1]))
+    steps = [step for step, _ in max((run["curve"] for run in runs), key=len)]
+    rows = []
+    for run in runs:
+        found = dict(run["curve"])
+        rows.append([f"`{run['model']}`", *(f"{found[step]:.3f}" if step in found else "–" for step in steps)])
+    return table(["variant", *(f"AP after {step} steps" for step in steps)], rows)
+
+
 def first_touch() -> str:
     """How soon commands answer and results are scored (``benchmarks/first_touch.py``)."""
     rows = []
@@ -69,5 +80,6 @@ SECTIONS = {
     "measured grid on blood cells": grid,
     "memory of a training step with masks": training_masks,
     "positions of harmonised sampling": positions,
+    "variants of sampling, interrupted": variants,
     "first touch": first_touch,
 }
