@@ -36,6 +36,9 @@ assert functional.resize(boxes, [8, 8]).canvas_size == (8, 8)
 assert not is_exporting()
 assert "sympy" not in sys.modules, "nothing of this needs the compiler"
 
+import torch._dynamo.exc as part
+assert part is sys.modules["torch._dynamo.exc"] is torch._dynamo.exc and part.__spec__.origin == part.__file__
+assert torch._dynamo.symbolic_convert.exc is part, "each part is loaded once"
 torch.use_deterministic_algorithms(True)
 assert torchvision.ops.roi_align(torch.ones(1, 1, 4, 4), [torch.tensor([[0, 0, 2, 2.0]])], 1).item() == 1
 compiled = torch.compile(lambda x: aside(x * 2) * 3, backend="eager")

@@ -12,6 +12,8 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -42,6 +44,24 @@ class _Later(ModuleType):
         return getattr(importlib.import_module(self.__name__), name)
 
 
+class _Whole(MetaPathFinder, Loader):
+    """Finds the parts of the compiler while something stands in its place: all of it is loaded, each part once."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if not name.startswith(f"{_COMPILER}."):
+            return None
+        _leave()
+        module = importlib.import_module(name)
+        self._spec, module.__spec__ = module.__spec__, None  # else Python would take it, and load the part again
+        return ModuleSpec(name, self)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return sys.modules[spec.name]
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec
+
+
 def _stand_in() -> None:
     package = find_spec("torch")
     if _COMPILER in sys.modules or package is None:
@@ -55,6 +75,7 @@ def _stand_in() -> None:
     )
     vars(utils)["is_compile_supported"] = _is_compile_supported
     sys.modules[_COMPILER], sys.modules[_UTILS] = compiler, utils
+    sys.meta_path.insert(0, _Whole())
 
 
 def _leave() -> None:
@@ -62,6 +83,7 @@ def _leave() -> None:
     for name in (_COMPILER, _UTILS):
         if isinstance(sys.modules.get(name), _Later):
             del sys.modules[name]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Whole)]
 
 
 def _is_compile_supported(device_type: str) -> Any:
