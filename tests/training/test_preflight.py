@@ -111,7 +111,11 @@ def test_a_loss_that_stays_is_told_during_the_run(tmp_path: Path) -> None:
     trainer: Any = SimpleNamespace(
         recipe=make_recipe(tmp_path), progress=SimpleNamespace(print=said.append), step=0, folder=tmp_path
     )
+    resumed = Watch()  # late in a run the loss may stay
     for number in range(1, 401):
-        watch.on_step(trainer, cast(Any, SimpleNamespace(number=number, loss=7.0)))
+        step: Any = SimpleNamespace(number=number, loss=7.0)
+        watch.on_step(trainer, step)
+        if number > 20:
+            resumed.on_step(trainer, step)
     assert len(said) == 1
     assert "warning: the loss has not fallen (7.00, now 7.00), in 300 steps" in said[0]
