@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from detrkit.data.records import ImageRecord
+from detrkit.models import list_models, model_config
+from detrkit.models.presets import preset_task
 from detrkit.report.scored_set import ScoredSet
 from detrkit.training import preflight as module
 from detrkit.training import train
@@ -119,3 +121,10 @@ def test_a_loss_that_stays_is_told_during_the_run(tmp_path: Path) -> None:
             resumed.on_step(trainer, step)
     assert len(said) == 1
     assert "warning: the loss has not fallen (7.00, now 7.00), in 300 steps" in said[0]
+
+
+def test_the_task_of_a_model_is_known_without_building_it() -> None:
+    """``--check`` reads the labels that the model will need."""
+    for name in list_models():
+        assert preset_task(name) == model_config(name).architecture.task, name
+    assert preset_task("no_such_model") == "det"
