@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from detrkit.config import load_recipe
 from detrkit.data.doctor import check
 from detrkit.data.formats import find_sources
 from detrkit.report.label_check import label_doubts
+from tests.cli.test_first_touch import HEAVY, PROGRAM
+from tests.cli.test_main import SOURCE
 
 WIDTH, HEIGHT = 480, 360
 SIDES = {1: (60, 60), 2: (30, 70), 3: (90, 34)}  # of the classes
@@ -151,6 +156,15 @@ def test_the_command_ends_before_it_loads_a_model(
     assert command(["train", "--data", str(data), "--check", "--resume"]) == 2
     shutil.rmtree(data / "annotations")
     assert command(["train", "--data", str(data), "--check"]) == 2
+
+
+def test_labels_are_checked_without_torch(tmp_path: Path, sound: tuple[Path, dict[str, Split]]) -> None:
+    data = planted(tmp_path / "data", sound, "mirrored")
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    words = [sys.executable, "-c", PROGRAM.format(heavy=HEAVY), "train", "--data", str(data), "--check"]
+    found = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    assert "not ready to train: 1 fault" in found.stderr
+    assert "loaded:\n" in found.stderr
 
 
 def test_large_ids_and_few_boxes_are_no_signs(tmp_path: Path, sound: tuple[Path, dict[str, Split]]) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from detrkit.data.records import ImageRecord
+from detrkit.models import list_models, model_config
+from detrkit.models.presets import preset_task
 from detrkit.report.scored_set import ScoredSet
 from detrkit.training import preflight as module
 from detrkit.training import train
@@ -111,7 +113,18 @@ def test_a_loss_that_stays_is_told_during_the_run(tmp_path: Path) -> None:
     trainer: Any = SimpleNamespace(
         recipe=make_recipe(tmp_path), progress=SimpleNamespace(print=said.append), step=0, folder=tmp_path
     )
+    resumed = Watch()  # late in a run the loss may stay
     for number in range(1, 401):
-        watch.on_step(trainer, cast(Any, SimpleNamespace(number=number, loss=7.0)))
+        step: Any = SimpleNamespace(number=number, loss=7.0)
+        watch.on_step(trainer, step)
+        if number > 20:
+            resumed.on_step(trainer, step)
     assert len(said) == 1
     assert "warning: the loss has not fallen (7.00, now 7.00), in 300 steps" in said[0]
+
+
+def test_the_task_of_a_model_is_known_without_building_it() -> None:
+    """``--check`` reads the labels that the model will need."""
+    for name in list_models():
+        assert preset_task(name) == model_config(name).architecture.task, name
+    assert preset_task("no_such_model") == "det"

@@ -117,10 +117,11 @@ def train_command(
 
 def _check_labels(recipe: Recipe) -> None:
     """Say what is wrong with the labels; end where a training would be in vain."""
+    from detrkit.models.presets import preset_task
     from detrkit.report.label_check import label_doubts
     from detrkit.terminal import say
 
-    doubts = label_doubts(recipe, str(recipe.model.overrides.get("task") or "det"))
+    doubts = label_doubts(recipe, str(recipe.model.overrides.get("task") or preset_task(recipe.model.name)))
     for doubt in doubts:
         say(f"{'fault' if doubt.stops else 'note'}: {doubt.text}")
     faults = sum(doubt.stops for doubt in doubts)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from detrkit.models.lite import LITE
 
-__all__ = ["ALIASES", "DEFAULT_MODEL", "PRESETS", "Preset", "list_models"]
+__all__ = ["ALIASES", "DEFAULT_MODEL", "PRESETS", "Preset", "list_models", "preset_task"]
 
 
 @dataclass(frozen=True)
@@ -208,3 +208,11 @@ ALIASES = {"dedetrs_branch_detr_r50": "detr_r50"}
 def list_models(filter: str = "*") -> list[str]:
     """Return the names of registered models that match a shell pattern, sorted."""
     return sorted(fnmatch.filter(PRESETS, filter))
+
+
+def preset_task(name: str) -> str:
+    """What a registered model is built for, unless its option ``task`` says otherwise; det for an unknown name."""
+    preset = PRESETS.get(ALIASES.get(name, name))
+    if preset is None:
+        return "det"
+    return str(preset.settings.get("task", "pan" if preset.kind == "detr_panoptic" else "det"))

@@ -29,10 +29,13 @@ class Watch(Callback):
         self._first: list[float] = []
         self._last: list[float] = []
         self._said: set[str] = set()
+        self._whole = False  # the run was seen from its beginning
 
     def on_step(self, trainer: Trainer, step: Step) -> None:
-        """Look at the loss."""
-        if np.isfinite(step.loss):
+        """Look at the loss, where the run is seen from its first step; one from a detector may have learned before."""
+        if step.number == 1:
+            self._whole = trainer.recipe.model.init is None
+        if self._whole and np.isfinite(step.loss):
             if len(self._first) < _WINDOW:
                 self._first.append(step.loss)
             self._last = [*self._last[-_WINDOW + 1 :], step.loss]
