@@ -66,8 +66,8 @@ def filled_up(queries: Queries, multiple: int) -> Queries:
     blocked = queries.blocked
     if blocked is None:
         blocked = queries.content.new_zeros((1, 1, number, number), dtype=torch.bool)
-    blocked = F.pad(blocked, (0, more, 0, more), value=True)
-    blocked = blocked & ~torch.eye(number + more, dtype=torch.bool, device=blocked.device)
+    added = torch.arange(number + more, device=blocked.device) >= number
+    blocked = F.pad(blocked, (0, more, 0, more), value=True) & ~torch.diag(added)
     reference = queries.reference
     return replace(
         queries,

@@ -41,9 +41,17 @@ class Tokens:
         """Number of tokens per level."""
         return [height * width for height, width in self.shapes]
 
-    @cached_property
+    @property
     def extents(self) -> Tensor:
         """Number of columns and rows per level, (L, 2) float."""
+        # Python 3.11 locks what it keeps, which cannot be compiled
+        return self._extents() if torch.compiler.is_dynamo_compiling() else self._kept_extents
+
+    @cached_property
+    def _kept_extents(self) -> Tensor:
+        return self._extents()
+
+    def _extents(self) -> Tensor:
         numbers = [side for height, width in self.shapes for side in (width, height)]
         like = self.valid_cells
         # not torch.tensor(numbers), which torch.export would treat as constants; not scalars, which OpenVINO rejects
