@@ -1,33 +1,43 @@
 """Models of published size at 512 pixels, with weights made from names: ONNX and OpenVINO give the same boxes.
 
-With ``DETRKIT_RECORD=FOLDER`` the comparisons are written to ``FOLDER/export_<model>.json``.
+Two tokens with nearly equal scores may change places by the last bits, and in these weights every query of the image
+then differs a little. So of two-stage models the sets of proposals are compared first, at most 5 % of which may be
+others; then the checkpoint takes the proposals of the file, and all queries are compared. With
+``DETRKIT_RECORD=FOLDER`` the comparisons are written to ``FOLDER/export_<model>.json``.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
+import openvino
 import pytest
 import torch
+from torch import Tensor, nn
 
 import detrkit
 from detrkit.data.images import read_image
 from detrkit.data.records import ImageRecord
 from detrkit.export.example_images import example_images
-from detrkit.export.export import export_model
-from detrkit.export.onnx_file import OPSETS
-from detrkit.export.openvino_files import openvino_model, write_openvino
-from detrkit.export.parity import prove
+from detrkit.export.onnx_file import OPSETS, onnx_model
+from detrkit.export.openvino_files import openvino_model
+from detrkit.export.parity import BOX_TOLERANCE, SCORE_TOLERANCE, SWAPS
 from detrkit.inference.preprocess import eval_transform
+from detrkit.losses.classes import build_classes
 from detrkit.models import Detector, create_model
-from detrkit.weights.artefact import open_artefact
+from detrkit.structures import pad_images
 from tests.golden.harness import Case, keyed
+from tests.models.tester import add_noise_to_weights
+from tests.small import small_model
 
-MODELS = [
+FULL_SIZE = [
     "detr_r50",
     "deformable_detr_r50",
     "dino_r50_4scale",
@@ -37,6 +47,38 @@ MODELS = [
 ]
 SIDE = 512
 IMAGES = 3
+
+
+class WithProposals(nn.Module):
+    """Images and padding mask -> logits and boxes of the last layer, and of two-stage models the chosen tokens."""
+
+    def __init__(self, model: Detector) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, padding_mask: Tensor) -> tuple[Tensor, ...]:
+        with choosing(self.model, lambda chosen: chosen) as seen:
+            out = self.model(images, padding_mask)
+        return (out.logits[-1], out.boxes[-1], *seen[:1])
+
+
+@contextmanager
+def choosing(model: Any, choice: Callable[[Tensor], Tensor]) -> Iterator[list[Tensor]]:
+    """Inside the block the proposals of a two-stage model are ``choice(its own)``; the list holds its own."""
+    seen: list[Tensor] = []
+    best = getattr(model, "best", None)
+
+    def chosen(*arguments: Any) -> Tensor:
+        seen.append(best(*arguments))
+        return choice(seen[-1])
+
+    if best is not None:
+        model.best = chosen
+    try:
+        yield seen
+    finally:
+        if best is not None:
+            del model.best
 
 
 def keyed_model(name: str, shared: Path) -> Detector:
@@ -55,27 +97,73 @@ def keyed_model(name: str, shared: Path) -> Detector:
     return model.eval()
 
 
-@pytest.mark.slow  # minutes per model
-@pytest.mark.parametrize("name", MODELS)
-def test_the_same_boxes(name: str, shared: Path, tmp_path: Path) -> None:
-    import onnx
+@torch.no_grad()
+def compared(model: Detector, side: int, count: int) -> dict[str, Any]:
+    """Export a model for one canvas and compare both files with it on images of the package."""
+    transform = eval_transform(model.config, canvas=(side, side))
+    pictures = [read_image(path) for path in example_images(None, None)[:count]]
+    batches = []
+    for picture in pictures:
+        images, mask = pad_images([transform(picture, ImageRecord.unlabelled(picture)).image])
+        right, below = side - images.shape[3], side - images.shape[2]
+        pad = nn.functional.pad
+        batches.append((pad(images, (0, right, 0, below)), pad(mask, (0, right, 0, below), value=True)))
+    program = torch.export.export(WithProposals(model), batches[0], strict=False)
+    two_stage = getattr(model.config.architecture, "two_stage", False)
+    proto = onnx_model(program, ["logits", "boxes", *(["proposals"] if two_stage else [])])
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    compiled = openvino.Core().compile_model(openvino_model(proto), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
-    model = keyed_model(name, shared)
-    transform = eval_transform(model.config, canvas=(SIDE, SIDE))
-    pictures = [read_image(path) for path in example_images(None, None)[:IMAGES]]
-    images = [transform(picture, ImageRecord.unlabelled(picture)).image for picture in pictures]
-    path = tmp_path / "model.onnx"
-    info = export_model(model, path, format="onnx", batch=1, size=(SIDE, SIDE), proof=False).info
-    write_openvino(openvino_model(onnx.load(path)), tmp_path / "model.xml", info)
-    record: dict[str, Any] = {"model": name, "side": SIDE, "opset": OPSETS[0], "weights": "made from names"}
-    with torch.no_grad():
-        scores = model(images[0][None]).logits[-1]
-    assert scores.std() > 0.01, "all queries are alike: nothing is compared"
-    for file in (path, path.with_suffix(".xml")):
-        (found,) = prove(model, open_artefact(file), images, batches=(1,))
-        record[file.suffix[1:]] = {**asdict(found), "agrees": found.agrees}
+    def onnx_run(feed: dict[str, Any]) -> list[Any]:
+        return list(session.run(None, feed))
+
+    def openvino_run(feed: dict[str, Any]) -> list[Any]:
+        found = compiled(feed)
+        return [np.array(found[index]) for index in range(len(compiled.outputs))]
+
+    names = {entry.name for entry in session.get_inputs()}
+    classes = build_classes(model.config)
+    record: dict[str, Any] = {}
+    for form, run in (("onnx", onnx_run), ("openvino", openvino_run)):
+        row = {"images": count, "queries": 0, "other_proposals": 0, "boxes": 0.0, "scores": 0.0}
+        for images, mask in batches:
+            feed = {"images": images.numpy(), "padding_mask": mask.numpy()}
+            logits, boxes, *proposals = map(
+                torch.from_numpy, run({key: value for key, value in feed.items() if key in names})
+            )
+            with choosing(model, lambda own, theirs=proposals: theirs[0].to(own)) as own:
+                out = model(images, mask)
+            if two_stage:
+                row["other_proposals"] += len(set(own[0][0].tolist()) - set(proposals[0][0].tolist()))
+            scores = classes.scores(out.logits[-1]) - classes.scores(logits)
+            row["queries"] += boxes.shape[1]
+            row["boxes"] = max(row["boxes"], float((out.boxes[-1] - boxes).abs().max()))
+            row["scores"] = max(row["scores"], float(scores.abs().max()))
+            assert out.logits[-1].std() > 1e-3, "all queries are alike: nothing is compared"
+        record[form] = row
+    return record
+
+
+def agree(record: dict[str, Any]) -> None:
+    for row in record.values():
+        assert row["other_proposals"] <= SWAPS * row["queries"], record
+        assert row["boxes"] <= BOX_TOLERANCE, record
+        assert row["scores"] <= SCORE_TOLERANCE, record
+
+
+@pytest.mark.slow  # a minute
+def test_the_comparison_in_small() -> None:
+    model = small_model("dape_lite0", eval_short_side=96, eval_max_side=128).eval()
+    add_noise_to_weights(model)
+    agree(compared(model, 128, 2))
+
+
+@pytest.mark.slow  # minutes per model
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_the_same_boxes(name: str, shared: Path) -> None:
+    record = compared(keyed_model(name, shared), SIDE, IMAGES)
     if "DETRKIT_RECORD" in os.environ:
         target = Path(os.environ["DETRKIT_RECORD"]) / f"export_{name}.json"
-        target.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    assert record["onnx"]["agrees"], record
-    assert record["xml"]["agrees"], record
+        about = {"model": name, "side": SIDE, "opset": OPSETS[0], "weights": "made from names"}
+        target.write_text(json.dumps(about | record, indent=2) + "\n", encoding="utf-8")
+    agree(record)
