@@ -23,6 +23,7 @@ from detrkit.cli.data_options import (
     sources_of,
 )
 from detrkit.cli.data_subsets import sample_command, split_command
+from detrkit.cli.data_suspects import suspects_command
 
 if TYPE_CHECKING:
     from detrkit.data.annotated_images import AnnotatedImages
@@ -66,6 +67,7 @@ def stats_command(
 
 app.command("convert")(convert_command)
 app.command("fetch")(fetch_command)
+app.command("suspects")(suspects_command)
 app.command("sample")(sample_command)
 app.command("split")(split_command)
 

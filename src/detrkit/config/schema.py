@@ -183,6 +183,9 @@ class DataSection(Section):
     """Probability of a horizontal flip."""
     vertical_flip: Share = 0.0
     """Probability of a vertical flip."""
+    ignore_crowds: bool = False
+    """Nothing that is found in a crowd region (``iscrowd`` 1, difficult objects) is wrong in training, as it is in
+    evaluation: for incomplete labels. Else such regions are background, as in the published trainings."""
     eval_short_side: Side | None = None
     """Shorter side at evaluation and prediction; null: that of the model."""
     eval_max_side: Side | None = None

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from detrkit.data.photometric import chance, distort_colours, jitter_colours, uniform
@@ -104,9 +106,15 @@ class TrainTransform:
     std: tuple[float, ...] = IMAGENET_STD
     """Standard deviation of RGB in [0, 1]."""
 
+    ignore_crowds: bool = False
+    """Whether crowd regions become the ignored regions of the target."""
+
     def __call__(self, image: Image.Image, record: ImageRecord, task: str = "det") -> Sample:
         scene = self.augment(Scene.of(image, record, task))
-        return _sample(scene, record, task, self.mean, self.std)
+        sample = _sample(scene, record, task, self.mean, self.std)
+        if not self.ignore_crowds:
+            return sample
+        return replace(sample, target=replace(sample.target, ignored=_ignored(scene, record)))
 
     def augment(self, scene: Scene) -> Scene:
         """Apply the random operations."""
@@ -166,6 +174,18 @@ def _uniform(low: int, high: int) -> int:
 
 def _choice(values: Sequence[int]) -> int:
     return values[_uniform(0, len(values) - 1)]
+
+
+def _ignored(scene: Scene, record: ImageRecord) -> Tensor:
+    """(R, 4) cxcywh in [0, 1] of the crowd regions of a record, as far as they are in the image."""
+    axes = []
+    for axis, sides in ((scene.geometry.x, [0, 2]), (scene.geometry.y, [1, 3])):
+        ends = np.sort(axis.positions(record.crowd_boxes[:, sides]), axis=1) / axis.length  # a flip exchanges them
+        axes.append(ends.clip(0, 1))
+    low, high = np.stack([axes[0][:, 0], axes[1][:, 0]], 1), np.stack([axes[0][:, 1], axes[1][:, 1]], 1)
+    seen = (high > low).all(1)
+    boxes = np.concatenate(((low + high) / 2, high - low), axis=1)[seen]
+    return torch.from_numpy(boxes.astype(np.float32))
 
 
 def _sample(scene: Scene, record: ImageRecord, task: str, mean: Sequence[float], std: Sequence[float]) -> Sample:

@@ -172,6 +172,23 @@ class Matched(_Shared):
         return targets
 
     @cached_property
+    def unjudged(self) -> Tensor | None:
+        """(L, B, Q) bool, unmatched queries whose box lies to a half or more in an ignored region; None: no region."""
+        regions = [target.ignored for target in self.problem.targets]
+        if not any(region is not None and len(region) for region in regions):
+            return None
+        boxes = cxcywh_to_xyxy(self.problem.group.boxes.detach().float())
+        found = torch.zeros(boxes.shape[:3], dtype=torch.bool, device=boxes.device)
+        for image, region in enumerate(regions):
+            if region is not None and len(region):
+                low, high = boxes[:, image, :, None].split(2, dim=-1)
+                region_low, region_high = cxcywh_to_xyxy(region.float()).split(2, dim=-1)
+                shared = (torch.minimum(high, region_high) - torch.maximum(low, region_low)).clamp(min=0).prod(-1)
+                found[:, image] = (shared >= 0.5 * (high - low).prod(-1)).any(-1)
+        found[self.query_index] = False
+        return found
+
+    @cached_property
     def boxes(self) -> Tensor:
         """(L·M, 4) float32 cxcywh of the matched queries."""
         return self.problem.group.boxes.float()[self.query_index]

@@ -80,11 +80,13 @@ class ClassTerm(Term):
         return self.classes.cost(candidates)
 
     def loss(self, matched: Matched, divisor: float) -> Tensor:
-        """Loss of all queries and classes, without ignored queries and classes that do not count."""
+        """Loss of all queries and classes, without ignored queries, regions and classes that do not count."""
         loss = self.classes.loss(matched)
         ignored = matched.problem.group.ignored
         if ignored is not None:
             loss = loss.masked_fill(ignored[..., None], 0.0)
+        if matched.unjudged is not None:
+            loss = loss.masked_fill(matched.unjudged[..., None], 0.0)
         if matched.counted is not None:
             loss = leave_out(loss, matched.counted, matched)
         # the official order of operations: a mean over the queries, undone after the division

@@ -97,6 +97,7 @@ class Target(Objects):
         size: (height, width) of the valid area after the transforms.
         negatives: (K,) labels verified to be absent (LVIS), or None.
         not_exhaustive: (E,) labels that are not exhaustively annotated (LVIS), or None.
+        ignored: (R, 4) cxcywh in [0, 1] of the valid area, regions where nothing that is found is wrong, or None.
     """
 
     image_id: int = field(default=0, metadata=OF_IMAGE)
@@ -104,6 +105,7 @@ class Target(Objects):
     size: tuple[int, int] = field(default=(0, 0), metadata=OF_IMAGE)
     negatives: Tensor | None = field(default=None, metadata=OF_IMAGE)
     not_exhaustive: Tensor | None = field(default=None, metadata=OF_IMAGE)
+    ignored: Tensor | None = field(default=None, metadata=OF_IMAGE)
 
     def originals(self) -> Self:
         """The target without the copies made by label augmentation."""

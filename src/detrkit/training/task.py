@@ -128,6 +128,7 @@ def build_task(recipe: Recipe) -> Task:
         colors=recipe.data.colors,
         flip=recipe.data.flip,
         vertical_flip=recipe.data.vertical_flip,
+        ignore_crowds=recipe.data.ignore_crowds,
         mean=config.input.image_mean or IMAGENET_MEAN,
         std=config.input.image_std or IMAGENET_STD,
     )
