@@ -63,13 +63,18 @@ class WithProposals(nn.Module):
 
 
 @contextmanager
-def choosing(model: Any, choice: Callable[[Tensor], Tensor]) -> Iterator[list[Tensor]]:
-    """Inside the block the proposals of a two-stage model are ``choice(its own)``; the list holds its own."""
+def choosing(
+    model: Any, choice: Callable[[Tensor], Tensor], proposals: list[Any] | None = None
+) -> Iterator[list[Tensor]]:
+    """Inside the block the proposals of a two-stage model are ``choice(its own)``; the list holds its own, and
+    ``proposals`` gets those of all tokens."""
     seen: list[Tensor] = []
     best = getattr(model, "best", None)
 
     def chosen(*arguments: Any) -> Tensor:
         seen.append(best(*arguments))
+        if proposals is not None:
+            proposals.append(arguments[0])
         return choice(seen[-1])
 
     if best is not None:
@@ -131,10 +136,13 @@ def compared(model: Detector, side: int, count: int) -> dict[str, Any]:
             logits, boxes, *proposals = map(
                 torch.from_numpy, run({key: value for key, value in feed.items() if key in names})
             )
-            with choosing(model, lambda own, theirs=proposals: theirs[0].to(own)) as own:
+            tokens: list[Any] = []
+            with choosing(model, lambda own, theirs=proposals: theirs[0].to(own), tokens) as own:
                 out = model(images, mask)
             if two_stage:
-                row["other_proposals"] += len(set(own[0][0].tolist()) - set(proposals[0][0].tolist()))
+                others = set(own[0][0].tolist()) - set(proposals[0][0].tolist())
+                # tokens of the padding are all alike, and which of them are taken means nothing
+                row["other_proposals"] += int(tokens[0].boxes[0, sorted(others)].isfinite().all(-1).sum())
             scores = classes.scores(out.logits[-1]) - classes.scores(logits)
             row["queries"] += boxes.shape[1]
             row["boxes"] = max(row["boxes"], float((out.boxes[-1] - boxes).abs().max()))
