@@ -20,15 +20,15 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 sections=( # name and time limit in seconds
-    "kernels 100"
+    "kernels 90"
     "step 90"
-    "speed 100"
-    "check 90"
-    "tune 60"
-    "tests 75"
+    "speed 90"
+    "check 70"
+    "tune 50"
+    "tests 50"
     "operators 20"
-    "relation 30"
-    "dense 30"
+    "relation 25"
+    "dense 25"
     "ablation 20"
 )
 
