@@ -41,7 +41,18 @@ def bench_command(
         print_json(found)
         return
     table = Table("file", "format", "precision", title_justify="left", title=f"{found['hardware']}, batch 1")
-    for column in ("MB", "AP", "pre ms", "model ms", "post ms", "images/s", "peak MB", "threads"):
+    for column in (
+        "MB",
+        "M parameters",
+        "GFLOPs",
+        "AP",
+        "pre ms",
+        "model ms",
+        "post ms",
+        "images/s",
+        "peak MB",
+        "threads",
+    ):
         table.add_column(column, justify="right")
     for row in found["rows"]:
         table.add_row(
@@ -49,6 +60,7 @@ def bench_command(
             row["format"],
             row["precision"],
             f"{row['megabytes']:.1f}",
+            *("-" if row[name] is None else f"{row[name]:.1f}" for name in ("parameters", "gflops")),
             "-" if row["ap"] is None else f"{row['ap']:.4f}",
             *(f"{row[step]:.1f}" for step in ("pre", "model", "post", "images_per_second")),
             "-" if row["peak_megabytes"] is None else f"{row['peak_megabytes']:.0f}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 from detrkit.data.images import read_image
 from detrkit.data.records import ImageRecord
@@ -33,6 +35,8 @@ from detrkit.weights.find import find_checkpoint
 
 __all__ = ["BenchRow", "bench"]
 
+sampling = torch.ops.detrkit.ms_deform_attn_sides  # deformable attention, an operator of its own
+
 _PEAK = """
 import resource, sys
 from detrkit.{module} import {name} as Predictor
@@ -49,6 +53,8 @@ class BenchRow:
         file: its name.
         format, precision: of an exported model; "torch" and "fp32" for a checkpoint.
         megabytes: on the disk.
+        parameters: millions of numbers that a checkpoint's network has; None for exported models, as gflops.
+        gflops: billions of floating-point operations for the first image, a multiplication with an addition as two.
         ap: AP on the data; None without data, or where the post-processing is in the file.
         pre, model, post: from the decoded picture to the input, through the network, and to detections.
         images_per_second: of the three together.
@@ -59,6 +65,8 @@ class BenchRow:
     format: str
     precision: str
     megabytes: float
+    parameters: float | None = None
+    gflops: float | None = None
     ap: float | None = None
     pre: float = 0.0
     model: float = 0.0
@@ -169,6 +177,9 @@ def bench(
         row.precision = info.precision if info is not None else row.precision
         row.pre, row.model, row.post = (median(part) * 1e3 for part in (spent.pre, spent.model, spent.post))
         row.images_per_second = 1e3 / (row.pre + row.model + row.post)
+        if isinstance(runner, _Checkpoint):
+            row.parameters = sum(parameter.numel() for parameter in runner.model.parameters()) / 1e6
+            row.gflops = _operations(runner, read_image(files[0])) / 1e9
         if memory:
             say(f"memory of {row.file}")
             row.peak_megabytes = _peak(path, files[:3], threads)
@@ -202,6 +213,21 @@ def _measure(runner: _Runner, picture: Image.Image, spent: _Times) -> None:
     spent.pre.append(prepared - start)
     spent.model.append(done - prepared)
     spent.post.append(time.perf_counter() - done)
+
+
+def _operations(runner: _Checkpoint, picture: Image.Image) -> int:
+    """Floating-point operations of the network: products of matrices, convolutions, and samples of token rows."""
+    images, padding, _ = runner.prepare(picture)
+    with FlopCounterMode(display=False, custom_mapping={sampling: _sampling_operations}) as counter:
+        runner.model(images, padding)  # with gradients: without, the counter fails where a parameter is an argument
+    return counter.get_total_flops()
+
+
+def _sampling_operations(
+    value: Sequence[int], sides: object, locations: Sequence[int], *rest: object, **more: object
+) -> int:
+    """Four corners of every sample are weighed and added, channel by channel."""
+    return 2 * 4 * math.prod(locations[:-1]) * value[-1]
 
 
 def _peak(path: Path, images: Sequence[Path], threads: int) -> float | None:

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from detrkit.structures import Batch
 
-__all__ = ["Meter", "sides"]
+__all__ = ["Meter", "contents"]
 
 
-def sides(group: Sequence[Batch]) -> dict[str, float]:
-    """Width and height of the largest padded batch of a step."""
+def contents(group: Sequence[Batch]) -> dict[str, float]:
+    """Objects of a step on this process, and width and height of its largest padded batch."""
     height, width = max((tuple(batch.images.shape[-2:]) for batch in group), key=lambda size: size[0] * size[1])
-    return {"width": width, "height": height}
+    objects = sum(len(target) for batch in group for target in batch.targets)
+    return {"objects": objects, "width": width, "height": height}
 
 
 class Meter:

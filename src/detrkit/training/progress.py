@@ -40,12 +40,15 @@ def duration(seconds: float) -> str:
 
 
 def numbers_line(numbers: Mapping[str, float]) -> str:
-    """The numbers of a log row for people: loss, its terms in the last layer, rate, speed, image size, memory."""
+    """The numbers of a log row for people: loss, its terms in the last layer, rate, speed, objects of the last
+    step, image size, memory."""
     # like loss_bbox; those of other layers and groups have a second underscore
     each = [f"{name[5:]} {numbers[name]:.3f}" for name in numbers if name.startswith("loss_") and "_" not in name[5:]]
     terms = f" ({', '.join(each)})" if each else ""
     text = f"loss {numbers['loss']:.4f}{terms} lr {numbers['lr']:.2e}"
     text += f" {numbers['images_per_second']:.1f} images/s"
+    if "objects" in numbers:
+        text += f" {numbers['objects']:.0f} objects"
     if "width" in numbers:
         text += f" {numbers['width']:.0f}x{numbers['height']:.0f}"
     if "memory_gb" in numbers:

@@ -35,7 +35,7 @@ from detrkit.training.ema import EMA
 from detrkit.training.fingerprint import Fingerprint, fingerprint
 from detrkit.training.interrupt import Interrupt, Interrupted
 from detrkit.training.memory import memory_in_use
-from detrkit.training.meters import Meter, sides
+from detrkit.training.meters import Meter, contents
 from detrkit.training.optimizer import build_optimizer, frozen_norms, parameter_groups, set_learning_rate
 from detrkit.training.progress import TrainingProgress
 from detrkit.training.rng import preserved_rng, rng_state, seed_everything
@@ -263,7 +263,7 @@ class Trainer:
                 row |= {f"lr_{name}": rate for name, rate in rates.items() if name != "default"}
                 row["memory_gb"] = round(memory_in_use(self.accelerator.device) / 1e9, 3)
                 self.log("train", **row)
-                self.progress.line(self.step, self.current_epoch, row | sides(group))
+                self.progress.line(self.step, self.current_epoch, row | contents(group))
         else:
             skip_step(self, group)
         self.notify("on_step", Step(number=self.step, loss=loss, batches=group))
