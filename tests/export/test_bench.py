@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def test_parameters_and_operations(checkpoint: Path) -> None:
     sampled = []
 
     class Counted(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func.overloadpacket is torch.ops.detrkit.ms_deform_attn_sides:
                 value, _, locations, _ = args
                 sampled.append(8 * locations[..., 0].numel() * value.shape[3])
