@@ -148,8 +148,9 @@ def test_a_repository_of_something_else(hub: HubServer) -> None:
         find_checkpoint("hf://me/text")
 
 
-def test_no_server(hub: HubServer, checkpoint: Path) -> None:
+def test_no_server(hub: HubServer, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.down = True
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its tries
     with pytest.raises(CheckpointError, match=r"^hf://me/cells: "):
         detrkit.push_to_hub(checkpoint, REPOSITORY)
     with pytest.raises(CheckpointError, match=r"^hf://me/cells: the server cannot be reached"):
