@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,15 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.scripts import imported_script
+
 ROOT = Path(__file__).resolve().parents[1]
 Numbers = dict[str, dict[str, Tensor]]
 
 
 @pytest.fixture(scope="module")
 def comparison() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        yield importlib.import_module("compare_checkouts")
+    with imported_script("compare_checkouts") as module:
+        yield module
 
 
 def sample() -> Numbers:

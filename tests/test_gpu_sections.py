@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -14,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.scripts import imported_script
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "benchmarks" / "gpu.sh"
 LIMITS = {name: int(seconds) for name, seconds in re.findall(r'^    "(\w+) (\d+)"$', SCRIPT.read_text(), re.MULTILINE)}
@@ -22,9 +23,8 @@ SECTIONS = list(LIMITS)
 
 @pytest.fixture(scope="module")
 def gpu_section() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        yield importlib.import_module("gpu_section")
+    with imported_script("gpu_section") as module:
+        yield module
 
 
 def run(out: Path, *sections: str, **env: str) -> tuple[int, list[dict[str, Any]], str]:

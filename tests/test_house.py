@@ -49,6 +49,7 @@ FLOOR = {
     "devices",
     "backends",
     "offline",
+    "side_by_side",
 }
 MAY_IMPORT = {
     "errors": set(),
@@ -60,6 +61,7 @@ MAY_IMPORT = {
     "bars": {"console"},
     "ranges": set(),
     "offline": set(),
+    "side_by_side": set(),
     "devices": {"errors"},
     "backends": {"errors"},
     "structures": {"errors", "files", "on_use"},

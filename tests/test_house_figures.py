@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +9,13 @@ from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.scripts import imported_script
 
 
 @pytest.fixture(scope="module")
 def figures() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        yield importlib.import_module("house")
+    with imported_script("house") as module:
+        yield module
 
 
 def test_imports_that_go_up_or_sideways_are_found(figures: ModuleType, tmp_path: Path) -> None:

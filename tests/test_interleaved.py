@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.scripts import imported_script
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
@@ -26,9 +27,8 @@ serve({"value": value})
 
 @pytest.fixture(scope="module")
 def interleaved() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        yield importlib.import_module("interleaved")
+    with imported_script("interleaved") as module:
+        yield module
 
 
 def test_sides_take_turns_and_no_side_is_always_first(interleaved: ModuleType) -> None:

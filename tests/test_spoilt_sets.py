@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import subprocess
 import time
@@ -19,15 +18,13 @@ from PIL import Image
 
 from detrkit.config import load_recipe
 from tests.report.runs import write_run
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.scripts import imported_script
 
 
 @pytest.fixture(scope="module")
 def spoilt() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        yield importlib.import_module("spoilt_sets")
+    with imported_script("spoilt_sets") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

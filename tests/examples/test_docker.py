@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -17,19 +15,15 @@ import pytest
 
 from tests.examples.test_serve import encoded
 from tests.runtime.planted_files import planted_info, planted_onnx
+from tests.scripts import imported_script
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "docker").glob("Dockerfile.*"))
 
 
 def rehearsing() -> Any:
-    spec = importlib.util.spec_from_file_location("rehearse", ROOT / "docker" / "rehearse.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    with imported_script("rehearse", folder="docker") as module:
+        return module
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.suffix)

@@ -9,7 +9,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from tests.hub.hub_server import TOKEN, HubServer, serving_hub
+from tests.hub.hub_server import TOKEN, HubServer
+from tests.weights.server import running
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     huggingface_hub.close_session()
-    with serving_hub() as server:
+    with running(HubServer()) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.address)
         yield server
     huggingface_hub.close_session()

@@ -8,6 +8,9 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TypeVar
+
+T = TypeVar("T", bound=ThreadingHTTPServer)
 
 
 @dataclass
@@ -88,9 +91,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[Server]:
+def running(server: T) -> Iterator[T]:
     """A server that runs inside the ``with`` block."""
-    server = Server()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
@@ -98,3 +100,8 @@ def serving() -> Iterator[Server]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def serving() -> contextlib.AbstractContextManager[Server]:
+    """A server of files that runs inside the ``with`` block."""
+    return running(Server())

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, reduce
+from functools import reduce
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from detrkit.losses.problem import Candidates, Matches, Problem
 from detrkit.losses.terms import Term
+from detrkit.side_by_side import in_threads
 from detrkit.structures import Target
 
 __all__ = ["HungarianMatcher"]
@@ -55,12 +55,6 @@ def _pairs(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     target, query = linear_sum_assignment(cost)
     order = query.argsort()
     return query[order], target[order]
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    """Threads for assignments, which SciPy solves without holding Python's lock."""
-    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="assignment")
 
 
 def _to_host(tensor: Tensor) -> Tensor:
@@ -135,7 +129,7 @@ class HungarianMatcher:
         """Rows layer, image, query, target (4, L·M) from costs (L, G, Q)."""
         copies = [self._copies(target) for target in targets]
         counts = [len(target) for target in targets]
-        starts = [sum(counts[:image]) for image in range(len(counts))]
+        starts = [0, *accumulate(counts)]
         places = [(layer, image) for layer in range(len(cost)) for image, count in enumerate(counts) if count]
 
         def solve(place: tuple[int, int]) -> np.ndarray:
@@ -144,7 +138,7 @@ class HungarianMatcher:
             query, target = _assign(cost[layer, start : start + counts[image]], copies[image])
             return np.stack((np.full_like(query, layer), np.full_like(query, image), query, target + start))
 
-        run = map if cost.size < MANY_PAIRS else _threads().map
+        run = map if cost.size < MANY_PAIRS else in_threads
         return np.concatenate(list(run(solve, places)), axis=1)
 
     def _copies(self, target: Target) -> np.ndarray | None:

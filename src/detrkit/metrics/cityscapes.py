@@ -20,7 +20,7 @@ from detrkit.errors import DataError
 from detrkit.metrics.cityscapes_files import listed_masks, matching_results, read_mask
 from detrkit.metrics.protocol import AnnotatedData, PerImageMetric
 from detrkit.metrics.score import Numbers, Score
-from detrkit.metrics.side_by_side import in_threads
+from detrkit.side_by_side import in_threads
 from detrkit.structures import Detections
 
 __all__ = ["CLASSES", "CityscapesData", "CityscapesMetric", "Scored", "match_image", "score_cityscapes"]

@@ -23,7 +23,7 @@ from detrkit.data.label_maps import read_class_png
 from detrkit.errors import DataError
 from detrkit.metrics.cityscapes_files import true_images
 from detrkit.metrics.panoptic_files import ReadIds
-from detrkit.metrics.side_by_side import in_threads
+from detrkit.side_by_side import in_threads
 from detrkit.structures import Categories, Category, SemanticMap
 from detrkit.structures.segment_maps import segment_shapes
 

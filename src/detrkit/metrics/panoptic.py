@@ -26,7 +26,7 @@ from detrkit.metrics.panoptic_files import (
 )
 from detrkit.metrics.protocol import AnnotatedData, PerImageMetric
 from detrkit.metrics.score import Numbers, NumbersJson, Score
-from detrkit.metrics.side_by_side import in_threads
+from detrkit.side_by_side import in_threads
 from detrkit.structures import Categories, PanopticMap
 from detrkit.structures.segment_maps import MAX_ID, id_mismatch
 

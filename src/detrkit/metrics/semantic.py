@@ -21,7 +21,7 @@ from detrkit.metrics.coco_files import unique_names
 from detrkit.metrics.protocol import AnnotatedData, PerImageMetric
 from detrkit.metrics.score import Numbers, Score
 from detrkit.metrics.semantic_files import class_values, matching_files, values_of_results
-from detrkit.metrics.side_by_side import in_threads
+from detrkit.side_by_side import in_threads
 from detrkit.structures import Categories, SemanticMap
 
 __all__ = ["ReadMap", "SemanticData", "SemanticMetric", "score_semantic"]

@@ -24,9 +24,8 @@ def _overlap(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Intersection and union of xyxy boxes that broadcast against each other."""
     overlap = torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])
     intersection = _area(overlap.clamp(min=0))
-    return intersection, _area(first[..., 2:] - first[..., :2]) + _area(
-        second[..., 2:] - second[..., :2]
-    ) - intersection
+    areas = _area(first[..., 2:] - first[..., :2]) + _area(second[..., 2:] - second[..., :2])
+    return intersection, areas - intersection
 
 
 def _area(size: Tensor) -> Tensor:

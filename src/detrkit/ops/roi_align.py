@@ -9,6 +9,7 @@ its oracle in the tests; on a GPU slower (``benchmarks/roi_align.py`` compares t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NotRequired, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from detrkit.backends import forced_backend
 from detrkit.ops.exporting import is_exporting
 
-__all__ = ["RoIBags", "roi_align", "roi_align_bags", "roi_align_maps"]
+__all__ = ["RoIBags", "RoIOptions", "roi_align", "roi_align_bags", "roi_align_maps"]
 
 
 class RoIBags:
@@ -57,6 +58,24 @@ def _axis(start: Tensor, length: Tensor, cells: Tensor, bins: int, ratio: int) -
     return pair.long().unflatten(-2, (bins, ratio)).flatten(-2), weight.unflatten(-2, (bins, ratio)).flatten(-2)
 
 
+class RoIOptions(TypedDict):
+    """What all forms of RoIAlign take.
+
+    Attributes:
+        shapes: (height, width) of each level in cells, in the order of the tokens.
+        strides: pixels per cell, one per level.
+        resolution: K, bins along each side. The order is level-major, then row-major: level·K² + row·K + column.
+        sampling_ratio: samples along each side of a bin; 2 unless given.
+        aligned: the half-pixel shift of "ROIAlignV2"; True unless given, as in the published models.
+    """
+
+    shapes: Sequence[tuple[int, int]]
+    strides: Sequence[int]
+    resolution: int
+    sampling_ratio: NotRequired[int]
+    aligned: NotRequired[bool]
+
+
 def roi_align_bags(
     boxes: Tensor,
     *,
@@ -71,11 +90,7 @@ def roi_align_bags(
 
     Args:
         boxes: (B, Q, 4) xyxy in pixels.
-        shapes: (height, width) of each level in cells, in the order of the tokens.
-        strides: pixels per cell, one per level.
-        resolution: K, bins along each side. The order is level-major, then row-major: level·K² + row·K + column.
-        sampling_ratio: samples along each side of a bin.
-        aligned: the half-pixel shift of "ROIAlignV2"; the published models use True.
+        shapes, strides, resolution, sampling_ratio, aligned: as in :class:`RoIOptions`.
         valid_size: (B, 2) height and width of each image's valid area in pixels. The maps then end at its border, as
             without padding. None (published): boxes read the padding too.
     """
@@ -132,29 +147,14 @@ def roi_align_maps(
 
 
 def roi_align(
-    tokens: Tensor,
-    boxes: Tensor,
-    *,
-    shapes: Sequence[tuple[int, int]],
-    strides: Sequence[int],
-    resolution: int,
-    sampling_ratio: int = 2,
-    aligned: bool = True,
-    valid_size: Tensor | None = None,
+    tokens: Tensor, boxes: Tensor, *, valid_size: Tensor | None = None, **options: Unpack[RoIOptions]
 ) -> Tensor:
     """Pool boxes from tokens (B, S, C), levels one after the other: (B, Q, L·K², C), by the faster way of the device.
 
-    torchvision's kernel has no valid sizes, and its gradient is not deterministic: weighted bags do these. Arguments as
-    in :func:`roi_align_bags`.
+    torchvision's kernel has no valid sizes, and its gradient is not deterministic: weighted bags do these. Boxes and
+    ``valid_size`` as in :func:`roi_align_bags`.
     """
     kernel = tokens.is_cuda and valid_size is None and forced_backend() != "reference"
     if kernel and not torch.are_deterministic_algorithms_enabled() and not is_exporting():
-        return roi_align_maps(
-            tokens, boxes, shapes=shapes, strides=strides, resolution=resolution, sampling_ratio=sampling_ratio,
-            aligned=aligned,
-        )  # fmt: skip
-    bags = roi_align_bags(
-        boxes, shapes=shapes, strides=strides, resolution=resolution, sampling_ratio=sampling_ratio, aligned=aligned,
-        valid_size=valid_size,
-    )  # fmt: skip
-    return bags.pool(tokens)
+        return roi_align_maps(tokens, boxes, **options)
+    return roi_align_bags(boxes, valid_size=valid_size, **options).pool(tokens)

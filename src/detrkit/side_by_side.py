@@ -1,4 +1,4 @@
-"""Work on many files at once."""
+"""Work that lets other threads of Python run, on many things at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """The results in the order of the items; the first error stops the rest.
 
-    Decoding a PNG file lets other threads run, so that all cores decode.
+    Decoding a PNG file lets other threads run, and so does SciPy's assignment: all cores work.
     """
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
