@@ -41,7 +41,6 @@ class Rehearsal:
     variables: dict = field(default_factory=dict)
     start: list = field(default_factory=list)
     health: list = field(default_factory=list)
-    user: str = "root"
 
     def inside(self, path):
         """A path of the image below the folder of the rehearsal."""
@@ -69,8 +68,6 @@ class Rehearsal:
             moved = re.sub(r"(?<=\s)/(?=[a-z])", f"{self.root}/", " && ".join(commands))
             if moved:
                 subprocess.run(["bash", "-euc", moved], cwd=self.folder, env=self.environment(), check=True)
-        elif keyword == "USER":
-            self.user = rest
         elif keyword == "HEALTHCHECK":
             self.health = json.loads(rest.partition("CMD ")[2])
         elif keyword in ("ENTRYPOINT", "CMD"):

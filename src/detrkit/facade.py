@@ -39,7 +39,6 @@ class Model:
         self.name = str(name)
         self.weights: Path | None = None
         self.run: RunResult | None = None
-        self._data: Path | None = None
         self._predictor: Predictor | None = None
         try:
             self.weights = find_checkpoint(name)
@@ -74,7 +73,6 @@ class Model:
             recipe, overrides = detrkit.auto_recipe(str(data), overrides), {}
         self.run = detrkit.train(recipe, **how, **overrides)
         self.weights, self._predictor = self.run.best, None
-        self._data = self.run.folder
         return self
 
     def evaluate(self, data: Any = None, **options: Any) -> ScoreJson:
@@ -84,7 +82,7 @@ class Model:
             DataError: there are no data, or they cannot be used.
             CheckpointError: there are no weights.
         """
-        chosen = self._data if data is None else data
+        chosen = self.run.folder if data is None and self.run is not None else data
         if chosen is None:
             raise DataError("evaluate needs data=DIR: this model has not been trained here")
         return detrkit.evaluate(self._weights(), chosen, **options)

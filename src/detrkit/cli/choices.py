@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["OnError", "Split", "TaskName"]
+__all__ = ["OnError", "Split", "TaskName", "name_pattern"]
+
+
+def name_pattern(wanted: str | None) -> str:
+    """The shell pattern of a filter of names: a pattern, a part of a name, or None for all."""
+    if wanted is None:
+        return "*"
+    return wanted if any(sign in wanted for sign in "*?[") else f"*{wanted}*"
 
 
 class OnError(StrEnum):

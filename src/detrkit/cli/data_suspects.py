@@ -16,6 +16,7 @@ from detrkit.errors import DataError
 if TYPE_CHECKING:
     from detrkit.data import DetectionDataset
     from detrkit.data.suspects import Suspect
+    from detrkit.models import Detector
 
 __all__ = ["suspects_command"]
 
@@ -77,13 +78,15 @@ def suspects_command(
     from detrkit.files import write_json
 
     names = ["train"] if folds is not None else [split.value] if split else list(find_sources(folder, format=format))
+    model = _model(str(checkpoint), device) if folds is None else None
     every: list[tuple[str, Suspect]] = []
     sets: dict[str, DetectionDataset] = {}
     for name in names:
         data = sets[name] = load_dataset(folder, split=name, format=format, on_error="skip")
-        if folds is None:
-            found = _detections(str(checkpoint), data, device, name)
+        if model is not None:
+            found = _detections(model, data, name)
         else:
+            assert folds is not None
             found = _of_folds(checkpoint, folder, data, folds, overrides or [], out, device)
         every += [(name, one) for one in ranked_suspects(found, least=least)]
     every.sort(key=lambda pair: -pair[1].confidence)
@@ -106,21 +109,23 @@ def suspects_command(
     console.print(f"{out / 'suspects.json'}" + (f", pictures in {out / 'sheets'}" if sheets else ""), markup=False)
 
 
-def _detections(checkpoint: str, data: DetectionDataset, device: str, name: str) -> list[tuple[Any, Any]]:
-    """Images and what the checkpoint finds in them, low scores too."""
-    from detrkit.cli.console import local_checkpoint, progress_bar
+def _model(checkpoint: str, device: str) -> Detector:
+    from detrkit.cli.console import local_checkpoint
     from detrkit.devices import resolve_device
-    from detrkit.evaluation.loop import predict_dataset
-    from detrkit.structures import Detections
     from detrkit.weights import open_checkpoint
     from detrkit.weights.find import find_checkpoint
 
-    model = open_checkpoint(find_checkpoint(local_checkpoint(checkpoint))).to(resolve_device(device))
+    return open_checkpoint(find_checkpoint(local_checkpoint(checkpoint))).to(resolve_device(device))
+
+
+def _detections(model: Detector, data: DetectionDataset, name: str) -> list[tuple[Any, Any]]:
+    """Images and what a model finds in them, low scores too."""
+    from detrkit.cli.console import progress_bar
+    from detrkit.evaluation.loop import predict_dataset
+
     records = {record.image_id: record for record in data.records}
     with progress_bar(f"looking at {name}") as bar:
         found = dict(predict_dataset(model, data, progress=bar.update))
-    if not all(isinstance(one, Detections) for one in found.values()):
-        raise DataError(f"{checkpoint}: answers maps; suspects are found among objects")
     return [(records[image_id], one) for image_id, one in found.items()]
 
 
@@ -141,7 +146,6 @@ def _of_folds(
     from detrkit.weights import read_info
     from detrkit.weights.find import find_checkpoint
 
-    recipe = None
     if checkpoint is not None:
         stored = read_info(find_checkpoint(local_checkpoint(checkpoint))).recipe
         if stored is None:

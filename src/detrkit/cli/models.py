@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from detrkit.cli.choices import name_pattern
 from detrkit.errors import RecipeError, did_you_mean
 
 __all__ = ["models_command"]
@@ -21,8 +22,7 @@ def models_command(
     from detrkit.models.presets import PRESETS, list_models
     from detrkit.weights.find import embedded_names
 
-    wanted = "*" if pattern is None else pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
-    names = list_models(wanted)
+    names = list_models(name_pattern(pattern))
     if not names:
         raise RecipeError(f"no model matches '{pattern}'.{did_you_mean(pattern or '', list_models())}")
     trained = embedded_names()

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from detrkit.cli.choices import name_pattern
 from detrkit.cli.data_options import Force, JsonFlag
 
 __all__ = ["app"]
@@ -29,7 +30,7 @@ def recipes_command(
     from detrkit.config import list_recipes
     from detrkit.errors import RecipeError, did_you_mean
 
-    wanted = "*" if pattern is None else pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    wanted = name_pattern(pattern)
     names = [name for name in list_recipes() if fnmatch(name, wanted)]
     if not names:
         raise RecipeError(f"no recipe matches '{pattern}'.{did_you_mean(pattern or '', list_recipes())}")

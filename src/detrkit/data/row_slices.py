@@ -20,7 +20,7 @@ from typing import Any
 from detrkit.collection import without_collection
 from detrkit.data.uniform_rows import UniformRows, uniform_rows
 from detrkit.errors import DataError
-from detrkit.files import check_regular
+from detrkit.files import beginning, check_regular
 
 __all__ = ["Chunk", "RowFile", "chunks_of", "rows_of_list", "telling_progress"]
 
@@ -189,11 +189,7 @@ def _state(path: Path) -> tuple[int, int]:
 def _begins(path: Path, sign: bytes) -> bool:
     """Whether a file has this first byte, apart from white space; a large one of another kind is not read for it."""
     check_regular(path)
-    try:
-        with open(path, "rb") as file:
-            return file.read(64).lstrip().startswith(sign)
-    except OSError:
-        return False
+    return beginning(path, 64).lstrip().startswith(sign)
 
 
 def _content(path: Path) -> bytes | None:

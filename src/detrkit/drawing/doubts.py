@@ -8,14 +8,11 @@ from PIL import Image, ImageDraw
 
 from detrkit.data.suspects import Suspect
 
-__all__ = ["LABELLED", "OTHERS", "SUGGESTED", "draw_suspect"]
+__all__ = ["draw_suspect"]
 
-LABELLED = (255, 77, 77)
-"""The colour of the doubted label."""
-SUGGESTED = (47, 191, 91)
-"""The colour of what the model sees."""
-OTHERS = (61, 165, 255)
-"""The colour of other labels."""
+_LABELLED = (255, 77, 77)  # the doubted label
+_SUGGESTED = (47, 191, 91)  # what the model sees
+_OTHERS = (61, 165, 255)  # other labels
 
 _SIDE = 320  # pixels of a picture
 _AROUND = 1.5  # sides of the object that are shown around it
@@ -43,11 +40,11 @@ def draw_suspect(image: Image.Image, suspect: Suspect) -> Image.Image:
 
     for position, box in enumerate(suspect.record.boxes):
         if position != suspect.position:
-            outline(box, OTHERS, 1)
+            outline(box, _OTHERS, 1)
     if suspect.position is None:
-        outline(suspect.box, SUGGESTED, 3)
+        outline(suspect.box, _SUGGESTED, 3)
     else:
-        outline(suspect.box, LABELLED, 3)
+        outline(suspect.box, _LABELLED, 3)
         if suspect.suggested_box is not None:
-            outline(suspect.suggested_box, SUGGESTED, 2)
+            outline(suspect.suggested_box, _SUGGESTED, 2)
     return canvas

@@ -9,11 +9,11 @@ from typing import Any
 
 from detrkit.data.images import ImageSource, Picture
 from detrkit.inference.sources import open_image
-from detrkit.inference.tasks import ANSWERS, check_task, nms_threshold
+from detrkit.inference.tasks import ANSWERS, Answer, check_task, in_full_size, nms_threshold
 from detrkit.runtime.engines import Engine
 from detrkit.runtime.info import ArtefactInfo, check_raw
 from detrkit.runtime.light_predictor import LightPredictor
-from detrkit.structures import Detections, Thresholds
+from detrkit.structures import Thresholds
 
 __all__ = ["ArtefactPredictor", "answers_without_torch"]
 
@@ -91,12 +91,9 @@ class ArtefactPredictor:
         """Find objects in one image, or in every image of a list; see :meth:`detrkit.Predictor.predict`."""
         many = isinstance(images, list | tuple)
         sources = images if many else [images]
-        found: list[Detections] = []
+        found: list[Answer] = []
         for start in range(0, len(sources), self.batch_size):
             opened = [self.open(source) for source in sources[start : start + self.batch_size]]
             answers = self._light.predict_all([picture.image for picture in opened], threshold)
-            found += [
-                one.resized((picture.full_size[1], picture.full_size[0])) if picture.is_reduced else one
-                for one, picture in zip(answers, opened, strict=True)
-            ]
+            found += [in_full_size(one, picture) for one, picture in zip(answers, opened, strict=True)]
         return found if many else found[0]

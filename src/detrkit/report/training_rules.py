@@ -9,7 +9,6 @@ from detrkit.report.advice import Advice, Evidence
 __all__ = ["TRAINING_RULES"]
 
 _LEARNED = 0.3  # a score that a run reaches only if it has learned to detect, however short it was
-_FINDS = 0.3  # F1 without regard to classes, from which on detections say something about labels
 _SHORT = 1500  # steps, where the run has not recorded its own limit
 _RISING = 0.03  # share of the best score that the last part of a run has added, for the score to be still rising
 _LAST_PART = 0.25
@@ -36,12 +35,11 @@ def too_short(evidence: Evidence) -> Advice | None:
     learned = 0.0 if value is None else value
     if steps >= limit or learned >= _LEARNED:
         return None
-    finds = 0.0 if evidence.signs is None else float(evidence.signs.any_class.f1.max(initial=0.0))
     return Advice(
         kind="too short",
         # before it, definite faults of the data: training longer on them is in vain, and a low score may come from them
         # alone. Faint signs of such faults come after it: a model that has just begun gives them on sound data too.
-        urgency=98 if finds < _FINDS else 80,
+        urgency=98 if evidence.signs is None else 80,
         title="Train longer",
         reason=f"{steps} optimizer steps; below {limit} a detection transformer has usually not learned to detect"
         + ("" if value is None else f" ({evidence.log.metric} is {value:.3f})"),

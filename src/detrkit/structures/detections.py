@@ -88,8 +88,7 @@ class Detections:
             if not np.issubdtype(chosen.dtype, np.integer):
                 raise TypeError(f"detections are chosen by a position, several, a mask or a slice, not {index!r}")
             position = range(len(self))[int(chosen)]  # an IndexError where there is none
-            fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-            return Detection(**fields | _arrays(self, slice(position, position + 1)))
+            return Detection(**vars(self) | _arrays(self, slice(position, position + 1)))
         return self.keep(chosen if chosen.size else chosen.astype(np.int64))
 
     @property
@@ -104,8 +103,7 @@ class Detections:
 
     def keep(self, index: Index) -> Detections:
         """The detections that ``index`` selects (mask, slice or positions), in that order."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return Detections(**fields | _arrays(self, index))
+        return Detections(**vars(self) | _arrays(self, index))
 
     def resized(self, image_size: tuple[int, int]) -> Detections:
         """The same detections in pixels of the image at another (height, width)."""

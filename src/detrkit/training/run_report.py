@@ -49,7 +49,10 @@ class RunReport(Callback):
             return
         if evaluation.score.pixels is not None:
             maps = MapScores(score=evaluation.score, columns=evaluation.metric.class_columns)
-            write_json(trainer.folder / MAP_SCORES, maps.to_json(), force=True)
+            try:
+                write_json(trainer.folder / MAP_SCORES, maps.to_json(), force=True)
+            except Exception as error:
+                _warn(trainer, "the scores of the best evaluation cannot be kept", error)
         if not isinstance(evaluation.of.metric, InstanceMetric):
             return
         found = {number: one for number, one in evaluation.answers.items() if isinstance(one, Detections)}

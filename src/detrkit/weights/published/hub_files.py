@@ -127,4 +127,4 @@ def _reason(error: Exception) -> str:
         if is_offline():
             return "not in the cache, and --offline or a variable forbids the network"
         return "the server cannot be reached, and the file is not in the cache"
-    return first_line(error) or type(error).__name__
+    return first_line(error)
