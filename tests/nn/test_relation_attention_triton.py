@@ -117,6 +117,7 @@ settings_of_calls = st.builds(
 @settings(max_examples=3)
 @example(Setting(queries=33, heads=8, width=32, masks=1))
 @example(Setting(queries=17, images=2, heads=3, width=24, masks=2, dtype=torch.bfloat16))
+@example(Setting(queries=17, images=2, heads=3, width=28, features=4, dtype=torch.bfloat16, seed=13728))
 def test_any_shape(setting: Setting) -> None:
     compare(replace(setting, masks=setting.masks or setting.seed % (setting.images + 1)))
 

@@ -25,7 +25,7 @@ from detrkit.ops.tuning import (
     RELATION_ROWS,
 )
 
-VALUES = {"values", "gradient", "output", "q", "k", "v", "grad_q", "grad_k", "grad_v"}
+VALUES = {"values", "q", "k", "v", "grad_q", "grad_k", "grad_v"}
 NUMBERS = {"tokens", "queries", "blocked_image"} | {f"{side}{n}" for n in range(5) for side in ("height", "width")}
 FLOATS = {"softmax_scale", "relation_scale"}
 DTYPES = {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}
@@ -35,7 +35,8 @@ def compiled(kernel: Any, dtype: str, constants: dict[str, Any], warps: int, cap
     """Compile a kernel with its values of one dtype; all other tensors are float32."""
     names, signature, aligned = kernel.arg_names, {}, {}
     for index, name in enumerate(names):
-        kind = "i32" if name in NUMBERS else "fp32" if name in FLOATS else "*" + (dtype if name in VALUES else "fp32")
+        values = VALUES if "REAL" in constants else VALUES | {"gradient", "output"}
+        kind = "i32" if name in NUMBERS else "fp32" if name in FLOATS else "*" + (dtype if name in values else "fp32")
         if name == "grad_values" and constants["FIXED"]:
             kind = "*i64"
         signature[name] = "constexpr" if name in constants else kind

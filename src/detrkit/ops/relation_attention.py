@@ -89,7 +89,7 @@ def _attend(
 
 @_attend.register_fake
 def _attend_fake(q: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=torch.float32)
+    return q.new_empty(q.shape, dtype=torch.float32), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
 @torch.library.custom_op("detrkit::relation_attention_backward", mutates_args=())
@@ -169,4 +169,4 @@ def relation_attention(
     mixed, _ = _attend(
         q, k.to(q.dtype), v.to(q.dtype), *boxes, weight.float(), bias.float(), blocked, scale, temperature
     )
-    return mixed
+    return mixed.to(q.dtype)

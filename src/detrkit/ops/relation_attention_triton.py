@@ -310,10 +310,14 @@ def launch_relation_forward(
     q: Tensor, k: Tensor, v: Tensor, source: Tensor, target: Tensor, weight: Tensor, bias: Tensor,
     blocked: Tensor | None, scale: float, temperature: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Attention (B, heads, N, d) and the logarithm of the softmax's sums (B, heads, N), float32."""
+    """Attention (B, heads, N, d) and the logarithm of the softmax's sums (B, heads, N), both float32.
+
+    Not in the dtype of q: rows of the logits' gradient add up to zero only as exactly as the output is known, and the
+    gradient of the map's bias is the sum of all.
+    """
     q, k, v, source, target = (x.contiguous() for x in (q, k, v, source, target))
     batch, heads, queries, width = q.shape
-    output = torch.empty_like(q)
+    output = torch.empty(q.shape, dtype=torch.float32, device=q.device)
     logs = torch.empty((batch, heads, queries), dtype=torch.float32, device=q.device)
     if output.numel() == 0:
         return output, logs
@@ -340,7 +344,7 @@ def launch_relation_backward(
     grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     if q.numel() == 0:
         return grad_q, grad_k, grad_v, torch.zeros_like(weight), torch.zeros_like(bias)
-    deltas = (gradient.float() * output.float()).sum(-1)
+    deltas = (gradient.float() * output).sum(-1)
     mask, apart = _blocked(blocked, source)
     by_rows, by_columns = RELATION_ROWS[q.element_size()], RELATION_COLUMNS[q.element_size()]
     row_programs = batch * triton.cdiv(queries, by_rows.rows)
