@@ -51,7 +51,8 @@ def test_columns(options: dict[str, Any], count: int) -> None:
         {"image_id": "7"},
         {"image_id": None},
         {"image_id": True},
-        {"score": 5e-05},
+        {"score": 5e25},
+        {"x-e-5": 1},
         {"score": float("nan")},
         {"bbox": [1, 2, 3]},
         {"bbox": [1, 2, [3], 4]},
@@ -69,6 +70,15 @@ def test_other_rows_are_none(change: dict[str, Any], place: int) -> None:
     assert uniform_rows(b"{}") is None
 
 
+def test_low_scores_with_exponents() -> None:
+    rows = [{**ROWS[0], "score": score} for score in (0.5, 5e-05, 0.5e-7, 1e-300)]
+    for some in (rows, rows[1:], rows[3:]):
+        found = uniform_rows(text_of(some))
+        assert found is not None
+        assert found.values == flat(some)
+    assert uniform_rows(text_of(rows).replace(b"e-", b"\1-")) is None
+
+
 def test_a_whole_number_beyond_64_bits_is_not_whole() -> None:
     found = uniform_rows(text_of([{**row, "image_id": 2**70} for row in ROWS]))
     assert found is not None
@@ -76,7 +86,7 @@ def test_a_whole_number_beyond_64_bits_is_not_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    "signs", [b'0.,-[]{}": e+', b"0123456789.-", bytes(range(256))], ids=["json", "numbers", "all"]
+    "signs", [b'0.,-[]{}": e+\1', b"0123456789.-", bytes(range(256))], ids=["json", "numbers", "all"]
 )
 def test_damaged_text_is_read_as_json_reads_it_or_not_at_all(signs: bytes) -> None:
     chance, whole = random.Random(0), text_of(ROWS)
@@ -107,6 +117,9 @@ def test_damaged_text_is_read_as_json_reads_it_or_not_at_all(signs: bytes) -> No
         b'{"a": 1, "a": 2}, {"a": 1, "a": 2}',
         b'{"\\u0061": 1}, {"\\u0061": 1}',
         b'{"a": 1}, {"a": -}',
+        b'{"a": 1}, {"a": e-1}',
+        b'{"a": 1}, {"a": 1e-}',
+        b'{"a": 1}, {"ae-": 1}',
     ],
 )
 def test_text_that_is_not_json_or_only_seems_to_be_alike(text: bytes) -> None:

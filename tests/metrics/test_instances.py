@@ -56,7 +56,7 @@ def outline(x: float, y: float, w: float, h: float) -> list[list[float]]:
 @pytest.mark.parametrize("ids", [None, [3, 5, 9, 30, 77], []])
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_coco_in_parts(monkeypatch: pytest.MonkeyPatch, iou_type: Any, ids: list[int] | None, agnostic: bool) -> None:
-    monkeypatch.setattr(instances, "_OBJECTS", 50)
+    monkeypatch.setattr(instances, "_OBJECTS", {"bbox": 50, "segm": 50})
     truth, results = data(masks=iou_type == "segm")
     metric = CocoMetric(truth, iou_type=iou_type)
     table = read_results(results, metric.truth, iou_type=iou_type)
@@ -83,7 +83,7 @@ def test_coco_in_parts(monkeypatch: pytest.MonkeyPatch, iou_type: Any, ids: list
 
 @pytest.mark.parametrize("limit", [4, 300])
 def test_lvis_in_parts(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    monkeypatch.setattr(instances, "_OBJECTS", 50)
+    monkeypatch.setattr(instances, "_OBJECTS", {"bbox": 50, "segm": 50})
     truth, results = data()
     metric = LvisMetric(truth, max_detections=limit)
     table = read_results(results, metric.truth, iou_type="bbox")

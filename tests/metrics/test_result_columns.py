@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ def test_a_file_gives_what_reading_row_by_row_gives(
     truth = read_ground_truth(TRUTH, iou_type=iou_type)
     with monkeypatch.context() as patch:
         patch.setattr(result_files, "plain_results", lambda *_: None)
-        patch.setattr(result_files, "rows_of_list", lambda _: iter([None]))
+        patch.setattr(result_files, "rows_of_list", lambda *_: iter([None]))
         slow = read_results(path, truth, iou_type=iou_type)
     monkeypatch.setattr(row_slices, "_SLICE", size)
     monkeypatch.setattr(result_files, "clean_owner", None)  # not called
@@ -61,6 +63,53 @@ def test_a_file_gives_what_reading_row_by_row_gives(
     assert len(slow) == 40
     assert quick.numbers.tolist() == slow.numbers.tolist()
     assert list(map(packed, [quick])) == list(map(packed, [slow]))
+
+
+@contextmanager
+def in_this_process(work: Callable[[], bytes]) -> Iterator[Callable[[], bytes | None]]:
+    """Stands for ``in_a_copy``."""
+
+    def result() -> bytes | None:
+        try:
+            return work()
+        except Exception:
+            return None
+
+    yield result
+
+
+@pytest.mark.parametrize("change", [{}, {"score": "0.5"}, {"category_id": 5}, {"note": "}, {"}], ids=str)
+@pytest.mark.parametrize("place", [3, 31])
+@pytest.mark.parametrize("size", [200, 10**6])
+def test_the_half_that_is_read_ahead(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, size: int, place: int, change: dict[str, object]
+) -> None:
+    found = [{**ROW, "score": number / 50} for number in range(40)]
+    found[place] |= change
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps(found))
+    truth = read_ground_truth(TRUTH, iou_type="bbox")
+    said = pytest.warns(UserWarning, match="category ids 5 ") if "category_id" in change else nullcontext()
+    with said:
+        alone = read_results(path, truth, iou_type="bbox")
+    ahead: list[int] = []
+    plain = result_files._plain_numbers
+
+    def counted(*arguments: Any) -> Any:
+        numbers = plain(*arguments)
+        ahead.append(-1 if numbers is None else len(numbers))
+        return numbers
+
+    monkeypatch.setattr(row_slices, "_SLICE", size)
+    monkeypatch.setattr(row_slices, "_WORTH_TWO", 1)
+    monkeypatch.setattr(result_files, "in_a_copy", in_this_process)
+    monkeypatch.setattr(result_files, "_plain_numbers", counted)
+    with said:
+        both = read_results(path, truth, iou_type="bbox")
+    assert both.numbers.tolist() == alone.numbers.tolist()
+    second = place > 20 and "note" not in change and change
+    assert ahead == [-1 if second else ahead[0]]
+    assert second or 10 < ahead[0] < 30
 
 
 def packed(table: ObjectTable) -> list[bytes]:

@@ -113,14 +113,11 @@ def clean_image(row: object, where: str, read_id: IdReader, tell: Tell = lambda 
 
 def _is_clean_image(row: object) -> TypeGuard[Row]:
     """Whether an image is as COCO describes it, without the lists of LVIS; most are."""
-    return (
-        type(row) is dict
-        and _is_small(row.get("id"))
-        and type(row.get("file_name")) is str
-        and all(type(row.get(side, 1)) is int and 0 < row.get(side, 1) <= LARGEST for side in ("width", "height"))
-        and NEGATIVES not in row
-        and NOT_EXHAUSTIVE not in row
-    )
+    if type(row) is not dict or type(row.get("file_name")) is not str or not _is_small(row.get("id")):
+        return False
+    width, height = row.get("width", 1), row.get("height", 1)
+    sides = type(width) is int and type(height) is int and 0 < width <= LARGEST and 0 < height <= LARGEST
+    return sides and NEGATIVES not in row and NOT_EXHAUSTIVE not in row
 
 
 def clean_category(row: object, where: str, read_id: IdReader) -> Row:

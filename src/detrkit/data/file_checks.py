@@ -10,8 +10,7 @@ from pathlib import Path
 from detrkit.data.findings import Finding, finding
 from detrkit.data.formats import Source
 from detrkit.data.formats.base import SPLIT_WORDS
-from detrkit.data.images import IMAGE_SUFFIXES
-from detrkit.data.listing import files_in, images_in
+from detrkit.data.listing import IMAGE_SUFFIXES, files_in, images_in
 from detrkit.data.records import Table
 
 __all__ = ["file_findings", "reading_findings"]

@@ -22,17 +22,9 @@ from detrkit.files import check_regular
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["IMAGE_SUFFIXES", "ImageSource", "Picture", "image_size", "read_image", "read_picture"]
+__all__ = ["ImageSource", "Picture", "image_size", "read_image", "read_picture"]
 
 ImageSource = Union[str, Path, bytes, Image.Image, NDArray[np.generic], "Tensor"]
-
-_SUFFIXES = (
-    ".apng .avif .avifs .blp .bmp .bw .dcx .dds .dib .fit .fits .flc .fli .ftc .ftu .gbr .gif .icb .iim .im .j2c .j2k "
-    ".jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .msp .pbm .pcd .pcx .pfm .pgm .png .pnm .ppm .psd .pxr .qoi .ras .rgb "
-    ".rgba .sgi .tga .tif .tiff .vda .vst .webp .xbm .xpm"
-)
-IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
-"""Endings of the pictures that Pillow reads (some releases lack AVIF), without icons, vector graphics and films."""
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from detrkit.data.images import IMAGE_SUFFIXES
-from detrkit.data.listing import is_hidden
+from detrkit.data.listing import IMAGE_SUFFIXES, is_hidden
 from detrkit.data.published_sets import PUBLISHED_SETS, Download, Part, PublishedSet
 from detrkit.errors import DataError, did_you_mean, first_few
 

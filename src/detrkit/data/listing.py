@@ -15,11 +15,28 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from urllib.parse import unquote
 
-from detrkit.data.images import IMAGE_SUFFIXES
 from detrkit.errors import DataError
 from detrkit.files import file_content
 
-__all__ = ["child", "files_in", "find_by_name", "images_in", "is_hidden", "posix_name", "read_lines", "read_text"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "child",
+    "files_in",
+    "find_by_name",
+    "images_in",
+    "is_hidden",
+    "posix_name",
+    "read_lines",
+    "read_text",
+]
+
+_SUFFIXES = (
+    ".apng .avif .avifs .blp .bmp .bw .dcx .dds .dib .fit .fits .flc .fli .ftc .ftu .gbr .gif .icb .iim .im .j2c .j2k "
+    ".jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .msp .pbm .pcd .pcx .pfm .pgm .png .pnm .ppm .psd .pxr .qoi .ras .rgb "
+    ".rgba .sgi .tga .tif .tiff .vda .vst .webp .xbm .xpm"
+)
+IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
+"""Endings of the pictures that Pillow reads (some releases lack AVIF), without icons, vector graphics and films."""
 
 # Folders and files that file managers write: archives of macOS, thumbnails of Windows and of storage servers.
 _LITTER = frozenset({"__macosx", "@eadir", "thumbs.db", "desktop.ini"})

@@ -22,10 +22,12 @@ from detrkit.data.uniform_rows import UniformRows, uniform_rows
 from detrkit.errors import DataError
 from detrkit.files import beginning, check_regular
 
-__all__ = ["Chunk", "RowFile", "chunks_of", "rows_of_list", "telling_progress"]
+__all__ = ["Chunk", "RowFile", "chunks_of", "rows_of_list", "seam_of_list", "telling_progress"]
 
 _SLICE = 128 << 10
 """Bytes of text that are parsed at a time: so few that its rows, five times as many, stay in a cache of the CPU."""
+_WORTH_TWO = 16 << 20
+"""Bytes of a file from which on it pays that two processes read it."""
 _ENDS_TRIED = 8
 """Closing braces tried as the end of a slice; an RLE in a row has one of its own."""
 _ROWS = 20_000
@@ -41,25 +43,22 @@ class Chunk:
 
     first: int
     """The index of the first one."""
-    parsed: Sequence[Any]
-    """The rows; empty where they are uniform."""
-    text: bytes = b""
-    """Their JSON, if they come from a file."""
-    uniform: UniformRows | None = None
-    """Their numbers, if they are uniform."""
+    text: bytes
+    """Their JSON; empty where they do not come from a file."""
+    place: int = 0
+    """The byte of the file at which they begin."""
+    known: Sequence[Any] | UniformRows | None = None
+    """The rows as they have been read already."""
 
-    @classmethod
-    def of(cls, first: int, rows: Sequence[Any] | UniformRows, text: bytes) -> Chunk:
-        """The rows of a part of a file."""
-        return cls(first, (), text, rows) if isinstance(rows, UniformRows) else cls(first, rows, text)
-
-    def __len__(self) -> int:
-        return len(self.parsed if self.uniform is None else self.uniform)
+    @cached_property
+    def columns(self) -> Sequence[Any] | UniformRows:
+        """The numbers of the rows where these are alike, else the rows."""
+        return self.known or uniform_rows(self.text) or self.rows
 
     @cached_property
     def rows(self) -> Sequence[Any]:
         """The rows."""
-        return self.parsed if self.uniform is None else _parsed(self.text)
+        return _parsed(self.text) if self.known is None or isinstance(self.known, UniformRows) else self.known
 
     def exact(self) -> Sequence[Any]:
         """The rows as Python reads them: orjson makes floats of whole numbers of more than 64 bits."""
@@ -84,19 +83,33 @@ def telling_progress(tell: Callable[[int, int], object]) -> Iterator[None]:
 def chunks_of(rows: Sequence[Any]) -> Iterator[Chunk]:
     """The rows of a list in memory."""
     for start in range(0, len(rows), _ROWS):
-        yield Chunk(start, rows[start : start + _ROWS])
+        yield Chunk(start, b"", known=rows[start : start + _ROWS])
 
 
-def rows_of_list(path: Path) -> Iterator[Chunk | None]:
-    """The rows of a file that is a list; None, after which nothing comes: it cannot be cut, or is empty."""
+def seam_of_list(path: Path) -> int:
+    """Where a row in the middle of a large file seems to begin, for two who read it; 0: nowhere."""
+    if not path.is_file() or (size := path.stat().st_size) < _WORTH_TWO or not _begins(path, b"["):
+        return 0
+    with open(path, "rb") as file:
+        file.seek(size // 2)
+        found = re.compile(rb"\}\s*,(?=\s*\{)").search(file.read(_SLICE))
+    return 0 if found is None else size // 2 + found.end()
+
+
+def rows_of_list(path: Path, start: int = 0, seam: int = 0) -> Iterator[Chunk | None]:
+    """The rows of a file that is a list; None, after which nothing comes: it cannot be cut, or is empty.
+
+    start: the byte of the file at which a row begins, from which on rows are read; their indices are as if it were the
+    first · seam: a byte at which a part shall begin, if a row begins there.
+    """
     data = _content(path) if _begins(path, b"[") else None
     if data is None or data[:1] != b"[":
         yield None
         return
     number = end = 0
     try:
-        for start, end, rows in _slices(data, 1):
-            yield Chunk.of(number, rows, data[start:end])
+        for first, end, rows in _slices(data, start or 1, seam):
+            yield Chunk(number, data[first:end], first, rows)
             number += len(rows)
     except _NotCutError:
         yield None
@@ -178,7 +191,7 @@ class RowFile:
             same = False
         if not same:
             raise DataError(f"{self._path}: has changed while it was read")
-        return Chunk.of(self.firsts[part], uniform_rows(text) or _parsed(text), text)
+        return Chunk(self.firsts[part], text, start)
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -199,7 +212,7 @@ def _content(path: Path) -> bytes | None:
         return None
 
 
-def _slices(data: bytes, start: int) -> Iterator[tuple[int, int, list[Any] | UniformRows]]:
+def _slices(data: bytes, start: int, seam: int = 0) -> Iterator[tuple[int, int, list[Any] | UniformRows]]:
     """First and last byte of some rows, and the rows, up to the last of a list that begins at ``start``.
 
     Raises:
@@ -207,7 +220,8 @@ def _slices(data: bytes, start: int) -> Iterator[tuple[int, int, list[Any] | Uni
     """
     tell = _tell.get()
     while True:
-        end, rows, last = _slice(data, start)
+        near = data.rfind(b"}", start, seam) if start < seam <= start + _SLICE else -1
+        end, rows, last = _slice(data, start, start + _SLICE if near < 0 else near)
         if not rows:
             raise _NotCutError
         yield start, end, rows
@@ -218,11 +232,13 @@ def _slices(data: bytes, start: int) -> Iterator[tuple[int, int, list[Any] | Uni
         start = end + 1
 
 
-def _slice(data: bytes, start: int) -> tuple[int, list[Any] | UniformRows, bool]:
-    """The end of some rows, the rows, and whether they are the last."""
+def _slice(data: bytes, start: int, end: int) -> tuple[int, list[Any] | UniformRows, bool]:
+    """The end of some rows, the rows, and whether they are the last.
+
+    end: they end not before this byte.
+    """
     import orjson
 
-    end = start + _SLICE
     for _ in range(_ENDS_TRIED):
         end = data.find(b"}", end) + 1 or len(data)
         text = data[start:end]

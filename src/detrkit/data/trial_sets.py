@@ -15,8 +15,7 @@ from urllib.parse import unquote
 
 from detrkit.data.coco_json import Row, image_file, read_json
 from detrkit.data.formats import FORMATS, Source, find_sources, fitting_formats, read_source
-from detrkit.data.images import IMAGE_SUFFIXES
-from detrkit.data.listing import files_in, images_in, posix_name, read_text
+from detrkit.data.listing import IMAGE_SUFFIXES, files_in, images_in, posix_name, read_text
 from detrkit.data.records import Table, missing_files
 from detrkit.data.subsets import choose
 from detrkit.data.write_folders import place_file

@@ -2,8 +2,8 @@
 
 Programs write the rows of results alike: the same keys in the same order, the same spaces. Then the text between the
 numbers says all, and it is compared at once: where numbers begin and end, and what is left when they are taken out.
-What is left of commas and numbers is a flat JSON list, which orjson checks and reads. Any other text is no such rows,
-also where a number has an exponent.
+What is left of commas and numbers is a flat JSON list, which orjson checks and reads. Of exponents only ``e-`` is
+known, which low scores have. Any other text is no such rows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 __all__ = ["UniformRows", "uniform_rows"]
 
-_NUMBER = b"0123456789.-"
+_EXPONENT = b"\1"
+"""Stands for the e of an exponent, which is a letter of keys too; JSON has no such byte."""
+_NUMBER = b"0123456789.-" + _EXPONENT
 _COMMA_AND_NUMBER = frozenset(_NUMBER + b",")
 _OTHERS = bytes(code for code in range(256) if code not in _COMMA_AND_NUMBER)
 _IN_NUMBER = bytes(code in _NUMBER for code in range(256))
@@ -72,12 +74,27 @@ def uniform_rows(text: bytes) -> UniformRows | None:
     """
     import orjson
 
-    head = text[: text.find(b"}") + 1]
+    length = text.find(b"}") + 1
     try:
-        places, first = _layout(orjson.loads(head))
+        places, first = _layout(orjson.loads(text[:length]))
     except (ValueError, TypeError):
         return None
-    width = len(first)
+    if _EXPONENT in text:
+        return None
+    values = _values(text, length, len(first))
+    if values is None and b"e-" in text:
+        values = _values(text.replace(b"e-", _EXPONENT + b"-"), length, len(first))
+    alike = values is not None and values[: len(first)] == first
+    return UniformRows(places, values, len(first)) if values is not None and alike else None
+
+
+def _values(text: bytes, length: int, width: int) -> list[int | float] | None:
+    """The numbers of rows that are alike; None: they are not.
+
+    length: bytes of the first row · width: its numbers.
+    """
+    import orjson
+
     marks = np.frombuffer(text.translate(_IN_NUMBER), np.int8)
     edges = np.flatnonzero(marks[1:] != marks[:-1])
     if width == 0 or len(edges) % (2 * width):
@@ -85,21 +102,20 @@ def uniform_rows(text: bytes) -> UniformRows | None:
     bounds = edges.reshape(-1, 2 * width) + 1  # where the numbers of a row begin and end, in turn
     gaps = bounds[:, 2::2] - bounds[:, 1:-1:2]
     between = bounds[1:, 0] - bounds[:-1, -1]
-    tails = len(head) - bounds[0, -1], len(text) - bounds[-1, -1]
+    tails = length - bounds[0, -1], len(text) - bounds[-1, -1]
     if (gaps != gaps[0]).any() or (between != between[:1]).any() or tails[0] != tails[1]:
         return None
-    frame, frames = head.translate(None, _NUMBER), text.translate(None, _NUMBER)
+    frame, frames = text[:length].translate(None, _NUMBER), text.translate(None, _NUMBER)
     count = len(bounds)
     space = (len(frames) - count * len(frame)) // max(count - 1, 1)
     separator = frames[len(frame) : len(frame) + space]
     if frames != separator.join([frame] * count) or (count > 1 and separator.strip() != b","):
         return None
     try:
-        values = orjson.loads(b"[%b]" % text.translate(None, _OTHERS))
+        values: list[int | float] = orjson.loads(b"[%b]" % text.translate(None, _OTHERS).replace(_EXPONENT, b"e"))
     except ValueError:
         return None
-    alike = len(values) == count * width and values[:width] == first
-    return UniformRows(places, values, width) if alike else None
+    return values if len(values) == count * width else None
 
 
 def _layout(row: object) -> tuple[dict[str, tuple[int, int | None]], list[int | float]]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from detrkit.data.images import IMAGE_SUFFIXES
+from detrkit.data.listing import IMAGE_SUFFIXES
 from detrkit.files import short_name
 
 __all__ = ["picture_names", "whole_name"]

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from detrkit.data.arrays import Channels, is_tensor
-from detrkit.data.images import IMAGE_SUFFIXES, ImageSource, Picture, read_image, read_picture
+from detrkit.data.images import ImageSource, Picture, read_image, read_picture
+from detrkit.data.listing import IMAGE_SUFFIXES
 from detrkit.errors import DataError
 from detrkit.files import safe_name
 from detrkit.weights.published.addresses import is_url, name_in, refuse_other_schemes

@@ -138,8 +138,7 @@ def read_ground_truth(source: object, *, iou_type: str, name: str | None = None)
     with without_collection():
         for chunk in chunks:
             reader = partial(packed_masks, images=image_rows, where=where, first=chunk.first) if masks else None
-            rows = chunk.rows if masks or chunk.uniform is None else chunk.uniform
-            plain = plain_truth(rows, image_numbers, category_numbers, reader)
+            plain = plain_truth(chunk.rows if masks else chunk.columns, image_numbers, category_numbers, reader)
             if plain is not None:
                 draft.add(*plain)
                 continue

@@ -38,7 +38,7 @@ __all__ = [
 
 FloatArray = NDArray[np.float64]
 
-_OBJECTS = 8_000
+_OBJECTS = {"bbox": 32_000, "segm": 8_000}
 """Objects, annotated and found, that are matched at a time; about, as images are not divided."""
 
 # Positions on the axes of hotcoco's arrays: IoU thresholds .50, .55 … .95; areas all, small, medium, large.
@@ -94,7 +94,9 @@ class InstanceMetric(PerImageMetric[Detections, list[ResultRow]]):
     def _measured(self, objects: ObjectTable) -> FloatArray:
         """The areas of annotations, those that the file does not give measured on the mask."""
         areas = objects.values.copy()
-        for part in np.array_split(unknown := np.flatnonzero(np.isnan(areas)), len(unknown) // _OBJECTS + 1):
+        for part in np.array_split(
+            unknown := np.flatnonzero(np.isnan(areas)), len(unknown) // _OBJECTS[self.iou_type] + 1
+        ):
             rows = list(objects[part].truth_rows(1))
             images = [self.truth.image(number) for number in {row["image_id"] for row in rows}]
             data = hotcoco.COCO({"images": images, "annotations": rows, "categories": self.truth.category_rows})
@@ -204,7 +206,7 @@ class InstanceMetric(PerImageMetric[Detections, list[ResultRow]]):
         if image_ids is not None:
             tables = [table[wanted[table.images - 1]] for table in tables]
         starts = [np.searchsorted(table.images, np.arange(1, len(numbers) + 2)) for table in tables]
-        for first, last in _runs((starts[0] + starts[1])[:-1] // _OBJECTS):
+        for first, last in _runs((starts[0] + starts[1])[:-1] // _OBJECTS[self.iou_type]):
             images = [self.truth.image(number + 1) for number in range(first, last) if wanted[number]]
             truth, found = (table[start[first] : start[last]] for table, start in zip(tables, starts, strict=True))
             annotated = list(truth.truth_rows(1 + int(starts[0][first])))

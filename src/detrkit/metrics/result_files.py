@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 from detrkit.collection import without_collection
 from detrkit.data.clean_rows import clean_annotation, clean_category, clean_owner, id_reader, row_problem
 from detrkit.data.coco_json import Json, Row, read_json
-from detrkit.data.row_slices import Chunk, RowFile, chunks_of, rows_of_list
+from detrkit.data.row_slices import Chunk, RowFile, chunks_of, rows_of_list, seam_of_list, telling_progress
 from detrkit.data.values import read_value
 from detrkit.errors import DataError
 from detrkit.metrics.coco_files import GroundTruth, by_id, in_id_order, packed_mask, packed_masks, rows_by_id
 from detrkit.metrics.object_table import ObjectTable, TableDraft, plain_results
+from detrkit.side_by_side import in_a_copy
 
 __all__ = ["read_results"]
 
@@ -41,6 +43,8 @@ class _Results:
     categories: Mapping[Hashable, int]
     renamed: Callable[[object, int], object] = lambda row, _: row
     """renamed(row, index): the row with the ids of the ground truth."""
+    read_ahead: Callable[[Chunk], NDArray[np.float64] | None] = lambda _: None
+    """read_ahead(chunk): the numbers (N, 7) of it and of all that follow, if they have been read meanwhile."""
 
 
 def read_results(source: object, truth: GroundTruth, *, iou_type: str) -> ObjectTable:
@@ -51,8 +55,9 @@ def read_results(source: object, truth: GroundTruth, *, iou_type: str) -> Object
     """
     name, masks = str(source) if isinstance(source, str | Path) else "results", iou_type == "segm"
     try:
-        found = _in_parts(Path(source), truth) if isinstance(source, str | Path) else None
-        table, unknown = _table(found or _whole(source, truth), truth, name, masks=masks)
+        with ExitStack() as reading:
+            found = _in_parts(Path(source), truth, reading, masks=masks) if isinstance(source, str | Path) else None
+            table, unknown = _table(found or _whole(source, truth), truth, name, masks=masks)
     except _UncutError:
         table, unknown = _table(_whole(source, truth), truth, name, masks=masks)
     if unknown:
@@ -75,9 +80,12 @@ def _table(results: _Results, truth: GroundTruth, name: str, *, masks: bool) -> 
 
     with without_collection():
         for chunk in results.chunks:
+            rest = results.read_ahead(chunk)
+            if rest is not None:
+                draft.add(rest)
+                break
             reader = partial(packed_masks, images=truth.image_rows, where=where, first=chunk.first) if masks else None
-            rows = chunk.rows if masks or chunk.uniform is None else chunk.uniform
-            plain = plain_results(rows, results.images, results.categories, reader)
+            plain = plain_results(chunk.rows if masks else chunk.columns, results.images, results.categories, reader)
             if plain is not None:
                 draft.add(*plain)
                 continue
@@ -111,8 +119,11 @@ def _table(results: _Results, truth: GroundTruth, name: str, *, masks: bool) -> 
     return draft.done(), unknown
 
 
-def _in_parts(path: Path, truth: GroundTruth) -> _Results | None:
-    """The rows of a file, read some thousands at a time; None: the file must be seen whole."""
+def _in_parts(path: Path, truth: GroundTruth, reading: ExitStack, *, masks: bool) -> _Results | None:
+    """The rows of a file, read some thousands at a time; None: the file must be seen whole.
+
+    reading: ended when they have been read.
+    """
     if not path.is_file():
         return None
     beside = _predictions_beside(path)
@@ -128,7 +139,26 @@ def _in_parts(path: Path, truth: GroundTruth) -> _Results | None:
         predictions = RowFile.read(path, "annotations")
         if predictions is not None:
             return _of_predictions(predictions.rest, predictions, truth, str(path))
-    return _Results(chunks=_list_rows(path), images=truth.image_numbers, categories=truth.category_numbers)
+    images, categories = truth.image_numbers, truth.category_numbers
+    seam = 0 if masks else seam_of_list(path)
+    if not seam:
+        return _Results(chunks=_list_rows(path), images=images, categories=categories)
+
+    def second_half() -> bytes:
+        with telling_progress(lambda *_: None):
+            rows = _plain_numbers(_list_rows(path, start=seam), images, categories)
+        if rows is None:
+            raise _UncutError
+        return rows.tobytes()
+
+    rest = reading.enter_context(in_a_copy(second_half))
+
+    def read_ahead(chunk: Chunk) -> NDArray[np.float64] | None:
+        content = rest() if chunk.place == seam else None
+        return None if content is None else np.frombuffer(content).reshape(-1, 7)
+
+    chunks = _list_rows(path, seam=seam)
+    return _Results(chunks=chunks, images=images, categories=categories, read_ahead=read_ahead)
 
 
 def _whole(source: object, truth: GroundTruth) -> _Results:
@@ -147,8 +177,8 @@ def _whole(source: object, truth: GroundTruth) -> _Results:
     return _Results(chunks=chunks_of(data), images=truth.image_numbers, categories=truth.category_numbers)
 
 
-def _list_rows(path: Path) -> Iterator[Chunk]:
-    for chunk in rows_of_list(path):
+def _list_rows(path: Path, **where: int) -> Iterator[Chunk]:
+    for chunk in rows_of_list(path, **where):
         if chunk is None:
             raise _UncutError
         yield chunk
@@ -163,15 +193,22 @@ class _Itself(dict[Hashable, int]):
 
 def _identities(chunks: Iterable[Chunk]) -> NDArray[np.float64] | None:
     """What tells rows of results apart (N, 7); None: they are not as COCO describes them."""
+    numbers = _plain_numbers(chunks, _Itself(), _Itself())
+    return numbers if numbers is not None and bool((np.abs(numbers) < _EXACT).all()) else None
+
+
+def _plain_numbers(
+    chunks: Iterable[Chunk], images: Mapping[Hashable, int], categories: Mapping[Hashable, int]
+) -> NDArray[np.float64] | None:
+    """The numbers (N, 7) of results of boxes; None: not all rows are as COCO describes them."""
     draft = TableDraft(width=7, masks=False)
     with without_collection():
         for chunk in chunks:
-            plain = plain_results(chunk.rows if chunk.uniform is None else chunk.uniform, _Itself(), _Itself())
+            plain = plain_results(chunk.columns, images, categories)
             if plain is None:
                 return None
             draft.add(*plain)
-    numbers = draft.done().numbers
-    return numbers if bool((np.abs(numbers) < _EXACT).all()) else None
+    return draft.done().numbers
 
 
 def _of_predictions(predictions: Json, chunks: Iterable[Chunk] | None, truth: GroundTruth, name: str) -> _Results:

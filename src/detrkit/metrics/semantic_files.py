@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from detrkit.data.class_lists import VALUES, extent, read_class_list
-from detrkit.data.images import IMAGE_SUFFIXES
 from detrkit.data.label_maps import read_class_png
+from detrkit.data.listing import IMAGE_SUFFIXES
 from detrkit.errors import DataError
 from detrkit.structures import Categories, SemanticMap
 from detrkit.structures.segment_maps import LabelArray, no_class

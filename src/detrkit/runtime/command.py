@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from detrkit.data.images import IMAGE_SUFFIXES
+from detrkit.data.listing import IMAGE_SUFFIXES
 from detrkit.errors import DataError, DetrkitError
 from detrkit.runtime.light_predictor import LightPredictor
 

@@ -16,10 +16,10 @@ from detrkit.data.class_lists import ClassList, read_class_list
 from detrkit.data.class_maps import IGNORE, channels, class_map_rows
 from detrkit.data.coco_json import Row
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
-from detrkit.data.images import IMAGE_SUFFIXES, image_size
+from detrkit.data.images import image_size
 from detrkit.data.instance_files import instance_rows
 from detrkit.data.label_maps import is_rgb_png
-from detrkit.data.listing import files_in, images_in, posix_name, read_lines
+from detrkit.data.listing import IMAGE_SUFFIXES, files_in, images_in, posix_name, read_lines
 from detrkit.data.map_files import read_values, values_in
 from detrkit.data.records import Table
 from detrkit.errors import DataError
