@@ -249,20 +249,17 @@ def _predictor_for(
         if answers_without_torch(engine.info, task) and not options["tta"]:
             own = {name: value for name, value in options.items() if name != "tta"}
             return ArtefactPredictor(engine, Path(model), **own)
-        from detrkit.cli.quick_imports import quick_imports
-
-        with quick_imports():
-            from detrkit.inference.predictor import Predictor
-            from detrkit.weights.artefact import ArtefactDetector
-        return Predictor(ArtefactDetector(engine, Path(model)), device=device, **options)
     from detrkit.cli.console import local_checkpoint
     from detrkit.cli.quick_imports import quick_imports
     from detrkit.models.presets import DEFAULT_MODEL
 
-    weights = local_checkpoint(DEFAULT_MODEL if model is None else model)
+    weights: Any = local_checkpoint(DEFAULT_MODEL if model is None else model)
     with quick_imports():
         from detrkit.inference.predictor import Predictor
+        from detrkit.weights.artefact import ArtefactDetector
 
+        if opened is not None:
+            weights = ArtefactDetector(opened.result(), Path(weights))
         return Predictor(weights, device=device, **options)
 
 

@@ -68,25 +68,20 @@ def pull_command(
     ] = None,
 ) -> None:
     """Download a published checkpoint, check it and convert it to our format. Interrupted downloads are resumed."""
-    from detrkit.cli.console import progress_bar, stdout
+    from detrkit.cli.console import print_line, progress_bar
     from detrkit.weights import pull
 
     with progress_bar(f"downloading {name}", in_bytes=True) as bar:
         pulled = pull(name, source=source, to=to, progress=bar.update)
     model = str(pulled.path) if to is not None else name
-    console = stdout()
-    console.print(
-        f"{name}: {'here already' if pulled.source is None else f'checked and converted from {pulled.source}'}",
-        markup=False,
-        soft_wrap=True,
-    )
+    print_line(f"{name}: {'here already' if pulled.source is None else f'checked and converted from {pulled.source}'}")
     for line in (
         f"kept as {pulled.path}",
         f"next: detrkit predict IMAGES --model {model}",
         f"      detrkit eval --data DIR --checkpoint {model}",
         f"      detrkit train --data DIR --model {pulled.item.model} model.init={model}    # your own classes",
     ):
-        console.print(line, markup=False, soft_wrap=True)
+        print_line(line)
 
 
 @app.command("push")
@@ -112,17 +107,16 @@ def push_command(
     """Upload a checkpoint to the Hugging Face hub, with a card written from its run: data, numbers with intervals,
     thresholds, limits, licence, papers. Log in first: 'hf auth login', or HF_TOKEN. HF_ENDPOINT names another server.
     """
-    from detrkit.cli.console import stdout
+    from detrkit.cli.console import print_line
     from detrkit.hub import push_to_hub, repository_files
 
-    console = stdout()
     if to is not None:
         for path in repository_files(checkpoint, repository, to, licence=licence):
-            console.print(str(path), markup=False, soft_wrap=True)
+            print_line(str(path))
         return
     url = push_to_hub(checkpoint, repository, licence=licence, private=private, revision=revision)
-    console.print(url, markup=False, soft_wrap=True)
-    console.print(f"next: detrkit predict IMAGES --model hf://{repository}", markup=False, soft_wrap=True)
+    print_line(url)
+    print_line(f"next: detrkit predict IMAGES --model hf://{repository}")
 
 
 @app.command("convert")
@@ -153,7 +147,7 @@ def convert_weights_command(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Convert an official checkpoint into one of ours, or (--official) one of ours into an official .pth."""
-    from detrkit.cli.console import local_checkpoint, stdout
+    from detrkit.cli.console import local_checkpoint, print_line
     from detrkit.weights.find import find_checkpoint
     from detrkit.weights.ours import is_ours
     from detrkit.weights.published.addresses import is_url
@@ -179,7 +173,7 @@ def convert_weights_command(
         written = _to_official(path, target)
     else:
         written = _to_ours(path, target, model, classes, options or [])
-    stdout().print(written, markup=False, soft_wrap=True)
+    print_line(written)
 
 
 def _to_official(path: Path, target: Path) -> str:
@@ -191,7 +185,7 @@ def _to_official(path: Path, target: Path) -> str:
 
 
 def _to_ours(path: Path, target: Path, name: str | None, classes: str | None, options: list[str]) -> str:
-    from detrkit.cli.console import stderr
+    from detrkit.cli.console import print_line
     from detrkit.config import load_recipe
     from detrkit.weights import open_official, save
     from detrkit.weights.official.class_names import read_classes
@@ -202,7 +196,7 @@ def _to_ours(path: Path, target: Path, name: str | None, classes: str | None, op
     slots = model.config.architecture.num_classes
     model.categories = opened.categories if classes is None else read_classes(classes, slots)
     for remark in opened.remarks(classes=classes is None):
-        stderr().print(f"{path}: {remark}", markup=False, soft_wrap=True)
+        print_line(f"{path}: {remark}", to_stderr=True)
     save(model, target, extra={"official": {"file": path.name}})
     named = "without names" if model.categories is None else f"{len(model.categories.named)} of them named"
     return f"{target}: '{model.name}', {slots} class slots, {named}, {model.config.architecture.num_queries} queries"
@@ -226,11 +220,11 @@ def _print_inspection(found: Inspection) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from detrkit.cli.console import stdout
+    from detrkit.cli.console import print_line, stdout
 
     kinds = {"detrkit": "a checkpoint of detrkit", "official": "an official checkpoint", "unknown": "an unknown layout"}
     console = stdout()
-    console.print(f"{found.path}: {kinds[found.kind]}", markup=False, soft_wrap=True)
+    print_line(f"{found.path}: {kinds[found.kind]}")
     table = Table(show_header=False, box=None)
     for name, value in _summary(found):
         table.add_row(f"  {name}", escape(value))

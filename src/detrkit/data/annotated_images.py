@@ -120,6 +120,10 @@ class AnnotatedImages:
             raise DataError(f"{self.name}: image {image_id} has no label image of instances")
         return read_instance_ids(record.map_file.path)
 
-    def _known_records(self) -> list[ImageRecord]:
-        """One record per image."""
+    def unique_records(self) -> list[ImageRecord]:
+        """One record per image; in training an image may occur several times."""
         return list({record.image_id: record for record in self.records}.values())
+
+    def _known_records(self) -> list[ImageRecord]:
+        """The images that count in an evaluation."""
+        return self.unique_records()

@@ -63,13 +63,14 @@ class CardFacts:
         return str(section["init"]) if isinstance(section, dict) and section.get("init") else None
 
     @property
-    def metrics(self) -> dict[str, float | None]:
+    def metrics(self) -> dict[str, float]:
         """Numbers of the best evaluation: of the run, else those in the checkpoint."""
         if self.run is not None and self.run.analysis is not None:
-            return dict(self.run.analysis.score.metrics)
-        if self.run is not None and self.run.log.best is not None:
-            return dict(self.run.log.best.scores)
-        kept = self.info.extra.get("metrics")
+            kept: object = self.run.analysis.score.metrics
+        elif self.run is not None and self.run.log.best is not None:
+            kept = self.run.log.best.scores
+        else:
+            kept = self.info.extra.get("metrics")
         return {key: value for key, value in kept.items() if _is_number(value)} if isinstance(kept, dict) else {}
 
 
@@ -93,7 +94,7 @@ def _head(facts: CardFacts) -> str:
         result = {
             "task": {"type": values["pipeline_tag"]},
             "dataset": {"name": facts.data_name, "type": facts.data_name, "split": "validation"},
-            "metrics": [{"type": key, "value": round(float(value or 0), 4)} for key, value in shown.items()],
+            "metrics": [{"type": key, "value": round(value, 4)} for key, value in shown.items()],
         }
         values["model-index"] = [{"name": facts.repository.rpartition("/")[2], "results": [result]}]
     front = yaml.safe_dump(values, sort_keys=False, allow_unicode=True).rstrip()
@@ -151,7 +152,7 @@ def _count(split: SplitFacts | None, name: str) -> object:
 
 
 def _numbers(facts: CardFacts) -> str:
-    metrics = {name: value for name, value in facts.metrics.items() if _is_number(value)}
+    metrics = facts.metrics
     if not metrics:
         return "## Numbers\n\nNo evaluation is recorded."
     lines = ["## Numbers", "On the validation images, which also chose the best weights."]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detrkit.report.advice import Advice, Evidence
 
-__all__ = ["DATA_RULES"]
+__all__ = ["DATA_RULES", "SIZE_RULES"]
 
 _FEW = 20  # boxes of a class
 _SMALL = 12.0  # pixels of the network's input
@@ -136,6 +136,8 @@ def left_out(evidence: Evidence) -> Advice | None:
     )
 
 
+SIZE_RULES = (tiny_objects, too_few_queries)
+"""Those that ask what the network sees."""
 DATA_RULES = (
     rare_classes,
     tiny_objects,

@@ -163,7 +163,7 @@ def images_digest(data: AnnotatedImages) -> str:
 
 
 def _split(data: AnnotatedImages, sides: tuple[int, int] | None, look: int) -> SplitFacts:
-    records = list({record.image_id: record for record in data.records}.values())
+    records = data.unique_records()
     counts = np.zeros(len(data.categories), dtype=np.int64)
     for record in records:
         counts += np.bincount(record.labels, minlength=len(counts))

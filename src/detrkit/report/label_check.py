@@ -6,7 +6,7 @@ The checks of ``detrkit data check`` that need no pixels, and the rules of a rep
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from detrkit.data.formats import Source, find_source
 from detrkit.data.open import load_source
 from detrkit.errors import DataError
 from detrkit.report.advice import Evidence, Rule, advise
-from detrkit.report.data_rules import DATA_RULES
+from detrkit.report.data_rules import DATA_RULES, SIZE_RULES
 from detrkit.report.facts import Facts, data_facts
 from detrkit.report.run_log import RunLog
 
@@ -73,9 +73,7 @@ def size_doubts(
 ) -> list[LabelDoubt]:
     """The same of the size that the network sees, and of the number of its queries."""
     facts = data_facts(train, val, short_side=short_side, max_side=max_side, queries=queries)
-    plain = replace(facts, short_side=None, queries=None)
-    known = {one.text for one in _of_rules(plain, recipe, DATA_RULES)}
-    return [one for one in _of_rules(facts, recipe, DATA_RULES) if one.text not in known]
+    return _of_rules(facts, recipe, SIZE_RULES)
 
 
 def _sources(recipe: Recipe, task: str) -> dict[str, Source]:

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from detrkit.config import Recipe
-from detrkit.data import DetectionDataset
 from detrkit.data.records import ImageRecord
-from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.data.transforms import TrainTransform
 from detrkit.metrics import metric_for
 from detrkit.terminal import say
 from detrkit.training.callbacks import Callback, Evaluation, Step
 from detrkit.training.clock import RunClock
-from detrkit.training.task import Task, Validation
+from detrkit.training.task import Task, Validation, epoch_sampler
 from detrkit.training.trainer import Trainer
 from detrkit.training.watch import one_class
 
@@ -117,7 +115,7 @@ def overfit(recipe: Recipe, task: Task, accelerator: Accelerator, *, folder: Pat
         folder: for what a training writes; removed in the end.
         minutes: when to stop at the latest.
     """
-    unique = list({record.image_id: record for record in task.train_data.records}.values())
+    unique = task.train_data.unique_records()
     records = [unique[place] for place in four_images(unique)]
     data = replace(task.train_data, records=records * EVALUATE_EVERY, chances=None)
     data = data.with_transform(_plain(task))
@@ -137,7 +135,7 @@ def overfit(recipe: Recipe, task: Task, accelerator: Accelerator, *, folder: Pat
         trainer = Trainer(
             recipe=quick,
             task=small,
-            sampler=_sampler(data, len(records)),
+            sampler=epoch_sampler(quick, data, accelerator),
             accelerator=accelerator,
             folder=folder,
             callbacks=[watch],
@@ -164,12 +162,6 @@ def _plain(task: Task) -> TrainTransform:
     sides = (size.eval_short_side,)
     still = replace(given, crop=False, augmentation="detr", colors="none", flip=0.0, vertical_flip=0.0)
     return replace(still, short_sides=sides, max_side=size.eval_max_side)
-
-
-def _sampler(data: DetectionDataset, batch: int) -> AspectRatioBatchSampler:
-    return AspectRatioBatchSampler(
-        aspect_ratios=data.aspect_ratios, batch_size=batch, seed=0, shuffle=True, drop_last=False, rank=0, world_size=1
-    )
 
 
 class _Until(Callback):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,9 +30,11 @@ from detrkit.training.table import metrics_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from detrkit.structures import Batch
+    from detrkit.training.task import Task
     from detrkit.training.trainer import Trainer
 
-__all__ = ["PICTURES", "RunPictures"]
+__all__ = ["PICTURES", "RunPictures", "save_batches"]
 
 TRAIN_BATCHES = 3
 VAL_SHEETS, VAL_IMAGES = 2, 4  # sheets, and images on each of them
@@ -70,15 +72,8 @@ class RunPictures(Callback):
         """Draw the first batches."""
         if step.number > TRAIN_BATCHES:
             return
-        model = trainer.model.config.input
-
-        def draw() -> None:
-            categories = trainer.task.train_data.categories
-            mean, std = model.image_mean or (0, 0, 0), model.image_std or (1, 1, 1)
-            picture = draw_batch(step.batches, categories, mean=mean, std=std)
-            write_picture(trainer.folder / f"train_batch{step.number - 1}.jpg", picture, format="JPEG")
-
-        self._draw(trainer, draw)
+        path = trainer.folder / f"train_batch{step.number - 1}.jpg"
+        self._draw(trainer, lambda: save_batches(path, step.batches, trainer.task))
 
     def on_evaluate(self, trainer: Trainer, evaluation: Evaluation) -> None:
         """Draw the curves, and the evaluation if it is the best so far, unless that has taken too long already."""
@@ -111,6 +106,13 @@ class RunPictures(Callback):
                 "further ones are tried (logging.plots=false: none at all)"
             )
         self._spent += time.monotonic() - start
+
+
+def save_batches(path: Path, batches: Sequence[Batch], task: Task) -> None:
+    """Write training images as the model of the task sees them, with their labels, as a JPEG file."""
+    model = task.model.config.input
+    mean, std = model.image_mean or (0, 0, 0), model.image_std or (1, 1, 1)
+    write_picture(path, draw_batch(batches, task.train_data.categories, mean=mean, std=std), format="JPEG")
 
 
 def _draw_curves(trainer: Trainer) -> None:

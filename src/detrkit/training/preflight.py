@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrkit.data import collate
-from detrkit.files import write_picture
-from detrkit.report.charts.batches import draw_batch
 from detrkit.report.label_check import size_doubts
 from detrkit.terminal import say
 from detrkit.training.batch_fit import fit_batch
 from detrkit.training.cost import measure_cost, say_cost
 from detrkit.training.overfit import Overfit, overfit
+from detrkit.training.pictures import save_batches
 from detrkit.training.progress import TrainingProgress
 from detrkit.training.rng import preserved_rng, seed_everything
-from detrkit.training.task import Task, build_task, require_backbone, resolve
+from detrkit.training.task import Task, build_task, epoch_sampler, require_backbone, resolve
 from detrkit.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -36,8 +35,6 @@ def preflight(recipe: Recipe, accelerator: Accelerator, *, folder: Path, minutes
     Raises:
         DataError, RecipeError, CheckpointError: as :func:`detrkit.train`.
     """
-    from detrkit.training.run import epoch_sampler
-
     require_backbone(recipe)
     seed_everything(recipe.training.seed)
     task = build_task(recipe)
@@ -70,16 +67,14 @@ def preflight(recipe: Recipe, accelerator: Accelerator, *, folder: Path, minutes
 
 def _draw(task: Task, folder: Path) -> list[Path]:
     """Some training images after augmentation, with their labels."""
-    data, model = task.train_data, task.model.config.input
+    data = task.train_data
     filled = [place for place, record in enumerate(data.records) if len(record.labels)]
     step, written = max(1, len(filled) // (PICTURES * IMAGES)), []
     chosen = filled[::step][: PICTURES * IMAGES]
     for number in range(-(-len(chosen) // IMAGES)):
         with preserved_rng():
             batch = collate([data[place] for place in chosen[number * IMAGES : (number + 1) * IMAGES]])
-        mean, std = model.image_mean or (0, 0, 0), model.image_std or (1, 1, 1)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"check_batch{number}.jpg"
-        write_picture(path, draw_batch([batch], data.categories, mean=mean, std=std), format="JPEG")
-        written.append(path)
+        written.append(folder / f"check_batch{number}.jpg")
+        save_batches(written[-1], [batch], task)
     return written

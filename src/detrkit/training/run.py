@@ -21,9 +21,7 @@ from rich.table import Table
 from detrkit.backends import missing_for_compiling
 from detrkit.config import Recipe, load_recipe
 from detrkit.console import Console
-from detrkit.data import DetectionDataset
 from detrkit.data.once import read_once
-from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.devices import resolve_device
 from detrkit.errors import DetrkitError, RecipeError
 from detrkit.files import write_json
@@ -41,7 +39,7 @@ from detrkit.training.resume import as_begun, check_agreement, length_remark, va
 from detrkit.training.rng import seed_everything
 from detrkit.training.run_report import RunReport
 from detrkit.training.table import MetricsTable
-from detrkit.training.task import build_task, require_backbone, resolve
+from detrkit.training.task import build_task, epoch_sampler, require_backbone, resolve
 from detrkit.training.trainer import Trainer
 from detrkit.training.watch import Watch
 
@@ -205,20 +203,6 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool, callbacks: Sequ
     if not weights.exists():
         weights = folder / "last" / "model.safetensors"  # never evaluated
     return RunResult(folder, weights, dict(best.metrics), best.headline)
-
-
-def epoch_sampler(recipe: Recipe, data: DetectionDataset, accelerator: Accelerator) -> AspectRatioBatchSampler:
-    """The batches of an epoch of this process."""
-    return AspectRatioBatchSampler(
-        aspect_ratios=data.aspect_ratios,
-        chances=data.chances,
-        batch_size=recipe.training.batch_size,
-        seed=recipe.training.seed,
-        shuffle=True,
-        drop_last=False,  # losses are normalised per batch, so a small last batch does no harm
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-    )
 
 
 def _announce(trainer: Trainer, folder: Path) -> None:

@@ -108,7 +108,7 @@ def _score_on_training_images(trainer: Trainer, count: int) -> Score | None:
     data = trainer.task.train_data
     if trainer.task.validation is None or len(data) == 0:
         return None
-    records = list({record.image_id: record for record in data.records}.values())
+    records = data.unique_records()
     step = max(1, len(records) // count)
     sample = replace(data, records=records[::step][:count], chances=None)
     return evaluate_model(

@@ -6,13 +6,14 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from detrkit.config import Recipe
 from detrkit.data import DetectionDataset, load_dataset
 from detrkit.data.repeats import images_of_classes
+from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from detrkit.errors import CheckpointError, DataError, RecipeError, first_line
 from detrkit.losses import Criterion, FederatedClasses, build_classes, build_criterion
@@ -25,11 +26,15 @@ from detrkit.training.frozen_parts import choose_parts
 from detrkit.weights import load_official
 from detrkit.weights.find import find_checkpoint
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 __all__ = [
     "Task",
     "Validation",
     "build_model",
     "build_task",
+    "epoch_sampler",
     "load_split",
     "require_boxes",
     "resolve",
@@ -162,6 +167,20 @@ def _federated(recipe: Recipe, config: DetectorConfig[Architecture], data: Detec
     images = {record.image_id: record.labels for record in data.records}  # repeated images count once
     counts = images_of_classes(list(images.values()), num_classes=len(data.categories))
     return FederatedClasses(image_counts=torch.from_numpy(counts), number=number)
+
+
+def epoch_sampler(recipe: Recipe, data: DetectionDataset, accelerator: Accelerator) -> AspectRatioBatchSampler:
+    """The batches of an epoch of this process."""
+    return AspectRatioBatchSampler(
+        aspect_ratios=data.aspect_ratios,
+        chances=data.chances,
+        batch_size=recipe.training.batch_size,
+        seed=recipe.training.seed,
+        shuffle=True,
+        drop_last=False,  # losses are normalised per batch, so a small last batch does no harm
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
 
 
 def require_boxes(train_data: DetectionDataset, root: str) -> None:

@@ -32,7 +32,7 @@ def draw_label_charts(data: AnnotatedImages) -> Figure:
     Six panels: boxes of each class; boxes an image; sizes (square root of the area, in pixels of the files); width over
     height; centres, and widths and heights as shares of the image.
     """
-    records = list({record.image_id: record for record in data.records}.values())
+    records = data.unique_records()
     labels = np.concatenate([np.zeros(0, np.int64), *(record.labels for record in records)])
     boxes = np.concatenate([np.zeros((0, 4)), *(record.boxes for record in records)])
     owner = np.repeat(np.arange(len(records)), [len(record.labels) for record in records])
