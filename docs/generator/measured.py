@@ -71,6 +71,15 @@ def first_touch() -> str:
     return table(["command", "time", "beside", "times faster", "peak memory"], rows)
 
 
+def serving() -> str:
+    """Answers over HTTP (``examples/serve/load_test.py``)."""
+    rows = [
+        [str(row["clients"]), f"{row['requests_per_second']:.2f}", f"{row['median_ms']:.0f}", f"{row['p95_ms']:.0f}"]
+        for row in _recorded("serving_cpu")
+    ]
+    return table(["clients", "answers/s", "median, ms", "95 %, ms"], rows)
+
+
 def _recorded(name: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = json.loads((ROOT / f"docs/results/{name}.json").read_text(encoding="utf-8"))["rows"]
     return rows
@@ -82,4 +91,5 @@ SECTIONS = {
     "positions of harmonised sampling": positions,
     "variants of sampling, interrupted": variants,
     "first touch": first_touch,
+    "answers over HTTP": serving,
 }

@@ -5,6 +5,7 @@ python load_test.py photo.jpg --url http://localhost:8000 --clients 1 2 4 --seco
 
 import argparse
 import json
+import os
 import statistics
 import threading
 import time
@@ -62,7 +63,9 @@ def main():
         rows.append(load(options.url, image, clients, options.seconds))
         print("  ".join(f"{name} {value}" for name, value in rows[-1].items()))
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        with urllib.request.urlopen(f"{options.url}/health", timeout=60) as answer:
+            found = {"server": json.load(answer), "cores": os.cpu_count(), "seconds": options.seconds, "rows": rows}
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
