@@ -65,6 +65,7 @@ COMMANDS = {
     "data split {data} --val 0.5 --out {out}/split": "",
     "score coco --gt {data}/annotations/instances_val.json --results {root}/results.json": "",
     "report --help": "",
+    "learning-curve --help": "",
     "recipes list dape": "",
     "recipes show dape_lite0": "",
     "data fetch blood_cells --out {out}/cells": "",

@@ -123,6 +123,11 @@ def test_image_size_follows_small_objects_and_long_images() -> None:
     longer = rules.choose_image_size(LITE, small=0.02, shorter=500, aspect=50, max_side=480)
     assert longer.max_side == 4 * longer.short_side
     assert longer.short_side * longer.max_side <= 480 * 800
+    hurried = rules.choose_image_size(LITE, small=0.06, **usual, in_time=160)
+    assert sides(hurried) == (160, 266, (144, 160, 176), 320)
+    assert hurried.limited_by == "what the minutes allow"
+    assert rules.choose_image_size(LITE, small=0.06, **usual, in_time=480) == small
+    assert [rules.side_for_minutes(minutes) for minutes in (1, 4, 10, 15, 60)] == [160, 160, 256, 320, 640]
     published = rules.choose_image_size(R50, small=0.01, shorter=480, aspect=4 / 3, max_side=800)
     assert sides(published) == (800, 1333, R50.train_short_sides, 1333)
 
@@ -243,6 +248,17 @@ def test_the_image_sizes_printed_are_those_of_the_run(tmp_path: Path, given: dic
     shown = line(recipe, "shorter side of images in evaluation")
     assert shown.startswith(f"shorter side of images in evaluation {run.input.eval_short_side}: ")
     assert ("yours" in shown) is any(key.endswith("eval_short_side") for key in given)
+
+
+def test_runs_of_few_minutes_see_smaller_images(tmp_path: Path) -> None:
+    root = make(tmp_path / "data")
+    short = auto_recipe(root, {"training.minutes": 4}, quiet=True)
+    assert (short.data.eval_short_side, short.data.short_sides) == (160, [144, 160, 176])
+    assert "more would go beyond what the minutes allow" in line(short, "shorter side of images in evaluation 160")
+    assert auto_recipe(root, {"training.minutes": 60}, quiet=True).data.eval_short_side == 320
+    mine = auto_recipe(root, {"training.minutes": 4, "data.eval_short_side": 320}, quiet=True)
+    assert mine.data.eval_short_side == 320
+    assert mine.data.short_sides is None
 
 
 def test_rare_classes_decide_the_image_size_but_single_boxes_do_not(tmp_path: Path) -> None:

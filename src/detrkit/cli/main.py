@@ -31,6 +31,7 @@ _COMMANDS = {
     "train": "train:train_command",
     "eval": "evaluate:eval_command",
     "report": "report:report_command",
+    "learning-curve": "learning_curve:learning_curve_command",
     "export": "export:export_command:ExportCommand",
     "bench": "bench:bench_command",
     "score": "score:app",

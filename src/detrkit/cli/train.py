@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from detrkit.config import Recipe
     from detrkit.training import RunResult
 
-__all__ = ["train_command"]
+__all__ = ["recipe_from_data", "train_command"]
 
 
 def train_command(
@@ -99,7 +99,7 @@ def train_command(
         if recipes:
             recipe = load_recipe(load_recipe(recipes[0], given), [*more, *overrides])
         else:
-            recipe = _from_data(str(data), given, [*more, *overrides], resume=resume)
+            recipe = recipe_from_data(str(data), given, [*more, *overrides], resume=resume)
 
         if check:
             _check_run(recipe, minutes)
@@ -150,7 +150,7 @@ def _check_run(recipe: Recipe, minutes: float | None) -> None:
     raise typer.Exit(1 if found.verdict == "failed" else 0)
 
 
-def _from_data(data: str, given: dict[str, Any], overrides: list[str], *, resume: bool) -> Recipe:
+def recipe_from_data(data: str, given: dict[str, Any], overrides: list[str], *, resume: bool) -> Recipe:
     """The recipe chosen from the data; with ``resume``, the recipe of the existing run."""
     from detrkit.config import load_recipe, override_values
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from detrkit.report.matching import ObjectMatches
 from detrkit.report.scored_set import ScoredSet
 
-__all__ = ["ClassIntervals", "Interval", "ap_intervals"]
+__all__ = ["ClassIntervals", "Interval", "ap_intervals", "drawn_ap"]
 
 FloatArray = NDArray[np.float64]
 
@@ -63,6 +63,19 @@ def ap_intervals(
         confidence: share of data sets whose interval holds the truth.
         seed: of the draws.
     """
+    overall, per_class = drawn_ap(data, matches, rounds=rounds, seed=seed)
+    return ClassIntervals(
+        confidence=confidence,
+        overall=_interval(overall, confidence),
+        per_class=tuple(_interval(column, confidence) for column in per_class.T),
+    )
+
+
+def drawn_ap(
+    data: ScoredSet, matches: ObjectMatches, *, rounds: int = 300, seed: int = 0
+) -> tuple[FloatArray, FloatArray]:
+    """AP of the set itself and of ``rounds`` drawn sets: (1 + R,) over all classes and (1 + R, K) of each; NaN where
+    there is no object. Sets of the same images and seed are drawn alike, so their APs can be compared draw by draw."""
     images = len(data.images)
     draws = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / max(1, images)), size=rounds)
     weights = np.concatenate([np.ones((1, images)), draws])  # first the set itself
@@ -70,11 +83,7 @@ def ap_intervals(
     known = ~np.isnan(values)
     sums = np.where(known, values, 0).sum(axis=1)
     overall = np.where(known.any(axis=1), sums / np.maximum(known.sum(axis=1), 1), np.nan)
-    return ClassIntervals(
-        confidence=confidence,
-        overall=_interval(overall, confidence),
-        per_class=tuple(_interval(column, confidence) for column in values.T),
-    )
+    return overall, values
 
 
 def _ap(data: ScoredSet, matches: ObjectMatches, label: int, weights: FloatArray) -> FloatArray:

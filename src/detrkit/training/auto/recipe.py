@@ -64,7 +64,7 @@ def auto_recipe(
     name, config = choose_model(draft, gpu=gpu)
     model = entry(name)
     queries = _choose_queries(draft, config, objects=max(_max_objects(train), 0 if val is None else _max_objects(val)))
-    short_side = _choose_image_size(draft, config, numbers, gpu=gpu)
+    short_side = _choose_image_size(draft, config, numbers, gpu=gpu, laptop=model.laptop)
     _choose_augmentation(draft, numbers, short_side)
     _note_image_sizes(draft, name)
     rates = rules.LAPTOP_RATES if model.laptop else rules.PUBLISHED_RATES
@@ -128,13 +128,21 @@ def _choose_queries(draft: Draft, config: DetectorConfig[Architecture], *, objec
     return count
 
 
-def _choose_image_size(draft: Draft, config: DetectorConfig[Architecture], numbers: Statistics, *, gpu: bool) -> int:
+def _choose_image_size(
+    draft: Draft, config: DetectorConfig[Architecture], numbers: Statistics, *, gpu: bool, laptop: bool
+) -> int:
     """Choose image sizes for training and evaluation; returns the shorter side for evaluation."""
     classes = [row for row in numbers.classes if row.boxes >= rules.RARE * numbers.boxes]
     small, name = min((row.small or math.inf, row.name) for row in classes)
     shorter, aspect = _usual_sides(numbers)
+    minutes = draft.given.get("training.minutes")
     size = rules.choose_image_size(
-        config.input, small=small, shorter=shorter, aspect=aspect, max_side=rules.MAX_SIDE[gpu]
+        config.input,
+        small=small,
+        shorter=shorter,
+        aspect=aspect,
+        max_side=rules.MAX_SIDE[gpu],
+        in_time=rules.side_for_minutes(float(minutes)) if minutes is not None and laptop and not gpu else None,
     )
     reason = f"a quarter of '{name}' is below {small * size.short_side:.0f} px there"
     if size.limited_by:
