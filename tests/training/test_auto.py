@@ -254,6 +254,7 @@ def test_runs_of_few_minutes_see_smaller_images(tmp_path: Path) -> None:
     root = make(tmp_path / "data")
     short = auto_recipe(root, {"training.minutes": 4}, quiet=True)
     assert (short.data.eval_short_side, short.data.short_sides) == (160, [144, 160, 176])
+    assert not short.data.crop, "the same images as of a longer run, only smaller"
     assert "more would go beyond what the minutes allow" in line(short, "shorter side of images in evaluation 160")
     assert auto_recipe(root, {"training.minutes": 60}, quiet=True).data.eval_short_side == 320
     mine = auto_recipe(root, {"training.minutes": 4, "data.eval_short_side": 320}, quiet=True)

@@ -133,7 +133,7 @@ def _plan(
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise RecipeError(f"seeds: give different numbers from 0 on, got {list(seeds)}")
     whole, validation = _images(recipe)
-    total = len({record.image_id for record in whole.records})
+    total = len(whole.unique_records())
     sizes = {subset_size(total, rate=value): value for value in sorted(fractions)}
     if len(sizes) < 2:
         raise RecipeError(f"fractions: a curve needs at least two different numbers of images, got {list(sizes)}")

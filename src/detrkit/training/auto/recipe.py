@@ -131,7 +131,8 @@ def _choose_queries(draft: Draft, config: DetectorConfig[Architecture], *, objec
 def _choose_image_size(
     draft: Draft, config: DetectorConfig[Architecture], numbers: Statistics, *, gpu: bool, laptop: bool
 ) -> int:
-    """Choose image sizes for training and evaluation; returns the shorter side for evaluation."""
+    """Choose image sizes for training and evaluation; returns the shorter side for evaluation, of a run of few minutes
+    the one that it would have with more of them: crops show detail that only longer runs learn from."""
     classes = [row for row in numbers.classes if row.boxes >= rules.RARE * numbers.boxes]
     small, name = min((row.small or math.inf, row.name) for row in classes)
     shorter, aspect = _usual_sides(numbers)
@@ -153,6 +154,7 @@ def _choose_image_size(
         draft.set_default("data.eval_max_side", size.max_side)
         draft.set_default("data.short_sides", list(size.train_short_sides))
         draft.set_default("data.max_side", size.train_max_side)
+        return size.wanted
     return side
 
 

@@ -96,9 +96,10 @@ def crop_reason(*, shorter: float, short_side: int, spread: float) -> str | None
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSize:
-    """Image sides in pixels for evaluation and training."""
+    """Image sides in pixels for evaluation and training; ``wanted``: the shorter side but for few minutes."""
 
     short_side: int
+    wanted: int
     max_side: int
     train_short_sides: tuple[int, ...]
     train_max_side: int
@@ -137,13 +138,15 @@ def choose_image_size(
         limited_by = (
             f"{MAX_ENLARGEMENT:.0f} times their own size" if bound <= limit else f"the {limit} px that time allows"
         )
-    if in_time is not None and in_time < short:
-        short, limited_by = in_time, "what the minutes allow"
     longest = max(ratio, min(aspect, MAX_ASPECT))
     short = min(short, 16 * math.floor(math.sqrt(limit * limit * ratio / longest) / 16)) if longest > ratio else short
+    unhurried = short
+    if in_time is not None and in_time < short:
+        short, limited_by = in_time, "what the minutes allow"
     scale = short / side
     return ImageSize(
         short_side=short,
+        wanted=unhurried,
         max_side=round(short * longest),
         train_short_sides=tuple(_scaled(one, scale) for one in own.train_short_sides),
         train_max_side=round(own.train_max_side * scale * longest / ratio),
