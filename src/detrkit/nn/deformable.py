@@ -240,7 +240,11 @@ class DeformableDecoderLayer(FeedForwardLayer):
         def attend(content: Tensor) -> Tensor:
             # a single block is split too: this fixes the order in which gradients are summed, hence the last bits
             parts = zip(content.split(sizes, dim=1), position.split(sizes, dim=1), blocks, strict=True)
-            return torch.cat([self.self_attn(x + p, x + p, x, bias=block.bias) for x, p, block in parts], dim=1)
+            attended = []
+            for x, place, block in parts:
+                placed = x + place
+                attended.append(self.self_attn(placed, placed, x, bias=block.bias))
+            return torch.cat(attended, dim=1)
 
         return self.residual(content, self.norm2, attend)
 
