@@ -1,8 +1,8 @@
 """The published formulations of DE-DETR and Relation-DETR, re-expressed in plain torch around models of this package.
 
 Only what the published repositories do in another way is here: frozen batch norm in two steps, feed-forward blocks with
-every intermediate kept, grid sampling, the full relation with its features kept, keys and values pooled image by image
-and level by level with torchvision's RoIAlign and projected afterwards, one criterion pass per layer. Everything else is
+every intermediate kept, grid sampling, the full relation with its features kept, keys and values pooled by image and
+level with torchvision's RoIAlign and projected afterwards, one criterion pass per layer. Everything else is
 shared with the package, which favours the published side. Parameters keep their names, so that both sides can be
 compared with the same recorded outputs.
 """
@@ -138,8 +138,8 @@ def _run_layer(
 def detr_losses(out: Predictions, targets: list[Target], no_object_weight: float = 0.1) -> dict[str, Tensor]:
     """Losses of DETR, layer by layer: cost of every query with every object of the batch, one assignment per image.
 
-    Unweighted, by their names in logs: ``loss_class``, ``loss_bbox``, ``loss_giou`` of the last layer, with the number of
-    the layer for the others.
+    Unweighted, by their names in logs: ``loss_class``, ``loss_bbox``, ``loss_giou`` of the last layer, with the
+    number of the layer for the others.
     """
     layers, objects = len(out.logits), sum(len(target) for target in targets)
     labels = torch.cat([target.labels for target in targets])

@@ -8,7 +8,7 @@ peer, …), so that drift of the machine meets both. A step is forward, losses o
 * ``transformers`` builds DETR and Deformable DETR with random weights, nothing is downloaded; with auxiliary losses, as
   ours, unless ``--no-auxiliary`` is given; its own default dropout (none in attention and hidden layers, where we have
   the published 0.1).
-* DE-DETR and Relation-DETR are the published formulations, re-expressed (``published_forms.py``). With ``--golden`` they
+* DE-DETR and Relation-DETR are the published formulations (``published_forms.py``). With ``--golden`` they
   must first reproduce the recorded outputs and losses of the official implementations.
 
 The peak is the largest resident set of a side's process after its steps, PyTorch and libraries included. A row replaces
@@ -121,7 +121,7 @@ class Side:
 
     def __init__(self, what: str, options: argparse.Namespace) -> None:
         torch.manual_seed(0)
-        torch.set_num_threads(options.threads)
+        torch.set_num_threads(options.threads or 2)
         kind, _, name = what.rpartition(": ")
         if kind == "transformers":
             self.model, self.loss = transformers_side(name, options)
@@ -176,7 +176,8 @@ def answer(what: str, options: argparse.Namespace) -> None:
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """A row of the table."""
     row = ROWS[name]
-    arguments = ["--threads", str(row.threads), "--images", str(row.images), "--objects", str(options.objects)]
+    threads = options.threads or row.threads
+    arguments = ["--threads", str(threads), "--images", str(row.images), "--objects", str(options.objects)]
     arguments += ["--size", *map(str, options.size)] + ["--no-auxiliary"] * options.no_auxiliary
     with ExitStack() as stack:
         peer, own = (
@@ -192,13 +193,17 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
                 ask("warm up forward")
             found["forward_s"] = in_turns(peer, own, "forward", options.repeats + 2)
         parameters = {"peer": peer("parameters")["value"], "ours": own("parameters")["value"]}
-    result: dict[str, Any] = {"row": name, **asdict(row), "size": options.size, "objects": options.objects}
-    result |= {"auxiliary": not options.no_auxiliary, "trained_parameters": parameters, "repeats": options.repeats}
+    result: dict[str, Any] = {"row": name, "ours": row.ours, "peer": row.peer, "images": row.images, "threads": threads}
+    result |= {
+        "size": options.size,
+        "objects": options.objects,
+        "auxiliary": not options.no_auxiliary,
+        "trained_parameters": parameters,
+        "repeats": options.repeats,
+    }
     result |= {key: asdict(value) for key, value in found.items()}
     result["bars"] = {"step": row.step, "forward": row.forward, "memory": row.memory}
-    result["times_faster"] = {
-        key: 1 / found[f"{key}_s"].ratio for key in ("step", "forward") if f"{key}_s" in found
-    }
+    result["times_faster"] = {key: 1 / found[f"{key}_s"].ratio for key in ("step", "forward") if f"{key}_s" in found}
     result["of_the_memory"] = found["peak_MiB"].ratio
     return result
 
@@ -252,7 +257,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--profile", metavar="SIDE", help="a model of ours, or a peer as the table names it")
     parser.add_argument("--images", type=int, default=2, help="with --profile")
-    parser.add_argument("--threads", type=int, default=2, help="with --profile")
+    parser.add_argument("--threads", type=int, help="default: those of the row")
     parser.add_argument("--answer", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.answer:

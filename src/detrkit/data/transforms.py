@@ -16,11 +16,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from detrkit.data.photometric import chance, distort_colours, jitter_colours, uniform
 from detrkit.data.records import ImageRecord
-from detrkit.data.scene import Scene, resize_in_float32
+from detrkit.data.scene import Scene, resize_in_float32, resize_in_uint8
 from detrkit.data.sizes import fitted_shape, resize_shape, truncated_shape
 from detrkit.structures import Sample, Target
 
@@ -57,7 +56,8 @@ class EvalTransform:
         scene = Scene.of(image, record, task)
         if self.resize == "round":
             shape = resize_shape(image.height, image.width, self.short_side, self.max_side)
-            scene = _with_shape(scene, fitted_shape(shape, self.canvas))
+            shape = fitted_shape(shape, self.canvas)
+            scene = scene if shape == (image.height, image.width) else scene.resized(shape)
         else:
             shape = truncated_shape(image.height, image.width, self.short_side, self.max_side)
             scene = scene.resized(fitted_shape(shape, self.canvas), resize_in_float32)
@@ -148,18 +148,15 @@ class TrainTransform:
         limit_height, limit_width = self.lsj_size
         height, width = scene.image.height, scene.image.width
         scale = uniform(*self.lsj_scale) * min(limit_height / height, limit_width / width)
-        scene = scene.resized((max(1, round(scale * height)), max(1, round(scale * width))))
+        scene = scene.resized((max(1, round(scale * height)), max(1, round(scale * width))), resize_in_uint8)
         height, width = min(limit_height, scene.image.height), min(limit_width, scene.image.width)
         return scene.cropped(_region(scene.image, height, width))
 
 
 def _with_sides(scene: Scene, short_side: int, max_side: int | None) -> Scene:
     """Resized by :func:`resize_shape`."""
-    return _with_shape(scene, resize_shape(scene.image.height, scene.image.width, short_side, max_side))
-
-
-def _with_shape(scene: Scene, shape: tuple[int, int]) -> Scene:
-    return scene if shape == (scene.image.height, scene.image.width) else scene.resized(shape)
+    shape = resize_shape(scene.image.height, scene.image.width, short_side, max_side)
+    return scene if shape == (scene.image.height, scene.image.width) else scene.resized(shape, resize_in_uint8)
 
 
 def _region(image: Image.Image, height: int, width: int) -> tuple[int, int, int, int]:
@@ -188,11 +185,17 @@ def _ignored(scene: Scene, record: ImageRecord) -> Tensor:
     return torch.from_numpy(boxes.astype(np.float32))
 
 
+def normalised(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(x / 255 - mean) / std of an RGB image as (3, H, W) float32, plane by plane: a plane stays in the cache."""
+    pixels = torch.empty(3, image.height, image.width)
+    for plane, out, centre, scale in zip(image.split(), pixels, mean, std, strict=True):
+        out.copy_(torch.from_numpy(np.array(plane))).mul_(1 / 255).sub_(centre).div_(scale)
+    return pixels
+
+
 def _sample(scene: Scene, record: ImageRecord, task: str, mean: Sequence[float], std: Sequence[float]) -> Sample:
     image = scene.image
-    pixels = F.normalize(
-        F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True), mean=list(mean), std=list(std), inplace=True
-    )
+    pixels = normalised(image, mean, std)
     objects = scene.final_objects(record, task)
     corners = objects.boxes / torch.tensor([image.width, image.height] * 2)
     corners = corners.clamp(0, 1)

@@ -1,13 +1,14 @@
 """Frozen batch norm as a part of the convolution before it, on a CPU.
 
-A fixed affine map of the output of a convolution is the same convolution with other weights: W' = s · W and b' = b - s · m
-with s = weight / √(variance + ε). The map of the norm is then neither computed nor kept for the backward pass, which
+A fixed affine map after a convolution is the same convolution with other weights: W' = s · W and b' = b - s · m with
+s = weight / √(variance + ε). The map of the norm is then neither computed nor kept for the backward pass, which
 saves half of the activations of a ResNet. Parameters and buffers stay where they are; W' is made in every pass and not
 kept. On a GPU two small kernels more per convolution would cost what they save, and mixed precision would round W'.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ def fold_norms_in(network: nn.Module) -> bool:
         if type(parent).__module__ not in _IN_ORDER:
             continue
         children = [child for child in parent.children() if not isinstance(child, nn.Identity)]
-        for convolution, norm in zip(children, children[1:], strict=False):
+        for convolution, norm in pairwise(children):
             plain = type(convolution) is nn.Conv2d and not isinstance(convolution.padding, str)
             if plain and isinstance(norm, FrozenBatchNorm) and len(norm.weight) == convolution.out_channels:
                 convolution.__class__ = FoldedConv2d
@@ -70,21 +71,52 @@ def fold_norms_in(network: nn.Module) -> bool:
 
 
 class _ScaledConvolution(torch.autograd.Function):
-    """Convolution with scale · weight, which is made again in the backward pass instead of being kept."""
+    """Convolution with scale · weight, which is made again in the backward pass instead of being kept.
+
+    Kernels of one cell are products of matrices: with one thread torch would copy the maps to another layout and back.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, options: Any) -> Tensor:
         ctx.save_for_backward(x, weight, scale)
         ctx.options = options
-        return F.conv2d(x, weight * scale.view(-1, 1, 1, 1), shift, *options)
+        scaled = weight * scale.view(-1, 1, 1, 1)
+        if not _is_product(x, weight, options):
+            return F.conv2d(x, scaled, shift, *options)
+        return _as_maps(torch.addmm(shift, _as_rows(x), scaled.flatten(1).T), x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.options
+        by_x: Tensor | None
+        by_weight: Tensor | None
+        by_bias: Tensor | None
         factor = scale.view(-1, 1, 1, 1)
-        by_x, by_weight, by_bias = torch.ops.aten.convolution_backward(
-            gradient, x, weight * factor, [len(scale)], stride, padding, dilation, False, [0, 0], groups,
-            [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[3]],
-        )  # fmt: skip
+        scaled, needed = weight * factor, (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[3])
+        if _is_product(x, weight, ctx.options):
+            rows = _as_rows(gradient)
+            by_x = _as_maps(rows @ scaled.flatten(1), x) if needed[0] else None
+            by_weight = (rows.T @ _as_rows(x)).view_as(weight) if needed[1] else None
+            by_bias = rows.sum(0) if needed[2] else None
+        else:
+            stride, padding, dilation, groups = ctx.options
+            by_x, by_weight, by_bias = torch.ops.aten.convolution_backward(
+                gradient, x, scaled, [len(scale)], stride, padding, dilation, False, [0, 0], groups, needed
+            )
         return by_x, None if by_weight is None else by_weight.mul_(factor), None, by_bias, None
+
+
+def _is_product(x: Tensor, weight: Tensor, options: Any) -> bool:
+    """Whether a convolution is a product of cells and weights, and the channels of a cell lie side by side."""
+    one_cell = weight.shape[2:] == (1, 1) and options == ((1, 1), (0, 0), (1, 1), 1)
+    return one_cell and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _as_rows(maps: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B·h·w, C)."""
+    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+
+
+def _as_maps(rows: Tensor, like: Tensor) -> Tensor:
+    """(B·h·w, C) -> (B, C, h, w), of the sides of ``like``."""
+    return rows.view(len(like), *like.shape[2:], -1).permute(0, 3, 1, 2)
