@@ -170,9 +170,8 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
         found = measured("loop", processes, options.data, options.repeats)["seconds"]
         rows.append({"processes": processes, "predicted_s": predicted, "measured_s": found, **asdict(machine)})
         rows[-1]["error"] = predicted / found - 1
-        print(
-            f"{processes} process(es): predicted {predicted:.3f} s a step, measured {found:.3f}, {rows[-1]['error']:+.1%}"
-        )
+        error = f"{rows[-1]['error']:+.1%}"
+        print(f"{processes} process(es): predicted {predicted:.3f} s a step, measured {found:.3f}, {error}")
     return {"model": "detr_lite0", "threads": 1, "repeats": options.repeats, "terms": parts, "rows": rows}
 
 

@@ -83,7 +83,10 @@ class _ScaledConvolution(torch.autograd.Function):
         scaled = weight * scale.view(-1, 1, 1, 1)
         if not _is_product(x, weight, options):
             return F.conv2d(x, scaled, shift, *options)
-        return _as_maps(torch.addmm(shift, _as_rows(x), scaled.flatten(1).T), x)
+        shape = (len(x), len(scale), *x.shape[2:])
+        maps = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)  # activations overwrite no view
+        torch.addmm(shift, _as_rows(x), scaled.flatten(1).T, out=_as_rows(maps))
+        return maps
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
