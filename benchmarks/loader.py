@@ -24,12 +24,12 @@ import torchvision.transforms as T
 from measuring import save_rows
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.io import decode_jpeg
 from torchvision.transforms import functional as F
 
 from detrkit.data import load_dataset
 from detrkit.data.records import ImageRecord
-from detrkit.data.scene import resize_in_uint8
 from detrkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform, normalised, resize_shape
 
 SIDES = list(range(480, 801, 32))
@@ -91,12 +91,17 @@ def parts(path: Path, repeats: int) -> dict[str, float]:
         opened.draft("RGB", (image.width // 2, image.height // 2))
         opened.load()
 
+    def in_torch() -> Image.Image:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+        resized = interpolate(pixels, shape, mode="bilinear", antialias=True)
+        return Image.fromarray(resized[0].permute(1, 2, 0).contiguous().numpy())
+
     tried: dict[str, Callable[[], object]] = {
         "decode: Pillow": lambda: Image.open(io.BytesIO(raw)).load(),
         "decode: torchvision.io": lambda: decode_jpeg(data),
         "decode: Pillow, draft of half the size": draft,
         "resize: Pillow": lambda: image.resize(shape[::-1], Image.Resampling.BILINEAR),
-        "resize: torch, uint8": lambda: resize_in_uint8(image, shape=shape),
+        "resize: torch, uint8, with the way there and back": in_torch,
         "normalise: ToTensor, Normalize": lambda: F.normalize(F.to_tensor(large), IMAGENET_MEAN, IMAGENET_STD),
         "normalise: plane by plane": lambda: normalised(large, IMAGENET_MEAN, IMAGENET_STD),
     }

@@ -48,6 +48,7 @@ def publish(model: Any) -> Any:
     for parent in list(model.backbone.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, FrozenBatchNorm):
+                child.folded = False
                 setattr(parent, name, _TwoStepNorm(child))
     for layer in model.modules():
         if isinstance(layer, FeedForwardLayer):

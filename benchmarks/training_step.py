@@ -5,9 +5,9 @@
 Both sides of a row run in processes of their own on the same images and objects and answer in turns (peer, ours, ours,
 peer, …), so that drift of the machine meets both. A step is forward, losses of all layers, backward and AdamW. Peers:
 
-* ``transformers`` builds DETR and Deformable DETR with random weights, nothing is downloaded; with auxiliary losses, as
-  ours, unless ``--no-auxiliary`` is given; its own default dropout (none in attention and hidden layers, where we have
-  the published 0.1).
+* ``transformers`` builds DETR and Deformable DETR with random weights, nothing is downloaded; with auxiliary losses,
+  unless ``--no-auxiliary`` is given, and with the published dropout of 0.1 everywhere, as ours: both train the same network.
+  With ``--defaults`` it drops nothing in attention and hidden layers, as transformers builds it.
 * DE-DETR and Relation-DETR are the published formulations (``published_forms.py``). With ``--golden`` they
   must first reproduce the recorded outputs and losses of the official implementations.
 
@@ -101,6 +101,8 @@ def transformers_side(name: str, options: argparse.Namespace) -> tuple[Any, Loss
     import transformers
 
     common: dict[str, Any] = {"num_labels": 91, "auxiliary_loss": not options.no_auxiliary}
+    if not options.defaults:
+        common |= {"attention_dropout": 0.1, "activation_dropout": 0.1}
     if name == "detr":
         model: Any = transformers.DetrForObjectDetection(transformers.DetrConfig(**common))
     else:
@@ -179,6 +181,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     threads = options.threads or row.threads
     arguments = ["--threads", str(threads), "--images", str(row.images), "--objects", str(options.objects)]
     arguments += ["--size", *map(str, options.size)] + ["--no-auxiliary"] * options.no_auxiliary
+    arguments += ["--defaults"] * options.defaults
     with ExitStack() as stack:
         peer, own = (
             stack.enter_context(side(ROOT, Path(__file__), ["--answer", what, *arguments]))
@@ -198,6 +201,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "size": options.size,
         "objects": options.objects,
         "auxiliary": not options.no_auxiliary,
+        "defaults": options.defaults,
         "trained_parameters": parameters,
         "repeats": options.repeats,
     }
@@ -231,7 +235,7 @@ def save(path: Path | None, row: dict[str, Any]) -> None:
     if path is None:
         return
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    same = [one["row"] == row["row"] and one["auxiliary"] == row["auxiliary"] for one in rows]
+    same = [all(one[key] == row[key] for key in ("row", "auxiliary", "defaults")) for one in rows]
     rows = [one for one, replaced in zip(rows, same, strict=True) if not replaced] + [row]
     path.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 
@@ -253,6 +257,7 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-auxiliary", action="store_true", help="transformers without the losses of inner layers")
+    parser.add_argument("--defaults", action="store_true", help="transformers with its own default dropout")
     parser.add_argument("--golden", type=Path, help="folder with golden/: check the published forms first")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--profile", metavar="SIDE", help="a model of ours, or a peer as the table names it")

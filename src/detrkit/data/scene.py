@@ -6,11 +6,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
@@ -21,7 +19,7 @@ from detrkit.data.records import ImageRecord
 from detrkit.data.segments import rules_of
 from detrkit.structures import Objects
 
-__all__ = ["Scene", "record_objects", "resize_in_float32", "resize_in_uint8"]
+__all__ = ["Scene", "record_objects", "resize_in_float32"]
 
 Spatial = TypeVar("Spatial", Image.Image, Tensor)
 
@@ -120,12 +118,3 @@ def resize_in_float32(value: Spatial, *, shape: tuple[int, int]) -> Spatial:
         return F.resize(value, list(shape))
     pixels = F.resize(F.pil_to_tensor(value).float(), list(shape), antialias=True)
     return F.to_pil_image(pixels.round().to(torch.uint8))
-
-
-def resize_in_uint8(value: Spatial, *, shape: tuple[int, int]) -> Spatial:
-    """Resample as Pillow does, with torch's vectorised kernel: faster, and equal but for a rounding here and there."""
-    if not isinstance(value, Image.Image):
-        return F.resize(value, list(shape))
-    pixels = torch.from_numpy(np.array(value)).permute(2, 0, 1)[None]  # channels last, as that kernel takes them
-    resized = interpolate(pixels, shape, mode="bilinear", antialias=True)
-    return Image.fromarray(resized[0].permute(1, 2, 0).contiguous().numpy())

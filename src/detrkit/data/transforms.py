@@ -19,7 +19,7 @@ from torch import Tensor
 
 from detrkit.data.photometric import chance, distort_colours, jitter_colours, uniform
 from detrkit.data.records import ImageRecord
-from detrkit.data.scene import Scene, resize_in_float32, resize_in_uint8
+from detrkit.data.scene import Scene, resize_in_float32
 from detrkit.data.sizes import fitted_shape, resize_shape, truncated_shape
 from detrkit.structures import Sample, Target
 
@@ -28,6 +28,7 @@ __all__ = [
     "IMAGENET_STD",
     "EvalTransform",
     "TrainTransform",
+    "normalised",
     "resize_shape",
     "truncated_shape",
 ]
@@ -148,7 +149,7 @@ class TrainTransform:
         limit_height, limit_width = self.lsj_size
         height, width = scene.image.height, scene.image.width
         scale = uniform(*self.lsj_scale) * min(limit_height / height, limit_width / width)
-        scene = scene.resized((max(1, round(scale * height)), max(1, round(scale * width))), resize_in_uint8)
+        scene = scene.resized((max(1, round(scale * height)), max(1, round(scale * width))))
         height, width = min(limit_height, scene.image.height), min(limit_width, scene.image.width)
         return scene.cropped(_region(scene.image, height, width))
 
@@ -156,7 +157,7 @@ class TrainTransform:
 def _with_sides(scene: Scene, short_side: int, max_side: int | None) -> Scene:
     """Resized by :func:`resize_shape`."""
     shape = resize_shape(scene.image.height, scene.image.width, short_side, max_side)
-    return scene if shape == (scene.image.height, scene.image.width) else scene.resized(shape, resize_in_uint8)
+    return scene if shape == (scene.image.height, scene.image.width) else scene.resized(shape)
 
 
 def _region(image: Image.Image, height: int, width: int) -> tuple[int, int, int, int]:
@@ -187,10 +188,12 @@ def _ignored(scene: Scene, record: ImageRecord) -> Tensor:
 
 def normalised(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(x / 255 - mean) / std of an RGB image as (3, H, W) float32, plane by plane: a plane stays in the cache."""
-    pixels = torch.empty(3, image.height, image.width)
+    pixels = np.empty((3, image.height, image.width), dtype=np.float32)
     for plane, out, centre, scale in zip(image.split(), pixels, mean, std, strict=True):
-        out.copy_(torch.from_numpy(np.array(plane))).mul_(1 / 255).sub_(centre).div_(scale)
-    return pixels
+        np.multiply(np.asarray(plane), np.float32(1 / 255), out=out)
+        out -= np.float32(centre)
+        out /= np.float32(scale)
+    return torch.from_numpy(pixels)
 
 
 def _sample(scene: Scene, record: ImageRecord, task: str, mean: Sequence[float], std: Sequence[float]) -> Sample:

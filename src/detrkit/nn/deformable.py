@@ -14,6 +14,7 @@ from detrkit.nn.attention import MultiheadAttention
 from detrkit.nn.queries import Block
 from detrkit.nn.tokens import Tokens, on_levels
 from detrkit.nn.transformer import FeedForwardLayer, xavier_
+from detrkit.ops.eager import in_plain_cpu
 from detrkit.ops.exporting import is_exporting
 from detrkit.ops.ms_deform_attn import ms_deform_attn, sample_maps
 from detrkit.ops.zeroed import zeroed
@@ -71,7 +72,8 @@ class MSDeformAttn(nn.Module):
 
     def sample(self, values: Tensor, query: Tensor, reference: Tensor, tokens: Tokens) -> Tensor:
         """Sample values (B, S, heads, D) with the offsets and weights of the query -> (B, Q, heads · D)."""
-        values = zeroed(values, tokens.padding_mask[..., None, None])
+        if not (in_plain_cpu(values) and not tokens.padding_mask.any()):  # a copy of all values, often for nothing
+            values = zeroed(values, tokens.padding_mask[..., None, None])
         if is_exporting():
             return self._sample_in_rows(values, query, reference, tokens)
         levels_points = (self.num_heads, self.num_levels, self.num_points)

@@ -80,33 +80,54 @@ class _ScaledConvolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, options: Any) -> Tensor:
         ctx.save_for_backward(x, weight, scale)
         ctx.options = options
-        scaled = weight * scale.view(-1, 1, 1, 1)
-        if not _is_product(x, weight, options):
-            return F.conv2d(x, scaled, shift, *options)
-        shape = (len(x), len(scale), *x.shape[2:])
-        maps = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)  # activations overwrite no view
-        torch.addmm(shift, _as_rows(x), scaled.flatten(1).T, out=_as_rows(maps))
-        return maps
+        late = _scales_output(x, weight, options)
+        weight, bias = (weight, None) if late else (weight * _per_filter(scale), shift)
+        if _is_product(x, weight, options):
+            shape = (len(x), len(scale), *x.shape[2:])
+            maps = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)  # activations overwrite no view
+            if bias is None:
+                torch.mm(_as_rows(x), weight.flatten(1).T, out=_as_rows(maps))
+            else:
+                torch.addmm(bias, _as_rows(x), weight.flatten(1).T, out=_as_rows(maps))
+        else:
+            maps = F.conv2d(x, weight, bias, *options)
+        factor, constant = (value.view(-1, 1, 1) for value in (scale, shift))
+        return torch.addcmul(constant, maps, factor, out=maps) if late else maps
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
+        late = _scales_output(x, weight, ctx.options)
+        by_shift = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[3] else None
+        if late:
+            gradient = gradient * scale.view(-1, 1, 1)
+        else:
+            weight = weight * _per_filter(scale)
+        needed = ctx.needs_input_grad[:2]
         by_x: Tensor | None
         by_weight: Tensor | None
-        by_bias: Tensor | None
-        factor = scale.view(-1, 1, 1, 1)
-        scaled, needed = weight * factor, (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[3])
         if _is_product(x, weight, ctx.options):
             rows = _as_rows(gradient)
-            by_x = _as_maps(rows @ scaled.flatten(1), x) if needed[0] else None
+            by_x = _as_maps(rows @ weight.flatten(1), x) if needed[0] else None
             by_weight = (rows.T @ _as_rows(x)).view_as(weight) if needed[1] else None
-            by_bias = rows.sum(0) if needed[2] else None
         else:
             stride, padding, dilation, groups = ctx.options
-            by_x, by_weight, by_bias = torch.ops.aten.convolution_backward(
-                gradient, x, scaled, [len(scale)], stride, padding, dilation, False, [0, 0], groups, needed
+            by_x, by_weight, _ = torch.ops.aten.convolution_backward(
+                gradient, x, weight, None, stride, padding, dilation, False, [0, 0], groups, [*needed, False]
             )
-        return by_x, None if by_weight is None else by_weight.mul_(factor), None, by_bias, None
+        if by_weight is not None and not late:
+            by_weight.mul_(_per_filter(scale))
+        return by_x, by_weight, None, by_shift, None
+
+
+def _per_filter(scale: Tensor) -> Tensor:
+    return scale.view(-1, 1, 1, 1)
+
+
+def _scales_output(x: Tensor, weight: Tensor, options: Any) -> bool:
+    """Whether the output has fewer numbers than the weight, as in the last stage: then it is scaled in its place."""
+    cells: int = len(x) * (x.shape[2] // options[0][0]) * (x.shape[3] // options[0][1])
+    return cells < weight[0].numel()
 
 
 def _is_product(x: Tensor, weight: Tensor, options: Any) -> bool:
