@@ -6,10 +6,10 @@ Both sides of a row run in processes of their own on the same images and objects
 peer, …), so that drift of the machine meets both. A step is forward, losses of all layers, backward and AdamW. Peers:
 
 * ``transformers`` builds DETR and Deformable DETR with random weights, nothing is downloaded; with auxiliary losses,
-  unless ``--no-auxiliary`` is given, and with the published dropout of 0.1 everywhere, as ours: both train the same network.
-  With ``--defaults`` it drops nothing in attention and hidden layers, as transformers builds it.
-* DE-DETR and Relation-DETR are the published formulations (``published_forms.py``). With ``--golden`` they
-  must first reproduce the recorded outputs and losses of the official implementations.
+  unless ``--no-auxiliary`` is given, and with the published dropout of 0.1 everywhere, as ours: both train the same
+  network. With ``--defaults`` it drops nothing in attention and hidden layers, as transformers builds it.
+* DE-DETR and Relation-DETR are the published formulations (``published_forms.py``). With ``--golden`` they must first
+  reproduce the recorded outputs and losses of the official implementations.
 
 The peak is the largest resident set of a side's process after its steps, PyTorch and libraries included. A row replaces
 that of the same name in the JSON file. ``--profile`` prints the operators of one step of our side instead.
