@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from generator import commands, configuration, gpu, measured, models, processes, published
+from generator import commands, configuration, gpu, measured, models, processes, published, steps
 from generator.headers import HeaderError
 
 DOCS = Path(__file__).resolve().parent
@@ -25,6 +25,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     **processes.SECTIONS,
     **measured.SECTIONS,
     **gpu.SECTIONS,
+    **steps.SECTIONS,
     **models.SECTIONS,
     **configuration.SECTIONS,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from detrkit.training.loggers import read_log
 from tests.weights.server import Served, Server, serving
@@ -72,3 +74,39 @@ def test_train_and_test_lines_with_two_processes(tmp_path: Path) -> None:
     assert score["iou_type"] == "segm"
     for name in ("AP", "AP50", "box_AP"):
         assert score["metrics"][name] == pytest.approx(trained[name])
+
+
+def torchrun(here: Path, script: list[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    """A run of two steps, started by an agent of torchrun."""
+    small = SMALL_RUN | SHALLOW | {"training.iterations": 2, "training.batch_size": 1, "logging.every": 1}
+    words = ["train", RECIPE, "--output", "run", *(f"{key}={json.dumps(value)}" for key, value in small.items())]
+    path = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    own = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    own["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return subprocess.Popen(
+        [*script, *words], cwd=here, env=os.environ | own | environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_one_node_of_two_processes_and_two_nodes_of_one_train_alike(tmp_path: Path, nodes: int) -> None:
+    """The script for two nodes, with both agents on this machine, and torchrun on one."""
+    make_data(tmp_path / "data")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    if nodes == 1:
+        script = ["torchrun", "--standalone", "--nproc_per_node", "2", "-m", "detrkit"]
+        agents = [torchrun(tmp_path, script, {})]
+    else:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        script = ["bash", str(ROOT / "docs" / "launch" / "torchrun_two_nodes.sh")]
+        environment = {"HEAD": "127.0.0.1", "PORT": port, "NODES": "2", "GPUS": "1", "RUN": tmp_path.name}
+        agents = [torchrun(tmp_path, script, environment) for _ in range(nodes)]
+    said = [agent.communicate(timeout=600)[1] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0] * nodes, said[0][-3000:]
+    rows = read_log(tmp_path / "run" / "log.jsonl")
+    assert [row["event"] for row in rows].count("start") == 1, "one process writes"
+    assert [row["step"] for row in rows if row["event"] == "train"] == [1, 2]
+    state = torch.load(tmp_path / "run" / "last" / "state.pt", weights_only=True)
+    assert state["processes"] == 2

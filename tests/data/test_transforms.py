@@ -15,13 +15,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load_file
 from torch import Tensor
+from torchvision.transforms.v2 import functional as F
 
 from detrkit.data.records import ImageRecord
 from detrkit.data.scene import Scene
 from detrkit.data.transforms import (
+    IMAGENET_MEAN,
     IMAGENET_STD,
     EvalTransform,
     TrainTransform,
+    normalised,
     resize_shape,
     truncated_shape,
 )
@@ -259,3 +262,12 @@ def test_other_fields_follow_their_boxes(seed: int, augmentation: Any) -> None:
     assert isinstance(found, WeightedObjects)
     assert found.weights is not None
     assert found.weights.tolist() == [10.0 * label for label in found.labels.tolist()]
+
+
+def test_normalised_pixels_are_those_of_torchvision_bit_for_bit() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3)).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    expected = F.normalize(F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True), IMAGENET_MEAN, IMAGENET_STD)
+    found = normalised(image, IMAGENET_MEAN, IMAGENET_STD)
+    assert torch.equal(found, expected)
+    assert found.is_contiguous()

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from detrkit.data.photometric import chance, distort_colours, jitter_colours, uniform
 from detrkit.data.records import ImageRecord
@@ -29,6 +28,7 @@ __all__ = [
     "IMAGENET_STD",
     "EvalTransform",
     "TrainTransform",
+    "normalised",
     "resize_shape",
     "truncated_shape",
 ]
@@ -57,7 +57,8 @@ class EvalTransform:
         scene = Scene.of(image, record, task)
         if self.resize == "round":
             shape = resize_shape(image.height, image.width, self.short_side, self.max_side)
-            scene = _with_shape(scene, fitted_shape(shape, self.canvas))
+            shape = fitted_shape(shape, self.canvas)
+            scene = scene if shape == (image.height, image.width) else scene.resized(shape)
         else:
             shape = truncated_shape(image.height, image.width, self.short_side, self.max_side)
             scene = scene.resized(fitted_shape(shape, self.canvas), resize_in_float32)
@@ -155,10 +156,7 @@ class TrainTransform:
 
 def _with_sides(scene: Scene, short_side: int, max_side: int | None) -> Scene:
     """Resized by :func:`resize_shape`."""
-    return _with_shape(scene, resize_shape(scene.image.height, scene.image.width, short_side, max_side))
-
-
-def _with_shape(scene: Scene, shape: tuple[int, int]) -> Scene:
+    shape = resize_shape(scene.image.height, scene.image.width, short_side, max_side)
     return scene if shape == (scene.image.height, scene.image.width) else scene.resized(shape)
 
 
@@ -188,11 +186,19 @@ def _ignored(scene: Scene, record: ImageRecord) -> Tensor:
     return torch.from_numpy(boxes.astype(np.float32))
 
 
+def normalised(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(x / 255 - mean) / std of an RGB image as (3, H, W) float32, plane by plane: a plane stays in the cache."""
+    pixels = np.empty((3, image.height, image.width), dtype=np.float32)
+    for plane, out, centre, scale in zip(image.split(), pixels, mean, std, strict=True):
+        np.multiply(np.asarray(plane), np.float32(1 / 255), out=out)
+        out -= np.float32(centre)
+        out /= np.float32(scale)
+    return torch.from_numpy(pixels)
+
+
 def _sample(scene: Scene, record: ImageRecord, task: str, mean: Sequence[float], std: Sequence[float]) -> Sample:
     image = scene.image
-    pixels = F.normalize(
-        F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True), mean=list(mean), std=list(std), inplace=True
-    )
+    pixels = normalised(image, mean, std)
     objects = scene.final_objects(record, task)
     corners = objects.boxes / torch.tensor([image.width, image.height] * 2)
     corners = corners.clamp(0, 1)

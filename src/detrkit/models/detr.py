@@ -95,16 +95,14 @@ class Decoder(nn.Module):
         blocks = attention_blocks(queries)
         content = joined([query_set.content for query_set in queries])
         position = joined([query_set.required_position for query_set in queries])
-        hidden = []
+        hidden, keys = [], memory.content + memory.position
         for layer in self.layers:
             assert isinstance(layer, DecoderLayer)
             cross_attn = layer.multihead_attn
             content = layer(
                 content,
                 position,
-                lambda x, cross_attn=cross_attn: cross_attn(
-                    x + position, memory.content + memory.position, memory.content, memory.padding_mask
-                ),
+                lambda x, cross_attn=cross_attn: cross_attn(x + position, keys, memory.content, memory.padding_mask),
                 blocks,
             )
             hidden.append(self.norm(content))

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detrkit.ops.attention_dropout import attend_with_dropout
+from detrkit.ops.dropout import needs_noise
+
 __all__ = ["AttentionBias", "MultiheadAttention", "ProjectsMemory", "attend_heads"]
 
 
@@ -46,13 +49,8 @@ def attend_heads(
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return biased_attention(q, k, v, key_padding_mask, bias, dropout).transpose(1, 2).flatten(2)
     # A batch of B·Q problems with one query and S keys each.
-    mixed = F.scaled_dot_product_attention(
-        q.flatten(0, 1).unsqueeze(2),
-        k.flatten(0, 1).transpose(1, 2),
-        v.flatten(0, 1).transpose(1, 2),
-        dropout_p=dropout,
-    )
-    return mixed.reshape(batch, queries, -1)
+    q, k, v = q.flatten(0, 1).unsqueeze(2), k.flatten(0, 1).transpose(1, 2), v.flatten(0, 1).transpose(1, 2)
+    return biased_attention(q, k, v, None, None, dropout).reshape(batch, queries, -1)
 
 
 def biased_attention(
@@ -66,6 +64,8 @@ def biased_attention(
     """Attend with q (B, heads, N, d) to k and v (B, heads, S, d), with a bias or else a padding mask (B, S)."""
     if bias is None or isinstance(bias, Tensor):
         mask = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]
+        if bias is None and needs_noise(q, dropout) and (mask is None or bool(mask.any(-1).all())):
+            return attend_with_dropout(q, k, v, mask, dropout)
         mask = mask if bias is None else bias.to(q.dtype)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     return bias.attend(q, k, v, dropout)
@@ -98,12 +98,14 @@ class MultiheadAttention(nn.Module):
 
         bias: replaces the mask; a tensor broadcastable to (B, heads, N, S), added to the logits, or an AttentionBias.
         """
-        wq, wk, wv = self.in_proj_weight.chunk(3)
-        bq, bk, bv = self.in_proj_bias.chunk(3)
-        q, k, v = (
-            F.linear(x, w, b).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for x, w, b in ((query, wq, bq), (key, wk, bk), (value, wv, bv))
-        )
+        inputs = (query, value) if key is query else (query, key, value)  # one product for equal inputs
+        dim = query.shape[-1]
+        sizes = [(4 - len(inputs)) * dim, *[dim] * (len(inputs) - 1)]
+        weights, biases = self.in_proj_weight.split(sizes), self.in_proj_bias.split(sizes)
+        projected = [F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
+        if key is query:
+            projected[:1] = projected[0].chunk(2, dim=-1)
+        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in projected)
         mixed = biased_attention(q, k, v, key_padding_mask, bias, self._drop())
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 

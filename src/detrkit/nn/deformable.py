@@ -14,6 +14,7 @@ from detrkit.nn.attention import MultiheadAttention
 from detrkit.nn.queries import Block
 from detrkit.nn.tokens import Tokens, on_levels
 from detrkit.nn.transformer import FeedForwardLayer, xavier_
+from detrkit.ops.eager import in_plain_cpu
 from detrkit.ops.exporting import is_exporting
 from detrkit.ops.ms_deform_attn import ms_deform_attn, sample_maps
 from detrkit.ops.zeroed import zeroed
@@ -71,7 +72,8 @@ class MSDeformAttn(nn.Module):
 
     def sample(self, values: Tensor, query: Tensor, reference: Tensor, tokens: Tokens) -> Tensor:
         """Sample values (B, S, heads, D) with the offsets and weights of the query -> (B, Q, heads · D)."""
-        values = zeroed(values, tokens.padding_mask[..., None, None])
+        if not (in_plain_cpu(values) and not tokens.padding_mask.any()):  # a copy of all values, often for nothing
+            values = zeroed(values, tokens.padding_mask[..., None, None])
         if is_exporting():
             return self._sample_in_rows(values, query, reference, tokens)
         levels_points = (self.num_heads, self.num_levels, self.num_points)
@@ -240,7 +242,11 @@ class DeformableDecoderLayer(FeedForwardLayer):
         def attend(content: Tensor) -> Tensor:
             # a single block is split too: this fixes the order in which gradients are summed, hence the last bits
             parts = zip(content.split(sizes, dim=1), position.split(sizes, dim=1), blocks, strict=True)
-            return torch.cat([self.self_attn(x + p, x + p, x, bias=block.bias) for x, p, block in parts], dim=1)
+            attended = []
+            for x, place, block in parts:
+                placed = x + place
+                attended.append(self.self_attn(placed, placed, x, bias=block.bias))
+            return torch.cat(attended, dim=1)
 
         return self.residual(content, self.norm2, attend)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from detrkit.nn.attention import MultiheadAttention
 from detrkit.nn.queries import Block, within_blocks
+from detrkit.ops.dropout import add_dropout, relu_dropout
 
 __all__ = ["DecoderLayer", "Encoder", "EncoderLayer", "FeedForwardLayer", "xavier_"]
 
@@ -30,18 +30,19 @@ class FeedForwardLayer(nn.Module):
         self.dropout = dropout
         self.pre_norm = pre_norm
 
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+    @property
+    def _rate(self) -> float:
+        return self.dropout if self.training else 0.0
 
     def residual(self, x: Tensor, norm: nn.Module, block: Callable[[Tensor], Tensor]) -> Tensor:
         """Return x (B, N, C) plus the output of ``block``, normalised before or after the block."""
         if self.pre_norm:
-            return x + self._drop(block(norm(x)))
-        return norm(x + self._drop(block(x)))
+            return add_dropout(x, block(norm(x)), self._rate)
+        return norm(add_dropout(x, block(x), self._rate))
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Apply two linear layers with ReLU between them: (B, N, C) -> (B, N, C)."""
-        return self.linear2(self._drop(F.relu(self.linear1(x))))
+        return self.linear2(relu_dropout(self.linear1(x), self._rate))
 
 
 class EncoderLayer(FeedForwardLayer):
@@ -55,9 +56,13 @@ class EncoderLayer(FeedForwardLayer):
 
     def forward(self, tokens: Tensor, position: Tensor, padding_mask: Tensor) -> Tensor:
         """tokens and position (B, S, C), padding_mask (B, S) -> (B, S, C)."""
-        tokens = self.residual(
-            tokens, self.norm1, lambda x: self.self_attn(x + position, x + position, x, padding_mask)
-        )
+
+        def attend(x: Tensor) -> Tensor:
+            placed = x + position
+            attended: Tensor = self.self_attn(placed, placed, x, padding_mask)
+            return attended
+
+        tokens = self.residual(tokens, self.norm1, attend)
         return self.residual(tokens, self.norm2, self.feed_forward)
 
 
@@ -105,7 +110,8 @@ class DecoderLayer(FeedForwardLayer):
         """
 
         def attend(x: Tensor, position: Tensor, bias: object) -> Tensor:
-            attended: Tensor = self.self_attn(x + position, x + position, x, bias=bias)
+            placed = x + position
+            attended: Tensor = self.self_attn(placed, placed, x, bias=bias)
             return attended
 
         content = self.residual(content, self.norm1, lambda x: within_blocks(attend, blocks, x, position))

@@ -106,12 +106,14 @@ def forward(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: T
     batch, _, heads, dim = value.shape
     corners = _corners(locations, spatial_shapes)
     table, share = _table(value, spatial_shapes), weights.float()
-    mixed = value.new_zeros((batch * locations.shape[1] * heads, dim), dtype=torch.float32)
+    mixed: Tensor | None = None
     for shift, amount in zip(corners.shifts, corners.shares(), strict=True):
         rows = (corners.start + shift).flatten(3).flatten(0, 2)
-        mixed += F.embedding_bag(
+        corner = F.embedding_bag(
             rows, table, per_sample_weights=amount.mul_(share).flatten(3).flatten(0, 2), mode="sum"
         )
+        mixed = corner if mixed is None else mixed.add_(corner)
+    assert mixed is not None, "there are four corners"
     return mixed.view(batch, locations.shape[1], heads * dim).to(value.dtype)
 
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detrkit.ops.eager import in_plain_cpu
+
 __all__ = ["FrozenBatchNorm", "freeze_batch_norm"]
 
 
@@ -16,6 +18,8 @@ class FrozenBatchNorm(nn.Module):
     bias: Tensor
     running_mean: Tensor
     running_var: Tensor
+    folded: bool = False
+    """Whether the convolution before it applies the affine map, see :mod:`detrkit.nn.backbone.folded_norm`."""
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -30,8 +34,15 @@ class FrozenBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
+        if self.folded and in_plain_cpu(x):
+            return self.act(x)
         x = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         return self.act(x)
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Return scale and shift (C,) of the map."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
 
 
 def freeze_batch_norm(module: nn.Module) -> None:

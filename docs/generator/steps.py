@@ -1,0 +1,82 @@
+"""Training steps and loader beside peers on a CPU, and the plan of long runs, from ``docs/results``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from generator.headers import ROOT
+from generator.tables import table
+
+__all__ = ["SECTIONS"]
+
+
+def _recorded(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / f"docs/results/{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _bar(value: float, bar: float | None, *, least: bool) -> str:
+    if bar is None:
+        return f"{value:.2f}"
+    held = value >= bar if least else value <= bar
+    return f"{'**' if held else ''}{value:.2f}{'**' if held else ''} ({'≥' if least else '≤'} {bar:g})"
+
+
+def training_steps() -> str:
+    """Rows of ``benchmarks/training_step.py``; a bold ratio holds its bar."""
+    rows = []
+    for row in _recorded("training_step_cpu")["rows"]:
+        bars, step, peak = row["bars"], row["step_s"], row["peak_MiB"]
+        forward = row.get("forward_s")
+        peer = row["peer"] + ("" if row["auxiliary"] else ", last layer's losses alone")
+        height, width = row["size"]
+        cells = [f"`{row['ours']}`", peer, f"{row['images']} x {height} x {width}", str(row["threads"])]
+        cells += [f"{step['old']:.2f} → {step['new']:.2f}", _bar(row["times_faster"]["step"], bars["step"], least=True)]
+        if forward is None:
+            cells += ["–", "–"]
+        else:
+            cells.append(f"{forward['old']:.2f} → {forward['new']:.2f}")
+            cells.append(_bar(row["times_faster"]["forward"], bars["forward"], least=True))
+        cells.append(f"{peak['old']:,.0f} → {peak['new']:,.0f}")
+        cells.append(_bar(row["of_the_memory"], bars["memory"], least=False))
+        rows.append(cells)
+    names = ["step, s", "times faster", "forward, s", "times faster", "peak, MiB", "of the memory"]
+    return table(["ours", "peer", "images", "threads", *names], rows)
+
+
+def loader() -> str:
+    """The loader and what was tried for it (``benchmarks/loader.py``)."""
+    whole, parts = _recorded("loader_cpu")["rows"]
+    rows = [["whole image: published", f"{whole['published_ms']:.1f}", "–"]]
+    rows.append(["whole image: ours", f"{whole['ours_ms']:.1f}", f"{whole['times_faster']:.2f}"])
+    rows += [[name, f"{value:.2f}", "–"] for name, value in parts["ms"].items()]
+    return table(["one training image, one thread", "ms", "times faster"], rows)
+
+
+def scale_check() -> str:
+    """What the model of a run says of 1 and 2 processes here (``benchmarks/scale.py check``)."""
+    rows = [
+        [str(row["processes"]), f"{row['predicted_s']:.3f}", f"{row['measured_s']:.3f}", f"{row['error']:+.1%}"]
+        for row in _recorded("scale_cpu")["rows"]
+    ]
+    return table(["processes", "predicted, s a step", "measured", "error"], rows)
+
+
+def scale_plan() -> str:
+    """Long runs by the model (``benchmarks/scale.py plan``)."""
+    rows = []
+    for row in _recorded("scale")["rows"]:
+        reduce = f"{1e3 * row['all_reduce_s']:.1f} ({1e3 * row['exposed_s']:.1f})"
+        numbers = [f"{row['images_per_s']:,.0f}", f"{row['loader_cores']:.1f}", reduce, f"{row['evaluation_s']:,.0f}"]
+        rows.append([row["run"], str(row["gpus"]), *numbers, f"{row['hours']:,.1f}", f"{row['memory_MiB']:,.0f}"])
+    names = ["images/s", "loader cores", "all-reduce, ms (not hidden)", "evaluation, s", "hours", "MiB a GPU"]
+    return table(["run", "GPUs", *names], rows)
+
+
+SECTIONS = {
+    "training steps on a CPU": training_steps,
+    "loader": loader,
+    "scale, checked": scale_check,
+    "scale, planned": scale_plan,
+}
