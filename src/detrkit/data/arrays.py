@@ -7,6 +7,7 @@ and what fits none of them is refused.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
@@ -18,7 +19,7 @@ from detrkit.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Channels", "check_channels", "image_of_array", "image_of_tensor", "is_tensor", "to_uint8"]
+__all__ = ["Channels", "check_channels", "image_of_array", "image_of_tensor", "is_tensor", "normalised", "to_uint8"]
 
 Channels = Literal["rgb", "bgr"]
 """Order of the colours of arrays and tensors: ``"rgb"``, or ``"bgr"`` as OpenCV reads images."""
@@ -144,3 +145,16 @@ def _remedy(low: float) -> str:
     if low != low:
         return "replace NaN"
     return "save it as 8 bit, or scale or clip it to 0 to 1"
+
+
+def normalised(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """(x / 255 - mean) / std of an RGB image as (3, H, W), plane by plane: a plane stays in the cache.
+
+    The operations are torchvision's, so that the numbers are the same to the last bit.
+    """
+    pixels = np.empty((3, image.height, image.width), dtype=np.float32)
+    for plane, out, centre, scale in zip(image.split(), pixels, mean, std, strict=True):
+        np.multiply(np.asarray(plane), np.float32(1 / 255), out=out)
+        out -= np.float32(centre)
+        out /= np.float32(scale)
+    return pixels

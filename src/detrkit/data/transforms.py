@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from detrkit.data.arrays import normalised
 from detrkit.data.photometric import chance, distort_colours, jitter_colours, uniform
 from detrkit.data.records import ImageRecord
 from detrkit.data.scene import Scene, resize_in_float32
@@ -28,7 +29,6 @@ __all__ = [
     "IMAGENET_STD",
     "EvalTransform",
     "TrainTransform",
-    "normalised",
     "resize_shape",
     "truncated_shape",
 ]
@@ -186,19 +186,9 @@ def _ignored(scene: Scene, record: ImageRecord) -> Tensor:
     return torch.from_numpy(boxes.astype(np.float32))
 
 
-def normalised(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(x / 255 - mean) / std of an RGB image as (3, H, W) float32, plane by plane: a plane stays in the cache."""
-    pixels = np.empty((3, image.height, image.width), dtype=np.float32)
-    for plane, out, centre, scale in zip(image.split(), pixels, mean, std, strict=True):
-        np.multiply(np.asarray(plane), np.float32(1 / 255), out=out)
-        out -= np.float32(centre)
-        out /= np.float32(scale)
-    return torch.from_numpy(pixels)
-
-
 def _sample(scene: Scene, record: ImageRecord, task: str, mean: Sequence[float], std: Sequence[float]) -> Sample:
     image = scene.image
-    pixels = normalised(image, mean, std)
+    pixels = torch.from_numpy(normalised(image, mean, std))
     objects = scene.final_objects(record, task)
     corners = objects.boxes / torch.tensor([image.width, image.height] * 2)
     corners = corners.clamp(0, 1)

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from detrkit.data.arrays import Channels, check_channels
+from detrkit.data.arrays import Channels, check_channels, normalised
 from detrkit.data.images import ImageSource, read_image
 from detrkit.errors import CheckpointError, DataError, RunError
 from detrkit.runtime.choose import Chosen, chosen_objects
 from detrkit.runtime.engines import Engine, open_engine
-from detrkit.runtime.prepare import normalised, on_canvas, resized
+from detrkit.runtime.prepare import on_canvas, resized
 from detrkit.structures.categories import Categories, Category
 from detrkit.structures.detections import Detections
 from detrkit.structures.thresholds import DEFAULT_THRESHOLD, Thresholds
@@ -129,7 +129,7 @@ class LightPredictor:
         if self.info.with_postprocess:
             pixels = [np.asarray(image, np.float32).transpose(2, 0, 1) for image in small]
         else:
-            pixels = [normalised(image, rule) for image in small]
+            pixels = [normalised(image, rule.mean, rule.std) for image in small]
         return on_canvas(pixels, self.info)
 
     def choose(

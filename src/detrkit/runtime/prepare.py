@@ -11,7 +11,7 @@ from PIL import Image
 from detrkit.data.sizes import fitted_shape, resize_shape, truncated_shape
 from detrkit.runtime.info import ArtefactInfo, Preprocess
 
-__all__ = ["normalised", "on_canvas", "resized"]
+__all__ = ["on_canvas", "resized"]
 
 
 def resized(image: Image.Image, rule: Preprocess, canvas: tuple[int, int] | None = None) -> Image.Image:
@@ -27,13 +27,6 @@ def resized(image: Image.Image, rule: Preprocess, canvas: tuple[int, int] | None
     if shape == (image.height, image.width):
         return image
     return Image.fromarray(_resampled(np.asarray(image), shape))
-
-
-def normalised(image: Image.Image, rule: Preprocess) -> NDArray[np.float32]:
-    """Pixels (3, H, W) minus the mean, divided by the standard deviation, of values in [0, 1]."""
-    pixels = np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255)
-    mean, std = (np.array(values, np.float32)[:, None, None] for values in (rule.mean, rule.std))
-    return ((pixels - mean) / std).astype(np.float32)
 
 
 def on_canvas(

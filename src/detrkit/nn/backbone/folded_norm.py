@@ -65,7 +65,7 @@ def fold_norms_in(network: nn.Module) -> bool:
             plain = type(convolution) is nn.Conv2d and not isinstance(convolution.padding, str)
             if plain and isinstance(norm, FrozenBatchNorm) and len(norm.weight) == convolution.out_channels:
                 convolution.__class__ = FoldedConv2d
-                convolution.norms = (norm,)
+                object.__setattr__(convolution, "norms", (norm,))  # no submodule of its own
                 norm.folded = found = True
     return found
 
