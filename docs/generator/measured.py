@@ -80,6 +80,17 @@ def serving() -> str:
     return table(["clients", "answers/s", "median, ms", "95 %, ms"], rows)
 
 
+def peers() -> str:
+    """AP after the same time on the same images (``benchmarks/vs_peers.py``)."""
+    rows = []
+    for row in _recorded("vs_peers_cpu"):
+        numbers = [f"{row['AP']:.3f}", f"{row['AP50']:.3f}", f"{row['seconds'] / 60:.1f}", str(row["steps"])]
+        memory = f"{row['memory_gb']:.1f}"
+        rows.append([row["title"], row["weights"], str(row["images"]), *numbers, memory, row["how"]])
+    head = ["detector", "backbone from", "images", "AP", "AP50", "minutes", "steps", "memory, GB", "trained with"]
+    return table(head, rows)
+
+
 def _recorded(name: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = json.loads((ROOT / f"docs/results/{name}.json").read_text(encoding="utf-8"))["rows"]
     return rows
@@ -92,4 +103,5 @@ SECTIONS = {
     "variants of sampling, interrupted": variants,
     "first touch": first_touch,
     "answers over HTTP": serving,
+    "beside other packages": peers,
 }
