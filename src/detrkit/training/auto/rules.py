@@ -28,8 +28,8 @@ SMALL_PIXELS = 24  # desired size of a small object: three cells of the finest l
 RARE = 0.02  # a class with a smaller share of the boxes does not decide the image size
 MAX_SIDE = {True: 800, False: 480}  # with a GPU: as published; without: 2.25 times the time of 320 px
 # Of a run planned by minutes without a GPU: a laptop model takes about 3 s for a step of 4 images of 320 px (5 h for
-# 6,000 steps), in proportion to the pixels. A run of fewer steps has hardly begun at any size: 5 minutes had 43 steps at
-# 352 px, and 200 steps at 160 px give blood cells AP 0.3.
+# 6,000 steps), in proportion to the pixels. With fewer steps a run has hardly begun at any size: 5 minutes had 43 steps
+# at 352 px, and 200 steps at 160 px give blood cells AP 0.3.
 SECONDS_AT_320, STEPS_OF_A_SHORT_RUN, LEAST_SIDE = 3.0, 300, 160
 MAX_ENLARGEMENT = 2.0  # further upsampling adds no detail
 MAX_ASPECT = 4.0  # images longer than 4:1 are resized by their longest side instead
