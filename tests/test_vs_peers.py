@@ -39,7 +39,7 @@ def test_two_calls_are_one_run_and_both_sides_are_scored_alike(
     data, runs = data_of(tmp_path / "data", rare=0), tmp_path / "runs"
     rates: list[float] = []
 
-    class Fixed(peers.Peer):  # type: ignore[name-defined,misc]  # the module is imported while the test runs
+    class Fixed(peers.Peer):
         """Says that a bolt is where they all are, and counts its steps in a weight."""
 
         title, weights, how, batch, ema = "fixed", "none", "SGD", 4, 0.5
