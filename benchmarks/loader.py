@@ -30,7 +30,7 @@ from torchvision.transforms import functional as F
 
 from detrkit.data import load_dataset
 from detrkit.data.records import ImageRecord
-from detrkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform, normalised, resize_shape
+from detrkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform, normalised_pixels, resize_shape
 
 SIDES = list(range(480, 801, 32))
 Boxes = Tensor
@@ -103,7 +103,7 @@ def parts(path: Path, repeats: int) -> dict[str, float]:
         "resize: Pillow": lambda: image.resize(shape[::-1], Image.Resampling.BILINEAR),
         "resize: torch, uint8, with the way there and back": in_torch,
         "normalise: ToTensor, Normalize": lambda: F.normalize(F.to_tensor(large), IMAGENET_MEAN, IMAGENET_STD),
-        "normalise: plane by plane": lambda: normalised(large, IMAGENET_MEAN, IMAGENET_STD),
+        "normalise: plane by plane": lambda: normalised_pixels(large, IMAGENET_MEAN, IMAGENET_STD),
     }
     return {name: median_ms(call, repeats) for name, call in tried.items()}
 

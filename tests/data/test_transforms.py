@@ -24,7 +24,7 @@ from detrkit.data.transforms import (
     IMAGENET_STD,
     EvalTransform,
     TrainTransform,
-    normalised,
+    normalised_pixels,
     resize_shape,
     truncated_shape,
 )
@@ -268,6 +268,6 @@ def test_normalised_pixels_are_those_of_torchvision_bit_for_bit() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3)).astype(np.uint8)
     image = Image.fromarray(pixels)
     expected = F.normalize(F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True), IMAGENET_MEAN, IMAGENET_STD)
-    found = normalised(image, IMAGENET_MEAN, IMAGENET_STD)
+    found = normalised_pixels(image, IMAGENET_MEAN, IMAGENET_STD)
     assert torch.equal(found, expected)
     assert found.is_contiguous()

@@ -28,7 +28,7 @@ __all__ = [
     "IMAGENET_STD",
     "EvalTransform",
     "TrainTransform",
-    "normalised",
+    "normalised_pixels",
     "resize_shape",
     "truncated_shape",
 ]
@@ -186,7 +186,7 @@ def _ignored(scene: Scene, record: ImageRecord) -> Tensor:
     return torch.from_numpy(boxes.astype(np.float32))
 
 
-def normalised(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalised_pixels(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(x / 255 - mean) / std of an RGB image as (3, H, W) float32, plane by plane: a plane stays in the cache."""
     pixels = np.empty((3, image.height, image.width), dtype=np.float32)
     for plane, out, centre, scale in zip(image.split(), pixels, mean, std, strict=True):
@@ -198,7 +198,7 @@ def normalised(image: Image.Image, mean: Sequence[float], std: Sequence[float]) 
 
 def _sample(scene: Scene, record: ImageRecord, task: str, mean: Sequence[float], std: Sequence[float]) -> Sample:
     image = scene.image
-    pixels = normalised(image, mean, std)
+    pixels = normalised_pixels(image, mean, std)
     objects = scene.final_objects(record, task)
     corners = objects.boxes / torch.tensor([image.width, image.height] * 2)
     corners = corners.clamp(0, 1)
