@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou, roi_align
 
 from detrkit.nn.backbone.frozen_norm import FrozenBatchNorm
+from detrkit.nn.position import sine_embedding
+from detrkit.nn.relation import box_relation
 from detrkit.nn.transformer import FeedForwardLayer
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.structures import Predictions, Target
@@ -56,6 +58,7 @@ def publish(model: Any) -> Any:
             layer.residual = types.MethodType(_residual, layer)
     if getattr(model.decoder, "relation", None) is not None:
         model.decoder.relation.rows = None
+        model.decoder.relation.forward = types.MethodType(_relation, model.decoder.relation)
     if hasattr(model.decoder, "sample_keys"):
         model.decoder.number = model.config.architecture.num_queries
         model.decoder.sample_keys = types.MethodType(_sample_keys, model.decoder)
@@ -71,6 +74,14 @@ def _feed_forward(layer: Any, x: Tensor) -> Tensor:
 def _residual(layer: Any, x: Tensor, norm: nn.Module, block: Any) -> Tensor:
     y: Tensor = norm(x + F.dropout(block(x), layer.dropout, layer.training))
     return y
+
+
+def _relation(relation: Any, source: Tensor, target: Tensor) -> Tensor:
+    """The bias as a convolution of all features, which has one copy of them more."""
+    with torch.no_grad():
+        values = box_relation(source.float(), target.float()) * relation.scale
+        embedded = sine_embedding(values, relation.features, relation.temperature).flatten(-2).permute(0, 3, 1, 2)
+    return torch.relu(relation.pos_proj(embedded))
 
 
 def _sample_keys(decoder: Any, layer: nn.Module, memory: Any, boxes: Sequence[Tensor]) -> tuple[Any, Tensor | None]:

@@ -12,7 +12,8 @@ backward pass does not hide:
 ``check`` measures each term alone (computation, computation beside an equal neighbour, one picture, one all-reduce) and
 predicts loops that read, train and reduce, at 1 and 2 processes; an error above 15 % is exit code 1. Without workers
 the loader and the computation follow each other, so that their times add up. ``plan`` takes the step of one H200 in
-``docs/results/gpu.json`` and the loader in ``docs/results/loader_cpu.json``. Links are assumptions and can be given.
+``docs/results/gpu.json`` and the loader in ``docs/results/loader_cpu.json``, and says nothing before a check has
+held. Links are assumptions.
 """
 
 from __future__ import annotations
@@ -189,8 +190,20 @@ PARAMETERS = 48_000_000
 """Trained parameters of Relation-DETR R50, rounded up."""
 
 
+def passed(path: Path) -> None:
+    """Raise SystemExit unless a check is recorded in which every prediction was within 15 %."""
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    if not rows or any(abs(row["error"]) > ALLOWED for row in rows):
+        raise SystemExit(f"{path} has no check in which the model held: run 'scale.py check DATA --json {path}' first")
+
+
 def plan(options: argparse.Namespace) -> dict[str, Any]:
-    """Rows for every data set and number of GPUs."""
+    """Rows for every data set and number of GPUs.
+
+    Raises:
+        SystemExit: no check is recorded, or it was off by more than 15 %.
+    """
+    passed(options.checked)
     step = json.loads((ROOT / "docs/results/gpu.json").read_text())["step"]["rows"][-1]
     picture = json.loads((ROOT / "docs/results/loader_cpu.json").read_text())["rows"][0]["ours_ms"] / 1e3
     batch = round(step["seconds"] * step["images_per_s"])
@@ -249,6 +262,7 @@ def main() -> None:
     planning.add_argument("--latency", type=float, default=10e-6, help="seconds of a message (assumed)")
     planning.add_argument("--hidden", type=float, default=0.8, help="share of the backward pass that hides sending")
     planning.add_argument("--workers", type=int, default=8, help="loader processes of each GPU")
+    planning.add_argument("--checked", type=Path, default=ROOT / "docs/results/scale_cpu.json", help="a passed check")
     for one in (checking, planning):
         one.add_argument("--json", type=Path)
     options = parser.parse_args()

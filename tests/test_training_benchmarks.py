@@ -75,12 +75,19 @@ def test_a_step_is_its_computation_or_its_loader_and_what_of_the_all_reduce_is_n
     assert step_seconds(machine(workers=0, crowding=1.5, hidden=1.0), 2) == pytest.approx(0.33)
 
 
-def test_the_recorded_plan_is_that_of_the_recorded_measurements(benchmarks: None) -> None:
+def test_a_plan_needs_a_check_that_held(benchmarks: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from scale import plan
 
-    recorded = json.loads((ROOT / "docs/results/scale.json").read_text())
-    again = plan(argparse.Namespace(**recorded["assumed"]))
-    assert again == recorded
-    checked = json.loads((ROOT / "docs/results/scale_cpu.json").read_text())["rows"]
-    assert [row["processes"] for row in checked] == [1, 2]
-    assert all(abs(row["error"]) <= 0.15 for row in checked), "checked before it speaks of more"
+    path = tmp_path / "check.json"
+    assumed: dict[str, Any] = {"inside": 300.0, "between": 25.0, "latency": 1e-5, "hidden": 0.8, "workers": 8}
+    options = argparse.Namespace(checked=path, **assumed)
+    with pytest.raises(SystemExit, match="has no check in which the model held"):
+        plan(options)
+    path.write_text(json.dumps({"rows": [{"error": 0.01}, {"error": -0.2}]}))
+    with pytest.raises(SystemExit, match="has no check in which the model held"):
+        plan(options)
+    path.write_text(json.dumps({"rows": [{"error": 0.01}, {"error": -0.1}]}))
+    rows = plan(options)["rows"]
+    assert [row["gpus"] for row in rows] == [1, 8, 64] * 2
+    assert all(row["all_reduce_s"] == 0 for row in rows if row["gpus"] == 1)
+    assert rows[0]["hours"] > rows[1]["hours"] > rows[2]["hours"]

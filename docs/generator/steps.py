@@ -1,4 +1,4 @@
-"""Training steps and loader beside peers on a CPU, and the plan of long runs, from ``docs/results``."""
+"""Training steps and loader beside peers on a CPU, from ``docs/results``."""
 
 from __future__ import annotations
 
@@ -54,29 +54,7 @@ def loader() -> str:
     return table(["one training image, one thread", "ms", "times faster"], rows)
 
 
-def scale_check() -> str:
-    """What the model of a run says of 1 and 2 processes here (``benchmarks/scale.py check``)."""
-    rows = [
-        [str(row["processes"]), f"{row['predicted_s']:.3f}", f"{row['measured_s']:.3f}", f"{row['error']:+.1%}"]
-        for row in _recorded("scale_cpu")["rows"]
-    ]
-    return table(["processes", "predicted, s a step", "measured", "error"], rows)
-
-
-def scale_plan() -> str:
-    """Long runs by the model (``benchmarks/scale.py plan``)."""
-    rows = []
-    for row in _recorded("scale")["rows"]:
-        reduce = f"{1e3 * row['all_reduce_s']:.1f} ({1e3 * row['exposed_s']:.1f})"
-        numbers = [f"{row['images_per_s']:,.0f}", f"{row['loader_cores']:.1f}", reduce, f"{row['evaluation_s']:,.0f}"]
-        rows.append([row["run"], str(row["gpus"]), *numbers, f"{row['hours']:,.1f}", f"{row['memory_MiB']:,.0f}"])
-    names = ["images/s", "loader cores", "all-reduce, ms (not hidden)", "evaluation, s", "hours", "MiB a GPU"]
-    return table(["run", "GPUs", *names], rows)
-
-
 SECTIONS = {
     "training steps on a CPU": training_steps,
     "loader": loader,
-    "scale, checked": scale_check,
-    "scale, planned": scale_plan,
 }
