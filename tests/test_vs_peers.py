@@ -86,7 +86,7 @@ def test_two_calls_are_one_run_and_both_sides_are_scored_alike(
     finally:
         torch.set_num_threads(threads)
     assert rates == sorted(rates)
-    assert rates[-1] <= 1
+    assert rates[-1] < 1.02
     content = json.loads((tmp_path / "out.json").read_text())
     (row,) = content["rows"]
     assert row["AP"] == pytest.approx(1.0)
