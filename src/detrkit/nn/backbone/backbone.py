@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from detrkit.errors import did_you_mean
 from detrkit.nn.backbone.families import Family, family_of
 from detrkit.nn.backbone.feature_pyramid import SimpleFeaturePyramid
-from detrkit.nn.backbone.folded_norm import fold_norms_in
 from detrkit.nn.backbone.frozen_norm import freeze_batch_norm
 from detrkit.nn.backbone.padding import (
     CheckpointedBlocks,
@@ -29,7 +28,6 @@ from detrkit.nn.backbone.padding import (
 )
 from detrkit.nn.backbone.same_padding import SameConv2d
 from detrkit.nn.backbone.shifted_windows import ShiftedWindowBlock
-from detrkit.ops.eager import in_plain_cpu
 from detrkit.ops.zeroed import zeroed
 
 __all__ = ["Backbone", "FeatureMap", "level_mask"]
@@ -111,7 +109,6 @@ class Backbone(nn.Module):
         self._freeze(body, info.info, frozen_stride)
         if frozen_batch_norm:
             freeze_batch_norm(body)
-        self._folded = fold_norms_in(body)
         if checkpointing and mask_padding:
             for stage in _stages(body, [stage["module"] for stage in info.info]):
                 CheckpointedBlocks.convert_in(stage)
@@ -174,8 +171,6 @@ class Backbone(nn.Module):
         return maps
 
     def _levels(self, images: Tensor) -> list[Tensor]:
-        if self._folded and in_plain_cpu(images):  # convolutions on a CPU are faster so, and tokens need no copy
-            images = images.contiguous(memory_format=torch.channels_last)
         tensors: list[Tensor] = self.body(images)
         if self._channels_last:
             tensors = [tensor.permute(0, 3, 1, 2) for tensor in tensors]

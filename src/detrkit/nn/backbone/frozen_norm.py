@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detrkit.ops.eager import in_plain_cpu
+from detrkit.ops.exporting import is_exporting
 
 __all__ = ["FrozenBatchNorm", "freeze_batch_norm"]
 
@@ -18,8 +20,6 @@ class FrozenBatchNorm(nn.Module):
     bias: Tensor
     running_mean: Tensor
     running_var: Tensor
-    folded: bool = False
-    """Whether the convolution before it applies the affine map, see :mod:`detrkit.nn.backbone.folded_norm`."""
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -34,15 +34,31 @@ class FrozenBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
-        if self.folded and in_plain_cpu(x):
-            return self.act(x)
-        x = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        buffers = self.running_mean, self.running_var, self.weight, self.bias
+        if torch.compiler.is_compiling() or is_exporting() or not x.requires_grad:
+            x = F.batch_norm(x, *buffers, False, 0.0, self.eps)
+        else:
+            x = _FixedMap.apply(x, *buffers, self.eps)
         return self.act(x)
 
-    def affine(self) -> tuple[Tensor, Tensor]:
-        """Return scale and shift (C,) of the map."""
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        return scale, self.bias - self.running_mean * scale
+
+class _FixedMap(torch.autograd.Function):
+    """The same numbers without keeping x for the backward pass, as torch does for the gradients of fixed terms: half of
+    what a ResNet keeps."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> Tensor:
+        ctx.save_for_backward(weight, variance)
+        ctx.eps = eps
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weight, variance = ctx.saved_tensors
+        scale = weight * (variance + ctx.eps).rsqrt()
+        return (gradient * scale.view(-1, 1, 1)).to(gradient.dtype), None, None, None, None, None
 
 
 def freeze_batch_norm(module: nn.Module) -> None:
