@@ -35,5 +35,5 @@ def suppress_neighbours(scores: Tensor, candidates: Tensor, tokens: Tokens, *, t
     else:
         kept = batched_nms(boxes, values, group, threshold)
     suppressed = torch.ones_like(values).index_fill(0, kept, 0.0).view(batch, count)
-    order = suppressed.argsort(dim=1, stable=True)
+    order = (suppressed * count + torch.arange(count, device=level.device)).argsort(dim=1)  # ONNX has no stable sort
     return gather_rows(candidates[..., None], order)[..., 0]
