@@ -100,7 +100,8 @@ def _work(rank: int, processes: int, what: str, data: str, folder: str, repeats:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes)
-    dataset = load_dataset(data, split="train").with_transform(TrainTransform(short_sides=(160,), max_side=224, crop=False))
+    seen = TrainTransform(short_sides=(160,), max_side=224, crop=False)
+    dataset = load_dataset(data, split="train").with_transform(seen)
     # every measurement works on the same images, so that steps are of equal size
     loader = iter(build_loader(dataset, [[0, 1]] * (repeats + 3)))
     batch = next(loader)
