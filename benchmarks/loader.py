@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision.transforms as T
-from measuring import save_rows
+from measuring import save_rows, timed
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -68,17 +68,6 @@ def published(path: Path, record: ImageRecord) -> Tensor:
     return pixels
 
 
-def median_ms(call: Callable[[], object], repeats: int) -> float:
-    """Median milliseconds of a call, after one that does not count."""
-    call()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return 1e3 * statistics.median(times)
-
-
 def parts(path: Path, repeats: int) -> dict[str, float]:
     """Milliseconds of what was tried, on one picture."""
     raw = path.read_bytes()
@@ -106,7 +95,7 @@ def parts(path: Path, repeats: int) -> dict[str, float]:
         "normalise: ToTensor, Normalize": lambda: F.normalize(F.to_tensor(large), IMAGENET_MEAN, IMAGENET_STD),
         "normalise: plane by plane": lambda: normalised(large, IMAGENET_MEAN, IMAGENET_STD),
     }
-    return {name: median_ms(call, repeats) for name, call in tried.items()}
+    return {name: 1e3 * timed(call, "cpu", repeats) for name, call in tried.items()}
 
 
 def main() -> None:

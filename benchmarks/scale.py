@@ -21,10 +21,8 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +30,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from measuring import timed
 from torch.nn.parallel import DistributedDataParallel
 
 import detrkit
@@ -85,16 +84,6 @@ def step_seconds(machine: Machine, processes: int) -> float:
 # ------------------------------------------------------------------------------------------------- checked here
 
 
-def _median(call: Callable[[], object], repeats: int) -> float:
-    call()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
-
-
 def _work(rank: int, processes: int, what: str, data: str, folder: str, repeats: int) -> None:
     """One process of a measurement; writes its seconds to ``folder``."""
     torch.set_num_threads(1)
@@ -125,7 +114,7 @@ def _work(rank: int, processes: int, what: str, data: str, folder: str, repeats:
         "loop": lambda: step(next(loader)),
     }
     dist.barrier()
-    found = {"seconds": _median(calls[what], repeats), "bytes": 4 * len(gradients)}
+    found = {"seconds": timed(calls[what], "cpu", repeats), "bytes": 4 * len(gradients)}
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()

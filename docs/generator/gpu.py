@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-from generator.headers import ROOT
+from generator.recorded import recorded
 from generator.tables import table
 
 __all__ = ["SECTIONS"]
-
-
-def _recorded(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((ROOT / "docs/results/gpu.json").read_text(encoding="utf-8"))[name]
-    return found
 
 
 def _ms(seconds: float) -> str:
@@ -23,7 +15,7 @@ def _ms(seconds: float) -> str:
 def sampling() -> str:
     """Deformable attention (``benchmarks/ms_deform_attn.py``)."""
     rows = []
-    for row in _recorded("ms_deform_attn")["rows"]:
+    for row in recorded("gpu")["ms_deform_attn"]["rows"]:
         cells = [row["setting"], row["dtype"]]
         for key in ("forward_s", "both_s"):
             cells += [_ms(row["reference"][key]), _ms(row["triton"][key]), f"{row['ratio'][key]:.1f}"]
@@ -36,7 +28,7 @@ def sampling() -> str:
 def relation() -> str:
     """Attention with the full relation (``benchmarks/relation_attention.py``)."""
     rows = []
-    for row in _recorded("relation_attention")["rows"]:
+    for row in recorded("gpu")["relation_attention"]["rows"]:
         error = "–" if row["error"] is None else f"{row['error']:.1e}"
         times = [_ms(row["forward_s"]), _ms(row["both_s"]), f"{1 / row['time_of_row_wise']:.1f}"]
         rows.append([str(row["run"]), row["form"], row["dtype"], *times, f"{row['kept_MiB']:.1f}", error])
@@ -47,7 +39,7 @@ def relation() -> str:
 def step() -> str:
     """Training steps (``benchmarks/relation_step.py``)."""
     rows = []
-    for row in _recorded("step")["rows"]:
+    for row in recorded("gpu")["step"]["rows"]:
         shares = [f"{1 / row['seconds_of_published']:.2f}", f"{row['peak_MiB_of_published']:.2f}"]
         numbers = [f"{1e3 * row['seconds']:.0f}", f"{row['images_per_s']:.1f}", f"{row['peak_MiB']:,.0f}", *shares]
         rows.append([str(row["run"]), row["model"], *numbers, f"{row['busy']:.0%}"])
@@ -59,7 +51,7 @@ def pooling() -> str:
     """RoIAlign (``benchmarks/roi_align.py``)."""
     rows = [
         [row["setting"], f"{1e3 * row['bags_s']:.1f}", f"{1e3 * row['torchvision_s']:.1f}", f"{1 / row['ratio']:.1f}"]
-        for row in _recorded("roi_align")["rows"]
+        for row in recorded("gpu")["roi_align"]["rows"]
     ]
     return table(["one decoder layer", "weighted bags, ms", "torchvision, ms", "times faster"], rows)
 

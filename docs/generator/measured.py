@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from detrkit.models.registry import REGISTRY
 from generator.headers import ROOT
+from generator.recorded import recorded
 from generator.tables import table
 
 __all__ = ["SECTIONS"]
@@ -32,7 +32,7 @@ VARIANTS = {"det": "detection alone", "dense": "masks multiplied out", "lazy": "
 def training_masks() -> str:
     """What masks add to the peak of a training step (``benchmarks/mask_training.py``)."""
     rows = []
-    for row in _recorded("mask_training_cpu"):
+    for row in recorded("mask_training_cpu")["rows"]:
         added = ["–", "–"] if row["variant"] == "det" else [f"{row['added_MiB']:,.0f}", f"{row['of_dense']:.2g}"]
         rows.append([str(row["queries"]), VARIANTS[row["variant"]], f"{row['peak_MiB']:,.0f}", *added])
     return table(["queries", "step", "peak, MiB", "masks add, MiB", "of multiplied out"], rows)
@@ -52,7 +52,7 @@ def positions() -> str:
 
 def variants() -> str:
     """AP of DAPE's variants in runs that were interrupted (``benchmarks/data_efficiency.py``)."""
-    runs = sorted(_recorded("dape_variants_gpu"), key=lambda run: (-len(run["curve"]), -run["curve"][-1][1]))
+    runs = sorted(recorded("dape_variants_gpu")["rows"], key=lambda run: (-len(run["curve"]), -run["curve"][-1][1]))
     steps = [step for step, _ in max((run["curve"] for run in runs), key=len)]
     rows = []
     for run in runs:
@@ -64,7 +64,7 @@ def variants() -> str:
 def first_touch() -> str:
     """How soon commands answer and results are scored (``benchmarks/first_touch.py``)."""
     rows = []
-    for row in _recorded("first_touch_cpu"):
+    for row in recorded("first_touch_cpu")["rows"]:
         beside = row.get("of_beside")
         peer = ["–", "–"] if beside is None else [f"{row['beside']}: {beside['wall']:.2f} s", f"{row['ratio']:.3g}"]
         rows.append([row["what"], f"{row['wall']:.2f} s", *peer, f"{row['peak'] / 1e6:,.0f} MB"])
@@ -75,7 +75,7 @@ def serving() -> str:
     """Answers over HTTP (``examples/serve/load_test.py``)."""
     rows = [
         [str(row["clients"]), f"{row['requests_per_second']:.2f}", f"{row['median_ms']:.0f}", f"{row['p95_ms']:.0f}"]
-        for row in _recorded("serving_cpu")
+        for row in recorded("serving_cpu")["rows"]
     ]
     return table(["clients", "answers/s", "median, ms", "95 %, ms"], rows)
 
@@ -83,17 +83,12 @@ def serving() -> str:
 def peers() -> str:
     """AP after the same time on the same images (``benchmarks/vs_peers.py``)."""
     rows = []
-    for row in _recorded("vs_peers_cpu"):
+    for row in recorded("vs_peers_cpu")["rows"]:
         numbers = [f"{row['AP']:.3f}", f"{row['AP50']:.3f}", f"{row['seconds'] / 60:.1f}", str(row["steps"])]
         memory = f"{row['memory_gb']:.1f}"
         rows.append([row["title"], row["weights"], str(row["images"]), *numbers, memory, row["how"]])
     head = ["detector", "backbone from", "images", "AP", "AP50", "minutes", "steps", "memory, GB", "trained with"]
     return table(head, rows)
-
-
-def _recorded(name: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads((ROOT / f"docs/results/{name}.json").read_text(encoding="utf-8"))["rows"]
-    return rows
 
 
 SECTIONS = {

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-from generator.headers import ROOT
+from generator.recorded import recorded
 from generator.tables import table
 
 __all__ = ["SECTIONS"]
-
-
-def _recorded(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((ROOT / f"docs/results/{name}.json").read_text(encoding="utf-8"))
-    return found
 
 
 def _bar(value: float, bar: float | None, *, least: bool) -> str:
@@ -26,7 +18,7 @@ def _bar(value: float, bar: float | None, *, least: bool) -> str:
 def training_steps() -> str:
     """Rows of ``benchmarks/training_step.py``; a bold ratio holds its bar."""
     rows = []
-    for row in _recorded("training_step_cpu")["rows"]:
+    for row in recorded("training_step_cpu")["rows"]:
         bars, step, peak = row["bars"], row["step_s"], row["peak_MiB"]
         forward = row.get("forward_s")
         peer = row["peer"] + ("" if row["auxiliary"] else ", last layer's losses alone")
@@ -47,7 +39,7 @@ def training_steps() -> str:
 
 def loader() -> str:
     """The loader and what was tried for it (``benchmarks/loader.py``)."""
-    whole, parts = _recorded("loader_cpu")["rows"]
+    whole, parts = recorded("loader_cpu")["rows"]
     rows = [["whole image: published", f"{whole['published_ms']:.1f}", "–"]]
     rows.append(["whole image: ours", f"{whole['ours_ms']:.1f}", f"{whole['times_faster']:.2f}"])
     rows += [[name, f"{value:.2f}", "–"] for name, value in parts["ms"].items()]

@@ -164,7 +164,7 @@ def _write_files(
 
     truth, categories = data.coco_ground_truth(), data.categories
     sure = [one for one in suspects if one.confidence >= follow]
-    records = list({record.image_id: record for record in data.records}.values())
+    records = data.unique_records()
     write_json(out / f"corrected_{name}.json", corrected_coco(truth, sure, categories), force=True)
     write_json(out / f"ignore_{name}.json", with_ignore_regions(truth, sure, categories), force=True)
     write_bytes(out / f"cvat_{name}.xml", cvat_xml(records, suspects, categories))

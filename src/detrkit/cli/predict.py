@@ -256,9 +256,10 @@ def _predictor_for(
     weights: Any = local_checkpoint(DEFAULT_MODEL if model is None else model)
     with quick_imports():
         from detrkit.inference.predictor import Predictor
-        from detrkit.weights.artefact import ArtefactDetector
 
         if opened is not None:
+            from detrkit.weights.artefact import ArtefactDetector
+
             weights = ArtefactDetector(opened.result(), Path(weights))
         return Predictor(weights, device=device, **options)
 

@@ -57,8 +57,7 @@ class EvalTransform:
         scene = Scene.of(image, record, task)
         if self.resize == "round":
             shape = resize_shape(image.height, image.width, self.short_side, self.max_side)
-            shape = fitted_shape(shape, self.canvas)
-            scene = scene if shape == (image.height, image.width) else scene.resized(shape)
+            scene = _with_shape(scene, fitted_shape(shape, self.canvas))
         else:
             shape = truncated_shape(image.height, image.width, self.short_side, self.max_side)
             scene = scene.resized(fitted_shape(shape, self.canvas), resize_in_float32)
@@ -156,7 +155,10 @@ class TrainTransform:
 
 def _with_sides(scene: Scene, short_side: int, max_side: int | None) -> Scene:
     """Resized by :func:`resize_shape`."""
-    shape = resize_shape(scene.image.height, scene.image.width, short_side, max_side)
+    return _with_shape(scene, resize_shape(scene.image.height, scene.image.width, short_side, max_side))
+
+
+def _with_shape(scene: Scene, shape: tuple[int, int]) -> Scene:
     return scene if shape == (scene.image.height, scene.image.width) else scene.resized(shape)
 
 

@@ -84,8 +84,9 @@ def uniform_rows(text: bytes) -> UniformRows | None:
     values = _values(text, length, len(first))
     if values is None and b"e-" in text:
         values = _values(text.replace(b"e-", _EXPONENT + b"-"), length, len(first))
-    alike = values is not None and values[: len(first)] == first
-    return UniformRows(places, values, len(first)) if values is not None and alike else None
+    if values is None or values[: len(first)] != first:
+        return None
+    return UniformRows(places, values, len(first))
 
 
 def _values(text: bytes, length: int, width: int) -> list[int | float] | None:

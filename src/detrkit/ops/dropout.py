@@ -29,7 +29,7 @@ def drawn_noise(x: Tensor, rate: float) -> Tensor:
 
 
 def relu_dropout(x: Tensor, rate: float) -> Tensor:
-    """dropout(ReLU(x)); x is overwritten where nothing else can need it."""
+    """dropout(ReLU(x))."""
     return _ReluDropout.apply(x, rate) if needs_noise(x, rate) else F.dropout(F.relu(x), rate)
 
 

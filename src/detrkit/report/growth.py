@@ -84,12 +84,12 @@ class Growth:
         """The curves that all points allow."""
         return fit_saturation(self.sizes, self.scores, self.covariance)
 
-    @property
+    @cached_property
     def doubled(self) -> Forecast:
         """AP with twice the images of the largest part."""
         return self.curve.forecast(2 * self.sizes[-1], confidence=CONFIDENCE)
 
-    @property
+    @cached_property
     def gain(self) -> Forecast:
         """AP with twice the images less AP with the largest part."""
         return self.curve.gain(2 * self.sizes[-1], confidence=CONFIDENCE)

@@ -65,7 +65,7 @@ def unseen_detections(
     Raises:
         DataError, RecipeError, CheckpointError, RunError: see :func:`detrkit.train`.
     """
-    records = list({record.image_id: record for record in data.records}.values())
+    records = data.unique_records()
     of = fold_of_images(records, folds)
     root = Path(os.path.commonpath([os.path.abspath(record.path.parent) for record in records]))
     for fold in range(folds):
