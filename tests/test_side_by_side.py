@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from detrkit.side_by_side import in_a_copy
 
 SCRIPT = """
 import os, sys, threading
+import numpy as np
 from detrkit.side_by_side import in_a_copy
 
 def fails():
@@ -19,13 +21,16 @@ def fails():
 def waits():
     threading.Event().wait()
 
-with in_a_copy(lambda: b"x" * 500_000 + str(os.getpid()).encode()) as result:
-    content = result()
-assert content[:500_000] == b"x" * 500_000
-assert int(content[500_000:]) != os.getpid()
-with in_a_copy(fails) as result:
-    assert result() is None
-with in_a_copy(waits):
+with in_a_copy(lambda: np.array([*range(500_000), os.getpid()], np.float64), most=500_001) as result:
+    found = result()
+assert found[:-1].tolist() == list(range(500_000))
+assert found[-1] != os.getpid()
+with in_a_copy(lambda: np.zeros(0), most=0) as result:
+    assert len(result()) == 0
+for unusable in (fails, lambda: np.zeros(6)):
+    with in_a_copy(unusable, most=5) as result:
+        assert result() is None
+with in_a_copy(waits, most=1):
     pass
 try:
     os.waitpid(-1, os.WNOHANG)
@@ -44,5 +49,5 @@ def test_the_result_of_a_copy() -> None:
 
 def test_where_no_copy_is_made_there_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
-    with in_a_copy(lambda: b"never") as result:
+    with in_a_copy(lambda: np.zeros(1), most=1) as result:
         assert result() is None

@@ -8,7 +8,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[np.float64]
 
 __all__ = ["in_a_copy", "in_threads"]
 
@@ -31,38 +37,44 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterato
 
 
 @contextmanager
-def in_a_copy(work: Callable[[], bytes]) -> Iterator[Callable[[], bytes | None]]:
-    """Do some work in a copy of this process while the block goes on.
+def in_a_copy(work: Callable[[], NDArray[np.float64]], *, most: int) -> Iterator[Callable[[], Numbers | None]]:
+    """Compute an array in a copy of this process while the block goes on.
 
-    Gives a function that waits for the result, to be called once. It returns None where the work failed, and at once
+    Gives a function that waits for the array, to be called once. It returns None where the work failed, and at once
     where no copy is made: where systems have none that is safe, and in processes with other threads or with torch,
     whose state a copy has no part in.
+
+    Args:
+        work: computes the array.
+        most: the most numbers that it can have.
     """
     if sys.platform != "linux" or threading.active_count() > 1 or "torch" in sys.modules or os.cpu_count() == 1:
         yield lambda: None
         return
-    reading, writing = os.pipe()
+    import mmap
+
+    import numpy as np
+
+    space = np.frombuffer(mmap.mmap(-1, 8 * (most + 1)))  # which both processes see
     copy = os.fork()
     if copy == 0:
         status = 1
         try:
-            os.close(reading)
-            with open(writing, "wb") as end:
-                end.write(work())
+            found = work()
+            space[0] = found.size
+            space[1 : found.size + 1] = found.ravel()
             status = 0
         finally:
             os._exit(status)  # whatever went wrong is left to the process itself, which says it
-    os.close(writing)
-    with open(reading, "rb") as pipe:
 
-        def result() -> bytes | None:
-            content = pipe.read()
-            return content if os.waitpid(copy, 0)[1] == 0 else None
+    def result() -> Numbers | None:
+        done = os.waitpid(copy, 0)[1] == 0
+        return space[1 : int(space[0]) + 1] if done else None
 
-        try:
-            yield result
-        finally:
-            _end(copy)
+    try:
+        yield result
+    finally:
+        _end(copy)
 
 
 def _end(copy: int) -> None:

@@ -30,12 +30,15 @@ def flat(rows: list[dict[str, Any]]) -> list[Any]:
 
 @pytest.mark.parametrize("options", [{}, {"indent": 1}, {"separators": (",", ":")}, {"separators": (" , ", " : ")}])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_columns(options: dict[str, Any], count: int) -> None:
-    found = uniform_rows(text_of(ROWS[:count], **options))
+@pytest.mark.parametrize("space", [b"", b" ", b"\n "])
+def test_columns(options: dict[str, Any], count: int, space: bytes) -> None:
+    found = uniform_rows(space + text_of(ROWS[:count], **options))
     assert found is not None
     assert len(found) == count
     assert found.keys == {"image_id", "category_id", "bbox", "score"}
-    assert found.whole("image_id") == [7, 12, 1][:count]
+    images = found.whole("image_id")
+    assert images is not None
+    assert images.tolist() == [7, 12, 1][:count]
     assert found.whole("score") is None, "not all are whole"
     assert found.whole("bbox") is found.numbers("bbox") is found.boxes("score") is found.whole("gone") is None
     boxes, scores = found.boxes("bbox"), found.numbers("score")
@@ -75,7 +78,7 @@ def test_low_scores_with_exponents() -> None:
     for some in (rows, rows[1:], rows[3:]):
         found = uniform_rows(text_of(some))
         assert found is not None
-        assert found.values == flat(some)
+        assert found.table.ravel().tolist() == flat(some)
     assert uniform_rows(text_of(rows).replace(b"e-", b"\1-")) is None
 
 
@@ -120,6 +123,15 @@ def test_damaged_text_is_read_as_json_reads_it_or_not_at_all(signs: bytes) -> No
         b'{"a": 1}, {"a": e-1}',
         b'{"a": 1}, {"a": 1e-}',
         b'{"a": 1}, {"ae-": 1}',
+        b'{"a": 1}, {"a": }1',
+        b'{"a": 1}, 1{"a": }',
+        b'{"a": 1}, {1"a": }',
+        b'{ "a": 1}, { 1"a": }',
+        b'{ "a": 1 }, { 1 "a":  }',
+        b'{"b": [1, 2]}, {"b": [1, ]2}',
+        b'{"b": [1, 2]}, {"b": 1[, 2]}',
+        b'{"b": [1, 2], "c": 3}, {"b": [1, ]2, "c": 3}',
+        b'{"b":[1,2] ,"c":3} ,{"b":[1,]2 ,"c":3}',
     ],
 )
 def test_text_that_is_not_json_or_only_seems_to_be_alike(text: bytes) -> None:
@@ -129,6 +141,6 @@ def test_text_that_is_not_json_or_only_seems_to_be_alike(text: bytes) -> None:
 def assert_is_json(text: bytes, found: UniformRows) -> None:
     """The numbers and keys are those of the JSON."""
     rows = json.loads(b"[" + text + b"]")
-    assert found.values == flat(rows)
+    assert found.table.ravel().tolist() == list(map(float, flat(rows)))
     assert all(found.keys == row.keys() for row in rows)
     assert len(found) == len(rows)

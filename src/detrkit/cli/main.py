@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed at run time, 2 unusable arguments or input, 130 aft
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import traceback
@@ -93,7 +94,9 @@ def root(
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its exit code."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    gc.freeze()  # at its end Python would look through all objects that there are for cycles
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +27,8 @@ class IouType(StrEnum):
 @app.callback()
 def score_group() -> None:
     """Score a results file against ground truth; no model needed."""
+    # numpy's threads for products of matrices, of which there are none here, would wait at the expense of others
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 GroundTruth = Annotated[Path, typer.Option("--gt", help="Ground truth (JSON).", metavar="FILE")]

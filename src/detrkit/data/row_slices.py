@@ -28,6 +28,8 @@ _SLICE = 128 << 10
 """Bytes of text that are parsed at a time: so few that its rows, five times as many, stay in a cache of the CPU."""
 _WORTH_TWO = 16 << 20
 """Bytes of a file from which on it pays that two processes read it."""
+_KEPT = 16 << 20
+"""Bytes of a file up to which the columns of its rows are kept."""
 _ENDS_TRIED = 8
 """Closing braces tried as the end of a slice; an RLE in a row has one of its own."""
 _ROWS = 20_000
@@ -86,36 +88,51 @@ def chunks_of(rows: Sequence[Any]) -> Iterator[Chunk]:
         yield Chunk(start, b"", known=rows[start : start + _ROWS])
 
 
-def seam_of_list(path: Path) -> int:
-    """Where a row in the middle of a large file seems to begin, for two who read it; 0: nowhere."""
+def seam_of_list(path: Path, others: int = 0) -> int:
+    """Where a row seems to begin that halves the work of two who read a large file; 0: nowhere.
+
+    others: bytes of files that the first one reads as well.
+    """
     if not path.is_file() or (size := path.stat().st_size) < _WORTH_TWO or not _begins(path, b"["):
         return 0
+    middle = max(size - others, size // 4) // 2
     with open(path, "rb") as file:
-        file.seek(size // 2)
+        file.seek(middle)
         found = re.compile(rb"\}\s*,(?=\s*\{)").search(file.read(_SLICE))
-    return 0 if found is None else size // 2 + found.end()
+    return 0 if found is None else middle + found.end()
 
 
 def rows_of_list(path: Path, start: int = 0, seam: int = 0) -> Iterator[Chunk | None]:
     """The rows of a file that is a list; None, after which nothing comes: it cannot be cut, or is empty.
 
     start: the byte of the file at which a row begins, from which on rows are read; their indices are as if it were the
-    first · seam: a byte at which a part shall begin, if a row begins there.
+    first · seam: a byte at which a part shall begin, if a row begins there; what follows is read when it is asked for.
     """
-    data = _content(path) if _begins(path, b"[") else None
-    if data is None or data[:1] != b"[":
+    if not _begins(path, b"["):
         yield None
         return
-    number = end = 0
-    try:
-        for first, end, rows in _slices(data, start or 1, seam):
-            yield Chunk(number, data[first:end], first, rows)
-            number += len(rows)
-    except _NotCutError:
-        yield None
-    else:
-        if not data[end:].strip().startswith(b"]") or len(data[end:].strip()) > 1:
+    tell, number, size = _tell.get(), 0, path.stat().st_size
+    while True:
+        data = _content(path, start, seam)
+        if data is None or (start == 0 and data[:1] != b"["):
             yield None
+            return
+        end = 0
+        try:
+            for first, end, rows in _slices(data, 0 if start else 1, whole=not seam):
+                yield Chunk(number, data[first:end], start + first, rows)
+                number += len(rows)
+                if tell is not None:
+                    tell(start + end, size)
+        except _NotCutError:
+            if not seam:
+                yield None
+                return
+        if not seam:
+            if data[end:].strip() != b"]":
+                yield None
+            return
+        start, seam = start + end + bool(end), 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +153,8 @@ class RowFile:
     """Size and time of the file."""
     _cuts: list[tuple[int, int]]
     """The first byte of each part and that behind it."""
+    _columns: dict[int, UniformRows]
+    """The rows of parts that are alike, of a small file."""
 
     @classmethod
     def read(cls, path: Path, key: str) -> RowFile | None:
@@ -151,13 +170,18 @@ class RowFile:
             return None
         cuts: list[tuple[int, int]] = []
         firsts: list[int] = []
-        number, end = 0, found.end()
+        columns: dict[int, UniformRows] = {}
+        number, end, tell = 0, found.end(), _tell.get()
         try:
             with without_collection():
                 for start, end, rows in _slices(data, found.end()):
+                    if isinstance(rows, UniformRows) and len(data) <= _KEPT:
+                        columns[len(cuts)] = rows
                     cuts.append((start, end))
                     firsts.append(number)
                     number += len(rows)
+                    if tell is not None:
+                        tell(end, len(data))
             behind = data[end:].lstrip()
             text = b'%b"%b":"%b"%b' % (data[: found.start()], key.encode(), _NOTHING.encode(), behind[1:])
             rest = json.loads(text.decode())
@@ -166,7 +190,7 @@ class RowFile:
         # of a list of this name inside another value the object has another value here
         if not cuts or behind[:1] != b"]" or not isinstance(rest, dict) or rest.pop(key, None) != _NOTHING:
             return None
-        return cls(rest, number, firsts, path, state, cuts)
+        return cls(rest, number, firsts, path, state, cuts, columns)
 
     def __iter__(self) -> Iterator[Chunk]:
         tell = _tell.get()
@@ -191,7 +215,7 @@ class RowFile:
             same = False
         if not same:
             raise DataError(f"{self._path}: has changed while it was read")
-        return Chunk(self.firsts[part], text, start)
+        return Chunk(self.firsts[part], text, start, self._columns.get(part))
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -205,28 +229,30 @@ def _begins(path: Path, sign: bytes) -> bool:
     return beginning(path, 64).lstrip().startswith(sign)
 
 
-def _content(path: Path) -> bytes | None:
+def _content(path: Path, start: int = 0, end: int = 0) -> bytes | None:
+    """Some bytes of a file, up to ``end`` or all."""
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            file.seek(start)
+            return file.read(end - start if end else -1)
     except OSError:
         return None
 
 
-def _slices(data: bytes, start: int, seam: int = 0) -> Iterator[tuple[int, int, list[Any] | UniformRows]]:
+def _slices(data: bytes, start: int, *, whole: bool = True) -> Iterator[tuple[int, int, list[Any] | UniformRows]]:
     """First and last byte of some rows, and the rows, up to the last of a list that begins at ``start``.
+
+    whole: the text has the end of the list; else it ends between two rows.
 
     Raises:
         _NotCutError: it is no list of objects, is empty, or goes on in a way that is not seen.
     """
-    tell = _tell.get()
-    while True:
-        near = data.rfind(b"}", start, seam) if start < seam <= start + _SLICE else -1
+    while start < len(data):
+        near = -1 if whole or len(data) - start > _SLICE else data.rfind(b"}", start)
         end, rows, last = _slice(data, start, start + _SLICE if near < 0 else near)
         if not rows:
             raise _NotCutError
         yield start, end, rows
-        if tell is not None:
-            tell(end, len(data))
         if last:
             return
         start = end + 1

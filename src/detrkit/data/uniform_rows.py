@@ -1,29 +1,33 @@
 """Rows of JSON that are alike but for their numbers, as columns: no Python object is made of a row.
 
-Programs write the rows of results alike: the same keys in the same order, the same spaces. Then the text between the
-numbers says all, and it is compared at once: where numbers begin and end, and what is left when they are taken out.
-What is left of commas and numbers is a flat JSON list, which orjson checks and reads. Of exponents only ``e-`` is
+Programs write the rows of results alike: the same keys in the same order, the same spaces. Then what is left of the
+text without its numbers is the same row again and again, and with spaces in place of all else the commas and numbers
+are a flat JSON list, which orjson checks and reads. That each number stands where a value belongs follows from its
+neighbours: in the first row the signs around its numbers are side by side nowhere else. Of exponents only ``e-`` is
 known, which low scores have. Any other text is no such rows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["UniformRows", "uniform_rows"]
+__all__ = ["EXACT", "UniformRows", "uniform_rows"]
 
 _EXPONENT = b"\1"
 """Stands for the e of an exponent, which is a letter of keys too; JSON has no such byte."""
 _NUMBER = b"0123456789.-" + _EXPONENT
-_COMMA_AND_NUMBER = frozenset(_NUMBER + b",")
-_OTHERS = bytes(code for code in range(256) if code not in _COMMA_AND_NUMBER)
-_IN_NUMBER = bytes(code in _NUMBER for code in range(256))
+_SPACE = b" \t\r\n"
+_LISTED = bytes(code if code in _NUMBER + b"," else ord(" ") for code in range(256))
+_INSIDE, _BEFORE, _BEHIND = 1, 2, 4
+"""Bits of a sign: belongs to a number; stands before numbers, behind them."""
 _TYPES = {int, float}
+
+EXACT = 2.0**53
+"""Whole numbers below are floats, too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,29 +36,26 @@ class UniformRows:
 
     places: dict[str, tuple[int, int | None]]
     """Key -> the first of its values in a row, and their number; None: it is one number, not in a list."""
-    values: list[int | float]
-    """All numbers, row after row."""
-    width: int
-    """Numbers of a row."""
+    table: NDArray[np.float64]
+    """(N, numbers of a row)."""
+    of_integers: frozenset[int]
+    """The columns of the table whose numbers have neither point nor exponent."""
 
     def __len__(self) -> int:
-        return len(self.values) // self.width
+        return len(self.table)
 
     @property
     def keys(self) -> set[object]:
         """The keys of all rows."""
         return set(self.places)
 
-    @cached_property
-    def table(self) -> NDArray[np.float64]:
-        """(N, width) all numbers."""
-        return np.fromiter(self.values, np.float64, len(self.values)).reshape(-1, self.width)
-
-    def whole(self, key: str) -> list[int] | None:
-        """The whole numbers of a key; None: not all are."""
-        place, count = self.places.get(key, (0, 0))
-        values: list[Any] = self.values[place :: self.width]
-        return values if count is None and set(map(type, values)) <= {int} else None
+    def whole(self, key: str) -> NDArray[np.int64] | None:
+        """(N,) the whole numbers of a key, which floats hold too; None: not all are."""
+        place, count = self.places.get(key, (-1, None))
+        if count is not None or place not in self.of_integers:
+            return None
+        numbers = self.table[:, place]
+        return numbers.astype(np.int64) if (np.abs(numbers) < EXACT).all() else None
 
     def numbers(self, key: str) -> NDArray[np.float64] | None:
         """(N,) the numbers of a key; None: they are lists."""
@@ -70,23 +71,28 @@ class UniformRows:
 def uniform_rows(text: bytes) -> UniformRows | None:
     """Whole rows with commas between them; None: they are not alike, or something else.
 
-    text: from the first brace of a row to the last of another.
+    text: from a row to the last brace of another; there may be space before.
     """
     import orjson
 
+    text = text.lstrip(_SPACE)
     length = text.find(b"}") + 1
     try:
         places, first = _layout(orjson.loads(text[:length]))
     except (ValueError, TypeError):
         return None
-    if _EXPONENT in text:
+    if _EXPONENT in text or not text.endswith(b"}"):
         return None
     values = _values(text, length, len(first))
     if values is None and b"e-" in text:
         values = _values(text.replace(b"e-", _EXPONENT + b"-"), length, len(first))
     if values is None or values[: len(first)] != first:
         return None
-    return UniformRows(places, values, len(first))
+    width = len(first)
+    integers = {
+        place for place, one in enumerate(first) if type(one) is int and set(map(type, values[place::width])) == {int}
+    }
+    return UniformRows(places, np.fromiter(values, np.float64, len(values)).reshape(-1, width), frozenset(integers))
 
 
 def _values(text: bytes, length: int, width: int) -> list[int | float] | None:
@@ -96,27 +102,37 @@ def _values(text: bytes, length: int, width: int) -> list[int | float] | None:
     """
     import orjson
 
-    marks = np.frombuffer(text.translate(_IN_NUMBER), np.int8)
-    edges = np.flatnonzero(marks[1:] != marks[:-1])
-    if width == 0 or len(edges) % (2 * width):
+    row = text[:length]
+    frame, frames = row.translate(None, _NUMBER), text.translate(None, _NUMBER)
+    separator = frames[len(frame) : frames.find(frame, len(frame))]
+    count = 1 + (len(frames) - len(frame)) // (len(frame) + len(separator))
+    if frames != separator.join([frame] * count) or (count > 1 and separator.strip(_SPACE) != b","):
         return None
-    bounds = edges.reshape(-1, 2 * width) + 1  # where the numbers of a row begin and end, in turn
-    gaps = bounds[:, 2::2] - bounds[:, 1:-1:2]
-    between = bounds[1:, 0] - bounds[:-1, -1]
-    tails = length - bounds[0, -1], len(text) - bounds[-1, -1]
-    if (gaps != gaps[0]).any() or (between != between[:1]).any() or tails[0] != tails[1]:
+    signs = _signs(row)
+    around = np.frombuffer((frame + separator + frame).translate(signs), np.uint8)
+    if width == 0 or np.count_nonzero(around[:-1] & _BEFORE & (around[1:] >> 1)) != 2 * width:
         return None
-    frame, frames = text[:length].translate(None, _NUMBER), text.translate(None, _NUMBER)
-    count = len(bounds)
-    space = (len(frames) - count * len(frame)) // max(count - 1, 1)
-    separator = frames[len(frame) : len(frame) + space]
-    if frames != separator.join([frame] * count) or (count > 1 and separator.strip() != b","):
+    codes = np.frombuffer(text.translate(signs), np.uint8)
+    if ((codes[1:-1] & _INSIDE) > ((codes[:-2] >> 1) & (codes[2:] >> 2))).any():
         return None
     try:
-        values: list[int | float] = orjson.loads(b"[%b]" % text.translate(None, _OTHERS).replace(_EXPONENT, b"e"))
+        values: list[int | float] = orjson.loads(b"[%b]" % text.translate(_LISTED).replace(_EXPONENT, b"e"))
     except ValueError:
         return None
     return values if len(values) == count * width else None
+
+
+def _signs(row: bytes) -> bytes:
+    """The bits of every byte, from the numbers of a row and what stands around them."""
+    bits = bytearray(256)
+    for before, sign in pairwise(row):
+        if sign in _NUMBER:
+            bits[before] |= _BEFORE
+        if before in _NUMBER:
+            bits[sign] |= _BEHIND
+    for sign in _NUMBER:
+        bits[sign] = _INSIDE | _BEFORE | _BEHIND
+    return bytes(bits)
 
 
 def _layout(row: object) -> tuple[dict[str, tuple[int, int | None]], list[int | float]]:

@@ -20,7 +20,7 @@ from detrkit.metrics.instances import (
 )
 from detrkit.metrics.object_table import ObjectTable
 from detrkit.metrics.protocol import AnnotatedData, IouType
-from detrkit.metrics.result_files import read_results
+from detrkit.metrics.result_files import read_results, reading_ahead
 from detrkit.metrics.score import Score
 
 __all__ = ["METRICS", "CocoMetric", "score_coco"]
@@ -126,8 +126,11 @@ def score_coco(
     Raises:
         DataError: a file is missing or invalid; the message names the file and the row.
     """
-    metric = CocoMetric(ground_truth, iou_type=iou_type, class_agnostic=class_agnostic, max_detections=max_detections)
-    return metric.score(read_results(results, metric.truth, iou_type=iou_type))
+    with reading_ahead(results, iou_type=iou_type, others=ground_truth) as ahead:
+        metric = CocoMetric(
+            ground_truth, iou_type=iou_type, class_agnostic=class_agnostic, max_detections=max_detections
+        )
+        return metric.score(read_results(results, metric.truth, iou_type=iou_type, ahead=ahead))
 
 
 def _summary(curves: Curves, limits: Sequence[int]) -> dict[str, float | None]:

@@ -35,7 +35,7 @@ from detrkit.data.listing import posix_name
 from detrkit.data.packed_masks import RLE, pack, size_problem
 from detrkit.data.values import read_value
 from detrkit.errors import DataError
-from detrkit.metrics.object_table import ObjectTable, TableDraft, plain_truth
+from detrkit.metrics.object_table import IdNumbers, ObjectTable, TableDraft, plain_truth
 
 __all__ = [
     "GroundTruth",
@@ -136,9 +136,10 @@ def read_ground_truth(source: object, *, iou_type: str, name: str | None = None)
         return f"{name}: annotations[{index}]"
 
     with without_collection():
+        known = IdNumbers(image_numbers), IdNumbers(category_numbers)
         for chunk in chunks:
             reader = partial(packed_masks, images=image_rows, where=where, first=chunk.first) if masks else None
-            plain = plain_truth(chunk.rows if masks else chunk.columns, image_numbers, category_numbers, reader)
+            plain = plain_truth(chunk.rows if masks else chunk.columns, *known, reader)
             if plain is not None:
                 draft.add(*plain)
                 continue

@@ -29,7 +29,7 @@ from detrkit.metrics.instances import (
 )
 from detrkit.metrics.object_table import ObjectTable
 from detrkit.metrics.protocol import AnnotatedData, IouType
-from detrkit.metrics.result_files import read_results
+from detrkit.metrics.result_files import read_results, reading_ahead
 from detrkit.metrics.score import Score
 from detrkit.structures import FREQUENCIES, NEGATIVES, NOT_EXHAUSTIVE
 
@@ -121,8 +121,9 @@ def score_lvis(
     Raises:
         DataError: a file is missing or invalid; the message names the file and the row.
     """
-    metric = LvisMetric(ground_truth, iou_type=iou_type, max_detections=max_detections)
-    return metric.score(read_results(results, metric.truth, iou_type=iou_type))
+    with reading_ahead(results, iou_type=iou_type, others=ground_truth) as ahead:
+        metric = LvisMetric(ground_truth, iou_type=iou_type, max_detections=max_detections)
+        return metric.score(read_results(results, metric.truth, iou_type=iou_type, ahead=ahead))
 
 
 def _precisions(curves: Curves) -> dict[str, float | None]:

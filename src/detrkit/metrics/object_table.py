@@ -19,18 +19,18 @@ from numpy.typing import NDArray
 
 from detrkit.data.coco_json import Row
 from detrkit.data.packed_masks import PackedMasks, text_rle, unpack
-from detrkit.data.uniform_rows import UniformRows
+from detrkit.data.uniform_rows import EXACT, UniformRows
 from detrkit.data.values import LARGEST
 
-__all__ = ["MaskReader", "ObjectTable", "TableDraft", "plain_results", "plain_truth"]
+__all__ = ["IdNumbers", "MaskReader", "ObjectTable", "TableDraft", "plain_results", "plain_truth", "renumbered"]
 
 Table = NDArray[np.float64]
-Numbers = Mapping[Hashable, int]
-"""Id in the file -> number in the evaluation."""
 MaskReader = Callable[[Sequence[Any], NDArray[np.int64]], list[bytes]]
 """MaskReader(rows, numbers of their images): their packed masks. It raises DataError for the first that is unusable."""
 
 _IMAGE, _BOX, _VALUE, _CATEGORY, _CROWD = 0, slice(1, 5), 5, 6, 7
+_DENSE = 1 << 20
+"""The largest span of ids for which there is a table of their places; others are searched."""
 _LARGEST_AREA = 1e9  # as in clean_rows: more needs a second look
 
 
@@ -119,6 +119,31 @@ def _segmentation(packed: bytes) -> object:
     return [polygon.ravel().tolist() for polygon in content]
 
 
+class IdNumbers:
+    """Numbers in the evaluation, looked up for many ids of a file at once.
+
+    Args:
+        numbers: id -> number. Only whole numbers that floats hold are looked up.
+    """
+
+    def __init__(self, numbers: Mapping[Hashable, int]) -> None:
+        known = {key: number for key, number in numbers.items() if type(key) is int and abs(key) < EXACT}
+        self._ids = np.fromiter(sorted(known), np.int64, len(known))
+        self._numbers = np.fromiter((known[key] for key in sorted(known)), np.int64, len(known))
+        self._places: NDArray[np.int64] | None = None  # of the ids from the least to the largest, if they are dense
+        if known and (span := int(self._ids[-1] - self._ids[0]) + 1) <= _DENSE:
+            self._places = np.zeros(span, np.int64)
+            self._places[self._ids - self._ids[0]] = np.arange(len(known))
+
+    def of(self, ids: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """(N,) numbers of ids (N,); None: not all are known."""
+        if len(self._ids) == 0:
+            return None
+        near = np.clip(ids, self._ids[0], self._ids[-1])
+        places = np.searchsorted(self._ids, near) if self._places is None else self._places[near - self._ids[0]]
+        return self._numbers[places] if (self._ids[places] == ids).all() else None
+
+
 class TableDraft:
     """An object table that grows."""
 
@@ -160,10 +185,12 @@ class _RowColumns:
             return None
         return set(chain.from_iterable(set(map(tuple, self._rows))))
 
-    def whole(self, key: str) -> list[int] | None:
-        """The whole numbers of a key; None: not all are."""
+    def whole(self, key: str) -> NDArray[np.int64] | None:
+        """(N,) the whole numbers of a key, which floats hold too; None: not all are."""
         values = self._values(key)
-        return values if values is not None and set(map(type, values)) <= {int} else None
+        if values is None or set(map(type, values)) != {int} or max(map(abs, values)) >= EXACT:
+            return None
+        return np.fromiter(values, np.int64, len(values))
 
     def numbers(self, key: str) -> NDArray[np.float64] | None:
         """(N,) the numbers of a key; None: one is none."""
@@ -197,11 +224,15 @@ def _floats(values: list[Any] | None) -> NDArray[np.float64] | None:
 
 
 def plain_results(
-    rows: Sequence[Any] | UniformRows, images: Numbers, categories: Numbers, masks: MaskReader | None = None
+    rows: Sequence[Any] | UniformRows,
+    images: IdNumbers | None,
+    categories: IdNumbers | None,
+    masks: MaskReader | None = None,
 ) -> tuple[Table, list[bytes]] | None:
     """Numbers (N, 7) of results and their masks; None: not all rows are as COCO describes them.
 
-    masks: how masks are read; None: boxes count, and masks are not looked at.
+    images, categories: numbers of the ids in the rows; None: the ids themselves · masks: how masks are read; None:
+    boxes count, and masks are not looked at.
 
     Raises:
         DataError: as ``masks`` raises it.
@@ -222,8 +253,20 @@ def plain_results(
     return table, [] if masks is None else masks(_listed(rows), table[:, _IMAGE].astype(np.int64))
 
 
+def renumbered(table: Table, images: IdNumbers, categories: IdNumbers) -> Table | None:
+    """Numbers (N, 7) of results from the same with ids of images and categories; None: not all are known."""
+    numbers = [
+        known.of(table[:, place].astype(np.int64)) for place, known in ((_IMAGE, images), (_CATEGORY, categories))
+    ]
+    if numbers[0] is None or numbers[1] is None:
+        return None
+    found = table.copy()
+    found[:, _IMAGE], found[:, _CATEGORY] = numbers
+    return found
+
+
 def plain_truth(
-    rows: Sequence[Any] | UniformRows, images: Numbers, categories: Numbers, masks: MaskReader | None = None
+    rows: Sequence[Any] | UniformRows, images: IdNumbers, categories: IdNumbers, masks: MaskReader | None = None
 ) -> tuple[Table, list[bytes]] | None:
     """Numbers (N, 8) of ground truth and their masks; None: not all rows are as COCO describes them, with equal keys.
 
@@ -252,16 +295,14 @@ def _listed(rows: Sequence[Any] | UniformRows) -> Sequence[Any]:
     return rows
 
 
-def _owners(columns: _Columns, images: Numbers, categories: Numbers, table: Table) -> bool:
+def _owners(columns: _Columns, images: IdNumbers | None, categories: IdNumbers | None, table: Table) -> bool:
     """Fill in images and categories; False: an id is no whole number, or not known."""
     for key, known, place in (("image_id", images, _IMAGE), ("category_id", categories, _CATEGORY)):
         ids = columns.whole(key)
-        if ids is None:
+        numbers = ids if ids is None or known is None else known.of(ids)
+        if numbers is None:
             return False
-        try:
-            table[:, place] = np.fromiter(map(known.get, ids), np.int64, len(ids))
-        except (TypeError, OverflowError):  # None; an id of its own beyond 63 bits
-            return False
+        table[:, place] = numbers
     return True
 
 
@@ -272,8 +313,11 @@ def _plain_values(columns: _Columns, keys: set[object], table: Table) -> bool:
         if areas is None or not ((areas >= 0) & (areas <= _LARGEST_AREA)).all():
             return False
         table[:, _VALUE] = areas
-    crowds = columns.whole("iscrowd") if "iscrowd" in keys else []
-    return "problem" not in keys and crowds is not None and set(crowds) <= {0, 1}
+    if "iscrowd" in keys:
+        crowds = columns.whole("iscrowd")
+        if crowds is None or not ((crowds == 0) | (crowds == 1)).all():
+            return False
+    return "problem" not in keys
 
 
 def _boxes(columns: _Columns, table: Table) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -19,14 +19,24 @@ from detrkit.data.row_slices import Chunk, RowFile, chunks_of, rows_of_list, sea
 from detrkit.data.values import read_value
 from detrkit.errors import DataError
 from detrkit.metrics.coco_files import GroundTruth, by_id, in_id_order, packed_mask, packed_masks, rows_by_id
-from detrkit.metrics.object_table import ObjectTable, TableDraft, plain_results
+from detrkit.metrics.object_table import IdNumbers, ObjectTable, TableDraft, plain_results, renumbered
 from detrkit.side_by_side import in_a_copy
 
-__all__ = ["read_results"]
+__all__ = ["RowsAhead", "read_results", "reading_ahead"]
 
 _RESULT_KEYS = ("image_id", "category_id", "bbox", "score")
-_EXACT = 2.0**53
-"""Whole numbers below are floats, too."""
+_LEAST_BYTES = 8
+"""Of a file for each of the seven numbers of a row, which has 56 bytes for names and signs alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsAhead:
+    """Rows of a results file that a copy of this process reads meanwhile."""
+
+    seam: int
+    """The byte of the file at which they begin; 0: there are none."""
+    numbers: Callable[[], NDArray[np.float64] | None]
+    """Waits for their numbers (N, 7), with the ids of the file; None: they could not be read so. To be called once."""
 
 
 class _UncutError(Exception):
@@ -38,28 +48,58 @@ class _Results:
     """Rows of results and what they refer to."""
 
     chunks: Iterable[Chunk]
-    images: Mapping[Hashable, int]
-    """Id in the rows -> number in the ground truth."""
-    categories: Mapping[Hashable, int]
+    images: IdNumbers
+    """Of the ids in the rows, in the ground truth."""
+    categories: IdNumbers
     renamed: Callable[[object, int], object] = lambda row, _: row
     """renamed(row, index): the row with the ids of the ground truth."""
     read_ahead: Callable[[Chunk], NDArray[np.float64] | None] = lambda _: None
     """read_ahead(chunk): the numbers (N, 7) of it and of all that follow, if they have been read meanwhile."""
 
 
-def read_results(source: object, truth: GroundTruth, *, iou_type: str) -> ObjectTable:
+@contextmanager
+def reading_ahead(source: object, *, iou_type: str, others: object = None) -> Iterator[RowsAhead]:
+    """Context in which a part of a large results file is read meanwhile, for :func:`read_results`.
+
+    others: a file that is read in the same time.
+    """
+    path = Path(source) if isinstance(source, str | Path) else None
+    if path is None or iou_type == "segm" or _predictions_beside(path) is not None:
+        yield RowsAhead(seam=0, numbers=lambda: None)
+        return
+    size = Path(others).stat().st_size if isinstance(others, str | Path) and Path(others).is_file() else 0
+    seam = seam_of_list(path, size)
+
+    def rows() -> NDArray[np.float64]:
+        with telling_progress(lambda *_: None):
+            found = _identities(_list_rows(path, start=seam))
+        if found is None:
+            raise _UncutError
+        return found
+
+    if not seam:
+        yield RowsAhead(seam=0, numbers=lambda: None)
+        return
+    with in_a_copy(rows, most=path.stat().st_size // _LEAST_BYTES) as numbers:
+        yield RowsAhead(seam=seam, numbers=numbers)
+
+
+def read_results(source: object, truth: GroundTruth, *, iou_type: str, ahead: RowsAhead | None = None) -> ObjectTable:
     """Read results in the numbering of ``truth``; rows of classes it does not list are ignored with a warning.
+
+    ahead: rows of the file that are being read already.
 
     Raises:
         DataError: no such file, not COCO results, or an invalid row (unknown image, score not a number, …).
     """
     name, masks = str(source) if isinstance(source, str | Path) else "results", iou_type == "segm"
-    try:
-        with ExitStack() as reading:
-            found = _in_parts(Path(source), truth, reading, masks=masks) if isinstance(source, str | Path) else None
+    with ExitStack() as reading:
+        ahead = ahead or reading.enter_context(reading_ahead(source, iou_type=iou_type))
+        try:
+            found = _in_parts(Path(source), truth, ahead) if isinstance(source, str | Path) else None
             table, unknown = _table(found or _whole(source, truth), truth, name, masks=masks)
-    except _UncutError:
-        table, unknown = _table(_whole(source, truth), truth, name, masks=masks)
+        except _UncutError:
+            table, unknown = _table(_whole(source, truth), truth, name, masks=masks)
     if unknown:
         listed = ", ".join(str(key) for key in in_id_order(unknown))
         message = f"{name}: category ids {listed} ({sum(unknown.values())} rows) are not in {truth.source}"
@@ -119,11 +159,8 @@ def _table(results: _Results, truth: GroundTruth, name: str, *, masks: bool) -> 
     return draft.done(), unknown
 
 
-def _in_parts(path: Path, truth: GroundTruth, reading: ExitStack, *, masks: bool) -> _Results | None:
-    """The rows of a file, read some thousands at a time; None: the file must be seen whole.
-
-    reading: ended when they have been read.
-    """
+def _in_parts(path: Path, truth: GroundTruth, ahead: RowsAhead) -> _Results | None:
+    """The rows of a file, read some thousands at a time; None: the file must be seen whole."""
     if not path.is_file():
         return None
     beside = _predictions_beside(path)
@@ -139,25 +176,13 @@ def _in_parts(path: Path, truth: GroundTruth, reading: ExitStack, *, masks: bool
         predictions = RowFile.read(path, "annotations")
         if predictions is not None:
             return _of_predictions(predictions.rest, predictions, truth, str(path))
-    images, categories = truth.image_numbers, truth.category_numbers
-    seam = 0 if masks else seam_of_list(path)
-    if not seam:
-        return _Results(chunks=_list_rows(path), images=images, categories=categories)
-
-    def second_half() -> bytes:
-        with telling_progress(lambda *_: None):
-            rows = _plain_numbers(_list_rows(path, start=seam), images, categories)
-        if rows is None:
-            raise _UncutError
-        return rows.tobytes()
-
-    rest = reading.enter_context(in_a_copy(second_half))
+    images, categories = _numbers_of(truth)
 
     def read_ahead(chunk: Chunk) -> NDArray[np.float64] | None:
-        content = rest() if chunk.place == seam else None
-        return None if content is None else np.frombuffer(content).reshape(-1, 7)
+        numbers = ahead.numbers() if ahead.seam and chunk.place == ahead.seam else None
+        return None if numbers is None else renumbered(numbers.reshape(-1, 7), images, categories)
 
-    chunks = _list_rows(path, seam=seam)
+    chunks = _list_rows(path, seam=ahead.seam)
     return _Results(chunks=chunks, images=images, categories=categories, read_ahead=read_ahead)
 
 
@@ -174,7 +199,12 @@ def _whole(source: object, truth: GroundTruth) -> _Results:
         return _of_predictions(data, None, truth, name)
     if not isinstance(data, Sequence) or isinstance(data, str):
         raise DataError(f"{name}: COCO results are a JSON list of {{image_id, category_id, bbox, score}}")
-    return _Results(chunks=chunks_of(data), images=truth.image_numbers, categories=truth.category_numbers)
+    images, categories = _numbers_of(truth)
+    return _Results(chunks=chunks_of(data), images=images, categories=categories)
+
+
+def _numbers_of(truth: GroundTruth) -> tuple[IdNumbers, IdNumbers]:
+    return IdNumbers(truth.image_numbers), IdNumbers(truth.category_numbers)
 
 
 def _list_rows(path: Path, **where: int) -> Iterator[Chunk]:
@@ -184,27 +214,12 @@ def _list_rows(path: Path, **where: int) -> Iterator[Chunk]:
         yield chunk
 
 
-class _Itself(dict[Hashable, int]):
-    """Stands for every id: the id itself."""
-
-    def get(self, key: Hashable, default: object = None) -> Hashable:  # type: ignore[override]  # a dict of all keys
-        return key
-
-
 def _identities(chunks: Iterable[Chunk]) -> NDArray[np.float64] | None:
-    """What tells rows of results apart (N, 7); None: they are not as COCO describes them."""
-    numbers = _plain_numbers(chunks, _Itself(), _Itself())
-    return numbers if numbers is not None and bool((np.abs(numbers) < _EXACT).all()) else None
-
-
-def _plain_numbers(
-    chunks: Iterable[Chunk], images: Mapping[Hashable, int], categories: Mapping[Hashable, int]
-) -> NDArray[np.float64] | None:
-    """The numbers (N, 7) of results of boxes; None: not all rows are as COCO describes them."""
+    """The numbers (N, 7) of results of boxes with the ids of their file; None: not all are as COCO describes them."""
     draft = TableDraft(width=7, masks=False)
     with without_collection():
         for chunk in chunks:
-            plain = plain_results(chunk.columns, images, categories)
+            plain = plain_results(chunk.columns, None, None)
             if plain is None:
                 return None
             draft.add(*plain)
@@ -238,8 +253,10 @@ def _of_predictions(predictions: Json, chunks: Iterable[Chunk] | None, truth: Gr
     numbers = truth.category_numbers
     return _Results(
         chunks=chunks_of(predictions["annotations"]) if chunks is None else chunks,
-        images={key: truth.image_numbers[known] for key, known in image_ids.items()},
-        categories=numbers | {key: numbers[known] for key, known in category_ids.items() if known in numbers},
+        images=IdNumbers({key: truth.image_numbers[known] for key, known in image_ids.items()}),
+        categories=IdNumbers(
+            numbers | {key: numbers[known] for key, known in category_ids.items() if known in numbers}
+        ),
         renamed=renamed,
     )
 
