@@ -34,6 +34,7 @@ _ENDS_TRIED = 8
 """Closing braces tried as the end of a slice; an RLE in a row has one of its own."""
 _ROWS = 20_000
 """Rows at a time of a list that is in memory."""
+_SPACE = b" \t\r\n"
 _NOTHING = "no rows: they stand elsewhere"
 
 _tell: ContextVar[Callable[[int, int], object] | None] = ContextVar("progress of reading", default=None)
@@ -45,7 +46,7 @@ class Chunk:
 
     first: int
     """The index of the first one."""
-    text: bytes
+    text: bytes | memoryview
     """Their JSON; empty where they do not come from a file."""
     place: int = 0
     """The byte of the file at which they begin."""
@@ -55,16 +56,16 @@ class Chunk:
     @cached_property
     def columns(self) -> Sequence[Any] | UniformRows:
         """The numbers of the rows where these are alike, else the rows."""
-        return self.known or uniform_rows(self.text) or self.rows
+        return self.known or uniform_rows(bytes(self.text)) or self.rows
 
     @cached_property
     def rows(self) -> Sequence[Any]:
         """The rows."""
-        return _parsed(self.text) if self.known is None or isinstance(self.known, UniformRows) else self.known
+        return _parsed(bytes(self.text)) if self.known is None or isinstance(self.known, UniformRows) else self.known
 
     def exact(self) -> Sequence[Any]:
         """The rows as Python reads them: orjson makes floats of whole numbers of more than 64 bits."""
-        rows: Sequence[Any] = json.loads(b"[%b]" % self.text) if self.text else self.rows
+        rows: Sequence[Any] = json.loads(b"[%b]" % bytes(self.text)) if self.text else self.rows
         return rows
 
 
@@ -98,7 +99,7 @@ def seam_of_list(path: Path, others: int = 0) -> int:
     middle = max(size - others, size // 4) // 2
     with open(path, "rb") as file:
         file.seek(middle)
-        found = re.compile(rb"\}\s*,(?=\s*\{)").search(file.read(_SLICE))
+        found = re.compile(rb"\}\s*,\s*(?=\{)").search(file.read(_SLICE))
     return 0 if found is None else middle + found.end()
 
 
@@ -120,7 +121,7 @@ def rows_of_list(path: Path, start: int = 0, seam: int = 0) -> Iterator[Chunk | 
         end = 0
         try:
             for first, end, rows in _slices(data, 0 if start else 1, whole=not seam):
-                yield Chunk(number, data[first:end], start + first, rows)
+                yield Chunk(number, memoryview(data)[first:end], start + first, rows)
                 number += len(rows)
                 if tell is not None:
                     tell(start + end, size)
@@ -248,6 +249,9 @@ def _slices(data: bytes, start: int, *, whole: bool = True) -> Iterator[tuple[in
         _NotCutError: it is no list of objects, is empty, or goes on in a way that is not seen.
     """
     while start < len(data):
+        if data[start] in _SPACE:
+            start += 1
+            continue
         near = -1 if whole or len(data) - start > _SLICE else data.rfind(b"}", start)
         end, rows, last = _slice(data, start, start + _SLICE if near < 0 else near)
         if not rows:
