@@ -91,6 +91,27 @@ def peers() -> str:
     return table(head, rows)
 
 
+def scale() -> str:
+    """Runs on many GPUs, as ``benchmarks/scale.py plan`` predicts them."""
+    rows = []
+    for row in recorded("scale")["rows"]:
+        numbers = [f"{row['images_per_s']:,.0f}", f"{row['loader_cores']:.1f}", f"{1e3 * row['all_reduce_s']:.1f}"]
+        times = [f"{1e3 * row['exposed_s']:.1f}", f"{row['evaluation_s']:,.0f}", f"{row['hours']:,.1f}"]
+        rows.append([row["run"], str(row["gpus"]), *numbers, *times, f"{row['memory_MiB'] / 1024:.1f}"])
+    sent = ["all-reduce, ms", "of it not hidden, ms"]
+    head = ["run", "GPUs", "images/s", "loader cores", *sent, "evaluation, s", "hours", "GB a GPU"]
+    return table(head, rows)
+
+
+def scale_check() -> str:
+    """Steps that the same model predicts here, and that were measured (``benchmarks/scale.py check``)."""
+    rows = [
+        [str(row["processes"]), f"{row['predicted_s']:.3f}", f"{row['measured_s']:.3f}", f"{100 * row['error']:+.1f} %"]
+        for row in recorded("scale_cpu")["rows"]
+    ]
+    return table(["processes", "predicted step, s", "measured step, s", "error"], rows)
+
+
 SECTIONS = {
     "measured grid on blood cells": grid,
     "memory of a training step with masks": training_masks,
@@ -99,4 +120,6 @@ SECTIONS = {
     "first touch": first_touch,
     "answers over HTTP": serving,
     "beside other packages": peers,
+    "predicted steps": scale_check,
+    "predicted runs": scale,
 }
