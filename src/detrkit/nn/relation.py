@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from detrkit.nn.position import sine_embedding
+from detrkit.nn.position import sine_divisors, sine_embedding
 from detrkit.ops.on_gpu import worst_error
 from detrkit.ops.relation_attention import fused_relation, relation_attention
 
@@ -46,7 +46,7 @@ class PositionRelation(nn.Module):
         features: int = 16,
         temperature: float = 10000.0,
         scale: float = 100.0,
-        rows: int | None = 128,
+        rows: int | None = 32,
     ) -> None:
         super().__init__()
         self.pos_proj = nn.Conv2d(4 * features, num_heads, kernel_size=1)
@@ -55,10 +55,17 @@ class PositionRelation(nn.Module):
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Boxes of queries (source, (B, N, 4)) and of keys (target, (B, M, 4)) -> bias (B, heads, N, M)."""
+        dtype = self.pos_proj.weight.dtype
         with torch.no_grad():
-            relation = box_relation(source.float(), target.float()) * self.scale
-            embedded = sine_embedding(relation, self.features, self.temperature).flatten(-2)
-        return torch.relu(self.pos_proj(embedded.permute(0, 3, 1, 2).to(self.pos_proj.weight.dtype)))
+            relation = (box_relation(source.float(), target.float()) * self.scale).permute(0, 3, 1, 2).contiguous()
+            # pairs last, and sines and cosines apart: interleaved, as the map has them, they are slow to write
+            divisors = sine_divisors(self.features, self.temperature, relation.device)[::2]
+            angles = (relation.flatten(2)[:, :, None] / divisors[:, None]).flatten(1, 2)
+            sine, cosine = angles.sin().to(dtype), angles.cos().to(dtype)
+        assert self.pos_proj.bias is not None
+        sines, cosines = self.pos_proj.weight.flatten(1).unflatten(1, (-1, 2)).expand(len(sine), -1, -1, -1).unbind(3)
+        mapped = torch.baddbmm(torch.baddbmm(self.pos_proj.bias[:, None], sines, sine), cosines, cosine)
+        return torch.relu(mapped).unflatten(2, relation.shape[2:])
 
     def bias(self, source: Tensor, target: Tensor, blocked: Tensor | None) -> FullRelation:
         """Return the bias of self-attention between queries with these boxes."""
