@@ -39,6 +39,7 @@ import detrkit
 from detrkit.backends import BACKEND_VARIABLE
 from detrkit.losses import build_criterion
 from detrkit.structures import Target
+from detrkit.training.memory import freed_memory_kept
 
 ROOT = Path(__file__).resolve().parents[1]
 Loss = Callable[[Tensor], Tensor]
@@ -130,6 +131,9 @@ class Side:
         else:
             self.model, self.loss = ours(name, options, published=kind == "published")
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.memory = ExitStack()
+        if not kind:
+            self.memory.enter_context(freed_memory_kept(torch.device("cpu")))  # as `detrkit train` does
         # fused as in `detrkit train` and in the Trainer of transformers; the published repositories have no such option
         self.optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=kind != "published")
         self.images = torch.randn(options.images, 3, *options.size)

@@ -1,8 +1,13 @@
-"""Memory of a training: what is in use, the peak of a part of the program, and what is free."""
+"""Memory of a training: what is in use, the peak of a part of the program, what is free, and what is kept for later."""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -11,9 +16,12 @@ import torch
 
 from detrkit.data.pixel_limit import free_memory
 
-__all__ = ["PeakMemory", "memory_in_use", "memory_left"]
+__all__ = ["PeakMemory", "freed_memory_kept", "memory_in_use", "memory_left"]
 
 INTERVAL = 0.004  # seconds between two looks at the memory of the process
+# mallopt(3): M_MMAP_THRESHOLD and M_TRIM_THRESHOLD with their bytes
+_KEEPING = (-3, 64 << 20), (-1, 2**31 - 1)
+_USUAL = (-3, 32 << 20), (-1, 64 << 20)  # as far as the library raises them itself
 
 
 def memory_in_use(device: torch.device) -> int:
@@ -30,6 +38,34 @@ def memory_left(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
     return int(min(free_memory(), psutil.virtual_memory().available))
+
+
+@contextmanager
+def freed_memory_kept(device: torch.device) -> Iterator[None]:
+    """Context in which the C library (glibc) keeps what tensors free on the CPU for those of the next step.
+
+    By default it returns large tensors to the system, which clears each page again when the next one asks for it: up to
+    a sixth of a training step. Settings of the user (``MALLOC_…``, ``GLIBC_TUNABLES``) stay. What is kept is returned
+    at the end.
+    """
+    library = _glibc()
+    asked = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if device.type != "cpu" or library is None or asked:
+        yield
+        return
+    try:
+        for setting in _KEEPING:
+            library.mallopt(*setting)
+        yield
+    finally:
+        for setting in _USUAL:
+            library.mallopt(*setting)
+        library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return library if hasattr(library, "mallopt") else None
 
 
 class PeakMemory:
@@ -53,6 +89,8 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self.device)
             self.peak = self.before = int(torch.cuda.memory_allocated(self.device))
             return self
+        if (library := _glibc()) is not None:
+            library.malloc_trim(0)  # what was kept would hide as much of the peak
         self._process = psutil.Process()
         self.peak = self.before = int(self._process.memory_info().rss)
         self._done = threading.Event()

@@ -33,6 +33,7 @@ from detrkit.training.fingerprint import fingerprint
 from detrkit.training.folder import locked, open_folder, run_folder, start_folder
 from detrkit.training.frozen_parts import trainable_words
 from detrkit.training.interrupt import Interrupt
+from detrkit.training.memory import freed_memory_kept
 from detrkit.training.pictures import RunPictures
 from detrkit.training.progress import format_metric
 from detrkit.training.resume import as_begun, check_agreement, length_remark, validation_remark, without_start
@@ -151,6 +152,7 @@ def _train_one(recipe: Recipe, *, resume: bool, overwrite: bool, callbacks: Sequ
         if state is None:
             require_backbone(recipe)
         accelerator = accelerator_of(recipe)
+        stack.enter_context(freed_memory_kept(accelerator.device))
         seed_everything(recipe.training.seed)  # the same initial weights on every process
         if state is not None:
             recipe = as_begun(recipe, state)
