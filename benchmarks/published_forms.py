@@ -26,7 +26,7 @@ from detrkit.nn.transformer import FeedForwardLayer
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.structures import Predictions, Target
 
-__all__ = ["detr_losses", "publish"]
+__all__ = ["detr_losses", "publish", "publish_relation"]
 
 
 class _TwoStepNorm(nn.Module):
@@ -50,20 +50,25 @@ def publish(model: Any) -> Any:
     for parent in list(model.backbone.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, FrozenBatchNorm):
-                child.folded = False
                 setattr(parent, name, _TwoStepNorm(child))
     for layer in model.modules():
         if isinstance(layer, FeedForwardLayer):
             layer.feed_forward = types.MethodType(_feed_forward, layer)
             layer.residual = types.MethodType(_residual, layer)
     if getattr(model.decoder, "relation", None) is not None:
-        model.decoder.relation.rows = None
-        model.decoder.relation.forward = types.MethodType(_relation, model.decoder.relation)
+        publish_relation(model.decoder.relation)
     if hasattr(model.decoder, "sample_keys"):
         model.decoder.number = model.config.architecture.num_queries
         model.decoder.sample_keys = types.MethodType(_sample_keys, model.decoder)
         model.decoder.run_layer = types.MethodType(_run_layer, model.decoder)
     return model
+
+
+def publish_relation(relation: Any) -> Any:
+    """Turn a full relation into the published form, in place."""
+    relation.rows = None
+    relation.forward = types.MethodType(_relation, relation)
+    return relation
 
 
 def _feed_forward(layer: Any, x: Tensor) -> Tensor:
@@ -81,7 +86,7 @@ def _relation(relation: Any, source: Tensor, target: Tensor) -> Tensor:
     with torch.no_grad():
         values = box_relation(source.float(), target.float()) * relation.scale
         embedded = sine_embedding(values, relation.features, relation.temperature).flatten(-2).permute(0, 3, 1, 2)
-    return torch.relu(relation.pos_proj(embedded))
+    return torch.relu(relation.pos_proj(embedded.to(relation.pos_proj.weight.dtype)))
 
 
 def _sample_keys(decoder: Any, layer: nn.Module, memory: Any, boxes: Sequence[Tensor]) -> tuple[Any, Tensor | None]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from measuring import MIB, timed, with_saved_bytes
+from published_forms import publish_relation
 from torch import Tensor
 
 import detrkit
@@ -34,7 +35,7 @@ def variants() -> dict[str, Any]:
     """Name -> relation module or None."""
     torch.manual_seed(0)
     full = PositionRelation(num_heads=HEADS)
-    upstream = PositionRelation(num_heads=HEADS, rows=None)
+    upstream = publish_relation(PositionRelation(num_heads=HEADS))
     upstream.load_state_dict(full.state_dict())
     ranks = {f"low rank {rank}": LowRankRelation(num_heads=HEADS, rank=rank) for rank in (16, 64, 128)}
     for relation in ranks.values():
@@ -155,7 +156,7 @@ def golden(shared: Path, publish: Callable[[Any], Any] = lambda model: model) ->
     case = Case.read(shared, "relation_detr_r50_q50", {"cases": set(), "tensors": 0})
     case.info["options"] = {}
     model: Any = build(case).train()
-    model.decoder.relation.rows = None
+    publish_relation(model.decoder.relation)
     publish(model)
     terms = build_criterion(model.config)(model(*case.batch(), case.targets()), case.targets()).terms
     weights, recorded = case.info["weight_dict"], case.info["losses"]

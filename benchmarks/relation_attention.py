@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from measuring import MIB, peak_mib, save_rows, timed, with_saved_bytes
+from published_forms import publish_relation
 from relation import DIM, HEADS, boxes, mask
 from torch import Tensor
 
@@ -48,7 +49,7 @@ def forms(device: str) -> dict[str, tuple[str, Any]]:
     """Name -> backend and relation, all full ones with the same weights."""
     torch.manual_seed(0)
     rows = PositionRelation(num_heads=HEADS).to(device)
-    published = PositionRelation(num_heads=HEADS, rows=None).to(device)
+    published = publish_relation(PositionRelation(num_heads=HEADS).to(device))
     published.load_state_dict(rows.state_dict())
     rank = LowRankRelation(num_heads=HEADS, rank=16).to(device)
     torch.nn.init.normal_(rank.target_proj.weight, std=0.02)

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from measuring import peak_mib, save_rows, timed
+from published_forms import publish_relation
 from relation import boxes, golden
 from relation_attention import forced
 
@@ -36,7 +37,7 @@ def measure(name: str, form: str, options: argparse.Namespace) -> dict[str, Any]
     device, published = options.device, form == "published"
     model: Any = detrkit.create_model(name).to(device).train()
     if published:
-        model.decoder.relation.rows = None
+        publish_relation(model.decoder.relation)
     criterion = build_criterion(model.config)
     parameters = [p for p in model.parameters() if p.requires_grad]
     fused = device == "cuda" and not published  # as in `detrkit train`, and as published
