@@ -124,6 +124,16 @@ def test_smaller_images_of_a_batch_keep_fewer(mask_padding: bool) -> None:
     assert second.seen.sum(1).tolist() == ([4, 2] if mask_padding else [4, 4])
 
 
+def test_the_least_salient_token_comes_before_padding() -> None:
+    """As published, padding has its score."""
+    padding = (torch.arange(40) % 8 > 5)[None]
+    tokens = replace(grid((5, 8), padding=padding), valid_cells=torch.tensor([[[6.0, 5]]]))
+    for seed in range(5):
+        scores = torch.randn(1, 40, generator=torch.Generator().manual_seed(seed)) * 10**seed
+        (focus,) = SalienceFilter(levels=(1.0,), layers=(1.0,), mask_padding=False)(scores, tokens)
+        assert not padding[0, focus.index[0]].any()
+
+
 def test_at_least_one_token_is_kept() -> None:
     chosen = SalienceFilter(levels=(0.4,), layers=(1.0, 0.2), mask_padding=False)(torch.rand(1, 1), grid((1, 1)))
     assert [focus.index.tolist() for focus in chosen] == [[[0]], [[0]]]
@@ -197,6 +207,19 @@ def test_the_memory_of_an_image_does_not_depend_on_its_batch() -> None:
             ours, theirs = together.content[index], alone.content[0]
             difference = ours[~together.padding_mask[index]] - theirs[~alone.padding_mask[0]]
             assert difference.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("mask_padding", [False, True])
+def test_an_exported_program_refines_the_same_tokens(monkeypatch: pytest.MonkeyPatch, mask_padding: bool) -> None:
+    """Of images that fill no side of the canvas: its shapes cannot follow them."""
+    model = small(mask_backbone_padding=mask_padding).eval()
+    images, mask = pad_images([torch.randn(3, 75, 99), torch.randn(3, 64, 64), torch.zeros(3, 128, 160)])
+    with torch.no_grad():
+        wanted = memory_of(model, images[:2], mask[:2])
+        monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+        found = memory_of(model, images[:2], mask[:2])
+    valid = ~wanted.padding_mask
+    torch.testing.assert_close(found.content[valid], wanted.content[valid], rtol=0, atol=1e-4)
 
 
 def test_salience_loss_is_a_mean_over_micro_batches() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from detrkit.nn.deformable import MSDeformAttn
+from detrkit.nn.salience.encoder import SalienceFilter
+from detrkit.nn.salience.grid_suppression import suppress_neighbours
 from detrkit.nn.tokens import Tokens
 from detrkit.ops.ms_deform_attn import ms_deform_attn, reference
 from detrkit.ops.roi_align import roi_align_bags
@@ -73,3 +77,43 @@ def test_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (expected == 0).sum() == 3 * mask.sum()
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
     assert torch.equal(zeroed(x, mask), expected)
+
+
+@pytest.mark.parametrize("mask_padding", [False, True])
+def test_salient_tokens_of_images_smaller_than_the_canvas(monkeypatch: pytest.MonkeyPatch, mask_padding: bool) -> None:
+    padded = tokens()
+    widths = torch.tensor([[6, 3, 2], [4, 2, 1]])  # of 8, 4 and 2 columns
+    padding = [
+        torch.arange(width).expand(2, height, -1) >= widths[:, level, None, None]
+        for level, (height, width) in enumerate(SHAPES)
+    ]
+    heights = torch.tensor([height for height, _ in SHAPES]).expand(2, -1)
+    padded = replace(
+        padded,
+        padding_mask=torch.cat([part.flatten(1) for part in padding], dim=1),
+        valid_cells=torch.stack((widths, heights), dim=-1).float(),
+    )
+    chosen = SalienceFilter(levels=(0.4, 0.8, 1.0), layers=(1.0, 0.6, 0.2), mask_padding=mask_padding)
+    scores = random(2, CELLS, seed=3)
+    expected = chosen(scores, padded)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    found = chosen(scores, padded)
+    assert [focus.index.shape[1] for focus in expected] == [25, 15, 5]
+    assert [focus.index.shape[1] for focus in found] == [34, 21, 7]
+    for ours, theirs in zip(found, expected, strict=True):
+        for image in range(2):
+            for part in ("seen", "kept"):
+                a, b = getattr(ours, part)[image], getattr(theirs, part)[image]
+                assert ours.index[image, a].tolist() == theirs.index[image, b].tolist()
+
+
+def test_of_equal_neighbours_the_first_on_the_map_survives(exporting: None) -> None:
+    scores = torch.tensor([[1.0] * 6 + [2.0] + [1.0] * (CELLS - 7)])
+    one = replace(tokens(), valid_cells=tokens().valid_cells[:1])
+    in_order = scores.argsort(dim=1, descending=True, stable=True)
+    backwards = torch.cat((in_order[:, :1], in_order[:, 1:].flip(1)), dim=1)
+    survivors = 24 + 6 + 2  # a chessboard per level
+    for candidates in (in_order, backwards):
+        kept = set(suppress_neighbours(scores, candidates, one)[0, :survivors].tolist())
+        assert kept >= {0, 2, 4, 6, 9, 11, 13, 15}
+        assert not kept & {1, 3, 5, 7, 8, 10, 12, 14}

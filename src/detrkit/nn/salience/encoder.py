@@ -20,6 +20,8 @@ from detrkit.ops.exporting import is_exporting
 
 __all__ = ["Focus", "SalienceEncoder", "SalienceEncoderLayer", "SalienceFilter"]
 
+_STEP = 2.5e-7  # two units in the last place of a float32
+
 
 @dataclass(frozen=True)
 class Focus:
@@ -50,8 +52,8 @@ class SalienceFilter(nn.Module):
     The ratios are buffers because official checkpoints contain them. mask_padding: the selection of an image does not
     depend on the other images of its batch.
 
-    The number of tokens per layer follows the largest image of the batch. An exported program has no such number: it
-    refines as many tokens as for an image that fills the canvas, which is the same for a single image.
+    The number of tokens per layer follows the largest image of the batch. The shapes of an exported program cannot: it
+    has room for an image that fills the canvas, and the tokens beyond that number neither take part nor change.
     """
 
     level_filter_ratio: Tensor
@@ -68,43 +70,52 @@ class SalienceFilter(nn.Module):
     def forward(self, salience: Tensor, tokens: Tokens) -> list[Focus]:
         """salience (B, S) -> the tokens in focus, per layer."""
         per_image = (tokens.valid_cells.prod(-1) * self.level_filter_ratio).long().clamp(min=1)
+        largest = per_image.amax(0)
+        limits = per_image if self.mask_padding else largest.expand_as(per_image)
         sizes, start, best, index = tokens.sizes, 0, [], []
         levels = zip(salience.split(sizes, dim=1), tokens.padding_mask.split(sizes, dim=1), strict=True)
-        exporting = is_exporting()
-        counts = _shares(sizes, self.ratios[0]) if exporting else per_image.amax(0).tolist()
+        counts = _room(sizes, self.ratios[0]) if is_exporting() else largest.tolist()
         for level, (count, (scores, padding)) in enumerate(zip(counts, levels, strict=True)):
-            # published: padding gets the lowest score of the level
             if self.mask_padding:
                 scores = scores.masked_fill(padding, -torch.inf)
             else:
-                scores = lowest_in_padding(scores, padding)
+                # published: padding gets the lowest score of the level. Of equal scores every runtime would choose
+                # others, so that it gets a little less, token by token
+                lowest = scores.min()
+                scores = torch.where(padding, lowest - _STEP * (lowest.abs() + 1) * padding.cumsum(1), scores)
             found = scores.topk(count, dim=1)
-            surplus = torch.arange(count, device=scores.device) >= per_image[:, level, None]
-            best.append(found.values.masked_fill(surplus, -torch.inf) if self.mask_padding else found.values)
+            surplus = torch.arange(count, device=scores.device) >= limits[:, level, None]
+            best.append(found.values.masked_fill(surplus, -torch.inf))
             index.append(found.indices + start)
             start += sizes[level]
         chosen = torch.cat(index, dim=1).gather(1, torch.cat(best, dim=1).argsort(dim=1, descending=True))
-        own = per_image.sum(1, keepdim=True)
-        number = chosen.shape[1]
-        lengths = (number * self.layer_filter_ratio).long().clamp(min=1).tolist() if not exporting else None
-        lengths = lengths or _shares([number] * len(self.ratios[1]), self.ratios[1])
+        own, number = per_image.sum(1, keepdim=True), chosen.shape[1]
+        lengths = (largest.sum() * self.layer_filter_ratio).long().clamp(min=1)
+        rooms = _room([number] * len(lengths), self.ratios[1]) if is_exporting() else lengths.tolist()
         return [
-            self._focus(chosen[:, :length], own, ratio)
-            for length, ratio in zip(lengths, self.layer_filter_ratio, strict=True)
+            self._focus(chosen[:, :room], own, length, ratio)
+            for room, length, ratio in zip(rooms, lengths, self.layer_filter_ratio, strict=True)
         ]
 
-    def _focus(self, index: Tensor, own: Tensor, ratio: Tensor) -> Focus:
-        """Build the focus of a layer from its tokens (B, n); own (B, 1): number of selected tokens per image."""
+    def _focus(self, index: Tensor, own: Tensor, length: Tensor, ratio: Tensor) -> Focus:
+        """Build the focus of a layer from its tokens (B, n).
+
+        own: (B, 1), number of selected tokens per image · length: number of tokens of the layer.
+        """
         rank = torch.arange(index.shape[1], device=index.device)
         if self.mask_padding:
             kept = rank < (own * ratio).long().clamp(min=1)
             return Focus(index, kept, kept)
-        return Focus(index, torch.ones_like(index, dtype=torch.bool), rank < own)
+        seen = (rank < length).expand_as(index)
+        return Focus(index, seen, seen & (rank < own))
 
 
-def _shares(numbers: Sequence[int], ratios: Sequence[float]) -> list[int | torch.SymInt]:
-    """Return shares of numbers, at least one each; the numbers can be symbolic, in a trace."""
-    return [torch.sym_max(torch.sym_int(number * ratio), 1) for number, ratio in zip(numbers, ratios, strict=True)]
+def _room(numbers: Sequence[int], ratios: Sequence[float]) -> list[int | torch.SymInt]:
+    """Return numbers that no share of these numbers exceeds, however it is rounded; symbolic ones in a trace."""
+    return [
+        number if ratio == 1 else torch.sym_int(number * ratio) + 1
+        for number, ratio in zip(numbers, ratios, strict=True)
+    ]
 
 
 class SalienceEncoderLayer(FeedForwardLayer):
