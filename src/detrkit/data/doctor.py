@@ -188,7 +188,7 @@ def _category_ids(split: str, table: Table) -> Iterator[Finding]:
 
 
 def _boxes(split: str, table: Table) -> Iterator[Finding]:
-    sizes = {row["id"]: (row.get("width"), row.get("height")) for row in table.images}
+    sizes = table.sizes
     outside, beyond = [], []
     for row in table.annotations:
         if row_problem(row) is not None:

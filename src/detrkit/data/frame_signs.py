@@ -81,7 +81,7 @@ def _share_inside(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> flo
 
 def _columns(table: Table) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
     """Boxes (N, 4) as they are written, (width, height) of their images, and the number of these images."""
-    known = {row["id"]: (row.get("width"), row.get("height")) for row in table.images}
+    known = table.sizes
     step = max(1, len(table.annotations) // _SAMPLE)
     boxes, sizes, seen = [], [], set()
     for number, row in enumerate(table.annotations):
