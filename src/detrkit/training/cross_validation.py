@@ -80,12 +80,13 @@ def unseen_detections(
         content = part.coco_ground_truth()
         for image in content["images"]:
             image["file_name"] = names[image["id"]]
-        annotations = folder / f"fold{fold}_train.json"
+        run = folder / f"fold{fold}_of_{folds}"
+        annotations = folder / f"{run.name}_train.json"
         write_json(annotations, content, force=True)
         files = recipe.data.train.model_copy(update={"annotations": os.path.abspath(annotations), "images": str(root)})
         own = recipe.updated(
             data={"root": str(root), "format": "coco", "train": files, "sample_rate": None},
-            training={"output": str(folder / f"fold{fold}"), "evaluate_every": 0, "device": device, "seeds": None},
+            training={"output": str(run), "evaluate_every": 0, "device": device, "seeds": None},
         )
         result = train(own, resume=True)
         model = load(result.best).to(resolve_device(device))
