@@ -122,6 +122,8 @@ def test_untrained_and_rare_classes(root: Path) -> None:
     finding = faults(root)["warning", "class balance", "train"]
     assert finding.examples == ("nut: 1",)
     assert "bolt has 21" in finding.message
+    edit(root / "annotations" / "instances_train.json", lambda data: data["categories"][1].update(isthing=0))
+    assert ("warning", "class balance", "train") not in faults(root), "stuff is one area of an image"
 
 
 def test_a_missing_val_split(tmp_path: Path) -> None:

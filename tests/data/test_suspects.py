@@ -314,8 +314,11 @@ def test_the_command(
     assert run([*words, "--folds", "2", "--split", "val"]) == 2
 
 
-def test_folds_ask_models_that_have_not_seen_the_image(folder: Path, tmp_path: Path) -> None:
+def test_folds_ask_models_that_have_not_seen_the_image(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from detrkit.training.cross_validation import fold_of_images
+    from detrkit.training.interrupt import Interrupted
     from tests.workplace import SMALL_RUN, TINY_MODEL
 
     small = SMALL_RUN | {f"model.{key}": value for key, value in TINY_MODEL.items()} | {"model.num_queries": 5}
@@ -325,11 +328,22 @@ def test_folds_ask_models_that_have_not_seen_the_image(folder: Path, tmp_path: P
     assert run([*words, "--out", str(out), "--device", "cpu", "--least", "0"]) == 0
     trained = []
     for fold in range(2):
-        content = json.loads((out / "folds" / f"fold{fold}_train.json").read_text())
+        content = json.loads((out / "folds" / f"fold{fold}_of_2_train.json").read_text())
         trained.append([image["file_name"] for image in content["images"]])
-        assert (out / "folds" / f"fold{fold}" / "last" / "model.safetensors").is_file()
+        assert (out / "folds" / f"fold{fold}_of_2" / "last" / "model.safetensors").is_file()
     assert sorted(trained) == [["a.png"], ["b.png"]]
     assert {row["file_name"] for row in json.loads((out / "suspects.json").read_text())} == {"a.png", "b.png"}
+    assert run([*words, "--out", str(out), "--device", "cpu", "model.ffn_dim=48"]) == 2
+    said = capsys.readouterr().err
+    assert "cannot be resumed with this recipe" in said
+    assert f"To train all folds anew: another --out, or delete {out / 'folds'}" in said
+
+    def stopped(*given: object, **how: object) -> None:
+        raise Interrupted(2, "stopped")
+
+    monkeypatch.setattr("detrkit.training.cross_validation.train", stopped)
+    assert run([*words, "--out", str(tmp_path / "new"), "--device", "cpu"]) == 130
+    assert f"interrupted; the same command goes on ({tmp_path / 'new' / 'folds'})" in capsys.readouterr().err
     many = [replace(record([]), file_name=f"{number}.png") for number in range(103)]
     sizes = np.bincount(fold_of_images(many, 5))
     assert sizes.sum() == 103

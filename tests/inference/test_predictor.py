@@ -467,6 +467,44 @@ def test_a_stream_takes_images_as_they_come() -> None:
     check(next(predictor.stream(one)))
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_what_came_before_a_failure_is_answered(tmp_path: Path, batch_size: int) -> None:
+    predictor = Predictor(ColorDetector(), device="cpu", batch_size=batch_size)
+
+    def camera() -> Iterator[Image.Image]:
+        yield from [PICTURE] * 3
+        raise OSError("the camera is gone")
+
+    missing = tmp_path / "none.png"
+    for source, error in ((camera(), OSError), ([PICTURE] * 3 + [missing, PICTURE], DataError)):
+        stream = predictor.stream(source)
+        for _ in range(3):
+            check(next(stream))
+        with pytest.raises(error, match=r"the camera is gone|none\.png"):
+            next(stream)
+
+
+def test_numbers_of_a_call_are_checked(predictor: Predictor) -> None:
+    wrong: Any
+    for wrong in (1.5, True, "3", None):
+        with pytest.raises(TypeError, match="batch_size must be a whole number, got"):
+            Predictor(ColorDetector(), device="cpu", batch_size=wrong)
+    for wrong in (1.5, True, "3"):
+        with pytest.raises(TypeError, match="max_detections must be a whole number, got"):
+            predictor.predict(PICTURE, max_detections=wrong)
+    assert len(predictor.predict(PICTURE, 0.0, max_detections=np.int64(2))) == 2
+    for wrong in ("0.5", [0.5], np.zeros(2)):
+        with pytest.raises(TypeError, match="threshold is a score between 0 and 1, got"):
+            predictor.predict(PICTURE, wrong)
+    for wrong in (2, -0.1, float("nan"), True):
+        with pytest.raises(ValueError, match="threshold is a score between 0 and 1, got"):
+            predictor.predict(PICTURE, wrong)
+    half: Any = torch.tensor(0.5)
+    assert predictor.predict(PICTURE, half) == predictor.predict(PICTURE, 0.5)
+    with pytest.raises(TypeError, match=r"an image is a path, .* not dict"):
+        predictor.predict({"image": PICTURE})
+
+
 def test_streams_of_several_threads_do_not_mix() -> None:
     predictor = Predictor(ColorDetector(), device="cpu", batch_size=2)
     pictures = [picture((80, 60), (k % 3, (5 + k, 10, 40, 50))) for k in range(6)]

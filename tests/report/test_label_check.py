@@ -18,8 +18,10 @@ from PIL import Image, ImageDraw
 
 from detrkit.cli.main import run as command
 from detrkit.config import load_recipe
+from detrkit.data import load_dataset
 from detrkit.data.doctor import check
 from detrkit.data.formats import find_sources
+from detrkit.data.once import annotation_cache, read_once
 from detrkit.report.label_check import label_doubts
 from tests.cli.test_first_touch import HEAVY, PROGRAM
 from tests.cli.test_main import SOURCE
@@ -131,6 +133,31 @@ def test_planted_faults_are_found(tmp_path: Path, sound: tuple[Path, dict[str, S
     doubts = label_doubts(load_recipe({}, {"data.root": str(data)}), "det")
     assert any(FAULTS[fault][2] in doubt.text for doubt in doubts), doubts
     assert doubts[0].stops
+
+
+def test_boxes_that_are_all_left_out_are_a_fault(tmp_path: Path, sound: tuple[Path, dict[str, Split]]) -> None:
+    data = planted(tmp_path / "data", sound, "all outside")
+    doubts = label_doubts(load_recipe({}, {"data.root": str(data), "data.on_error": "skip"}), "det")
+    assert {"no objects of train: none of its labels can be used"} <= {one.text for one in doubts if one.stops}
+    assert not any("box reach" in one.text for one in doubts)
+
+
+@pytest.mark.parametrize("task", ["det", "inst"])
+def test_labels_are_read_as_the_training_reads_them(
+    tmp_path: Path, sound: tuple[Path, dict[str, Split]], task: str
+) -> None:
+    content = copy.deepcopy(sound[1])
+    for row in (row for split in content.values() for row in split["annotations"]):
+        x, y, w, h = row["bbox"]
+        row["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    data = written(tmp_path / "data", sound[0] / "images", content)
+    recipe = load_recipe({}, {"data.root": str(data), "data.sample_rate": 0.5, "data.sample_seed": 3})
+    with read_once():
+        label_doubts(recipe, task)
+        kept = set(annotation_cache())
+        load_dataset(data, task=task, sample_rate=0.5, sample_seed=3)
+        load_dataset(data, split="val", task=task, sample_seed=3)
+        assert set(annotation_cache()) == kept
 
 
 def test_a_sound_set_is_met_with_silence(tmp_path: Path, sound: tuple[Path, dict[str, Split]]) -> None:

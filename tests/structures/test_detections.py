@@ -3,10 +3,13 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from detrkit.structures import Categories, Category, Detections
@@ -68,6 +71,65 @@ def test_one_detection_has_its_values(found: Detections) -> None:
     for wrong, error in ((4, IndexError), (True, TypeError), ([True], IndexError)):
         with pytest.raises(error):
             found[wrong]
+
+
+def test_a_position_that_is_not_there_is_said(found: Detections) -> None:
+    with pytest.raises(IndexError, match="there is no detection 4: there are 4"):
+        found[4]
+    with pytest.raises(IndexError, match="there is no detection -1: there are 0"):
+        found[[]][-1]
+    with pytest.raises(IndexError, match=r"positions or a mask \(N,\), got an array \(2, 2\)"):
+        found[np.zeros((2, 2), dtype=int)]
+
+
+def test_equal_detections(found: Detections) -> None:
+    assert found == replace(found)
+    assert found[1] in found
+    assert found[:1] == found[0]
+    assert found != found[:3]
+    assert found != replace(found, image_id=8)
+    assert found != replace(found, categories=Categories([*OWN[:2], Category(2, "horse")]))
+    assert found != replace(found, masks=None)
+    assert found != "cat"
+    assert found[[]] == found[:0]
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_lists_and_tensors_become_arrays(found: Detections, half: bool) -> None:
+    dense = np.asarray(found.masks)
+    exact = np.array([0.75, 0.5, 0.25, 0.125], dtype=np.float16)
+    for kind in (list, torch.from_numpy):
+        boxes = found.boxes.astype(np.float16 if half else np.float32)
+        made = Detections(
+            boxes=boxes.tolist() if kind is list else torch.from_numpy(boxes).to(torch.bfloat16 if half else None),
+            scores=exact.tolist() if kind is list else torch.from_numpy(exact),
+            labels=found.labels.tolist() if kind is list else torch.from_numpy(found.labels.astype(np.int32)),
+            categories=OWN,
+            image_size=(20, 30),
+            masks=(7 * dense.astype(np.uint8)).tolist() if kind is list else torch.from_numpy(dense),
+            image_id=7,
+        )
+        assert (made.boxes.dtype, made.scores.dtype, made.labels.dtype) == (np.float32, np.float32, np.int64)
+        assert made == replace(found, scores=exact)
+        assert made[::-1].names == ["cat", "dog", "unicorn", "cat"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"boxes": np.zeros((4, 5))}, r"boxes are \(N, 4\), got \(4, 5\)"),
+        ({"scores": np.zeros((4, 1))}, r"scores are \(N,\), got \(4, 1\)"),
+        ({"labels": [0, 1, 2]}, "different lengths.*'labels': 3"),
+        ({"labels": [0, 1, 2, 3]}, "labels are whole numbers from 0 to 2, got 3"),
+        ({"labels": [0, 1, -1, 0]}, "from 0 to 2, got -1"),
+        ({"labels": [0, 1, 0.5, 0]}, "from 0 to 2, got 0.5"),
+        ({"masks": np.zeros((3, 20, 30), bool)}, "different lengths.*'masks': 3"),
+        ({"masks": np.zeros((4, 30, 20), bool)}, r"masks are \(N, 20, 30\) as the image, got \(4, 30, 20\)"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(found: Detections, fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        replace(found, **fields)
 
 
 def test_several_detections_are_chosen_like_numbers_of_an_array(found: Detections) -> None:
@@ -142,6 +204,8 @@ def test_pictures_of_detections(tmp_path: Path) -> None:
     assert [crop.size for crop in crops] == [(6, 6), (1, 1), (1, 1)]
     np.testing.assert_array_equal(np.asarray(crops[0]), np.asarray(image)[3:9, 2:8])
     assert found.crops(image, margin=0.5)[0].size == (11, 12)  # cut off at the left
+    with pytest.raises(ValueError, match="margin is a part of the sides of a box, 0 or more, got nan"):
+        found.crops(image, margin=float("nan"))
     assert found[0].crops()[0].size == (6, 6)
     assert found.save(tmp_path / "out" / "found.jpg") == tmp_path / "out" / "found.jpg"
     assert Image.open(tmp_path / "out" / "found.jpg").size == (30, 20)

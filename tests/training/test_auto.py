@@ -372,7 +372,12 @@ def test_a_published_detector_in_the_cache(tmp_path: Path, monkeypatch: pytest.M
 def test_an_own_checkpoint_determines_the_model(tmp_path: Path) -> None:
     model = create_model("de_detr_lite0", num_classes=2, num_queries=60, **TINY_MODEL)
     path = weights.save(model, tmp_path / "mine.safetensors")
-    recipe = auto_recipe(make(tmp_path / "data"), {"model.init": str(path)}, quiet=True)
+    data = make(tmp_path / "data")
+    recipe = auto_recipe(data, {"model.init": str(path)}, quiet=True)
+    named = auto_recipe(data, {"model.init": str(path), "model.name": "de_detr_lite0"}, quiet=True)
+    assert options(named) == options(recipe), "its options also where the model is named"
+    mine = {"model.init": str(path), "model.name": "de_detr_lite0", "model.ffn_dim": 64}
+    assert options(auto_recipe(data, mine, quiet=True))["ffn_dim"] == 64
     assert (recipe.model.name, recipe.model.init) == ("de_detr_lite0", str(path))
     assert {key: options(recipe)[key] for key in TINY_MODEL} == TINY_MODEL
     assert options(recipe)["num_queries"] == 60

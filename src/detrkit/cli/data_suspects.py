@@ -11,7 +11,7 @@ import typer
 
 from detrkit.cli.choices import Split
 from detrkit.cli.data_options import Folder, FormatOption
-from detrkit.errors import DataError
+from detrkit.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from detrkit.data import DetectionDataset
@@ -143,6 +143,7 @@ def _of_folds(
     from detrkit.config import load_recipe
     from detrkit.training import auto_recipe
     from detrkit.training.cross_validation import unseen_detections
+    from detrkit.training.interrupt import Interrupted
     from detrkit.weights import read_info
     from detrkit.weights.find import find_checkpoint
 
@@ -153,7 +154,17 @@ def _of_folds(
         recipe = load_recipe(load_recipe(stored), overrides)
     else:
         recipe = auto_recipe(folder, overrides)
-    return list(unseen_detections(recipe, data, folds=folds, folder=out / "folds", device=device))
+    runs = out / "folds"
+    begun = runs.is_dir()
+    try:
+        return list(unseen_detections(recipe, data, folds=folds, folder=runs, device=device))
+    except Interrupted as stop:
+        typer.echo(f"interrupted; the same command goes on ({runs})", err=True)
+        raise typer.Exit(stop.exit_code) from None
+    except (DataError, RecipeError) as error:
+        if not begun:
+            raise
+        raise type(error)(f"{error}. To train all folds anew: another --out, or delete {runs}") from error
 
 
 def _write_files(

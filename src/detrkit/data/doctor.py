@@ -188,7 +188,7 @@ def _category_ids(split: str, table: Table) -> Iterator[Finding]:
 
 
 def _boxes(split: str, table: Table) -> Iterator[Finding]:
-    sizes = {row["id"]: (row.get("width"), row.get("height")) for row in table.images}
+    sizes = table.sizes
     outside, beyond = [], []
     for row in table.annotations:
         if row_problem(row) is not None:
@@ -223,7 +223,8 @@ def _balance(split: str, table: Table, missing: set[int]) -> Iterator[Finding]:
     absent = [names[number] for number in names if not counts[number] and number not in crowds]
     if not table.annotations and len(missing) == len(table.images):  # YOLO's boxes need the sizes of the images
         absent = []
-    present = sorted((counts[number], name) for number, name in names.items() if counts[number])
+    stuff = {row["id"] for row in table.categories if row.get("isthing", 1) == 0}  # one area of an image at most
+    present = sorted((counts[number], name) for number, name in names.items() if counts[number] and number not in stuff)
     rare = [f"{name}: {number}" for number, name in present if number * _IMBALANCE < present[-1][0]]
     # small val splits often lack rare classes
     yield finding("warning" if split == "train" else "info", "absent classes", split, absent, "have no box here")

@@ -66,7 +66,7 @@ def _other_size(boxes: NDArray[np.float64], sizes: NDArray[np.float64], images: 
         far = float(np.quantile(reach.max(axis=1), _FITTING))
         return f"{beyond:.0%} of them leave their images, up to {far:.1f} times as far: drawn on larger pictures?"
     width, height = reach.max(axis=0).tolist()
-    if images >= _IMAGES and max(width, height) < _CORNER:
+    if images >= _IMAGES and 0 < max(width, height) < _CORNER:
         return (
             f"none reaches beyond {width:.0%} of the width and {height:.0%} of the height: drawn on smaller pictures?"
         )
@@ -81,7 +81,7 @@ def _share_inside(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> flo
 
 def _columns(table: Table) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
     """Boxes (N, 4) as they are written, (width, height) of their images, and the number of these images."""
-    known = {row["id"]: (row.get("width"), row.get("height")) for row in table.images}
+    known = table.sizes
     step = max(1, len(table.annotations) // _SAMPLE)
     boxes, sizes, seen = [], [], set()
     for number, row in enumerate(table.annotations):

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from detrkit.data.records import ImageRecord
 from detrkit.structures import Detections
 
-__all__ = ["box_overlaps", "labelled_chances"]
+__all__ = ["box_overlaps", "labelled_chances", "shared_areas"]
 
 _SAME = 0.5  # IoU from which a detection and a label, or two detections, are of one object
 _LEAST = 0.2  # score from which a detection counts at first
@@ -95,7 +95,8 @@ def _looks(record: ImageRecord, found: Detections) -> NDArray[np.float64]:
     overlap = box_overlaps(boxes, boxes)
     other = (overlap < _SAME) & (scores >= 0.3)  # another object
     near = (overlap * other).max(axis=1, initial=0.0)
-    covered = (_shared(boxes, boxes) / np.maximum(sides.prod(axis=1), 1e-9)[:, None] * other).max(axis=1, initial=0.0)
+    shares = shared_areas(boxes, boxes) / np.maximum(sides.prod(axis=1), 1e-9)[:, None]
+    covered = (shares * other).max(axis=1, initial=0.0)
     return np.column_stack((np.log(scores / (1 - scores)), cut, near, covered))
 
 
@@ -141,7 +142,7 @@ def _sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return found
 
 
-def _shared(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
+def shared_areas(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
     """(N, M) area that boxes xyxy share."""
     a, b = first.reshape(-1, 1, 4).astype(np.float64), second.reshape(1, -1, 4).astype(np.float64)
     shared: NDArray[np.float64] = (
@@ -152,7 +153,7 @@ def _shared(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArra
 
 def box_overlaps(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
     """(N, M) IoU of boxes xyxy."""
-    shared = _shared(first, second)
+    shared = shared_areas(first, second)
     areas = [(boxes[:, 2:] - boxes[:, :2]).prod(-1) for boxes in (first.reshape(-1, 4), second.reshape(-1, 4))]
     found: NDArray[np.float64] = shared / np.maximum(areas[0][:, None] + areas[1] - shared, 1e-12)
     return found

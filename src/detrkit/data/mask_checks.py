@@ -63,7 +63,7 @@ def mask_findings(split: str, table: Table, *, quick: bool = False) -> Iterator[
     message = f"annotations without segmentation: boxes use them, training of masks stops; {WAY_ON.format('rows')}"
     yield finding("warning", "missing masks", split, missing, message)
     faults = _Faults()
-    sizes = {image["id"]: (image.get("width"), image.get("height")) for image in table.images}
+    sizes = table.sizes
     for row in (row for row in table.annotations if row.get("segmentation")):
         _examine(row, sizes.get(row["image_id"], (None, None)), faults, quick)
     message = "segmentations that are malformed: tasks with masks refuse them, 'det' does not read them"

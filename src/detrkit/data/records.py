@@ -197,6 +197,11 @@ class Table:
         """What the annotations have."""
         return RowCounts.of(self.annotations)
 
+    @property
+    def sizes(self) -> dict[int, tuple[int | None, int | None]]:
+        """Width and height of each image by its id, None where they are unknown."""
+        return {image["id"]: (image.get("width"), image.get("height")) for image in self.images}
+
     def path(self, image: Row) -> Path:
         """The path of the file of an image row."""
         return self.image_root / posix_name(str(image["file_name"]))

@@ -81,7 +81,7 @@ def _likelihoods(
 
 def _boxes(table: Table, ids: Sequence[int]) -> Boxes:
     places = {number: place for place, number in enumerate(ids)}
-    sizes = {row["id"]: (row.get("width"), row.get("height")) for row in table.images}
+    sizes = table.sizes
     step = max(1, len(table.annotations) // _SAMPLE)
     labels, shapes = [], []
     for number, row in enumerate(table.annotations):

@@ -23,7 +23,7 @@ from typing import Literal, NotRequired, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.data.label_habits import box_overlaps, labelled_chances
+from detrkit.data.label_habits import box_overlaps, labelled_chances, shared_areas
 from detrkit.data.records import ImageRecord
 from detrkit.structures import Categories, Detections
 
@@ -223,10 +223,9 @@ def _best(scores: NDArray[np.float64], related: NDArray[np.bool_]) -> NDArray[np
 
 def _share_inside(boxes: NDArray[np.float32], regions: NDArray[np.float64]) -> NDArray[np.float64]:
     """(N,) the largest part of each box xyxy that lies in one of the regions."""
-    a, b = boxes.reshape(-1, 1, 4).astype(np.float64), regions.reshape(1, -1, 4)
-    shared = (np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])).clip(0).prod(-1)
-    own = (a[..., 2:] - a[..., :2]).prod(-1)
-    found: NDArray[np.float64] = (shared / np.maximum(own, 1e-12)).max(axis=1, initial=0.0)
+    own = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64).prod(-1)
+    shared = shared_areas(boxes, regions) / np.maximum(own, 1e-12)[:, None]
+    found: NDArray[np.float64] = shared.max(axis=1, initial=0.0)
     return found
 
 

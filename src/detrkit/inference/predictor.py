@@ -27,6 +27,7 @@ from detrkit.inference.tasks import ANSWERS, Answer, check_task, in_full_size, n
 from detrkit.models import Detector
 from detrkit.models.presets import DEFAULT_MODEL
 from detrkit.structures import Detections, PanopticMap, SemanticMap, Thresholds, pad_images
+from detrkit.structures.call_values import at_least_one, checked_threshold
 from detrkit.structures.thresholds import DEFAULT_THRESHOLD
 from detrkit.weights import open_checkpoint
 from detrkit.weights.find import find_checkpoint
@@ -111,12 +112,12 @@ class Predictor:
         max_detections: int | None = None,
         tta: bool = False,
     ) -> None:
-        self.batch_size = _at_least_one("batch_size", batch_size)
-        self.threshold = None if threshold is None else _checked(threshold)
+        self.batch_size = at_least_one("batch_size", batch_size)
+        self.threshold = None if threshold is None else checked_threshold(threshold)
         self.precision: Precision = precision
         self.channels = check_channels(channels)
         self.max_pixels = max_pixels
-        self.max_detections = None if max_detections is None else _at_least_one("max_detections", max_detections)
+        self.max_detections = None if max_detections is None else at_least_one("max_detections", max_detections)
         self.tta = tta
         self.device = resolve_device(device)
         self.model = in_single_precision(_load(path_or_name)).to(self.device)
@@ -294,14 +295,25 @@ class Predictor:
             thresholds={task: self._threshold(threshold, task) for task in tasks},
             channels=self.channels if order is None else check_channels(order),
             wanted=self._wanted if classes is None else self.categories.labels_of(classes),
-            most=self.max_detections if most is None else _at_least_one("max_detections", most),
+            most=self.max_detections if most is None else at_least_one("max_detections", most),
         )
 
     def _stream(self, sources: Iterable[ImageSource], call: _Call) -> Iterator[dict[str, Answer]]:
-        """The answers of every image, by task."""
-        waiting = iter(sources)
-        while batch := list(islice(waiting, self.batch_size)):
-            yield from self._batch(batch, call)
+        """The answers of every image, by task; what fails does so after the answers of the images before it."""
+        waiting, failure = iter(sources), None
+        while failure is None:
+            batch: list[tuple[Picture, Path | None]] = []
+            try:
+                for source in islice(waiting, self.batch_size):
+                    opened = self.open(source, channels=call.channels, tasks=tuple(call.thresholds))
+                    batch.append((opened, _path(source)))
+            except Exception as error:  # of an image, or of the caller's generator
+                failure = error
+            if batch:
+                yield from self._batch(batch, call)
+            elif failure is None:
+                return
+        raise failure
 
     def open(self, source: ImageSource, *, channels: Channels = "rgb", tasks: Sequence[str] | None = None) -> Picture:
         """Read an image as :meth:`predict` does.
@@ -317,16 +329,15 @@ class Predictor:
         return open_image(source, channels=channels, max_pixels=self.max_pixels, seen=sides if reducible else None)
 
     def _threshold(self, threshold: float | None, task: str) -> float | Thresholds | None:
-        chosen = self.threshold if threshold is None else _checked(threshold)
+        chosen = self.threshold if threshold is None else checked_threshold(threshold)
         if chosen is not None or task not in ("det", "inst"):
             return chosen
         return self.default_thresholds(task) or DEFAULT_THRESHOLD
 
-    def _batch(self, sources: Sequence[ImageSource], call: _Call) -> list[dict[str, Answer]]:
-        opened = [self.open(source, channels=call.channels, tasks=tuple(call.thresholds)) for source in sources]
-        pictures, paths = [picture.image for picture in opened], [_path(source) for source in sources]
+    def _batch(self, batch: Sequence[tuple[Picture, Path | None]], call: _Call) -> list[dict[str, Answer]]:
+        pictures, paths = [opened.image for opened, _ in batch], [path for _, path in batch]
         found = (self._of_both_views if self.tta else self._answers)(pictures, paths, call)
-        return [{task: in_full_size(found[task][k], picture) for task in found} for k, picture in enumerate(opened)]
+        return [{task: in_full_size(found[task][k], opened) for task in found} for k, (opened, _) in enumerate(batch)]
 
     def _of_both_views(
         self, pictures: Sequence[Image.Image], paths: Sequence[Path | None], call: _Call
@@ -376,18 +387,6 @@ class Predictor:
             )
             for task, threshold in call.thresholds.items()
         }
-
-
-def _checked(threshold: float) -> float:
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold is a score between 0 and 1, got {threshold}")
-    return threshold
-
-
-def _at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return value
 
 
 def _load(path_or_name: str | Path | Detector) -> Detector:

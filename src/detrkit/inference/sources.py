@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -164,7 +164,8 @@ def each_image(images: object) -> tuple[Iterable[Any], bool]:
         if has_images or _is_pattern(os.fspath(images)):
             return [item.source for item in find_images([os.fspath(images)])], False
         return [images], True
-    is_one = isinstance(images, bytes | bytearray | np.ndarray) or is_tensor(images) or not isinstance(images, Iterable)
+    one = bytes | bytearray | memoryview | np.ndarray | Mapping  # a mapping is none: reading it says so
+    is_one = isinstance(images, one) or is_tensor(images) or not isinstance(images, Iterable)
     return ([images], True) if is_one else (cast("Iterable[Any]", images), False)
 
 

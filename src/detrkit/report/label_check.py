@@ -55,9 +55,9 @@ def label_doubts(recipe: Recipe, task: str) -> list[LabelDoubt]:
     doubts = [_of_finding(one, skip) for one in findings]
     if any(one.stops for one in doubts):
         return sorted(doubts, key=lambda one: not one.stops)  # pixels are looked at where numbers are sound
-    on_error, of_boxes = recipe.data.on_error, "det" if task == "inst" else task  # outlines are not needed
-    loaded = {split: load_source(source, task=of_boxes, on_error=on_error) for split, source in sources.items()}
-    facts = data_facts(loaded["train"], loaded.get("val"), look=LOOKED_AT)
+    loaded = {split: _read(recipe, split, source, task) for split, source in sources.items()}
+    doubts += [_unusable(split) for split, data in loaded.items() if not any(len(one.labels) for one in data.records)]
+    facts = data_facts(loaded["train"], loaded.get("val"), look=LOOKED_AT, task=task)
     doubts += _of_rules(facts, recipe, DATA_RULES)
     return sorted(doubts, key=lambda one: not one.stops)
 
@@ -89,6 +89,17 @@ def _sources(recipe: Recipe, task: str) -> dict[str, Source]:
                 raise
             raise DataError(f"{error} (training.evaluate_every=0 trains without validation images)") from error
     return found
+
+
+def _read(recipe: Recipe, split: str, source: Source, task: str) -> AnnotatedImages:
+    """The images of a split, read as the training that follows will: in one block of ``read_once`` that is once."""
+    data = recipe.data
+    rate = data.sample_rate if split == "train" else None
+    return load_source(source, task=task, on_error=data.on_error, sample_rate=rate, sample_seed=data.sample_seed)
+
+
+def _unusable(split: str) -> LabelDoubt:
+    return LabelDoubt(text=f"no objects of {split}: none of its labels can be used", stops=True)
 
 
 def _of_finding(found: Finding, skip: bool) -> LabelDoubt:

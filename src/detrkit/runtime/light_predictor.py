@@ -17,6 +17,7 @@ from detrkit.errors import CheckpointError, DataError, RunError
 from detrkit.runtime.choose import Chosen, chosen_objects
 from detrkit.runtime.engines import Engine, open_engine
 from detrkit.runtime.prepare import on_canvas, resized
+from detrkit.structures.call_values import at_least_one, checked_threshold
 from detrkit.structures.categories import Categories, Category
 from detrkit.structures.detections import Detections
 from detrkit.structures.thresholds import DEFAULT_THRESHOLD, Thresholds
@@ -57,16 +58,14 @@ class LightPredictor:
         classes: str | int | Sequence[str | int] | None = None,
         max_detections: int | None = None,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("max_detections", max_detections)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        batch_size = at_least_one("batch_size", batch_size)
         self.engine = open_engine(path, threads=threads) if engine is None else engine
         self.info = self.engine.info
         if self.info.task == "sem":
             raise DataError(f"{path}: this model answers 'sem', classes of pixels, which needs detrkit with torch")
         self.threshold: float | NDArray[np.float32] = DEFAULT_THRESHOLD
         if threshold is not None:
-            self.threshold = _checked(threshold)
+            self.threshold = checked_threshold(threshold)
         elif self.info.thresholds is not None and self.info.task == "det":
             self.threshold = Thresholds.from_json(self.info.thresholds).by_label.astype(np.float32)
         self.channels = check_channels(channels)
@@ -82,7 +81,7 @@ class LightPredictor:
         self._wanted = None
         if classes is not None:
             self._wanted = np.isin(np.arange(len(self.categories)), self.categories.labels_of(classes))
-        self.max_detections = max_detections
+        self.max_detections = None if max_detections is None else at_least_one("max_detections", max_detections)
 
     def predict(
         self,
@@ -114,7 +113,7 @@ class LightPredictor:
         self, images: Sequence[ImageSource], threshold: float | None = None, *, channels: Channels | None = None
     ) -> list[Detections]:
         """Find objects in every image of a list; see :meth:`predict`."""
-        limit = self.threshold if threshold is None else _checked(threshold)
+        limit = self.threshold if threshold is None else checked_threshold(threshold)
         order = self.channels if channels is None else check_channels(channels)
         return [
             found
@@ -194,9 +193,3 @@ class LightPredictor:
         found = [self.detections(outputs, index, picture, threshold) for index, picture in enumerate(pictures)]
         paths = [Path(source) if isinstance(source, str | Path) else None for source in sources]
         return [replace(one, path=path) for one, path in zip(found, paths, strict=True)]
-
-
-def _checked(threshold: float) -> float:
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold is a score between 0 and 1, got {threshold}")
-    return threshold

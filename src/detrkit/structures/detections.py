@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detrkit.structures.categories import Categories
+from detrkit.structures.detection_arrays import as_bitmaps, as_boxes, as_labels, as_scores
 from detrkit.structures.detection_texts import COLUMNS, as_csv, as_dict, as_rows, as_yolo, in_words
 from detrkit.structures.run_lengths import Masks, RunLengths
 
@@ -36,12 +37,12 @@ class ResultRow(TypedDict):
     segmentation: NotRequired[RunLengths]
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Detections:
     """Detections in one image, best first: a sequence of :class:`Detection`.
 
     ``found[0]`` is the best one and ``for one in found`` goes through all; ``found[found.scores > 0.8]``,
-    ``found[:3]`` and ``found[[0, 2]]`` are ``Detections`` again.
+    ``found[:3]`` and ``found[[0, 2]]`` are ``Detections`` again. Two are equal where all their values are.
 
     Attributes:
         boxes: float32 (N, 4) xyxy in pixels of the upright original, clipped to the image.
@@ -52,6 +53,11 @@ class Detections:
         masks: masks of the objects as run lengths, an array (N, H, W) to numpy; None: boxes only.
         image_id: id of the image, or None.
         path: file of the image, or None.
+
+    Lists, tensors and arrays of other precisions become these arrays, bitmaps (N, H, W) masks.
+
+    Raises:
+        ValueError: arrays of other shapes or of different lengths, or labels that the categories do not have.
     """
 
     boxes: NDArray[np.float32]
@@ -64,9 +70,19 @@ class Detections:
     path: Path | None = None
 
     def __post_init__(self) -> None:
-        given: object = self.masks
-        if isinstance(given, np.ndarray):  # bitmaps (N, H, W)
-            self.masks = Masks.of(given, self.image_size)
+        self.boxes, self.scores = as_boxes(self.boxes), as_scores(self.scores)
+        self.labels = as_labels(self.labels, len(self.categories))
+        if self.masks is not None and not isinstance(self.masks, Masks):
+            self.masks = as_bitmaps(self.masks, self.image_size)
+        lengths = {"boxes": len(self.boxes), "scores": len(self.scores), "labels": len(self.labels)}
+        lengths |= {} if self.masks is None else {"masks": len(self.masks)}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"detections of different lengths: {lengths}")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Detections):
+            return NotImplemented
+        return as_dict(self) == as_dict(other) and self.categories == other.categories
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -87,8 +103,12 @@ class Detections:
         if chosen.ndim == 0:
             if not np.issubdtype(chosen.dtype, np.integer):
                 raise TypeError(f"detections are chosen by a position, several, a mask or a slice, not {index!r}")
-            position = range(len(self))[int(chosen)]  # an IndexError where there is none
+            if not -len(self) <= chosen < len(self):
+                raise IndexError(f"there is no detection {int(chosen)}: there are {len(self)}")
+            position = int(chosen) % len(self)
             return Detection(**vars(self) | _arrays(self, slice(position, position + 1)))
+        if chosen.ndim > 1:
+            raise IndexError(f"detections are chosen by positions or a mask (N,), got an array {chosen.shape}")
         return self.keep(chosen if chosen.size else chosen.astype(np.int64))
 
     @property
@@ -121,7 +141,7 @@ class Detections:
             categories: the other set.
         """
         mapped = np.array([-1 if label is None else label for label in labels], dtype=np.int64)[self.labels]
-        return replace(self, labels=mapped, categories=categories).keep(mapped >= 0)
+        return replace(self.keep(mapped >= 0), labels=mapped[mapped >= 0], categories=categories)
 
     def to_coco(self, image_id: int | None = None) -> list[ResultRow]:
         """COCO results rows: image_id, category_id (original id), bbox [x, y, w, h] in pixels, score.
@@ -217,11 +237,14 @@ class Detections:
             margin: width of the border around a box that is cut out too, as a part of the box's own sides.
 
         Raises:
-            ValueError: no image is given and the detections have no path, or the image has another size.
+            ValueError: no image is given and the detections have no path, the image has another size, or ``margin`` is
+                negative.
             DataError: the image cannot be read.
         """
         from detrkit.drawing import upright_picture
 
+        if not 0 <= margin < math.inf:
+            raise ValueError(f"margin is a part of the sides of a box, 0 or more, got {margin}")
         picture = upright_picture(self, image)
         corners = []
         for x1, y1, x2, y2 in self.boxes.tolist():

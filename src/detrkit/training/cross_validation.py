@@ -68,6 +68,8 @@ def unseen_detections(
     records = data.unique_records()
     of = fold_of_images(records, folds)
     root = Path(os.path.commonpath([os.path.abspath(record.path.parent) for record in records]))
+    paths = {record.image_id: record.path for record in records}
+    names = {own: Path(os.path.relpath(os.path.abspath(path), root)).as_posix() for own, path in paths.items()}
     for fold in range(folds):
         say(f"fold {fold + 1} of {folds}")
         part = DetectionDataset(
@@ -76,15 +78,15 @@ def unseen_detections(
             task=data.task,
         )
         content = part.coco_ground_truth()
-        paths = {record.image_id: record.path for record in records}
         for image in content["images"]:
-            image["file_name"] = Path(os.path.relpath(os.path.abspath(paths[image["id"]]), root)).as_posix()
-        annotations = folder / f"fold{fold}_train.json"
+            image["file_name"] = names[image["id"]]
+        run = folder / f"fold{fold}_of_{folds}"
+        annotations = folder / f"{run.name}_train.json"
         write_json(annotations, content, force=True)
         files = recipe.data.train.model_copy(update={"annotations": os.path.abspath(annotations), "images": str(root)})
         own = recipe.updated(
             data={"root": str(root), "format": "coco", "train": files, "sample_rate": None},
-            training={"output": str(folder / f"fold{fold}"), "evaluate_every": 0, "device": device, "seeds": None},
+            training={"output": str(run), "evaluate_every": 0, "device": device, "seeds": None},
         )
         result = train(own, resume=True)
         model = load(result.best).to(resolve_device(device))

@@ -11,7 +11,7 @@ from detrkit.models.presets import DEFAULT_MODEL
 from detrkit.nn.backbone.imagenet import PACKAGED_WEIGHTS
 from detrkit.terminal import say
 from detrkit.training.auto.draft import Draft
-from detrkit.weights import CATALOGUE, OfficialFile, open_checkpoint, pulled_path
+from detrkit.weights import CATALOGUE, OfficialFile, open_checkpoint, pulled_path, read_info
 from detrkit.weights.find import find_checkpoint
 from detrkit.weights.published.download import is_begun
 from detrkit.weights.published.first_use import fetch_published, published_named
@@ -49,6 +49,8 @@ def choose_model(draft: Draft, *, gpu: bool) -> tuple[str, DetectorConfig[Archit
     name, init = draft.given.get("model.name"), draft.given.get("model.init")
     if name is not None:
         draft.choose("model", "model.name", name, "")
+        if init is not None and (own := _own_options(init)) is not None and own[0] == name:
+            _set_options(draft, *own)
     elif init is not None:
         name = draft.choose("model", "model.name", _model_of(draft, init), f"what {init} holds")
     else:
@@ -134,11 +136,25 @@ def _published_detectors() -> list[OfficialFile]:
 def _model_of(draft: Draft, init: str) -> str:
     """The model of a checkpoint; options that differ from the registered model are set in the draft."""
     model = open_checkpoint(find_checkpoint(init))
-    registered = model_config(model.name).flat()
-    for key, value in model.config.flat().items():
+    _set_options(draft, model.name, model.config)
+    return model.name
+
+
+def _own_options(init: str) -> tuple[str, DetectorConfig[Architecture]] | None:
+    """Name and configuration of one of our checkpoints; None of others, and of one that the training will refuse."""
+    try:
+        info = read_info(find_checkpoint(init))
+        return info.name, model_config(info.name, **info.config)
+    except (CheckpointError, TypeError, ValueError):
+        return None
+
+
+def _set_options(draft: Draft, name: str, config: DetectorConfig[Architecture]) -> None:
+    """The options of a checkpoint that differ from the registered model, where none are given."""
+    registered = model_config(name).flat()
+    for key, value in config.flat().items():
         if value != registered.get(key) and key != "num_classes":
             draft.set_default(f"model.{key}", list(value) if isinstance(value, tuple) else value)
-    return model.name
 
 
 def _default_model(draft: Draft, *, gpu: bool) -> str:
