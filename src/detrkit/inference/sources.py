@@ -164,7 +164,7 @@ def each_image(images: object) -> tuple[Iterable[Any], bool]:
         if has_images or _is_pattern(os.fspath(images)):
             return [item.source for item in find_images([os.fspath(images)])], False
         return [images], True
-    one = bytes | bytearray | memoryview | np.ndarray | Mapping  # a mapping is none: reading it says so
+    one: tuple[type, ...] = (bytes, bytearray, memoryview, np.ndarray, Mapping)  # a mapping is none: reading it says so
     is_one = isinstance(images, one) or is_tensor(images) or not isinstance(images, Iterable)
     return ([images], True) if is_one else (cast("Iterable[Any]", images), False)
 

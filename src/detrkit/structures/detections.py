@@ -72,8 +72,9 @@ class Detections:
     def __post_init__(self) -> None:
         self.boxes, self.scores = as_boxes(self.boxes), as_scores(self.scores)
         self.labels = as_labels(self.labels, len(self.categories))
-        if self.masks is not None and not isinstance(self.masks, Masks):
-            self.masks = as_bitmaps(self.masks, self.image_size)
+        masks: object = self.masks  # an array, too
+        if masks is not None and not isinstance(masks, Masks):
+            self.masks = as_bitmaps(masks, self.image_size)
         lengths = {"boxes": len(self.boxes), "scores": len(self.scores), "labels": len(self.labels)}
         lengths |= {} if self.masks is None else {"masks": len(self.masks)}
         if len(set(lengths.values())) > 1:
