@@ -179,6 +179,7 @@ def score(model: Detector, task: str) -> float:
 DAPE = {"one_to_many_queries": 20}
 
 
+@pytest.mark.slow
 def test_dino_learns_instances_in_sixty_steps() -> None:
     assert score(trained("dino_lite0", "inst", 60), "inst") > 0.95
 

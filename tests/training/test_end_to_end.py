@@ -218,6 +218,7 @@ def test_damaged_images_are_skipped_and_counted_on_request(coco: Path, tmp_path:
     assert [row["step"] for row in rows if row["event"] == "train"] == list(range(1, 7))
 
 
+@pytest.mark.slow
 def test_it_learns(coco: Path, tmp_path: Path) -> None:
     """Twenty steps on six images reduce the loss clearly."""
     train(recipe(coco, tmp_path / "run", iterations=20, epochs=None, batch_size=6, evaluate_every=0))

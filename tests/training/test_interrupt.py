@@ -101,7 +101,10 @@ def signal_in_step(step: int, signum: int) -> Any:
     return mock.patch.object(Trainer, "forward_backward", forward_backward)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)],
+)
 def test_the_step_is_finished_and_saved(tmp_path: Path, uninterrupted: dict[str, Any], signum: int, code: int) -> None:
     recipe = make_recipe(tmp_path, **SETTINGS)
     handler = signal.getsignal(signal.SIGINT)

@@ -227,6 +227,7 @@ def test_evaluation_does_not_influence_the_training(tmp_path: Path) -> None:
     assert same_state(states[0]["model"], states[1]["model"]) == []
 
 
+@pytest.mark.slow
 def test_number_of_workers_changes_nothing(tmp_path: Path) -> None:
     states = []
     for workers in (0, 2):
