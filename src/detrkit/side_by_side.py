@@ -56,6 +56,7 @@ def in_a_copy(work: Callable[[], NDArray[np.float64]], *, most: int) -> Iterator
     import numpy as np
 
     space = np.frombuffer(mmap.mmap(-1, 8 * (most + 1)))  # which both processes see
+    reading, writing = os.pipe()
     copy = os.fork()
     if copy == 0:
         status = 1
@@ -63,17 +64,19 @@ def in_a_copy(work: Callable[[], NDArray[np.float64]], *, most: int) -> Iterator
             found = work()
             space[0] = found.size
             space[1 : found.size + 1] = found.ravel()
+            os.write(writing, b"1")  # its end takes the system some time
             status = 0
         finally:
             os._exit(status)  # whatever went wrong is left to the process itself, which says it
+    os.close(writing)
 
     def result() -> Numbers | None:
-        done = os.waitpid(copy, 0)[1] == 0
-        return space[1 : int(space[0]) + 1] if done else None
+        return space[1 : int(space[0]) + 1] if os.read(reading, 1) else None
 
     try:
         yield result
     finally:
+        os.close(reading)
         _end(copy)
 
 
@@ -82,5 +85,5 @@ def _end(copy: int) -> None:
     try:
         os.kill(copy, signal.SIGKILL)
         os.waitpid(copy, 0)
-    except (ProcessLookupError, ChildProcessError):  # its result was taken
+    except (ProcessLookupError, ChildProcessError):  # something else has waited for it
         return

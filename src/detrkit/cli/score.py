@@ -53,11 +53,12 @@ def coco_command(
     from detrkit.cli.console import reading_bar
     from detrkit.collection import without_collection
 
-    with reading_bar(gt, results), without_collection():
-        from detrkit.metrics import score_coco
+    with without_collection():
+        with reading_bar(gt, results):
+            from detrkit.metrics import score_coco
 
-        score = score_coco(gt, results, iou_type=iou.value, max_detections=max_detections)
-    _show(score, f"COCO {iou.value}: {results} against {gt}", as_json)
+            score = score_coco(gt, results, iou_type=iou.value, max_detections=max_detections)
+        _show(score, f"COCO {iou.value}: {results} against {gt}", as_json)
 
 
 @app.command("lvis")
@@ -72,11 +73,12 @@ def lvis_command(
     from detrkit.cli.console import reading_bar
     from detrkit.collection import without_collection
 
-    with reading_bar(gt, results), without_collection():
-        from detrkit.metrics import score_lvis
+    with without_collection():
+        with reading_bar(gt, results):
+            from detrkit.metrics import score_lvis
 
-        score = score_lvis(gt, results, iou_type=iou.value, max_detections=max_detections)
-    _show(score, f"LVIS {iou.value}: {results} against {gt}", as_json)
+            score = score_lvis(gt, results, iou_type=iou.value, max_detections=max_detections)
+        _show(score, f"LVIS {iou.value}: {results} against {gt}", as_json)
 
 
 @app.command("panoptic")

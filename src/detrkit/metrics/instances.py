@@ -249,4 +249,4 @@ def check_max_detections(max_detections: int) -> None:
 def mean_defined(values: FloatArray) -> float | None:
     """Mean over the defined entries; None if there are none."""
     defined = values[values > -1]
-    return float(defined.mean()) if defined.size else None
+    return float(np.add.reduce(defined) / defined.size) if defined.size else None
