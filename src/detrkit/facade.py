@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,11 @@ class Model:
         self._predictor: Predictor | None = None
         try:
             self.weights = find_checkpoint(name)
-        except CheckpointError:
-            if self.name not in PRESETS:
-                raise
+        except CheckpointError as error:
+            if self.name in PRESETS:
+                return
+            near = get_close_matches(self.name, PRESETS, n=1, cutoff=0.8)
+            raise CheckpointError(f"{error}; or a model: '{near[0]}'" if near else str(error)) from error
 
     def train(self, data: str | Path | None = None, recipe: Any = None, **overrides: Any) -> Model:
         """Train by :func:`detrkit.train`; returns this object with the best weights of the run.
@@ -116,7 +119,7 @@ class Model:
         """
         weights = self._weights()
         stem = self.name if self.name in PRESETS else weights.stem
-        target = Path(stem + SUFFIX_OF_FORMAT[format]) if out is None else out
+        target = Path(stem + SUFFIX_OF_FORMAT.get(format, "")) if out is None else out
         return export_model(weights, target, format=format, **options)
 
     def _weights(self) -> Path:
