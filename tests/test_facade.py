@@ -49,9 +49,7 @@ def test_a_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_names() -> None:
     assert detrkit.Model().weights is not None, "the embedded default"
-    with pytest.raises(
-        CheckpointError, match=r"no trained weights called 'dape_lite9'.*a model: 'dape_lite0'"
-    ):
+    with pytest.raises(CheckpointError, match=r"no trained weights called 'dape_lite9'.*a model: 'dape_lite0'"):
         detrkit.Model("dape_lite9")
     with pytest.raises(DataError, match="format 'tflite': give one of onnx"):
         detrkit.Model().export(format="tflite")
