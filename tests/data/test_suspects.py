@@ -155,6 +155,21 @@ def test_chances_follow_the_habits_of_the_annotators() -> None:
     assert labelled_chances([(record([]), found())])[0].shape == (0,)
 
 
+def test_where_nothing_is_labelled_there_is_no_habit() -> None:
+    """All rods of 40 images are without a label, cells have one: rods are missing as surely as they are found."""
+    generator = np.random.default_rng(1)
+    pairs = []
+    for number in range(40):
+        scores = generator.uniform(0.6, 0.9, 2)
+        pairs.append((record([(CELL, A)], image_id=number), found((CELL, A, scores[0]), (ROD, C, scores[1]))))
+    for (_, detections), chance in zip(pairs, labelled_chances(pairs), strict=True):
+        assert chance[1] == pytest.approx(detections.scores[1])
+        assert chance[0] > 0.9
+    ranked = ranked_suspects(pairs)
+    assert [(one.kind, one.label) for one in ranked] == [("missing", ROD)] * 40
+    assert ranked[-1].confidence >= 0.6
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_planted_mistakes_are_found_by_a_good_detector(seed: int) -> None:
     """Of 30 removed, 15 moved by half their size and 15 labels with another class, most stand in front."""
@@ -308,6 +323,9 @@ def test_the_command(
     kinds = ("corrected_{}.json", "ignore_{}.json", "cvat_{}.xml", "label_studio_{}.json")
     assert names == {"suspects.json", "sheets", *(kind.format(split) for kind in kinds for split in ("train", "val"))}
     assert [item.file_name for item in find_images([str(out / "sheets")])] == ["0001.jpg"]
+    assert run([*words, "--least", "1"]) == 0
+    assert json.loads((out / "suspects.json").read_text()) == []
+    assert not list((out / "sheets").iterdir()), "no pictures of suspects of an earlier call"
     assert run([*words[:3], "--out", str(out)]) == 2
     assert "needs --checkpoint CKPT, or --folds 5" in capsys.readouterr().err
     assert run([*words, "lr=0.1"]) == 2

@@ -202,6 +202,8 @@ def _draw(out: Path, sets: dict[str, DetectionDataset], suspects: Sequence[tuple
         words += f" -> {data.categories[seen].name}" if one.suggested_label is not None else ""
         pictures.append(draw_suspect(image, one))
         captions.append(f"{number}. {one.kind} {words} {one.confidence:.2f}")
+    for earlier in (out / "sheets").glob("[0-9][0-9][0-9][0-9].jpg"):
+        earlier.unlink()
     sheets = range(0, len(pictures), _ON_SHEET)
     for start in sheets:
         part = slice(start, start + _ON_SHEET)

@@ -9,7 +9,8 @@ with coefficients of its own for each class, of
     completely the rest of the image is labelled: log (1 + labelled) / (0.3 + not labelled), where other detections
     count by their own chance
 
-fitted twice: at first other detections count by their score.
+fitted twice: at first other detections count by their score. A class of which nothing that is found has a label shows
+no habit: its chance is the score.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def _chances(found: Sequence[tuple[ImageRecord, Detections]]) -> list[NDArray[np
     for _ in range(_PASSES):
         has, lacks = (_of_others(weight * part, image) for part in (labelled, ~labelled))
         weight = _fitted(np.column_stack((looks, np.log((1 + has) / (0.3 + lacks)))), classes, labelled)
+    weight = np.where(np.isin(classes, classes[labelled]), weight, scores)
     return np.split(weight, np.cumsum(counts)[:-1])
 
 
