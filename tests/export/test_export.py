@@ -6,22 +6,27 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
+from PIL import Image
 from torch import Tensor, nn
 
 import detrkit
 from detrkit.cli.main import run
-from detrkit.errors import CheckpointError
+from detrkit.data import load_dataset
+from detrkit.errors import CheckpointError, DataError
 from detrkit.export.export import export_model
 from detrkit.export.onnx_file import onnx_model, with_half_weights, write_onnx
 from detrkit.export.parity import Comparison, prove
+from detrkit.export.scores import score_of_finished
 from detrkit.models import Detector
 from detrkit.ops.ms_deform_attn import ms_deform_attn
 from detrkit.runtime.light_predictor import LightPredictor
+from detrkit.structures import Detections
 from detrkit.weights.artefact import open_artefact
 from tests.models.tester import add_noise_to_weights
 from tests.runtime.planted_files import planted_info, planted_onnx
@@ -177,6 +182,70 @@ def test_options_that_cannot_be_used(words: str, message: str, capsys: pytest.Ca
     error = capsys.readouterr().err
     assert message in error.replace("\n", " ")
     assert error.strip().count("detrkit: error:") == 1
+
+
+@pytest.fixture(scope="module")
+def blood_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package's images as a data set of three classes: 9 images for training, 3 for validation."""
+    folder = tmp_path_factory.mktemp("data") / "blood_cells"
+    assert run(["data", "fetch", "blood_cells", "--out", str(folder)]) == 0
+    return folder
+
+
+def test_post_processing_inside(blood_cells: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    model = _small("detr_r50", encoder_layers=1, decoder_layers=1)
+    result = export_model(model, path, format="onnx", size=(96, 96), with_postprocess=True, data=blood_cells)
+    assert result.parity is not None
+    assert result.parity.agrees
+    assert result.parity.metric == "AP"
+    assert result.parity.ap is not None
+    assert None not in result.parity.ap.values()
+    assert result.parity.ap["file"] == pytest.approx(result.parity.ap["checkpoint"], abs=1e-4)
+
+
+def test_the_score_of_a_file_with_post_processing_inside(blood_cells: Path) -> None:
+    dataset = load_dataset(blood_cells, split="val")
+
+    class Perfect:
+        """Gives the labelled objects, in the order of the images; ``moved``: of another class."""
+
+        def __init__(self, moved: int) -> None:
+            self.info, self.moved = planted_info(categories=None, config={"num_classes": 3}), moved
+            self.records = iter(dataset.records)
+
+        def predict_all(self, images: list[Image.Image], threshold: float) -> list[Detections]:
+            record = next(self.records)
+            labels = (record.labels + self.moved) % 3
+            scores = np.ones(len(labels), np.float32)
+            size = (record.height, record.width)
+            boxes = record.boxes.astype(np.float32)
+            return [
+                Detections(boxes=boxes, scores=scores, labels=labels, categories=dataset.categories, image_size=size)
+            ]
+
+    assert score_of_finished(Perfect(0), dataset) == pytest.approx(1.0)
+    assert score_of_finished(Perfect(1), dataset) == pytest.approx(0.0)
+
+
+def test_what_is_wrong_with_the_images_is_said_before_tracing(
+    blood_cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detrkit.export.export.trace", lambda *_, **__: pytest.fail("traced"))
+    empty, unlabelled, broken = (tmp_path / name for name in ("empty", "unlabelled", "broken"))
+    for folder in (empty, unlabelled, broken):
+        folder.mkdir()
+    (unlabelled / "a.jpg").write_bytes(next(IMAGES.glob("*.jpg")).read_bytes())
+    (broken / "a.jpg").write_bytes(b"none")
+    model = _small("detr_r50", encoder_layers=1, decoder_layers=1, num_classes=2)
+    for given, message in (
+        ({"images": empty}, "empty: no images"),
+        ({"images": broken}, "a.jpg: not an image"),
+        ({"data": unlabelled}, "unlabelled"),
+        ({"data": blood_cells}, "3 classes, but the model has 2"),
+    ):
+        with pytest.raises(DataError, match=message):
+            export_model(model, tmp_path / "model.onnx", format="onnx", size=(96, 96), **given)
 
 
 def test_an_exported_model_is_no_checkpoint(tmp_path: Path) -> None:

@@ -135,10 +135,8 @@ def _print_parity(console: Console, parity: Parity) -> None:
     if parity.ap is not None:
         before, after = parity.ap["checkpoint"], parity.ap["file"]
         if before is not None and after is not None:
-            console.print(
-                f"AP on {parity.data}: checkpoint {before:.4f}, file {after:.4f}, loss {before - after:+.4f}",
-                markup=False,
-            )
+            both = f"checkpoint {before:.4f}, file {after:.4f}, loss {before - after:+.4f}"
+            console.print(f"{parity.metric} on {parity.data}: {both}", markup=False)
 
 
 def _batch(text: str) -> int | None:

@@ -10,7 +10,7 @@ from detrkit.inference.tasks import Answer
 from detrkit.models import Detector
 from detrkit.structures import Categories, Category, Detections
 
-__all__ = ["ClassMap", "match_classes"]
+__all__ = ["ClassMap", "class_map", "match_classes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,12 @@ class ClassMap:
 
 
 def match_classes(model: Detector, dataset: DetectionDataset) -> ClassMap:
-    """Match classes by id and name, else by name only.
+    """Match the classes of a model with those of a data set; see :func:`class_map`."""
+    return class_map(model.categories, model.config.architecture.num_classes, dataset)
+
+
+def class_map(own: Categories | None, count: int, dataset: DetectionDataset) -> ClassMap:
+    """Match ``count`` classes, of these categories where they are known, by id and name, else by name only.
 
     For a model without class names, label k is the k-th class of the data set. If the model has more labels than the
     data set has classes, label k is the class with id k (official COCO models).
@@ -43,9 +48,9 @@ def match_classes(model: Detector, dataset: DetectionDataset) -> ClassMap:
     Raises:
         DataError: the data set has boxes of a class that the model does not have.
     """
-    data, count = dataset.categories, model.config.architecture.num_classes
-    if model.categories is not None:
-        return _by_name(model.categories, dataset)
+    data = dataset.categories
+    if own is not None:
+        return _by_name(own, dataset)
     if count == len(data):
         return ClassMap(model=data, data=data, labels=tuple(range(count)))
     if any(not 0 <= category_id < count for category_id in data.ids):

@@ -19,10 +19,11 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+from detrkit.data import DetectionDataset, load_dataset
 from detrkit.data.images import read_image
 from detrkit.data.records import ImageRecord
-from detrkit.evaluation.evaluate import evaluate
 from detrkit.export.example_images import example_images
+from detrkit.export.scores import score_of, score_of_finished
 from detrkit.inference.answers import Frame, answer
 from detrkit.inference.preprocess import eval_transform
 from detrkit.runtime.engines import usable_cores
@@ -31,6 +32,7 @@ from detrkit.runtime.light_predictor import LightPredictor
 from detrkit.structures import pad_images
 from detrkit.structures.thresholds import DEFAULT_THRESHOLD
 from detrkit.weights import open_checkpoint
+from detrkit.weights.artefact import open_artefact
 from detrkit.weights.find import find_checkpoint
 
 __all__ = ["BenchRow", "bench"]
@@ -55,7 +57,7 @@ class BenchRow:
         megabytes: on the disk.
         parameters: millions of numbers that a checkpoint's network has; None for exported models, as gflops.
         gflops: billions of floating-point operations for the first image, a multiplication with an addition as two.
-        ap: AP on the data; None without data, or where the post-processing is in the file.
+        ap: AP (PQ, mIoU) on the data; None without data.
         pre, model, post: from the decoded picture to the input, through the network, and to detections.
         images_per_second: of the three together.
         peak_megabytes: largest memory of a process that only loads it and predicts; None if that failed.
@@ -165,6 +167,7 @@ def bench(
     rows = [_row(path) for path in found]
     with _torch_threads(threads):
         runners = [_Artefact(path, threads) if is_artefact(path) else _Checkpoint(path) for path in found]
+        sets = {task: load_dataset(data, split="val", task=task) for task in {*map(_task, runners)}} if data else {}
         times = [_Times() for _ in runners]
         for number in range(rounds + 1):
             say(f"round {number} of {rounds}" if number else "warming up")
@@ -183,10 +186,9 @@ def bench(
         if memory:
             say(f"memory of {row.file}")
             row.peak_megabytes = _peak(path, files[:3], threads)
-        if data is not None and not (info is not None and info.with_postprocess):
+        if data is not None:
             say(f"AP of {row.file}")
-            value = evaluate(path, data)["metrics"]["AP"]
-            row.ap = float(value) if isinstance(value, int | float) else None
+            row.ap = _score(runner, path, sets[_task(runner)])
     return {
         "hardware": _hardware(),
         "threads": threads,
@@ -194,6 +196,21 @@ def bench(
         "rounds": rounds,
         "rows": [asdict(row) for row in rows],
     }
+
+
+def _task(runner: _Checkpoint | _Artefact) -> str:
+    """What is scored: the model's own task, or the boxes of a file with its post-processing inside."""
+    if isinstance(runner, _Checkpoint):
+        return runner.model.config.architecture.task
+    return "det" if runner.predictor.info.with_postprocess else runner.predictor.info.task
+
+
+def _score(runner: _Checkpoint | _Artefact, path: Path, dataset: DetectionDataset) -> float | None:
+    if isinstance(runner, _Checkpoint):
+        return score_of(runner.model, dataset)
+    if runner.predictor.info.with_postprocess:
+        return score_of_finished(runner.predictor, dataset)
+    return score_of(open_artefact(path), dataset)
 
 
 def _row(path: Path) -> BenchRow:

@@ -16,24 +16,27 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from detrkit import __version__
+from detrkit.data import DetectionDataset, load_dataset
 from detrkit.data.images import read_image
 from detrkit.data.records import ImageRecord
 from detrkit.errors import CheckpointError, DataError, RunError
-from detrkit.evaluation.evaluate import evaluate
 from detrkit.export.example_images import example_images
 from detrkit.export.onnx_file import OPSETS, onnx_model, with_half_weights, write_onnx
 from detrkit.export.openvino_files import Batch, openvino_model, quantized, write_openvino
 from detrkit.export.parity import Comparison, Parity, prove, prove_finished
 from detrkit.export.program import LEAST_SIDE, output_names, trace
+from detrkit.export.scores import score_of, score_of_finished
 from detrkit.files import replacing, write_json
 from detrkit.inference.modes import in_single_precision
 from detrkit.inference.preprocess import eval_transform
 from detrkit.losses.classes import build_classes
+from detrkit.metrics import metric_for
 from detrkit.models.config import Architecture, DetectorConfig
 from detrkit.models.detector import Detector
 from detrkit.nn.lora import merge_low_rank
 from detrkit.runtime.engines import open_engine
 from detrkit.runtime.info import METADATA_KEY, SUFFIX_OF_FORMAT, ArtefactInfo, Preprocess, Rules, is_artefact
+from detrkit.runtime.light_predictor import LightPredictor
 from detrkit.runtime.prepare import on_canvas
 from detrkit.weights import open_checkpoint
 from detrkit.weights.artefact import open_artefact
@@ -89,7 +92,7 @@ def export_model(
         size: (height, width) of the canvas; None: any.
         with_postprocess: normalisation, top-k and NMS inside the file.
         images: folder of images for the proof and for int8; None: those of ``data``, else the embedded blood smears.
-        data: data set whose validation images give the AP of checkpoint and file.
+        data: data set whose validation images give the AP (PQ, mIoU) of checkpoint and file.
         opset: of ONNX.
         licence: licence of the weights, for the metadata; None: what the checkpoint says.
         proof: run the proof.
@@ -118,10 +121,17 @@ def export_model(
         near = " ".join(str(-(-side // divisor) * divisor) for side in size)
         raise DataError(f"--size {size[0]} {size[1]}: this model needs multiples of {divisor}, for example {near}")
     info = _info(model, path, precision, batch, size, with_postprocess=with_postprocess, licence=licence)
-    say(f"tracing {info.name}")
-    program = trace(model, batch=batch, size=size, with_postprocess=with_postprocess)
+    # first what may be wrong with the user's images: tracing takes minutes
     pictures = example_images(images, data) if proof or precision == "int8" else []
     transformed = list(_prepared(model, pictures[:_CALIBRATION_IMAGES], info))
+    validation, before = None, None
+    if data is not None and proof:
+        task = "det" if with_postprocess else model.config.architecture.task
+        validation = load_dataset(data, split="val", task=task)
+        say(f"scoring the checkpoint on {validation.name}")
+        before = score_of(model, validation)
+    say(f"tracing {info.name}")
+    program = trace(model, batch=batch, size=size, with_postprocess=with_postprocess)
     say(f"writing {out}")
     _write(program, out, info, format, model=model, images=transformed, opset=opset)
     if not proof:
@@ -130,21 +140,22 @@ def export_model(
     parity = Parity(file=out.name, format=format, precision=precision)
     batches = (1, 3) if batch is None else (batch,)
     compare: Callable[..., list[Comparison]]
+    score: Callable[[DetectionDataset], float | None]
     if with_postprocess:
-        exported = None
-        compare = partial(prove_finished, model, open_engine(out))
+        engine = open_engine(out)
+        compare = partial(prove_finished, model, engine)
+        score = partial(score_of_finished, LightPredictor(out, engine=engine))
     else:
         exported = open_artefact(out)
-        compare = partial(prove, model, exported)
+        compare, score = partial(prove, model, exported), partial(score_of, exported)
     parity.comparisons += compare(transformed[:_PROOF_IMAGES], batches=batches)
     if size is None:
         other = list(_prepared(model, pictures[:_PROOF_IMAGES], info, scale=0.7))
         parity.comparisons += compare(other, batches=batches[-1:])
-    if data is not None and exported is not None:
-        scores = {name: evaluate(one, data) for name, one in (("checkpoint", model), ("file", exported))}
-        ap = {name: score["metrics"]["AP"] for name, score in scores.items()}
-        parity.ap = {name: float(value) if isinstance(value, int | float) else None for name, value in ap.items()}
-        parity.data = Path(data).name
+    if validation is not None and data is not None:
+        say(f"scoring the file on {validation.name}")
+        parity.metric, parity.data = metric_for(validation).primary, Path(data).name
+        parity.ap = {"checkpoint": before, "file": score(validation)}
     write_json(out.parent / "parity.json", parity.to_json(), force=True)
     return ExportResult(out, info, parity)
 

@@ -78,6 +78,8 @@ class Parity:
     comparisons: list[Comparison] = field(default_factory=list)
     ap: dict[str, float | None] | None = None
     """``{"checkpoint": AP, "file": AP}`` on ``data``."""
+    metric: str = "AP"
+    """What ``ap`` is where the data are of another protocol: "PQ" or "mIoU"."""
     data: str | None = None
 
     @property
