@@ -102,7 +102,12 @@ def test_a_file_with_post_processing_inside_is_refused(
 
 def test_bad_files_are_one_line(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty.onnx").write_bytes(b"")
-    for name, message in (("empty.onnx", "may be truncated"), ("gone.onnx", "no such checkpoint file")):
+    (tmp_path / "damaged.pt2").write_bytes(b"PK no archive")
+    for name, message in (
+        ("empty.onnx", "may be truncated"),
+        ("damaged.pt2", "may be truncated"),
+        ("gone.onnx", "no such checkpoint file"),
+    ):
         assert run(["predict", str(images), "--model", str(tmp_path / name), "--out", str(tmp_path / "out")]) == 2
         error = capfd.readouterr().err
         assert name in error

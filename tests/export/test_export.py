@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import pytest
 import torch
 from onnx import numpy_helper
@@ -19,11 +20,14 @@ import detrkit
 from detrkit.cli.main import run
 from detrkit.data import load_dataset
 from detrkit.errors import CheckpointError, DataError
+from detrkit.evaluation.finished import evaluate_finished
 from detrkit.export.export import export_model
 from detrkit.export.onnx_file import onnx_model, with_half_weights, write_onnx
+from detrkit.export.openvino_files import openvino_model
 from detrkit.export.parity import Comparison, prove
-from detrkit.export.scores import score_of_finished
 from detrkit.models import Detector
+from detrkit.nn.salience.encoder import SalienceFilter
+from detrkit.nn.tokens import Tokens
 from detrkit.ops.ms_deform_attn import ms_deform_attn
 from detrkit.runtime.light_predictor import LightPredictor
 from detrkit.structures import Detections
@@ -52,6 +56,41 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Detector, Path]:
     assert result.parity is not None
     assert result.parity.agrees
     return model, path
+
+
+class _Filter(nn.Module):
+    """The salience filter alone: scores (B, 64) and valid cells (B, 3, 2) -> the tokens that the last layer keeps."""
+
+    shapes = ((6, 8), (3, 4), (2, 2))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filter = SalienceFilter(levels=(0.4, 0.8, 1.0), layers=(1.0, 0.6), mask_padding=True)
+
+    def forward(self, scores: Tensor, cells: Tensor) -> Tensor:
+        masks = []
+        for level, (height, width) in enumerate(self.shapes):
+            columns, rows = (cells[:, level, axis, None, None] for axis in (0, 1))
+            inside = (torch.arange(width) < columns) & (torch.arange(height)[:, None] < rows)
+            masks.append(~inside.flatten(1))
+        empty = scores[..., None]
+        focus = self.filter(scores, Tokens(empty, empty, torch.cat(masks, 1), self.shapes, cells))[-1]
+        return torch.zeros_like(scores).scatter(1, focus.index, focus.kept.float())
+
+
+def test_openvino_filters_each_image_by_its_own_size() -> None:
+    """It fused a product over two numbers with the one that followed, and took the ratios of other levels."""
+    scores = torch.rand(3, 64, generator=torch.Generator().manual_seed(0))
+    cells = torch.tensor([[[8, 6], [4, 3], [2, 2]], [[4, 6], [2, 3], [1, 2]], [[8, 3], [4, 2], [2, 1]]]).float()
+    batch = {0: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(_Filter(), (scores, cells), dynamic_shapes=(batch, batch), strict=False)
+    proto = onnx_model(program, ["kept"])
+    names = [value.name for value in proto.graph.input]
+    compiled = openvino.Core().compile_model(openvino_model(proto), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = compiled(dict(zip(names, (scores.numpy(), cells.numpy()), strict=True)))[0]
+    wanted = _Filter()(scores, cells)
+    assert wanted.sum(1).tolist() == [19, 9, 10]
+    assert found.tolist() == wanted.tolist()
 
 
 @pytest.mark.xdist_group("export")
@@ -224,8 +263,8 @@ def test_the_score_of_a_file_with_post_processing_inside(blood_cells: Path) -> N
                 Detections(boxes=boxes, scores=scores, labels=labels, categories=dataset.categories, image_size=size)
             ]
 
-    assert score_of_finished(Perfect(0), dataset) == pytest.approx(1.0)
-    assert score_of_finished(Perfect(1), dataset) == pytest.approx(0.0)
+    assert evaluate_finished(Perfect(0), dataset).value == pytest.approx(1.0)
+    assert evaluate_finished(Perfect(1), dataset).value == pytest.approx(0.0)
 
 
 def test_what_is_wrong_with_the_images_is_said_before_tracing(

@@ -22,8 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from detrkit.data import DetectionDataset, load_dataset
 from detrkit.data.images import read_image
 from detrkit.data.records import ImageRecord
+from detrkit.evaluation.finished import evaluate_finished
+from detrkit.evaluation.loop import evaluate_model
 from detrkit.export.example_images import example_images
-from detrkit.export.scores import score_of, score_of_finished
 from detrkit.inference.answers import Frame, answer
 from detrkit.inference.preprocess import eval_transform
 from detrkit.runtime.engines import usable_cores
@@ -207,10 +208,10 @@ def _task(runner: _Checkpoint | _Artefact) -> str:
 
 def _score(runner: _Checkpoint | _Artefact, path: Path, dataset: DetectionDataset) -> float | None:
     if isinstance(runner, _Checkpoint):
-        return score_of(runner.model, dataset)
+        return evaluate_model(runner.model, dataset).value
     if runner.predictor.info.with_postprocess:
-        return score_of_finished(runner.predictor, dataset)
-    return score_of(open_artefact(path), dataset)
+        return evaluate_finished(runner.predictor, dataset).value
+    return evaluate_model(open_artefact(path), dataset).value
 
 
 def _row(path: Path) -> BenchRow:

@@ -16,21 +16,21 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from detrkit import __version__
-from detrkit.data import DetectionDataset, load_dataset
+from detrkit.data import load_dataset
 from detrkit.data.images import read_image
 from detrkit.data.records import ImageRecord
 from detrkit.errors import CheckpointError, DataError, RunError
+from detrkit.evaluation.finished import evaluate_finished
+from detrkit.evaluation.loop import evaluate_model
 from detrkit.export.example_images import example_images
 from detrkit.export.onnx_file import OPSETS, onnx_model, with_half_weights, write_onnx
 from detrkit.export.openvino_files import Batch, openvino_model, quantized, write_openvino
 from detrkit.export.parity import Comparison, Parity, prove, prove_finished
 from detrkit.export.program import LEAST_SIDE, output_names, trace
-from detrkit.export.scores import score_of, score_of_finished
 from detrkit.files import replacing, write_json
 from detrkit.inference.modes import in_single_precision
 from detrkit.inference.preprocess import eval_transform
 from detrkit.losses.classes import build_classes
-from detrkit.metrics import metric_for
 from detrkit.models.config import Architecture, DetectorConfig
 from detrkit.models.detector import Detector
 from detrkit.nn.lora import merge_low_rank
@@ -129,7 +129,7 @@ def export_model(
         task = "det" if with_postprocess else model.config.architecture.task
         validation = load_dataset(data, split="val", task=task)
         say(f"scoring the checkpoint on {validation.name}")
-        before = score_of(model, validation)
+        before = evaluate_model(model, validation)
     say(f"tracing {info.name}")
     program = trace(model, batch=batch, size=size, with_postprocess=with_postprocess)
     say(f"writing {out}")
@@ -140,22 +140,21 @@ def export_model(
     parity = Parity(file=out.name, format=format, precision=precision)
     batches = (1, 3) if batch is None else (batch,)
     compare: Callable[..., list[Comparison]]
-    score: Callable[[DetectionDataset], float | None]
     if with_postprocess:
         engine = open_engine(out)
         compare = partial(prove_finished, model, engine)
-        score = partial(score_of_finished, LightPredictor(out, engine=engine))
+        score = partial(evaluate_finished, LightPredictor(out, engine=engine))
     else:
         exported = open_artefact(out)
-        compare, score = partial(prove, model, exported), partial(score_of, exported)
+        compare, score = partial(prove, model, exported), partial(evaluate_model, exported)
     parity.comparisons += compare(transformed[:_PROOF_IMAGES], batches=batches)
     if size is None:
         other = list(_prepared(model, pictures[:_PROOF_IMAGES], info, scale=0.7))
         parity.comparisons += compare(other, batches=batches[-1:])
-    if validation is not None and data is not None:
+    if validation is not None and before is not None and data is not None:
         say(f"scoring the file on {validation.name}")
-        parity.metric, parity.data = metric_for(validation).primary, Path(data).name
-        parity.ap = {"checkpoint": before, "file": score(validation)}
+        parity.metric, parity.data = before.primary, Path(data).name
+        parity.ap = {"checkpoint": before.value, "file": score(validation).value}
     write_json(out.parent / "parity.json", parity.to_json(), force=True)
     return ExportResult(out, info, parity)
 

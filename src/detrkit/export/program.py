@@ -7,6 +7,8 @@ ours.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -135,7 +137,8 @@ def trace(
     }
     module = Finished(model) if with_postprocess else RawOutputs(model)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torchvision's, of its own code
             return torch.export.export(module.eval(), (images, mask), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # the exporter has many types
         hint = "" if batch is not None and size is not None else "; with --batch 1 and --size H W it may be"

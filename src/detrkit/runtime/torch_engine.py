@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,8 @@ class TorchEngine:
     def __init__(self, path: Path, *, threads: int) -> None:
         extra = {METADATA_KEY: ""}
         try:
-            program = torch.export.load(path, extra_files=extra)
+            with _without_warnings():
+                program = torch.export.load(path, extra_files=extra)
         except Exception as error:  # zipfile, pickle and its own types
             raise refused(path, "torch.export", error) from error
         self.info = ArtefactInfo.from_json(extra[METADATA_KEY], path)
@@ -39,3 +43,15 @@ class TorchEngine:
         except Exception as error:  # guards of the program raise several types
             raise failed(self._path, "torch.export", images.shape, error) from error
         return {name: value.numpy() for name, value in zip(self._names, found, strict=False)}
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Without the traceback that torch logs of a damaged file before its error."""
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -69,7 +69,9 @@ class SalienceFilter(nn.Module):
     @torch.no_grad()
     def forward(self, salience: Tensor, tokens: Tokens) -> list[Focus]:
         """salience (B, S) -> the tokens in focus, per layer."""
-        per_image = (tokens.valid_cells.prod(-1) * self.level_filter_ratio).long().clamp(min=1)
+        # not prod(-1): OpenVINO fuses it with the product that follows and takes the ratios of the wrong level
+        columns, rows = tokens.valid_cells.unbind(-1)
+        per_image = (columns * rows * self.level_filter_ratio).long().clamp(min=1)
         largest = per_image.amax(0)
         limits = per_image if self.mask_padding else largest.expand_as(per_image)
         sizes, start, best, index = tokens.sizes, 0, [], []

@@ -1,28 +1,22 @@
-"""The number that the protocol of a data set is about (AP, PQ, mIoU), of models in memory and of files."""
+"""Evaluation of an exported model with its post-processing inside, which gives objects and no raw outputs."""
 
 from __future__ import annotations
 
 from detrkit.data import DetectionDataset
 from detrkit.errors import CheckpointError
 from detrkit.evaluation.class_ids import class_map
-from detrkit.evaluation.loop import evaluate_model
-from detrkit.metrics import metric_for
-from detrkit.models.detector import Detector
+from detrkit.metrics import Score, metric_for
 from detrkit.runtime.light_predictor import LightPredictor
 
-__all__ = ["score_of", "score_of_finished"]
+__all__ = ["evaluate_finished"]
 
 
-def score_of(model: Detector, dataset: DetectionDataset) -> float | None:
-    """Score a checkpoint or an exported model; None: the number is not defined on these images."""
-    return evaluate_model(model, dataset).value
-
-
-def score_of_finished(predictor: LightPredictor, dataset: DetectionDataset) -> float | None:
-    """Score a file with its post-processing inside, by boxes; ``dataset`` is of task "det".
+def evaluate_finished(predictor: LightPredictor, dataset: DetectionDataset) -> Score:
+    """Score a file by its boxes; the data set is of task "det".
 
     Raises:
         CheckpointError: the file does not say how many classes it has.
+        DataError: an image cannot be read, or the data set has classes that the model does not have.
     """
     number = predictor.info.config.get("num_classes")
     if not isinstance(number, int):
@@ -31,4 +25,4 @@ def score_of_finished(predictor: LightPredictor, dataset: DetectionDataset) -> f
     for index, record in enumerate(dataset.records):
         (found,) = predictor.predict_all([dataset.read_image(index)], 0.0)
         metric.update(record.image_id, classes.in_data(found, image_id=record.image_id))
-    return metric.compute().value
+    return metric.compute()
