@@ -19,11 +19,13 @@ from detrkit.cli.main import run as command
 from detrkit.metrics import score_coco
 from detrkit.report.page_tables import ERRORS
 from detrkit.report.run_folder import open_run, with_kept_detections
+from detrkit.structures import Categories
 from tests.cli.test_first_touch import HEAVY, PROGRAM
 from tests.cli.test_main import SOURCE
 from tests.report.runs import write_run
 from tests.report.sets import simulated
 from tests.report.test_analysis import judged
+from tests.runtime.planted_files import planted_info, planted_onnx
 
 NASTY = "<b>red & \"raw\"</b> '{{ 7 * 7 }}'"
 
@@ -73,6 +75,18 @@ def read(text: str) -> Cells:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("report"))
+
+
+def test_the_detections_of_an_exported_model(run: Path, tmp_path: Path) -> None:
+    truth, _ = simulated(seed=0, images=20)
+    rows = [{**row, "isthing": 1} for row in truth["categories"]]
+    model = planted_onnx(tmp_path / "model.onnx", planted_info(categories=Categories.from_json(rows)))
+    page = tmp_path / "exported.html"
+    assert command(["report", str(run), "--checkpoint", str(model), "--out", str(page), "--device", "cpu"]) == 0
+    assert page.read_text(encoding="utf-8") != page_of(run)
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"none")
+    assert command(["report", str(run), "--checkpoint", str(broken), "--out", str(page)]) == 2
 
 
 def test_the_numbers_are_those_of_score_and_of_hotcoco(run: Path) -> None:

@@ -27,6 +27,14 @@ def report_command(
             "--data", metavar="DIR", help="Evaluate the best weights on these data; default: those of the run."
         ),
     ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="CKPT",
+            help="Evaluate this checkpoint or exported model, not the best weights.",
+        ),
+    ] = None,
     device: Annotated[
         str, typer.Option("--device", help="For an evaluation: auto, cpu, cuda, cuda:1 or mps.")
     ] = "auto",
@@ -35,7 +43,8 @@ def report_command(
 
     Curves, AP of every class with its interval, precision and recall, confusion, calibration, what kinds of errors
     cost, the worst images, the commands to go on, and what to do next, each with the number behind it. The detections
-    of the best evaluation are read from the run folder; where it has none, or with --data, they are made anew.
+    of the best evaluation are read from the run folder; where it has none, or with --data or --checkpoint, they are
+    made anew.
     """
     from detrkit.cli.console import stderr, stdout
     from detrkit.report.page import write_report
@@ -44,11 +53,12 @@ def report_command(
     if data is not None and not data.exists():
         raise DataError(f"{data}: no such data folder")
     opened = open_run(run)
-    found = with_kept_detections(opened) if data is None else None
-    if found is None and opened.maps is not None and data is None:
+    anew = data is not None or checkpoint is not None
+    found = None if anew else with_kept_detections(opened)
+    if found is None and opened.maps is not None and not anew:
         found = opened  # scores of maps are kept
     if found is None:
-        found = _evaluated(opened, data, device)
+        found = _evaluated(opened, data, checkpoint, device)
     target = write_report(found, out)
     console = stdout()
     console.soft_wrap = True
@@ -57,8 +67,9 @@ def report_command(
     console.print(str(target), markup=False)
 
 
-def _evaluated(run: RunRecord, data: Path | None, device: str) -> RunRecord:
-    """The run with detections that its best weights make now; without any where it has no weights or no such images."""
+def _evaluated(run: RunRecord, data: Path | None, checkpoint: str | None, device: str) -> RunRecord:
+    """The run with detections that its best weights, or a checkpoint, make now; without any where it has no weights or
+    no such images."""
     from detrkit.cli.console import progress_bar
     from detrkit.config import load_recipe
     from detrkit.evaluation.split_detections import detect_split
@@ -68,7 +79,8 @@ def _evaluated(run: RunRecord, data: Path | None, device: str) -> RunRecord:
 
     recipe = load_recipe(run.folder, {} if data is None else {"data.root": str(data)})
     with progress_bar("evaluating") as bar:
-        found = detect_split(find_checkpoint(run.folder), recipe, device=device, progress=bar.update)
+        weights = find_checkpoint(checkpoint or run.folder)
+        found = detect_split(weights, recipe, device=device, progress=bar.update)
     if found.score is not None and found.score.pixels is not None:
         return replace(run, maps=MapScores(score=found.score, columns=found.metric.class_columns))
     return with_detections(run, found.metric, found.data, found.rows, image_ids=found.image_ids)

@@ -12,9 +12,11 @@ from detrkit.devices import resolve_device
 from detrkit.evaluation.loop import Progress, predict_dataset
 from detrkit.metrics import Metric, Score, metric_for
 from detrkit.metrics.instances import InstanceMetric
+from detrkit.runtime.info import is_artefact
 from detrkit.structures import Detections
 from detrkit.structures.detections import ResultRow
 from detrkit.weights import load
+from detrkit.weights.artefact import open_artefact
 
 __all__ = ["SplitDetections", "detect_split"]
 
@@ -34,12 +36,13 @@ class SplitDetections:
 def detect_split(
     checkpoint: Path, recipe: Recipe, *, device: str = "auto", progress: Progress | None = None
 ) -> SplitDetections:
-    """Detect objects in the validation images of a recipe.
+    """Detect objects in the validation images of a recipe, with our checkpoint or an exported model.
 
     Raises:
         DataError, CheckpointError: the images or the checkpoint cannot be used.
     """
-    model = load(checkpoint).to(resolve_device(device))
+    opened = open_artefact(checkpoint) if is_artefact(checkpoint) else load(checkpoint)
+    model = opened.to(resolve_device(device))
     files = recipe.data.val
     data = load_dataset(
         recipe.data.root,
