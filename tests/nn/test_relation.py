@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from detrkit.nn.position import SinePosition, sine_boxes, sine_embedding
 from detrkit.nn.relation import PositionRelation, box_relation
@@ -31,6 +32,16 @@ def test_relation_and_its_gradients(case: Case) -> None:
         expected = case.tensors[f"grad.{name.replace('proj', 'proj.0')}"]
         # sums of 442 products of features, each within the tolerance: in proportion to the largest sum
         case.match(f"grad.{name}", parameter.grad, expected, atol=case.tolerance() * float(expected.abs().max()))
+
+
+def test_a_traced_relation_takes_batches_of_any_size() -> None:
+    relation, boxes = PositionRelation(num_heads=2), torch.rand(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    batch = {0: torch.export.Dim("batch", max=9)}
+    program = torch.export.export(relation, (boxes[:2], boxes[:2]), dynamic_shapes=(batch, batch)).module()
+    for images in (1, 3):
+        found = program(boxes[:images], boxes[:images])
+        assert found.shape == (images, 2, 5, 5)
+        torch.testing.assert_close(found, relation(boxes[:images], boxes[:images]))
 
 
 def test_sine_embeddings(case: Case) -> None:

@@ -63,7 +63,9 @@ class PositionRelation(nn.Module):
             angles = (relation.flatten(2)[:, :, None] / divisors[:, None]).flatten(1, 2)
             sine, cosine = angles.sin().to(dtype), angles.cos().to(dtype)
         assert self.pos_proj.bias is not None
-        sines, cosines = self.pos_proj.weight.flatten(1).unflatten(1, (-1, 2)).expand(len(sine), -1, -1, -1).unbind(3)
+        sines, cosines = (
+            self.pos_proj.weight.flatten(1).unflatten(1, (-1, 2)).expand(sine.shape[0], -1, -1, -1).unbind(3)
+        )
         mapped = torch.baddbmm(torch.baddbmm(self.pos_proj.bias[:, None], sines, sine), cosines, cosine)
         return torch.relu(mapped).unflatten(2, relation.shape[2:])
 
