@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.collection import without_collection
-from detrkit.data.uniform_rows import UniformRows, uniform_rows
+from detrkit.data.uniform_rows import SPACE, UniformRows, uniform_rows
 from detrkit.errors import DataError
 from detrkit.files import beginning, check_regular
 
@@ -34,7 +34,6 @@ _ENDS_TRIED = 8
 """Closing braces tried as the end of a slice; an RLE in a row has one of its own."""
 _ROWS = 20_000
 """Rows at a time of a list that is in memory."""
-_SPACE = b" \t\r\n"
 _NOTHING = "no rows: they stand elsewhere"
 
 _tell: ContextVar[Callable[[int, int], object] | None] = ContextVar("progress of reading", default=None)
@@ -249,7 +248,7 @@ def _slices(data: bytes, start: int, *, whole: bool = True) -> Iterator[tuple[in
         _NotCutError: it is no list of objects, is empty, or goes on in a way that is not seen.
     """
     while start < len(data):
-        if data[start] in _SPACE:
+        if data[start] in SPACE:
             start += 1
             continue
         near = -1 if whole or len(data) - start > _SLICE else data.rfind(b"}", start)

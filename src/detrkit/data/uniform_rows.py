@@ -15,12 +15,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EXACT", "UniformRows", "uniform_rows"]
+__all__ = ["EXACT", "SPACE", "UniformRows", "uniform_rows"]
 
 _EXPONENT = b"\1"
 """Stands for the e of an exponent, which is a letter of keys too; JSON has no such byte."""
 _NUMBER = b"0123456789.-" + _EXPONENT
-_SPACE = b" \t\r\n"
+SPACE = b" \t\r\n"
+"""White space of JSON."""
 _LISTED = bytes(code if code in _NUMBER + b"," else ord(" ") for code in range(256))
 _INSIDE, _BEFORE, _BEHIND = 1, 2, 4
 """Bits of a sign: belongs to a number; stands before numbers, behind them."""
@@ -75,7 +76,7 @@ def uniform_rows(text: bytes) -> UniformRows | None:
     """
     import orjson
 
-    text = text.lstrip(_SPACE)
+    text = text.lstrip(SPACE)
     length = text.find(b"}") + 1
     try:
         places, first = _layout(orjson.loads(text[:length]))
@@ -106,7 +107,7 @@ def _values(text: bytes, length: int, width: int) -> list[int | float] | None:
     frame, frames = row.translate(None, _NUMBER), text.translate(None, _NUMBER)
     separator = frames[len(frame) : frames.find(frame, len(frame))]
     count = 1 + (len(frames) - len(frame)) // (len(frame) + len(separator))
-    if frames != separator.join([frame] * count) or (count > 1 and separator.strip(_SPACE) != b","):
+    if frames != separator.join([frame] * count) or (count > 1 and separator.strip(SPACE) != b","):
         return None
     signs = _signs(row)
     around = np.frombuffer((frame + separator + frame).translate(signs), np.uint8)

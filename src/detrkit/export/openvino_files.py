@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detrkit.errors import DetrkitError, RunError
 from detrkit.files import replacing
+from detrkit.runtime.engines import logging_from
 from detrkit.runtime.info import METADATA_KEY, ArtefactInfo
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def quantized(model: Any, batches: Sequence[Batch]) -> Any:
     except ModuleNotFoundError as error:
         raise DetrkitError("int8 needs nncf: pip install 'detrkit[export]'") from error
     inputs = [{"images": images, "padding_mask": mask} for images, mask in batches]
-    with _only_errors("nncf"):
+    with logging_from(logging.ERROR, "nncf"):
         return nncf.quantize(
             model, nncf.Dataset(inputs), subset_size=len(inputs), model_type=nncf.ModelType.TRANSFORMER
         )
@@ -80,14 +80,3 @@ def write_openvino(model: Any, path: Path, info: ArtefactInfo) -> None:
                 xml.with_suffix(".bin").unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-@contextlib.contextmanager
-def _only_errors(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -64,24 +64,26 @@ def reading_ahead(source: object, *, iou_type: str, others: object = None) -> It
     others: a file that is read in the same time.
     """
     path = Path(source) if isinstance(source, str | Path) else None
-    if path is None or iou_type == "segm" or _predictions_beside(path) is not None:
-        yield RowsAhead(seam=0, numbers=lambda: None)
-        return
     size = Path(others).stat().st_size if isinstance(others, str | Path) and Path(others).is_file() else 0
-    seam = seam_of_list(path, size)
-
-    def rows() -> NDArray[np.float64]:
-        with telling_progress(lambda *_: None):
-            found = _identities(_list_rows(path, start=seam))
-        if found is None:
-            raise _UncutError
-        return found
-
-    if not seam:
+    alone = path is None or iou_type == "segm" or _predictions_beside(path) is not None
+    if path is None or alone or not (seam := seam_of_list(path, size)):
         yield RowsAhead(seam=0, numbers=lambda: None)
         return
-    with in_a_copy(rows, most=path.stat().st_size // _LEAST_BYTES) as numbers:
+    with in_a_copy(partial(_numbers_from, path, seam), most=path.stat().st_size // _LEAST_BYTES) as numbers:
         yield RowsAhead(seam=seam, numbers=numbers)
+
+
+def _numbers_from(path: Path, start: int) -> NDArray[np.float64]:
+    """The numbers of the rows from a byte on, with the ids of the file; without progress, which the other reader tells.
+
+    Raises:
+        _UncutError: they cannot be read so.
+    """
+    with telling_progress(lambda *_: None):
+        found = _identities(_list_rows(path, start=start))
+    if found is None:
+        raise _UncutError
+    return found
 
 
 def read_results(source: object, truth: GroundTruth, *, iou_type: str, ahead: RowsAhead | None = None) -> ObjectTable:

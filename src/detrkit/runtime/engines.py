@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Engine", "needs_no_torch", "open_engine", "usable_cores"]
+__all__ = ["Engine", "logging_from", "needs_no_torch", "open_engine", "usable_cores"]
 
 _ENGINES = {
     "onnx": ("onnx_engine", "OnnxEngine", "onnxruntime"),
@@ -22,6 +25,18 @@ _ENGINES = {
     "torch-export": ("torch_engine", "TorchEngine", "torch"),
 }
 """Format -> module, class, and the package to install."""
+
+
+@contextmanager
+def logging_from(level: int, name: str) -> Iterator[None]:
+    """Context in which a library logs nothing below a level: what concerns the user is said here."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 class Engine(Protocol):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from detrkit.runtime.engines import failed, refused
+from detrkit.runtime.engines import failed, logging_from, refused
 from detrkit.runtime.info import METADATA_KEY, ArtefactInfo
 
 __all__ = ["TorchEngine"]
@@ -26,7 +24,7 @@ class TorchEngine:
     def __init__(self, path: Path, *, threads: int) -> None:
         extra = {METADATA_KEY: ""}
         try:
-            with _without_warnings():
+            with logging_from(logging.CRITICAL, "torch.export"):  # torch logs the traceback of a damaged file
                 program = torch.export.load(path, extra_files=extra)
         except Exception as error:  # zipfile, pickle and its own types
             raise refused(path, "torch.export", error) from error
@@ -43,15 +41,3 @@ class TorchEngine:
         except Exception as error:  # guards of the program raise several types
             raise failed(self._path, "torch.export", images.shape, error) from error
         return {name: value.numpy() for name, value in zip(self._names, found, strict=False)}
-
-
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Without the traceback that torch logs of a damaged file before its error."""
-    logger = logging.getLogger("torch.export")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
