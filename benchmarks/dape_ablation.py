@@ -21,7 +21,6 @@ import argparse
 import hashlib
 import itertools
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -32,9 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from data_efficiency import GROUPS, TITLES, VARIANTS, at_quarter, device_name, format_cell, read, summarise
+from data_efficiency import GROUPS, TITLES, VARIANTS, at_quarter, device_name, format_cell, read
+from drawn_scores import paired_difference
 from relation_rank import RANKS, TruncatedRelation, centred, energy, fit_errors
-from scipy.stats import t as student
 from torch import Tensor
 from training_cost import training_step
 
@@ -43,6 +42,7 @@ from detrkit.nn.relation import PositionRelation
 from detrkit.weights.find import find_checkpoint
 
 BASE = "relation_detr_lite0"
+STANDARD = "dape_rank16"  # low-rank relation, nothing sampled: what sampling is compared with
 # The published form of the full relation, which keeps all tensors for the backward pass; only its cost differs.
 UPSTREAM = "upstream"
 # Rows whose options are gone; their figures stay.
@@ -265,34 +265,54 @@ def grouped(rows: list[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], lis
 
 
 def ablation(rows: list[dict[str, Any]]) -> None:
-    """Print the ablation for every data set: AP at the end and at a quarter, and the gain over Relation-DETR."""
+    """Print the ablation for every data set and size: AP at the end without and with NMS and at a quarter, the
+    difference to low-rank relation without sampling, and doubles."""
     rows = [row for row in rows if row["model"] in GROUPS["ablation"]]
-    cells = summarise(rows)
-    for data, images in sorted({(row["data"], row["images"]) for row in rows}):
-        print(f"\n**{data}**, {images} images\n")
-        print("| relation, sampling | AP / AP50 | AP at a quarter | AP − Relation-DETR |\n|---|---|---|---|")
-        base = cells.get((data, BASE, images), [])
-        for model in GROUPS["ablation"]:
-            found = cells.get((data, model, images))
+    for (data, size, steps), group in grouped(rows, "data", "size", "iterations").items():
+        cells = {model: [row for row in group if row["model"] == model] for model in GROUPS["ablation"]}
+        print(f"\n**{data}**, {group[0]['images']} images, {steps} steps at {size} px\n")
+        titles = ("AP / AP50", "AP at a quarter", "with NMS", "difference", "difference with NMS", "doubles")
+        print(f"| relation, sampling | {' | '.join(titles)} |")
+        print("|---" * (1 + len(titles)) + "|")
+        for model, found in cells.items():
             if found:
                 early = statistics.fmean(at_quarter(row)[1] for row in found)
-                step = at_quarter(found[0])[0]
-                gain = "–" if model == BASE else difference(found, base)
-                print(f"| {TITLES[model]} | {format_cell(found)} | {early:.3f} (step {step}) | {gain} |")
+                differences = [difference(found, cells[STANDARD], which) for which in ("plain", "nms")]
+                row = [
+                    TITLES[model],
+                    format_cell(found),
+                    f"{early:.3f}",
+                    after_nms(found),
+                    *differences,
+                    doubles(found),
+                ]
+                print(f"| {' | '.join(row)} |")
 
 
-def difference(found: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
-    """Mean gain in AP over runs of the baseline with the same seeds; from two seeds on with its 95 % interval."""
-    baseline = {(row["seed"], row["iterations"], row["size"]): row["metrics"]["AP"] for row in base}
-    keyed = [((row["seed"], row["iterations"], row["size"]), row["metrics"]["AP"]) for row in found]
-    gains = [ap - baseline[key] for key, ap in keyed if key in baseline and None not in (ap, baseline[key])]
-    if not gains:
+def after_nms(found: list[dict[str, Any]]) -> str:
+    """AP / AP50 with NMS, means over seeds."""
+    scores = [row["scores"]["nms"] for row in found if "scores" in row]
+    return (
+        " / ".join(f"{statistics.fmean(one[key] for one in scores):.3f}" for key in ("AP", "AP50")) if scores else "–"
+    )
+
+
+def doubles(found: list[dict[str, Any]]) -> str:
+    """Second detections per object, without and with NMS."""
+    scores = [row["scores"] for row in found if "scores" in row]
+    means = [statistics.fmean(one[which]["doubles"] for one in scores) for which in ("plain", "nms") if scores]
+    return " / ".join(f"{mean:.2f}" for mean in means) or "–"
+
+
+def difference(found: list[dict[str, Any]], base: list[dict[str, Any]], which: str) -> str:
+    """Mean difference in AP in pairs of one seed, with its 95 % interval over images and seeds."""
+    if found is base:
         return "–"
-    mean, count = statistics.fmean(gains), len(gains)
-    if count == 1:
-        return f"{mean:+.3f} (one seed)"
-    half = float(student.ppf(0.975, count - 1)) * statistics.stdev(gains) / math.sqrt(count)
-    return f"{mean:+.3f} ± {half:.3f} (95 %, n = {count})"
+    result = paired_difference(found, base, which)
+    if result is None:
+        return "–"
+    mean, low, high, pairs = result
+    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f}, {'one seed' if pairs == 1 else f'{pairs} seeds'})"
 
 
 def cost_table(rows: list[dict[str, Any]]) -> None:

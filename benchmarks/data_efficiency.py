@@ -172,6 +172,7 @@ def subset(root: Path, cell: Cell, out: Path) -> tuple[Path, int]:
 def train_cell(cell: Cell, root: Path, out: Path, threads: int) -> dict[str, Any]:
     """Train or resume a cell; the metrics are those of the last weights, not of the best evaluation."""
     import torch
+    from drawn_scores import drawn_scores
 
     import detrkit
 
@@ -188,6 +189,8 @@ def train_cell(cell: Cell, root: Path, out: Path, threads: int) -> dict[str, Any
         "metrics": {name: last[name] for name in ("AP", "AP50", "AP75")},
         "per_class": last["per_class"],
         "curve": [[row["step"], row["AP"]] for row in evaluations],
+        "scores": drawn_scores(folder),
+        "memory_gb": max(row["memory_gb"] for row in rows if row["event"] == "train"),
         "device": device_name(),
         "torch": torch.__version__,
         "detrkit": detrkit.__version__,
