@@ -3,9 +3,9 @@
 python benchmarks/fine_tuning.py run --data DIR --steps 1600 --device cuda --out docs/results/fine_tuning.jsonl
 python benchmarks/fine_tuning.py report docs/results/fine_tuning.jsonl
 
-DIR is a COCO data folder with train and val. All runs have the same data, network, rates, batch and evaluation; those
-that start from the embedded model have a quarter of the steps, and so has one from ImageNet. A run that is in the
-results already is left out, an interrupted one is resumed.
+DIR is a COCO data folder with train and val. All runs have the same data, network, rates, batch and evaluation; of both
+starts one has all steps and one a quarter, and so have those that train less. A run that is in the results already is
+left out, an interrupted one is resumed. Memory is that of the process: give every run one of its own (--only).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ QUARTER = 4
 RUNS: dict[str, tuple[int, dict[str, Any]]] = {
     "imagenet": (1, {}),
     "imagenet_quarter": (QUARTER, {}),
+    "embedded": (1, {"init": EMBEDDED}),
     "embedded_quarter": (QUARTER, {"init": EMBEDDED}),
     "embedded_quarter_frozen": (QUARTER, {"init": EMBEDDED, "freeze": ["backbone", "encoder"]}),
     "embedded_quarter_lora": (QUARTER, {"init": EMBEDDED, "lora": 8}),
@@ -31,6 +32,7 @@ RUNS: dict[str, tuple[int, dict[str, Any]]] = {
 TITLES = {
     "imagenet": "from ImageNet",
     "imagenet_quarter": "from ImageNet",
+    "embedded": "from the embedded model",
     "embedded_quarter": "from the embedded model",
     "embedded_quarter_frozen": "the same, backbone and encoder frozen",
     "embedded_quarter_lora": "the same, LoRA of rank 8",

@@ -20,16 +20,17 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 sections=( # name and time limit in seconds
-    "kernels 90"
-    "step 90"
+    "kernels 80"
+    "step 80"
     "speed 90"
-    "check 70"
-    "tune 50"
-    "tests 50"
-    "operators 20"
-    "relation 25"
-    "dense 25"
-    "ablation 20"
+    "compiled 100"
+    "check 55"
+    "tune 35"
+    "tests 40"
+    "operators 15"
+    "relation 15"
+    "dense 10"
+    "ablation 10"
 )
 
 # Correctness and time of the Triton kernels; on a CPU in Triton's interpreter, whose times mean nothing.
@@ -49,6 +50,13 @@ step() {
     if tiny; then small=(--models relation_detr_lite0 dape_lite0 --size 64 96 --images 1 --repeats 1); fi
     if [ -d "${DETRKIT_SHARED:-../shared}/golden" ] && ! tiny; then golden=(--golden "${DETRKIT_SHARED:-../shared}"); fi
     bench relation_step.py --device "$device" --json "$into/step.json" "${small[@]}" "${golden[@]}"
+}
+
+# The same step compiled (`training.compile`), without the published form; compilation takes most of the time.
+compiled() {
+    local small=(--models relation_detr_r50)
+    if tiny; then small=(--models relation_detr_lite0 --size 64 96 --images 1 --repeats 1); fi
+    bench relation_step.py --device "$device" --compile --no-published --json "$into/compiled.json" "${small[@]}"
 }
 
 # Images per second of every R50 preset, the best known first.

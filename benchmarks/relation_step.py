@@ -2,8 +2,9 @@
 
     python benchmarks/relation_step.py [--device cuda] [--golden ../shared] [--compile] [--json FILE]
 
-"published": the operators of the published repository in plain torch: deformable attention by grid sampling (what it
-falls back to where its extension is not compiled) and the relation with all intermediate tensors kept. With
+"published": the operators of the published repository in plain torch (``published_forms.py``): deformable attention by
+grid sampling (what it falls back to where its extension is not compiled), the relation with all intermediate tensors
+kept, frozen batch norm in two steps. With
 ``--golden`` it must first reproduce the recorded losses of the official implementation. Batch 2, 800 x 1333 pixels,
 bf16 autocast, 20 objects an image: seconds, images per second, peak memory, and both as shares of the published form;
 on a GPU also the number of kernels and how long each takes. ``--compile`` also measures every model compiled, with the
@@ -22,7 +23,7 @@ from typing import Any
 
 import torch
 from measuring import peak_mib, save_rows, timed
-from published_forms import publish_relation
+from published_forms import publish
 from relation import boxes, golden
 from relation_attention import forced
 
@@ -37,7 +38,7 @@ def measure(name: str, form: str, options: argparse.Namespace) -> dict[str, Any]
     device, published = options.device, form == "published"
     model: Any = detrkit.create_model(name).to(device).train()
     if published:
-        publish_relation(model.decoder.relation)
+        publish(model)
     criterion = build_criterion(model.config)
     parameters = [p for p in model.parameters() if p.requires_grad]
     fused = device == "cuda" and not published  # as in `detrkit train`, and as published

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -50,15 +50,7 @@ def coco_command(
     as_json: AsJson = False,
 ) -> None:
     """COCO AP and AR: 12 metrics, overall and per class."""
-    from detrkit.cli.console import reading_bar
-    from detrkit.collection import without_collection
-
-    with without_collection():
-        with reading_bar(gt, results):
-            from detrkit.metrics import score_coco
-
-            score = score_coco(gt, results, iou_type=iou.value, max_detections=max_detections)
-        _show(score, f"COCO {iou.value}: {results} against {gt}", as_json)
+    _score_objects("COCO", gt, results, iou, max_detections, as_json)
 
 
 @app.command("lvis")
@@ -70,15 +62,7 @@ def lvis_command(
     as_json: AsJson = False,
 ) -> None:
     """LVIS AP, also of rare, common and frequent classes, and AR."""
-    from detrkit.cli.console import reading_bar
-    from detrkit.collection import without_collection
-
-    with without_collection():
-        with reading_bar(gt, results):
-            from detrkit.metrics import score_lvis
-
-            score = score_lvis(gt, results, iou_type=iou.value, max_detections=max_detections)
-        _show(score, f"LVIS {iou.value}: {results} against {gt}", as_json)
+    _score_objects("LVIS", gt, results, iou, max_detections, as_json)
 
 
 @app.command("panoptic")
@@ -139,6 +123,21 @@ def cityscapes_command(
     from detrkit.metrics import score_cityscapes
 
     _show(score_cityscapes(gt, results), f"Cityscapes instances: {results} against {gt}", as_json)
+
+
+def _score_objects(
+    protocol: Literal["COCO", "LVIS"], gt: Path, results: Path, iou: IouType, max_detections: int, as_json: bool
+) -> None:
+    from detrkit.cli.console import reading_bar
+    from detrkit.collection import without_collection
+
+    with without_collection():
+        with reading_bar(gt, results):
+            from detrkit.metrics import score_coco, score_lvis
+
+            score_file = score_coco if protocol == "COCO" else score_lvis
+            score = score_file(gt, results, iou_type=iou.value, max_detections=max_detections)
+        _show(score, f"{protocol} {iou.value}: {results} against {gt}", as_json)
 
 
 def _show(score: Score, title: str, as_json: bool) -> None:

@@ -180,10 +180,15 @@ def dape_encoder(architecture: DAPEArchitecture) -> DeformableEncoder:
     _initialise_(nn.ModuleList(layers))
     fusion = build_fusion(architecture)
     if architecture.sampling == "standard":
-        return DeformableEncoder(layers, fusion)
+        return DeformableEncoder(layers, fusion, checkpointing=architecture.encoder_checkpointing)
     rank = -(-architecture.code_rank // architecture.num_heads) * architecture.num_heads
     code = PositionCode if architecture.sampling == "harmonized" else PositionCorrection
-    return HarmonizedEncoder(layers, code(dim=architecture.hidden_dim, rank=rank), fusion)
+    return HarmonizedEncoder(
+        layers,
+        code(dim=architecture.hidden_dim, rank=rank),
+        fusion,
+        checkpointing=architecture.encoder_checkpointing,
+    )
 
 
 def dape_layers(architecture: DAPEArchitecture) -> list[DeformableDecoderLayer]:

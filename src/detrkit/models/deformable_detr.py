@@ -22,14 +22,13 @@ from detrkit.models.deformable_parts import (
     build_neck,
     build_trunk,
     deformable_decoder_layers,
-    encoder_layers,
+    deformable_encoder,
     proposal_heads,
 )
 from detrkit.models.detector import Detector, MaskHead
 from detrkit.nn.backbone import Backbone, FeatureMap
 from detrkit.nn.deformable import (
     DeformableDecoderLayer,
-    DeformableEncoder,
     deformable_xavier_,
 )
 from detrkit.nn.heads import MLP
@@ -210,7 +209,7 @@ def build_deformable_detr(
     architecture = config.architecture
     decoder = DeformableDecoder(deformable_decoder_layers(architecture), refine_boxes=architecture.refine_boxes)
     trunk = build_trunk(architecture)
-    encoder = DeformableEncoder(encoder_layers(architecture))
+    encoder = deformable_encoder(architecture)
     neck = build_neck(architecture, trunk["backbone"])
     query_modules = _query_modules(architecture)
     heads = build_heads(architecture, query_modules)

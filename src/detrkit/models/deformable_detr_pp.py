@@ -20,12 +20,12 @@ from detrkit.models.deformable_parts import (
     build_neck,
     build_trunk,
     deformable_decoder_layers,
-    encoder_layers,
+    deformable_encoder,
     proposal_heads,
 )
 from detrkit.models.detector import MaskHead
 from detrkit.models.relation_detr import xavier_heads_
-from detrkit.nn.deformable import DeformableDecoderLayer, DeformableEncoder
+from detrkit.nn.deformable import DeformableDecoderLayer
 from detrkit.nn.relation import PositionRelation
 from detrkit.ranges import PartBelowOne, Width
 
@@ -79,7 +79,7 @@ def build_deformable_detr_pp(
     dim = architecture.hidden_dim
     layers = deformable_decoder_layers(architecture)
     trunk = build_trunk(architecture)
-    encoder = DeformableEncoder(encoder_layers(architecture))
+    encoder = deformable_encoder(architecture)
     neck = build_neck(architecture, trunk["backbone"])
     proposals = proposal_heads(architecture)
     pos_trans, head = nn.Linear(2 * dim, dim), nn.Linear(2 * dim, dim)

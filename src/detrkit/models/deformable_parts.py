@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from detrkit.models.config import Architecture
 from detrkit.models.detector import build_backbone
 from detrkit.nn.backbone import Backbone
-from detrkit.nn.deformable import DeformableDecoderLayer, DeformableEncoderLayer, LayerOptions, deformable_xavier_
+from detrkit.nn.deformable import (
+    DeformableDecoderLayer,
+    DeformableEncoder,
+    DeformableEncoderLayer,
+    LayerOptions,
+    MemoryFusion,
+    deformable_xavier_,
+)
 from detrkit.nn.heads import MLP
 from detrkit.nn.position import SinePosition
 from detrkit.nn.projection import LevelProjection
@@ -53,6 +60,8 @@ class DeformableArchitecture(Architecture):
             published; off: rank by the highest logit of any class and train with the real labels.
         position_offset, position_temperature: parameters of the sine encoding.
         projection_bias: bias in the convolutions that project the levels to ``hidden_dim``.
+        encoder_checkpointing: keep only the tokens between encoder layers for the backward pass and compute the rest
+            again: less memory, more time.
     """
 
     ffn_dim: Width = 1024
@@ -65,6 +74,7 @@ class DeformableArchitecture(Architecture):
     position_offset: Number = -0.5
     position_temperature: Positive = 10000.0
     projection_bias: bool = True
+    encoder_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         """Check values; raise ValueError naming the field."""
@@ -106,6 +116,15 @@ def encoder_layers(architecture: DeformableArchitecture) -> list[DeformableEncod
     layers = [DeformableEncoderLayer(**options) for _ in range(architecture.encoder_layers)]
     deformable_xavier_(nn.ModuleList(layers))
     return layers
+
+
+def deformable_encoder(
+    architecture: DeformableArchitecture, memory_fusion: MemoryFusion | None = None
+) -> DeformableEncoder:
+    """Build the encoder."""
+    return DeformableEncoder(
+        encoder_layers(architecture), memory_fusion, checkpointing=architecture.encoder_checkpointing
+    )
 
 
 def deformable_decoder_layers(architecture: DeformableArchitecture) -> list[DeformableDecoderLayer]:

@@ -28,11 +28,11 @@ from detrkit.models.deformable_parts import (
     build_neck,
     build_trunk,
     deformable_decoder_layers,
-    encoder_layers,
+    deformable_encoder,
     proposal_heads,
 )
 from detrkit.models.detector import MaskHead
-from detrkit.nn.deformable import DeformableDecoderLayer, DeformableEncoder
+from detrkit.nn.deformable import DeformableDecoderLayer
 from detrkit.nn.denoising import ContrastiveDenoising, Denoising, DenoisingOptions
 from detrkit.nn.heads import MLP
 from detrkit.nn.position import sine_boxes
@@ -382,7 +382,7 @@ def build_dino(config: DetectorConfig[DINOArchitecture], *, mask_head: MaskHead 
     architecture = config.architecture
     layers = deformable_decoder_layers(architecture)
     trunk = build_trunk(architecture)
-    encoder = DeformableEncoder(encoder_layers(architecture))
+    encoder = deformable_encoder(architecture)
     neck = build_neck(architecture, trunk["backbone"])
     query_modules = xavier_query_modules(architecture)
     decoder = DINODecoder(layers, **decoder_parts(architecture))

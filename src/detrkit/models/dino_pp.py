@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from detrkit.models.config import DetectorConfig
-from detrkit.models.deformable_parts import build_neck, build_trunk, deformable_decoder_layers, encoder_layers
+from detrkit.models.deformable_parts import build_neck, build_trunk, deformable_decoder_layers, deformable_encoder
 from detrkit.models.detector import MaskHead
 from detrkit.models.dino import DINO, DINOArchitecture, dino_heads, dino_query_modules, xavier_query_modules
 from detrkit.models.relation_detr import (
@@ -30,7 +30,6 @@ from detrkit.models.relation_detr import (
     relation_parts,
     xavier_heads_,
 )
-from detrkit.nn.deformable import DeformableEncoder
 from detrkit.ranges import Number, Positive
 
 __all__ = ["DINOPPArchitecture", "DINOWithRelationArchitecture", "build_dino_pp", "build_dino_with_relation"]
@@ -76,7 +75,7 @@ def _build(
     architecture = config.architecture
     layers = deformable_decoder_layers(architecture)
     trunk = build_trunk(architecture)
-    encoder = DeformableEncoder(encoder_layers(architecture))
+    encoder = deformable_encoder(architecture)
     neck = build_neck(architecture, trunk["backbone"])
     query_modules = build_query_modules(architecture)
     decoder = RelationDecoder(layers, **relation_parts(architecture, architecture))

@@ -28,7 +28,7 @@ from detrkit.models.deformable_parts import (
     build_trunk,
     class_head,
     deformable_decoder_layers,
-    encoder_layers,
+    deformable_encoder,
 )
 from detrkit.models.detector import MaskHead
 from detrkit.models.dino import (
@@ -41,7 +41,7 @@ from detrkit.models.dino import (
     dino_query_modules,
     position_head,
 )
-from detrkit.nn.deformable import DeformableDecoderLayer, DeformableEncoder, MemoryFusion
+from detrkit.nn.deformable import DeformableDecoderLayer, MemoryFusion
 from detrkit.nn.heads import MLP
 from detrkit.nn.proposals import Proposals
 from detrkit.nn.queries import MATCHING, Block, Queries
@@ -244,7 +244,7 @@ def build_relation_detr(
     architecture = config.architecture
     layers = deformable_decoder_layers(architecture)
     trunk = build_trunk(architecture)
-    encoder = DeformableEncoder(encoder_layers(architecture), build_fusion(architecture))
+    encoder = deformable_encoder(architecture, build_fusion(architecture))
     neck = build_neck(architecture, trunk["backbone"])
     query_modules = dino_query_modules(architecture)
     decoder = RelationDecoder(layers, **relation_parts(architecture, architecture))

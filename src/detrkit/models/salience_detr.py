@@ -247,7 +247,8 @@ def salience_encoder(architecture: SalienceArchitecture) -> SalienceEncoder:
     for layer in layers:
         deformable_xavier_(layer)
     entries = architecture.background_entries
-    return SalienceEncoder(layers, LearnedPosition(dim=architecture.hidden_dim, entries=entries, stretch=True))
+    background = LearnedPosition(dim=architecture.hidden_dim, entries=entries, stretch=True)
+    return SalienceEncoder(layers, background, checkpointing=architecture.encoder_checkpointing)
 
 
 def salience_modules(architecture: SalienceArchitecture) -> dict[str, nn.Module]:

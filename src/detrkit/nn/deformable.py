@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from detrkit.nn.attention import MultiheadAttention
 from detrkit.nn.queries import Block
 from detrkit.nn.tokens import Tokens, on_levels
-from detrkit.nn.transformer import FeedForwardLayer, xavier_
+from detrkit.nn.transformer import FeedForwardLayer, run_layer, xavier_
 from detrkit.ops.eager import in_plain_cpu
 from detrkit.ops.exporting import is_exporting
 from detrkit.ops.ms_deform_attn import ms_deform_attn, sample_maps
@@ -182,12 +182,22 @@ class MemoryFusion(nn.Sequential):
 
 
 class DeformableEncoder(nn.Module):
-    """A stack of deformable encoder layers, with an optional fusion of the outputs of all layers."""
+    """A stack of deformable encoder layers, with an optional fusion of the outputs of all layers.
 
-    def __init__(self, layers: Sequence[DeformableEncoderLayer], memory_fusion: MemoryFusion | None = None) -> None:
+    checkpointing: keep only the tokens between layers for the backward pass, and compute the rest again.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[DeformableEncoderLayer],
+        memory_fusion: MemoryFusion | None = None,
+        *,
+        checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.memory_fusion = memory_fusion
+        self.checkpointing = checkpointing
 
     def forward(self, tokens: Tokens) -> Tokens:
         """tokens -> memory: tokens with new content."""
@@ -200,7 +210,7 @@ class DeformableEncoder(nn.Module):
 
     def step(self, layer: nn.Module, tokens: Tokens, reference: Tensor) -> Tokens:
         """Run one layer and return the tokens for the next."""
-        output: Tokens = layer(tokens, reference)
+        output: Tokens = run_layer(layer, tokens, reference, checkpointing=self.checkpointing)
         return output
 
 

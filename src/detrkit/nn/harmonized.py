@@ -33,6 +33,7 @@ from detrkit.nn.deformable import (
 from detrkit.nn.position import sine_embedding
 from detrkit.nn.queries import Block
 from detrkit.nn.tokens import Tokens
+from detrkit.nn.transformer import run_layer
 
 __all__ = [
     "CoSamplingAttn",
@@ -206,8 +207,10 @@ class HarmonizedEncoder(DeformableEncoder):
         layers: Sequence[DeformableEncoderLayer],
         code: PositionCode,
         memory_fusion: MemoryFusion | None = None,
+        *,
+        checkpointing: bool = False,
     ) -> None:
-        super().__init__(layers)
+        super().__init__(layers, checkpointing=checkpointing)
         self.code = code
         self.memory_fusion = memory_fusion  # after the code: the optimizer states of stored runs depend on this order
 
@@ -221,7 +224,7 @@ class HarmonizedEncoder(DeformableEncoder):
     def step(self, layer: nn.Module, tokens: Tokens, reference: Tensor) -> Tokens:
         """Run one layer and return the tokens for the next, with positions from their codes."""
         assert isinstance(tokens, CodedTokens)
-        coded: CodedTokens = layer(tokens, reference)
+        coded: CodedTokens = run_layer(layer, tokens, reference, checkpointing=self.checkpointing)
         if coded.code is tokens.code:  # a plain layer
             return coded
         return replace(coded, position=self.code.of_tokens(coded))

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from detrkit.nn.attention import MultiheadAttention
 from detrkit.nn.queries import Block, within_blocks
 from detrkit.ops.dropout import add_dropout, relu_dropout
+from detrkit.ops.exporting import is_exporting
 
-__all__ = ["DecoderLayer", "Encoder", "EncoderLayer", "FeedForwardLayer", "xavier_"]
+__all__ = ["DecoderLayer", "Encoder", "EncoderLayer", "FeedForwardLayer", "run_layer", "xavier_"]
+
+HIDDEN_KEPT = 2**23
+"""Largest hidden layer of a feed-forward block, in numbers, that a GPU keeps for the backward pass (16 MiB in bf16)."""
+
+
+def keeps_hidden(x: Tensor, width: int) -> bool:
+    """Whether the hidden layer (B, N, width) of a feed-forward block of x is kept for the backward pass.
+
+    The thousands of tokens of a multi-scale encoder make large ones, 40 % of what a layer keeps. On a GPU they are
+    computed again, one product of matrices more where the block has six; on a CPU that took an eighth of a step.
+    """
+    return x.device.type == "cpu" or is_exporting() or x.shape[:-1].numel() * width <= HIDDEN_KEPT
 
 
 def xavier_(module: nn.Module) -> None:
@@ -18,6 +34,16 @@ def xavier_(module: nn.Module) -> None:
     for parameter in module.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)
+
+
+def run_layer(layer: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
+    """What a layer makes of its inputs.
+
+    checkpointing: keep only the inputs for the backward pass, which computes the layer's activations again.
+    """
+    if checkpointing and torch.is_grad_enabled():
+        return checkpoint(layer, *inputs, use_reentrant=False)
+    return layer(*inputs)
 
 
 class FeedForwardLayer(nn.Module):
@@ -42,6 +68,12 @@ class FeedForwardLayer(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Apply two linear layers with ReLU between them: (B, N, C) -> (B, N, C)."""
+        if torch.is_grad_enabled() and not keeps_hidden(x, self.linear1.out_features):
+            out: Tensor = checkpoint(self._feed_forward, x, use_reentrant=False, preserve_rng_state=self._rate > 0)
+            return out
+        return self._feed_forward(x)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
         return self.linear2(relu_dropout(self.linear1(x), self._rate))
 
 

@@ -15,7 +15,7 @@ from detrkit.nn.attention import MultiheadAttention
 from detrkit.nn.deformable import MSDeformAttn
 from detrkit.nn.position import LearnedPosition
 from detrkit.nn.tokens import Tokens, gather_rows, on_levels
-from detrkit.nn.transformer import FeedForwardLayer
+from detrkit.nn.transformer import FeedForwardLayer, run_layer
 from detrkit.ops.exporting import is_exporting
 
 __all__ = ["Focus", "SalienceEncoder", "SalienceEncoderLayer", "SalienceFilter"]
@@ -164,9 +164,16 @@ class SalienceEncoderLayer(FeedForwardLayer):
 class SalienceEncoder(nn.Module):
     """Refines the tokens in focus, layer by layer. All layers sample from the input tokens, as published."""
 
-    def __init__(self, layers: Sequence[SalienceEncoderLayer], background_embedding: LearnedPosition) -> None:
+    def __init__(
+        self,
+        layers: Sequence[SalienceEncoderLayer],
+        background_embedding: LearnedPosition,
+        *,
+        checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self.checkpointing = checkpointing
         self.background_embedding = background_embedding
 
     def forward(
@@ -181,7 +188,8 @@ class SalienceEncoder(nn.Module):
             rank = classify(query).detach().amax(-1) * salience.gather(1, focus.index)
             points = gather_rows(reference.flatten(2), focus.index).unflatten(-1, reference.shape[2:])
             position = gather_rows(tokens.position, focus.index)
-            refined = layer(query, position, rank, focus.seen, points, tokens)
+            inputs = (query, position, rank, focus.seen, points, tokens)
+            refined = run_layer(layer, *inputs, checkpointing=self.checkpointing)
             written = torch.where(focus.kept[..., None], refined.to(content.dtype), query)
             content = content.scatter(1, focus.index[..., None].expand_as(written), written)
         return replace(tokens, content=content + self._background(tokens, focuses[-1]))
