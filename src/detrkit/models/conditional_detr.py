@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from detrkit.models.config import DetectorConfig
 from detrkit.models.de_detr import DEDETR, DEDETRArchitecture, SparseDecoder
 from detrkit.models.detector import MaskHead, build_backbone
-from detrkit.models.detr import DETR, Decoder, DETRArchitecture, build_position, deformable_encoder
+from detrkit.models.detr import DETR, Decoder, DETRArchitecture, build_encoder, build_position
 from detrkit.nn.conditional_attention import ConditionalCrossAttention, ConditionalSelfAttention
 from detrkit.nn.heads import MLP
 from detrkit.nn.position import sine_embedding
@@ -152,7 +152,7 @@ class SparseConditionalDecoder(SparseDecoder):
 def build_conditional_detr(config: DetectorConfig[DETRArchitecture], *, mask_head: MaskHead | None = None) -> DETR:
     """Build Conditional DETR from a configuration, randomly initialised: DETR with the conditional decoder."""
     architecture = config.architecture
-    backbone, encoder = build_backbone(architecture, num_levels=1), deformable_encoder(architecture)
+    backbone, encoder = build_backbone(architecture, num_levels=1), build_encoder(architecture)
     decoder = ConditionalDecoder(conditional_layers(architecture), dim=architecture.hidden_dim)
     xavier_(decoder)
     model = DETR(
@@ -184,7 +184,7 @@ def build_de_conditional_detr(
             f"DE-Conditional-DETR starts from points: reference_dim must be 2, not {architecture.reference_dim}"
         )
     backbone = build_backbone(architecture, num_levels=min(architecture.num_feature_levels, 3))
-    encoder = deformable_encoder(architecture)
+    encoder = build_encoder(architecture)
     decoder = SparseConditionalDecoder(conditional_layers(architecture), architecture=architecture)
     xavier_(decoder)
     return DEDETR(

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from detrkit.models.config import DetectorConfig
 from detrkit.models.detector import Detector, MaskHead, build_backbone
-from detrkit.models.detr import Decoder, DETRArchitecture, build_position, decoder_layers, deformable_encoder
+from detrkit.models.detr import Decoder, DETRArchitecture, build_encoder, build_position, decoder_layers
 from detrkit.nn.attention import ProjectsMemory
 from detrkit.nn.backbone import Backbone, FeatureMap
 from detrkit.nn.backbone.padding import valid_sizes
@@ -277,7 +277,7 @@ def build_de_detr(config: DetectorConfig[DEDETRArchitecture], *, mask_head: Mask
     """Build DE-DETR from a configuration, randomly initialised."""
     architecture = config.architecture
     backbone = build_backbone(architecture, num_levels=min(architecture.num_feature_levels, 3))
-    encoder = deformable_encoder(architecture)
+    encoder = build_encoder(architecture)
     decoder = SparseDecoder(decoder_layers(architecture), architecture=architecture)
     xavier_(decoder)
     return DEDETR(

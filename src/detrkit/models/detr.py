@@ -25,15 +25,7 @@ from detrkit.nn.transformer import DecoderLayer, Encoder, xavier_
 from detrkit.ranges import Few
 from detrkit.structures import Predictions
 
-__all__ = [
-    "DETR",
-    "DETRArchitecture",
-    "Decoder",
-    "build_detr",
-    "build_position",
-    "decoder_layers",
-    "deformable_encoder",
-]
+__all__ = ["DETR", "DETRArchitecture", "Decoder", "build_detr", "build_encoder", "build_position", "decoder_layers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +66,7 @@ def decoder_layers(architecture: DETRArchitecture) -> list[DecoderLayer]:
     ]
 
 
-def deformable_encoder(architecture: DETRArchitecture) -> Encoder:
+def build_encoder(architecture: DETRArchitecture) -> Encoder:
     """Build the transformer encoder of an architecture."""
     encoder = Encoder(
         num_layers=architecture.encoder_layers,
@@ -161,7 +153,7 @@ class DETR(Detector):
 def build_detr(config: DetectorConfig[DETRArchitecture], *, mask_head: MaskHead | None = None) -> DETR:
     """Build DETR from a configuration, randomly initialised."""
     architecture = config.architecture
-    backbone, encoder = build_backbone(architecture, num_levels=1), deformable_encoder(architecture)
+    backbone, encoder = build_backbone(architecture, num_levels=1), build_encoder(architecture)
     decoder = Decoder(decoder_layers(architecture), dim=architecture.hidden_dim)
     xavier_(decoder)
     return DETR(
