@@ -1,7 +1,6 @@
 """Forms of low-rank factors, fitted to a full position relation on many boxes: what can rank r hold beyond those boxes?
 
-python benchmarks/relation_forms.py fit --out docs/results/relation_forms.jsonl
-python benchmarks/relation_forms.py report docs/results/relation_forms.jsonl
+python benchmarks/relation_forms.py --out docs/results/relation_forms.jsonl
 
 The factors of ``LowRankRelation`` are linear in sines of the single coordinates of a box, while the full relation
 depends on |Δx| / w, a product of position and size. Every form here maps a box to r numbers per head; bias = u·v / √r.
@@ -11,12 +10,10 @@ Errors are relative, without the means of rows, which softmax does not see. All 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from dape_ablation import Results
@@ -83,12 +80,11 @@ class Factors(nn.Module):
         return u @ v.mT / math.sqrt(self.rank)
 
 
-FORMS: dict[str, tuple[str, Callable[[int], Factors]]] = {
-    "sines": ("linear in sines (LowRankRelation)", lambda rank: Factors(sines, rank)),
-    "gated": ("linear in sines, and in sines of position times gates of size", lambda rank: Factors(gated, rank)),
-    "fourier": ("linear in 512 random Fourier features", lambda rank: Factors(fourier, rank)),
-    "mlp": ("MLP of two layers (256) on sines", lambda rank: Factors(sines, rank, (256,))),
-    "mlp_fourier": ("MLP of two layers (256) on random Fourier features", lambda rank: Factors(fourier, rank, (256,))),
+FORMS: dict[str, Callable[[int], Factors]] = {
+    "sines": lambda rank: Factors(sines, rank),
+    "gated": lambda rank: Factors(gated, rank),
+    "mlp": lambda rank: Factors(sines, rank, (256,)),
+    "mlp_fourier": lambda rank: Factors(fourier, rank, (256,)),
 }
 
 
@@ -127,7 +123,7 @@ def fit(args: argparse.Namespace) -> None:
                     continue
                 pairs = pairs or tiles(full, args.boxes, 2 * seed)
                 others = others or tiles(full, 2 * TILE, 2 * seed + 1)
-                results.add(what, **fitted(FORMS[name][1](rank), pairs, others, args.steps))
+                results.add(what, **fitted(FORMS[name](rank), pairs, others, args.steps))
 
 
 def fitted(
@@ -177,44 +173,16 @@ def indexed(parts: tuple[list[Tensor], ...], every: int) -> Iterator[tuple[tuple
         yield divmod(index, len(parts[1])), parts[2][index]
 
 
-def report(results: Path) -> str:
-    """The table of the forms; means over seeds."""
-    rows = [json.loads(line) for line in results.read_text().splitlines()]
-    rows = [row for row in rows if row.get("kind") == "forms"]
-    ranks = sorted({row["rank"] for row in rows})
-
-    def cell(name: str, rank: int, key: str) -> str:
-        found = [row[key] for row in rows if row["form"] == name and row["rank"] == rank]
-        return f"{sum(found) / len(found):.2f}" if found else "–"
-
-    lines = ["| factors | " + " | ".join(f"rank {rank}" for rank in ranks) + " |", "|---" * (len(ranks) + 1) + "|"]
-    for name, (title, _) in FORMS.items():
-        if any(row["form"] == name for row in rows):
-            cells = [f"{cell(name, rank, 'error')} / {cell(name, rank, 'error_unseen')}" for rank in ranks]
-            lines.append(f"| {title} | {' | '.join(cells)} |")
-    first = rows[0]["form"]
-    lines.append(f"| least possible | {' | '.join(cell(first, rank, 'least_error') for rank in ranks)} |")
-    return "\n".join(lines)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("fit")
-    one.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
-    one.add_argument("--ranks", nargs="+", type=int, default=list(RANKS))
-    one.add_argument("--boxes", type=int, default=20 * TILE)
-    one.add_argument("--steps", type=int, default=4000)
-    one.add_argument("--seeds", nargs="+", type=int, default=[0])
-    one.add_argument("--out", type=Path, default=Path("runs/relation_forms.jsonl"))
-    show = commands.add_parser("report")
-    show.add_argument("results", type=Path)
-    args: Any = parser.parse_args(arguments)
-    if args.command == "fit":
-        fit(args)
-    else:
-        print(report(args.results))
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--ranks", nargs="+", type=int, default=list(RANKS))
+    parser.add_argument("--boxes", type=int, default=20 * TILE)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/relation_forms.jsonl"))
+    fit(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

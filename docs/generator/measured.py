@@ -61,6 +61,28 @@ def variants() -> str:
     return table(["variant", *(f"AP after {step} steps" for step in steps)], rows)
 
 
+FORMS = {
+    "sines": "linear in sines of the coordinates, as `LowRankRelation`",
+    "gated": "linear in these and in sines of the place times smooth gates of the size",
+    "mlp": "two layers (256 wide) on sines of the coordinates",
+    "mlp_fourier": "two layers (256 wide) on 512 random Fourier features",
+}
+
+
+def relation_forms() -> str:
+    """Errors of low-rank factors of several forms, fitted to a full relation (``benchmarks/relation_forms.py``)."""
+    lines = (ROOT / "docs/results/relation_forms.jsonl").read_text(encoding="utf-8").splitlines()
+    fits = {(row["form"], row["rank"]): row for row in map(json.loads, lines)}
+    ranks = sorted({rank for _, rank in fits})
+    rows = []
+    for form, title in FORMS.items():
+        errors = [fits.get((form, rank)) for rank in ranks]
+        cells = [f"{row['error']:.3f} / {row['error_unseen']:.3f}" if row else "–" for row in errors]
+        rows.append([title, *cells])
+    rows.append(["least that the rank allows", *(f"{fits['sines', rank]['least_error']:.3f}" for rank in ranks)])
+    return table(["factors", *(f"rank {rank}: boxes fitted / others" for rank in ranks)], rows)
+
+
 def first_touch() -> str:
     """How soon commands answer and results are scored (``benchmarks/first_touch.py``)."""
     rows = []
@@ -117,6 +139,7 @@ SECTIONS = {
     "memory of a training step with masks": training_masks,
     "positions of harmonised sampling": positions,
     "variants of sampling, interrupted": variants,
+    "forms of factors": relation_forms,
     "first touch": first_touch,
     "answers over HTTP": serving,
     "beside other packages": peers,
