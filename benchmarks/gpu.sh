@@ -20,16 +20,15 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 sections=( # name and time limit in seconds
-    "kernels 80"
-    "step 80"
-    "speed 85"
-    "compiled 90"
-    "check 50"
-    "tune 30"
-    "tests 35"
+    "kernels 90"
+    "step 90"
+    "speed 90"
+    "check 70"
+    "tune 50"
+    "tests 50"
     "operators 20"
-    "relation 20"
-    "dense 20"
+    "relation 25"
+    "dense 25"
     "ablation 20"
 )
 
@@ -50,13 +49,6 @@ step() {
     if tiny; then small=(--models relation_detr_lite0 dape_lite0 --size 64 96 --images 1 --repeats 1); fi
     if [ -d "${DETRKIT_SHARED:-../shared}/golden" ] && ! tiny; then golden=(--golden "${DETRKIT_SHARED:-../shared}"); fi
     bench relation_step.py --device "$device" --json "$into/step.json" "${small[@]}" "${golden[@]}"
-}
-
-# The same step compiled (`training.compile`), without the published form; compilation takes most of the time.
-compiled() {
-    local small=(--models relation_detr_r50)
-    if tiny; then small=(--models relation_detr_lite0 --size 64 96 --images 1 --repeats 1); fi
-    bench relation_step.py --device "$device" --compile --no-published --json "$into/compiled.json" "${small[@]}"
 }
 
 # Images per second of every R50 preset, the best known first.
