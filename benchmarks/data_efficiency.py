@@ -35,6 +35,7 @@ _NO_REFINEMENT = {**_ONE_LEVEL, "refine_boxes": False}
 _NO_ROI = {**_NO_REFINEMENT, "sparse_sampling": False}
 # Options of DAPE; without all of them it is Relation-DETR.
 _PLAIN = {"sampling": "standard"}
+_HARMONIZED = {"sampling": "harmonized"}
 _CORRECTED = {"sampling": "corrected"}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "walk1_single_scale": ("de_detr_lite0", _ONE_LEVEL),
@@ -45,9 +46,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dape_rank16": ("dape_lite0", {**_PLAIN, "relation_rank": 16}),
     "dape_rank64": ("dape_lite0", {**_PLAIN, "relation_rank": 64}),
     "dape_rank128": ("dape_lite0", {**_PLAIN, "relation_rank": 128}),
-    "dape_full_harmonized": ("dape_lite0", {"relation": "full"}),
-    "dape_content_static_sampled": ("dape_lite0", {"query_content": "static+sampled"}),
-    "dape_content_sampled": ("dape_lite0", {"query_content": "sampled"}),
+    "dape_full_harmonized": ("dape_lite0", {**_HARMONIZED, "relation": "full"}),
+    "dape_harmonized": ("dape_lite0", _HARMONIZED),
+    "dape_content_static_sampled": ("dape_lite0", {**_HARMONIZED, "query_content": "static+sampled"}),
+    "dape_content_sampled": ("dape_lite0", {**_HARMONIZED, "query_content": "sampled"}),
     "dape_corrected": ("dape_lite0", _CORRECTED),
     "dape_corrected_encoder": ("dape_lite0", {**_CORRECTED, "sampling_in": "encoder"}),
     "dape_corrected_decoder": ("dape_lite0", {**_CORRECTED, "sampling_in": "decoder"}),
@@ -64,7 +66,7 @@ GROUPS = {
         "dape_rank64",
         "dape_rank128",
         "dape_full_harmonized",
-        "dape_lite0",
+        "dape_harmonized",
         "dape_content_static_sampled",
         "dape_content_sampled",
         "dape_corrected",
@@ -86,6 +88,7 @@ TITLES = {
     "relation_detr_lite0": "Relation-DETR",
     "salience_detr_lite0": "Salience-DETR",
     "dape_lite0": "DAPE",
+    "dape_harmonized": "low-rank relation, harmonised sampling",
     "walk1_single_scale": "− multi-scale",
     "walk2_no_refinement": "− box refinement",
     "walk3_no_roi": "− RoIAlign",
@@ -95,8 +98,8 @@ TITLES = {
     "dape_rank64": "low-rank relation, 64",
     "dape_rank128": "low-rank relation, 128",
     "dape_full_harmonized": "full relation, harmonised sampling",
-    "dape_content_static_sampled": "DAPE, content learned and sampled",
-    "dape_content_sampled": "DAPE, content sampled",
+    "dape_content_static_sampled": "harmonised sampling, content learned and sampled",
+    "dape_content_sampled": "harmonised sampling, content sampled",
     "dape_corrected": "low-rank relation, corrected positions",
     "dape_corrected_encoder": "the same, in the encoder alone",
     "dape_corrected_decoder": "the same, in the decoder alone",

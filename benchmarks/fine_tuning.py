@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any
 
 EMBEDDED = "dape_lite0"
-NETWORK = {"name": EMBEDDED, "ffn_dim": 320, "num_queries": 300, "one_to_many_queries": 300, "nms": 0.7}
+NETWORK = {
+    "name": EMBEDDED,
+    "sampling": "harmonized",
+    "ffn_dim": 320,
+    "num_queries": 300,
+    "one_to_many_queries": 300,
+    "nms": 0.7,
+}
 QUARTER = 4
 # run -> (divisor of the steps, settings of the model)
 RUNS: dict[str, tuple[int, dict[str, Any]]] = {

@@ -120,8 +120,8 @@ dense() {
 }
 
 ablation() {
-    local what=(--rows upstream relation_detr_lite0 dape_rank16 dape_rank128 dape_full_harmonized dape_lite0)
-    if tiny; then what=(--rows dape_lite0 --model dape_lite0 --size 64 96 --repeats 1); fi
+    local what=(--rows upstream relation_detr_lite0 dape_rank16 dape_rank128 dape_full_harmonized dape_harmonized)
+    if tiny; then what=(--rows dape_harmonized --model dape_lite0 --size 64 96 --repeats 1); fi
     bench dape_ablation.py cost --device "$device" --out "$into/ablation.jsonl" "${what[@]}"
 }
 

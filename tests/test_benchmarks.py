@@ -218,7 +218,7 @@ def test_cost_is_measured_once_per_row_and_reported(
         return argparse.Namespace(returncode=0)
 
     monkeypatch.setattr(dape.subprocess, "run", run_in_process)
-    rows = [dape.UPSTREAM, "relation_detr_lite0", "dape_rank16", "dape_lite0"]
+    rows = [dape.UPSTREAM, "relation_detr_lite0", "dape_rank16", "dape_harmonized"]
     setting = {"model": "dape_r50", "options": json.dumps(TINY), "size": (128, 128), "objects": 2, "device": "cpu"}
     args = argparse.Namespace(
         **setting,
@@ -317,7 +317,7 @@ def test_the_ablation_compares_runs_of_the_same_seed(
     dape: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = []
-    for model, aps in (("dape_rank16", (0.1, 0.3)), ("dape_lite0", (0.2, 0.42)), ("dape_rank64", (0.5,))):
+    for model, aps in (("dape_rank16", (0.1, 0.3)), ("dape_harmonized", (0.2, 0.42)), ("dape_rank64", (0.5,))):
         for seed, ap in enumerate(aps):
             curve = [[2, ap / 2], [5, 0.9 * ap], [9, ap]]
             noise = [0.01 * (number % 5) for number in range(300)]  # what the drawn images do is in both of a pair

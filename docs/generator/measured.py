@@ -50,6 +50,26 @@ def positions() -> str:
     return table(["detector", "tokens", "error of the place", "explained", "codes moved"], rows)
 
 
+GRADIENTS = (
+    "sampling_offsets",
+    "attention_weights",
+    "value_proj",
+    "ref_point_head",
+    "encoder.code.proj",
+    "encoder.code.up",
+)
+
+
+def gradients() -> str:
+    """Gradients of one training step relative to the weights, by part (``benchmarks/dape_probe.py gradients``)."""
+    lines = (ROOT / "docs/results/dape_ablation.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = []
+    for probe in (row for row in map(json.loads, lines) if row["kind"] == "gradients"):
+        shares = [probe["groups"].get(group) for group in GRADIENTS]
+        rows.append([probe["name"], *("–" if share is None else f"{share['of_weight']:.2f}" for share in shares)])
+    return table(["detector", *(f"`{group}`" for group in GRADIENTS)], rows)
+
+
 def variants() -> str:
     """AP of DAPE's variants in runs that were interrupted (``benchmarks/data_efficiency.py``)."""
     runs = sorted(recorded("dape_variants_gpu")["rows"], key=lambda run: (-len(run["curve"]), -run["curve"][-1][1]))
@@ -138,6 +158,7 @@ SECTIONS = {
     "measured grid on blood cells": grid,
     "memory of a training step with masks": training_masks,
     "positions of harmonised sampling": positions,
+    "gradients of harmonised sampling": gradients,
     "variants of sampling, interrupted": variants,
     "forms of factors": relation_forms,
     "first touch": first_touch,

@@ -80,7 +80,7 @@ class DAPEArchitecture(RelationArchitecture):
         code_residual: share of a token's code that an encoder layer keeps; the rest is sampled.
     """
 
-    sampling: Literal["standard", "harmonized", "corrected"] = "harmonized"
+    sampling: Literal["standard", "harmonized", "corrected"] = "standard"
     sampling_in: Literal["both", "encoder", "decoder"] = "both"
     code_rank: Width = 16
     code_residual: Share = 0.5
