@@ -110,7 +110,10 @@ class RelationArchitecture(RelationOptions, DINOArchitecture):
 
 
 class RelationDecoder(DINODecoder):
-    """DINO's decoder with a position relation and with positions scaled by content; each can be None."""
+    """DINO's decoder with a position relation and with positions scaled by content; each can be None.
+
+    parts: arguments of :class:`detrkit.models.dino.DINODecoder`.
+    """
 
     def __init__(
         self,
@@ -154,7 +157,10 @@ class RelationParts(DecoderParts):
 
 
 def relation_parts(options: RelationOptions, architecture: DINOArchitecture) -> RelationParts:
-    """Build the arguments of :class:`RelationDecoder` besides its layers; a single layer has no relation."""
+    """Build the arguments of :class:`RelationDecoder` besides its layers; a single layer has no relation.
+
+    An architecture that is both is passed twice, since Python has no type for "both".
+    """
     parts, dim, heads = decoder_parts(architecture), architecture.hidden_dim, architecture.num_heads
     several = architecture.decoder_layers > 1
     scale = position_head(dim, dim) if options.query_scale and several else None
