@@ -205,13 +205,13 @@ def test_a_correction_sees_only_what_was_sampled_from_elsewhere() -> None:
     encoding = PositionCorrection(dim=DIM, rank=RANK)
     torch.nn.init.normal_(encoding.up.weight)
     memory = replace(tokens((4, 6)), encoding=encoding)
-    assert torch.equal(encoding.of_tokens(memory), memory.own_position)
+    assert torch.equal(encoding.token_positions(memory), memory.own_position)
     moved = replace(memory, code=memory.code + 1.0)
     torch.testing.assert_close(
-        encoding.of_tokens(moved) - memory.own_position, encoding.up.weight.sum(1).expand_as(memory.own_position)
+        encoding.token_positions(moved) - memory.own_position, encoding.up.weight.sum(1).expand_as(memory.own_position)
     )
     position, boxes = torch.randn(2, 3, DIM), torch.rand(2, 3, 4)
-    assert torch.equal(encoding.of_queries(position, boxes, encoding.of_boxes(boxes)), position)
+    assert torch.equal(encoding.query_positions(position, boxes, encoding.of_boxes(boxes)), position)
 
 
 def test_a_box_as_large_as_a_proposal_at_a_cell_has_the_code_of_that_cell() -> None:
@@ -230,7 +230,7 @@ def test_the_residual_is_the_share_of_the_old_code(residual: float) -> None:
     options: dict[str, Any] = {"dim": DIM, "num_heads": HEADS, "num_levels": 1, "num_points": 1}
     layer = HarmonizedEncoderLayer(**options, ffn_dim=16, dropout=0.0, code_residual=residual)
     reference = torch.rand(2, 15, 1, 2)
-    _, sampled = layer.self_attn(*layer.attention_inputs(memory, reference))
+    _, sampled = layer.self_attn(memory.content + memory.position, reference, memory)
     expected = residual * memory.code + (1 - residual) * sampled
     torch.testing.assert_close(layer(memory, reference).code, expected)
 

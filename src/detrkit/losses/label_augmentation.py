@@ -1,4 +1,4 @@
-"""Label augmentation of DELA-DETR (Wang et al., ECCV 2022, section 3.4): several queries per object."""
+"""Label augmentation of DELA-DETR (Wang et al., ECCV 2022): several queries per object."""
 
 from __future__ import annotations
 

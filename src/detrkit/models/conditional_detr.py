@@ -78,7 +78,7 @@ def conditional_layers(architecture: DETRArchitecture) -> list[ConditionalDecode
 
 
 def conditional_position(content: Tensor, reference: Tensor, scale: nn.Module | None) -> Tensor:
-    """Conditional spatial query of a layer (paper, eq. 7): sine embedding of the centre times a learned scale.
+    """Conditional spatial query of a layer (paper, section 3.3): sine embedding of the centre times a learned scale.
 
     content (B, Q, C), reference logits (B, Q, 2 or 4) -> (B, Q, C); scale: None in the first layer.
     """

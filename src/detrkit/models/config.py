@@ -161,7 +161,7 @@ class Objective:
     loss_giou: NonNegative = 2.0
     """Weight of the GIoU loss."""
     repeat_label: Few | None = None
-    """Every object is given this many times in training (label augmentation, DE-DETR paper, section 3.4)."""
+    """Every object is given this many times in training (label augmentation of the DE-DETR paper)."""
     repeat_ratio: Annotated[Share, Field(gt=0)] | None = None
     """Objects are repeated up to this share of the queries; excludes ``repeat_label``."""
     two_stage_match: bool = False

@@ -118,7 +118,7 @@ class HarmonizedDecoder(RelationDecoder):
                 refined.reference if self.positions_in_valid_area else boxes[:, :, 0], content, index
             )
             if code is not None:
-                position = memory.encoding.of_queries(position, refined.reference, code)
+                position = memory.encoding.query_positions(position, refined.reference, code)
             content, code = layer(content, position, boxes, memory, self.attention(blocks, refined.boxes))
             refined.step(content, last=index + 1 == len(self.layers))
         return refined.decoded(queries)
@@ -135,6 +135,7 @@ class DAPE(RelationDETR):
         """Decode as Relation-DETR does; the content of queries can be sampled from the memory at their boxes."""
         architecture = self.config.architecture
         if architecture.query_content != "static":
+            # learned content that is not used is multiplied by zero: all parameters stay in the graph (DDP needs that)
             keep = 1.0 if architecture.query_content == "static+sampled" else 0.0
             queries = [
                 replace(

@@ -227,6 +227,7 @@ class DEDETR(Detector):
         for first, heads in ((first_class, self.class_embed), (first_box, self.bbox_embed)):
             for head in heads[1:]:
                 head.load_state_dict(first.state_dict())
+        # after the copies: with refinement, further layers start from the sides that the first has set
         nn.init.constant_(last.get_parameter("bias")[2:], -2.0)
 
     def network(self, images: Tensor, padding_mask: Tensor, denoising: Sequence[Queries]) -> Predictions:
@@ -262,10 +263,11 @@ class DEDETR(Detector):
         )
 
     def _project(self, maps: Sequence[FeatureMap], padding_mask: Tensor) -> list[FeatureMap]:
+        """Project the detector's levels to ``hidden_dim`` channels; a fourth one has stride 64."""
         architecture = self.config.architecture
         sources = maps[architecture.finer_maps :]
         if len(sources) < len(self.input_proj):
-            sources = [*sources, maps[-1]]
+            sources = [*sources, maps[-1]]  # stride 64 is made of C5 too
         mask_padding = architecture.mask_backbone_padding
         return [
             projection(level, padding_mask, mask_padding=mask_padding)

@@ -3,13 +3,15 @@
 
 What changes against DINO:
 
-1. **Position relation** (section 4.1): from the second decoder layer on, self-attention is biased by the relative
-   positions of the boxes of the two layers before (:meth:`RelationDecoder.attention`). The bias is recomputed row by
-   row, so that nothing of size N² is kept (:mod:`detrkit.nn.relation`).
-2. **Contrastive relation pipeline** (section 4.2): in training, further queries without relation are matched one to
-   many (:meth:`RelationDETR.one_to_many`). They keep supervision dense, while the relation suppresses duplicates
-   among the matching queries.
-3. The content of a query scales its position (:meth:`RelationDecoder.position`); the memory is a fusion of all encoder
+1. **Position relation encoder** (section 4.1): offsets and size ratios of every pair of boxes become a bias of
+   self-attention (:class:`detrkit.nn.relation.PositionRelation`). It is recomputed a few rows at a time, so that
+   nothing of size N² is kept.
+2. **Progressive attention refinement** (section 4.2): from the second decoder layer on, the relation is that between
+   the boxes of the two layers before (:meth:`RelationDecoder.attention`).
+3. **Contrast relation pipeline** (section 4.3): in training, further queries without relation (the paper's hybrid
+   queries) are matched one to many (:meth:`RelationDETR.one_to_many`). They keep supervision dense, while the relation
+   suppresses duplicates among the matching queries.
+4. The content of a query scales its position (:meth:`RelationDecoder.position`); the memory is a fusion of all encoder
    layers (:class:`detrkit.nn.deformable.MemoryFusion`); class scores learn the IoU of the box (varifocal loss).
 """
 
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Unpack
 
 from torch import Tensor, nn
 
@@ -108,7 +110,10 @@ class RelationArchitecture(RelationOptions, DINOArchitecture):
 
 
 class RelationDecoder(DINODecoder):
-    """DINO's decoder with a position relation and with positions scaled by content; each can be None."""
+    """DINO's decoder with a position relation and with positions scaled by content; each can be None.
+
+    parts: arguments of :class:`detrkit.models.dino.DINODecoder`.
+    """
 
     def __init__(
         self,
@@ -116,18 +121,9 @@ class RelationDecoder(DINODecoder):
         *,
         query_scale: MLP | None,
         relation: PositionRelation | LowRankRelation | None,
-        norm: nn.Module,
-        ref_point_head: nn.Module,
-        look_forward_twice: bool,
-        positions_in_valid_area: bool,
+        **parts: Unpack[DecoderParts],
     ) -> None:
-        super().__init__(
-            layers,
-            norm=norm,
-            ref_point_head=ref_point_head,
-            look_forward_twice=look_forward_twice,
-            positions_in_valid_area=positions_in_valid_area,
-        )
+        super().__init__(layers, **parts)
         self.query_scale = query_scale
         self.relation = relation
 
@@ -161,7 +157,10 @@ class RelationParts(DecoderParts):
 
 
 def relation_parts(options: RelationOptions, architecture: DINOArchitecture) -> RelationParts:
-    """Build the arguments of :class:`RelationDecoder` besides its layers; a single layer has no relation."""
+    """Build the arguments of :class:`RelationDecoder` besides its layers; a single layer has no relation.
+
+    An architecture that is both is passed twice, since Python has no type for "both".
+    """
     parts, dim, heads = decoder_parts(architecture), architecture.hidden_dim, architecture.num_heads
     several = architecture.decoder_layers > 1
     scale = position_head(dim, dim) if options.query_scale and several else None

@@ -3,14 +3,17 @@
 
 What changes against DINO:
 
-1. **Hierarchical salience** (:meth:`SalienceDETR.score`, :mod:`detrkit.nn.salience.salience`): how well a token shows
-   an object is predicted from the coarsest level down, with scale-independent supervision.
-2. **Salience filtering** (:meth:`SalienceDETR.refine`, :mod:`detrkit.nn.salience.encoder`): the encoder refines the
-   most salient tokens of each level, fewer in every layer; the best attend to each other first. All other tokens get
-   a **background embedding**.
-3. **Cross-level token fusion** (:mod:`detrkit.nn.salience.plux_pyramid`): a convolutional pyramid over the memory.
-4. **Redundancy removal** (:meth:`SalienceDETR.best`, :mod:`detrkit.nn.salience.grid_suppression`): only one of several
-   neighbouring tokens becomes a query.
+1. **Scale-independent salience supervision** (:meth:`SalienceDETR.score`, :mod:`detrkit.nn.salience.salience`): how
+   well a token shows an object is predicted from the coarsest level down; the target does not depend on the object's
+   size.
+2. **Hierarchical query filtering** (:meth:`SalienceDETR.refine`, :mod:`detrkit.nn.salience.encoder`): the encoder
+   refines the most salient tokens of each level, fewer in every layer; the best attend to each other first.
+3. Query refinement for the two-stage start:
+
+   * a **background embedding** for all tokens that the last layer does not refine;
+   * **cross-level token fusion** (:mod:`detrkit.nn.salience.plux_pyramid`): a convolutional pyramid over the memory;
+   * **redundancy removal** (:meth:`SalienceDETR.best`, :mod:`detrkit.nn.salience.grid_suppression`): only one of
+     several neighbouring tokens becomes a query.
 """
 
 from __future__ import annotations
@@ -174,7 +177,7 @@ class SalienceDETR(DINO):
         return ordered[:, :number]
 
     def _salience_target(self, tokens: Tokens, sizes: Tensor) -> SalienceTarget:
-        """Return the salience target of images with valid heights and widths (B, 2) in pixels."""
+        """Return the salience target of images with these valid sizes, (B, 2) height and width in pixels."""
         reach = [self.config.architecture.salience_reach * 2**level for level in range(len(tokens.shapes) - 1)]
         bounds = (-1.0, *reach, torch.inf)
         level = tokens.levels()

@@ -71,7 +71,11 @@ class MSDeformAttn(nn.Module):
         return self.value_proj(tokens.content).unflatten(-1, (self.num_heads, -1))
 
     def sample(self, values: Tensor, query: Tensor, reference: Tensor, tokens: Tokens) -> Tensor:
-        """Sample values (B, S, heads, D) with the offsets and weights of the query -> (B, Q, heads · D)."""
+        """Sample values (B, S, heads, D) with the offsets and weights of the query -> (B, Q, heads · D).
+
+        Query and reference as in :meth:`forward`. Offsets are in cells of the level around points; within boxes
+        ``num_points`` is half a side, so that the initial grid just fits.
+        """
         if not (in_plain_cpu(values) and not tokens.padding_mask.any()):  # a copy of all values, often for nothing
             values = zeroed(values, tokens.padding_mask[..., None, None])
         if is_exporting():
@@ -153,16 +157,11 @@ class DeformableEncoderLayer(FeedForwardLayer):
 
     def forward(self, tokens: Tokens, reference: Tensor) -> Tokens:
         """Tokens with their own centres (B, S, L, 2) as reference -> tokens with new content."""
-        return replace(
-            tokens, content=self.add_sampled(tokens, self.self_attn(*self.attention_inputs(tokens, reference)))
-        )
-
-    def attention_inputs(self, tokens: Tokens, reference: Tensor) -> tuple[Tensor, Tensor, Tokens]:
-        """Return query, reference and tokens of self-attention."""
-        return tokens.content + tokens.position, reference, tokens
+        sampled = self.self_attn(tokens.content + tokens.position, reference, tokens)
+        return replace(tokens, content=self.add_sampled(tokens, sampled))
 
     def add_sampled(self, tokens: Tokens, sampled: Tensor) -> Tensor:
-        """Add the sampled features and apply the feed-forward block -> content (B, S, C)."""
+        """Add the sampled features (B, S, C) and apply the feed-forward block -> content (B, S, C)."""
         content = self.residual(tokens.content, self.norm1, lambda _: sampled)
         return self.residual(content, self.norm2, self.feed_forward)
 
@@ -261,6 +260,6 @@ class DeformableDecoderLayer(FeedForwardLayer):
         return self.residual(content, self.norm2, attend)
 
     def add_sampled(self, content: Tensor, sampled: Tensor) -> Tensor:
-        """Add the features sampled from the memory and apply the feed-forward block -> content (B, Q, C)."""
+        """Add features sampled from the memory (B, Q, C) and apply the feed-forward block -> content (B, Q, C)."""
         content = self.residual(content, self.norm1, lambda _: sampled)
         return self.residual(content, self.norm3, self.feed_forward)

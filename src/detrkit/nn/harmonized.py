@@ -87,7 +87,7 @@ class PositionedAttn(MSDeformAttn):
 
 
 class CoSamplingAttn(MSDeformAttn):
-    """Deformable attention that samples the code together with the content."""
+    """Deformable attention that samples code and content in one call, at the same points with the same weights."""
 
     def forward(self, query: Tensor, reference: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # one more output
         """Return content (B, Q, C) as :class:`MSDeformAttn`, and the code (B, Q, r) sampled in the same way."""
@@ -128,26 +128,26 @@ class PositionCode(nn.Module):
     def of_cells(self, tokens: Tokens) -> Tensor:
         """Return the code φ (B, S, r) of the place of every token."""
         side = tokens.sides().log()
-        return self._of(tokens.centres(), side[:, None].expand(tokens.content.shape[0], -1, 1))
+        return self._code(tokens.centres(), side[:, None].expand(tokens.content.shape[0], -1, 1))
 
     def of_boxes(self, boxes: Tensor) -> Tensor:
         """Return the code φ (B, N, r) of boxes cxcywh (B, N, 4)."""
         sides = boxes[..., 2:].clamp(min=1e-3).log().mean(-1, keepdim=True)
-        return self._of(boxes[..., :2], sides)
+        return self._code(boxes[..., :2], sides)
 
-    def _of(self, centres: Tensor, log_sides: Tensor) -> Tensor:
+    def _code(self, centres: Tensor, log_sides: Tensor) -> Tensor:
         place = torch.cat((centres, log_sides), dim=-1)
         embedded = sine_embedding(place * (2 * math.pi), self.features).flatten(-2)
         code: Tensor = self.proj(embedded.to(self.proj.weight.dtype))
         return code
 
-    def of_tokens(self, tokens: CodedTokens) -> Tensor:
+    def token_positions(self, tokens: CodedTokens) -> Tensor:
         """Return the position encodings (B, S, C) of tokens with these codes, level embedding included."""
         position = self(tokens.code)
         return position if tokens.level_embed is None else position + tokens.level_embed
 
-    def of_queries(self, position: Tensor, boxes: Tensor, code: Tensor) -> Tensor:
-        """Return the position encodings of queries with boxes (B, N, 4) and sampled codes (B, N, r).
+    def query_positions(self, position: Tensor, boxes: Tensor, code: Tensor) -> Tensor:
+        """Return the position encodings (B, N, C) of queries with boxes (B, N, 4) and sampled codes (B, N, r).
 
         position: (B, N, C), the encodings of the boxes alone.
         """
@@ -163,12 +163,12 @@ class PositionCorrection(PositionCode):
         self.norm = nn.Identity()
         nn.init.zeros_(self.up.weight)
 
-    def of_tokens(self, tokens: CodedTokens) -> Tensor:
+    def token_positions(self, tokens: CodedTokens) -> Tensor:
         """Return the position encodings (B, S, C) of tokens with these codes, level embedding included."""
         return tokens.own_position + self(tokens.code - tokens.own_code)
 
-    def of_queries(self, position: Tensor, boxes: Tensor, code: Tensor) -> Tensor:
-        """Return the position encodings of queries; arguments as in :class:`PositionCode`."""
+    def query_positions(self, position: Tensor, boxes: Tensor, code: Tensor) -> Tensor:
+        """Return the position encodings (B, N, C) of queries; arguments as in :class:`PositionCode`."""
         return position + self(code - self.of_boxes(boxes.detach()))
 
 
@@ -191,7 +191,7 @@ class HarmonizedEncoderLayer(DeformableEncoderLayer):
     def forward(self, tokens: Tokens, reference: Tensor) -> Tokens:
         """Run as :class:`DeformableEncoderLayer`; the new code is a mean of the old and the sampled one."""
         assert isinstance(tokens, CodedTokens)
-        sampled, code = self.self_attn(*self.attention_inputs(tokens, reference))
+        sampled, code = self.self_attn(tokens.content + tokens.position, reference, tokens)
         code = self.code_residual * tokens.code + (1 - self.code_residual) * code
         return replace(tokens, content=self.add_sampled(tokens, sampled), code=code)
 
@@ -219,7 +219,7 @@ class HarmonizedEncoder(DeformableEncoder):
         plain = {name: getattr(tokens, name) for name in _PLAIN}
         own = self.code.of_cells(tokens)
         coded = CodedTokens(**plain, code=own, own_code=own, own_position=tokens.position, encoding=self.code)
-        return super().forward(replace(coded, position=self.code.of_tokens(coded)))
+        return super().forward(replace(coded, position=self.code.token_positions(coded)))
 
     def step(self, layer: nn.Module, tokens: Tokens, reference: Tensor) -> Tokens:
         """Run one layer and return the tokens for the next, with positions from their codes."""
@@ -227,7 +227,7 @@ class HarmonizedEncoder(DeformableEncoder):
         coded: CodedTokens = run_layer(layer, tokens, reference, checkpointing=self.checkpointing)
         if coded.code is tokens.code:  # a plain layer
             return coded
-        return replace(coded, position=self.code.of_tokens(coded))
+        return replace(coded, position=self.code.token_positions(coded))
 
 
 class HarmonizedDecoderLayer(DeformableDecoderLayer):

@@ -32,7 +32,7 @@ class Queries:
         name: :data:`MATCHING`, or the name of the set in ``groups`` of the predictions.
         content: (B, N, C), query content before the first layer.
         position: (B, N, C), position embedding shared by all layers; None if layers make positions from boxes.
-        reference: initial boxes (B, N, 4) or points (B, N, 2) in [0, 1] of the valid area, or None.
+        reference: initial boxes (B, N, 4) or points (B, N, 2) in [0, 1] of the valid area (DE-DETR: logits), or None.
         sees: names of the other sets that these queries attend to in self-attention, besides their own set.
         blocked: (1 or B, 1, N, N) bool, True where a query (row) must not attend to another (column); None: nowhere.
         masked: whether their masks are learned, if the model has a mask head.

@@ -26,7 +26,10 @@ __all__ = ["FullRelation", "LowRankRelation", "PositionRelation", "box_relation"
 
 
 def box_relation(source: Tensor, target: Tensor, eps: float = 1e-5) -> Tensor:
-    """Return offsets and size ratios of boxes cxcywh (B, N, 4) and (B, M, 4), on a log scale: (B, N, M, 4)."""
+    """Return offsets and size ratios of boxes cxcywh (B, N, 4) and (B, M, 4), on a log scale: (B, N, M, 4).
+
+    e(i, j) = [log(|x_i - x_j| / w_i + 1), log(|y_i - y_j| / h_i + 1), log(w_i / w_j), log(h_i / h_j)]
+    """
     source, target = source[:, :, None], target[:, None]
     offset = ((source[..., :2] - target[..., :2]).abs() / (source[..., 2:] + eps) + 1.0).log()
     ratio = ((source[..., 2:] + eps) / (target[..., 2:] + eps)).log()
@@ -34,8 +37,11 @@ def box_relation(source: Tensor, target: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 class PositionRelation(nn.Module):
-    """Sine embedding of the relation, a linear map to the heads, ReLU. No gradient reaches the boxes.
+    """Rel(i, j) = ReLU(W · Embed(e(i, j)) + B), one number per head, with e of :func:`box_relation`.
 
+    The paper has max(ε, ·) in place of ReLU; its repository left that because of bf16. No gradient reaches the boxes.
+
+    features, temperature, scale: of the sine embedding of each of the four numbers (d_re, T and s in the paper).
     rows: number of queries per step, see :class:`FullRelation`.
     """
 

@@ -37,7 +37,7 @@ def xavier_(module: nn.Module) -> None:
 
 
 def run_layer(layer: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
-    """What a layer makes of its inputs.
+    """Run a layer and return its output.
 
     checkpointing: keep only the inputs for the backward pass, which computes the layer's activations again.
     """

@@ -47,7 +47,7 @@ def lowest_in_padding(scores: Tensor, padding_mask: Tensor) -> Tensor:
 
 
 class SalienceFilter(nn.Module):
-    """Selects tokens by salience with two keep ratios, one per level and one per encoder layer.
+    """Selects tokens by salience (B, S) with two keep ratios, one per level and one per encoder layer.
 
     The ratios are buffers because official checkpoints contain them. mask_padding: the selection of an image does not
     depend on the other images of its batch.
@@ -151,6 +151,7 @@ class SalienceEncoderLayer(FeedForwardLayer):
         return self.residual(query, self.norm2, self.feed_forward)
 
     def _attend_best(self, query: Tensor, position: Tensor, rank: Tensor, seen: Tensor) -> Tensor:
+        """Let the queries (B, n, C) of the highest rank (B, n) attend to each other; the others stay."""
         best = rank.topk(min(self.attending, rank.shape[1]), dim=1).indices
         best_position, unseen = gather_rows(position, best), ~seen.gather(1, best)
         refined = self.residual(
