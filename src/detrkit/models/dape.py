@@ -5,9 +5,10 @@ to load their checkpoints, and does not claim their figures.
 
 What changes against Relation-DETR; each change has its own option, and with all of them off it is Relation-DETR:
 
-1. **Harmonised sampling** (``sampling``): together with the content, deformable attention samples a code of the place
-   that the content comes from. The position encoding of the next layer is made from this code or corrected by it, in
-   the encoder (:class:`detrkit.nn.harmonized.HarmonizedEncoder`), in the decoder (:class:`HarmonizedDecoder`) or both.
+1. **Harmonised sampling** (``sampling``; off by default, since it cost AP where it was measured, docs/results.md):
+   together with the content, deformable attention samples a code of the place that the content comes from. The
+   position encoding of the next layer is made from this code or corrected by it, in the encoder
+   (:class:`detrkit.nn.harmonized.HarmonizedEncoder`), in the decoder (:class:`HarmonizedDecoder`) or both.
 2. **Low-rank relation** (``relation``, ``relation_rank``): the bias of self-attention is a product of factors of rank
    r, computed inside fused attention; nothing of size N² exists (:class:`detrkit.nn.relation.LowRankRelation`).
 3. Two further interpretations of the description, off by default: query content sampled from the memory at the query's
