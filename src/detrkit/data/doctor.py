@@ -37,6 +37,7 @@ __all__ = ["DataContents", "Report", "SplitCounts", "check"]
 # Warn about classes with 20 times fewer boxes than the most frequent class.
 _IMBALANCE = 20
 _SHOWN_CLASSES = 8
+_NEARLY_ALL = 0.9  # of the images without boxes: rather labels that were not found
 # The highest value of cameras with 12 bits, which write them into files of 16.
 _TWELVE_BITS = 4095
 
@@ -237,7 +238,13 @@ def _empty(split: str, table: Table, missing: set[int]) -> Iterator[Finding]:
     present = (row for index, row in enumerate(table.images) if index not in missing)
     empty = [str(row["file_name"]) for row in present if row["id"] not in filled]
     level: Level = "warning" if len(empty) * 2 > len(table.images) else "info"
-    yield finding(level, "empty images", split, empty, "images without boxes: kept as examples of background")
+    message = "images without boxes: kept as examples of background"
+    if len(empty) >= _NEARLY_ALL * len(table.images):
+        message = f"images without boxes, of {len(table.images)}: do their labels lie where the format has them, with "
+        message += "the ids or names of their images?"
+        yield finding("warning", "empty labels", split, empty, message)
+    else:
+        yield finding(level, "empty images", split, empty, message)
 
 
 def _federated(split: str, table: Table) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from typing import NotRequired, TypedDict
 
 from detrkit.errors import DataError, did_you_mean
 
-__all__ = ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "Categories", "Category", "CategoryRow"]
+__all__ = ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "Categories", "Category", "CategoryRow", "spelled_alike"]
 
 # Keys and values that LVIS adds to COCO annotations (Gupta et al., LVIS, section 4).
 NEGATIVES = "neg_category_ids"
@@ -112,6 +112,11 @@ class Categories(tuple[Category, ...]):
     def named(self) -> list[Category]:
         """The classes that have a name, without unused slots (gaps in COCO's 91 ids)."""
         return [category for category in self if category.name is not None]
+
+
+def spelled_alike(name: object) -> str:
+    """A class name without letter case, underscores and needless spaces: ``Traffic_Light `` is ``traffic light``."""
+    return " ".join(str(name).casefold().replace("_", " ").split())
 
 
 def _color(values: Sequence[int] | None) -> tuple[int, int, int] | None:
