@@ -330,6 +330,15 @@ def test_the_command(
     assert "needs --checkpoint CKPT, or --folds 5" in capsys.readouterr().err
     assert run([*words, "lr=0.1"]) == 2
     assert run([*words, "--folds", "2", "--split", "val"]) == 2
+    (tmp_path / "link").symlink_to(folder / "images", target_is_directory=True)
+    before = sorted(folder.rglob("*"))
+    for among in (folder, folder / "images", folder / "images" / "train" / "new", tmp_path / "link" / "val"):
+        capsys.readouterr()
+        assert run([*words[:5], "--out", str(among)]) == 2
+        assert "files and pictures would be written among the data; choose another folder" in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+    assert run([*words, "--out", str(folder / "suspects")]) == 0, "a new folder beside that of the images"
+    assert run([*words, "--out", str(folder.parent)]) == 0
 
 
 def test_folds_ask_models_that_have_not_seen_the_image(

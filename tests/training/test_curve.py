@@ -158,6 +158,8 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((out / "learning_curve.json").read_text())
     assert printed["doubled"]["images"] == 42
+    assert run([*words, "training.epochs=3"]) == 2
+    assert "--steps and a setting of training say how long a run is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -166,6 +168,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--fractions", "10,half"], "give percents with commas"),
         (["--fractions", "0,100"], "0 % is not above 0 and at most 100"),
         (["--fractions", "50,120"], "120 % is not above 0 and at most 100"),
+        (["--fractions", "0.5,1"], "give percents, here 50,100; really 1 % and less: 0.5%,1%"),
         (["--seeds", "a"], "give whole numbers with commas"),
         (["--steps", "5", "--minutes", "3"], "not both"),
         (["--minutes", "0"], "a time above 0"),

@@ -83,6 +83,7 @@ def suspects_command(
     sets: dict[str, DetectionDataset] = {}
     for name in names:
         data = sets[name] = load_dataset(folder, split=name, format=format, on_error="skip")
+        _refuse_mixing(out, folder, data)
         if model is not None:
             found = _detections(model, data, name)
         else:
@@ -107,6 +108,19 @@ def suspects_command(
             f"  {row['confidence']:.2f} {row['kind']} {row['category']} in {row['file_name']} at {where}", markup=False
         )
     console.print(f"{out / 'suspects.json'}" + (f", pictures in {out / 'sheets'}" if sheets else ""), markup=False)
+
+
+def _refuse_mixing(out: Path, folder: Path, data: DetectionDataset) -> None:
+    """Refuse to write files and pictures where those of the data are looked for.
+
+    Raises:
+        DataError: the output is the folder of the data, or one of or in those that their images are in.
+    """
+    real, root = out.resolve(), folder.resolve()
+    places = {record.path.parent.resolve() for record in data.records}
+    above = any(real in place.parents for place in places) and real not in root.parents
+    if above or real == root or places & {real, *real.parents}:
+        raise DataError(f"--out {out}: files and pictures would be written among the data; choose another folder")
 
 
 def _model(checkpoint: str, device: str) -> Detector:

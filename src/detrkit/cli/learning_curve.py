@@ -75,6 +75,10 @@ def learning_curve_command(
             from detrkit.training.curve import learning_curve
             from detrkit.training.folder import run_folder
             from detrkit.training.interrupt import Interrupted
+        length = recipe.training
+        if (steps and steps != length.iterations) or (minutes and length.minutes is not None):
+            option = "--steps" if steps else "--minutes"
+            raise RecipeError(f"{option} and a setting of training say how long a run is: give one of them")
         own = run_folder(recipe)
         target = out or own.with_name(f"{own.name}-learning-curve")
         try:
@@ -94,6 +98,9 @@ def _fractions(text: str) -> list[float]:
     wrong = [value for value in values if not 0 < value <= 1]
     if wrong:
         raise RecipeError(f"--fractions {text}: {100 * wrong[0]:g} % is not above 0 and at most 100")
+    if max(values) <= 0.01 and "%" not in text:
+        percents = ",".join(f"{10_000 * value:g}" for value in values)
+        raise RecipeError(f"--fractions {text}: give percents, here {percents}; really 1 % and less: 0.5%,1%")
     return values
 
 

@@ -79,7 +79,10 @@ class Categories(tuple[Category, ...]):
 
         Raises:
             DataError: no class is given, or one that there is not.
+            TypeError: ``classes`` are neither names nor ids.
         """
+        if not isinstance(classes, str | int | Iterable) or isinstance(classes, bool):
+            raise TypeError(f"classes are names or ids, got {classes!r}")
         wanted = [classes] if isinstance(classes, str | int) else list(classes)
         if not wanted:
             raise DataError("classes: none is named; leave them out for all")
