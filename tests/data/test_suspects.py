@@ -363,6 +363,9 @@ def test_folds_ask_models_that_have_not_seen_the_image(
     assert run([*words, "--out", str(out), "--device", "cpu", "model.ffn_dim=48"]) == 2
     said = capsys.readouterr().err
     assert "cannot be resumed with this recipe" in said
+    assert run([*words, "--out", str(out), "--device", "cpu", "training.iterations=9"]) == 2
+    said += capsys.readouterr().err
+    assert f"fold0_of_2: the run there has training.iterations={small['training.iterations']}, not 9" in said
     assert f"To train all folds anew: another --out, or delete {out / 'folds'}" in said
 
     def stopped(*given: object, **how: object) -> None:

@@ -87,6 +87,13 @@ def test_nested_runs_that_are_trained_once(tmp_path: Path) -> None:
         assert growth.scores[growth.sizes.index(images)] == pytest.approx(score, abs=1e-9)
     assert all(found.count("train") == 1 and found.count("eval") == 1 for found in events.values())
     assert load_recipe(folder / "5_images_seed0").data.repeat == 4 * load_recipe(folder / "21_images_seed0").data.repeat
+    with pytest.raises(
+        RecipeError, match=r"5_images_seed0: the run there has training\.iterations=1, not 2\. To begin"
+    ):
+        grow(root, folder, overrides={"training.iterations": 2})
+    with pytest.raises(RecipeError, match=rf"training\.minutes=None, not 2\.0\. .* another --out, or delete {folder}"):
+        grow(root, folder, minutes=6)
+    assert {path: path.read_bytes() for path in before} == before
     damaged = folder / "10_images_seed0" / curve.ANSWERS
     damaged.write_text("{")
     with pytest.raises(DataError, match=r"answers\.json: the detections .* delete .*10_images_seed0 to repeat it"):
