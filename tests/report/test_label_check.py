@@ -273,6 +273,9 @@ def test_the_command_ends_before_it_loads_a_model(
     assert "not ready to train: 2 faults of the labels" in said
     assert not list(tmp_path.glob("run*"))
     assert command(["train", "--data", str(data), "--check", "--resume"]) == 2
+    for minutes in ("0", "nan", "inf"):
+        assert command(["train", "--data", str(data), "--check", "--minutes", minutes]) == 2
+        assert f"--minutes {minutes}: give the four images a time above 0" in capfd.readouterr().err
     shutil.rmtree(data / "annotations")
     assert command(["train", "--data", str(data), "--check"]) == 2
 

@@ -179,6 +179,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--seeds", "a"], "give whole numbers with commas"),
         (["--steps", "5", "--minutes", "3"], "not both"),
         (["--minutes", "0"], "a time above 0"),
+        (["--minutes", "inf"], "a time above 0"),
     ],
 )
 def test_unusable_options(tmp_path: Path, options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,7 +57,7 @@ def learning_curve_command(
         raise DataError(f"{folder}: no such data folder")
     if steps is not None and minutes is not None:
         raise RecipeError("give --steps or --minutes, not both")
-    if minutes is not None and not minutes > 0:
+    if minutes is not None and not 0 < minutes < math.inf:
         raise RecipeError(f"--minutes {minutes:g}: give the curve a time above 0")
     if out is not None and out.exists() and not out.is_dir():
         raise DataError(f"{out}: the output must be a folder, but this is a file")

@@ -114,7 +114,7 @@ def _check_recipe(recipe: Recipe, minutes: float | None) -> None:
         )
     if recipe.data.sample_rate is not None:
         raise RecipeError("data.sample_rate: a learning curve draws its own parts of the images; leave it out")
-    if minutes is not None and not minutes > 0:
+    if minutes is not None and not 0 < minutes < math.inf:
         raise RecipeError(f"minutes = {minutes:g}: give the curve a time above 0")
 
 
