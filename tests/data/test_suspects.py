@@ -326,6 +326,8 @@ def test_the_command(
     assert run([*words, "--least", "1"]) == 0
     assert json.loads((out / "suspects.json").read_text()) == []
     assert not list((out / "sheets").iterdir()), "no pictures of suspects of an earlier call"
+    assert run([*words, "--split", "val"]) == 0
+    assert {path.stem.rpartition("_")[2] for path in out.iterdir()} == {"suspects", "sheets", "val"}, "nor its splits"
     assert run([*words[:3], "--out", str(out)]) == 2
     assert "needs --checkpoint CKPT, or --folds 5" in capsys.readouterr().err
     assert run([*words, "lr=0.1"]) == 2

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["suspects_command"]
 
 _ON_SHEET = 24
+_FILES = ("corrected_{}.json", "ignore_{}.json", "cvat_{}.xml", "label_studio_{}.json")  # of a split
 
 
 def suspects_command(
@@ -93,6 +94,9 @@ def suspects_command(
     every.sort(key=lambda pair: -pair[1].confidence)
     rows = [one.to_json(sets[name].categories, split=name) for name, one in every]
     write_json(out / "suspects.json", rows, force=True)
+    for name in {*Split} - sets.keys():  # of an earlier call
+        for kind in _FILES:
+            (out / kind.format(name)).unlink(missing_ok=True)
     for name, data in sets.items():
         _write_files(out, name, data, [one for own, one in every if own == name], follow=follow, image_url=image_url)
     sheets = _draw(out, sets, every[:pictures])
