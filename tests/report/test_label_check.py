@@ -217,6 +217,22 @@ def test_boxes_are_read_as_their_format_writes_them(
     assert said is not None or not any(one.stops for one in doubts)
 
 
+def test_wrong_sizes_of_images_and_boxes_without_any_number_are_no_other_frame(
+    tmp_path: Path, sound: tuple[Path, dict[str, Split]]
+) -> None:
+    sizes, zeros = copy.deepcopy(sound[1]), copy.deepcopy(sound[1])
+    for split in sizes.values():
+        for image in split["images"]:
+            image["width"], image["height"] = HEIGHT, WIDTH
+    for split in zeros.values():
+        with_boxes(lambda box: [0.0] * 4)(split)
+    for name, content, fault in (("sizes", sizes, "image sizes of train"), ("zeros", zeros, "box values of train")):
+        data = written(tmp_path / name, sound[0] / "images", content)
+        texts = [one.text for one in label_doubts(load_recipe({}, {"data.root": str(data)}), "det") if one.stops]
+        assert any(text.startswith(fault) for text in texts)
+        assert not any("box frame" in text for text in texts)
+
+
 def test_a_set_with_many_images_of_background_is_no_fault(tmp_path: Path, sound: tuple[Path, dict[str, Split]]) -> None:
     content = copy.deepcopy(sound[1])
     for split in content.values():

@@ -135,13 +135,15 @@ def check(
     for split, table in tables.items():
         findings.append(_frames(split, table, turned[split]))
         missing = missing_files([table.path(image) for image in table.images])
-        examinations = (id_findings, _category_ids, _boxes, frame_signs, duplicate_annotations, _federated)
+        scans[split] = _scan(table, set(missing), quick, progress)
+        examinations = [id_findings, _category_ids, _boxes, frame_signs, duplicate_annotations, _federated]
+        if len(scans[split].resized) * 2 > len(table.images):  # the sizes are wrong, not the boxes
+            examinations.remove(frame_signs)
         for examine in (reading_findings, *VALUE_CHECKS, *examinations):
             findings += examine(split, table)
         findings += [*_balance(split, table, set(missing)), *_empty(split, table, set(missing))]
         findings += mask_findings(split, table, quick=quick)
         findings.append(_missing(sources[split], table, missing))
-        scans[split] = _scan(table, set(missing), quick, progress)
         findings += _scanned(split, table, scans[split], quick)
     findings += file_findings(sources, tables)
     findings += _absent(sources)

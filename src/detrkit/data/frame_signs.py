@@ -101,7 +101,7 @@ def _readings(columns: _Columns) -> Iterator[tuple[str, Numbers, bool]]:
 
 def _of_unit(written: Numbers) -> float:
     """The share of boxes whose numbers all lie between 0 and 1; 0 where they are few."""
-    inside = ((written >= 0) & (written <= 1)).all(axis=1)
+    inside = ((written >= 0) & (written <= 1)).all(axis=1) & (written > 0).any(axis=1)
     return float(inside.mean()) if inside.sum() >= _LEAST else 0.0
 
 
