@@ -152,6 +152,7 @@ def test_an_error_names_the_file_that_sets_the_value(tmp_path: Path) -> None:
     [
         ("epoch=3", r"override 'epoch': unknown key\. Did you mean 'epochs'\?.*model\.epoch=value"),
         ("training.epoch=3", r"override 'training\.epoch': unknown key 'training\.epoch'\. Did you mean 'epochs'\?"),
+        ("data.workers=3", r"unknown key 'data\.workers'\. It belongs to a section: training\.workers"),
         ("nowhere.epochs=3", r"override 'nowhere\.epochs': unknown key 'nowhere'"),
         ("epochs", r"override 'epochs': should be section\.key=value"),
         ("=3", r"should be section\.key=value"),

@@ -50,15 +50,17 @@ _FEW = 12  # words that a message lists
 
 
 def did_you_mean(word: str, valid: Iterable[str]) -> str:
-    """``" Did you mean 'x'?"`` with the nearest valid word; else the valid words, of many the nearest ones."""
-    options = sorted(valid)
-    near = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    """``" Did you mean 'x'?"`` with the nearest valid word, whatever its letter case; else the valid words, of many the
+    nearest ones.
+    """
+    options = {option.casefold(): option for option in sorted(valid)}
+    near = difflib.get_close_matches(word.casefold(), options, n=1, cutoff=0.5)
     if near:
-        return f" Did you mean '{near[0]}'?"
+        return f" Did you mean '{options[near[0]]}'?"
     if len(options) <= _FEW:
-        return f" Valid: {', '.join(options)}." if options else ""
-    nearest = difflib.get_close_matches(word, options, n=3, cutoff=0.0)
-    return f" The nearest of {len(options)}: {', '.join(nearest)}."
+        return f" Valid: {', '.join(options.values())}." if options else ""
+    nearest = difflib.get_close_matches(word.casefold(), options, n=3, cutoff=0.0)
+    return f" The nearest of {len(options)}: {', '.join(options[one] for one in nearest)}."
 
 
 def first_line(error: BaseException) -> str:

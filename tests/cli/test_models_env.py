@@ -19,14 +19,14 @@ def test_models_lists_every_model(capsys: pytest.CaptureFixture[str], monkeypatc
         assert name in out
 
 
-@pytest.mark.parametrize("pattern", ["dela", "dela_*", "DELA"])
+@pytest.mark.parametrize("pattern", ["dela", "dela_*", "DELA", "lade"])
 def test_models_filter_as_json(capsys: pytest.CaptureFixture[str], pattern: str) -> None:
     code = run(["models", pattern, "--json"])
     captured = capsys.readouterr()
-    if pattern == "DELA":
+    if pattern == "lade":
         assert code == 2
         assert captured.out == ""
-        assert "no model matches 'DELA'" in captured.err
+        assert "no model matches 'lade'" in captured.err
         return
     assert code == 0
     rows = json.loads(captured.out)

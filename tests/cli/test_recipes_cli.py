@@ -18,6 +18,8 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.split() == list_recipes()
     assert run(["recipes", "list", "dape/blood*", "--json"]) == 0
     assert "dape/blood_cells/dape_lite0" in json.loads(capsys.readouterr().out)
+    assert run(["recipes", "list", "DAPE/Blood"]) == 0
+    assert "dape/blood_cells/dape_lite0" in capsys.readouterr().out
     assert run(["recipes", "list", "dappe"]) == 2
     assert "no recipe matches 'dappe'" in capsys.readouterr().err
 

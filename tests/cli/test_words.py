@@ -81,6 +81,7 @@ def test_one_wrong_name_among_many_names_the_nearest_ones() -> None:
     assert did_you_mean("zzzz", many).startswith(" The nearest of 53: ")
     assert did_you_mean("zzzz", many).count(",") == 2
     assert did_you_mean("zzzz", ["a", "b"]) == " Valid: a, b."
+    assert did_you_mean("wbc", ["RBC", "WBC"]) == " Did you mean 'WBC'?", "letter case is no difference"
 
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2Jcell\x9b\u202e\udcff"

@@ -55,7 +55,7 @@ def test_correct_data_have_no_faults(tmp_path: Path, kind: str, quick: bool) -> 
         (lambda c: c["annotations"].append({**c["annotations"][0], "id": 9}), "warning", "duplicate boxes", "9"),
         (lambda c: c["images"][0].update(file_name="gone.png"), "error", "image files", "gone.png"),
         (lambda c: c["images"][0].update(width=30, height=40), "error", "image sizes", "40x30, annotations say 30x40"),
-        (lambda c: c["annotations"].clear(), "warning", "empty images", "a.png"),
+        (lambda c: c["annotations"].clear(), "warning", "empty labels", "a.png"),
         (lambda c: c["annotations"].clear(), "warning", "absent classes", "bolt"),
     ],
 )

@@ -326,10 +326,21 @@ def test_the_command(
     assert run([*words, "--least", "1"]) == 0
     assert json.loads((out / "suspects.json").read_text()) == []
     assert not list((out / "sheets").iterdir()), "no pictures of suspects of an earlier call"
+    assert run([*words, "--split", "val"]) == 0
+    assert {path.stem.rpartition("_")[2] for path in out.iterdir()} == {"suspects", "sheets", "val"}, "nor its splits"
     assert run([*words[:3], "--out", str(out)]) == 2
     assert "needs --checkpoint CKPT, or --folds 5" in capsys.readouterr().err
     assert run([*words, "lr=0.1"]) == 2
     assert run([*words, "--folds", "2", "--split", "val"]) == 2
+    (tmp_path / "link").symlink_to(folder / "images", target_is_directory=True)
+    before = sorted(folder.rglob("*"))
+    for among in (folder, folder / "images", folder / "images" / "train" / "new", tmp_path / "link" / "val"):
+        capsys.readouterr()
+        assert run([*words[:5], "--out", str(among)]) == 2
+        assert "files and pictures would be written among the data; choose another folder" in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+    assert run([*words, "--out", str(folder / "suspects")]) == 0, "a new folder beside that of the images"
+    assert run([*words, "--out", str(folder.parent)]) == 0
 
 
 def test_folds_ask_models_that_have_not_seen_the_image(
@@ -354,6 +365,9 @@ def test_folds_ask_models_that_have_not_seen_the_image(
     assert run([*words, "--out", str(out), "--device", "cpu", "model.ffn_dim=48"]) == 2
     said = capsys.readouterr().err
     assert "cannot be resumed with this recipe" in said
+    assert run([*words, "--out", str(out), "--device", "cpu", "training.iterations=9"]) == 2
+    said += capsys.readouterr().err
+    assert f"fold0_of_2: the run there has training.iterations={small['training.iterations']}, not 9" in said
     assert f"To train all folds anew: another --out, or delete {out / 'folds'}" in said
 
     def stopped(*given: object, **how: object) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from PIL import Image
 
 import detrkit
 from detrkit.errors import CheckpointError, DataError, DetrkitError, RunError
+from detrkit.inference.device import autocast
 from detrkit.inference.predictor import Predictor
 from detrkit.structures import Detections
 from tests.inference.color_detector import CATEGORIES, ColorDetector, picture
@@ -484,8 +485,33 @@ def test_what_came_before_a_failure_is_answered(tmp_path: Path, batch_size: int)
             next(stream)
 
 
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_an_open_file_is_one_image(predictor: Predictor, tmp_path: Path, kind: str) -> None:
+    PICTURE.save(tmp_path / "a.png")
+    found = predictor.predict(tmp_path / "a.png").scores.tolist()
+    content = (tmp_path / "a.png").read_bytes()
+    with io.BytesIO(content) if kind == "memory" else (tmp_path / "a.png").open("rb") as opened:
+        assert predictor.predict(opened).scores.tolist() == found
+        with pytest.raises(DataError, match=r"nothing is left to read in this open file; .* seek\(0\)"):
+            predictor.predict([opened])
+    with pytest.raises(DataError, match='is open as text; open it with mode "rb"'):
+        predictor.predict(io.StringIO("a.png"))
+
+
 def test_numbers_of_a_call_are_checked(predictor: Predictor) -> None:
     wrong: Any
+    for wrong in ("int8", "FP16", None):
+        with pytest.raises(ValueError, match="precision is 'fp32', 'bf16' or 'fp16', got"):
+            Predictor(ColorDetector(), device="cpu", precision=wrong)
+        with pytest.raises(ValueError, match="precision is 'fp32', 'bf16' or 'fp16', got"):
+            autocast(torch.device("cpu"), wrong)
+    with pytest.raises(TypeError, match="tta must be True or False, got 'no'"):
+        Predictor(ColorDetector(), device="cpu", tta=cast(Any, "no"))
+    with pytest.raises(TypeError, match="max_pixels must be a whole number, got '1e6'"):
+        Predictor(ColorDetector(), device="cpu", max_pixels=cast(Any, "1e6"))
+    for wrong in (1.0, True):
+        with pytest.raises(TypeError, match="classes are names or ids, got"):
+            predictor.predict(PICTURE, classes=wrong)
     for wrong in (1.5, True, "3", None):
         with pytest.raises(TypeError, match="batch_size must be a whole number, got"):
             Predictor(ColorDetector(), device="cpu", batch_size=wrong)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from detrkit.config import load_recipe
 from detrkit.data.formats import find_source
 from detrkit.data.open import load_source
 from detrkit.report.advice import Advice
+from detrkit.report.data_rules import boxes_beside_edges
 from detrkit.report.facts import data_facts, read_facts
 from detrkit.report.run_folder import open_run, with_kept_detections
 from tests.report.runs import log_rows
@@ -79,6 +82,13 @@ def test_facts_are_kept_as_they_are(tmp_path: Path) -> None:
     assert facts is not None
     assert json.loads(json.dumps(facts.to_json())) == values
     assert facts.train.offset == pytest.approx((-20, -20), abs=2)
+    for offset, said in (((-20.0, 3.0), "by (-20, +3) px (x, y)"), ((32.0, 3.0), "by (+32, +3) px or more (x, y)")):
+        moved: Any = SimpleNamespace(
+            facts=replace(facts, train=replace(facts.train, offset=offset), val=None), data="d"
+        )
+        advice = boxes_beside_edges(moved)
+        assert advice is not None
+        assert f"the training images {said}" in advice.reason
     assert read_facts(tmp_path) is None
 
 

@@ -86,8 +86,20 @@ def next_image(split: Split) -> None:
         row["image_id"] = row["image_id"] % len(split["images"]) + 1
 
 
+def in_some(read: Callable[[list[float]], list[float]]) -> Callable[[Split], None]:
+    def change(split: Split) -> None:
+        for row in split["annotations"]:
+            row["bbox"] = row["bbox"] if row["image_id"] % 3 else read(row["bbox"])
+
+    return change
+
+
 def empty(split: Split) -> None:
     split["annotations"] = []
+
+
+def percent(box: list[float]) -> list[float]:
+    return [side / whole * 100 for side, whole in zip(box, (WIDTH, HEIGHT, WIDTH, HEIGHT), strict=True)]
 
 
 BOTH, TRAIN, VAL = ("train", "val"), ("train",), ("val",)
@@ -101,6 +113,18 @@ FAULTS: dict[str, tuple[Callable[[Split], None], tuple[str, ...], str]] = {
     "fractions": (with_boxes(lambda box: [side / WIDTH for side in box]), BOTH, "multiply them by width"),
     "corners": (with_boxes(lambda box: [*box[:2], box[0] + box[2], box[1] + box[3]]), BOTH, "read as [x1, y1, x2, y2]"),
     "swapped": (with_boxes(lambda box: [box[1], box[0], box[3], box[2]]), BOTH, "read as [y, x, height, width]"),
+    "corners, swapped": (
+        with_boxes(lambda box: [box[1], box[0], box[1] + box[3], box[0] + box[2]]),
+        BOTH,
+        "read as [y1, x1, y2, x2]",
+    ),
+    "corners in some images": (
+        in_some(lambda box: [*box[:2], box[0] + box[2], box[1] + box[3]]),
+        BOTH,
+        "all of these 8 images fit when read as [x1, y1, x2, y2]",
+    ),
+    "fractions in some images": (in_some(lambda box: [side / WIDTH for side in box]), TRAIN, "the numbers of 33% of"),
+    "percent": (with_boxes(percent), BOTH, "a hundredth of width and height"),
     "middles": (with_boxes(lambda b: [b[0] + b[2] / 2, b[1] + b[3] / 2, *b[2:]]), BOTH, "the middle of the box"),
     "mirrored": (with_boxes(lambda box: [WIDTH - box[0] - box[2], *box[1:]]), BOTH, "only by chance"),
     "those of the next image": (next_image, TRAIN, "only by chance"),
@@ -133,6 +157,90 @@ def test_planted_faults_are_found(tmp_path: Path, sound: tuple[Path, dict[str, S
     doubts = label_doubts(load_recipe({}, {"data.root": str(data)}), "det")
     assert any(FAULTS[fault][2] in doubt.text for doubt in doubts), doubts
     assert doubts[0].stops
+
+
+def in_yolo(root: Path, sound: tuple[Path, dict[str, Split]], numbers: Callable[..., list[float]]) -> Path:
+    """The sound set as a YOLO folder whose rows have these numbers of x1, y1, x2, y2 in [0, 1]."""
+    for split, content in sound[1].items():
+        (root / "labels" / split).mkdir(parents=True)
+        for image in content["images"]:
+            boxes = [row["bbox"] for row in content["annotations"] if row["image_id"] == image["id"]]
+            corners = [(x / WIDTH, y / HEIGHT, (x + w) / WIDTH, (y + h) / HEIGHT) for x, y, w, h in boxes]
+            lines = [" ".join(map(str, (0, *numbers(*corner)))) for corner in corners]
+            (root / "labels" / split / f"{image['id']}.txt").write_text("\n".join(lines))
+    (root / "images").symlink_to(sound[0] / "images", target_is_directory=True)
+    (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [kind]\n")
+    return root
+
+
+def in_voc(root: Path, sound: tuple[Path, dict[str, Split]], numbers: Callable[..., list[float]]) -> Path:
+    """The training images as a folder of VOC whose bndbox has these numbers of x1, y1, x2, y2 in pixels from 1."""
+    root.mkdir()
+    content = sound[1]["train"]
+    for image in content["images"]:
+        name = f"{image['id']}.png"
+        (root / name).symlink_to(sound[0] / "images" / "train" / name)
+        boxes = [row["bbox"] for row in content["annotations"] if row["image_id"] == image["id"]]
+        objects = ""
+        for x, y, w, h in boxes:
+            values = zip(("xmin", "ymin", "xmax", "ymax"), numbers(x + 1, y + 1, x + w, y + h), strict=True)
+            inner = "".join(f"<{key}>{value}</{key}>" for key, value in values)
+            objects += f"<object><name>kind</name><bndbox>{inner}</bndbox></object>"
+        size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height><depth>3</depth></size>"
+        xml = f"<annotation><filename>{name}</filename>{size}{objects}</annotation>"
+        (root / f"{image['id']}.xml").write_text(xml)
+    return root
+
+
+OTHER_FORMATS: dict[str, tuple[Callable[..., Path], Callable[..., list[float]], str | None]] = {
+    "YOLO": (in_yolo, lambda a, b, c, d: [(a + c) / 2, (b + d) / 2, c - a, d - b], None),
+    "YOLO, corners": (in_yolo, lambda a, b, c, d: [a, b, c, d], "read as [x1, y1, x2, y2] instead of the middle"),
+    "YOLO, corner": (in_yolo, lambda a, b, c, d: [a, b, c - a, d - b], "read as the corner of the box instead of its"),
+    "VOC": (in_voc, lambda a, b, c, d: [a, b, c, d], None),
+    "VOC, sizes": (in_voc, lambda a, b, c, d: [a, b, c - a, d - b], "read as [x, y, width, height] instead of [x1,"),
+    "VOC, middle": (in_voc, lambda a, b, c, d: [(a + c) / 2, (b + d) / 2, c - a, d - b], "the middle and size of"),
+    "VOC, swapped": (in_voc, lambda a, b, c, d: [b, a, d, c], "read as [y1, x1, y2, x2]"),
+    "VOC, exchanged": (in_voc, lambda a, b, c, d: [c, d, a, b], "read as [x2, y2, x1, y1]"),
+    "VOC, fractions": (in_voc, lambda a, b, c, d: [a / 480, b / 360, c / 480, d / 360], "lie between 0 and 1"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_FORMATS)
+def test_boxes_are_read_as_their_format_writes_them(
+    tmp_path: Path, sound: tuple[Path, dict[str, Split]], case: str
+) -> None:
+    write, numbers, said = OTHER_FORMATS[case]
+    options = {"data.root": str(write(tmp_path / "data", sound, numbers)), "training.evaluate_every": 0}
+    doubts = label_doubts(load_recipe({}, options), "det")
+    frames = [one.text for one in doubts if one.stops and "box frame of train" in one.text]
+    assert [said in text for text in frames if said] == ([True] if said else []), doubts
+    assert said is not None or not any(one.stops for one in doubts)
+
+
+def test_wrong_sizes_of_images_and_boxes_without_any_number_are_no_other_frame(
+    tmp_path: Path, sound: tuple[Path, dict[str, Split]]
+) -> None:
+    sizes, zeros = copy.deepcopy(sound[1]), copy.deepcopy(sound[1])
+    for split in sizes.values():
+        for image in split["images"]:
+            image["width"], image["height"] = HEIGHT, WIDTH
+    for split in zeros.values():
+        with_boxes(lambda box: [0.0] * 4)(split)
+    for name, content, fault in (("sizes", sizes, "image sizes of train"), ("zeros", zeros, "box values of train")):
+        data = written(tmp_path / name, sound[0] / "images", content)
+        texts = [one.text for one in label_doubts(load_recipe({}, {"data.root": str(data)}), "det") if one.stops]
+        assert any(text.startswith(fault) for text in texts)
+        assert not any("box frame" in text for text in texts)
+
+
+def test_a_set_with_many_images_of_background_is_no_fault(tmp_path: Path, sound: tuple[Path, dict[str, Split]]) -> None:
+    content = copy.deepcopy(sound[1])
+    for split in content.values():
+        split["annotations"] = [row for row in split["annotations"] if row["image_id"] % 3 == 0]
+    data = written(tmp_path / "data", sound[0] / "images", content)
+    doubts = label_doubts(load_recipe({}, {"data.root": str(data)}), "det")
+    assert {one.text.split(":")[0] for one in doubts} >= {"empty images of train"}
+    assert not any(one.stops for one in doubts)
 
 
 def test_boxes_that_are_all_left_out_are_a_fault(tmp_path: Path, sound: tuple[Path, dict[str, Split]]) -> None:
@@ -181,6 +289,9 @@ def test_the_command_ends_before_it_loads_a_model(
     assert "not ready to train: 2 faults of the labels" in said
     assert not list(tmp_path.glob("run*"))
     assert command(["train", "--data", str(data), "--check", "--resume"]) == 2
+    for minutes in ("0", "nan", "inf"):
+        assert command(["train", "--data", str(data), "--check", "--minutes", minutes]) == 2
+        assert f"--minutes {minutes}: give the four images a time above 0" in capfd.readouterr().err
     shutil.rmtree(data / "annotations")
     assert command(["train", "--data", str(data), "--check"]) == 2
 

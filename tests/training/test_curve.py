@@ -87,6 +87,13 @@ def test_nested_runs_that_are_trained_once(tmp_path: Path) -> None:
         assert growth.scores[growth.sizes.index(images)] == pytest.approx(score, abs=1e-9)
     assert all(found.count("train") == 1 and found.count("eval") == 1 for found in events.values())
     assert load_recipe(folder / "5_images_seed0").data.repeat == 4 * load_recipe(folder / "21_images_seed0").data.repeat
+    with pytest.raises(
+        RecipeError, match=r"5_images_seed0: the run there has training\.iterations=1, not 2\. To begin"
+    ):
+        grow(root, folder, overrides={"training.iterations": 2})
+    with pytest.raises(RecipeError, match=rf"training\.minutes=None, not 2\.0\. .* another --out, or delete {folder}"):
+        grow(root, folder, minutes=6)
+    assert {path: path.read_bytes() for path in before} == before
     damaged = folder / "10_images_seed0" / curve.ANSWERS
     damaged.write_text("{")
     with pytest.raises(DataError, match=r"answers\.json: the detections .* delete .*10_images_seed0 to repeat it"):
@@ -158,6 +165,8 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((out / "learning_curve.json").read_text())
     assert printed["doubled"]["images"] == 42
+    assert run([*words, "training.epochs=3"]) == 2
+    assert "--steps and a setting of training say how long a run is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -166,9 +175,11 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--fractions", "10,half"], "give percents with commas"),
         (["--fractions", "0,100"], "0 % is not above 0 and at most 100"),
         (["--fractions", "50,120"], "120 % is not above 0 and at most 100"),
+        (["--fractions", "0.5,1"], "give percents, here 50,100; really 1 % and less: 0.5%,1%"),
         (["--seeds", "a"], "give whole numbers with commas"),
         (["--steps", "5", "--minutes", "3"], "not both"),
         (["--minutes", "0"], "a time above 0"),
+        (["--minutes", "inf"], "a time above 0"),
     ],
 )
 def test_unusable_options(tmp_path: Path, options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

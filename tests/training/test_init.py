@@ -57,6 +57,8 @@ def test_the_same_number_of_classes_loads_everything(saved: Path, capsys: pytest
         (("cat", "dog"), [0, 1], ""),
         (("dog", "cat"), [1, 0], "the rows of the class heads follow the names dog, cat"),
         (("dog", "fish"), [1, 0], "follow the names dog; the head trained as cat is kept for fish"),
+        (("Dog", " CAT "), [1, 0], "the rows of the class heads follow the names Dog,  CAT "),
+        (("DOG", "dog"), [0, 1], "follow the names dog; the head trained as cat is kept for DOG"),
     ],
 )
 def test_rows_of_the_class_heads_follow_the_names(
@@ -91,6 +93,7 @@ def test_other_classes_start_a_new_head_with_a_remark(saved: Path, capsys: pytes
         ),
         (("dog",), [1], "the rows of the class heads follow the names dog\n"),
         (("a", "b", "dog", "c"), [None, None, 1, None], "follow the names dog; a, b, c start new"),
+        (("a", "Dog", "b_c", "Cat"), [None, 1, None, 0], "follow the names Dog, Cat; a, b_c start new"),
     ],
 )
 def test_rows_are_copied_by_name_from_a_detector_with_other_classes(

@@ -31,12 +31,12 @@ def found(*scores: float, steps: int = 400) -> Overfit:
 def test_the_verdict_follows_the_scores() -> None:
     assert found(0.1, 0.5, 0.95).verdict == "learned"
     assert found(0.1, 0.2, 0.3, 0.5).verdict == "undecided"
-    assert str(found(0.1, 0.2, 0.3, 0.5)).startswith("undecided: AP50 0.500 on 1 images after 400 steps and rising")
+    assert str(found(0.1, 0.2, 0.3, 0.5)).startswith("undecided: AP50 0.500 on 1 image after 400 steps and rising")
     assert found(0.0, 0.0, 0.0, steps=60).verdict == "undecided"
     assert "rising" not in str(found(0.0, 0.0, 0.0, steps=60))
     flat = found(0.3, 0.31, 0.3, 0.31)
     assert flat.verdict == "failed"
-    assert "they are not learned: AP50 0.310 on 1 images after 400 steps (loss 8.9 to 3.1)" in str(flat)
+    assert "they are not learned: AP50 0.310 on 1 image after 400 steps (loss 8.9 to 3.1)" in str(flat)
 
 
 def record(*labels: int) -> ImageRecord:
@@ -65,6 +65,7 @@ def test_four_images_of_a_sound_set_are_tried(tmp_path: Path, capfd: pytest.Capt
     assert not (tmp_path / "check" / "four_images").exists()
     said = capfd.readouterr().err
     assert "cost here: 20 optimizer steps" in said
+    assert "never checked" not in said, "the labels were checked before"
     assert "what the model will see: " in said
 
 

@@ -136,6 +136,13 @@ def test_damaged_files_are_reported(tmp_path: Path, data: bytes) -> None:
         detrkit.load_official(small(), path)
 
 
+def test_exported_models_are_no_checkpoints(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"anything")
+    with pytest.raises(CheckpointError, match=r"model\.onnx: is an exported model; give the checkpoint that it was"):
+        detrkit.load_official(small(), path)
+
+
 def test_aliases_must_agree() -> None:
     state = detrkit.to_official(small())
     alias = "transformer.decoder.bbox_embed.0.layers.0.weight"

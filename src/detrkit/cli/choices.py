@@ -8,10 +8,10 @@ __all__ = ["OnError", "Split", "TaskName", "name_pattern"]
 
 
 def name_pattern(wanted: str | None) -> str:
-    """The shell pattern of a filter of names: a pattern, a part of a name, or None for all."""
+    """The shell pattern of a filter of names, in small letters: a pattern, a part of a name, or None for all."""
     if wanted is None:
         return "*"
-    return wanted if any(sign in wanted for sign in "*?[") else f"*{wanted}*"
+    return wanted.lower() if any(sign in wanted for sign in "*?[") else f"*{wanted.lower()}*"
 
 
 class OnError(StrEnum):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["suspects_command"]
 
 _ON_SHEET = 24
+_FILES = ("corrected_{}.json", "ignore_{}.json", "cvat_{}.xml", "label_studio_{}.json")  # of a split
 
 
 def suspects_command(
@@ -83,6 +84,7 @@ def suspects_command(
     sets: dict[str, DetectionDataset] = {}
     for name in names:
         data = sets[name] = load_dataset(folder, split=name, format=format, on_error="skip")
+        _refuse_mixing(out, folder, data)
         if model is not None:
             found = _detections(model, data, name)
         else:
@@ -92,6 +94,9 @@ def suspects_command(
     every.sort(key=lambda pair: -pair[1].confidence)
     rows = [one.to_json(sets[name].categories, split=name) for name, one in every]
     write_json(out / "suspects.json", rows, force=True)
+    for name in {*Split} - sets.keys():  # of an earlier call
+        for kind in _FILES:
+            (out / kind.format(name)).unlink(missing_ok=True)
     for name, data in sets.items():
         _write_files(out, name, data, [one for own, one in every if own == name], follow=follow, image_url=image_url)
     sheets = _draw(out, sets, every[:pictures])
@@ -107,6 +112,19 @@ def suspects_command(
             f"  {row['confidence']:.2f} {row['kind']} {row['category']} in {row['file_name']} at {where}", markup=False
         )
     console.print(f"{out / 'suspects.json'}" + (f", pictures in {out / 'sheets'}" if sheets else ""), markup=False)
+
+
+def _refuse_mixing(out: Path, folder: Path, data: DetectionDataset) -> None:
+    """Refuse to write files and pictures where those of the data are looked for.
+
+    Raises:
+        DataError: the output is the folder of the data, or one of or in those that their images are in.
+    """
+    real, root = out.resolve(), folder.resolve()
+    places = {record.path.parent.resolve() for record in data.records}
+    above = any(real in place.parents for place in places) and real not in root.parents
+    if above or real == root or places & {real, *real.parents}:
+        raise DataError(f"--out {out}: files and pictures would be written among the data; choose another folder")
 
 
 def _model(checkpoint: str, device: str) -> Detector:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,7 +57,7 @@ def learning_curve_command(
         raise DataError(f"{folder}: no such data folder")
     if steps is not None and minutes is not None:
         raise RecipeError("give --steps or --minutes, not both")
-    if minutes is not None and not minutes > 0:
+    if minutes is not None and not 0 < minutes < math.inf:
         raise RecipeError(f"--minutes {minutes:g}: give the curve a time above 0")
     if out is not None and out.exists() and not out.is_dir():
         raise DataError(f"{out}: the output must be a folder, but this is a file")
@@ -75,6 +76,10 @@ def learning_curve_command(
             from detrkit.training.curve import learning_curve
             from detrkit.training.folder import run_folder
             from detrkit.training.interrupt import Interrupted
+        length = recipe.training
+        if (steps and steps != length.iterations) or (minutes and length.minutes is not None):
+            option = "--steps" if steps else "--minutes"
+            raise RecipeError(f"{option} and a setting of training say how long a run is: give one of them")
         own = run_folder(recipe)
         target = out or own.with_name(f"{own.name}-learning-curve")
         try:
@@ -94,6 +99,9 @@ def _fractions(text: str) -> list[float]:
     wrong = [value for value in values if not 0 < value <= 1]
     if wrong:
         raise RecipeError(f"--fractions {text}: {100 * wrong[0]:g} % is not above 0 and at most 100")
+    if max(values) <= 0.01 and "%" not in text:
+        percents = ",".join(f"{10_000 * value:g}" for value in values)
+        raise RecipeError(f"--fractions {text}: give percents, here {percents}; really 1 % and less: 0.5%,1%")
     return values
 
 

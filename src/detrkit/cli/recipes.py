@@ -31,7 +31,7 @@ def recipes_command(
     from detrkit.errors import RecipeError, did_you_mean
 
     wanted = name_pattern(pattern)
-    names = [name for name in list_recipes() if fnmatch(name, wanted)]
+    names = [name for name in list_recipes() if fnmatch(name.lower(), wanted)]
     if not names:
         raise RecipeError(f"no recipe matches '{pattern}'.{did_you_mean(pattern or '', list_recipes())}")
     if json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,6 +80,8 @@ def train_command(
         raise DataError(f"{data}: no such data folder")
     if check and (resume or overwrite or seeds is not None):
         raise RecipeError("--check comes before a training: give it without --resume, --overwrite and --seeds")
+    if check and minutes is not None and not 0 < minutes < math.inf:
+        raise RecipeError(f"--minutes {minutes:g}: give the four images a time above 0")
     if resume and overwrite:
         raise RecipeError("--resume continues the run that --overwrite deletes: give one of them")
 

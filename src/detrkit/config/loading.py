@@ -110,9 +110,9 @@ def _check_keys(tree: Mapping[str, object], where: str, section: type[Section] =
 
 
 def _nearest(key: str, section: type[Section]) -> str:
-    if section is not Recipe:
-        return did_you_mean(key, section.model_fields)
     homes = [name for name, inner in SECTIONS.items() if key in inner.model_fields]
+    if section is not Recipe and not homes:
+        return did_you_mean(key, section.model_fields)
     if homes:
         return f" It belongs to a section: {' or '.join(f'{home}.{key}' for home in homes)}."
     return did_you_mean(key, SECTIONS)

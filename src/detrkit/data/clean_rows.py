@@ -291,12 +291,12 @@ def outline_area(segmentation: object) -> float:
     return area
 
 
-def row_problem(row: Json, *, flat: bool = False) -> str | None:
-    """Why an annotation cannot be used, or None. flat: allow boxes of width or height 0."""
+def row_problem(row: Json, *, flat: bool = False, signed: bool = False) -> str | None:
+    """Why an annotation cannot be used, or None. flat: allow boxes of width or height 0; signed: of any."""
     if "problem" in row:
         return str(row["problem"])
     bbox = row.get("bbox")
-    problem = box_problem(bbox, flat=flat)
+    problem = box_problem(bbox, flat=flat, signed=signed)
     return problem and f"bbox {shown(bbox)} {problem}"
 
 

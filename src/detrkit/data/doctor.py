@@ -37,6 +37,7 @@ __all__ = ["DataContents", "Report", "SplitCounts", "check"]
 # Warn about classes with 20 times fewer boxes than the most frequent class.
 _IMBALANCE = 20
 _SHOWN_CLASSES = 8
+_NEARLY_ALL = 0.9  # of the images without boxes: rather labels that were not found
 # The highest value of cameras with 12 bits, which write them into files of 16.
 _TWELVE_BITS = 4095
 
@@ -134,13 +135,15 @@ def check(
     for split, table in tables.items():
         findings.append(_frames(split, table, turned[split]))
         missing = missing_files([table.path(image) for image in table.images])
-        examinations = (id_findings, _category_ids, _boxes, frame_signs, duplicate_annotations, _federated)
+        scans[split] = _scan(table, set(missing), quick, progress)
+        examinations = [id_findings, _category_ids, _boxes, frame_signs, duplicate_annotations, _federated]
+        if len(scans[split].resized) * 2 > len(table.images):  # the sizes are wrong, not the boxes
+            examinations.remove(frame_signs)
         for examine in (reading_findings, *VALUE_CHECKS, *examinations):
             findings += examine(split, table)
         findings += [*_balance(split, table, set(missing)), *_empty(split, table, set(missing))]
         findings += mask_findings(split, table, quick=quick)
         findings.append(_missing(sources[split], table, missing))
-        scans[split] = _scan(table, set(missing), quick, progress)
         findings += _scanned(split, table, scans[split], quick)
     findings += file_findings(sources, tables)
     findings += _absent(sources)
@@ -237,7 +240,13 @@ def _empty(split: str, table: Table, missing: set[int]) -> Iterator[Finding]:
     present = (row for index, row in enumerate(table.images) if index not in missing)
     empty = [str(row["file_name"]) for row in present if row["id"] not in filled]
     level: Level = "warning" if len(empty) * 2 > len(table.images) else "info"
-    yield finding(level, "empty images", split, empty, "images without boxes: kept as examples of background")
+    message = "images without boxes: kept as examples of background"
+    if len(empty) >= _NEARLY_ALL * len(table.images):
+        message = f"images without boxes, of {len(table.images)}: do their labels lie where the format has them, with "
+        message += "the ids or names of their images?"
+        yield finding("warning", "empty labels", split, empty, message)
+    else:
+        yield finding(level, "empty images", split, empty, message)
 
 
 def _federated(split: str, table: Table) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Union, cast
+from typing import IO, TYPE_CHECKING, Union, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageSource", "Picture", "image_size", "read_image", "read_picture"]
 
-ImageSource = Union[str, Path, bytes, Image.Image, NDArray[np.generic], "Tensor"]
+ImageSource = Union[str, Path, bytes, IO[bytes], Image.Image, NDArray[np.generic], "Tensor"]
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -69,6 +69,7 @@ def read_picture(
         DataError, TypeError: as ``read_image`` raises them.
     """
     name = _name(source) if name is None else name
+    source = _contents(source, name)
     if not isinstance(source, str | Path | bytes):
         image = read_image(source, channels=channels, name=name)
         return Picture(image=image, full_size=image.size)
@@ -105,8 +106,8 @@ def read_image(
     Alpha is dropped, 16-bit values are scaled from their full range, and animations give their first frame.
 
     Args:
-        source: path, encoded bytes, Pillow image, array (H, W) or (H, W, 1|3|4), or tensor (H, W) or (1|3|4, H, W);
-            the ranges of values are those of :func:`~detrkit.data.arrays.to_uint8`.
+        source: path, encoded bytes or an open file of them, Pillow image, array (H, W) or (H, W, 1|3|4), or tensor
+            (H, W) or (1|3|4, H, W); the ranges of values are those of :func:`~detrkit.data.arrays.to_uint8`.
         apply_exif: whether to rotate.
         frame: (width, height) in the annotations. If it is the size of the stored image and not of the upright one,
             the annotations were drawn without rotation, and the image is not rotated either.
@@ -120,6 +121,7 @@ def read_image(
         TypeError: the source has another type.
     """
     name = _name(source) if name is None else name
+    source = _contents(source, name)
     if isinstance(source, np.ndarray):
         image = image_of_array(source, name, channels)
     elif is_tensor(source):
@@ -127,7 +129,8 @@ def read_image(
     elif isinstance(source, Image.Image):
         image = _decode(source, name, apply_exif, frame)
     elif not isinstance(source, str | Path | bytes):
-        raise TypeError(f"an image is a path, bytes, a Pillow image, an array or a tensor, not {type(source).__name__}")
+        kinds = "a path, bytes, an open file, a Pillow image, an array or a tensor"
+        raise TypeError(f"an image is {kinds}, not {type(source).__name__}")
     else:
         with _opened(source, name) as opened:
             check_pixels(opened.size, name, max_pixels)
@@ -172,11 +175,25 @@ def _opened(source: str | Path | bytes, name: str) -> Iterator[Image.Image]:
         raise _unreadable(name, error) from error
 
 
+def _contents(source: ImageSource, name: str) -> ImageSource:
+    """The source, of an open file what is left to read in it."""
+    if not hasattr(source, "read"):
+        return source
+    content = source.read()
+    if not isinstance(content, bytes):
+        raise DataError(f'{name}: is open as text; open it with mode "rb"')
+    if not content:
+        raise DataError(f"{name}: nothing is left to read in this open file; go back to its start by seek(0)")
+    return content
+
+
 def _name(source: ImageSource) -> str:
     if isinstance(source, str | Path):
         return str(source)
     if isinstance(source, Image.Image):
         return str(getattr(source, "filename", "") or "image in memory")
+    if isinstance(name := getattr(source, "name", None), str):  # of an open file
+        return name
     return "image in memory"
 
 

@@ -9,6 +9,7 @@ from detrkit.data.clean_rows import OUTLINE, TEXT, row_problem
 from detrkit.data.findings import Finding, finding, row_name
 from detrkit.data.listing import posix_name
 from detrkit.data.records import Table
+from detrkit.structures.categories import spelled_alike
 
 __all__ = ["VALUE_CHECKS", "class_differences"]
 
@@ -56,7 +57,7 @@ def _crowds(split: str, table: Table) -> Iterator[Finding]:
 def _equal_names(split: str, table: Table) -> Iterator[Finding]:
     ids = defaultdict(list)
     for row in table.categories:
-        ids[" ".join(str(row.get("name", row["id"])).lower().split())].append(row)
+        ids[spelled_alike(row.get("name", row["id"]))].append(row)
     equal = [
         " = ".join(f"'{row.get('name')}' (id {row['id']})" for row in rows) for rows in ids.values() if len(rows) > 1
     ]

@@ -197,8 +197,8 @@ def as_box(bbox: object) -> object:
     return bbox if None in numbers else numbers
 
 
-def box_problem(bbox: object, *, flat: bool = False) -> str | None:
-    """What is wrong with a box ``[x, y, width, height]``, or None. flat: allow a width or height of 0."""
+def box_problem(bbox: object, *, flat: bool = False, signed: bool = False) -> str | None:
+    """What is wrong with a box ``[x, y, width, height]``, or None. flat: allow a width or height of 0; signed: any."""
     if not isinstance(bbox, list | tuple) or len(bbox) != 4 or not _are_numbers(bbox):
         return "is not a list of four numbers [x, y, width, height]"
     x, y, width, height = bbox  # without loops, since large files have a million boxes
@@ -206,6 +206,8 @@ def box_problem(bbox: object, *, flat: bool = False) -> str | None:
     if not (low <= x <= high and low <= y <= high and low <= width <= high and low <= height <= high):
         finite = all(isinstance(value, int) or math.isfinite(value) for value in bbox)
         return f"has a number beyond {LARGEST:,} pixels" if finite else "is not finite"
+    if signed:
+        return None
     if flat and min(width, height) < 0:
         return "has a negative width or height"
     if not flat and min(width, height) <= 0:

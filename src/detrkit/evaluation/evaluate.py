@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detrkit.config import Recipe, load_recipe, override_values
+from detrkit.config import Recipe, find_recipe, load_recipe, override_values
 from detrkit.data import DetectionDataset, load_dataset
 from detrkit.data.formats import describes_data
 from detrkit.devices import resolve_device
+from detrkit.errors import DataError, RecipeError
 from detrkit.evaluation.loop import Progress, evaluate_model
 from detrkit.evaluation.settings import check_overrides, evaluation_config
 from detrkit.inference.device import Precision
@@ -107,6 +108,11 @@ def _recipe(
         path = Path(data)
         if describes_data(path) or (path.is_dir() and not (path / "recipe.yaml").is_file()):
             return load_recipe({"data": {"root": str(data)}}, overrides)
+        if not path.exists():
+            try:
+                find_recipe(data)
+            except RecipeError as error:
+                raise DataError(f"{data}: no such data folder; {error}") from error
     return load_recipe(data, overrides)
 
 

@@ -17,7 +17,7 @@ from detrkit.data.records import ImageRecord
 from detrkit.devices import resolve_device
 from detrkit.errors import DataError, did_you_mean
 from detrkit.inference.answers import Frame, answer, best_of
-from detrkit.inference.device import Precision, autocast
+from detrkit.inference.device import Precision, autocast, check_precision
 from detrkit.inference.mirror import fused, mirror_image, mirrored
 from detrkit.inference.modes import evaluating, in_single_precision
 from detrkit.inference.postprocess import default_categories
@@ -27,7 +27,7 @@ from detrkit.inference.tasks import ANSWERS, Answer, check_task, in_full_size, n
 from detrkit.models import Detector
 from detrkit.models.presets import DEFAULT_MODEL
 from detrkit.structures import Detections, PanopticMap, SemanticMap, Thresholds, pad_images
-from detrkit.structures.call_values import at_least_one, checked_threshold
+from detrkit.structures.call_values import at_least_one, checked_threshold, yes_or_no
 from detrkit.structures.thresholds import DEFAULT_THRESHOLD
 from detrkit.weights import open_checkpoint
 from detrkit.weights.find import find_checkpoint
@@ -93,7 +93,7 @@ class Predictor:
         CheckpointError: the weights are missing or cannot be read.
         DetrkitError: the machine has no such device.
         DataError: the model has no such class.
-        ValueError: ``batch_size``, ``threshold``, ``channels`` or ``max_detections`` is out of range.
+        ValueError: ``precision``, ``channels``, or a number is out of range.
     """
 
     def __init__(
@@ -114,11 +114,11 @@ class Predictor:
     ) -> None:
         self.batch_size = at_least_one("batch_size", batch_size)
         self.threshold = None if threshold is None else checked_threshold(threshold)
-        self.precision: Precision = precision
+        self.precision = check_precision(precision)
         self.channels = check_channels(channels)
-        self.max_pixels = max_pixels
+        self.max_pixels = None if max_pixels is None else at_least_one("max_pixels", max_pixels)
         self.max_detections = None if max_detections is None else at_least_one("max_detections", max_detections)
-        self.tta = tta
+        self.tta = yes_or_no("tta", tta)
         self.device = resolve_device(device)
         self.model = in_single_precision(_load(path_or_name)).to(self.device)
         config = self.model.config
@@ -197,10 +197,10 @@ class Predictor:
         """Answer a task for one image, or for every image of a list, a folder or a pattern.
 
         Args:
-            images: path, URL, Pillow image, array (H, W, 3) or (H, W), tensor (C, H, W) or (H, W), or encoded bytes; or
-                a list of these; or a folder, or a pattern such as ``"photos/*.jpg"`` (``**`` for folders in folders),
-                whose images are taken in the order of their names. Values: uint8; other integers up to 255, or with 16
-                bits up to 65535; floats from 0 to 1, or to 255; bool.
+            images: path, URL, Pillow image, array (H, W, 3) or (H, W), tensor (C, H, W) or (H, W), encoded bytes or a
+                file of them; a list of these; or a folder, or a pattern such as ``"photos/*.jpg"`` (``**`` for folders
+                in folders), whose images are taken in the order of their names. Values: uint8; other integers up to
+                255, or with 16 bits up to 65535; floats from 0 to 1, or to 255; bool.
             threshold: minimum score, inclusive, of detections, of segments, and of the class of a pixel; 0.0 keeps all
                 top-k; None: that of the predictor, see ``threshold`` there.
             task: ``"det"``, ``"inst"``, ``"pan"`` or ``"sem"``, if the model answers it; None: the task that it was

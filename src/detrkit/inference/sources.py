@@ -45,7 +45,7 @@ def open_image(
     """Read an image from any source of ``Predictor.predict``, including URLs, as upright RGB.
 
     Args:
-        source: path, URL, Pillow image, array, tensor or encoded bytes.
+        source: path, URL, Pillow image, array, tensor, encoded bytes or an open file of them.
         channels: order of the colours of arrays and tensors.
         max_pixels: see :func:`~detrkit.data.images.read_image`.
         seen: sides to which the model resizes, see :func:`~detrkit.data.images.read_picture`; None: always decode the
@@ -165,7 +165,8 @@ def each_image(images: object) -> tuple[Iterable[Any], bool]:
             return [item.source for item in find_images([os.fspath(images)])], False
         return [images], True
     one: tuple[type, ...] = (bytes, bytearray, memoryview, np.ndarray, Mapping)  # a mapping is none: reading it says so
-    is_one = isinstance(images, one) or is_tensor(images) or not isinstance(images, Iterable)
+    is_one = isinstance(images, one) or is_tensor(images) or hasattr(images, "read")  # an open file has lines
+    is_one = is_one or not isinstance(images, Iterable)
     return ([images], True) if is_one else (cast("Iterable[Any]", images), False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from detrkit.report.advice import Advice, Evidence
+from detrkit.report.edge_fit import REACH
 
 __all__ = ["DATA_RULES", "SIZE_RULES"]
 
@@ -76,7 +77,9 @@ def boxes_beside_edges(evidence: Evidence) -> Advice | None:
     off = {name: split.offset for name, split in splits.items() if split is not None and split.offset is not None}
     if not off:
         return None
-    listed = " and ".join(f"those of the {name} images by ({dx:+.0f}, {dy:+.0f}) px" for name, (dx, dy) in off.items())
+    farther = {name: " or more" * (max(abs(dx), abs(dy)) >= REACH) for name, (dx, dy) in off.items()}
+    moves = (f"the {name} images by ({dx:+.0f}, {dy:+.0f}) px{farther[name]}" for name, (dx, dy) in off.items())
+    listed = " and ".join(f"those of {move}" for move in moves)
     return Advice(
         kind="boxes off",
         urgency=99.2,

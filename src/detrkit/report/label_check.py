@@ -28,7 +28,7 @@ __all__ = ["LabelDoubt", "label_doubts", "size_doubts"]
 
 LOOKED_AT = 30  # images of each split, for the edges below boxes
 
-_STOPS = {"crowd classes", "empty images", "class ids"}
+_STOPS = {"crowd classes", "empty labels", "class ids"}
 """Warnings of ``data check`` that make a training pointless, beside its errors."""
 _RULES_STOP = {"boxes off", "boxes anywhere", "shared images"}
 _SKIPPED = {"box values", "boxes outside", "image data", "image files", "annotation values"}
@@ -103,7 +103,8 @@ def _unusable(split: str) -> LabelDoubt:
 
 
 def _of_finding(found: Finding, skip: bool) -> LabelDoubt:
-    examples = f" ({'; '.join(found.examples)}{', …' if found.count > len(found.examples) else ''})"
+    more = found.count - len(found.examples)
+    examples = f" ({'; '.join(found.examples)}{f'; and {more} more' if more else ''})"
     stops = found.check in _STOPS if found.level == "warning" else not (skip and found.check in _SKIPPED)
     text = f"{found.check} of {found.split}: {found.message}{examples if found.examples else ''}"
     return LabelDoubt(text=text, stops=stops)

@@ -93,7 +93,7 @@ class LightPredictor:
         """Find objects in one image, or in every image of a list.
 
         Args:
-            images: path, Pillow image, array (H, W, 3) or (H, W), or encoded bytes; or a list of these.
+            images: path, Pillow image, array (H, W, 3) or (H, W), encoded bytes or an open file; or a list of these.
             threshold: minimum score, inclusive; None: that of the predictor.
             channels: order of the colours of arrays; None: that of the predictor.
 

@@ -6,7 +6,9 @@ import math
 import operator
 from typing import Any
 
-__all__ = ["at_least_one", "checked_threshold"]
+import numpy as np
+
+__all__ = ["at_least_one", "checked_threshold", "yes_or_no"]
 
 
 def at_least_one(name: str, value: Any) -> int:
@@ -25,6 +27,17 @@ def at_least_one(name: str, value: Any) -> int:
     if number < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
     return number
+
+
+def yes_or_no(name: str, value: Any) -> bool:
+    """True or False: any text, "no" too, would count as True.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
 def checked_threshold(value: Any) -> float:

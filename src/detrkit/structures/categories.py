@@ -8,7 +8,7 @@ from typing import NotRequired, TypedDict
 
 from detrkit.errors import DataError, did_you_mean
 
-__all__ = ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "Categories", "Category", "CategoryRow"]
+__all__ = ["FREQUENCIES", "NEGATIVES", "NOT_EXHAUSTIVE", "Categories", "Category", "CategoryRow", "spelled_alike"]
 
 # Keys and values that LVIS adds to COCO annotations (Gupta et al., LVIS, section 4).
 NEGATIVES = "neg_category_ids"
@@ -79,7 +79,10 @@ class Categories(tuple[Category, ...]):
 
         Raises:
             DataError: no class is given, or one that there is not.
+            TypeError: ``classes`` are neither names nor ids.
         """
+        if not isinstance(classes, str | int | Iterable) or isinstance(classes, bool):
+            raise TypeError(f"classes are names or ids, got {classes!r}")
         wanted = [classes] if isinstance(classes, str | int) else list(classes)
         if not wanted:
             raise DataError("classes: none is named; leave them out for all")
@@ -112,6 +115,11 @@ class Categories(tuple[Category, ...]):
     def named(self) -> list[Category]:
         """The classes that have a name, without unused slots (gaps in COCO's 91 ids)."""
         return [category for category in self if category.name is not None]
+
+
+def spelled_alike(name: object) -> str:
+    """A class name without letter case, underscores and needless spaces: ``Traffic_Light `` is ``traffic light``."""
+    return " ".join(str(name).casefold().replace("_", " ").split())
 
 
 def _color(values: Sequence[int] | None) -> tuple[int, int, int] | None:

@@ -128,8 +128,11 @@ def plan_run(trainer: Trainer) -> None:
         trainer.progress.print(remark)
 
 
-def say_cost(trainer: Trainer, cost: Cost) -> None:
-    """Print what the run will cost, which settings change it, and, where it was never done, how to check the data."""
+def say_cost(trainer: Trainer, cost: Cost, *, checking: bool = False) -> None:
+    """Print what the run will cost, which settings change it, and, where it was never done, how to check the data.
+
+    checking: this is a check of the data itself.
+    """
     every = (trainer.recipe.training.evaluate_every or 0) * trainer.steps_per_epoch
     evaluations = math.ceil(trainer.total_steps / every) if every and trainer.task.validation is not None else 0
     training, evaluating = trainer.total_steps * cost.step, evaluations * cost.evaluation
@@ -151,7 +154,7 @@ def say_cost(trainer: Trainer, cost: Cost) -> None:
         "training.accumulate"
     )
     root = trainer.recipe.data.root
-    if not was_checked(root):
+    if not (checking or was_checked(root)):
         trainer.progress.print(f"  these data were never checked; labels that spoil a run: detrkit data check {root}")
     trainer.log(
         "cost",

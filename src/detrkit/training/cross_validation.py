@@ -18,6 +18,7 @@ from detrkit.evaluation.loop import Progress, predict_dataset
 from detrkit.files import write_json
 from detrkit.structures import Detections
 from detrkit.terminal import say
+from detrkit.training.folder import refuse_other_length
 from detrkit.training.run import train
 from detrkit.weights import load
 
@@ -88,6 +89,7 @@ def unseen_detections(
             data={"root": str(root), "format": "coco", "train": files, "sample_rate": None},
             training={"output": str(run), "evaluate_every": 0, "device": device, "seeds": None},
         )
+        refuse_other_length(run, own)
         result = train(own, resume=True)
         model = load(result.best).to(resolve_device(device))
         seen = [record for record, place in zip(records, of, strict=True) if place == fold]

@@ -28,7 +28,7 @@ from detrkit.structures import Detections
 from detrkit.structures.detections import result_rows
 from detrkit.terminal import say
 from detrkit.training.callbacks import Callback, Evaluation
-from detrkit.training.folder import run_folder
+from detrkit.training.folder import refuse_other_length, run_folder
 from detrkit.training.run import train
 from detrkit.training.schedule import length_in_steps
 from detrkit.training.task import load_split, require_boxes, task_of
@@ -114,7 +114,7 @@ def _check_recipe(recipe: Recipe, minutes: float | None) -> None:
         )
     if recipe.data.sample_rate is not None:
         raise RecipeError("data.sample_rate: a learning curve draws its own parts of the images; leave it out")
-    if minutes is not None and not minutes > 0:
+    if minutes is not None and not 0 < minutes < math.inf:
         raise RecipeError(f"minutes = {minutes:g}: give the curve a time above 0")
 
 
@@ -210,7 +210,14 @@ def _same_length(recipe: Recipe, *, minutes: float | None, runs: int) -> Recipe:
 def _train(recipe: Recipe, part: _Part) -> dict[str, Any]:
     """What the last weights of a run find: ids of the images, and detections as COCO results."""
     kept = part.folder / ANSWERS
-    train(_of_part(recipe, part), resume=True, callbacks=[_KeepAnswers()])
+    begun = part.folder.is_dir()
+    try:
+        refuse_other_length(part.folder, recipe)
+        train(_of_part(recipe, part), resume=True, callbacks=[_KeepAnswers()])
+    except (DataError, RecipeError) as error:
+        if not begun:
+            raise
+        raise type(error)(f"{error}. To begin the curve anew: another --out, or delete {part.folder.parent}") from error
     try:
         content: dict[str, Any] = json.loads(kept.read_bytes())
     except (OSError, ValueError) as error:

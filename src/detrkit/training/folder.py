@@ -18,7 +18,7 @@ from detrkit.training.checkpoint import RunState, load_state, saving_failed
 from detrkit.training.loggers import Logger, build_loggers
 from detrkit.training.pictures import PICTURES
 
-__all__ = ["find_run", "locked", "open_folder", "run_folder", "start_folder"]
+__all__ = ["find_run", "locked", "open_folder", "refuse_other_length", "run_folder", "start_folder"]
 
 _RUN_FILES = (
     *("last", "last.new", "best", "log.jsonl", "recipe.yaml", "tensorboard", "wandb_id", "metrics.csv"),
@@ -73,6 +73,23 @@ def find_run(given: Mapping[str, object]) -> tuple[Path, Path] | None:
 def _same_run(file: Path, root: Path, model: object) -> bool:
     recipe = load_recipe(file)
     return Path(recipe.data.root).resolve() == root.resolve() and model in (None, recipe.model.name)
+
+
+def refuse_other_length(folder: Path, recipe: Recipe) -> None:
+    """Of runs that are compared with one another none goes on for longer, or was longer already.
+
+    Raises:
+        RecipeError: the folder has a run of another length.
+    """
+    if not (folder / "recipe.yaml").is_file():
+        return
+    wanted, begun = recipe.training, load_recipe(folder / "recipe.yaml").training
+    keys = ("minutes", "iterations", "epochs")
+    key = next((key for key in keys if getattr(wanted, key) is not None), None)
+    if key is not None and getattr(wanted, key) != getattr(begun, key):
+        raise RecipeError(
+            f"{folder}: the run there has training.{key}={getattr(begun, key)}, not {getattr(wanted, key)}"
+        )
 
 
 def open_folder(folder: Path, *, resume: bool, overwrite: bool) -> RunState | None:

@@ -70,7 +70,10 @@ class Overfit:
         return "undecided" if rising or self.steps < _ENOUGH else "failed"
 
     def __str__(self) -> str:
-        what = f"{self.metric} {self.best:.3f} on {len(self.names)} images after {self.steps} steps"
+        images, steps = (
+            f"{n} {noun}{'s' * (n != 1)}" for n, noun in ((len(self.names), "image"), (self.steps, "step"))
+        )
+        what = f"{self.metric} {self.best:.3f} on {images} after {steps}"
         if self.verdict == "learned":
             return f"they are learned: {what}"
         if self.verdict == "undecided":

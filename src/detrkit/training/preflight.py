@@ -59,7 +59,7 @@ def preflight(recipe: Recipe, accelerator: Accelerator, *, folder: Path, minutes
         say(f"what the model will see: {path}")
     cost = measure_cost(trainer)
     if cost is not None:
-        say_cost(trainer, cost)
+        say_cost(trainer, cost, checking=True)
     del trainer
     say(f"learning four images by heart, {minutes:g} minutes at most …")
     return overfit(recipe, task, accelerator, folder=folder / "four_images", minutes=minutes)

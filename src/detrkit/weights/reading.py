@@ -16,6 +16,7 @@ from torch import Tensor
 
 from detrkit.errors import CheckpointError
 from detrkit.files import beginning
+from detrkit.runtime.info import is_artefact
 from detrkit.weights.published.download import fetch_again
 
 __all__ = ["Contents", "is_safetensors", "read_contents", "read_state_dict", "refuse_not_finite"]
@@ -58,6 +59,8 @@ def read_contents(path: str | Path) -> Contents:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
+    if is_artefact(path):
+        raise CheckpointError(f"{path}: is an exported model; give the checkpoint that it was exported from")
     data: object
     try:
         if is_safetensors(path):

@@ -14,6 +14,7 @@ from detrkit.errors import CheckpointError, first_few
 from detrkit.models.detector import Detector
 from detrkit.nn.lora import merged_state
 from detrkit.structures import Categories
+from detrkit.structures.categories import spelled_alike
 from detrkit.weights.official.class_names import CLASS_NAMES, decode_names, encode_names, guess_categories
 from detrkit.weights.official.keydiff import IGNORED, KeyDiff, Mismatch, compare
 from detrkit.weights.official.keymaps import backbone_layout, keeps_class_names, official_names, without_wrapper
@@ -35,8 +36,8 @@ class ClassRows:
     """For each class of a model its row in the class heads of a file."""
 
     rows: list[int | None]
-    """Rows of the file: that of the name. With as many classes, names that the file does not have take the rows that
-    are left, in order; else they are None and start new."""
+    """Rows of the file: that of the name, whatever its letter case, spaces and underscores. With as many classes, names
+    that the file does not have take the rows that are left, in order; else they are None and start new."""
     named: list[str]
     """Classes that the file has, too."""
     kept: dict[str, str]
@@ -48,12 +49,17 @@ class ClassRows:
 
     @classmethod
     def match(cls, given: Categories, wanted: Categories) -> Self | None:
-        """Match by name; None where names and order agree, or where the numbers differ and no name is in both."""
+        """Match by name, then by names that only case, spaces and underscores tell apart.
+
+        None where names and order agree, or where the numbers differ and no name is in both.
+        """
         old, new = ([str(category.name or category.id) for category in classes] for classes in (given, wanted))
         if old == new:
             return None
-        left = {name: row for row, name in reversed(list(enumerate(old)))}
-        rows = [left.pop(name, None) for name in new]
+        rows: list[int | None] = [None] * len(new)
+        for spelling in (str, spelled_alike):
+            left = {spelling(old[row]): row for row in reversed(range(len(old))) if row not in rows}
+            rows = [left.pop(spelling(name), None) if row is None else row for name, row in zip(new, rows, strict=True)]
         named = [name for name, found in zip(new, rows, strict=True) if found is not None]
         others = [name for name, found in zip(new, rows, strict=True) if found is None]
         if len(old) != len(new):
