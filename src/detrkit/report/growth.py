@@ -138,8 +138,9 @@ class Growth:
             return "No back-test: it needs two parts of at most half of the images."
         ends = f"{test.forecast.low:.3f} to {test.forecast.high:.3f}"
         verdict = "inside" if test.inside else "outside: trust the sentence above as little"
+        *others, last = (f"{size:,}" for size in test.fitted_on)
         return (
-            f"Back-test: from {' and '.join(f'{size:,}' for size in test.fitted_on)} images alone it would have said "
+            f"Back-test: from {', '.join(others)} and {last} images alone it would have said "
             f"{ends} for {self.sizes[-1]:,}; measured is {test.ap:.3f}, {verdict}."
         )
 
