@@ -25,7 +25,9 @@ from detrkit.training.fingerprint import changed_annotations, changed_classes, c
 from detrkit.training.folder import locked
 from detrkit.training.loggers import read_log
 from detrkit.training.optimizer import frozen_norms, parameter_groups
+from detrkit.training.resume import check_agreement, check_network
 from detrkit.training.task import Task
+from detrkit.weights import save
 from tests.small import small_model
 from tests.training.fakes import fake_task, last_state, make_images, make_recipe, make_task, scores
 
@@ -333,3 +335,21 @@ def test_a_frozen_backbone_keeps_its_statistics() -> None:
     model.train()
     model(torch.rand(2, 3, 64, 64))
     assert not all(torch.equal(value, model.state_dict()[key]) for key, value in before.items()), "the check can fail"
+
+
+def test_options_left_open_whose_default_has_changed_can_be_said(tmp_path: Path) -> None:
+    """A run of DAPE from when codes were sampled by default: its recipe says nothing about that."""
+    harmonized, standard = (small_model("dape_lite0", sampling=value) for value in ("harmonized", "standard"))
+    save(harmonized, tmp_path / "last" / "model.safetensors")
+    check_network(harmonized, harmonized.state_dict(), tmp_path)
+    with pytest.raises(
+        RecipeError, match=r"sampling: harmonized there, standard here.* give them: model\.sampling=harmo"
+    ):
+        check_network(standard, harmonized.state_dict(), tmp_path)
+    begun = load_recipe({"model": {"name": "dape_lite0"}, "data": {"root": str(tmp_path)}})
+    state: Any = {"recipe": begun.to_dict(), "processes": 1, "batches": 4}
+    data: Any = None  # not looked at: the state has none
+    agree = {"processes": 1, "batches": 4, "data": data}
+    check_agreement(begun.updated(model={"sampling": "harmonized"}), state, tmp_path, **agree)
+    with pytest.raises(RecipeError, match=r"model\.sampling: harmonized there, corrected here"):
+        check_agreement(begun.updated(model={"sampling": "corrected"}), state, tmp_path, **agree)

@@ -10,18 +10,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from detrkit.config import Recipe, load_recipe
 from detrkit.errors import CheckpointError, DataError, RecipeError
+from detrkit.models import Detector
 from detrkit.terminal import say
 from detrkit.training.best import Best
 from detrkit.training.checkpoint import MODEL, RunState
 from detrkit.training.fingerprint import Fingerprint, changed_annotations, changed_classes, changed_images
 from detrkit.training.schedule import build_schedule, length_in_steps
-from detrkit.weights import verify
+from detrkit.weights import load, verify
 
-__all__ = ["as_begun", "check_agreement", "kept_best", "length_remark", "validation_remark", "without_start"]
+__all__ = [
+    "as_begun",
+    "check_agreement",
+    "check_network",
+    "kept_best",
+    "length_remark",
+    "validation_remark",
+    "without_start",
+]
 
 # Keys that may differ in a resumed run: where things lie, and what does not change its numbers. Annotation files and
 # images may lie elsewhere or have another layout, because the images are compared themselves.
@@ -67,6 +79,10 @@ def check_agreement(
         DataError: the classes or the training images differ.
     """
     old, new = load_recipe(state["recipe"]).flat(), recipe.flat()
+    said = {key.removeprefix("model.") for key in new.keys() - old.keys() if key.startswith("model.")}
+    if said:  # an option that the begun recipe left open may be said as it was: its default may be another one since
+        built = load(folder / "last" / MODEL).config.flat()
+        old |= {f"model.{key}": built[key] for key in said & built.keys()}
     differences = [
         f"{key}: {old.get(key)} there, {new.get(key)} here"
         for key in sorted(old.keys() | new.keys())
@@ -91,6 +107,25 @@ def check_agreement(
             f"the annotations of {len(changed)} training images have changed since the run began (image id "
             f"{changed[0]} first): the run goes on with the new ones"
         )
+
+
+def check_network(model: Detector, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Check that the network of the recipe has the weights of the begun run.
+
+    Raises:
+        RecipeError: it has others: an option that the recipe leaves open had another default when the run began.
+    """
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if shapes == {name: tensor.shape for name, tensor in weights.items()}:
+        return
+    begun, now = load(folder / "last" / MODEL).config.flat(), model.config.flat()
+    other = [key for key in sorted(now) if key in begun and begun[key] != now[key]]
+    differences = "; ".join(f"model.{key}: {begun[key]} there, {now[key]} here" for key in other)
+    advice = " ".join(f"model.{key}={begun[key]}" for key in other)
+    raise RecipeError(
+        f"{folder} cannot be resumed, its network is another one: {differences or 'other weights'}. Options that a "
+        f"recipe leaves open may have another default since; give them: {advice or 'as the run began'}"
+    )
 
 
 def validation_remark(state: RunState, now: Fingerprint, folder: Path) -> str:

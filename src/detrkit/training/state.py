@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from detrkit.structures import Thresholds
 from detrkit.training.checkpoint import RunState
-from detrkit.training.resume import kept_best
+from detrkit.training.resume import check_network, kept_best
 from detrkit.training.rng import restore_rng
 
 if TYPE_CHECKING:
@@ -48,7 +48,12 @@ def run_state(trainer: Trainer, rng: list[dict[str, object]]) -> RunState:
 
 
 def restore_run(trainer: Trainer, state: RunState) -> None:
-    """Restore :func:`run_state`."""
+    """Restore :func:`run_state`.
+
+    Raises:
+        RecipeError: the network of the recipe is not that of the run.
+    """
+    check_network(trainer.model, state["model"], trainer.folder)
     trainer.model.load_state_dict(state["model"])
     trainer.optimizer.load_state_dict(state["optimizer"])
     if trainer.ema is not None and state["ema"] is not None:
