@@ -21,16 +21,16 @@ from relation_rank import centred, layer_boxes, truncated
 from torch import Tensor, nn
 
 from detrkit.nn.position import sine_embedding
-from detrkit.nn.relation import PositionRelation
+from detrkit.nn.relation import LowRankRelation, PositionRelation
 
 HEADS, TILE = 8, 512  # boxes of a step: as many as a detector has queries
 RANKS = (16, 64, 128)
+TODAY = LowRankRelation(num_heads=1, rank=1)
 
 
-def sines(boxes: Tensor, features: int = 32, size_scale: float = 100.0) -> Tensor:
-    """Today's embedding of boxes (N, 4): sines of cx, cy, log w, log h, (N, 4 · features)."""
-    sizes = boxes[:, 2:].clamp(min=1e-3).log() * size_scale
-    return sine_embedding(torch.cat((boxes[:, :2] * (2 * math.pi), sizes), dim=-1), features).flatten(-2)
+def sines(boxes: Tensor) -> Tensor:
+    """The embedding of ``LowRankRelation``: sines of cx, cy, log w, log h of boxes (N, 4), (N, 128)."""
+    return TODAY.embed(boxes[None])[0]
 
 
 def gates(boxes: Tensor, number: int = 6) -> Tensor:
@@ -44,7 +44,7 @@ def gated(boxes: Tensor, features: int = 32) -> Tensor:
     """The sines of today, and those of cx times gates of log w, of cy times gates of log h."""
     places = sine_embedding(boxes[:, :2] * (2 * math.pi), features)  # (N, 2, features)
     products = places[..., None] * gates(boxes)[:, :, None]
-    return torch.cat((sines(boxes, features), products.flatten(1)), dim=1)
+    return torch.cat((sines(boxes), products.flatten(1)), dim=1)
 
 
 def fourier(boxes: Tensor, number: int = 512) -> Tensor:

@@ -79,12 +79,8 @@ def fitted(bias: Tensor, source: Tensor, target: Tensor, rank: int, tolerance: f
     heads = bias.shape[1]
     relation = LowRankRelation(num_heads=heads, rank=rank)
     spaces = []
-    width = relation.source_proj.in_features
-    same = nn.Linear(width, width)
-    same.weight.copy_(torch.eye(width))
-    same.bias.zero_()
     for side in (source, target):
-        features = LowRankRelation(num_heads=1, rank=1).factors(side, same)[0, 0].double()
+        features = relation.embed(side)[0].double()
         features = torch.cat((features, torch.ones_like(features[:, :1])), dim=1)  # 1 for the bias of the linear layer
         u, s, vh = torch.linalg.svd(features, full_matrices=False)
         count = int((s > tolerance * s[0]).sum())

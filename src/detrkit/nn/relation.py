@@ -173,14 +173,17 @@ class LowRankRelation(nn.Module):
         nn.init.zeros_(self.target_proj.weight)
         nn.init.zeros_(self.target_proj.bias)
 
+    @torch.no_grad()
+    def embed(self, boxes: Tensor) -> Tensor:
+        """Boxes cxcywh (B, N, 4) -> sines of cx, cy, log w, log h (B, N, 4 · features), float32."""
+        boxes = boxes.float()
+        sizes = boxes[..., 2:].clamp(min=1e-3).log() * self.size_scale
+        values = torch.cat((boxes[..., :2] * (2 * math.pi), sizes), dim=-1)
+        return sine_embedding(values, self.features).flatten(-2)
+
     def factors(self, boxes: Tensor, proj: nn.Linear) -> Tensor:
         """Boxes cxcywh (B, N, 4) -> factors (B, heads, N, r)."""
-        with torch.no_grad():
-            boxes = boxes.float()
-            sizes = boxes[..., 2:].clamp(min=1e-3).log() * self.size_scale
-            values = torch.cat((boxes[..., :2] * (2 * math.pi), sizes), dim=-1)
-            embedded = sine_embedding(values, self.features).flatten(-2).to(proj.weight.dtype)
-        return proj(embedded).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return proj(self.embed(boxes).to(proj.weight.dtype)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Return the bias as a matrix (B, heads, N, M); attention never builds it."""

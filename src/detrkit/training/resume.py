@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -81,7 +82,7 @@ def check_agreement(
     old, new = load_recipe(state["recipe"]).flat(), recipe.flat()
     said = {key.removeprefix("model.") for key in new.keys() - old.keys() if key.startswith("model.")}
     if said:  # an option that the begun recipe left open may be said as it was: its default may be another one since
-        built = load(folder / "last" / MODEL).config.flat()
+        built = _as_built(folder)
         old |= {f"model.{key}": built[key] for key in said & built.keys()}
     differences = [
         f"{key}: {old.get(key)} there, {new.get(key)} here"
@@ -118,7 +119,7 @@ def check_network(model: Detector, weights: Mapping[str, Tensor], folder: Path) 
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if shapes == {name: tensor.shape for name, tensor in weights.items()}:
         return
-    begun, now = load(folder / "last" / MODEL).config.flat(), model.config.flat()
+    begun, now = _as_built(folder), model.config.flat()
     other = [key for key in sorted(now) if key in begun and begun[key] != now[key]]
     differences = "; ".join(f"model.{key}: {begun[key]} there, {now[key]} here" for key in other)
     advice = " ".join(f"model.{key}={begun[key]}" for key in other)
@@ -126,6 +127,11 @@ def check_network(model: Detector, weights: Mapping[str, Tensor], folder: Path) 
         f"{folder} cannot be resumed, its network is another one: {differences or 'other weights'}. Options that a "
         f"recipe leaves open may have another default since; give them: {advice or 'as the run began'}"
     )
+
+
+def _as_built(folder: Path) -> dict[str, Any]:
+    """Every option of the network that a run began with."""
+    return load(folder / "last" / MODEL).config.flat()
 
 
 def validation_remark(state: RunState, now: Fingerprint, folder: Path) -> str:
