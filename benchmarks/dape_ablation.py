@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 from data_efficiency import GROUPS, TITLES, VARIANTS, at_quarter, device_name, format_cell, read
-from drawn_scores import paired_difference
+from drawn_scores import difference
 from relation_rank import RANKS, TruncatedRelation, centred, energy, fit_errors
 from torch import Tensor
 from training_cost import training_step
@@ -302,17 +302,6 @@ def doubles(found: list[dict[str, Any]]) -> str:
     scores = [row["scores"] for row in found if "scores" in row]
     means = [statistics.fmean(one[which]["doubles"] for one in scores) for which in ("plain", "nms") if scores]
     return " / ".join(f"{mean:.2f}" for mean in means) or "–"
-
-
-def difference(found: list[dict[str, Any]], base: list[dict[str, Any]], which: str) -> str:
-    """Mean difference in AP in pairs of one seed, with its 95 % interval over images and seeds."""
-    if found is base:
-        return "–"
-    result = paired_difference(found, base, which)
-    if result is None:
-        return "–"
-    mean, low, high, pairs = result
-    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f}, {'one seed' if pairs == 1 else f'{pairs} seeds'})"
 
 
 def cost_table(rows: list[dict[str, Any]]) -> None:

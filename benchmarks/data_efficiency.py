@@ -106,8 +106,16 @@ TITLES = {
     "dape_corrected_content": "the same in both, content learned and sampled",
     "dape_value_position": "low-rank relation, position of rank 16 in values",
 }
+# The model that a model adds one thing to: sampling of regions (DE) or augmentation of labels (DELA).
+ADDS_TO = {
+    "de_detr_lite0": "detr_lite0",
+    "dela_detr_lite0": "de_detr_lite0",
+    "de_conditional_detr_lite0": "conditional_detr_lite0",
+    "dela_conditional_detr_lite0": "de_conditional_detr_lite0",
+}
 # Additional settings of a data set: nuclei are many and small.
 DATA_SETTINGS: dict[str, dict[str, Any]] = {"nuclei": {"num_queries": 300}}
+SETTING = ("data", "iterations", "size")  # of runs that are compared
 COLOURS = ("#8a8a8a", "#1b6ca8", "#d1495b", "#c9b458", "#2e8b57", "#8e5ea2", "#e08e0b", "#444444", "#00a0a0", "#a0522d")
 
 
@@ -268,11 +276,11 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def summarise(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str, int], list[dict[str, Any]]]:
-    """Rows grouped by data set, model and number of images; each group has one row per seed."""
-    grouped: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+def summarise(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """Rows of one setting grouped by model and number of images; each group has one row per seed."""
+    grouped: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in rows:
-        grouped.setdefault((row["data"], row["model"], row["images"]), []).append(row)
+        grouped.setdefault((row["model"], row["images"]), []).append(row)
     return grouped
 
 
@@ -289,31 +297,52 @@ def at_quarter(row: dict[str, Any]) -> tuple[int, float]:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Print the tables of a results file as Markdown and draw its two plots."""
+    """Print the tables of a results file as Markdown and draw its plots, for every data set, length and image size."""
     rows = read(args.results)
+    args.images.mkdir(parents=True, exist_ok=True)
+    for setting in sorted({tuple(row[name] for name in SETTING) for row in rows}):
+        report_setting([row for row in rows if tuple(row[name] for name in SETTING) == setting], args.images)
+
+
+def report_setting(rows: list[dict[str, Any]], pictures: Path) -> None:
+    """Print the tables of runs of one setting, and draw their plots."""
+    data, iterations, size = (rows[0][name] for name in SETTING)
     grouped = summarise(rows)
-    for data in sorted({row["data"] for row in rows}):
-        sizes = sorted({images for name, _, images in grouped if name == data})
-        print(f"\n**{data}**: AP / AP50 (mean ± standard deviation over seeds; n = seeds)\n")
-        print("| model |" + "".join(f" {size} images |" for size in sizes) + "\n|---|" + "---|" * len(sizes))
-        for model, title in TITLES.items():
-            cells = [grouped.get((data, model, size)) for size in sizes]
-            if any(cells) and model not in VARIANTS:
-                print(f"| {title} |" + "".join(f" {format_cell(found)} |" for found in cells))
-        args.images.mkdir(parents=True, exist_ok=True)
-        name = f"data_efficiency_{data}"
-        if any(where == data and model not in VARIANTS for where, model, _ in grouped):
-            (args.images / f"{name}.svg").write_text(curves(data, grouped))
-        largest = {
-            model: found for (where, model, size), found in grouped.items() if where == data and size == sizes[-1]
-        }
-        if any(model.startswith("walk") for model in largest):
-            print(f"\nFrom DE-DETR to DETR, {sizes[-1]} images:\n\n| change, on top of those above | AP / AP50 |")
-            print("|---|---|")
-            for model in GROUPS["walk"]:
-                if model in largest:
-                    print(f"| {TITLES[model]} | {format_cell(largest[model])} |")
-            (args.images / f"{name}_walk.svg").write_text(walk(largest))
+    numbers = sorted({images for _, images in grouped})
+    family = [model for model in TITLES if model not in VARIANTS and any(name == model for name, _ in grouped)]
+    picture = f"data_efficiency_{data}_{iterations}x{size}"
+    if family:
+        print(f"\n**{data}**, {iterations} steps at {size} px: AP / AP50 (mean ± standard deviation over seeds)\n")
+        print("| model |" + "".join(f" {number} images |" for number in numbers) + "\n|---|" + "---|" * len(numbers))
+        for model in family:
+            cells = [grouped.get((model, number)) for number in numbers]
+            print(f"| {TITLES[model]} |" + "".join(f" {format_cell(found)} |" for found in cells))
+        (pictures / f"{picture}.svg").write_text(curves(family, grouped))
+    differences(grouped)
+    largest = {model: found for (model, number), found in grouped.items() if number == numbers[-1]}
+    if any(model.startswith("walk") for model in largest):
+        print(f"\nFrom DE-DETR to DETR, {numbers[-1]} images:\n\n| change, on top of those above | AP / AP50 |")
+        print("|---|---|")
+        for model in GROUPS["walk"]:
+            if model in largest:
+                print(f"| {TITLES[model]} | {format_cell(largest[model])} |")
+        (pictures / f"{picture}_walk.svg").write_text(walk(largest))
+
+
+def differences(grouped: dict[tuple[str, int], list[dict[str, Any]]]) -> None:
+    """Print what each thing that a model adds is worth, in pairs of runs on the same images with the same seed."""
+    from drawn_scores import difference
+
+    lines = []
+    for model, base in ADDS_TO.items():
+        for (name, number), found in sorted(grouped.items()):
+            others = grouped.get((base, number), [])
+            texts = [difference(found, others, which) for which in ("plain", "nms")] if name == model else ["–"]
+            if texts[0] != "–":
+                lines.append(f"| {TITLES[model]}, {TITLES[base]} | {number} | {' | '.join(texts)} |")
+    if lines:
+        print("\n| compared | images | difference in AP | with NMS for both |\n|---|---|---|---|")
+        print("\n".join(lines))
 
 
 def format_cell(found: list[dict[str, Any]] | None) -> str:
@@ -335,15 +364,12 @@ def svg(width: int, height: int, parts: list[str]) -> str:
     )
 
 
-def curves(data: str, grouped: dict[tuple[str, str, int], list[dict[str, Any]]]) -> str:
+def curves(family: Iterable[str], grouped: dict[tuple[str, int], list[dict[str, Any]]]) -> str:
     """AP against training images, one line per model, error bars of one standard deviation."""
     width, height, left, right, top, bottom = 720, 400, 52, 150, 20, 44
     points = {
-        model: sorted(
-            (size, *spread(found)) for (where, name, size), found in grouped.items() if where == data and name == model
-        )
-        for model in TITLES
-        if model not in VARIANTS
+        model: sorted((number, *spread(found)) for (name, number), found in grouped.items() if name == model)
+        for model in family
     }
     points = {model: [point for point in line if not math.isnan(point[1])] for model, line in points.items()}
     points = {model: line for model, line in points.items() if line}

@@ -84,3 +84,14 @@ def paired_difference(
     drawn = np.take_along_axis(table[:, 1:], seeds, axis=0).mean(axis=0)
     low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(table[:, 0].mean()), float(low), float(high), len(pairs)
+
+
+def difference(found: list[dict[str, Any]], base: list[dict[str, Any]], which: str) -> str:
+    """Mean difference in AP in pairs of one seed, with its 95 % interval over images and seeds."""
+    if found is base:
+        return "–"
+    result = paired_difference(found, base, which)
+    if result is None:
+        return "–"
+    mean, low, high, pairs = result
+    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f}, {'one seed' if pairs == 1 else f'{pairs} seeds'})"

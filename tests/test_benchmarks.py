@@ -76,10 +76,11 @@ def row(model: str, seed: int, ap: float | None, images: int = 8) -> str:
 
 
 def test_the_report_averages_over_seeds_and_marks_undefined_numbers(
-    benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    benchmark: ModuleType, benchmarks: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [row("detr_lite0", 0, 0.1), row("detr_lite0", 1, 0.3), row("de_detr_lite0", 0, None)]
     lines += [row("walk3_no_roi", 0, 0.2), row("dela_detr_lite0", 0, 0.5, images=2), '{"cut": ']
+    lines += [json.dumps({**json.loads(row("detr_lite0", 2, 0.9)), "size": 160})]  # not of the same table
     (tmp_path / "results.jsonl").write_text("\n".join(lines))
     benchmark.report(argparse.Namespace(results=tmp_path / "results.jsonl", images=tmp_path / "images"))
     printed = capsys.readouterr().out
@@ -87,12 +88,28 @@ def test_the_report_averages_over_seeds_and_marks_undefined_numbers(
     assert "| DE-DETR | – | – / – |" in printed
     assert "| DELA-DETR | 0.500 / 0.500 | – |" in printed
     assert "| − RoIAlign | 0.200 / 0.200 |" in printed
-    assert "0.200" in (tmp_path / "images" / "data_efficiency_cells_walk.svg").read_text()
-    assert (tmp_path / "images" / "data_efficiency_cells.svg").read_text().count("<circle") == 2
+    assert "0.200" in (tmp_path / "images" / "data_efficiency_cells_9x320_walk.svg").read_text()
+    assert (tmp_path / "images" / "data_efficiency_cells_9x320.svg").read_text().count("<circle") == 2
+    assert "| DETR | 0.900 / 0.900 |" in printed
+
+
+def test_the_report_compares_models_that_add_one_thing(
+    benchmark: ModuleType, benchmarks: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = []
+    for model, aps in (("de_detr_lite0", (0.1, 0.3)), ("dela_detr_lite0", (0.2, 0.42)), ("detr_lite0", ())):
+        for seed, ap in enumerate(aps):
+            scores = {which: {"drawn": [ap + more] * 60} for which, more in (("plain", 0.0), ("nms", 0.1 * seed))}
+            lines.append(json.dumps({**json.loads(row(model, seed, ap)), "scores": scores}))
+    (tmp_path / "results.jsonl").write_text("\n".join(lines))
+    benchmark.report(argparse.Namespace(results=tmp_path / "results.jsonl", images=tmp_path))
+    printed = capsys.readouterr().out
+    assert "| DELA-DETR, DE-DETR | 8 | +0.110 (+0.100 to +0.120, 2 seeds) | +0.110 (" in printed
+    assert "| DE-DETR, DETR |" not in printed
 
 
 def test_the_figures_in_the_documentation_are_the_recorded_ones(
-    benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    benchmark: ModuleType, benchmarks: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recorded = ROOT / "docs" / "results" / "data_efficiency.jsonl"
     benchmark.report(argparse.Namespace(results=recorded, images=tmp_path))
