@@ -266,27 +266,31 @@ def grouped(rows: list[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], lis
 
 def ablation(rows: list[dict[str, Any]]) -> None:
     """Print the ablation for every data set and size: AP at the end without and with NMS and at a quarter, the
-    difference to low-rank relation without sampling, and doubles."""
+    difference to low-rank relation without sampling, doubles, and memory; columns without a figure are left out."""
     rows = [row for row in rows if row["model"] in GROUPS["ablation"]]
     for (data, size, steps), group in grouped(rows, "data", "size", "iterations").items():
         cells = {model: [row for row in group if row["model"] == model] for model in GROUPS["ablation"]}
+        base = cells[STANDARD]
+        columns = {
+            "AP / AP50": format_cell,
+            "AP at a quarter": lambda found: f"{statistics.fmean(at_quarter(row)[1] for row in found):.3f}",
+            "with NMS": after_nms,
+            "difference": lambda found, base=base: difference(found, base, "plain"),
+            "difference with NMS": lambda found, base=base: difference(found, base, "nms"),
+            "doubles": doubles,
+            "memory, GB": memory,
+        }
+        lines = {
+            TITLES[model]: {title: column(found) for title, column in columns.items()}
+            for model, found in cells.items()
+            if found
+        }
+        titles = [title for title in columns if any(line[title] != "–" for line in lines.values())]
         print(f"\n**{data}**, {group[0]['images']} images, {steps} steps at {size} px\n")
-        titles = ("AP / AP50", "AP at a quarter", "with NMS", "difference", "difference with NMS", "doubles")
         print(f"| relation, sampling | {' | '.join(titles)} |")
         print("|---" * (1 + len(titles)) + "|")
-        for model, found in cells.items():
-            if found:
-                early = statistics.fmean(at_quarter(row)[1] for row in found)
-                differences = [difference(found, cells[STANDARD], which) for which in ("plain", "nms")]
-                row = [
-                    TITLES[model],
-                    format_cell(found),
-                    f"{early:.3f}",
-                    after_nms(found),
-                    *differences,
-                    doubles(found),
-                ]
-                print(f"| {' | '.join(row)} |")
+        for name, line in lines.items():
+            print(f"| {name} | {' | '.join(line[title] for title in titles)} |")
 
 
 def after_nms(found: list[dict[str, Any]]) -> str:
@@ -302,6 +306,12 @@ def doubles(found: list[dict[str, Any]]) -> str:
     scores = [row["scores"] for row in found if "scores" in row]
     means = [statistics.fmean(one[which]["doubles"] for one in scores) for which in ("plain", "nms") if scores]
     return " / ".join(f"{mean:.2f}" for mean in means) or "–"
+
+
+def memory(found: list[dict[str, Any]]) -> str:
+    """Peak memory of the training process, mean over seeds."""
+    peaks = [row["memory_gb"] for row in found if "memory_gb" in row]
+    return f"{statistics.fmean(peaks):.2f}" if peaks else "–"
 
 
 def cost_table(rows: list[dict[str, Any]]) -> None:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from generator import commands, configuration, gpu, measured, models, processes, published, steps
+from generator import commands, configuration, gpu, grids, measured, models, processes, published, steps
 from generator.headers import HeaderError
 
 DOCS = Path(__file__).resolve().parent
@@ -24,6 +24,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     **commands.SECTIONS,
     **processes.SECTIONS,
     **measured.SECTIONS,
+    **grids.SECTIONS,
     **gpu.SECTIONS,
     **steps.SECTIONS,
     **models.SECTIONS,

@@ -15,9 +15,9 @@ CLASSES = ("RBC", "WBC", "Platelets")
 
 
 def grid() -> str:
-    """Cells of ``benchmarks/data_efficiency.py``: the registered models, most images first."""
+    """Cells of ``benchmarks/data_efficiency.py`` at 320 px: the registered models, most images first."""
     lines = (ROOT / "docs/results/data_efficiency.jsonl").read_text(encoding="utf-8").splitlines()
-    cells = [cell for cell in map(json.loads, lines) if cell["model"] in REGISTRY]
+    cells = [cell for cell in map(json.loads, lines) if cell["model"] in REGISTRY and cell["size"] == 320]
     cells.sort(key=lambda cell: (-cell["images"], cell["metrics"]["AP"]))
     rows = []
     for cell in cells:
