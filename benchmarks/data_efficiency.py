@@ -317,7 +317,8 @@ def report_setting(rows: list[dict[str, Any]], pictures: Path) -> None:
         for model in family:
             cells = [grouped.get((model, number)) for number in numbers]
             print(f"| {TITLES[model]} |" + "".join(f" {format_cell(found)} |" for found in cells))
-        (pictures / f"{picture}.svg").write_text(curves(family, grouped))
+        if len(numbers) > 1:
+            (pictures / f"{picture}.svg").write_text(curves(family, grouped))
     differences(grouped)
     largest = {model: found for (model, number), found in grouped.items() if number == numbers[-1]}
     if any(model.startswith("walk") for model in largest):
