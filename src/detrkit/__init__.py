@@ -60,7 +60,7 @@ _HOMES = {
     "detrkit.weights": ["load", "load_official", "save", "to_official"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
-_PACKAGES = {
+_PACKAGES = [
     "config",
     "data",
     "errors",
@@ -72,8 +72,12 @@ _PACKAGES = {
     "metrics",
     "models",
     "nn",
-}
-_PACKAGES |= {"ops", "runtime", "structures", "training", "weights"}
+    "ops",
+    "runtime",
+    "structures",
+    "training",
+    "weights",
+]
 
 __all__ = [
     "Batch",
@@ -130,4 +134,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_PACKAGES})
+    return sorted([*__all__, *_PACKAGES])

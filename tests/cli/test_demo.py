@@ -109,12 +109,11 @@ def test_demo_writes_pictures_and_json_and_prints_their_paths(
         assert cells[3:] == [str(labelled), str(found)]
     assert str(out / "images") in text
     assert str(out / "predictions.json") in text
-    assert text.splitlines()[-1] == f"detrkit train {demo.RECIPE}"
+    assert text.splitlines()[-1] == f"detrkit train {demo.RECIPE} --data DIR"
 
 
 def test_the_recipe_of_the_embedded_model_exists() -> None:
-    recipe = Path(detrkit.__file__).resolve().parents[2] / demo.RECIPE
-    assert detrkit.load_recipe(recipe).model.name == DEFAULT_MODEL
+    assert detrkit.load_recipe(demo.RECIPE).model.name == DEFAULT_MODEL
 
 
 def test_demo_without_weights_is_a_clear_error(

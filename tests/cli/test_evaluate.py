@@ -49,7 +49,7 @@ def test_recipe_with_overrides(folder: Path, tmp_path: Path, capfd: pytest.Captu
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "needs a run folder, a recipe or --data DIR"),
+        ([], "is a checkpoint outside a run folder: say on which data with --data DIR"),
         (["a.yaml", "b.yaml"], "one recipe, not 2"),
         (["--data", "nowhere"], "nowhere: no such data folder"),
         (["no_such_recipe"], "no_such_recipe"),
@@ -63,6 +63,8 @@ def test_unusable_arguments(folder: Path, words: list[str], message: str, capfd:
 
 
 def test_checkpoint_is_needed_and_must_exist(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["eval"]) == 2
+    assert "needs a run folder, a recipe or --data DIR" in capfd.readouterr().err
     assert run(["eval", "--data", str(folder)]) == 2
     assert "or --checkpoint" in capfd.readouterr().err
     assert run(["eval", "--data", str(folder), "--checkpoint", "none.safetensors"]) == 2
@@ -99,6 +101,7 @@ def test_a_run_folder_is_evaluated_on_its_own_data(
         ([here], (here, here)),
         ([here, "--data", str(folder)], (here, str(folder))),
         ([str(best)], (str(best), here)),
+        (["--checkpoint", here], (here, here)),
         ([here, "--model", "other.safetensors"], ("other.safetensors", here)),
         (["--data", str(folder), "--model", here], (here, str(folder))),
     ):

@@ -50,10 +50,22 @@ def test_help_does_not_load_torch(arguments: list[str]) -> None:
     assert done.stderr.split() == ["False", "0"]
 
 
+def test_help_flows() -> None:
+    """The line ends of a docstring are those of the source, not of a terminal."""
+    pending = [cli.app]
+    while pending:
+        app = pending.pop()
+        pending += [group.typer_instance for group in app.registered_groups if group.typer_instance is not None]
+        for command in app.registered_commands:
+            assert command.help, command.name
+            assert "\n" not in command.help.replace("\n\n", ""), command.name
+
+
 def test_public_names_exist_and_unknown_names_do_not() -> None:
     for name in detrkit.__all__:
         assert getattr(detrkit, name) is not None, name
     assert set(detrkit.__all__) <= set(dir(detrkit))
+    assert {"import_module", "TYPE_CHECKING", "annotations"}.isdisjoint(dir(detrkit))
     contract = "list_models create_model load_official to_official save load Predictor train evaluate Detections Target"
     assert set(contract.split()) <= set(detrkit.__all__)
     assert detrkit.models.create_model is detrkit.create_model

@@ -143,6 +143,7 @@ def test_resume_finds_the_run_and_chooses_nothing_again(trained: list[Any], caps
     existing_run("runs/dape_lite0-my_data", root="elsewhere/my_data")  # other data with the same name
     assert run(resume) == 0
     assert trained[-1][0].training.iterations == 3000, "no run: a new one starts"
+    assert "--resume: runs/dape_lite0-my_data holds no run to continue; a new one starts" in capsys.readouterr().err
     existing_run("runs/conditional_detr_r50-my_data", **{"model.name": "conditional_detr_r50", "iterations": 77})
     capsys.readouterr()
     assert run(resume) == 0

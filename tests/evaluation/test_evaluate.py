@@ -84,3 +84,7 @@ def test_evaluate_official_checkpoint_with_a_recipe(folder: Path, tmp_path: Path
 def test_evaluate_with_a_missing_folder() -> None:
     with pytest.raises(DataError, match="nowhere/at/all: no such data folder; no recipe 'nowhere/at/all'"):
         evaluate(ColorDetector(), "nowhere/at/all")
+    with pytest.raises(DataError, match=r"gone: no such data folder; data\.root=DIR says where"):
+        evaluate(ColorDetector(), {"data": {"root": "gone"}})
+    with pytest.raises(DataError, match=r"gone: no such data folder; data\.root=DIR says where"):
+        detrkit.train({"model": {"name": "detr_lite0"}, "data": {"root": "gone"}}, epochs=1)

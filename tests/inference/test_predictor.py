@@ -415,6 +415,8 @@ def test_unusable_choices(predictor: Predictor) -> None:
         predictor.predict(PICTURE, max_detections=0)
     with pytest.raises(TypeError, match=r"no option 'clases'\. Did you mean 'classes'"):
         predictor.predict(PICTURE, **{"clases": "red"})
+    with pytest.raises(TypeError, match=r"no option 'treshold'\. Did you mean 'threshold'"):
+        predictor.predict(PICTURE, **{"treshold": 0.5})
 
 
 def test_folders_and_patterns_give_lists(predictor: Predictor, tmp_path: Path) -> None:

@@ -155,6 +155,8 @@ def test_errors_name_the_nearest_option() -> None:
         create_model("detr_lite0", num_querys=5)
     with pytest.raises(ValueError, match="no backbone 'resnet5x'"):
         create_model("detr_lite0", backbone="resnet5x")
+    with pytest.raises(ValueError, match=r"images must be floats, normalised, got torch\.uint8"):
+        small("detr_lite0")(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
     with pytest.raises(ValueError, match="padding_mask must be bool"):
         small("detr_lite0")(torch.zeros(1, 3, 64, 64), torch.zeros(1, 64, 64))
 

@@ -72,6 +72,12 @@ def test_the_moments_of_a_run_in_order(tmp_path: Path) -> None:
     assert len(evaluation.objects.truth) == 4
 
 
+def test_what_is_no_callback_is_refused_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"callbacks are objects of detrkit\.training\.Callback.*got <class"):
+        train(make_recipe(tmp_path), callbacks=[Diary])  # type: ignore[list-item]  # the class, not an object of it
+    assert not (tmp_path / "run").exists()
+
+
 def test_callbacks_change_no_weight(tmp_path: Path) -> None:
     states = []
     for name, callbacks in (("with", [Diary()]), ("without", [])):

@@ -85,7 +85,9 @@ def test_another_run_in_the_folder(tmp_path: Path) -> None:
     with fake_task(tmp_path):
         train(recipe)
         before = (tmp_path / "run" / "log.jsonl").read_bytes()
-        with pytest.raises(RecipeError, match=r"holds another run.*--resume.*--overwrite") as caught:
+        with pytest.raises(
+            RecipeError, match=r"holds another run \(last, [^()]*\): continue.*--resume.*--overwrite"
+        ) as caught:
             train(recipe)
         assert caught.value.exit_code == 2
         assert (tmp_path / "run" / "log.jsonl").read_bytes() == before

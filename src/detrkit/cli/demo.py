@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["demo_command"]
 
-RECIPE = "recipes/dape/blood_cells/dape_lite0.yaml"
+RECIPE = "dape/blood_cells/dape_lite0"
 _COUNTED = 0.5  # minimum score of objects that are counted and drawn, where the checkpoint has no thresholds
 
 
@@ -81,5 +81,5 @@ def demo_command(
     console.print(f"{count} images in {seconds:.1f} s on {predictor.device}", markup=False)
     console.print(f"pictures: {folder.image_folder}", markup=False)
     console.print(f"boxes:    {out / 'predictions.json'}", markup=False)
-    console.print("train it again:", markup=False)
-    print(f"detrkit train {RECIPE}")
+    console.print("train it again, DIR is the data set that 'detrkit data fetch blood_cells' names:", markup=False)
+    print(f"detrkit train {RECIPE} --data DIR")

@@ -52,13 +52,18 @@ def eval_command(
     ] = Precision.fp32,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Evaluate a checkpoint: box AP and AR, overall and per class, by the LVIS protocol on LVIS, else by COCO's."""
+    """Evaluate a checkpoint on labelled images: AP and AR of boxes or masks, PQ or mIoU, overall and per class.
+
+    Boxes and masks of objects are scored by the LVIS protocol on LVIS, else by COCO's.
+    """
     overrides = [argument for argument in arguments or [] if "=" in argument]
     recipes = [argument for argument in arguments or [] if "=" not in argument]
     if len(recipes) > 1:
         raise RecipeError(f"eval takes one recipe, not {len(recipes)}: {', '.join(recipes)}")
     if recipes and checkpoint is None and _holds_weights(Path(recipes[0])):
-        checkpoint, recipes = recipes[0], [] if data is not None else [str(_run_of(Path(recipes[0])))]
+        checkpoint, recipes = recipes[0], []
+    if not recipes and data is None and checkpoint is not None and _holds_weights(Path(checkpoint)):
+        recipes = [str(_run_of(Path(checkpoint)))]
     if bool(recipes) == (data is not None):
         raise RecipeError("eval needs a run folder, a recipe or --data DIR" + (", not both" if recipes else ""))
     if data is not None and not data.exists():

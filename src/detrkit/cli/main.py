@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from detrkit import __version__
-from detrkit.cli.quick_help import prepare_help
+from detrkit.cli.quick_help import flow_help, prepare_help
 from detrkit.cli.spellings import option_meant
 from detrkit.errors import DetrkitError
 from detrkit.offline import off_the_network
@@ -68,6 +68,7 @@ def _app_with(names: Iterable[str]) -> typer.Typer:
             made.add_typer(command, name=name)
         else:
             made.command(name, cls=getattr(module, kind[0]) if kind else None)(command)
+    flow_help(made)
     return made
 
 

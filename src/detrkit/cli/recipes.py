@@ -25,7 +25,7 @@ def recipes_command(
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """List the recipes by name, as ``detrkit train NAME`` takes them."""
+    """List the recipes by name, as 'detrkit train NAME' takes them."""
     from detrkit.cli.console import print_json
     from detrkit.config import list_recipes
     from detrkit.errors import RecipeError, did_you_mean

@@ -108,8 +108,13 @@ def train_command(
             _check_run(recipe, minutes)
             return
         with quick_imports():
+            from detrkit.terminal import say
             from detrkit.training import train
+            from detrkit.training.folder import run_folder
             from detrkit.training.interrupt import Interrupted
+        folder = run_folder(recipe)
+        if resume and not any(folder.glob("last*")) and not any(folder.glob("seed*/last*")):
+            say(f"--resume: {folder} holds no run to continue; a new one starts")
         try:
             result = train(recipe, resume=resume, overwrite=overwrite)
         except Interrupted as stop:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrkit.config import Recipe, find_recipe, load_recipe, override_values
-from detrkit.data import DetectionDataset, load_dataset
+from detrkit.data import DetectionDataset
 from detrkit.data.formats import describes_data
 from detrkit.devices import resolve_device
 from detrkit.errors import DataError, RecipeError
 from detrkit.evaluation.loop import Progress, evaluate_model
+from detrkit.evaluation.recipe_data import load_recipe_data
 from detrkit.evaluation.settings import check_overrides, evaluation_config
 from detrkit.inference.device import Precision
 from detrkit.metrics import ScoreJson
@@ -76,7 +77,7 @@ def evaluate(
     recipe = load_recipe({}, overrides) if isinstance(data, DetectionDataset) else _recipe(data, overrides)
     model, built = _model(checkpoint, recipe)
     config = evaluation_config(model, recipe, given, built=built)
-    dataset = data if isinstance(data, DetectionDataset) else _dataset(recipe, split, config.architecture.task)
+    dataset = data if isinstance(data, DetectionDataset) else load_recipe_data(recipe, split, config.architecture.task)
     accelerator = _accelerator(chosen)
     score = evaluate_model(
         model.to(chosen if accelerator is None else accelerator.device),
@@ -114,20 +115,6 @@ def _recipe(
             except RecipeError as error:
                 raise DataError(f"{data}: no such data folder; {error}") from error
     return load_recipe(data, overrides)
-
-
-def _dataset(recipe: Recipe, split: str, task: str) -> DetectionDataset:
-    files = recipe.data.train if split == "train" else recipe.data.val
-    return load_dataset(
-        recipe.data.root,
-        split=split,
-        format=recipe.data.format,
-        annotations=files.annotations,
-        images=files.images,
-        on_error=recipe.data.on_error,
-        task=task,
-        max_detections=recipe.data.max_detections,
-    )
 
 
 def _model(checkpoint: str | Path | Detector, recipe: Recipe) -> tuple[Detector, bool]:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.config import Recipe
-from detrkit.data import DetectionDataset, load_dataset
+from detrkit.data import DetectionDataset
 from detrkit.devices import resolve_device
 from detrkit.evaluation.loop import Progress, predict_dataset
+from detrkit.evaluation.recipe_data import load_recipe_data
 from detrkit.metrics import Metric, Score, metric_for
 from detrkit.metrics.instances import InstanceMetric
 from detrkit.runtime.info import is_artefact
@@ -43,17 +44,7 @@ def detect_split(
     """
     opened = open_artefact(checkpoint) if is_artefact(checkpoint) else load(checkpoint)
     model = opened.to(resolve_device(device))
-    files = recipe.data.val
-    data = load_dataset(
-        recipe.data.root,
-        split="val",
-        format=recipe.data.format,
-        annotations=files.annotations,
-        images=files.images,
-        on_error=recipe.data.on_error,
-        task=model.config.architecture.task,
-        max_detections=recipe.data.max_detections,
-    )
+    data = load_recipe_data(recipe, "val", model.config.architecture.task)
     metric = metric_for(data)
     rows: list[ResultRow] = []
     image_ids = []

@@ -287,7 +287,8 @@ class Predictor:
     def _call(self, threshold: float | None, tasks: Sequence[str], options: _Options) -> _Call:
         unknown = options.keys() - _Options.__annotations__.keys()
         if unknown:
-            raise TypeError(f"no option '{min(unknown)}'.{did_you_mean(min(unknown), _Options.__annotations__)}")
+            valid = ("threshold", "task", *_Options.__annotations__)
+            raise TypeError(f"no option '{min(unknown)}'.{did_you_mean(min(unknown), valid)}")
         if self.tta and not set(tasks) <= {"det", "inst"}:
             raise DataError("tta makes one set of objects of two views: it is for the tasks det and inst")
         order, classes, most = options.get("channels"), options.get("classes"), options.get("max_detections")

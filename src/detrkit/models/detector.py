@@ -51,9 +51,16 @@ class Detector(nn.Module):
             images: (B, 3, H, W) float32 RGB, already normalised, padded at the right and bottom.
             padding_mask: (B, H, W) bool, True = padding; None = no padding.
             targets: used in training only, by models with denoising or one-to-many queries.
+
+        Raises:
+            ValueError: images or mask of another shape or type.
         """
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be (B, 3, H, W), got {tuple(images.shape)}")
+        if not images.is_floating_point():
+            raise ValueError(
+                f"images must be floats, normalised, got {images.dtype}; a Predictor takes images as they are"
+            )
         if padding_mask is None:
             padding_mask = torch.zeros_like(images[:, 0], dtype=torch.bool)
         elif padding_mask.shape != images.shape[:1] + images.shape[2:] or padding_mask.dtype != torch.bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from detrkit.config import Recipe, load_recipe
-from detrkit.errors import RecipeError, RunError
+from detrkit.errors import RecipeError, RunError, first_few
 from detrkit.files import remove_drafts, replacing
 from detrkit.training.checkpoint import RunState, load_state, saving_failed
 from detrkit.training.loggers import Logger, build_loggers
@@ -106,8 +106,8 @@ def open_folder(folder: Path, *, resume: bool, overwrite: bool) -> RunState | No
     found = [name for name in _RUN_FILES if (folder / name).exists()]
     if found and not overwrite:
         raise RecipeError(
-            f"{folder} holds another run ({', '.join(found)}): continue it with --resume, delete it with --overwrite, "
-            "or choose another training.output"
+            f"{folder} holds another run ({first_few(found, 3)}): continue it with --resume, delete it with "
+            "--overwrite, or choose another training.output"
         )
     return None
 

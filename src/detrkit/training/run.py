@@ -89,7 +89,11 @@ def train(
         CheckpointError: weights to start from cannot be used.
         RunError: loss not finite, or disk full.
         Interrupted: Ctrl-C (a KeyboardInterrupt); a resumable checkpoint is written.
+        TypeError: a callback is no object of :class:`detrkit.training.Callback`.
     """
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise TypeError(f"callbacks are objects of detrkit.training.Callback, as Backup() is; got {callback!r}")
     loaded = load_recipe(recipe, overrides)
     if loaded.training.seeds is not None:
         return _train_seeds(loaded, loaded.training.seeds, resume=resume, overwrite=overwrite, callbacks=callbacks)

@@ -16,6 +16,7 @@ from detrkit.data.repeats import images_of_classes
 from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from detrkit.errors import CheckpointError, DataError, RecipeError, first_line
+from detrkit.evaluation.recipe_data import require_root
 from detrkit.losses import Criterion, FederatedClasses, build_classes, build_criterion
 from detrkit.metrics import Metric, metric_for
 from detrkit.models import Detector, create_model, model_config
@@ -85,6 +86,7 @@ def load_split(recipe: Recipe, split: str) -> DetectionDataset:
     Raises:
         DataError: images or annotations cannot be used.
     """
+    require_root(recipe)
     data = recipe.data
     train = split == "train"
     files = data.train if train else data.val

@@ -126,7 +126,9 @@ def read_info(path: str | Path) -> CheckpointInfo:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
+        raise CheckpointError(
+            f"{path}: no such checkpoint file; run folders and names are opened by detrkit.from_pretrained"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
