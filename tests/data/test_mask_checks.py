@@ -48,6 +48,8 @@ def test_correct_polygons_have_no_faults(root: Path) -> None:
         ([[4, 3, 14, 3, 14, 25, 4, 25]], "warning", "masks and boxes", "box [4, 3, 10, 12], mask"),
         ([[4, -9, 14, -9, 14, 15, 4, 15]], "warning", "masks beyond border", "annotation 1"),
         ([[4, 3, 14, 15, 14, 3, 4, 15]], "warning", "crossing outlines", "annotation 1"),
+        ([[4, 3, 14, 3, 14, 15, 4, 15], [9, 9]], "info", "points and lines", "annotation 1"),
+        ([[4, 3, 14, 3, 14, 15, 4, 15], [6, 5, 12, 5, 12, 12]], "warning", "filled holes", "annotation 1"),
     ],
 )
 def test_faults_of_segmentations(root: Path, segmentation: Any, level: str, name: str, example: str) -> None:
