@@ -80,10 +80,8 @@ def mask_findings(split: str, table: Table, *, quick: bool = False) -> Iterator[
     yield finding("warning", "crossing outlines", split, faults.crossing, "polygons that cross themselves")
     message = "polygons with parts of less than three points, which have no area: left out"
     yield finding("info", "points and lines", split, faults.lines, message)
-    message = (
-        "masks with a polygon inside another of their polygons: COCO joins them, so that holes are filled; RLE has "
-    )
-    yield finding("warning", "filled holes", split, faults.inner, f"{message}holes")
+    message = "masks with a polygon inside another of theirs: COCO joins them, so a hole is filled; RLE has holes"
+    yield finding("warning", "filled holes", split, faults.inner, message)
     if any(row.get("isthing", 1) == 0 for row in table.categories):
         overlapping = list(_overlaps(table, sizes))
         message = "images whose segments overlap: in panoptic maps the later one has the pixels"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrkit.data.annotated_images import AnnotatedImages
+from detrkit.data.class_maps import ONE_CLASS
 from detrkit.data.doctor import check
 from detrkit.data.findings import Finding
 from detrkit.data.formats import Source, find_source
@@ -28,7 +29,7 @@ __all__ = ["LabelDoubt", "label_doubts", "size_doubts"]
 
 LOOKED_AT = 30  # images of each split, for the edges below boxes
 
-_STOPS = {"crowd classes", "empty labels", "class ids"}
+_STOPS = {"crowd classes", "empty labels", "class ids", ONE_CLASS}
 """Warnings of ``data check`` that make a training pointless, beside its errors."""
 _RULES_STOP = {"boxes off", "boxes anywhere", "shared images"}
 _SKIPPED = {"box values", "boxes outside", "image data", "image files", "annotation values"}
