@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from detrkit.data.clean_rows import IdReader, clean_category, id_reader
 from detrkit.data.coco_json import Json, annotation_lists, read_json
 from detrkit.data.label_maps import read_panoptic_png
+from detrkit.data.listing import posix_name
 from detrkit.data.values import read_value
 from detrkit.errors import DataError
 from detrkit.metrics.coco_files import rows_by_id, unique_names
@@ -299,4 +300,4 @@ def _reader(source: object, images: str | Path | ReadIds | None, option: str) ->
 
 
 def _read_in(folder: Path, file_name: str) -> NDArray[np.int32]:
-    return read_panoptic_png(folder / file_name)
+    return read_panoptic_png(folder / posix_name(file_name))
