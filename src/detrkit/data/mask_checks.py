@@ -15,16 +15,18 @@ from detrkit.data.clean_rows import is_crowd, row_problem
 from detrkit.data.coco_json import Row
 from detrkit.data.findings import Finding, finding, row_name
 from detrkit.data.map_files import MapFile, stated_size
+from detrkit.data.outline_signs import MASK_FRAME, outline_signs
 from detrkit.data.packed_masks import Polygons, pack, size_problem, unpack
 from detrkit.data.rasterise import rle_of
 from detrkit.data.records import WAY_ON, Table
 from detrkit.errors import DataError
 from detrkit.structures.segment_maps import Shapes, segment_shapes
 
-__all__ = ["MASK_VALUES", "crosses_itself", "mask_findings"]
+__all__ = ["MASK_CHECKS", "MASK_VALUES", "crosses_itself", "mask_findings"]
 
 MASK_VALUES = "mask values"
-"""The check of masks that boxes do not need."""
+MASK_CHECKS = frozenset({MASK_VALUES, MASK_FRAME})
+"""The checks of masks that boxes do not need."""
 
 # Masks of fewer pixels are often slips of the mouse.
 _TINY = 5
@@ -70,6 +72,7 @@ def mask_findings(split: str, table: Table, *, quick: bool = False) -> Iterator[
         _examine(row, sizes.get(row["image_id"], (None, None)), faults, quick)
     message = "segmentations that are malformed: tasks with masks refuse them, 'det' does not read them"
     yield finding("error", MASK_VALUES, split, faults.malformed, message)
+    yield from outline_signs(split, table)
     if quick:
         return
     yield finding("warning", "empty masks", split, faults.empty, "masks without a pixel in the image: dropped")
