@@ -247,15 +247,20 @@ def _categories(rows: Sequence[object], name: str) -> tuple[Categories, dict[int
 
 
 def _labels_in(rows: object, truth: PanopticTruth, name: str) -> dict[int, int]:
-    """The label of each category id of results: by name where they list a category of that name, else by id."""
+    """The label of each category id of results: by name where they list a category of that name, else by id.
+
+    A category of another name has no class where that of its id belongs to a further category by name.
+    """
     labels = {category.id: label for label, category in enumerate(truth.categories)}
     if not isinstance(rows, Sequence) or isinstance(rows, str) or not rows:
         return labels
     by_name = dict(zip(truth.class_names, labels.values(), strict=True))
-    for category in _categories(rows, name)[0]:
-        if category.name in by_name:
-            labels[category.id] = by_name[category.name]
-    return labels
+    listed = _categories(rows, name)[0]
+    named = {category.id: by_name[category.name] for category in listed if category.name in by_name}
+    for category in listed:
+        if category.id not in named and labels.get(category.id) in named.values():
+            del labels[category.id]
+    return labels | named
 
 
 def _images_in(rows: object, truth: PanopticTruth, name: str) -> dict[Hashable, Hashable] | None:
