@@ -11,6 +11,8 @@ import pytest
 from pycocotools import mask as oracle
 
 from detrkit.data import load_dataset
+from detrkit.data.convert import to_coco
+from detrkit.data.formats import find_source, read_source
 from detrkit.data.once import read_once
 from detrkit.data.packed_masks import unpack
 from detrkit.data.statistics import statistics
@@ -143,6 +145,21 @@ def test_ground_truth_has_the_masks_of_the_file(tree: Any) -> None:
     assert oracle.decode(rows[1]["segmentation"])[6:30, 20:40].sum() == rows[1]["area"] == 480
     assert rows[1]["iscrowd"] == 1
     assert "segmentation" not in load_dataset(root).coco_ground_truth()["annotations"][0]
+
+
+def test_areas_that_the_file_does_not_have_are_those_of_the_masks(tree: Any) -> None:
+    def change(data: dict[str, Any]) -> None:
+        triangle = [20, 6, 40, 6, 20, 30]
+        data["annotations"][1].update(segmentation=[triangle], area=None)
+
+    root = tree(change)
+    truth = load_dataset(root, task="inst").coco_ground_truth()
+    for row in truth["annotations"]:
+        assert row["area"] == oracle.area(row["segmentation"])
+    assert 230 < truth["annotations"][1]["area"] < 250
+    assert load_dataset(root).coco_ground_truth()["annotations"][1]["area"] == 20 * 24, "detection has the box alone"
+    written = to_coco(read_source(find_source(root, "train")))
+    assert [row["area"] for row in written["annotations"]] == [120, 240, 48]
 
 
 def test_real_polygons_and_rle(shared: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from detrkit.data import load_dataset
 from detrkit.data.formats import find_source, recognise_format
 from detrkit.errors import DataError
-from detrkit.metrics import metric_for
+from detrkit.metrics import metric_for, score_panoptic
 from detrkit.metrics.panoptic import PanopticMetric
 from detrkit.metrics.semantic import SemanticMetric
 from detrkit.structures.segment_maps import PanopticMap, Segment
@@ -55,6 +55,27 @@ def test_every_task(root: Path, task: str, names: list[str], labels: list[int]) 
     assert target.masks.sum(dim=0).max() == 1
     boxes = {label: box for label, box in zip(target.labels.tolist(), target.boxes.tolist(), strict=True)}
     assert boxes[0] == pytest.approx([9 / 40, 9 / 30, 10 / 40, 12 / 30], abs=1 / 800)
+
+
+def test_classes_that_do_not_say_whether_they_are_things(root: Path) -> None:
+    def unmark(data: dict[str, Any]) -> None:
+        del data["categories"][2]["isthing"]
+        data["categories"][3]["isthing"] = None
+
+    edit(root / "annotations" / "panoptic_train.json", unmark)
+    with pytest.warns(UserWarning, match=r"2 classes without isthing count as things, .*\(ground\)"):
+        dataset = load_dataset(root, task="pan")
+    assert all(category.is_thing for category in dataset.categories)
+
+
+def test_names_of_png_files_may_have_backslashes(root: Path) -> None:
+    folder = root / "annotations" / "panoptic_train"
+    (folder / "sub").mkdir()
+    (folder / "a.png").rename(folder / "sub" / "a.png")
+    change(root, lambda row: row.update(file_name="sub\\a.png"))
+    assert len(load_dataset(root, task="pan")[0].target) == 4
+    path = root / "annotations" / "panoptic_train.json"
+    assert score_panoptic(path, path).value == 1.0
 
 
 def test_detection_needs_no_png_files(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from detrkit.data.mask_checks import crosses_itself
 from detrkit.errors import DataError
 from tests.data.test_coco_masks import with_masks
 from tests.data.test_doctor import faults
-from tests.data.trees import coco_tree, edit, instance_files_tree, masks_tree, panoptic, panoptic_tree, write_map
+from tests.data.trees import SIZE, coco_tree, edit, instance_files_tree, masks_tree, panoptic, panoptic_tree, write_map
 from tests.workplace import detrkit_cli
 
 
@@ -48,6 +49,8 @@ def test_correct_polygons_have_no_faults(root: Path) -> None:
         ([[4, 3, 14, 3, 14, 25, 4, 25]], "warning", "masks and boxes", "box [4, 3, 10, 12], mask"),
         ([[4, -9, 14, -9, 14, 15, 4, 15]], "warning", "masks beyond border", "annotation 1"),
         ([[4, 3, 14, 15, 14, 3, 4, 15]], "warning", "crossing outlines", "annotation 1"),
+        ([[4, 3, 14, 3, 14, 15, 4, 15], [9, 9]], "info", "points and lines", "annotation 1"),
+        ([[4, 3, 14, 3, 14, 15, 4, 15], [6, 5, 12, 5, 12, 12]], "warning", "filled holes", "annotation 1"),
     ],
 )
 def test_faults_of_segmentations(root: Path, segmentation: Any, level: str, name: str, example: str) -> None:
@@ -58,6 +61,39 @@ def test_faults_of_segmentations(root: Path, segmentation: Any, level: str, name
     assert example in finding.examples[0]
     quick = (level, name, "train") in faults(root, quick=True)
     assert quick is (name in ("missing masks", "mask values"))
+
+
+READINGS: dict[str, Callable[[float, int, list[float]], float]] = {
+    "fractions of the image": lambda value, axis, box: value / SIZE[axis],
+    "percent of the image": lambda value, axis, box: 100 * value / SIZE[axis],
+    "pixels from the corner of the box": lambda value, axis, box: value - box[axis],
+    "pixels of pictures of 0.50 times the size": lambda value, axis, box: value / 2,
+    "[y1, x1, y2, x2, …]": lambda value, axis, box: box[1 - axis] + (value > box[axis]) * box[3 - axis],
+}
+
+
+@pytest.mark.parametrize("how", READINGS)
+def test_masks_that_were_not_written_for_these_pictures(root: Path, how: str) -> None:
+    """They lie elsewhere than their boxes, which training of masks would follow in silence."""
+
+    def write(data: dict[str, Any], share: int) -> None:
+        rng = np.random.default_rng(0)
+        data["annotations"] = []
+        for number in range(40):
+            x, y, w, h = box = [int(value) for value in (*rng.integers(0, 20, 2), *rng.integers(4, 10, 2))]
+            outline = [x, y, x + w, y, x + w, y + h, x, y + h]
+            if number % 10 < share:
+                outline = [READINGS[how](value, place % 2, box) for place, value in enumerate(outline)]
+            row = {"id": number + 1, "image_id": 1 + number % 3, "category_id": 1 + number % 2, "iscrowd": 0}
+            data["annotations"].append(row | {"bbox": box, "area": w * h, "segmentation": [outline]})
+
+    path = root / "annotations" / "instances_train.json"
+    edit(path, lambda data: write(data, 10))
+    found = faults(root, quick=True)["error", "mask frame", "train"]
+    assert f"fit when read as {how}" in found.examples[0]
+    assert "not ready to train masks" in detrkit_cli(["data", "check", str(root), "--quick"])[1]
+    edit(path, lambda data: write(data, 4))
+    assert ("error", "mask frame", "train") not in faults(root, quick=True)
 
 
 def test_what_the_set_is_ready_for(root: Path) -> None:

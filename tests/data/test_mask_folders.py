@@ -13,6 +13,8 @@ from PIL import Image
 from detrkit.data import load_dataset
 from detrkit.data.formats import find_sources, recognise_format
 from detrkit.errors import DataError
+from detrkit.metrics import score_semantic
+from tests.data.test_doctor import faults
 from tests.data.trees import BOXES, SIZE, class_map, coco, dump, instance_files_tree, masks_tree, write_image, write_map
 
 COLORS = [[255, 0, 0], [0, 255, 0], [9, 9, 200]]
@@ -100,6 +102,67 @@ def test_the_value_to_ignore(root: Path) -> None:
     dataset = load_dataset(root, task="sem", on_error="skip")
     assert [record.path.name for record in dataset.records] == ["a.png", "ü c.png"]
     assert len(dataset.load_errors) == 1
+
+
+def test_a_class_whose_value_is_ignored_has_no_pixels(root: Path) -> None:
+    dump(root / "classes.json", {"names": ["bolt", "nut", "ground"], "ignore_index": 2})
+    for path in (root / "masks").rglob("*.png"):
+        write_map(path, np.where(np.asarray(Image.open(path)) == 255, 2, np.asarray(Image.open(path))))
+    with pytest.warns(UserWarning, match=r"whose value is the one to ignore: .* \('ground': 2\)"):
+        dataset = load_dataset(root, task="sem", on_error="skip")
+    assert dataset[0].target.labels.tolist() == [0, 1]
+    assert np.array_equal(labels_of(root, on_error="skip"), np.where(EXPECTED == 2, 255, EXPECTED))
+    with pytest.warns(UserWarning, match="2 is the value of class 'ground' and the value to ignore"):
+        score = score_semantic(root / "masks", root / "masks", root / "classes.json")
+    assert score.to_json()["per_class"]["ground"]["IoU"] is None, "scores and training ignore the same"
+
+
+def test_the_white_of_black_and_white_masks_is_not_ignored_in_silence(root: Path) -> None:
+    dump(root / "classes.json", ["ground", "nut"])
+    for path in (root / "masks").rglob("*.png"):
+        write_map(path, np.where(np.asarray(Image.open(path)) == 1, 255, 0))
+    with pytest.warns(UserWarning, match=r'If masks are black and white, .* \{"0": "ground", "255": "nut"\}'):
+        assert load_dataset(root, task="sem")[0].target.labels.tolist() == [0]
+    assert ("warning", "one class", "train") in faults(root)
+    dump(root / "classes.json", {"0": "ground", "255": "nut"})
+    assert load_dataset(root, task="sem")[0].target.labels.tolist() == [0, 1]
+    assert score_semantic(root / "masks", root / "masks", root / "classes.json").metrics["mIoU"] == 1.0
+    assert ("warning", "one class", "train") not in faults(root)
+
+
+@pytest.mark.parametrize("colors", [([0, 0, 0], [9, 9, 9], [9, 9, 9]), (None, [9, 9, 9], [0, 0, 0])])
+def test_two_classes_of_one_colour(root: Path, colors: Any) -> None:
+    rows = [{"id": k, "name": f"class {k}", "color": color} for k, color in enumerate(colors)]
+    dump(root / "classes.json", {"classes": rows})
+    assert load_dataset(root, task="sem").categories.ids == [0, 1, 2], "files with numbers do not need colours"
+    write_map(root / "masks" / "train" / "a.png", np.zeros_like(EXPECTED), rgb=True)
+    with pytest.raises(DataError, match=r"classes\.json: 'class \d' and 'class 2' have one colour in masks of RGB"):
+        load_dataset(root, task="sem")
+
+
+def test_a_shape_in_the_transparency_alone(root: Path) -> None:
+    pixels = np.full((*EXPECTED.shape, 4), 255, np.uint8)
+    write = Image.fromarray
+    write(pixels).save(root / "masks" / "train" / "a.png")  # without one: all of it is void
+    with pytest.raises(DataError, match=r"a\.png: has only pixels to ignore"):
+        load_dataset(root, task="sem")
+    pixels[..., 3] = EXPECTED
+    write(pixels).save(root / "masks" / "train" / "a.png")
+    with pytest.raises(DataError, match=r"a\.png: has one colour alone and a shape in its transparency"):
+        load_dataset(root, task="sem")
+
+
+def test_letter_case_of_endings_does_not_matter(root: Path) -> None:
+    for name in ("a.png", "b.png"):
+        path = root / "masks" / "train" / name
+        path.rename(path.with_suffix(".PNG" if name == "a.png" else ".Png"))
+    assert np.array_equal(labels_of(root), EXPECTED)
+
+
+def test_images_that_share_a_mask(root: Path) -> None:
+    write_image(root / "images" / "train" / "a.jpg", seed=9)
+    with pytest.warns(UserWarning, match=r"mask of another, .* \(a\.jpg \(a\.png is used\)\)"):
+        assert len(load_dataset(root, task="sem")) == 3
 
 
 def test_one_class_alone_is_a_warning(root: Path) -> None:
@@ -199,6 +262,43 @@ def test_one_file_per_object(tmp_path: Path) -> None:
     write_map(folder / "bolt_0.png", np.ones((5, 5)))
     with pytest.raises(DataError, match=r"bolt_0\.png: the mask is 5x5 pixels but the image 40x30"):
         load_dataset(root, task="inst")
+
+
+def test_the_longest_name_is_the_class_of_an_object(tmp_path: Path) -> None:
+    root = instance_files_tree(tmp_path / "data")
+    dump(root / "classes.json", ["nut", "bolt", "bolt_big"])
+    folder = root / "masks" / "train" / "a"
+    (folder / "bolt_0.png").rename(folder / "bolt_big_0.png")
+    assert sorted(load_dataset(root, task="inst").records[0].labels.tolist()) == [0, 2]
+
+
+def test_object_files_that_are_not_black_and_white_png(tmp_path: Path) -> None:
+    root = instance_files_tree(tmp_path / "data")
+    path = root / "masks" / "train" / "a" / "bolt_0.png"
+    mask = np.asarray(Image.open(path))
+    write_map(path, (mask != 0) * (1 + np.arange(mask.shape[1]) // 9))
+    with pytest.warns(UserWarning, match=r"several values: all but 0 is the object.*bolt_0\.png"):
+        load_dataset(root, task="inst")
+    Image.fromarray(mask).convert("L").save(path.with_suffix(".jpg"))
+    with pytest.raises(DataError, match=r"bolt_0\.jpg: masks must be PNG files"):
+        load_dataset(root, task="inst")
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_objects_of_an_image_with_exif_rotation(tmp_path: Path, upright: bool) -> None:
+    root = instance_files_tree(tmp_path / "data")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(root / "images" / "train" / "a.png") as image:
+        image.save(root / "images" / "train" / "a.jpg", exif=exif)
+    (root / "images" / "train" / "a.png").unlink()
+    for path in (root / "masks" / "train" / "a").glob("*.png"):
+        mask = np.asarray(Image.open(path))
+        write_map(path, mask[::-1].T if upright else mask)
+    sample = load_dataset(root, task="inst")[0]
+    assert sample.target.masks is not None
+    assert tuple(sample.image.shape[1:]) == tuple(sample.target.masks.shape[1:])
+    assert (sample.image.shape[1] > sample.image.shape[2]) is upright
 
 
 def test_which_format_a_folder_has(root: Path) -> None:

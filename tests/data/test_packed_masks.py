@@ -35,6 +35,16 @@ def test_every_kind_of_rle_is_the_same_mask(height: int, width: int, density: fl
         assert unpack(pack({"size": [height, width], "counts": counts})) == compressed
 
 
+@pytest.mark.parametrize("rest", [[3, 4], [3, 4, 17, 12], []])
+def test_points_and_lines_beside_a_polygon_are_left_out(rest: list[float]) -> None:
+    assert pack([rest, TRIANGLE]) == pack([TRIANGLE, rest]) == pack([TRIANGLE])
+    if rest:  # of which pycocotools draws nothing
+        drawn = [
+            oracle.decode(oracle.merge(oracle.frPyObjects(parts, 20, 20))) for parts in ([TRIANGLE, rest], [TRIANGLE])
+        ]
+        assert np.array_equal(*drawn)
+
+
 def test_a_value_of_a_segment_map() -> None:
     assert [unpack(pack_value(value)) for value in (0, 255, 2**24 - 1)] == [0, 255, 2**24 - 1]
 
@@ -47,7 +57,9 @@ def test_a_value_of_a_segment_map() -> None:
         ("polygon", "is a str, not a list of polygons or an RLE object"),
         ([1, 1, 5, 1, 5, 5], r"must be a list of polygons, .*; wrap it in another list"),
         ([[1, 1, 5, 1]], "has a polygon with 2 points; it needs at least 3"),
-        ([TRIANGLE, [1, 1]], r"has a polygon \(part 2 of 2\) with 1 points"),
+        ([[1, 1], [5, 1], [5, 5]], r"is a list of points; write each polygon as one list"),
+        ([TRIANGLE, [1, 1, 5]], r"has a polygon \(part 2 of 2\) with an odd number of coordinates"),
+        ([TRIANGLE, [[1, 1], [5, 1]]], r"has a polygon \(part 2 of 2\) that is nested"),
         ([[1, 1, 5, 1, 5, 5, 3]], r"an odd number of coordinates \(7\)"),
         ([[1, 1, 5, 1, 5, float("nan")]], "a coordinate that is not finite"),
         ([[1, 1, 5, 1, 5, "x"]], "a coordinate that is not a number"),

@@ -99,6 +99,22 @@ def test_polygons_stay_polygons_in_yolo(tmp_path: Path) -> None:
     assert len(load_dataset(out, task="inst")) == 3
 
 
+def test_outlines_end_at_the_border_of_the_image_in_yolo(tmp_path: Path) -> None:
+    root, out = coco_tree(tmp_path / "data", splits=("train",)), tmp_path / "out"
+    outlines: list[Any] = [[20, -30, 70, 26, 20, 26], ["4", "3", "14", "3", "14", "15"], [50, 1, 60, 1, 60, 9]]
+
+    def change(data: dict[str, Any]) -> None:
+        for row, outline in zip(data["annotations"], outlines, strict=True):
+            row["segmentation"] = [[2, 2], outline]
+
+    edit(root / "annotations" / "instances_train.json", change)
+    code, text = convert(root, "--to", "yolo", "--out", out)
+    assert code == 0
+    assert "ü c.png: an outline without area in the image" in text
+    before, after = (load_dataset(folder, task="inst").coco_ground_truth()["annotations"] for folder in (root, out))
+    assert [row["segmentation"] for row in after] == [row["segmentation"] for row in before[:2]]
+
+
 def test_class_names_survive_yaml_and_xml(tmp_path: Path) -> None:
     root = coco_tree(tmp_path / "data", splits=("train",))
     names = ["on", "007 <&> ü\u0007"]

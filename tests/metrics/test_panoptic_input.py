@@ -127,6 +127,30 @@ def test_faults_of_the_ground_truth(tmp_path: Path, fault: str) -> None:
         score_panoptic(**files)
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({SKY: "car", CAR: "sky"}, None),
+        ({SKY: "car", CAR: "heaven"}, f"category_id {CAR} is not among the categories"),
+        ({SKY: "heaven", CAR: "wagon"}, None),
+    ],
+)
+def test_classes_of_results_with_names_of_their_own(tmp_path: Path, names: dict[int, str], message: str | None) -> None:
+    """What has no name of the ground truth keeps its id, but not that of a class that another name stands for."""
+    files = good(tmp_path)
+    content = json.loads(files["results"].read_text())
+    other = {CAR: SKY, SKY: CAR} if "car" in names.values() else {CAR: CAR, SKY: SKY}
+    for segment in (segment for row in content["annotations"] for segment in row["segments_info"]):
+        segment["category_id"] = other[segment["category_id"]]
+    content["categories"] = [{"id": key, "name": name} for key, name in names.items()]
+    files["results"].write_text(json.dumps(content))
+    if message is None:
+        assert score_panoptic(**files).value == 1.0
+        return
+    with pytest.raises(DataError, match=message):
+        score_panoptic(**files)
+
+
 def test_images_without_a_result(tmp_path: Path) -> None:
     files = good(tmp_path)
     content = json.loads(files["results"].read_text())

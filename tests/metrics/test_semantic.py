@@ -186,11 +186,12 @@ def test_many_classes_need_two_bytes(tmp_path: Path) -> None:
     classes = [f"class {number}" for number in range(300)]
     for folder in ("gt", "found"):
         save(tmp_path / folder / "a.png", [[0, 255, 299, 65535]], np.uint16)
-    score = score_semantic(tmp_path / "gt", tmp_path / "found", classes, ignore=65535)
-    assert score.value == 1.0
-    assert sum(numbers["IoU"] is not None for numbers in score.per_class.values()) == 3
+    for ignore in (65535, None):
+        score = score_semantic(tmp_path / "gt", tmp_path / "found", classes, ignore=ignore)
+        assert score.value == 1.0
+        assert sum(numbers["IoU"] is not None for numbers in score.per_class.values()) == 3
     with pytest.warns(UserWarning, match="255 is the value of class 'class 255'"):
-        score_semantic(tmp_path / "gt", tmp_path / "found", classes)
+        score_semantic(tmp_path / "gt", tmp_path / "found", classes, ignore=255)
 
 
 def test_maps_that_do_not_fit_are_refused() -> None:

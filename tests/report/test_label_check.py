@@ -268,6 +268,24 @@ def test_labels_are_read_as_the_training_reads_them(
         assert set(annotation_cache()) == kept
 
 
+@pytest.mark.parametrize(
+    ("task", "on_error", "stops"), [("det", "raise", 0), ("inst", "raise", 2), ("inst", "skip", 0)]
+)
+def test_faults_of_masks_stop_what_reads_them(
+    tmp_path: Path, sound: tuple[Path, dict[str, Split]], task: str, on_error: str, stops: int
+) -> None:
+    content = copy.deepcopy(sound[1])
+    for split in content.values():
+        for row in split["annotations"]:
+            x, y, w, h = row["bbox"]
+            row["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        split["annotations"][0]["segmentation"] = [[1, 1, 2]]
+    data = written(tmp_path / "data", sound[0] / "images", content)
+    doubts = label_doubts(load_recipe({}, {"data.root": str(data), "data.on_error": on_error}), task)
+    assert [one.text.split(" of ")[0] for one in doubts] == ["mask values"] * 2
+    assert sum(one.stops for one in doubts) == stops
+
+
 def test_a_sound_set_is_met_with_silence(tmp_path: Path, sound: tuple[Path, dict[str, Split]]) -> None:
     data = written(tmp_path / "data", sound[0] / "images", sound[1])
     assert label_doubts(load_recipe({}, {"data.root": str(data)}), "det") == []

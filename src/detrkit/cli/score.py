@@ -101,7 +101,9 @@ def semantic_command(
             metavar="FILE",
         ),
     ] = None,
-    ignore: Annotated[int, typer.Option(help="Value of pixels that do not count.")] = 255,
+    ignore: Annotated[
+        int | None, typer.Option(help="Value of pixels that do not count. [default: ignore_index of --classes, or 255]")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Mean IoU and accuracy of the pixels, and IoU for each class."""

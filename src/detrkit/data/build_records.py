@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import replace
 
+import hotcoco.mask
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +16,8 @@ from detrkit.data.clean_rows import has_mask, is_crowd, row_area, row_problem
 from detrkit.data.coco_json import Row, lvis_problems
 from detrkit.data.frames import turned_images, upright
 from detrkit.data.images import image_size
-from detrkit.data.packed_masks import PackedMasks, pack, pack_value, size_problem
+from detrkit.data.packed_masks import PackedMasks, pack, pack_value, size_problem, unpack
+from detrkit.data.rasterise import rle_of
 from detrkit.data.records import WAY_ON, ImageRecord, OnError, Table, missing_files, without_images
 from detrkit.data.segments import Segments, clipped, rules_of
 from detrkit.errors import DataError, MissingFilesError
@@ -90,15 +92,17 @@ def build_records(
             problem = row_problem(row)
             if problem:
                 raise DataError(problem)
+            area = row_area(row)
             if masks is not None:
                 masks.append(_packed(row, images[index]))
+                area = _drawn_area(masks[-1], images[index]) if row.get("area") is None else area
         except DataError as error:
             message = f"{_where(table, row, images[index])}: {error}"
             if on_error == "raise":
                 raise DataError(f"{message}. {_SKIP.format('annotations')}") from None
             unusable.append(message)
         else:
-            kept.add(place, index, row, label_of[row["category_id"]])
+            kept.add(place, index, row, label_of[row["category_id"]], area)
     if unusable and not kept.places:
         raise DataError(
             f"{table.origin}: all {len(unusable)} annotations are unusable, so none is left. The first: {unusable[0]}"
@@ -123,13 +127,13 @@ class _Columns:
         self.places, self.owners, self.labels = array("q"), array("q"), array("q")
         self.boxes, self.areas, self.crowd = array("d"), array("d"), array("b")
 
-    def add(self, place: int, owner: int, row: Row, label: int) -> None:
+    def add(self, place: int, owner: int, row: Row, label: int, area: float) -> None:
         """Add a row."""
         self.places.append(place)
         self.owners.append(owner)
         self.labels.append(label)
         self.boxes.extend(row["bbox"])
-        self.areas.append(row_area(row))
+        self.areas.append(area)
         self.crowd.append(is_crowd(row))
 
 
@@ -187,6 +191,13 @@ def _packed(row: Row, image: Row) -> bytes:
     if problem:
         raise DataError(f"segmentation {problem}")
     return packed
+
+
+def _drawn_area(packed: bytes, image: Row) -> float:
+    """The pixels of polygons or of RLE, which scores count too where a file has no areas."""
+    content = unpack(packed)
+    assert isinstance(content, list | dict), "readers of segment maps measure their segments"
+    return float(hotcoco.mask.area(rle_of(content, (image["width"], image["height"]))))
 
 
 def mask_problem(table: Table, row: Row, image: Row) -> str | None:

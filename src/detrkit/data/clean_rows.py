@@ -6,6 +6,7 @@ then keep, refuse and leave out the same rows. A row that is left out or refused
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -36,6 +37,7 @@ __all__ = [
     "row_area",
     "row_problem",
     "with_box",
+    "written_area",
 ]
 
 Tell = Callable[[str, str], object]
@@ -309,6 +311,14 @@ def row_area(row: Json) -> float:
     """The ``area`` of a usable annotation, or the area of its box if it has none."""
     area = row.get("area")
     return float(row["bbox"][2] * row["bbox"][3]) if area is None else area
+
+
+def written_area(row: Json) -> float:
+    """The area of a usable annotation for a file: that of its outline before that of its box."""
+    if row.get("area") is None and row.get("segmentation"):
+        with contextlib.suppress(DataError):  # a malformed outline is another matter
+            return outline_area(row["segmentation"])
+    return row_area(row)
 
 
 def is_crowd(row: Json) -> bool:

@@ -22,7 +22,7 @@ from detrkit.files import check_regular
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ImageSource", "Picture", "image_size", "read_image", "read_picture"]
+__all__ = ["ImageSource", "Picture", "image_size", "read_image", "read_picture", "stored_size"]
 
 ImageSource = Union[str, Path, bytes, IO[bytes], Image.Image, NDArray[np.generic], "Tensor"]
 
@@ -159,6 +159,12 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return read_image(path).size  # Pillow rotates TIFF files itself, at a time that depends on its version
     except Exception as error:  # decoders raise almost anything for broken files
         raise _unreadable(str(path), error) from error
+
+
+def stored_size(path: Path) -> tuple[int, int]:
+    """(width, height) before the EXIF rotation, which tools that draw masks may not know."""
+    with Image.open(path) as opened:
+        return opened.size
 
 
 @contextlib.contextmanager

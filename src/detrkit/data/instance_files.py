@@ -8,9 +8,10 @@ import numpy as np
 
 from detrkit.data.class_lists import ClassList
 from detrkit.data.coco_json import Row
-from detrkit.data.label_maps import is_rgb_png
-from detrkit.data.listing import files_in
-from detrkit.data.map_files import read_values
+from detrkit.data.images import stored_size
+from detrkit.data.label_maps import is_rgb_png, not_png
+from detrkit.data.listing import IMAGE_SUFFIXES, files_in
+from detrkit.data.map_files import read_values, values_in
 from detrkit.data.packed_masks import mask_rle
 from detrkit.errors import DataError
 from detrkit.structures.segment_maps import segment_shapes
@@ -18,26 +19,42 @@ from detrkit.structures.segment_maps import segment_shapes
 __all__ = ["instance_rows"]
 
 
-def instance_rows(folder: Path, classes: ClassList, size: tuple[int, int]) -> list[Row]:
-    """Annotation rows with RLE, one per PNG file; everything but 0 (black) is the object.
+def instance_rows(
+    folder: Path, image: Path, size: tuple[int, int], classes: ClassList
+) -> tuple[Row, list[Row], list[str]]:
+    """What the row of an image has of its masks, annotation rows with RLE, one per PNG file, and doubtful files.
 
-    With several classes, that of an object is the name of the sub-folder or the beginning of the file name:
-    ``folder/cat/1.png``, ``folder/cat_1.png``. Files without any object are left out.
+    Everything but 0 (black) is the object. With several classes, that of an object is the name of the sub-folder or the
+    beginning of the file name: ``folder/cat/1.png``, ``folder/cat_1.png``. Files without any object are left out;
+    doubtful are those with more than one value beside 0.
+
+    Args:
+        folder: of the PNG files.
+        image: the file of the image.
+        size: (width, height) of the upright image. All masks may also have that of the file before the EXIF rotation.
+        classes: the classes.
 
     Raises:
-        DataError: a file cannot be read, has another size than the image (width, height), or is of no class.
+        DataError: a file cannot be read, is no PNG, has another size than the image, or is of no class.
     """
     rows = []
-    for path in files_in(folder, {".png"}, recursive=True):
-        mask = read_values(path, rgb=is_rgb_png(path)) != 0
+    several = []
+    sizes = {size, stored_size(image)}
+    for path in files_in(folder, IMAGE_SUFFIXES, recursive=True):
+        if path.suffix.lower() != ".png":
+            raise not_png(path)
+        values = read_values(path, rgb=is_rgb_png(path))
+        mask = values != 0
         height, width = mask.shape
-        if (width, height) != size:
+        if (width, height) not in sizes:
             raise DataError(
                 f"{path}: the mask is {width}x{height} pixels but the image {size[0]}x{size[1]}; masks must have the "
                 "size of their image"
             )
+        size, sizes = (width, height), {(width, height)}
         category = _category(path, folder, classes)
         shapes = segment_shapes(mask.astype(np.uint8))
+        several += [str(path)] if len(values_in(values) - {0}) > 1 else []
         if len(shapes.ids):
             rows.append(
                 {
@@ -48,14 +65,15 @@ def instance_rows(folder: Path, classes: ClassList, size: tuple[int, int]) -> li
                     "where": str(path),
                 }
             )
-    return rows
+    return {"width": size[0], "height": size[1]}, rows, several
 
 
 def _category(path: Path, folder: Path, classes: ClassList) -> int:
+    """The class of an object: of names that fit, the longest."""
     if len(classes.categories) == 1:
         return classes.categories[0].id
     said = path.relative_to(folder).parts
-    for category in classes.categories:
+    for category in sorted(classes.categories, key=lambda category: -len(str(category.name))):
         name = str(category.name)
         if said[0] == name if len(said) > 1 else path.stem == name or path.stem.startswith(f"{name}_"):
             return category.id

@@ -18,7 +18,7 @@ from detrkit.errors import DataError
 from detrkit.files import check_regular
 from detrkit.structures.segment_maps import LabelArray, rgb_to_ids
 
-__all__ = ["is_rgb_png", "read_class_png", "read_panoptic_png"]
+__all__ = ["is_rgb_png", "not_png", "read_class_png", "read_panoptic_png"]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6
@@ -31,7 +31,7 @@ def read_panoptic_png(path: Path) -> NDArray[np.int32]:
     """Segment ids (H, W) of a COCO panoptic PNG: R + 256 G + 65536 B.
 
     Raises:
-        DataError: missing, damaged, or no PNG of 8-bit colours.
+        DataError: missing, damaged, no PNG of 8-bit colours, or one whose transparency is all that differs.
     """
     depth, kind = _header(path)
     if kind not in (_RGB, _RGBA) or depth != 8:
@@ -39,7 +39,14 @@ def read_panoptic_png(path: Path) -> NDArray[np.int32]:
             f"{path}: is a {_named(depth, kind)} PNG, but COCO panoptic files are 8-bit RGB; write segment ids as "
             "R + 256 G + 65536 B"
         )
-    return rgb_to_ids(_pixels(path)[..., :3])
+    pixels = _pixels(path)
+    colors, alpha = pixels[..., :3], pixels[..., 3:]
+    if alpha.size and alpha.min() < alpha.max() and (colors == colors[0, 0]).all():
+        raise DataError(
+            f"{path}: has one colour alone and a shape in its transparency, which masks do not use; write the shape in "
+            "colours or in gray"
+        )
+    return rgb_to_ids(colors)
 
 
 def read_class_png(path: Path) -> LabelArray:
@@ -59,6 +66,14 @@ def read_class_png(path: Path) -> LabelArray:
         return pixels.astype(np.uint16, copy=False)
     values = pixels.astype(np.uint8, copy=False)
     return values // np.uint8(_STRETCHED[depth]) if kind == _GRAY and depth in _STRETCHED else values
+
+
+def not_png(path: Path) -> DataError:
+    """What to say of a mask in another format."""
+    return DataError(
+        f"{path}: masks must be PNG files; JPEG and other formats change the values of pixels, so write the masks anew "
+        "from their source"
+    )
 
 
 def is_rgb_png(path: Path) -> bool:

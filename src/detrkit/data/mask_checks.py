@@ -15,16 +15,18 @@ from detrkit.data.clean_rows import is_crowd, row_problem
 from detrkit.data.coco_json import Row
 from detrkit.data.findings import Finding, finding, row_name
 from detrkit.data.map_files import MapFile, stated_size
-from detrkit.data.packed_masks import pack, size_problem, unpack
+from detrkit.data.outline_signs import MASK_FRAME, outline_signs
+from detrkit.data.packed_masks import Polygons, pack, size_problem, unpack
 from detrkit.data.rasterise import rle_of
 from detrkit.data.records import WAY_ON, Table
 from detrkit.errors import DataError
 from detrkit.structures.segment_maps import Shapes, segment_shapes
 
-__all__ = ["MASK_VALUES", "crosses_itself", "mask_findings"]
+__all__ = ["MASK_CHECKS", "MASK_VALUES", "crosses_itself", "mask_findings"]
 
 MASK_VALUES = "mask values"
-"""The check of masks that boxes do not need."""
+MASK_CHECKS = frozenset({MASK_VALUES, MASK_FRAME})
+"""The checks of masks that boxes do not need."""
 
 # Masks of fewer pixels are often slips of the mouse.
 _TINY = 5
@@ -44,6 +46,8 @@ class _Faults:
     beyond: list[str] = field(default_factory=list)
     off_box: list[str] = field(default_factory=list)
     crossing: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    inner: list[str] = field(default_factory=list)
 
 
 def mask_findings(split: str, table: Table, *, quick: bool = False) -> Iterator[Finding]:
@@ -68,6 +72,7 @@ def mask_findings(split: str, table: Table, *, quick: bool = False) -> Iterator[
         _examine(row, sizes.get(row["image_id"], (None, None)), faults, quick)
     message = "segmentations that are malformed: tasks with masks refuse them, 'det' does not read them"
     yield finding("error", MASK_VALUES, split, faults.malformed, message)
+    yield from outline_signs(split, table)
     if quick:
         return
     yield finding("warning", "empty masks", split, faults.empty, "masks without a pixel in the image: dropped")
@@ -76,6 +81,10 @@ def mask_findings(split: str, table: Table, *, quick: bool = False) -> Iterator[
     message = "boxes that do not fit their masks; tasks with masks use the box of the mask"
     yield finding("warning", "masks and boxes", split, faults.off_box, message)
     yield finding("warning", "crossing outlines", split, faults.crossing, "polygons that cross themselves")
+    message = "polygons with parts of less than three points, which have no area: left out"
+    yield finding("info", "points and lines", split, faults.lines, message)
+    message = "masks with a polygon inside another of theirs: COCO joins them, so a hole is filled; RLE has holes"
+    yield finding("warning", "filled holes", split, faults.inner, message)
     if any(row.get("isthing", 1) == 0 for row in table.categories):
         overlapping = list(_overlaps(table, sizes))
         message = "images whose segments overlap: in panoptic maps the later one has the pixels"
@@ -117,6 +126,23 @@ def _examine(row: Row, size: tuple[int | None, int | None], faults: _Faults, qui
             faults.beyond.append(name)
         if any(crosses_itself(part) for part in content):
             faults.crossing.append(name)
+        if isinstance(row["segmentation"], list | tuple) and len(content) < len(row["segmentation"]):
+            faults.lines.append(name)
+        if _has_inner_part(content, (width, height)):
+            faults.inner.append(name)
+
+
+def _has_inner_part(parts: Polygons, size: tuple[int, int]) -> bool:
+    """Whether a part of a mask lies within its other parts, as holes do that were written as if they were parts."""
+    rles = [rle_of([part], size) for part in parts]
+    areas = [int(hotcoco.mask.area(rle)) for rle in rles]
+    for rle, area in zip(rles, areas, strict=True):
+        larger = [other for other, its in zip(rles, areas, strict=True) if its > area]
+        if area and any(
+            hotcoco.mask.area(hotcoco.mask.merge([rle, other], intersect=True)) == area for other in larger
+        ):
+            return True
+    return False
 
 
 def _corners(bbox: NDArray[np.float64]) -> NDArray[np.float64]:

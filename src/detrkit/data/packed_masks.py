@@ -97,6 +97,8 @@ class PackedMasks:
 def pack(segmentation: object) -> bytes:
     """The packed form of ``segmentation`` of a COCO annotation: polygons, or RLE (compressed or not).
 
+    Parts of less than three points beside a polygon are left out.
+
     Raises:
         DataError: neither of them, or malformed; the message says what is wrong, without file and row.
     """
@@ -156,11 +158,15 @@ def _pack_polygons(parts: Sequence[Any]) -> bytes:
     if not all(isinstance(part, list | tuple) for part in parts):
         hint = "; wrap it in another list" if all(_is_number(part) for part in parts) else ""
         raise DataError(f"must be a list of polygons, each a list [x1, y1, x2, y2, …]{hint}")
+    drawn = [part for part in parts if not _has_no_area(part)]
+    if not drawn and len(parts) > 2 and all(len(part) == 2 for part in parts):
+        raise DataError("is a list of points; write each polygon as one list: [[x1, y1, x2, y2, …]]")
     for place, part in enumerate(parts, start=1):
-        problem = _polygon_problem(part)
+        problem = None if drawn and _has_no_area(part) else _polygon_problem(part)
         if problem:
             which = "has a polygon" if len(parts) == 1 else f"has a polygon (part {place} of {len(parts)})"
             raise DataError(f"{which} {problem}")
+    parts = drawn
     try:  # array is several times faster than numpy for so few numbers
         vertices = [array("d", part) for part in parts]
     except (TypeError, OverflowError):
@@ -187,6 +193,11 @@ def _polygon_problem(part: Sequence[Any]) -> str | None:
     if len(part) % 2:
         return f"with an odd number of coordinates ({len(part)}); write x and y of every point"
     return f"with {len(part) // 2} points; it needs at least 3" if len(part) < 6 else None
+
+
+def _has_no_area(part: Sequence[Any]) -> bool:
+    """Whether a part of a mask is a point or a line, as tracing of pixels leaves them: pycocotools draws none of it."""
+    return len(part) in (0, 2, 4) and not any(isinstance(value, list | tuple) for value in part)
 
 
 def _pack_rle(rle: Rle) -> bytes:

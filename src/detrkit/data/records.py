@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from detrkit.data.clean_rows import has_mask, is_crowd, row_area, row_problem
+from detrkit.data.clean_rows import has_mask, is_crowd, row_problem, written_area
 from detrkit.data.coco_json import Row
 from detrkit.data.findings import Finding
 from detrkit.data.listing import posix_name
@@ -225,7 +225,7 @@ def coco_rows(rows: Iterable[Row]) -> list[Row]:
     for number, (row, source) in enumerate(zip(copies, rows, strict=True), start=1):
         row["id"] = row["id"] if keep_ids else number
         if row_problem(source) is None:
-            row["area"] = row_area(row)
+            row["area"] = written_area(source)
         if "problem" not in source:
             row["iscrowd"] = int(is_crowd(row))
     return copies

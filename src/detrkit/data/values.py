@@ -7,7 +7,7 @@ id, image_id,          refused              the whole number            refused;
 category_id                                                             numbered
 score                  refused              the number                  refused
 iscrowd, isthing       0, 1                 0 or 1                      the row is refused or left out
-area                   that of the box      the number                  the row is refused or left out;
+area                   of the mask, or box  the number                  the row is refused or left out;
                                                                         negative: that of the box
 width, height          from the image file  the whole number            from the image file
 bbox                   from the outline     the four numbers            the row is refused or left out

@@ -12,8 +12,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from detrkit.data.clean_rows import is_crowd
 from detrkit.data.coco_json import Row
@@ -22,6 +25,9 @@ from detrkit.data.packed_masks import pack, unpack
 from detrkit.data.records import Table
 from detrkit.errors import DataError, RunError
 from detrkit.files import check_regular, refuse_links, replacing, safe_name, write_bytes
+
+if TYPE_CHECKING:
+    from detrkit.data.packed_masks import Polygons
 
 __all__ = ["flat_names", "place_file", "place_images", "rounded", "write_voc", "write_yolo"]
 
@@ -116,7 +122,8 @@ def write_yolo(tables: dict[str, Table], out: Path, *, copy: bool, progress: Pro
             for row in rows:
                 values = None if is_crowd(row) else _fractions(row, image, polygons)
                 if values is None:
-                    notes += [] if is_crowd(row) else [f"{image['file_name']}: a box outside the image"]
+                    what = "an outline without area in" if polygons else "a box outside"
+                    notes += [] if is_crowd(row) else [f"{image['file_name']}: {what} the image"]
                     continue
                 lines.append(" ".join([str(numbers[row["category_id"]]), *(f"{value:.6f}" for value in values)]))
             stem = PurePosixPath(image["file_name"]).stem
@@ -216,14 +223,40 @@ def _single_polygon(row: Row) -> bool:
 
 def _fractions(row: Row, image: Row, polygons: bool) -> Sequence[float] | None:
     """The numbers of a YOLO row after the class, or None if nothing lies in the image."""
-    corners, sides = _corners(row, image), (image["width"], image["height"])
+    sides = (image["width"], image["height"])
+    if polygons:
+        (polygon,) = cast("Polygons", unpack(pack(row["segmentation"])))
+        points = np.round(_cut(polygon, sides), 2)
+        if len(points) < 3 or not np.ptp(points, axis=0).all():
+            return None
+        fractions: list[float] = (points / sides).ravel().tolist()
+        return fractions
+    corners = _corners(row, image)
     if corners is None:
         return None
-    if polygons:
-        points = enumerate(row["segmentation"][0])
-        return [min(max(rounded(value) / sides[place % 2], 0), 1) for place, value in points]
     x1, y1, x2, y2 = corners
     return [(x1 + x2) / 2 / sides[0], (y1 + y2) / 2 / sides[1], (x2 - x1) / sides[0], (y2 - y1) / sides[1]]
+
+
+def _cut(polygon: NDArray[np.float64], sides: tuple[int, int]) -> NDArray[np.float64]:
+    """The part of a polygon (V, 2) in an image of these sides: what lies beyond each border in turn is cut off."""
+    for axis, side in enumerate(sides):
+        polygon = _above(polygon, polygon[:, axis])
+        polygon = _above(polygon, side - polygon[:, axis])
+    return polygon
+
+
+def _above(polygon: NDArray[np.float64], heights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The part of a polygon (V, 2) where heights (V,) are not negative, with a point where an edge crosses 0."""
+    kept = []
+    for point, other, height, ahead in zip(
+        polygon, np.roll(polygon, -1, axis=0), heights, np.roll(heights, -1), strict=True
+    ):
+        if height >= 0:
+            kept.append(point)
+        if height * ahead < 0:
+            kept.append(point + (other - point) * height / (height - ahead))
+    return np.array(kept).reshape(-1, 2)
 
 
 def _write_text(path: Path, text: str, out: Path) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from detrkit.data.clean_rows import IdReader, clean_category, id_reader
 from detrkit.data.coco_json import Json, annotation_lists, read_json
 from detrkit.data.label_maps import read_panoptic_png
+from detrkit.data.listing import posix_name
 from detrkit.data.values import read_value
 from detrkit.errors import DataError
 from detrkit.metrics.coco_files import rows_by_id, unique_names
@@ -246,15 +247,20 @@ def _categories(rows: Sequence[object], name: str) -> tuple[Categories, dict[int
 
 
 def _labels_in(rows: object, truth: PanopticTruth, name: str) -> dict[int, int]:
-    """The label of each category id of results: by name where they list a category of that name, else by id."""
+    """The label of each category id of results: by name where they list a category of that name, else by id.
+
+    A category of another name has no class where that of its id belongs to a further category by name.
+    """
     labels = {category.id: label for label, category in enumerate(truth.categories)}
     if not isinstance(rows, Sequence) or isinstance(rows, str) or not rows:
         return labels
     by_name = dict(zip(truth.class_names, labels.values(), strict=True))
-    for category in _categories(rows, name)[0]:
-        if category.name in by_name:
-            labels[category.id] = by_name[category.name]
-    return labels
+    listed = _categories(rows, name)[0]
+    named = {category.id: by_name[category.name] for category in listed if category.name in by_name}
+    for category in listed:
+        if category.id not in named and labels.get(category.id) in named.values():
+            del labels[category.id]
+    return labels | named
 
 
 def _images_in(rows: object, truth: PanopticTruth, name: str) -> dict[Hashable, Hashable] | None:
@@ -299,4 +305,4 @@ def _reader(source: object, images: str | Path | ReadIds | None, option: str) ->
 
 
 def _read_in(folder: Path, file_name: str) -> NDArray[np.int32]:
-    return read_panoptic_png(folder / file_name)
+    return read_panoptic_png(folder / posix_name(file_name))

@@ -86,7 +86,7 @@ def score_semantic(
     results: str | Path,
     classes: str | Path | Sequence[str] | Mapping[str, object] | None = None,
     *,
-    ignore: int = 255,
+    ignore: int | None = None,
 ) -> Score:
     """Mean IoU of a folder of class maps against another, and IoU and accuracy of each class.
 
@@ -99,8 +99,8 @@ def score_semantic(
             whose ids are the values in the files; or one of these under ``names``, ``classes`` or ``categories``. None:
             those of Cityscapes, whose rules then hold: results are label images ``<city>_<sequence>_<frame>*.png``, and
             a class that is found where another one is counts even if it occurs nowhere.
-        ignore: value of pixels of the ground truth that do not count. In results it stands for pixels without a class,
-            which are wrong.
+        ignore: value of pixels of the ground truth that do not count; None: ``ignore_index`` of the classes, else 255
+            where that is no class. In results it stands for pixels without a class, which are wrong.
 
     Raises:
         DataError: a file is missing or is not what it should be, or holds a value that is no class; the message names

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from detrkit.data.class_lists import VALUES, extent, read_class_list
+from detrkit.data.class_maps import ignored_values
 from detrkit.data.label_maps import read_class_png
 from detrkit.data.listing import IMAGE_SUFFIXES
 from detrkit.errors import DataError
@@ -24,12 +25,12 @@ class ClassValues:
 
     Attributes:
         categories: the classes in the order of their values; their ids are the values.
-        ignore: the value of pixels that do not count in the ground truth.
+        ignore: the value of pixels that do not count in the ground truth; None: all count.
         source: what messages call the list of classes.
     """
 
     categories: Categories
-    ignore: int
+    ignore: int | None
     source: str
 
     def truth(self, path: Path) -> SemanticMap:
@@ -38,7 +39,7 @@ class ClassValues:
         Raises:
             DataError: the file cannot be read, or a value is no class.
         """
-        return self._map(path, ignored=[self.ignore])
+        return self._map(path, ignored=[] if self.ignore is None else [self.ignore])
 
     def found(self, path: Path) -> SemanticMap:
         """A map of results; pixels of the value ``ignore`` have no class, unless it is the value of a class.
@@ -46,7 +47,8 @@ class ClassValues:
         Raises:
             DataError: the file cannot be read, or a value is no class.
         """
-        return self._map(path, ignored=[] if self.ignore in self.categories.ids else [self.ignore])
+        known = self.ignore is None or self.ignore in self.categories.ids
+        return self._map(path, ignored=[] if self.ignore is None or known else [self.ignore])
 
     def _map(self, path: Path, ignored: list[int]) -> SemanticMap:
         return SemanticMap(self._labels(path, ignored), self.categories, path=path)
@@ -92,17 +94,22 @@ class NamedValues(ClassValues):
         return SemanticMap(label_of[np.minimum(labels, len(self.categories))], self.truth_categories, path=path)
 
 
-def class_values(source: object, ignore: int) -> ClassValues:
+def class_values(source: object, ignore: int | None = None) -> ClassValues:
     """The classes that the values of class maps stand for.
 
     Args:
         source: a JSON file or its content, as ``detrkit.data.class_lists.read_class_list`` takes it.
-        ignore: the value of pixels that do not count.
+        ignore: the value of pixels that do not count; None: as training has it, ``ignore_index`` of the list, else 255
+            where that is no class.
 
     Raises:
         DataError: no such file, or another content.
     """
     classes = read_class_list(source)
+    if ignore is None:
+        ignore = next(iter(ignored_values(classes)), None)
+    if ignore is None:
+        return ClassValues(classes.categories, None, classes.source)
     if not 0 <= ignore < VALUES:
         raise DataError(f"the value to ignore must be between 0 and {VALUES - 1}, not {ignore}")
     names = {category.id: category.name for category in classes.categories}

@@ -5,16 +5,19 @@ The checks of ``detrkit data check`` that need no pixels, and the rules of a rep
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrkit.data.annotated_images import AnnotatedImages
+from detrkit.data.class_maps import ONE_CLASS
 from detrkit.data.doctor import check
 from detrkit.data.findings import Finding
 from detrkit.data.formats import Source, find_source
+from detrkit.data.mask_checks import MASK_CHECKS, MASK_VALUES
 from detrkit.data.open import load_source
+from detrkit.data.segments import rules_of
 from detrkit.errors import DataError
 from detrkit.report.advice import Evidence, Rule, advise
 from detrkit.report.data_rules import DATA_RULES, SIZE_RULES
@@ -28,10 +31,10 @@ __all__ = ["LabelDoubt", "label_doubts", "size_doubts"]
 
 LOOKED_AT = 30  # images of each split, for the edges below boxes
 
-_STOPS = {"crowd classes", "empty labels", "class ids"}
+_STOPS = {"crowd classes", "empty labels", "class ids", ONE_CLASS}
 """Warnings of ``data check`` that make a training pointless, beside its errors."""
 _RULES_STOP = {"boxes off", "boxes anywhere", "shared images"}
-_SKIPPED = {"box values", "boxes outside", "image data", "image files", "annotation values"}
+_SKIPPED = {"box values", "boxes outside", "image data", "image files", "annotation values", MASK_VALUES}
 """Errors that ``data.on_error=skip`` lives with."""
 
 
@@ -52,7 +55,8 @@ def label_doubts(recipe: Recipe, task: str) -> list[LabelDoubt]:
     sources = _sources(recipe, task)
     skip = recipe.data.on_error == "skip"
     findings = [one for one in check(sources, quick=True).findings if one.level in ("warning", "error")]
-    doubts = [_of_finding(one, skip) for one in findings]
+    harmless = frozenset(_SKIPPED if skip else ()) | (frozenset() if rules_of(task).masks else MASK_CHECKS)
+    doubts = [_of_finding(one, harmless) for one in findings]
     if any(one.stops for one in doubts):
         return sorted(doubts, key=lambda one: not one.stops)  # pixels are looked at where numbers are sound
     loaded = {split: _read(recipe, split, source, task) for split, source in sources.items()}
@@ -102,10 +106,10 @@ def _unusable(split: str) -> LabelDoubt:
     return LabelDoubt(text=f"no objects of {split}: none of its labels can be used", stops=True)
 
 
-def _of_finding(found: Finding, skip: bool) -> LabelDoubt:
+def _of_finding(found: Finding, harmless: Collection[str]) -> LabelDoubt:
     more = found.count - len(found.examples)
     examples = f" ({'; '.join(found.examples)}{f'; and {more} more' if more else ''})"
-    stops = found.check in _STOPS if found.level == "warning" else not (skip and found.check in _SKIPPED)
+    stops = found.check in _STOPS if found.level == "warning" else found.check not in harmless
     text = f"{found.check} of {found.split}: {found.message}{examples if found.examples else ''}"
     return LabelDoubt(text=text, stops=stops)
 

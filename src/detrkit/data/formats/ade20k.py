@@ -45,7 +45,9 @@ def read(source: Source) -> Table:
     """
     images = source.images or source.root / _IMAGES
     stems = {file.relative_to(images).with_suffix("").as_posix(): file for file in images_in(images, recursive=True)}
-    return read_class_maps(stems, source.annotations, image_root=images, classes=_classes(source.root))
+    return read_class_maps(
+        stems, source.annotations, image_root=images, classes=_classes(source.root), split=source.split
+    )
 
 
 def _classes(root: Path) -> ClassList:

@@ -6,18 +6,19 @@ The value of a pixel, R + 256 G + 65536 B of its colour, is the id of its segmen
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from detrkit.data.clean_rows import Tell, clean_annotation
 from detrkit.data.coco_json import Row, annotation_lists, read_json
+from detrkit.data.findings import finding
 from detrkit.data.formats import coco
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source, find_image_root, only
-from detrkit.data.listing import files_in
+from detrkit.data.listing import files_in, posix_name
 from detrkit.data.map_files import MapFile, stated_size
 from detrkit.data.records import Table
-from detrkit.data.values import read_value
+from detrkit.data.values import is_absent, read_value
 from detrkit.errors import DataError, MissingFilesError
 from detrkit.structures.segment_maps import MAX_ID, segment_shapes
 
@@ -73,11 +74,21 @@ def read(source: Source) -> Table:
     rows = [row for _, info in segments.values() for row in info]
     if with_masks:
         rows = list(_with_boxes(rows, {image["id"]: image for image in table.images}))
+    unmarked = [str(row["name"]) for row, given in zip(table.categories, categories, strict=True) if _unmarked(given)]
+    message = (
+        "classes without isthing count as things, each segment an object; stuff such as sky or road needs isthing 0"
+    )
+    remark = finding("warning", "things and stuff", source.split, unmarked, message)
     root = source.images
     if root is None and table.images:
         candidates = [*coco.image_folders(source.root, source.split), path.parent]
         root = find_image_root(candidates, table.images, path, search=source.root)
-    return replace(table, annotations=rows, image_root=root or source.root, readings=readings)
+    return replace(table, annotations=rows, image_root=root or source.root, readings=readings, remarks=(remark,))
+
+
+def _unmarked(category: object) -> bool:
+    """Whether a category does not say that it is a thing, or stuff."""
+    return isinstance(category, Mapping) and is_absent(category.get("isthing"))
 
 
 def _segments(annotations: Sequence[object], path: Path, tell: Tell) -> dict[int, tuple[str, list[Row]]]:
@@ -102,7 +113,7 @@ def _segments(annotations: Sequence[object], path: Path, tell: Tell) -> dict[int
             rest = {key: value for key, value in info.items() if key != "id"}  # which is unique within its image only
             rest = clean_annotation({**rest, "image_id": image_id}, said, tell=tell)
             rows.append({**rest, "value": value, "where": said})
-        found[image_id] = row["file_name"], rows
+        found[image_id] = posix_name(row["file_name"]), rows
     return found
 
 

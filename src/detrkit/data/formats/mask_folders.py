@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from detrkit.data.class_lists import ClassList, read_class_list
-from detrkit.data.class_maps import IGNORE, channels, class_map_rows
+from detrkit.data.class_maps import IGNORE, channels, class_map_rows, class_remarks
 from detrkit.data.coco_json import Row
+from detrkit.data.findings import finding
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
 from detrkit.data.images import image_size
 from detrkit.data.instance_files import instance_rows
-from detrkit.data.label_maps import is_rgb_png
+from detrkit.data.label_maps import is_rgb_png, not_png
 from detrkit.data.listing import IMAGE_SUFFIXES, files_in, images_in, posix_name, read_lines
 from detrkit.data.map_files import read_values, values_in
 from detrkit.data.records import Table
@@ -62,7 +64,11 @@ def _stems(source: Source) -> dict[str, Path]:
 
 def _images_in(root: Path, folders: Iterable[Path]) -> dict[str, Path]:
     files = (file for folder in folders for file in images_in(folder, recursive=True))
-    return {file.relative_to(root).with_suffix("").as_posix(): file for file in files}
+    return {_stem(root, file): file for file in files}
+
+
+def _stem(root: Path, file: Path) -> str:
+    return file.relative_to(root).with_suffix("").as_posix()
 
 
 def _listed(path: Path, found: dict[str, Path]) -> dict[str, Path]:
@@ -80,11 +86,23 @@ def read(source: Source) -> Table:
     Raises:
         DataError: ``classes.json`` is missing or unusable.
     """
-    masks = source.root / _MASKS
-    return read_class_maps(_stems(source), masks, image_root=source.root, classes=_classes(source.root, masks))
+    masks, stems = source.root / _MASKS, _stems(source)
+    table = read_class_maps(
+        stems, masks, image_root=source.root, classes=_classes(source.root, masks), split=source.split
+    )
+    message = "images that have the mask of another, which alone is used: give each a name and a mask of its own"
+    twins = finding("warning", "images of one mask", source.split, _twins(source.root / _IMAGES, stems), message)
+    return replace(table, remarks=(*table.remarks, twins))
 
 
-def read_class_maps(stems: dict[str, Path], masks: Path, *, image_root: Path, classes: ClassList) -> Table:
+def _twins(images: Path, stems: dict[str, Path]) -> list[str]:
+    """Images that differ from another one of the split in their endings alone."""
+    used = set(stems.values())
+    others = ((file, _stem(images, file)) for file in images_in(images, recursive=True) if file not in used)
+    return [f"{file.name} ({stems[stem].name} is used)" for file, stem in others if stem in stems]
+
+
+def read_class_maps(stems: dict[str, Path], masks: Path, *, image_root: Path, classes: ClassList, split: str) -> Table:
     """Read the masks of images, to know their segments.
 
     Args:
@@ -92,12 +110,15 @@ def read_class_maps(stems: dict[str, Path], masks: Path, *, image_root: Path, cl
         masks: the folder of the masks.
         image_root: the folder to which file names are relative.
         classes: what the values of masks stand for.
+        split: the name of the split, for remarks.
     """
     with ThreadPoolExecutor() as pool:
         outcomes = list(pool.map(partial(_read_mask, classes=classes, masks=masks), stems.items()))
     images: list[Row] = []
     annotations: list[Row] = []
-    for number, (file, (image, rows)) in enumerate(zip(stems.values(), outcomes, strict=True), start=1):
+    several: list[str] = []
+    for number, (file, (image, rows, doubtful)) in enumerate(zip(stems.values(), outcomes, strict=True), start=1):
+        several += doubtful
         images.append({"id": number, "file_name": file.relative_to(image_root).as_posix(), **image})
         for row in rows:
             annotations.append({"id": len(annotations) + 1, "image_id": number, "iscrowd": 0, **row})
@@ -106,33 +127,36 @@ def read_class_maps(stems: dict[str, Path], masks: Path, *, image_root: Path, cl
     categories = [
         {**row, "isthing": int(classes.marked.get(row["id"], things))} for row in classes.categories.to_json()
     ]
-    return Table(origin=masks, image_root=image_root, images=images, annotations=annotations, categories=categories)
+    table = Table(origin=masks, image_root=image_root, images=images, annotations=annotations, categories=categories)
+    message = "files of one object with several values: all but 0 is the object. Ids of several objects? One file each"
+    remarks = (finding("warning", "object files", split, several, message), *class_remarks(table, classes, split))
+    return replace(table, remarks=remarks)
 
 
-def _read_mask(item: tuple[str, Path], *, classes: ClassList, masks: Path) -> tuple[Row, list[Row]]:
-    """What the rows of an image and of its segments have of its mask; a problem instead if it cannot be used."""
+def _read_mask(item: tuple[str, Path], *, classes: ClassList, masks: Path) -> tuple[Row, list[Row], list[str]]:
+    """What the rows of an image and of its segments have of its mask, a problem instead if it cannot be used; and
+    doubtful files."""
     stem, image = item
     try:
         size = image_size(image)
         folder = masks / stem
         if folder.is_dir():
-            return {"width": size[0], "height": size[1]}, instance_rows(folder, classes, size)
-        return class_map_rows(_mask_file(masks, stem, image), image, size, classes)
+            return instance_rows(folder, image, size, classes)
+        return *class_map_rows(_mask_file(masks, stem, image), image, size, classes), []
     except DataError as error:
-        return {"problem": str(error)}, []
+        return {"problem": str(error)}, [], []
 
 
 def _mask_file(masks: Path, stem: str, image: Path) -> Path:
     path = masks / f"{stem}.png"
-    if path.is_file():
-        return path
-    others = [other for other in files_in(path.parent) if other.stem == path.stem]
-    lossy = [other for other in others if other.suffix.lower() in IMAGE_SUFFIXES]
-    if lossy:
-        raise DataError(
-            f"{lossy[0]}: masks must be PNG files; JPEG and other formats change the values of pixels, so write the "
-            "masks anew from their source"
-        )
+    for usual in (path, path.with_suffix(".PNG")):
+        if usual.is_file():
+            return usual
+    others = [other for other in files_in(path.parent, IMAGE_SUFFIXES) if other.stem == path.stem]
+    if others and others[0].suffix.lower() == ".png":
+        return others[0]
+    if others:
+        raise not_png(others[0])
     raise DataError(f"{image}: has no mask; looked for {path} and the folder {path.with_suffix('')}")
 
 

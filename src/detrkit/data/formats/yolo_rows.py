@@ -15,7 +15,6 @@ values after the class  meaning
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from detrkit.errors import DataError
@@ -55,7 +54,7 @@ def parse_row(words: list[str], keypoints: tuple[int, int] | None) -> LabelRow:
         raise DataError(f"'{' '.join(words[1:5])}' are not four numbers x y width height") from error
     kept, confidence = _without_confidence(values, keypoints)
     for value in kept:
-        if not _LIMITS[0] <= value <= _LIMITS[1] and math.isfinite(value):
+        if not _LIMITS[0] <= value <= _LIMITS[1]:
             raise DataError(
                 f"{value:g} is no fraction of the image: YOLO counts from 0 to 1, not in pixels (and key points need "
                 "kpt_shape in data.yaml)"
