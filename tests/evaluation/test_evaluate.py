@@ -88,3 +88,9 @@ def test_evaluate_with_a_missing_folder() -> None:
         evaluate(ColorDetector(), {"data": {"root": "gone"}})
     with pytest.raises(DataError, match=r"gone: no such data folder; data\.root=DIR says where"):
         detrkit.train({"model": {"name": "detr_lite0"}, "data": {"root": "gone"}}, epochs=1)
+
+
+def test_a_recipe_that_names_its_files_needs_no_data_folder(folder: Path) -> None:
+    files = {"annotations": str(folder / "annotations" / "instances_val.json"), "images": str(folder / "images" / "val")}
+    score = evaluate(ColorDetector(), {"data": {"root": "gone", "val": files}}, device="cpu")
+    assert score == evaluate(ColorDetector(), folder, device="cpu")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detrkit.config import Recipe
+from detrkit.config import Recipe, SplitFiles
 from detrkit.data import DetectionDataset, load_dataset
 from detrkit.errors import DataError
 
@@ -17,8 +17,8 @@ def load_recipe_data(recipe: Recipe, split: str, task: str) -> DetectionDataset:
     Raises:
         DataError: images or annotations cannot be used.
     """
-    require_root(recipe)
     files = recipe.data.train if split == "train" else recipe.data.val
+    require_root(recipe, files)
     return load_dataset(
         recipe.data.root,
         split=split,
@@ -31,13 +31,13 @@ def load_recipe_data(recipe: Recipe, split: str, task: str) -> DetectionDataset:
     )
 
 
-def require_root(recipe: Recipe) -> None:
+def require_root(recipe: Recipe, files: SplitFiles) -> None:
     """Check that the data folder is there: a recipe, or a run, may have been made in another folder.
 
     Raises:
-        DataError: it is not.
+        DataError: it is not, and the recipe does not say where the annotations of the split are.
     """
-    if not Path(recipe.data.root).exists():
+    if files.annotations is None and not Path(recipe.data.root).exists():
         raise DataError(
             f"{recipe.data.root}: no such data folder; data.root=DIR says where the data of the recipe are now"
         )

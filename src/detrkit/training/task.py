@@ -86,10 +86,10 @@ def load_split(recipe: Recipe, split: str) -> DetectionDataset:
     Raises:
         DataError: images or annotations cannot be used.
     """
-    require_root(recipe)
     data = recipe.data
     train = split == "train"
     files = data.train if train else data.val
+    require_root(recipe, files)
     return load_dataset(
         data.root,
         split=split,
