@@ -91,6 +91,9 @@ def test_evaluate_with_a_missing_folder() -> None:
 
 
 def test_a_recipe_that_names_its_files_needs_no_data_folder(folder: Path) -> None:
-    files = {"annotations": str(folder / "annotations" / "instances_val.json"), "images": str(folder / "images" / "val")}
+    files = {
+        "annotations": str(folder / "annotations" / "instances_val.json"),
+        "images": str(folder / "images" / "val"),
+    }
     score = evaluate(ColorDetector(), {"data": {"root": "gone", "val": files}}, device="cpu")
     assert score == evaluate(ColorDetector(), folder, device="cpu")
