@@ -47,6 +47,8 @@ def test_correct_data_have_no_faults(tmp_path: Path, kind: str, quick: bool) -> 
         (lambda c: c["annotations"][0].update(bbox=[1, float("nan"), 3, 5]), "error", "box values", "is not finite"),
         (lambda c: c["annotations"][0].update(bbox=[50, 1, 5, 5]), "error", "boxes outside", "in 40x30"),
         (lambda c: c["annotations"][0].update(bbox=[30, 1, 15, 5]), "warning", "boxes beyond border", "in 40x30"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 1, 9, 9], area=0), "warning", "areas", "area 0, box"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 1, 9, 9], area=810), "warning", "areas", "area 810, box"),
         (lambda c: c["annotations"][0].update(category_id=9), "error", "category ids", "annotation 1: 9"),
         (lambda c: c["annotations"][0].update(image_id=9), "warning", "annotation images", "annotation 1"),
         (lambda c: c["annotations"][0].update(id=2), "warning", "annotation ids", "2"),

@@ -272,6 +272,20 @@ def test_the_longest_name_is_the_class_of_an_object(tmp_path: Path) -> None:
     assert sorted(load_dataset(root, task="inst").records[0].labels.tolist()) == [0, 2]
 
 
+def test_objects_that_may_be_inverted_and_masks_that_are_not_used(tmp_path: Path) -> None:
+    root = instance_files_tree(tmp_path / "data")
+    folder = root / "masks" / "train" / "a"
+    load_dataset(root, task="inst")  # nothing to say
+    mask = np.asarray(Image.open(folder / "bolt_0.png"))
+    write_map(folder / "bolt_0.png", mask == 0)
+    with pytest.warns(UserWarning, match=r"all four corners of their image.*bolt_0\.png"):
+        load_dataset(root, task="inst")
+    write_map(folder / "bolt_0.png", mask)
+    write_map(folder.with_suffix(".png"), mask != 0)
+    with pytest.warns(UserWarning, match=r"folder of objects with their name, which alone is used.*a\.png"):
+        load_dataset(root, task="inst")
+
+
 def test_object_files_that_are_not_black_and_white_png(tmp_path: Path) -> None:
     root = instance_files_tree(tmp_path / "data")
     path = root / "masks" / "train" / "a" / "bolt_0.png"

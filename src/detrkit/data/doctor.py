@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from detrkit.data.clean_rows import row_problem
+from detrkit.data.clean_rows import row_area, row_problem
 from detrkit.data.coco_json import lvis_problems
 from detrkit.data.file_checks import file_findings, reading_findings
 from detrkit.data.findings import Finding, Level, finding, row_name
@@ -40,6 +40,8 @@ _SHOWN_CLASSES = 8
 _NEARLY_ALL = 0.9  # of the images without boxes: rather labels that were not found
 # The highest value of cameras with 12 bits, which write them into files of 16.
 _TWELVE_BITS = 4095
+# Square pixels by which an area may be above that of its box, which may be rounded.
+_AREA_SLACK = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,10 +194,13 @@ def _category_ids(split: str, table: Table) -> Iterator[Finding]:
 
 def _boxes(split: str, table: Table) -> Iterator[Finding]:
     sizes = table.sizes
-    outside, beyond = [], []
+    outside, beyond, areas = [], [], []
     for row in table.annotations:
         if row_problem(row) is not None:
             continue
+        area, box_area = row_area(row), row["bbox"][2] * row["bbox"][3]
+        if box_area >= _AREA_SLACK and not 0 < area <= 1.5 * box_area + _AREA_SLACK:
+            areas.append(f"{row_name(row)}: area {area:g}, box {row['bbox']}")
         width, height = sizes.get(row["image_id"], (None, None))
         if not width or not height:
             continue
@@ -206,6 +211,8 @@ def _boxes(split: str, table: Table) -> Iterator[Finding]:
             beyond.append(f"{row_name(row)}: {row['bbox']} in {width}x{height}")
     yield finding("error", "boxes outside", split, outside, "boxes completely outside their image: dropped")
     yield finding("warning", "boxes beyond border", split, beyond, "boxes that extend beyond the image: clipped")
+    message = "areas of 0, or far above that of the box: AP of small, medium and large objects goes by them; without "
+    yield finding("warning", "areas", split, areas, f"{message}'area' they are measured")
 
 
 def _missing(source: Source, table: Table, missing: list[int]) -> Finding:

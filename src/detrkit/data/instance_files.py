@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,29 @@ from detrkit.data.packed_masks import mask_rle
 from detrkit.errors import DataError
 from detrkit.structures.segment_maps import segment_shapes
 
-__all__ = ["instance_rows"]
+__all__ = ["DoubtfulFiles", "instance_rows"]
+
+
+@dataclass(frozen=True)
+class DoubtfulFiles:
+    """Files of objects that can be read, but may mean something else."""
+
+    several: list[str] = field(default_factory=list)
+    """Files with several values beside 0."""
+
+    inverted: list[str] = field(default_factory=list)
+    """Files whose object has all four corners of the image."""
 
 
 def instance_rows(
     folder: Path, image: Path, size: tuple[int, int], classes: ClassList
-) -> tuple[Row, list[Row], list[str]]:
+) -> tuple[Row, list[Row], DoubtfulFiles]:
     """What the row of an image has of its masks, annotation rows with RLE, one per PNG file, and doubtful files.
 
     Everything but 0 (black) is the object. With several classes, that of an object is the name of the sub-folder or the
     beginning of the file name: ``folder/cat/1.png``, ``folder/cat_1.png``. Files without any object are left out;
-    doubtful are those with more than one value beside 0.
+    doubtful are those with more than one value beside 0, and those whose object has all four corners of the image, as
+    the background of a black object on white has.
 
     Args:
         folder: of the PNG files.
@@ -38,7 +51,7 @@ def instance_rows(
         DataError: a file cannot be read, is no PNG, has another size than the image, or is of no class.
     """
     rows = []
-    several = []
+    doubtful = DoubtfulFiles()
     sizes = {size, stored_size(image)}
     for path in files_in(folder, IMAGE_SUFFIXES, recursive=True):
         if path.suffix.lower() != ".png":
@@ -54,7 +67,10 @@ def instance_rows(
         size, sizes = (width, height), {(width, height)}
         category = _category(path, folder, classes)
         shapes = segment_shapes(mask.astype(np.uint8))
-        several += [str(path)] if len(values_in(values) - {0}) > 1 else []
+        if len(values_in(values) - {0}) > 1:
+            doubtful.several.append(str(path))
+        if mask[[0, 0, -1, -1], [0, -1, 0, -1]].all():
+            doubtful.inverted.append(str(path))
         if len(shapes.ids):
             rows.append(
                 {
@@ -65,7 +81,7 @@ def instance_rows(
                     "where": str(path),
                 }
             )
-    return {"width": size[0], "height": size[1]}, rows, several
+    return {"width": size[0], "height": size[1]}, rows, doubtful
 
 
 def _category(path: Path, folder: Path, classes: ClassList) -> int:

@@ -174,12 +174,12 @@ PRESETS: dict[str, Preset] = {
     "relation_detr_swin_l": _preset("relation_detr", "Relation-DETR, Swin-L", **_RELATION_SWIN_L),
     "relation_detr_convnext_l": _preset("relation_detr", "Relation-DETR, ConvNeXt-L", **_RELATION_CONVNEXT_L),
     "relation_detr_focalnet_l": _preset("relation_detr", "Relation-DETR, FocalNet-L, 5 levels", **_RELATION_FOCALNET_L),
-    "dape_r50": _preset("dape", "DAPE, rank 16 (reconstruction); `sampling`: off unless asked for"),
+    "dape_r50": _preset("dape", "DAPE, rank 16 (reconstruction)"),
     "dape_r50_rank64": _preset("dape", "DAPE, rank 64 (reconstruction)", relation_rank=64, code_rank=64),
     "mask_dape_r50": _preset("dape", "Mask-DAPE, rank 16 (reconstruction); `task`: inst, sem or pan", task="inst"),
     "dape_r50_rank128": _preset("dape", "DAPE, rank 128 (reconstruction)", relation_rank=128, code_rank=128),
     "dape_lite0": _preset(
-        "dape", "DAPE, laptop size (reconstruction): the embedded default", **_LITE, one_to_many_queries=150
+        "dape", "DAPE, laptop size (reconstruction)", **_LITE, one_to_many_queries=150
     ),
     "mask_dape_lite0": _preset(
         "dape", "Mask-DAPE, laptop size (reconstruction)", **_LITE, one_to_many_queries=150, task="inst"

@@ -19,7 +19,7 @@ from detrkit.data.coco_json import Row
 from detrkit.data.findings import finding
 from detrkit.data.formats.base import SPLIT_WORDS, Format, Source
 from detrkit.data.images import image_size
-from detrkit.data.instance_files import instance_rows
+from detrkit.data.instance_files import DoubtfulFiles, instance_rows
 from detrkit.data.label_maps import is_rgb_png, not_png
 from detrkit.data.listing import IMAGE_SUFFIXES, files_in, images_in, posix_name, read_lines
 from detrkit.data.map_files import read_values, values_in
@@ -116,9 +116,10 @@ def read_class_maps(stems: dict[str, Path], masks: Path, *, image_root: Path, cl
         outcomes = list(pool.map(partial(_read_mask, classes=classes, masks=masks), stems.items()))
     images: list[Row] = []
     annotations: list[Row] = []
-    several: list[str] = []
-    for number, (file, (image, rows, doubtful)) in enumerate(zip(stems.values(), outcomes, strict=True), start=1):
-        several += doubtful
+    doubtful = DoubtfulFiles()
+    for number, (file, (image, rows, found)) in enumerate(zip(stems.values(), outcomes, strict=True), start=1):
+        doubtful.several.extend(found.several)
+        doubtful.inverted.extend(found.inverted)
         images.append({"id": number, "file_name": file.relative_to(image_root).as_posix(), **image})
         for row in rows:
             annotations.append({"id": len(annotations) + 1, "image_id": number, "iscrowd": 0, **row})
@@ -129,11 +130,19 @@ def read_class_maps(stems: dict[str, Path], masks: Path, *, image_root: Path, cl
     ]
     table = Table(origin=masks, image_root=image_root, images=images, annotations=annotations, categories=categories)
     message = "files of one object with several values: all but 0 is the object. Ids of several objects? One file each"
-    remarks = (finding("warning", "object files", split, several, message), *class_remarks(table, classes, split))
+    several = finding("warning", "object files", split, doubtful.several, message)
+    message = "objects that have all four corners of their image: white is the object. If black is, invert these files"
+    inverted = finding("warning", "inverted masks", split, doubtful.inverted, message)
+    both = [
+        str(masks / f"{stem}.png") for stem in stems if (masks / stem).is_dir() and (masks / f"{stem}.png").is_file()
+    ]
+    message = "masks beside a folder of objects with their name, which alone is used"
+    unused = finding("warning", "unused masks", split, both, message)
+    remarks = (several, inverted, unused, *class_remarks(table, classes, split))
     return replace(table, remarks=remarks)
 
 
-def _read_mask(item: tuple[str, Path], *, classes: ClassList, masks: Path) -> tuple[Row, list[Row], list[str]]:
+def _read_mask(item: tuple[str, Path], *, classes: ClassList, masks: Path) -> tuple[Row, list[Row], DoubtfulFiles]:
     """What the rows of an image and of its segments have of its mask, a problem instead if it cannot be used; and
     doubtful files."""
     stem, image = item
@@ -142,9 +151,9 @@ def _read_mask(item: tuple[str, Path], *, classes: ClassList, masks: Path) -> tu
         folder = masks / stem
         if folder.is_dir():
             return instance_rows(folder, image, size, classes)
-        return *class_map_rows(_mask_file(masks, stem, image), image, size, classes), []
+        return *class_map_rows(_mask_file(masks, stem, image), image, size, classes), DoubtfulFiles()
     except DataError as error:
-        return {"problem": str(error)}, [], []
+        return {"problem": str(error)}, [], DoubtfulFiles()
 
 
 def _mask_file(masks: Path, stem: str, image: Path) -> Path:
