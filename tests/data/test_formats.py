@@ -288,7 +288,7 @@ def test_yolo_rows(tmp_path: Path) -> None:
     assert record.labels.tolist() == [1, 0]
     assert record.boxes.round(6).tolist() == [[10, 15, 20, 22.5], [0, 0, 40, 30]]
     bad = {
-        "0 0.5 0.5 nan 1": r"a\.txt: line 1 .*is not finite",
+        "0 0.5 0.5 nan 1": r"a\.txt: line 1: has a number that is not finite: nan",
         "0 0.5 0.5 0 1": r"a\.txt: line 1 .*no positive width",
         "0 0.5 0.5": r"a\.txt: line 1: .*four numbers",
         "0 a b c d": r"a\.txt: line 1: .*four numbers",

@@ -178,9 +178,7 @@ PRESETS: dict[str, Preset] = {
     "dape_r50_rank64": _preset("dape", "DAPE, rank 64 (reconstruction)", relation_rank=64, code_rank=64),
     "mask_dape_r50": _preset("dape", "Mask-DAPE, rank 16 (reconstruction); `task`: inst, sem or pan", task="inst"),
     "dape_r50_rank128": _preset("dape", "DAPE, rank 128 (reconstruction)", relation_rank=128, code_rank=128),
-    "dape_lite0": _preset(
-        "dape", "DAPE, laptop size (reconstruction)", **_LITE, one_to_many_queries=150
-    ),
+    "dape_lite0": _preset("dape", "DAPE, laptop size (reconstruction)", **_LITE, one_to_many_queries=150),
     "mask_dape_lite0": _preset(
         "dape", "Mask-DAPE, laptop size (reconstruction)", **_LITE, one_to_many_queries=150, task="inst"
     ),

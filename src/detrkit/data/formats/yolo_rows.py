@@ -15,6 +15,7 @@ values after the class  meaning
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from detrkit.errors import DataError
@@ -54,6 +55,8 @@ def parse_row(words: list[str], keypoints: tuple[int, int] | None) -> LabelRow:
         raise DataError(f"'{' '.join(words[1:5])}' are not four numbers x y width height") from error
     kept, confidence = _without_confidence(values, keypoints)
     for value in kept:
+        if not math.isfinite(value):
+            raise DataError(f"has a number that is not finite: {value}")
         if not _LIMITS[0] <= value <= _LIMITS[1]:
             raise DataError(
                 f"{value:g} is no fraction of the image: YOLO counts from 0 to 1, not in pixels (and key points need "
