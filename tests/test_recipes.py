@@ -362,7 +362,7 @@ def test_header_tells_figure_and_commands(name: str) -> None:
 def test_the_laptop_recipes_differ_in_the_model_only() -> None:
     """The families are compared on equal terms: the same data, schedule and optimizer. The two that were trained for
     the package are none of them: they have a schedule of their own, one has larger images."""
-    trained = (RECIPE, "recipes/de_detr/blood_cells/dela_conditional_detr_lite0.yaml")
+    trained = (f"{RECIPE}.yaml", "recipes/de_detr/blood_cells/dela_conditional_detr_lite0.yaml")
     ours = [name for name in RECIPES if LAPTOP.fullmatch(name.removesuffix(".yaml"))]
     paths = [name for name in ours if not any(path.endswith(name) for path in trained)]
     rest = [load_recipe(FOLDER / path).to_dict() for path in paths]
