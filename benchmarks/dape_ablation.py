@@ -241,9 +241,7 @@ def report(args: argparse.Namespace) -> None:
     """Print all tables that have results, as Markdown."""
     results = Results(args.results)
     ablation(read(args.grid))
-    key = lambda row: json.dumps([row[x] for x in ("model", "options", "size", "precision", "hardware", "threads")])  # noqa: E731
-    for _, measured in itertools.groupby(sorted(results.rows("cost"), key=key), key=key):
-        cost_table(list(measured))
+    cost_tables(results.rows("cost"))
     fit_table(results.rows("fit"))
     for row in results.rows("spectrum"):
         print(f"\nSpectrum of the relation of {row['name']} on {row['images']} images of {row['data']}:\n")
@@ -312,6 +310,13 @@ def memory(found: list[dict[str, Any]]) -> str:
     """Peak memory of the training process, mean over seeds."""
     peaks = [row["memory_gb"] for row in found if "memory_gb" in row]
     return f"{statistics.fmean(peaks):.2f}" if peaks else "–"
+
+
+def cost_tables(rows: list[dict[str, Any]]) -> None:
+    """Print memory and time of a training step, a table for every setting."""
+    key = lambda row: json.dumps([row[x] for x in ("model", "options", "size", "precision", "hardware", "threads")])  # noqa: E731
+    for _, measured in itertools.groupby(sorted(rows, key=key), key=key):
+        cost_table(list(measured))
 
 
 def cost_table(rows: list[dict[str, Any]]) -> None:

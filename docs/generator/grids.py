@@ -1,4 +1,4 @@
-"""Tables that the benchmarks print themselves: the ablation of DAPE and the data-efficient family."""
+"""Tables that the benchmarks print themselves: ablation and cost of DAPE, and the data-efficient family."""
 
 from __future__ import annotations
 
@@ -34,6 +34,12 @@ def ablation() -> str:
     return printed("dape_ablation", lambda module: module.ablation(module.read(grid)))
 
 
+def costs() -> str:
+    """Memory and time of a training step (``benchmarks/dape_ablation.py cost``)."""
+    results = ROOT / "docs/results/dape_ablation.jsonl"
+    return printed("dape_ablation", lambda module: module.cost_tables(module.Results(results).rows("cost")))
+
+
 def family() -> str:
     """AP against the number of training images (``benchmarks/data_efficiency.py report``)."""
     results = ROOT / "docs/results/data_efficiency.jsonl"
@@ -41,4 +47,4 @@ def family() -> str:
         return printed("data_efficiency", lambda module: module.report(Namespace(results=results, images=Path(folder))))
 
 
-SECTIONS = {"ablation of DAPE": ablation, "data-efficient family": family}
+SECTIONS = {"ablation of DAPE": ablation, "cost of DAPE": costs, "data-efficient family": family}
