@@ -45,8 +45,6 @@ BASE = "relation_detr_lite0"
 STANDARD = "dape_rank16"  # low-rank relation, nothing sampled: what sampling is compared with
 # The published form of the full relation, which keeps all tensors for the backward pass; only its cost differs.
 UPSTREAM = "upstream"
-# Rows whose options are gone; their figures stay.
-PAST = {"dape_position_in_value": "DAPE, position of full rank in values"}
 
 
 @dataclass(frozen=True)
@@ -321,7 +319,7 @@ def cost_tables(rows: list[dict[str, Any]]) -> None:
 
 def cost_table(rows: list[dict[str, Any]]) -> None:
     """Print memory and time of rows measured with the same setting."""
-    first, titles = rows[0], {UPSTREAM: "Relation-DETR, everything kept", **TITLES, **PAST}
+    first, titles = rows[0], {UPSTREAM: "Relation-DETR, everything kept", **TITLES}
     where = first["hardware"] if first["device"] != "cpu" else f"{first['hardware']}, {first['threads']} thread(s)"
     queries = " + ".join(f"{count} {name.replace('_', '-')}" for name, count in first["queries"].items())
     size = " x ".join(map(str, first["size"]))
