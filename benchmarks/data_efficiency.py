@@ -336,9 +336,9 @@ def differences(grouped: dict[tuple[str, int], list[dict[str, Any]]]) -> None:
 
     lines = []
     for model, base in ADDS_TO.items():
-        for (name, number), found in sorted(grouped.items()):
-            others = grouped.get((base, number), [])
-            texts = [difference(found, others, which) for which in ("plain", "nms")] if name == model else ["–"]
+        for number in sorted(number for name, number in grouped if name == model):
+            pair = grouped[model, number], grouped.get((base, number), [])
+            texts = [difference(*pair, which) for which in ("plain", "nms")]
             if texts[0] != "–":
                 lines.append(f"| {TITLES[model]}, {TITLES[base]} | {number} | {' | '.join(texts)} |")
     if lines:

@@ -47,8 +47,9 @@ class ClassValues:
         Raises:
             DataError: the file cannot be read, or a value is no class.
         """
-        known = self.ignore is None or self.ignore in self.categories.ids
-        return self._map(path, ignored=[] if self.ignore is None or known else [self.ignore])
+        return self._map(
+            path, ignored=[] if self.ignore is None or self.ignore in self.categories.ids else [self.ignore]
+        )
 
     def _map(self, path: Path, ignored: list[int]) -> SemanticMap:
         return SemanticMap(self._labels(path, ignored), self.categories, path=path)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from detrkit.config import Recipe
-from detrkit.data import DetectionDataset, load_dataset
+from detrkit.data import DetectionDataset
 from detrkit.data.repeats import images_of_classes
 from detrkit.data.samplers import AspectRatioBatchSampler
 from detrkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
 from detrkit.errors import CheckpointError, DataError, RecipeError, first_line
-from detrkit.evaluation.recipe_data import require_root
+from detrkit.evaluation.recipe_data import load_recipe_data
 from detrkit.losses import Criterion, FederatedClasses, build_classes, build_criterion
 from detrkit.metrics import Metric, metric_for
 from detrkit.models import Detector, create_model, model_config
@@ -86,25 +86,7 @@ def load_split(recipe: Recipe, split: str) -> DetectionDataset:
     Raises:
         DataError: images or annotations cannot be used.
     """
-    data = recipe.data
-    train = split == "train"
-    files = data.train if train else data.val
-    require_root(recipe, files)
-    return load_dataset(
-        data.root,
-        split=split,
-        format=data.format,
-        annotations=files.annotations,
-        images=files.images,
-        on_error=data.on_error,
-        sample_rate=data.sample_rate if train else None,
-        sample_repeat=data.sample_repeat and train,
-        sample_seed=data.sample_seed,
-        task=task_of(recipe),
-        max_detections=data.max_detections,
-        repeat=data.repeat if train else 1,
-        repeat_threshold=data.sampling_threshold if train and data.sampling == "repeat_factor" else None,
-    )
+    return load_recipe_data(recipe, split, task_of(recipe), sampled=split == "train")
 
 
 def build_task(recipe: Recipe) -> Task:
